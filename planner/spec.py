@@ -1,0 +1,233 @@
+"""The three kinds of spec a plan is made from: model, hardware and software stack.
+
+All structs are frozen. A spec file writes dimensional values as strings with a unit; see
+:mod:`planner.units`. Decoding and look-up are in :mod:`planner.spec_files`; what a combination
+of specs makes impossible is in :mod:`planner.rules`.
+"""
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta, field
+
+from planner.units import Bytes, BytesPerSecond, FlopsPerSecond, Seconds
+
+Precision = Literal["fp16", "bf16", "fp32"]
+TensorMode = Literal["none", "1d", "2d", "2.5d", "3d"]
+Schedule = Literal["none", "1f1b", "interleaved"]
+OffloadTier = Literal["none", "cpu", "nvme"]
+
+Count = Annotated[int, Meta(ge=1)]
+Fraction = Annotated[float, Meta(ge=0.0, le=1.0)]
+Positive = Annotated[float, Meta(gt=0.0)]
+
+ELEMENT_BYTES: dict[str, int] = {"fp16": 2, "bf16": 2, "fp32": 4}
+"""Bytes of one element of a weight or activation, by precision."""
+
+
+class _Spec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of every struct that a spec file decodes to: unknown keys are refused."""
+
+
+class ModelSpec(_Spec, frozen=True, kw_only=True):
+    """A GPT-2-architecture model and the training step its authors used."""
+
+    name: str
+    title: str
+    num_layers: Count
+    hidden_size: Count
+    num_heads: Count
+    ffn_hidden_size: Count
+    vocab_size: Count
+    max_seq_len: Count
+    """Rows of the position table."""
+    tied_embeddings: bool
+    """Whether the loss head reuses the token embedding."""
+    dropout: Fraction
+    seq_len: Count
+    """Tokens of one training sequence, unless ``--seq-len`` says otherwise."""
+    global_batch: Count
+    """Sequences of one optimizer step, unless ``--global-batch`` says otherwise."""
+    precision: Precision
+    sources: dict[str, str]
+    """Where each number comes from: field name to citation."""
+
+
+class EfficiencySpec(_Spec, frozen=True, kw_only=True):
+    """What the device reaches of its peaks."""
+
+    matmul: tuple[tuple[Positive, Positive], ...]
+    """Points ``[FLOP of one matrix product, fraction of the dense peak]``, rising in the first."""
+    memory: Fraction
+    """Share of the memory bandwidth that element-wise kernels reach."""
+
+
+class LinkSpec(_Spec, frozen=True, kw_only=True):
+    """The link between two devices of one node."""
+
+    kind: str
+    bandwidth_bytes_per_s: BytesPerSecond = field(name="bandwidth")
+    """One-way, per device."""
+    latency_s: Seconds = field(name="latency")
+    efficiency: Fraction
+    """Share of the bandwidth that a large collective reaches."""
+
+
+class NetworkSpec(_Spec, frozen=True, kw_only=True):
+    """The network between nodes."""
+
+    kind: str
+    nics_per_node: Count
+    bandwidth_bytes_per_s: BytesPerSecond = field(name="bandwidth")
+    """One-way, per NIC."""
+    latency_s: Seconds = field(name="latency")
+    efficiency: Fraction
+    oversubscription: Positive
+    """Injection bandwidth of the nodes over the bisection the switches offer; 1 is full."""
+
+
+class HostSpec(_Spec, frozen=True, kw_only=True):
+    """What the host of one node offers to offloaded states."""
+
+    memory_bytes: Bytes = field(name="memory")
+    memory_bandwidth_bytes_per_s: BytesPerSecond = field(name="memory_bandwidth")
+    """All sockets of the node together."""
+    device_bandwidth_bytes_per_s: BytesPerSecond = field(name="device_bandwidth")
+    """One-way between the host and one device."""
+    nvme_capacity_bytes: Bytes = field(name="nvme_capacity")
+    nvme_read_bytes_per_s: BytesPerSecond = field(name="nvme_read")
+    nvme_write_bytes_per_s: BytesPerSecond = field(name="nvme_write")
+
+
+class HardwareSpec(_Spec, frozen=True, kw_only=True):
+    """A device, the node it sits in and the network between nodes."""
+
+    name: str
+    title: str
+    device: Literal["cuda", "cpu"]
+    device_names: tuple[str, ...]
+    """Parts of the names under which the driver reports this device."""
+    memory_bytes: Bytes = field(name="memory")
+    """What one process can allocate on an idle device."""
+    context_bytes: Bytes = field(name="context")
+    """Taken by the driver and the libraries of a process that communicates with nobody."""
+    communicator_bytes: Bytes = field(name="communicator")
+    """Taken by the communicators of each parallel axis that a process takes part in."""
+    memory_bandwidth_bytes_per_s: BytesPerSecond = field(name="memory_bandwidth")
+    kernel_launch_s: Seconds = field(name="kernel_launch")
+    """Host time to issue one kernel: the floor under small layers."""
+    devices_per_node: Count
+    peak_flops_per_s: dict[Precision, FlopsPerSecond] = field(name="peak")
+    """Dense matrix rate by precision."""
+    efficiency: EfficiencySpec
+    node_link: LinkSpec
+    network: NetworkSpec
+    host: HostSpec
+    sources: dict[str, str]
+
+
+class StateBytesSpec(_Spec, frozen=True, kw_only=True):
+    """Bytes that one parameter costs in each training state."""
+
+    weight: float
+    gradient: float
+    master: float
+    moments: float
+    step_gradient: float
+    """Growth of the gradient in the optimizer step, where it is turned to full precision."""
+    zero_step_gradient: float
+    """The same per parameter of the local shard, under ZeRO."""
+    ddp_bucket: float
+    """Gradient buckets of torch DDP, which wraps layouts without ZeRO and pipeline."""
+
+
+class ActivationSpec(_Spec, frozen=True, kw_only=True):
+    """What a transformer layer keeps for backward, in elements per token and hidden unit.
+
+    ``replicated`` tensors exist on every tensor-parallel rank, ``sharded`` ones are divided.
+    """
+
+    replicated_elements: float
+    sharded_elements: float
+    dropout_mask_bytes: float
+    """Bytes per token and hidden unit, replicated, kept when dropout is on."""
+    attention: Literal["flash", "materialised"]
+    score_elements: float
+    """Elements kept per attention score when scores are materialised."""
+    score_mask_bytes: float
+    pipeline_elements: float
+    """Hidden states that each micro batch in flight holds beside its layers: the stage's output."""
+    logits_mixed_bytes: float
+    """Bytes per logit alive at the peak of the loss, in fp16 and bf16."""
+    logits_full_bytes: float
+    """The same in fp32."""
+
+
+class TrafficSpec(_Spec, frozen=True, kw_only=True):
+    """Memory traffic and kernel count of a layer's element-wise work, forward.
+
+    Elements are per token and hidden unit, reads plus writes.
+    """
+
+    replicated_elements: float
+    sharded_elements: float
+    kernels: float
+    """Kernels issued per layer in forward; backward issues twice as many."""
+    loss_passes: float
+    """Reads and writes of the logits by loss, forward and backward."""
+    optimizer_bytes: float
+    """Bytes moved per updated parameter by one optimizer step."""
+
+
+class OverlapSpec(_Spec, frozen=True, kw_only=True):
+    """What communication hides behind computation, as the share of the compute it can use."""
+
+    data_parallel: Fraction
+    """Gradient reduction behind backward, without a pipeline."""
+    tensor_parallel: Fraction
+    """Backward all-reduce of the tensor-parallel input gradient behind the weight gradient."""
+
+
+class ZeroTrafficSpec(_Spec, frozen=True, kw_only=True):
+    """Data-parallel bytes per local parameter byte and ring step share, by collective."""
+
+    stage0: float
+    stage1: float
+    stage2: float
+
+
+class StackSpec(_Spec, frozen=True, kw_only=True):
+    """A training framework: what it can execute, what a parameter costs, what it overlaps."""
+
+    name: str
+    title: str
+    version: str
+    tensor_modes: tuple[TensorMode, ...]
+    schedules: tuple[Schedule, ...]
+    zero_stages: tuple[int, ...]
+    zero_stages_with_pipeline: tuple[int, ...]
+    zero_precisions: tuple[Precision, ...]
+    zero_stages_with_accumulation: tuple[int, ...]
+    """ZeRO stages under which several micro batches can be accumulated without a pipeline."""
+    offload_tiers: tuple[OffloadTier, ...]
+    offload_optimizer_fractions: tuple[Fraction, ...]
+    sequence_parallel: bool
+    recompute: Literal["none", "all-or-nothing", "per-layer"]
+    """``all-or-nothing``: every layer of every stage recomputes, or none does."""
+    uneven_stages: bool
+    vocab_multiple: Count
+    """The vocabulary is padded to a multiple of this times the tensor-parallel degree."""
+    mixed_precision: StateBytesSpec
+    full_precision: StateBytesSpec
+    activations: ActivationSpec
+    traffic: TrafficSpec
+    overlap: OverlapSpec
+    zero_traffic: ZeroTrafficSpec
+    zero_bucket_bytes: Bytes = field(name="zero_bucket")
+    fragmentation: Fraction
+    """Share of the device memory that the caching allocator reserves beyond what is allocated."""
+    sources: dict[str, str]
+
+    def state_bytes(self, precision: str) -> StateBytesSpec:
+        """Bytes per parameter under ``precision``."""
+        return self.full_precision if precision == "fp32" else self.mixed_precision

@@ -1,0 +1,92 @@
+"""Quantities: parsing of unit strings and formatting of SI base values.
+
+Inside gptplan every quantity is in SI base units: bytes, seconds, FLOP/s, bytes/s. Spec files
+write them as strings with a unit; this module is the only place that reads or prints one.
+"""
+
+import re
+from typing import Any
+
+KIB = 1024
+MIB = 1024**2
+GIB = 1024**3
+TIB = 1024**4
+GB = 10**9
+
+
+class Bytes(int):
+    """An amount of memory or storage, in bytes."""
+
+
+class Seconds(float):
+    """A duration, in seconds."""
+
+
+class BytesPerSecond(float):
+    """A one-way transfer rate, in bytes per second."""
+
+
+class FlopsPerSecond(float):
+    """An arithmetic rate, in floating-point operations per second (multiply-add counts 2)."""
+
+
+_BINARY = {"KiB": KIB, "MiB": MIB, "GiB": GIB, "TiB": TIB}
+_DECIMAL = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+_SI = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15}
+
+UNIT_SCALES: dict[type, dict[str, float]] = {
+    Bytes: {**_DECIMAL, **_BINARY},
+    Seconds: {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9},
+    BytesPerSecond: {f"{u}/s": float(f) for u, f in {**_DECIMAL, **_BINARY}.items()}
+    | {f"{p}bit/s": f / 8 for p, f in _SI.items()},
+    FlopsPerSecond: {f"{p}FLOP/s": f for p, f in _SI.items()},
+}
+"""For each quantity, the units a spec file may use and what one of them is in base units."""
+
+EXAMPLES = {Bytes: "80 GiB", Seconds: "2 us", BytesPerSecond: "300 GB/s", FlopsPerSecond: "312 TFLOP/s"}
+
+_QUANTITY = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?)\s*([A-Za-z/]*)\s*")
+
+
+def parse_quantity(text: str, kind: type) -> Any:
+    """Read ``"80 GiB"`` as a ``kind``, one of the classes of this module.
+
+    Raises:
+        ValueError: the text is no number with a unit of that kind; the message names the units.
+    """
+    scales = UNIT_SCALES[kind]
+    match = _QUANTITY.fullmatch(text)
+    if match is None or match[2] not in scales:
+        units = ", ".join(scales)
+        raise ValueError(f"`{text}` is not a quantity in one of {units}; write it like `{EXAMPLES[kind]}`")
+    value = float(match[1]) * scales[match[2]]
+    return kind(round(value)) if kind is Bytes else kind(value)
+
+
+def format_bytes(num_bytes: float) -> str:
+    """``"37.21 GiB"`` or a smaller binary unit; never a decimal one."""
+    for unit, scale in (("TiB", TIB), ("GiB", GIB), ("MiB", MIB), ("KiB", KIB)):
+        if abs(num_bytes) >= scale:
+            return f"{num_bytes / scale:.2f} {unit}"
+    return f"{num_bytes:.0f} B"
+
+
+def format_gib(num_bytes: float) -> str:
+    """A memory amount in GiB, with the unit, for figures that stand beside each other."""
+    return f"{num_bytes / GIB:.2f} GiB"
+
+
+def format_seconds(duration_s: float) -> str:
+    """``"20.1 s"``, ``"3.42 ms"`` or ``"12.0 us"``: three significant digits."""
+    for unit, scale in (("s", 1.0), ("ms", 1e-3), ("us", 1e-6)):
+        if abs(duration_s) >= scale:
+            return f"{duration_s / scale:#.3g} {unit}".replace(". ", " ")
+    return f"{duration_s / 1e-9:.0f} ns"
+
+
+def format_rate(value: float, unit: str) -> str:
+    """``format_rate(1.4e14, "FLOP/s")`` is ``"140 TFLOP/s"``: three significant digits."""
+    for prefix, scale in (("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if abs(value) >= scale:
+            return f"{value / scale:#.3g}".rstrip(".") + f" {prefix}{unit}"
+    return f"{value:#.3g}".rstrip(".") + f" {unit}"
