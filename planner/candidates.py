@@ -1,0 +1,111 @@
+"""Enumeration of candidate layouts: every combination of degrees, batch split and state options.
+
+Candidates satisfy TP x PP x DP = devices by construction, and use what the stack can execute or
+what the user pinned. Everything else is left to the rules, so that what they reject is counted
+and can be explained.
+"""
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import fields
+
+import numpy as np
+
+from planner.layout import OFFLOAD_TIERS, SCHEDULES, TENSOR_MODES, LayoutColumns
+from planner.problem import Problem
+from planner.rules.rule import divisors
+
+INTERLEAVED_CHUNKS = (2, 3, 4, 6, 8, 12)
+"""Model chunks that are tried under the interleaved schedule."""
+
+_Row = tuple[float, ...]
+
+
+def enumerate_layouts(problem: Problem) -> LayoutColumns:
+    """All candidate layouts of a problem, in a fixed order."""
+    divided = [
+        (*mesh, *batch, *schedule)
+        for mesh in _meshes(problem)
+        for batch in _batch_splits(problem, data_parallel=int(mesh[4]))
+        for schedule in _schedules(problem, pipeline_parallel=int(mesh[3]))
+    ]
+    states = np.array(_state_options(problem))
+    rows = np.hstack([np.repeat(np.array(divided), len(states), axis=0), np.tile(states, (len(divided), 1))])
+    by_name = dict(zip(_COLUMN_ORDER, rows.T, strict=True))
+    return LayoutColumns(
+        **{
+            f.name: by_name[f.name] if f.name == "offload_optimizer" else by_name[f.name].astype(np.int64)
+            for f in fields(LayoutColumns)
+        }
+    )
+
+
+_COLUMN_ORDER = (
+    "tensor_mode", "tensor_parallel", "tensor_depth", "pipeline_parallel", "data_parallel",
+    "micro_batch", "num_microbatches", "schedule", "num_model_chunks",
+    "zero_stage", "sequence_parallel", "recompute", "offload_optimizer", "offload_tier",
+)  # fmt: skip
+
+
+def _options(problem: Problem, field: str, words: Sequence[str], executable: Sequence[str]) -> list[int]:
+    """Indices of the values to try: what the stack executes, and what is pinned even if it does not."""
+    tried = {*executable, problem.pins.get(field, executable[0])}
+    return [index for index, word in enumerate(words) if word in tried]
+
+
+def _meshes(problem: Problem) -> list[_Row]:
+    """(tensor mode, TP, depth, PP, DP) for every way to write the devices as TP x PP x DP."""
+    modes = _options(problem, "tensor_mode", TENSOR_MODES, problem.stack.tensor_modes)
+    return [
+        (mode, tensor, depth, pipeline, problem.num_devices // tensor // pipeline)
+        for tensor in divisors(problem.num_devices)
+        for pipeline in divisors(problem.num_devices // tensor)
+        for mode in modes
+        for depth in _depths(TENSOR_MODES[mode], tensor)
+    ]
+
+
+def _depths(mode: str, tensor_parallel: int) -> list[int]:
+    """Depths of the tensor-parallel grid to try; none where mode and degree only repeat another mode."""
+    if mode == "2.5d":
+        return divisors(tensor_parallel)
+    return [1] if (mode == "none") == (tensor_parallel == 1) else []
+
+
+def _batch_splits(problem: Problem, data_parallel: int) -> list[_Row]:
+    """(micro batch, micro batches) of one data-parallel rank; one invalid split if none is whole."""
+    local, rest = divmod(problem.global_batch, data_parallel)
+    if rest:
+        return [(1, max(1, local))]
+    return [(micro, local // micro) for micro in divisors(local)]
+
+
+def _schedules(problem: Problem, pipeline_parallel: int) -> list[_Row]:
+    """(schedule, model chunks) for a number of stages."""
+    words = [SCHEDULES[i] for i in _options(problem, "schedule", SCHEDULES, problem.stack.schedules)]
+    chunks = {"none": (1,), "1f1b": (1,), "interleaved": INTERLEAVED_CHUNKS}
+    possible = [word for word in words if (word == "none") == (pipeline_parallel == 1)]
+    return [(SCHEDULES.index(word), count) for word in possible for count in chunks[word]]
+
+
+def _state_options(problem: Problem) -> list[_Row]:
+    """(ZeRO, sequence parallel, recompute, offloaded optimizer share, tier)."""
+    stack, words = problem.stack, ("0", "1", "2", "3")
+    zeros = _options(problem, "zero_stage", words, [str(stage) for stage in stack.zero_stages])
+    sequences = _options(
+        problem, "sequence_parallel", ("false", "true"), ("false", "true") if stack.sequence_parallel else ("false",)
+    )
+    recomputes = (0,) if stack.recompute == "none" else (0, 1)
+    return [
+        (zero, sequence, recompute, share, tier)
+        for zero, sequence, recompute in itertools.product(zeros, sequences, recomputes)
+        for tier, share in _offloads(problem)
+    ]
+
+
+def _offloads(problem: Problem) -> list[tuple[int, float]]:
+    """(tier, optimizer share) up to the allowed tier."""
+    tiers = _options(problem, "offload.tier", OFFLOAD_TIERS, problem.stack.offload_tiers)
+    shares = {*problem.stack.offload_optimizer_fractions, float(problem.pins.get("offload.optimizer", 0))} - {0.0}
+    allowed = [tier for tier in tiers if 0 < tier <= OFFLOAD_TIERS.index(problem.allow_offload)]
+    return [(0, 0.0), *((tier, share) for tier in allowed for share in sorted(shares))]

@@ -1,0 +1,156 @@
+"""A layout: how one training step is divided over the devices.
+
+:class:`Layout` is one layout, as a plan freezes it. :class:`LayoutColumns` holds many, one NumPy
+array per field, so that rules and cost formulas are written once and serve one layout or a
+million.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Annotated, Any, Self
+
+import msgspec
+import numpy as np
+from msgspec import Meta
+from numpy.typing import NDArray
+
+from planner.spec import Fraction, OffloadTier, Precision, Schedule, TensorMode
+
+TENSOR_MODES: tuple[TensorMode, ...] = ("none", "1d", "2d", "2.5d", "3d")
+SCHEDULES: tuple[Schedule, ...] = ("none", "1f1b", "interleaved")
+OFFLOAD_TIERS: tuple[OffloadTier, ...] = ("none", "cpu", "nvme")
+
+Degree = Annotated[int, Meta(ge=1)]
+LayerCount = Annotated[int, Meta(ge=0)]
+
+
+class Offload(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which share of the states leaves the device, and where to."""
+
+    optimizer: Fraction = 0.0
+    parameters: Fraction = 0.0
+    tier: OffloadTier = "none"
+
+
+class Layout(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One layout. The constructor does not validate: :func:`planner.rules.violations` does."""
+
+    tensor_mode: TensorMode
+    tensor_parallel: Degree
+    tensor_depth: Degree
+    """Depth of the 2.5D grid; 1 in every other mode."""
+    pipeline_parallel: Degree
+    data_parallel: Degree
+    zero_stage: Annotated[int, Meta(ge=0, le=3)]
+    sequence_parallel: bool
+    micro_batch: Degree
+    """Sequences that one data-parallel rank pushes through the model at once."""
+    num_microbatches: Degree
+    """Micro batches of one optimizer step on each data-parallel rank."""
+    schedule: Schedule
+    num_model_chunks: Degree
+    layers_per_stage: tuple[LayerCount, ...]
+    recompute_layers_per_stage: tuple[LayerCount, ...]
+    offload: Offload
+    precision: Precision
+
+    @property
+    def num_devices(self) -> int:
+        """Devices the layout uses: TP x PP x DP."""
+        return self.tensor_parallel * self.pipeline_parallel * self.data_parallel
+
+    @property
+    def global_batch(self) -> int:
+        """Sequences of one optimizer step over all data-parallel ranks."""
+        return self.micro_batch * self.num_microbatches * self.data_parallel
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayoutColumns:
+    """Layouts without their layers per stage, as equally long integer columns.
+
+    ``tensor_mode``, ``schedule`` and ``offload_tier`` hold indices into :data:`TENSOR_MODES`,
+    :data:`SCHEDULES` and :data:`OFFLOAD_TIERS`; ``recompute`` is 1 where every layer recomputes.
+    The precision belongs to the problem, not to a column.
+    """
+
+    tensor_mode: NDArray[np.int64]
+    tensor_parallel: NDArray[np.int64]
+    tensor_depth: NDArray[np.int64]
+    pipeline_parallel: NDArray[np.int64]
+    data_parallel: NDArray[np.int64]
+    zero_stage: NDArray[np.int64]
+    sequence_parallel: NDArray[np.int64]
+    micro_batch: NDArray[np.int64]
+    num_microbatches: NDArray[np.int64]
+    schedule: NDArray[np.int64]
+    num_model_chunks: NDArray[np.int64]
+    recompute: NDArray[np.int64]
+    offload_optimizer: NDArray[np.float64]
+    offload_tier: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        """Number of layouts."""
+        return len(self.tensor_parallel)
+
+    def take(self, rows: NDArray[Any]) -> Self:
+        """The layouts that ``rows``, indices or a Boolean mask, selects."""
+        return type(self)(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
+
+    def mode_is(self, *modes: TensorMode) -> NDArray[np.bool_]:
+        """Where the tensor mode is one of ``modes``."""
+        return np.isin(self.tensor_mode, [TENSOR_MODES.index(mode) for mode in modes])
+
+    def schedule_is(self, schedule: Schedule) -> NDArray[np.bool_]:
+        """Where the pipeline schedule is ``schedule``."""
+        return self.schedule == SCHEDULES.index(schedule)
+
+    def layout(
+        self, row: int, layers_per_stage: Sequence[int], recompute: Sequence[int], precision: Precision
+    ) -> Layout:
+        """The layout in ``row`` with the given layers and recomputed layers per stage."""
+        return Layout(
+            tensor_mode=TENSOR_MODES[self.tensor_mode[row]],
+            tensor_parallel=int(self.tensor_parallel[row]),
+            tensor_depth=int(self.tensor_depth[row]),
+            pipeline_parallel=int(self.pipeline_parallel[row]),
+            data_parallel=int(self.data_parallel[row]),
+            zero_stage=int(self.zero_stage[row]),
+            sequence_parallel=bool(self.sequence_parallel[row]),
+            micro_batch=int(self.micro_batch[row]),
+            num_microbatches=int(self.num_microbatches[row]),
+            schedule=SCHEDULES[self.schedule[row]],
+            num_model_chunks=int(self.num_model_chunks[row]),
+            layers_per_stage=tuple(map(int, layers_per_stage)),
+            recompute_layers_per_stage=tuple(map(int, recompute)),
+            offload=Offload(
+                optimizer=float(self.offload_optimizer[row]), tier=OFFLOAD_TIERS[self.offload_tier[row]]
+            ),
+            precision=precision,
+        )
+
+
+def columns_of(layout: Layout) -> LayoutColumns:
+    """The one-row columns of ``layout``; the inverse of :meth:`LayoutColumns.layout`.
+
+    ``recompute`` is 1 if any layer recomputes: the rules say whether the stack can do that.
+    """
+    integers = {
+        "tensor_mode": TENSOR_MODES.index(layout.tensor_mode),
+        "tensor_parallel": layout.tensor_parallel,
+        "tensor_depth": layout.tensor_depth,
+        "pipeline_parallel": layout.pipeline_parallel,
+        "data_parallel": layout.data_parallel,
+        "zero_stage": layout.zero_stage,
+        "sequence_parallel": int(layout.sequence_parallel),
+        "micro_batch": layout.micro_batch,
+        "num_microbatches": layout.num_microbatches,
+        "schedule": SCHEDULES.index(layout.schedule),
+        "num_model_chunks": layout.num_model_chunks,
+        "recompute": int(any(layout.recompute_layers_per_stage)),
+        "offload_tier": OFFLOAD_TIERS.index(layout.offload.tier),
+    }
+    return LayoutColumns(
+        **{name: np.array([value], dtype=np.int64) for name, value in integers.items()},
+        offload_optimizer=np.array([layout.offload.optimizer]),
+    )

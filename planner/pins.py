@@ -1,0 +1,98 @@
+"""What a user pins or forbids: reading ``field=value`` and testing layouts against it."""
+
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from planner.diagnostics import PlanError, usage_error
+from planner.layout import OFFLOAD_TIERS, SCHEDULES, TENSOR_MODES, Layout, LayoutColumns
+from planner.spec_files import did_you_mean
+
+_COUNTS = (
+    "tensor_parallel", "tensor_depth", "pipeline_parallel", "data_parallel", "micro_batch", "num_microbatches",
+    "num_model_chunks",
+)  # fmt: skip
+_WORDS = {
+    "tensor_mode": TENSOR_MODES, "schedule": SCHEDULES, "offload.tier": OFFLOAD_TIERS,
+    "sequence_parallel": ("false", "true"), "zero_stage": ("0", "1", "2", "3"),
+    "recompute_layers_per_stage": ("none", "all"),
+}  # fmt: skip
+FIELDS = (*_COUNTS, *_WORDS, "offload.optimizer", "layers_per_stage")
+"""Layout fields that ``--pin`` and ``--forbid`` take."""
+
+EVEN = "even"
+
+
+def parse_pin(text: str, option: str) -> tuple[str, str]:
+    """Split ``tensor_parallel=4`` and check field and value.
+
+    Raises:
+        PlanError: no ``=``, no such field, or a value the field cannot have.
+    """
+    field, equals, value = (part.strip() for part in text.partition("="))
+    if not equals or not value:
+        raise usage_error(
+            f"`{text}` is not field=value", location=option, hint=f"write it like `{option} tensor_parallel=4`"
+        )
+    if field not in FIELDS:
+        raise usage_error(
+            f"a layout has no field `{field}` to pin", location=option,
+            hint=did_you_mean(field, FIELDS) or f"use one of {', '.join(FIELDS)}",
+        )  # fmt: skip
+    _check_value(field, value, option)
+    return field, value
+
+
+def _check_value(field: str, value: str, option: str) -> None:
+    if field in _WORDS and value not in _WORDS[field]:
+        raise _bad_value(field, value, option, f"use one of {', '.join(_WORDS[field])}")
+    if field in _COUNTS and not (value.isdecimal() and int(value) >= 1):
+        raise _bad_value(field, value, option, "use a whole number from 1")
+    if field == "offload.optimizer":
+        try:
+            msgspec.convert(float(value), type=float)
+            in_range = 0 <= float(value) <= 1
+        except ValueError:
+            in_range = False
+        if not in_range:
+            raise _bad_value(field, value, option, "use a share from 0 to 1")
+    if field == "layers_per_stage" and value != EVEN and not _is_list(value):
+        raise _bad_value(field, value, option, f"use `{EVEN}` or a list such as 24,24,24,24")
+
+
+def _bad_value(field: str, value: str, option: str, hint: str) -> PlanError:
+    return usage_error(f"`{value}` is no value of {field}", location=option, hint=hint)
+
+
+def _is_list(value: str) -> bool:
+    return all(part.strip().isdecimal() for part in value.split(","))
+
+
+def pinned_layers(value: str, num_layers: int, num_stages: int) -> tuple[int, ...] | None:
+    """The layers per stage that ``even`` or a list asks for; ``None`` if these stages cannot have them."""
+    if value == EVEN:
+        return None if num_layers % num_stages else (num_layers // num_stages,) * num_stages
+    layers = tuple(int(part) for part in value.split(","))
+    return layers if len(layers) == num_stages and sum(layers) == num_layers else None
+
+
+def matches(columns: LayoutColumns, field: str, value: str) -> NDArray[np.bool_]:
+    """Where a layout's ``field`` has ``value``; true for ``layers_per_stage``, which is no column."""
+    column: Any
+    if field == "layers_per_stage":
+        return np.ones(len(columns), dtype=bool)
+    if field == "offload.optimizer":
+        return columns.offload_optimizer == float(value)
+    if field == "zero_stage" or field in _COUNTS:
+        column = getattr(columns, field)
+        return np.asarray(column == int(value))
+    name = {"recompute_layers_per_stage": "recompute"}.get(field, field.replace(".", "_"))
+    return np.asarray(getattr(columns, name) == _WORDS[field].index(value))
+
+
+def layers_match(layout: Layout, value: str) -> bool:
+    """Whether a layout has the layers per stage that ``even`` or a list asks for."""
+    wanted = pinned_layers(value, sum(layout.layers_per_stage), layout.pipeline_parallel)
+    return wanted == layout.layers_per_stage

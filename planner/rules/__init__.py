@@ -1,0 +1,44 @@
+"""The rule table: which layouts are valid, declared once and read by everyone who asks."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from planner.diagnostics import Diagnostic
+from planner.layout import Layout, LayoutColumns
+from planner.problem import Problem
+from planner.rules import capacity, choices, pipeline, states, tensor
+from planner.rules.rule import Rule
+
+RULES: tuple[Rule, ...] = (
+    *states.DEVICE_RULES,
+    *tensor.RULES,
+    *pipeline.RULES,
+    *states.STATE_RULES,
+    *states.STACK_RULES,
+    *choices.RULES,
+)
+"""Rules that a layout alone decides."""
+
+ALL_RULES: tuple[Rule, ...] = (*RULES, *capacity.RULES)
+"""Those and the ones that the cost model decides."""
+
+__all__ = ["ALL_RULES", "RULES", "Rule", "judge", "violations"]
+
+
+def judge(problem: Problem, columns: LayoutColumns) -> tuple[NDArray[np.bool_], dict[str, int]]:
+    """Which layouts keep every rule, and how many each rule rejects (a layout may break several)."""
+    valid = np.ones(len(columns), dtype=bool)
+    rejected = {}
+    for rule in RULES:
+        if rule.holds is None:
+            continue
+        holds = rule.holds(problem, columns)
+        valid &= holds
+        if not holds.all():
+            rejected[rule.id] = int(np.count_nonzero(~holds))
+    return valid, rejected
+
+
+def violations(problem: Problem, layout: Layout) -> list[Diagnostic]:
+    """Every rule that one whole layout breaks, in the order of the table."""
+    return [rule.diagnose(problem, layout) for rule in RULES if not rule.holds_for(problem, layout)]

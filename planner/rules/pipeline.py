@@ -1,0 +1,171 @@
+"""Rules of pipeline parallelism, stages, schedules and recomputation."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from planner.layout import Layout, LayoutColumns
+from planner.problem import Problem
+from planner.rules.rule import Rule, divisors, listed
+
+_HYBRID = "colossalai 0.5.0: booster/plugin/hybrid_parallel_plugin.py"
+_STAGES = "colossalai 0.5.0: pipeline/stage_manager.py:41,216"
+
+
+def _values(problem: Problem, layout: Layout) -> dict[str, Any]:
+    layers, stages = problem.model.num_layers, layout.pipeline_parallel
+    slots = [d for d in divisors(problem.num_devices) if layers % d == 0]
+    return {
+        "num_layers": layers, "pipeline_parallel": stages, "chunks": layout.num_model_chunks,
+        "schedule": layout.schedule, "num_microbatches": layout.num_microbatches, "model": problem.model.name,
+        "stack": problem.stack.name, "even": listed(slots), "recompute_rule": problem.stack.recompute,
+        "layers_per_stage": list(layout.layers_per_stage), "total": sum(layout.layers_per_stage),
+        "recompute": list(layout.recompute_layers_per_stage),
+        "next_microbatches": -(-layout.num_microbatches // stages) * stages,
+    }  # fmt: skip
+
+
+def _chunks_fit(columns: LayoutColumns) -> NDArray[np.bool_]:
+    interleaved = columns.schedule_is("interleaved")
+    return np.where(interleaved, columns.num_model_chunks > 1, columns.num_model_chunks == 1)
+
+
+def _recompute_fits(problem: Problem, layout: Layout) -> bool:
+    layers, recompute = layout.layers_per_stage, layout.recompute_layers_per_stage
+    if len(recompute) != len(layers) or any(r > n for r, n in zip(recompute, layers, strict=True)):
+        return False
+    if problem.stack.recompute == "all-or-nothing":
+        return not any(recompute) or recompute == layers
+    return problem.stack.recompute == "per-layer" or not any(recompute)
+
+
+RULES = (
+    Rule(
+        id="PP001",
+        title="more stages than layers",
+        field="pipeline_parallel",
+        message="{pipeline_parallel} stages x {chunks} chunks need as many layers, and {model} has {num_layers}",
+        detail="{pipeline_parallel} * {chunks} > {num_layers}",
+        hint="use at most {num_layers} stages",
+        values=_values,
+        why="A stage without a layer would only forward its input; the library would build one without a word.",
+        source=f"{_STAGES} has no such check, so gptplan makes it",
+        holds=lambda problem, columns: columns.pipeline_parallel * columns.num_model_chunks
+        <= problem.model.num_layers,
+    ),
+    Rule(
+        id="PP002",
+        title="schedule and stages contradict each other",
+        field="schedule",
+        message="schedule {schedule} does not go with {pipeline_parallel} pipeline stages",
+        detail="schedule = {schedule}, pipeline_parallel = {pipeline_parallel}",
+        hint="use schedule none for one stage, and 1f1b or interleaved for more",
+        values=_values,
+        why="One stage has nothing to schedule; several stages need a schedule.",
+        source=f"{_HYBRID}:1124",
+        holds=lambda problem, columns: columns.schedule_is("none") == (columns.pipeline_parallel == 1),
+    ),
+    Rule(
+        id="PP003",
+        title="model chunks and schedule contradict each other",
+        field="num_model_chunks",
+        message="{chunks} model chunks do not go with schedule {schedule}",
+        detail="num_model_chunks = {chunks}, schedule = {schedule}",
+        hint="use 1 chunk with none and 1f1b, and 2 or more with interleaved",
+        values=_values,
+        why="1F1B gives every stage one run of layers; only the interleaved schedule has several.",
+        source=f"{_HYBRID}:1125-1130,1151",
+        holds=lambda problem, columns: _chunks_fit(columns),
+    ),
+    Rule(
+        id="PP004",
+        title="fewer micro batches than stages",
+        field="num_microbatches",
+        message="{num_microbatches} micro batches cannot fill {pipeline_parallel} pipeline stages",
+        detail="{num_microbatches} < {pipeline_parallel}",
+        hint="use at least {pipeline_parallel} micro batches, or fewer stages",
+        values=_values,
+        why="The schedule's warm-up hands one micro batch to every stage.",
+        source="colossalai 0.5.0: pipeline/schedule/one_f_one_b.py:67-107",
+        holds=lambda problem, columns: (columns.pipeline_parallel == 1)
+        | (columns.num_microbatches >= columns.pipeline_parallel),
+    ),
+    Rule(
+        id="PP005",
+        title="micro batches are not a multiple of the stages",
+        field="num_microbatches",
+        message="interleaving needs micro batches in multiples of {pipeline_parallel}, not {num_microbatches}",
+        detail="{num_microbatches} % {pipeline_parallel} != 0",
+        hint="use {next_microbatches} micro batches, or schedule 1f1b",
+        values=_values,
+        why="The interleaved schedule rotates groups of as many micro batches as there are stages.",
+        source="colossalai 0.5.0: pipeline/schedule/interleaved_pp.py:88-90",
+        holds=lambda problem, columns: ~columns.schedule_is("interleaved")
+        | (columns.num_microbatches % columns.pipeline_parallel == 0),
+    ),
+    Rule(
+        id="PP006",
+        title="layers do not divide evenly over the stages",
+        field="pipeline_parallel",
+        message="{num_layers} layers do not divide over {pipeline_parallel} stages x {chunks} chunks",
+        detail="{num_layers} % ({pipeline_parallel} * {chunks}) != 0",
+        hint="use {even} stages",
+        values=_values,
+        why="This stack, or an interleaved schedule, gives every stage the same number of layers.",
+        source="Megatron-LM arguments: num_layers divides by pipeline size and virtual stages",
+        holds=lambda problem, columns: (problem.stack.uneven_stages & ~columns.schedule_is("interleaved"))
+        | (problem.model.num_layers % (columns.pipeline_parallel * columns.num_model_chunks) == 0),
+    ),
+    Rule(
+        id="PP010",
+        title="layers per stage do not match the pipeline",
+        field="layers_per_stage",
+        message="layers_per_stage has to name {pipeline_parallel} stages of 1 layer or more, {num_layers} in all",
+        detail="{layers_per_stage} has the sum {total}",
+        hint="give one number per stage; gptplan chooses them when they are not pinned",
+        values=_values,
+        why="Every layer belongs to exactly one stage and no stage may be empty.",
+        source=_STAGES,
+        holds_layout=lambda problem, layout: len(layout.layers_per_stage) == layout.pipeline_parallel
+        and sum(layout.layers_per_stage) == problem.model.num_layers
+        and min(layout.layers_per_stage) >= 1,
+    ),
+    Rule(
+        id="PP011",
+        title="stages hold different numbers of layers",
+        field="layers_per_stage",
+        message="stack {stack} gives every stage the same number of layers",
+        detail="layers_per_stage = {layers_per_stage}",
+        hint="use {even} stages",
+        values=_values,
+        why="The stack has no setting for layers per stage.",
+        source="stack spec: uneven_stages",
+        holds_layout=lambda problem, layout: problem.stack.uneven_stages
+        or len(set(layout.layers_per_stage)) <= 1,
+    ),
+    Rule(
+        id="RC001",
+        title="recomputed layers the stack cannot set",
+        field="recompute_layers_per_stage",
+        message="stack {stack} recomputes {recompute_rule}, not {recompute} of {layers_per_stage} layers",
+        detail="recompute_layers_per_stage = {recompute}",
+        hint="recompute no layer, or all of them",
+        values=_values,
+        why="The GPT-2 policy switches recomputation on for the whole model or not at all.",
+        source="colossalai 0.5.0: shardformer/modeling/gpt2.py:267; stack spec: recompute",
+        holds_layout=_recompute_fits,
+    ),
+    Rule(
+        id="RC002",
+        title="the stack does not recompute",
+        field="recompute_layers_per_stage",
+        message="stack {stack} cannot recompute activations",
+        detail="stack: recompute = {recompute_rule}",
+        hint="recompute no layer",
+        values=_values,
+        why="The stack has no activation checkpointing.",
+        source="stack spec: recompute",
+        holds=lambda problem, columns: (columns.recompute == 0) | (problem.stack.recompute != "none"),
+    ),
+)

@@ -1,0 +1,94 @@
+"""What a rule is: data that says which layouts are valid, and how to say so to a person."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from planner.diagnostics import Diagnostic
+from planner.layout import Layout, LayoutColumns, columns_of
+from planner.problem import Problem
+
+ColumnPredicate = Callable[[Problem, LayoutColumns], NDArray[np.bool_]]
+LayoutPredicate = Callable[[Problem, Layout], bool]
+Values = Callable[[Problem, Layout], dict[str, Any]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rule:
+    """One rule. ``message`` and ``detail`` are templates over ``values``.
+
+    ``holds`` judges columns of layouts; ``holds_layout`` judges what columns do not have, the
+    lists per stage of one whole layout. A rule has one of the two, or neither when the cost
+    model decides it and passes the numbers to :meth:`diagnose`.
+    """
+
+    id: str
+    title: str
+    """Names the violation, lower case, no full stop."""
+    field: str
+    """The layout field that a person would change."""
+    message: str
+    detail: str
+    hint: str
+    values: Values
+    why: str
+    """What goes wrong where the rule is broken, in one or two sentences."""
+    source: str
+    """Where the rule comes from."""
+    holds: ColumnPredicate | None = None
+    holds_layout: LayoutPredicate | None = None
+
+    def holds_for(self, problem: Problem, layout: Layout) -> bool:
+        """Whether one whole layout keeps the rule; true for a rule that the cost model decides."""
+        if self.holds_layout is not None:
+            return self.holds_layout(problem, layout)
+        return self.holds is None or bool(self.holds(problem, columns_of(layout))[0])
+
+    def diagnose(self, problem: Problem, layout: Layout, **numbers: Any) -> Diagnostic:
+        """Say how ``layout`` breaks the rule, with its numbers and those the cost model adds."""
+        values = self.values(problem, layout) | numbers
+        return Diagnostic(
+            rule=self.id,
+            message=self.message.format(**values),
+            location=f"layout: {self.field} = {_field_value(layout, self.field)}",
+            values=values,
+            detail=self.detail.format(**values),
+            hint=self.hint.format(**values),
+        )
+
+
+def _field_value(layout: Layout, field: str) -> Any:
+    value: Any = layout
+    for part in field.split("."):
+        value = getattr(value, part)
+    return value
+
+
+def divisors(number: int) -> list[int]:
+    """The positive divisors of ``number``, rising."""
+    small = [d for d in range(1, int(number**0.5) + 1) if number % d == 0]
+    return small + [number // d for d in reversed(small) if d * d != number]
+
+
+def listed(values: list[int], most: int = 8) -> str:
+    """``"1, 2, 4 or 8"``; a long list is cut."""
+    words = [str(value) for value in values[:most]]
+    if len(values) > most:
+        return ", ".join(words) + ", ..."
+    return words[0] if len(words) == 1 else ", ".join(words[:-1]) + " or " + words[-1] if words else "no value"
+
+
+def edge_of(columns: LayoutColumns) -> NDArray[np.int64]:
+    """Edge of the tensor-parallel grid: root of the degree (2D), of degree / depth (2.5D), cube root (3D).
+
+    1 for other modes. Rounded to the nearest integer where the degree has no such root.
+    """
+    degree = columns.tensor_parallel.astype(np.float64)
+    edge = np.ones(len(columns))
+    edge = np.where(columns.mode_is("2d"), np.sqrt(degree), edge)
+    edge = np.where(columns.mode_is("2.5d"), np.sqrt(degree / columns.tensor_depth), edge)
+    edge = np.where(columns.mode_is("3d"), np.cbrt(degree), edge)
+    return np.maximum(1, np.rint(edge)).astype(np.int64)

@@ -1,0 +1,241 @@
+"""Rules of devices, batch, ZeRO, offload, precision and what the stack can execute."""
+
+from typing import Any
+
+import numpy as np
+
+from planner.layout import OFFLOAD_TIERS, Layout
+from planner.problem import Problem
+from planner.rules.rule import Rule, divisors, listed
+
+_HYBRID = "colossalai 0.5.0: booster/plugin/hybrid_parallel_plugin.py"
+
+
+def _values(problem: Problem, layout: Layout) -> dict[str, Any]:
+    group = layout.tensor_parallel * layout.pipeline_parallel
+    batch = problem.global_batch
+    return {
+        "num_devices": problem.num_devices, "tensor_parallel": layout.tensor_parallel,
+        "pipeline_parallel": layout.pipeline_parallel, "data_parallel": layout.data_parallel,
+        "product": layout.num_devices, "group": group, "whole": problem.num_devices // group,
+        "rest": problem.num_devices % group, "global_batch": batch, "product_batch": layout.global_batch,
+        "micro_batch": layout.micro_batch, "num_microbatches": layout.num_microbatches,
+        "degrees": listed([d for d in divisors(problem.num_devices) if batch % d == 0]),
+        "next_batch": -(-batch // layout.data_parallel) * layout.data_parallel,
+        "seq_len": problem.seq_len, "max_seq_len": problem.model.max_seq_len, "model": problem.model.name,
+        "zero_stage": layout.zero_stage, "precision": layout.precision, "schedule": layout.schedule,
+        "tensor_mode": layout.tensor_mode, "stack": problem.stack.name, "hardware": problem.hardware.name,
+        "tier": layout.offload.tier, "optimizer": layout.offload.optimizer, "allowed": problem.allow_offload,
+        "stack_modes": ", ".join(problem.stack.tensor_modes), "stack_tiers": ", ".join(problem.stack.offload_tiers),
+        "stack_schedules": ", ".join(problem.stack.schedules),
+        "stack_zero": ", ".join(map(str, problem.stack.zero_stages)),
+        "stack_zero_pipeline": ", ".join(map(str, problem.stack.zero_stages_with_pipeline)),
+        "stack_zero_accumulation": ", ".join(map(str, problem.stack.zero_stages_with_accumulation)),
+        "stack_zero_precisions": ", ".join(problem.stack.zero_precisions),
+        "stack_fractions": ", ".join(map(str, problem.stack.offload_optimizer_fractions)),
+        "precisions": ", ".join(problem.hardware.peak_flops_per_s),
+    }  # fmt: skip
+
+
+def _rule(**fields: Any) -> Rule:
+    return Rule(values=_values, **fields)
+
+
+DEVICE_RULES = (
+    _rule(
+        id="DEV001",
+        title="degrees do not multiply to the number of GPUs",
+        field="data_parallel",
+        message="TP x PP x DP has to be {num_devices} GPUs, and it is {product}",
+        detail="{tensor_parallel} * {pipeline_parallel} * {data_parallel} = {product}; "
+        "{num_devices} / ({tensor_parallel} * {pipeline_parallel}) = {whole}, remainder {rest}",
+        hint="data parallelism is set from the other two: choose TP x PP that divides {num_devices}",
+        why="Every GPU belongs to exactly one place of the mesh.",
+        source=f"{_HYBRID}:1052",
+        holds=lambda problem, columns: columns.tensor_parallel * columns.pipeline_parallel * columns.data_parallel
+        == problem.num_devices,
+    ),
+    _rule(
+        id="BAT001",
+        title="micro batches do not make up the global batch",
+        field="data_parallel",
+        message="micro batch x micro batches x DP has to be the global batch {global_batch}, and it is {product_batch}",
+        detail="{micro_batch} * {num_microbatches} * {data_parallel} = {product_batch}",
+        hint="use a data parallel degree of {degrees}, or --global-batch {next_batch}",
+        why="Every rank has to get whole micro batches, and the same number of them.",
+        source="colossalai 0.5.0: pipeline/schedule/one_f_one_b.py:67-107",
+        holds=lambda problem, columns: columns.micro_batch * columns.num_microbatches * columns.data_parallel
+        == problem.global_batch,
+    ),
+    _rule(
+        id="SEQ001",
+        title="sequence longer than the position table",
+        field="micro_batch",
+        message="sequences of {seq_len} tokens do not fit the {max_seq_len} positions of {model}",
+        detail="{seq_len} > {max_seq_len}",
+        hint="use --seq-len {max_seq_len} or less",
+        why="A learned position embedding has one row per position.",
+        source="definition of the model",
+        holds=lambda problem, columns: np.full(len(columns), problem.seq_len <= problem.model.max_seq_len),
+    ),
+    _rule(
+        id="PRE001",
+        title="precision the hardware does not have",
+        field="precision",
+        message="{hardware} has no matrix rate for {precision}",
+        detail="the spec has {precisions}",
+        hint="use --precision with one of {precisions}",
+        why="Without hardware support the training would run an order of magnitude slower, or not at all.",
+        source="hardware spec: peak",
+        holds=lambda problem, columns: np.full(
+            len(columns), problem.precision in problem.hardware.peak_flops_per_s
+        ),
+    ),
+)
+
+STATE_RULES = (
+    _rule(
+        id="ZER001",
+        title="ZeRO stage that a pipeline does not take",
+        field="zero_stage",
+        message="ZeRO stage {zero_stage} does not go with a pipeline of {pipeline_parallel} stages",
+        detail="stack {stack} takes ZeRO {stack_zero_pipeline} with a pipeline",
+        hint="use ZeRO {stack_zero_pipeline}, or one pipeline stage",
+        why="Gradients accumulate over micro batches, so they cannot be scattered after each of them.",
+        source=f"{_HYBRID}:1134; stack spec: zero_stages_with_pipeline",
+        holds=lambda problem, columns: (columns.pipeline_parallel == 1)
+        | np.isin(columns.zero_stage, problem.stack.zero_stages_with_pipeline),
+    ),
+    _rule(
+        id="ZER002",
+        title="ZeRO in a precision it does not take",
+        field="zero_stage",
+        message="ZeRO stage {zero_stage} does not run in {precision}",
+        detail="stack {stack} takes ZeRO in {stack_zero_precisions}",
+        hint="use --precision {stack_zero_precisions}, or ZeRO stage 0",
+        why="The sharded optimizer keeps a full-precision master copy beside a half-precision model.",
+        source=f"{_HYBRID}:1361; stack spec: zero_precisions",
+        holds=lambda problem, columns: (columns.zero_stage == 0)
+        | np.full(len(columns), problem.precision in problem.stack.zero_precisions),
+    ),
+    _rule(
+        id="ZER003",
+        title="ZeRO stage that cannot accumulate micro batches",
+        field="num_microbatches",
+        message="ZeRO stage {zero_stage} cannot accumulate {num_microbatches} micro batches",
+        detail="stack {stack} accumulates under ZeRO {stack_zero_accumulation}",
+        hint="use one micro batch, or ZeRO {stack_zero_accumulation}",
+        why="Stage 2 gives away its gradients after every backward pass.",
+        source=f"{_HYBRID}:1503; stack spec: zero_stages_with_accumulation",
+        holds=lambda problem, columns: (columns.pipeline_parallel > 1)
+        | (columns.num_microbatches == 1)
+        | np.isin(columns.zero_stage, problem.stack.zero_stages_with_accumulation),
+    ),
+    _rule(
+        id="OFF001",
+        title="offload that was not allowed",
+        field="offload.tier",
+        message="offload to {tier} is not allowed here",
+        detail="allowed: {allowed}",
+        hint="add --allow-offload {tier}",
+        why="Offload trades speed for memory, so it is only used when asked for.",
+        source="option --allow-offload",
+        holds=lambda problem, columns: columns.offload_tier <= OFFLOAD_TIERS.index(problem.allow_offload),
+    ),
+    _rule(
+        id="OFF002",
+        title="offload share and tier contradict each other",
+        field="offload.optimizer",
+        message="an optimizer share of {optimizer} does not go with offload tier {tier}",
+        detail="offload.optimizer = {optimizer}, offload.tier = {tier}",
+        hint="use tier none with share 0, and tier cpu or nvme with a share above 0",
+        why="A share above 0 has to go somewhere.",
+        source="definition of the layout fields",
+        holds=lambda problem, columns: (columns.offload_tier == 0) == (columns.offload_optimizer == 0),
+    ),
+    _rule(
+        id="OFF003",
+        title="offload without ZeRO",
+        field="zero_stage",
+        message="offload of the optimizer needs ZeRO stage 1 or higher",
+        detail="offload.optimizer = {optimizer}, zero_stage = {zero_stage}",
+        hint="use ZeRO stage 1",
+        why="Only the sharded optimizer can keep its states on the host.",
+        source="colossalai 0.5.0: zero/low_level/low_level_optim.py:263-299 (cpu_offload)",
+        holds=lambda problem, columns: (columns.offload_tier == 0) | (columns.zero_stage >= 1),
+    ),
+)
+
+STACK_RULES = (
+    _rule(
+        id="STK001",
+        title="tensor mode the stack cannot execute",
+        field="tensor_mode",
+        message="stack {stack} does not execute tensor mode {tensor_mode}",
+        detail="it executes {stack_modes}",
+        hint="use --mode with one of {stack_modes}",
+        why="A plan is only worth having if it runs.",
+        source="stack spec: tensor_modes",
+        holds=lambda problem, columns: columns.mode_is(*problem.stack.tensor_modes),
+    ),
+    _rule(
+        id="STK002",
+        title="schedule the stack cannot execute",
+        field="schedule",
+        message="stack {stack} does not execute schedule {schedule}",
+        detail="it executes {stack_schedules}",
+        hint="use one of {stack_schedules}",
+        why="A plan is only worth having if it runs.",
+        source="stack spec: schedules",
+        holds=lambda problem, columns: np.logical_or.reduce(
+            [columns.schedule_is(schedule) for schedule in problem.stack.schedules]
+        ),
+    ),
+    _rule(
+        id="STK003",
+        title="ZeRO stage the stack cannot execute",
+        field="zero_stage",
+        message="stack {stack} does not execute ZeRO stage {zero_stage}",
+        detail="it executes {stack_zero}",
+        hint="use one of {stack_zero}",
+        why="A plan is only worth having if it runs.",
+        source=f"{_HYBRID}:1122; stack spec: zero_stages",
+        holds=lambda problem, columns: np.isin(columns.zero_stage, problem.stack.zero_stages),
+    ),
+    _rule(
+        id="STK004",
+        title="sequence parallelism the stack cannot execute",
+        field="sequence_parallel",
+        message="stack {stack} does not execute sequence parallelism",
+        detail="under it the biases of row-parallel layers get gradients of their own slice of the sequence only",
+        hint="set sequence_parallel to false",
+        why="GPT-2 with split_gather gives wrong bias gradients, without a word.",
+        source="colossalai 0.5.0: shardformer/policies/gpt2.py:248-269; stack spec: sequence_parallel",
+        holds=lambda problem, columns: (columns.sequence_parallel == 0) | problem.stack.sequence_parallel,
+    ),
+    _rule(
+        id="STK005",
+        title="offload the stack cannot execute",
+        field="offload.tier",
+        message="stack {stack} does not offload a share of {optimizer} to {tier}",
+        detail="it offloads to {stack_tiers}, in shares of {stack_fractions}",
+        hint="use tier {stack_tiers} and a share of {stack_fractions}",
+        why="A plan is only worth having if it runs.",
+        source="stack spec: offload_tiers, offload_optimizer_fractions",
+        holds=lambda problem, columns: np.isin(
+            columns.offload_tier, [OFFLOAD_TIERS.index(tier) for tier in problem.stack.offload_tiers]
+        )
+        & np.isin(columns.offload_optimizer, problem.stack.offload_optimizer_fractions),
+    ),
+    _rule(
+        id="STK006",
+        title="offload of parameters the stack cannot execute",
+        field="offload.parameters",
+        message="stack {stack} does not offload parameters",
+        detail="only optimizer states can leave the device",
+        hint="set offload.parameters to 0",
+        why="A plan is only worth having if it runs.",
+        source="colossalai 0.5.0: zero/low_level/low_level_optim.py:263-299 keeps weights on the device",
+        holds_layout=lambda problem, layout: layout.offload.parameters == 0,
+    ),
+)

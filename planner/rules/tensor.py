@@ -1,0 +1,211 @@
+"""Rules of tensor and sequence parallelism."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from planner.layout import Layout, LayoutColumns, columns_of
+from planner.problem import Problem
+from planner.rules.rule import Rule, divisors, edge_of, listed
+
+_HYBRID = "colossalai 0.5.0: shardformer/policies/gpt2.py:67, shardformer/layer/qkv_fused_linear.py:73,115"
+_LEGACY = "colossalai 0.5.0: legacy/context/process_group_initializer/initializer_{2d,2p5d,3d}.py"
+
+
+def _divides(size: int, columns: LayoutColumns) -> NDArray[np.bool_]:
+    return ~columns.mode_is("1d") | (size % columns.tensor_parallel == 0)
+
+
+def _valid_degrees(problem: Problem, size: int) -> str:
+    return listed([d for d in divisors(size) if problem.num_devices % d == 0])
+
+
+def _division(rule_id: str, name: str, size_of: str) -> Rule:
+    """A rule that a model dimension divides by the 1D tensor-parallel degree."""
+
+    def values(problem: Problem, layout: Layout) -> dict[str, Any]:
+        size, degree = getattr(problem.model, size_of), layout.tensor_parallel
+        return {
+            "model": problem.model.name, "size": size, "tensor_parallel": degree, "rest": size % degree,
+            "num_devices": problem.num_devices, "valid": _valid_degrees(problem, size),
+        }  # fmt: skip
+
+    return Rule(
+        id=rule_id,
+        title=f"tensor parallel degree does not divide the {name}",
+        field="tensor_parallel",
+        message=f"tensor parallel degree {{tensor_parallel}} does not divide the {{size}} {name} of {{model}}",
+        detail=f"{size_of} = {{size}}, {{size}} % {{tensor_parallel}} = {{rest}}",
+        hint="use {valid}, which divide both {size} and {num_devices} GPUs",
+        values=values,
+        why=f"Each rank of a 1D tensor-parallel group holds an equal share of the {name}.",
+        source=_HYBRID,
+        holds=lambda problem, columns: _divides(getattr(problem.model, size_of), columns),
+    )
+
+
+def _degree_values(problem: Problem, layout: Layout) -> dict[str, Any]:
+    degree, depth = layout.tensor_parallel, layout.tensor_depth
+    roots = range(2, 33)
+    candidates = {
+        "2d": [r**2 for r in roots], "3d": [r**3 for r in roots], "2.5d": [depth * r**2 for r in range(1, 33)],
+    }.get(layout.tensor_mode, divisors(problem.num_devices))  # fmt: skip
+    valid = [d for d in candidates if problem.num_devices % d == 0]
+    return {
+        "tensor_parallel": degree, "tensor_mode": layout.tensor_mode, "tensor_depth": depth,
+        "num_devices": problem.num_devices, "valid": listed(valid),
+    }  # fmt: skip
+
+
+def _square(columns: LayoutColumns) -> NDArray[np.bool_]:
+    return ~columns.mode_is("2d") | (edge_of(columns) ** 2 == columns.tensor_parallel)
+
+
+def _cube(columns: LayoutColumns) -> NDArray[np.bool_]:
+    return ~columns.mode_is("3d") | (edge_of(columns) ** 3 == columns.tensor_parallel)
+
+
+def _deep_square(columns: LayoutColumns) -> NDArray[np.bool_]:
+    fits = edge_of(columns) ** 2 * columns.tensor_depth == columns.tensor_parallel
+    return ~columns.mode_is("2.5d") | fits
+
+
+def _shape_rule(rule_id: str, mode: str, shape: str, holds: Any, source: str) -> Rule:
+    return Rule(
+        id=rule_id,
+        title=f"{mode} tensor parallelism without {shape}",
+        field="tensor_parallel",
+        message=f"tensor parallel degree {{tensor_parallel}} is not {shape}, as mode {mode} needs",
+        detail="tensor_parallel = {tensor_parallel}, tensor_depth = {tensor_depth}",
+        hint="use {valid}, which divide {num_devices} GPUs",
+        values=_degree_values,
+        why="The ranks of a tensor-parallel group form a grid with equal edges.",
+        source=source,
+        holds=lambda problem, columns: holds(columns),
+    )
+
+
+def _grid_values(problem: Problem, layout: Layout) -> dict[str, Any]:
+    model, edge = problem.model, int(edge_of(columns_of(layout))[0])
+    return {
+        "num_heads": model.num_heads, "hidden_size": model.hidden_size, "micro_batch": layout.micro_batch,
+        "ffn_hidden_size": model.ffn_hidden_size, "edge": edge, "tensor_mode": layout.tensor_mode,
+        "edges": listed([e for e in divisors(model.num_heads) if e > 1]),
+        "batch_share": int(_batch_share(columns_of(layout))[0]),
+    }  # fmt: skip
+
+
+def _hidden_share(columns: LayoutColumns) -> NDArray[np.int64]:
+    # LayerNorm (2D) and the loss head (2.5D, 3D) split the hidden size by the square of the edge.
+    return edge_of(columns) ** 2
+
+
+def _batch_share(columns: LayoutColumns) -> NDArray[np.int64]:
+    edge = edge_of(columns)
+    share = np.where(columns.mode_is("3d"), edge**2, edge)
+    return np.where(columns.mode_is("2.5d"), edge * columns.tensor_depth, share)
+
+
+def _sequence_values(problem: Problem, layout: Layout) -> dict[str, Any]:
+    degree = layout.tensor_parallel
+    return {
+        "seq_len": problem.seq_len, "tensor_parallel": degree, "rest": problem.seq_len % degree,
+        "tensor_mode": layout.tensor_mode, "valid": _valid_degrees(problem, problem.seq_len),
+    }  # fmt: skip
+
+
+RULES = (
+    _division("TP001", "attention heads", "num_heads"),
+    _division("TP002", "hidden units", "hidden_size"),
+    _division("TP003", "feed-forward units", "ffn_hidden_size"),
+    Rule(
+        id="TP010",
+        title="tensor parallel degree without a tensor mode",
+        field="tensor_mode",
+        message="tensor parallel degree {tensor_parallel} needs a tensor mode, and the mode is none",
+        detail="tensor_parallel = {tensor_parallel}, tensor_mode = {tensor_mode}",
+        hint="set tensor_mode to 1d, or tensor_parallel to 1",
+        values=_degree_values,
+        why="Mode none leaves every weight whole, so there is nothing to divide over the ranks.",
+        source="definition of the layout fields",
+        holds=lambda problem, columns: ~columns.mode_is("none") | (columns.tensor_parallel == 1),
+    ),
+    _shape_rule("TP011", "2d", "a square", _square, f"{_LEGACY}: initializer_2d.py:141"),
+    _shape_rule("TP012", "3d", "a cube", _cube, f"{_LEGACY}: initializer_3d.py:306"),
+    _shape_rule("TP013", "2.5d", "depth times a square", _deep_square, f"{_LEGACY}: initializer_2p5d.py:55,287"),
+    Rule(
+        id="TP014",
+        title="depth outside 2.5d",
+        field="tensor_depth",
+        message="tensor depth {tensor_depth} has no meaning in mode {tensor_mode}",
+        detail="tensor_depth = {tensor_depth}, tensor_mode = {tensor_mode}",
+        hint="set tensor_depth to 1, or tensor_mode to 2.5d",
+        values=_degree_values,
+        why="Only the 2.5D grid has a depth.",
+        source="definition of the layout fields",
+        holds=lambda problem, columns: columns.mode_is("2.5d") | (columns.tensor_depth == 1),
+    ),
+    Rule(
+        id="TP021",
+        title="grid edge does not divide the attention heads",
+        field="tensor_parallel",
+        message="the {tensor_mode} grid edge {edge} does not divide the {num_heads} attention heads",
+        detail="num_heads = {num_heads}, edge = {edge}",
+        hint="use a grid edge of {edges}",
+        values=_grid_values,
+        why="A rank of the grid works on whole heads.",
+        source="colossalai 0.5.0: legacy layers hold qkv columns of whole heads per rank",
+        holds=lambda problem, columns: problem.model.num_heads % edge_of(columns) == 0,
+    ),
+    Rule(
+        id="TP022",
+        title="grid does not divide the hidden size",
+        field="tensor_parallel",
+        message="hidden size {hidden_size} does not divide by the square of the {tensor_mode} grid edge {edge}",
+        detail="hidden_size = {hidden_size}, edge = {edge}",
+        hint="use a grid edge whose square divides {hidden_size}",
+        values=_grid_values,
+        why="Norms and the loss head are split over both axes of the grid.",
+        source="colossalai 0.5.0: legacy/nn/layer/parallel_2d/layers.py, parallel_2p5d, parallel_3d",
+        holds=lambda problem, columns: problem.model.hidden_size % _hidden_share(columns) == 0,
+    ),
+    Rule(
+        id="TP023",
+        title="grid does not divide the micro batch",
+        field="micro_batch",
+        message="micro batch {micro_batch} does not split into the {batch_share} shares of mode {tensor_mode}",
+        detail="micro_batch = {micro_batch}, {micro_batch} % {batch_share} != 0",
+        hint="use a micro batch that is a multiple of {batch_share}",
+        values=_grid_values,
+        why="The grid modes split the batch as well as the weights.",
+        source="colossalai 0.5.0: legacy/nn/layer/parallel_2d/_operation.py:886, parallel_3d/_operation.py:454",
+        holds=lambda problem, columns: columns.micro_batch % _batch_share(columns) == 0,
+    ),
+    Rule(
+        id="SP001",
+        title="sequence parallelism without 1d tensor parallelism",
+        field="sequence_parallel",
+        message="sequence parallelism needs tensor mode 1d with a degree above 1",
+        detail="tensor_mode = {tensor_mode}, tensor_parallel = {tensor_parallel}",
+        hint="set sequence_parallel to false, or tensor_mode to 1d and tensor_parallel to 2 or more",
+        values=_sequence_values,
+        why="The sequence is split over the ranks of the tensor-parallel group.",
+        source="colossalai 0.5.0: booster/plugin/hybrid_parallel_plugin.py:1066",
+        holds=lambda problem, columns: (columns.sequence_parallel == 0)
+        | (columns.mode_is("1d") & (columns.tensor_parallel > 1)),
+    ),
+    Rule(
+        id="SP002",
+        title="tensor parallel degree does not divide the sequence",
+        field="sequence_parallel",
+        message="sequence length {seq_len} does not divide by tensor parallel degree {tensor_parallel}",
+        detail="{seq_len} % {tensor_parallel} = {rest}",
+        hint="use a tensor parallel degree of {valid}, or set sequence_parallel to false",
+        values=_sequence_values,
+        why="Each rank holds an equal slice of the sequence.",
+        source="colossalai 0.5.0: shardformer/layer/_operation.py:1197",
+        holds=lambda problem, columns: (columns.sequence_parallel == 0)
+        | (problem.seq_len % columns.tensor_parallel == 0),
+    ),
+)
