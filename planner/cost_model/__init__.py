@@ -1,0 +1,60 @@
+"""What a layout costs: pure functions over columns of layouts and stages, one file per quantity."""
+
+from planner.cost_model.flops import model_flops_per_step
+from planner.cost_model.memory import host_bytes_per_rank, predicted_stages
+from planner.cost_model.pipeline import step_breakdown
+from planner.layout import Layout
+from planner.prediction import Prediction
+from planner.problem import Problem
+from planner.stages import stages_of_layout
+
+MODELLED_MODES = ("none", "1d")
+"""Tensor modes whose memory and communication the formulas describe."""
+
+NOT_MODELLED = (
+    "loading of data, logging, evaluation and checkpoints",
+    "contention between kinds of communication, and network congestion by other jobs",
+    "clock throttling and stragglers",
+    "allocator fragmentation beyond the reserved share",
+)
+"""What a prediction leaves out, for every layout."""
+
+
+def predict(problem: Problem, layout: Layout) -> Prediction:
+    """Predicted step time and memory of one whole, valid layout.
+
+    Raises:
+        NotImplementedError: the layout's tensor mode is not in :data:`MODELLED_MODES`.
+    """
+    if layout.tensor_mode not in MODELLED_MODES:
+        raise NotImplementedError(f"no cost formulas for tensor mode {layout.tensor_mode}")
+    stages = stages_of_layout(layout)
+    breakdown = step_breakdown(problem, stages)
+    step_s = sum(breakdown.values())
+    flops_per_s = model_flops_per_step(problem) / step_s / problem.num_devices
+    ranks = min(problem.devices_per_node, problem.num_devices)
+    return Prediction(
+        step_s=step_s,
+        tokens_per_s=problem.global_batch * problem.seq_len / step_s,
+        model_flops_per_s_per_gpu=flops_per_s,
+        mfu=flops_per_s / problem.hardware.peak_flops_per_s[layout.precision],
+        breakdown_s=breakdown,
+        stages=predicted_stages(problem, stages),
+        host_bytes_per_node=round(float(host_bytes_per_rank(problem, stages).max()) * ranks),
+        assumptions=_assumptions(problem, layout),
+        not_modelled=NOT_MODELLED,
+    )
+
+
+def _assumptions(problem: Problem, layout: Layout) -> tuple[str, ...]:
+    """What the prediction takes for granted, in words."""
+    stated = [
+        f"matrix products reach the efficiency curve of hardware spec {problem.hardware.name}",
+        f"ranks fill nodes of {problem.devices_per_node} in order, tensor-parallel ranks next to each other",
+        "attention kernels skip the masked half of the scores"
+        if problem.stack.activations.attention == "flash"
+        else "attention materialises all scores",
+    ]
+    if layout.pipeline_parallel > 1:
+        stated.append("every stage boundary is as slow as the slowest one")
+    return tuple(stated)

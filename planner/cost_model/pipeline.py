@@ -1,0 +1,84 @@
+"""The step: how micro batches fill the pipeline and what follows after the last one."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from planner.cost_model import communication, compute
+from planner.cost_model.sources import formula
+from planner.cost_model.terms import Terms, merged, scaled, total
+from planner.problem import Problem
+from planner.stages import Floats, StageColumns
+
+
+class StageTimes(NamedTuple):
+    """Times of stages, in seconds, as named terms."""
+
+    microbatch: Terms
+    """One micro batch through the stage, forward and backward."""
+    tail: Terms
+    """What the stage does once a step, after its last micro batch."""
+
+
+@formula("narayanan2021")
+def stage_times(problem: Problem, stages: StageColumns) -> StageTimes:
+    """Time of one micro batch and of the end of the step, for each stage.
+
+    Both are affine in the layers of the stage, unless data-parallel communication hides behind
+    backward, which it does only without a pipeline. Units: s.
+    """
+    computed = compute.microbatch_compute(problem, stages)
+    tensor = communication.tensor_parallel_seconds(problem, stages)
+    microbatch = {
+        "forward_backward": computed["layers_forward"] + computed["layers_backward"],
+        "recompute": computed["recompute"],
+        "embedding": computed["embedding"],
+        "loss_head": computed["loss_head"],
+        "tensor_parallel_communication": total(tensor),
+        "pipeline_communication": communication.pipeline_seconds(problem, stages),
+    }
+    reduction = communication.data_parallel_seconds(problem, stages)
+    hidden = problem.stack.overlap.data_parallel * computed["layers_backward"]
+    overlapped = np.maximum(reduction - hidden, 0.0)
+    tail = {
+        "data_parallel_communication": np.where(stages.layouts.pipeline_parallel == 1, overlapped, reduction),
+        "optimizer": compute.optimizer_seconds(problem, stages),
+        "offload": compute.offload_seconds(problem, stages),
+    }
+    return StageTimes(microbatch=microbatch, tail=tail)
+
+
+@formula("narayanan2021")
+def bottleneck_weight(stages: StageColumns) -> Floats:
+    """How often the slowest stage counts in a step beside the fill: ``M - 1/v``, per stage row.
+
+    With ``t_s`` the time of one micro batch on stage ``s``, a step of 1F1B takes
+    ``sum t_s + (M - 1) max t_s``; ``v`` interleaved chunks divide the fill and drain by ``v``:
+    ``sum t_s / v + (M - 1/v) max t_s``.
+    """
+    columns = stages.layouts
+    return columns.num_microbatches - 1.0 / columns.num_model_chunks
+
+
+@formula("narayanan2021")
+def step_breakdown(problem: Problem, stages: StageColumns) -> dict[str, float]:
+    """Named terms of the step time of one layout; they sum to it.
+
+    The terms of a micro batch are those of the slowest stage, times the micro batches; the pipeline
+    bubble is the rest of the fill and drain; the tail is that of the stage that ends last.
+    Raises ``ValueError`` for the stages of several layouts. Units: s.
+    """
+    if len(np.unique(stages.layout_row)) != 1:
+        raise ValueError("stages of exactly one layout are needed")
+    times = stage_times(problem, stages)
+    per_stage, tails = total(times.microbatch), total(times.tail)
+    slowest, last = int(per_stage.argmax()), int(tails.argmax())
+    num_microbatches = int(stages.layouts.num_microbatches[0])
+    chunks = int(stages.layouts.num_model_chunks[0])
+    terms = merged(scaled(times.microbatch, float(num_microbatches)))
+    breakdown = {name: float(column[slowest]) for name, column in terms.items()}
+    breakdown["pipeline_bubble"] = float(per_stage.sum() - per_stage[slowest]) / chunks
+    breakdown |= {name: float(column[last]) for name, column in times.tail.items()}
+    tied = communication.tied_embedding_seconds(problem, stages)
+    breakdown["tied_embedding_reduction"] = float(tied[0])
+    return {name: seconds for name, seconds in breakdown.items() if seconds > 0}

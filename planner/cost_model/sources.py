@@ -1,0 +1,44 @@
+"""Where the formulas come from. Formula docstrings name these ids."""
+
+from collections.abc import Callable
+from typing import NamedTuple, TypeVar
+
+Formula = TypeVar("Formula", bound=Callable[..., object])
+
+
+class Source(NamedTuple):
+    """A document that a formula rests on."""
+
+    title: str
+    reference: str
+
+
+SOURCES = {
+    "narayanan2021": Source(
+        "Efficient Large-Scale Language Model Training on GPU Clusters Using Megatron-LM", "arXiv 2104.04473"
+    ),
+    "korthikanti2022": Source(
+        "Reducing Activation Recomputation in Large Transformer Models", "arXiv 2205.05198"
+    ),
+    "shoeybi2019": Source("Megatron-LM: Training Multi-Billion Parameter Models", "arXiv 1909.08053"),
+    "rajbhandari2020": Source("ZeRO: Memory Optimizations Toward Training Trillion Parameter Models", "arXiv 1910.02054"),
+    "radford2019": Source("Language Models are Unsupervised Multitask Learners", "OpenAI, 2019"),
+    "dao2022": Source("FlashAttention: Fast and Memory-Efficient Exact Attention", "arXiv 2205.14135"),
+    "thakur2005": Source("Optimization of Collective Communication Operations in MPICH", "IJHPCA 19(1), 2005"),
+    "colossalai0.5.0": Source("Colossal-AI 0.5.0, source of the plugins and the ZeRO optimizer", "colossalai 0.5.0"),
+    "definition": Source("Follows from the definition of the quantity", "-"),
+}
+
+FORMULAS: dict[str, tuple[str, ...]] = {}
+"""Qualified name of every registered formula to the ids of its sources."""
+
+
+def formula(*source_ids: str) -> Callable[[Formula], Formula]:
+    """Register a cost formula with the sources it rests on."""
+
+    def register(function: Formula) -> Formula:
+        module, name = function.__module__.rsplit(".", 1)[-1], getattr(function, "__name__", "")
+        FORMULAS[f"{module}.{name}"] = source_ids
+        return function
+
+    return register

@@ -1,0 +1,31 @@
+"""What the cost model predicts of one layout, in the form a plan keeps."""
+
+import msgspec
+
+
+class StagePrediction(msgspec.Struct, frozen=True, kw_only=True):
+    """Predicted memory of the ranks of one pipeline stage."""
+
+    peak_bytes: int
+    peak_phase: str
+    """The part of a step that sets the peak."""
+    breakdown_bytes: dict[str, int]
+    """Named terms at the peak; they sum to ``peak_bytes``."""
+    capacity_bytes: int
+    reserve_bytes: int
+
+
+class Prediction(msgspec.Struct, frozen=True, kw_only=True):
+    """What the cost model expects of one optimizer step."""
+
+    step_s: float
+    tokens_per_s: float
+    model_flops_per_s_per_gpu: float
+    mfu: float
+    """Model FLOP/s per device over its dense peak; recomputation does not count."""
+    breakdown_s: dict[str, float]
+    """Named terms; they sum to ``step_s``."""
+    stages: tuple[StagePrediction, ...]
+    host_bytes_per_node: int
+    assumptions: tuple[str, ...]
+    not_modelled: tuple[str, ...]
