@@ -1,0 +1,107 @@
+"""The CP-SAT model of a choice: one layout of a table, and the layers of its stages.
+
+Objectives add their own variables and constraints; see :mod:`planner.solver.step_time` and
+:mod:`planner.solver.peak_memory`. Everything in the model is an integer, and every constraint of a
+layout is enforced by the literal that chooses it.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from ortools.sat.python import cp_model
+
+from planner.solver.limits import StageLimits
+from planner.stages import Integers
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExactAnswer:
+    """What CP-SAT found, in units of the objective."""
+
+    status: str
+    """``optimal``, ``feasible``, ``infeasible`` or ``unknown``."""
+    layout_row: int | None
+    layers: tuple[int, ...]
+    objective: float
+    bound: float
+
+
+class Place(NamedTuple):
+    """A stage of a layout in the model."""
+
+    row: int
+    """Row of the stage in the flattened stage columns."""
+    layers: cp_model.IntVar
+    chosen: cp_model.BoolVarT
+
+
+class ChoiceModel:
+    """Which layout, and how many layers on each of its stages."""
+
+    def __init__(self, limits: StageLimits, num_layers: int) -> None:
+        """Choose among the layouts of ``limits``; their stages share ``num_layers`` layers."""
+        self.model = cp_model.CpModel()
+        self.starts = limits.stages.first_rows()
+        self.num_stages = limits.stages.layouts.pipeline_parallel[self.starts]
+        self.chosen = [self.model.new_bool_var(f"layout_{row}") for row in range(len(self.starts))]
+        self.layers = [
+            self.model.new_int_var(0, num_layers, f"layers_{stage}") for stage in range(int(self.num_stages.max()))
+        ]
+        self.model.add_exactly_one(self.chosen)
+        self.model.add(sum(self.layers) == num_layers)
+        for row in range(len(self.chosen)):
+            self._add_limits(row, limits)
+
+    def _add_limits(self, row: int, limits: StageLimits) -> None:
+        for place in self.places(row):
+            fewest, most = int(limits.fewest[place.row]), int(limits.most[place.row])
+            self.model.add_linear_constraint(place.layers, fewest, most).only_enforce_if(place.chosen)
+        for unused in self.layers[int(self.num_stages[row]) :]:
+            self.model.add(unused == 0).only_enforce_if(self.chosen[row])
+
+    def places(self, row: int) -> list[Place]:
+        """The stages of layout ``row``, in order."""
+        start, stages = int(self.starts[row]), int(self.num_stages[row])
+        return [Place(start + stage, self.layers[stage], self.chosen[row]) for stage in range(stages)]
+
+    def hint(self, row: int, layers: Integers) -> None:
+        """Start the search from a known solution."""
+        for other, literal in enumerate(self.chosen):
+            self.model.add_hint(literal, other == row)
+        for stage, variable in enumerate(self.layers):
+            self.model.add_hint(variable, int(layers[stage]) if stage < len(layers) else 0)
+
+    def solve(self, time_limit_s: float | None) -> ExactAnswer:
+        """Run CP-SAT on one thread, so that equal models give equal answers.
+
+        Raises:
+            RuntimeError: CP-SAT finds the model malformed, which is a defect of gptplan.
+        """
+        solver = cp_model.CpSolver()
+        solver.parameters.num_workers = 1
+        solver.parameters.random_seed = 0
+        if time_limit_s is not None:
+            solver.parameters.max_time_in_seconds = max(time_limit_s, 0.0)
+        status = solver.solve(self.model)
+        if status == cp_model.MODEL_INVALID:
+            raise RuntimeError(f"CP-SAT refused the model: {self.model.validate()}")
+        word = _STATUS[status]
+        if word not in ("optimal", "feasible"):
+            return ExactAnswer(status=word, layout_row=None, layers=(), objective=math.inf, bound=0.0)
+        row = next(row for row, literal in enumerate(self.chosen) if solver.boolean_value(literal))
+        return ExactAnswer(
+            status=word,
+            layout_row=row,
+            layers=tuple(solver.value(place.layers) for place in self.places(row)),
+            objective=solver.objective_value,
+            bound=solver.best_objective_bound,
+        )
+
+
+_STATUS = {
+    cp_model.OPTIMAL: "optimal",
+    cp_model.FEASIBLE: "feasible",
+    cp_model.INFEASIBLE: "infeasible",
+    cp_model.UNKNOWN: "unknown",
+}

@@ -1,0 +1,77 @@
+"""How many layers each stage can hold: what the memory model, the host and the pins leave."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from planner.cost_model.memory import host_bytes_per_rank, stage_memory, usable_bytes
+from planner.layout import LayoutColumns
+from planner.pins import pinned_layers
+from planner.problem import Problem
+from planner.stages import Integers, StageColumns, stages_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageLimits:
+    """Stages of layouts with the fewest and the most layers each may hold."""
+
+    stages: StageColumns
+    fewest: Integers
+    most: Integers
+    """Below ``fewest`` where not even that fits."""
+
+    def fitting_layouts(self, num_layers: int) -> NDArray[np.bool_]:
+        """Per layout: whether some division of the layers respects all its stages' limits."""
+        starts = self.stages.first_rows()
+        possible = np.logical_and.reduceat(self.fewest <= self.most, starts)
+        least, room = np.add.reduceat(self.fewest, starts), np.add.reduceat(self.most, starts)
+        return np.asarray(possible & (least <= num_layers) & (num_layers <= room))
+
+    def take_layouts(self, kept: NDArray[np.bool_]) -> "StageLimits":
+        """The limits of the layouts that a mask over layouts keeps."""
+        rows = np.repeat(kept, self.stages.layouts.pipeline_parallel[self.stages.first_rows()])
+        return StageLimits(stages=self.stages.take(rows), fewest=self.fewest[rows], most=self.most[rows])
+
+
+def stage_limits(problem: Problem, columns: LayoutColumns) -> StageLimits:
+    """Limits of every stage of every layout of a non-empty table."""
+    stages = stages_of(columns)
+    most = most_layers(problem, stages)
+    pinned = problem.pins.get("layers_per_stage") or (None if problem.stack.uneven_stages else "even")
+    if pinned is None:
+        return StageLimits(stages=stages, fewest=np.ones_like(most), most=most)
+    wanted = _wanted_layers(problem, columns, pinned)
+    return StageLimits(stages=stages, fewest=wanted, most=np.where(wanted <= most, wanted, 0))
+
+
+def most_layers(problem: Problem, stages: StageColumns) -> Integers:
+    """The largest layer count, 0 to all, at which each stage fits device and host; found by bisection.
+
+    Relies on the peak never falling when a stage gets one more layer.
+    """
+    fits_up_to = np.zeros(len(stages), dtype=np.int64)
+    fails_from = np.full(len(stages), problem.model.num_layers + 1)
+    for _ in range(int(problem.model.num_layers + 1).bit_length()):
+        middle = (fits_up_to + fails_from) // 2
+        fits = _fits(problem, stages.with_layers(middle))
+        open_ = fails_from - fits_up_to > 1
+        fits_up_to = np.where(open_ & fits, middle, fits_up_to)
+        fails_from = np.where(open_ & ~fits, middle, fails_from)
+    return fits_up_to
+
+
+def _fits(problem: Problem, stages: StageColumns) -> NDArray[np.bool_]:
+    device = stage_memory(problem, stages).peak_bytes() <= usable_bytes(problem, stages)
+    ranks = min(problem.devices_per_node, problem.num_devices)
+    host = host_bytes_per_rank(problem, stages) * ranks <= problem.hardware.host.memory_bytes
+    return np.asarray(device & host)
+
+
+def _wanted_layers(problem: Problem, columns: LayoutColumns, pinned: str) -> Integers:
+    """The pinned layers of every stage; one more than the model has where a layout cannot have them."""
+    wanted = []
+    for pipeline in columns.pipeline_parallel:
+        layers = pinned_layers(pinned, problem.model.num_layers, int(pipeline))
+        wanted.append(np.array(layers or (problem.model.num_layers + 1,) * int(pipeline)))
+    return np.concatenate(wanted)

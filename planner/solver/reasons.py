@@ -1,0 +1,101 @@
+"""Why there is no layout: the rules in the way, or the nearest miss in memory."""
+
+import msgspec
+import numpy as np
+
+from planner.candidates import enumerate_layouts
+from planner.cost_model.memory import PHASES, reserve_bytes, stage_memory
+from planner.cost_model.terms import total
+from planner.diagnostics import Diagnostic
+from planner.layout import LayoutColumns
+from planner.problem import Problem
+from planner.rules import RULES, judge
+from planner.rules.capacity import DEVICE_MEMORY
+from planner.rules.rule import Rule
+from planner.stages import stages_of
+from planner.units import format_gib
+
+MAX_NEIGHBOUR = 64
+"""How far from the asked device count a valid one is looked for."""
+
+
+def why_nothing_is_valid(problem: Problem) -> list[Diagnostic]:
+    """For each tensor / pipeline / data split that comes nearest to valid, the rule in its way.
+
+    A split is nearest where a layout breaks a single rule; one example is given for each such rule.
+    """
+    columns = enumerate_layouts(problem)
+    rules = [rule for rule in RULES if rule.holds is not None]
+    broken = np.array([~rule.holds(problem, columns) for rule in rules if rule.holds is not None])
+    nearest = broken.sum(axis=0) == broken.sum(axis=0).min()
+    diagnostics = []
+    for rule, hit in zip(rules, broken & nearest, strict=True):
+        if hit.any():
+            diagnostics.append(_diagnose_row(problem, rule, columns, int(np.flatnonzero(hit)[0])))
+    return [*diagnostics, *_neighbours(problem)]
+
+
+def _diagnose_row(problem: Problem, rule: Rule, columns: LayoutColumns, row: int) -> Diagnostic:
+    stages = int(columns.pipeline_parallel[row])
+    layers = [problem.model.num_layers // stages] * stages
+    layout = columns.layout(row, layers, [0] * stages, problem.precision)
+    diagnostic = rule.diagnose(problem, layout)
+    place = f"TP {layout.tensor_parallel} x PP {stages} x DP {layout.data_parallel}"
+    return msgspec.structs.replace(diagnostic, location=f"{diagnostic.location} ({place})")
+
+
+def _neighbours(problem: Problem) -> list[Diagnostic]:
+    """The nearest device counts below and above that have a valid layout."""
+    asked = problem.num_devices
+    below = next((n for n in range(asked - 1, max(0, asked - MAX_NEIGHBOUR), -1) if _has_valid(problem, n)), None)
+    above = next((n for n in range(asked + 1, asked + MAX_NEIGHBOUR) if _has_valid(problem, n)), None)
+    counts = [str(count) for count in (below, above) if count is not None]
+    if not counts:
+        return []
+    return [
+        Diagnostic(
+            rule="DEV002",
+            severity="note",
+            message=f"the nearest GPU counts with a valid layout are {' and '.join(counts)}",
+            values={"num_devices": asked, "valid": counts},
+            hint=f"use --gpus {counts[-1]}",
+        )
+    ]
+
+
+def _has_valid(problem: Problem, num_devices: int) -> bool:
+    other = msgspec.structs.replace(problem, num_devices=num_devices)
+    valid, _ = judge(other, enumerate_layouts(other))
+    return bool(valid.any())
+
+
+def why_nothing_fits(problem: Problem, columns: LayoutColumns) -> list[Diagnostic]:
+    """The valid layout whose fullest stage comes nearest to fitting, with even stages, in numbers."""
+    stages = stages_of(columns)
+    counts = stages.layouts.pipeline_parallel
+    even = problem.model.num_layers // counts + (stages.stage < problem.model.num_layers % counts)
+    stages = stages.with_layers(even)
+    memory = stage_memory(problem, stages)
+    reserve = reserve_bytes(problem, stages)
+    starts = stages.first_rows()
+    need = memory.peak_bytes() + reserve
+    row = int(np.maximum.reduceat(need, starts).argmin())
+    span = slice(int(starts[row]), int(starts[row] + counts[starts[row]]))
+    fullest = span.start + int(need[span].argmax())
+    phase = PHASES[int(np.argmax([total(terms)[fullest] for terms in memory.phases.values()]))]
+    layout = columns.layout(
+        row, even[span].tolist(), stages.recompute_layers[span].tolist(), problem.precision
+    )
+    capacity = problem.hardware.memory_bytes
+    diagnostic = DEVICE_MEMORY.diagnose(
+        problem,
+        layout,
+        stage=int(stages.stage[fullest]),
+        phase=phase,
+        need=format_gib(need[fullest] - reserve[fullest]),
+        peak=format_gib(need[fullest] - reserve[fullest]),
+        room=format_gib(capacity - reserve[fullest]),
+        reserve=format_gib(reserve[fullest]),
+        capacity=format_gib(capacity),
+    )
+    return [msgspec.structs.replace(diagnostic, message=f"no valid layout fits; in the nearest one {diagnostic.message}")]
