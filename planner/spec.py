@@ -17,7 +17,9 @@ TensorMode = Literal["none", "1d", "2d", "2.5d", "3d"]
 Schedule = Literal["none", "1f1b", "interleaved"]
 OffloadTier = Literal["none", "cpu", "nvme"]
 
-Count = Annotated[int, Meta(ge=1)]
+Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=64)]
+"""A spec's name; it becomes part of file names."""
+Count = Annotated[int, Meta(ge=1, le=1_000_000_000)]
 Fraction = Annotated[float, Meta(ge=0.0, le=1.0)]
 Positive = Annotated[float, Meta(gt=0.0)]
 
@@ -32,7 +34,7 @@ class _Spec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 class ModelSpec(_Spec, frozen=True, kw_only=True):
     """A GPT-2-architecture model and the training step its authors used."""
 
-    name: str
+    name: Name
     title: str
     num_layers: Count
     hidden_size: Count
@@ -102,7 +104,7 @@ class HostSpec(_Spec, frozen=True, kw_only=True):
 class HardwareSpec(_Spec, frozen=True, kw_only=True):
     """A device, the node it sits in and the network between nodes."""
 
-    name: str
+    name: Name
     title: str
     device: Literal["cuda", "cpu"]
     device_names: tuple[str, ...]
@@ -199,7 +201,7 @@ class ZeroTrafficSpec(_Spec, frozen=True, kw_only=True):
 class StackSpec(_Spec, frozen=True, kw_only=True):
     """A training framework: what it can execute, what a parameter costs, what it overlaps."""
 
-    name: str
+    name: Name
     title: str
     version: str
     tensor_modes: tuple[TensorMode, ...]

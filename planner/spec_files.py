@@ -19,6 +19,7 @@ SpecType = TypeVar("SpecType", ModelSpec, HardwareSpec, StackSpec)
 Struct = TypeVar("Struct")
 
 FOLDERS: dict[type, str] = {ModelSpec: "models", HardwareSpec: "hardware", StackSpec: "stacks"}
+_LISTING: dict[type, str] = {ModelSpec: "models", HardwareSpec: "hardware", StackSpec: "solve --help"}
 ALIASES = {"gpt2": "gpt2-small", "gpt3": "gpt3-175b"}
 MAX_SPEC_BYTES = 1024**2
 
@@ -49,9 +50,14 @@ def load_spec(name_or_path: str, kind: type[SpecType]) -> SpecType:
     if path.suffix != ".toml" and not path.exists():
         raise usage_error(
             f"there is no {folder.rstrip('s')} spec named `{name_or_path}`",
-            hint=did_you_mean(name_or_path, names) or f"use one of {', '.join(names)}, or a .toml file",
+            hint=_known_names(name_or_path, [*names, *(a for a in ALIASES if ALIASES[a] in names)]),
         )
     return _decode_file(path, kind, name_or_path)
+
+
+def _known_names(typed: str, names: list[str]) -> str:
+    listed = f"use one of {', '.join(sorted(names))}, or a .toml file"
+    return " ".join(filter(None, (did_you_mean(typed, names), listed)))
 
 
 def _decode_file(path: Path, kind: type[SpecType], shown: str) -> SpecType:
@@ -60,7 +66,9 @@ def _decode_file(path: Path, kind: type[SpecType], shown: str) -> SpecType:
             raise usage_error("the spec file is larger than 1 MiB", location=shown)
         fields = tomllib.loads(path.read_bytes().decode())
     except OSError as error:
-        raise usage_error(f"cannot read the spec: {error.strerror}", location=shown) from error
+        raise usage_error(
+            f"cannot read the spec: {error.strerror}", location=shown, hint=f"see `gptplan {_LISTING[kind]}`"
+        ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise usage_error(f"the spec is not TOML: {error}", location=shown) from error
     try:

@@ -1,5 +1,6 @@
 """The best layout of a problem, proven, or the reason why there is none."""
 
-from planner.solver.solve import Answer, solve
+from planner.answer import Answer
+from planner.solver.search import solve
 
 __all__ = ["Answer", "solve"]

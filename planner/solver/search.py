@@ -8,13 +8,13 @@ import numpy as np
 import ortools
 
 from planner import __version__
+from planner.answer import Answer, RunnerUp
 from planner.candidates import enumerate_layouts
 from planner.cost_model import MODELLED_MODES, predict
 from planner.diagnostics import Diagnostic
 from planner.evidence import Evidence, Space
 from planner.layout import Layout, LayoutColumns
 from planner.plan import FORMAT_VERSION, Plan, seal
-from planner.prediction import Prediction
 from planner.problem import Problem
 from planner.rules import judge
 from planner.rules.capacity import DEVICE_MEMORY
@@ -23,27 +23,6 @@ from planner.solver.choice import ExactAnswer
 from planner.solver.limits import stage_limits
 from planner.solver.ranked import Ranked
 from planner.solver.reasons import why_nothing_fits, why_nothing_is_valid
-
-
-class RunnerUp(msgspec.Struct, frozen=True, kw_only=True):
-    """A layout behind the best one, with its prediction."""
-
-    layout: Layout
-    predicted: Prediction
-
-
-class Answer(msgspec.Struct, frozen=True, kw_only=True):
-    """The outcome of a search. ``plan`` is there unless the status is infeasible or unknown."""
-
-    status: str
-    objective: float | None
-    bound: float | None
-    gap: float | None
-    solve_s: float
-    space: Space
-    reasons: tuple[Diagnostic, ...] = ()
-    plan: Plan | None = None
-    runners_up: tuple[RunnerUp, ...] = ()
 
 
 def solve(problem: Problem, *, time_limit_s: float | None = None, top: int = 1) -> Answer:

@@ -1,0 +1,202 @@
+"""The command line: reads options, calls the planner, renders its answer, sets the exit code.
+
+Imports nothing heavy at module level, so that ``gptplan --help`` answers at once.
+"""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from planner import __version__
+from planner.diagnostics import ExitCode, PlanError, render
+from planner.problem import Objective
+from planner.spec import OffloadTier, Precision, TensorMode
+
+app = typer.Typer(
+    name="gptplan",
+    help="Plan the training of GPT-style models on Colossal-AI: find the fastest layout that is valid and fits, "
+    "freeze it in a plan file, and run it.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+ModelOption = Annotated[str, typer.Option("--model", help="Built-in model (see `gptplan models`) or a TOML file.")]
+GpusOption = Annotated[int, typer.Option("--gpus", help="How many GPUs; TP x PP x DP is exactly this.")]
+GpuOption = Annotated[str, typer.Option("--gpu", help="Built-in card (see `gptplan hardware`) or a TOML file.")]
+StackOption = Annotated[str, typer.Option("--stack", help="Training framework: colossalai, megatron or a TOML file.")]
+NodeOption = Annotated[int | None, typer.Option("--gpus-per-node", help="GPUs of one node. [default: the card's]")]
+BatchOption = Annotated[int | None, typer.Option("--global-batch", help="Sequences a step. [default: the model's]")]
+SeqOption = Annotated[int | None, typer.Option("--seq-len", help="Tokens a sequence. [default: the model's]")]
+PrecisionOption = Annotated[Precision | None, typer.Option("--precision", help="[default: the model's]")]
+ObjectiveOption = Annotated[Objective, typer.Option("--objective", help="What to minimise.")]
+ModeOption = Annotated[TensorMode | None, typer.Option("--mode", help="Tensor mode. [default: any]")]
+PinOption = Annotated[list[str] | None, typer.Option("--pin", help="Fix a layout field, as field=value; repeatable.")]
+ForbidOption = Annotated[list[str] | None, typer.Option("--forbid", help="Rule a value out, as field=value; repeatable.")]
+OffloadOption = Annotated[OffloadTier, typer.Option("--allow-offload", help="How far optimizer states may move.")]
+ReserveOption = Annotated[
+    str | None, typer.Option("--reserve", help="Memory to leave free, as 2GiB or 6%. [default: context, NCCL, fragments]")
+]
+LimitOption = Annotated[float | None, typer.Option("--time-limit", help="Seconds the search may take. [default: none]")]
+TopOption = Annotated[int, typer.Option("--top", help="How many layouts to list, the best included.")]
+OutputOption = Annotated[Path | None, typer.Option("-o", "--output", help="Plan file. [default: plans/MODEL-NxGPU.plan]")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+PlanArgument = Annotated[Path, typer.Argument(metavar="FILE.plan", help="A plan that `gptplan solve` wrote.")]
+
+
+@app.command()
+def solve(  # noqa: PLR0913 - one parameter for each option
+    model: ModelOption,
+    gpus: GpusOption,
+    gpu: GpuOption = "a100-40g",
+    stack: StackOption = "colossalai",
+    gpus_per_node: NodeOption = None,
+    global_batch: BatchOption = None,
+    seq_len: SeqOption = None,
+    precision: PrecisionOption = None,
+    objective: ObjectiveOption = "step-time",
+    mode: ModeOption = None,
+    pin: PinOption = None,
+    forbid: ForbidOption = None,
+    allow_offload: OffloadOption = "none",
+    reserve: ReserveOption = None,
+    time_limit: LimitOption = None,
+    top: TopOption = 1,
+    output: OutputOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Find the best layout and write it to a plan file."""
+    from planner import question
+    from planner.commands import solving
+
+    asked = question.Question(
+        model=model, gpus=gpus, gpu=gpu, stack=stack, gpus_per_node=gpus_per_node, global_batch=global_batch,
+        seq_len=seq_len, precision=precision, objective=objective, mode=mode, pin=pin or (), forbid=forbid or (),
+        allow_offload=allow_offload, reserve=reserve,
+    )  # fmt: skip
+    _end(solving.solve(asked, time_limit_s=time_limit, top=top, output=output, as_json=as_json))
+
+
+@app.command()
+def run(  # noqa: PLR0913 - one parameter for each option
+    plan: PlanArgument,
+    steps: Annotated[int, typer.Option(help="Optimizer steps.")] = 50,
+    data: Annotated[
+        Path | None, typer.Option(help="Text file or folder. [default: the source text of Python's standard library]")
+    ] = None,
+    tokenizer: Annotated[Path | None, typer.Option(help="A tokenizer.json. [default: every byte is a token]")] = None,
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for metrics and logs.")] = Path("runs"),
+    seed: Annotated[int, typer.Option(help="Seed of weights and data order.")] = 0,
+    learning_rate: Annotated[float, typer.Option(help="Learning rate of AdamW.")] = 3e-4,
+    node_rank: Annotated[int, typer.Option(help="Which node this is, when the plan needs several.")] = 0,
+    rendezvous: Annotated[
+        str | None, typer.Option(help="HOST:PORT of node 0, when the plan needs several nodes.")
+    ] = None,
+) -> None:
+    """Execute a plan on Colossal-AI, on this machine's GPUs or CPU cores."""
+    from planner import launch
+    from planner.commands import running
+
+    options = launch.RunOptions(
+        steps=steps, data=data, tokenizer=tokenizer, output=output, seed=seed, learning_rate=learning_rate,
+        node_rank=node_rank, rendezvous=rendezvous,
+    )  # fmt: skip
+    _end(running.run(plan, options))
+
+
+@app.command()
+def show(plan: PlanArgument, as_json: JsonOption = False) -> None:
+    """Print a plan: layout, predicted time and memory, and what was proven."""
+    from planner.commands import reading
+
+    _end(reading.show(plan, as_json=as_json))
+
+
+@app.command()
+def check(plan: PlanArgument, as_json: JsonOption = False) -> None:
+    """Judge a plan's layout rule by rule, and its memory against the card."""
+    from planner.commands import reading
+
+    _end(reading.check(plan, as_json=as_json))
+
+
+@app.command()
+def rules(as_json: JsonOption = False) -> None:
+    """List every rule."""
+    from planner.commands import listing
+
+    _end(listing.rules(as_json=as_json))
+
+
+@app.command()
+def explain(rule: Annotated[str, typer.Argument(help="A rule id, such as TP001.")], as_json: JsonOption = False) -> None:
+    """Say what a rule demands, why, and where it comes from."""
+    from planner.commands import listing
+
+    _end(listing.explain(rule, as_json=as_json))
+
+
+@app.command()
+def models(as_json: JsonOption = False) -> None:
+    """List the built-in models."""
+    from planner.commands import listing
+
+    _end(listing.models(as_json=as_json))
+
+
+@app.command()
+def hardware(as_json: JsonOption = False) -> None:
+    """List the built-in hardware."""
+    from planner.commands import listing
+
+    _end(listing.hardware(as_json=as_json))
+
+
+@app.callback(invoke_without_command=True)
+def _global(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        typer.echo(f"gptplan {__version__}")
+        raise typer.Exit
+
+
+def _end(code: int) -> None:
+    raise typer.Exit(code)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run a command and exit; no traceback reaches a user."""
+    sys.exit(_run(argv))
+
+
+def _run(argv: list[str] | None) -> int:
+    try:
+        code: Any = app(args=argv, standalone_mode=True)
+    except SystemExit as finished:
+        return int(finished.code or 0) if isinstance(finished.code, int | None) else int(ExitCode.USAGE)
+    except PlanError as error:
+        sys.stderr.write("\n\n".join(render(diagnostic) for diagnostic in error.diagnostics) + "\n")
+        return int(error.exit_code)
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return int(ExitCode.OK)
+    except Exception as error:
+        if os.environ.get("GPTPLAN_DEBUG"):
+            raise
+        sys.stderr.write(
+            f"error[BUG]: {type(error).__name__}: {error}\n"
+            "  this is a defect of gptplan, not of your input\n"
+            "hint: run again with GPTPLAN_DEBUG=1 for the traceback and report it\n"
+        )
+        return int(ExitCode.BUG)
+    return int(code or 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,59 @@
+"""``rules``, ``explain``, ``models`` and ``hardware``: what gptplan knows."""
+
+from planner import explain as tables
+from planner.commands.output import print_json
+from planner.diagnostics import ExitCode, usage_error
+from planner.rules import ALL_RULES
+from planner.rules.rule import Rule
+from planner.spec import HardwareSpec, ModelSpec
+from planner.spec_files import builtin_names, did_you_mean, load_spec, to_builtins
+
+
+def rules(*, as_json: bool) -> int:
+    """List the rule table."""
+    if as_json:
+        print_json([_rule_document(rule) for rule in ALL_RULES])
+    else:
+        tables.print_rules(ALL_RULES)
+    return ExitCode.OK
+
+
+def explain(rule_id: str, *, as_json: bool) -> int:
+    """Print one rule's page."""
+    known = {rule.id: rule for rule in ALL_RULES}
+    rule = known.get(rule_id.upper())
+    if rule is None:
+        raise usage_error(
+            f"there is no rule {rule_id}", location=rule_id,
+            hint=did_you_mean(rule_id.upper(), known) or "`gptplan rules` lists them",
+        )  # fmt: skip
+    if as_json:
+        print_json(_rule_document(rule))
+    else:
+        tables.print_rule(rule)
+    return ExitCode.OK
+
+
+def _rule_document(rule: Rule) -> dict[str, str]:
+    fields = ("id", "title", "field", "message", "detail", "hint", "why", "source")
+    return {field: getattr(rule, field) for field in fields}
+
+
+def models(*, as_json: bool) -> int:
+    """List the built-in models."""
+    specs = [load_spec(name, ModelSpec) for name in builtin_names(ModelSpec)]
+    if as_json:
+        print_json(to_builtins(specs))
+    else:
+        tables.print_models(specs)
+    return ExitCode.OK
+
+
+def hardware(*, as_json: bool) -> int:
+    """List the built-in hardware."""
+    specs = [load_spec(name, HardwareSpec) for name in builtin_names(HardwareSpec)]
+    if as_json:
+        print_json(to_builtins(specs))
+    else:
+        tables.print_hardware(specs)
+    return ExitCode.OK

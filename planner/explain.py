@@ -1,0 +1,219 @@
+"""Tables for people: answers, plans, rules and specs on a terminal. Readable without colour."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from planner.answer import Answer
+from planner.cost_model.parameters import model_parameters
+from planner.diagnostics import Diagnostic, render
+from planner.evidence import Evidence
+from planner.layout import Layout
+from planner.plan import Plan
+from planner.prediction import Prediction
+from planner.rules.rule import Rule
+from planner.spec import HardwareSpec, ModelSpec
+from planner.units import format_gib, format_rate, format_seconds
+
+_TERM_WORDS = {
+    "forward_backward": "forward and backward", "loss_head": "loss head",
+    "tensor_parallel_communication": "tensor-parallel communication",
+    "pipeline_communication": "pipeline communication", "pipeline_bubble": "pipeline bubble",
+    "data_parallel_communication": "data-parallel communication",
+    "tied_embedding_reduction": "tied-embedding reduction",
+}  # fmt: skip
+
+
+def _console() -> Console:
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=160)
+    return console
+
+
+def print_answer(answer: Answer, plan: Plan, path: Path) -> None:
+    """The chosen layout, what was proven, and where the plan is."""
+    console = _console()
+    _print_plan(console, plan)
+    console.print(f"\nsearched {_space(plan.evidence)} in {format_seconds(answer.solve_s)}", soft_wrap=True)
+    if answer.runners_up:
+        console.print()
+        console.print(_runner_up_table(plan, answer))
+    console.print(f"\nplan: {path}", soft_wrap=True)
+
+
+def print_plan(plan: Plan) -> None:
+    """A plan that was read from a file."""
+    console = _console()
+    _print_plan(console, plan)
+    console.print(f"\nsearched {_space(plan.evidence)}", soft_wrap=True)
+    console.print(f"made by gptplan {plan.gptplan_version}, OR-Tools {plan.evidence.ortools_version}")
+    console.print(f"digest: {plan.digest}", soft_wrap=True)
+
+
+def _print_plan(console: Console, plan: Plan) -> None:
+    problem, predicted = plan.problem, plan.predicted
+    console.print(
+        f"{problem.model.name} on {problem.num_devices} x {problem.hardware.name} with {problem.stack.name} "
+        f"{problem.stack.version}: {_verdict(plan.evidence, problem.objective)}\n",
+        soft_wrap=True,
+    )
+    console.print(_layout_table(plan))
+    console.print(
+        f"\nstep {format_seconds(predicted.step_s)}   {predicted.tokens_per_s:,.0f} tokens/s   "
+        f"{format_rate(predicted.model_flops_per_s_per_gpu, 'FLOP/s')} per GPU   MFU {predicted.mfu:.1%}\n",
+        soft_wrap=True,
+    )
+    console.print(_time_table(predicted))
+    console.print()
+    console.print(_memory_table(plan.layout, predicted))
+    if predicted.host_bytes_per_node:
+        console.print(f"\nhost memory: {format_gib(predicted.host_bytes_per_node)} of a node", soft_wrap=True)
+    for words, lines in (("assumes", predicted.assumptions), ("not modelled", predicted.not_modelled)):
+        console.print(f"\n{words}: {'; '.join(lines)}", soft_wrap=True)
+
+
+def _verdict(evidence: Evidence, objective: str) -> str:
+    goal = {"step-time": "fastest", "memory": "least memory"}[objective]
+    if evidence.status == "optimal":
+        return f"optimal, proven {goal} of {evidence.space.fit:,} layouts that fit"
+    return f"{evidence.status}, at most {evidence.gap:.1%} from the {goal}"
+
+
+def _space(evidence: Evidence) -> str:
+    space = evidence.space
+    return f"{space.layouts:,} layouts, {space.valid:,} valid, {space.fit:,} that fit"
+
+
+def _layout_table(plan: Plan) -> Table:
+    layout, problem = plan.layout, plan.problem
+    table = Table(box=None, show_header=False, pad_edge=False)
+    for _ in range(4):
+        table.add_column()
+    offload = layout.offload
+    moved = f"{offload.optimizer:.0%} of the optimizer to {offload.tier}" if offload.optimizer else "none"
+    recomputed = sum(layout.recompute_layers_per_stage)
+    rows = [
+        ("tensor parallel", f"{layout.tensor_parallel} ({layout.tensor_mode})",
+         "global batch", f"{problem.global_batch} x {problem.seq_len} tokens"),
+        ("pipeline parallel", f"{layout.pipeline_parallel} ({layout.schedule})",
+         "micro batches", f"{layout.num_microbatches} of {layout.micro_batch}"),
+        ("data parallel", str(layout.data_parallel), "recompute", f"{recomputed} of {problem.model.num_layers} layers"),
+        ("ZeRO stage", str(layout.zero_stage), "offload", moved),
+        ("sequence parallel", "yes" if layout.sequence_parallel else "no", "precision", layout.precision),
+    ]  # fmt: skip
+    for left, left_value, right, right_value in rows:
+        table.add_row(left, left_value, f"  {right}", right_value)
+    return table
+
+
+def _time_table(predicted: Prediction) -> Table:
+    table = Table("where the step goes", box=None, pad_edge=False)
+    table.add_column("time", justify="right")
+    table.add_column("share", justify="right")
+    for name, seconds in sorted(predicted.breakdown_s.items(), key=lambda term: -term[1]):
+        table.add_row(_TERM_WORDS.get(name, name), format_seconds(seconds), f"{seconds / predicted.step_s:.1%}")
+    return table
+
+
+def _memory_table(layout: Layout, predicted: Prediction) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for name in ("stage", "layers", "peak", "+ reserve", "of", "free"):
+        table.add_column(name, justify="right")
+    table.add_column("peak in")
+    table.add_column("largest terms")
+    for number, (stage, layers) in enumerate(zip(predicted.stages, layout.layers_per_stage, strict=True)):
+        terms = sorted(stage.breakdown_bytes.items(), key=lambda term: -term[1])[:3]
+        table.add_row(
+            str(number),
+            str(layers),
+            format_gib(stage.peak_bytes),
+            format_gib(stage.reserve_bytes),
+            format_gib(stage.capacity_bytes),
+            format_gib(stage.capacity_bytes - stage.peak_bytes - stage.reserve_bytes),
+            stage.peak_phase,
+            ", ".join(f"{name.replace('_', ' ')} {format_gib(value)}" for name, value in terms),
+        )
+    return table
+
+
+def _runner_up_table(plan: Plan, answer: Answer) -> Table:
+    table = Table(box=None, pad_edge=False)
+    names = ("#", "step", "slower", "fullest stage", "TP", "PP", "DP", "ZeRO", "micro batches", "recompute")
+    for name in names:
+        table.add_column(name, justify="right")
+    entries = [(plan.layout, plan.predicted), *((r.layout, r.predicted) for r in answer.runners_up)]
+    for rank, (layout, predicted) in enumerate(entries, start=1):
+        table.add_row(
+            str(rank),
+            format_seconds(predicted.step_s),
+            f"{predicted.step_s / plan.predicted.step_s - 1:+.1%}",
+            format_gib(max(stage.peak_bytes for stage in predicted.stages)),
+            str(layout.tensor_parallel),
+            str(layout.pipeline_parallel),
+            str(layout.data_parallel),
+            str(layout.zero_stage),
+            f"{layout.num_microbatches} of {layout.micro_batch}",
+            "all" if any(layout.recompute_layers_per_stage) else "none",
+        )
+    return table
+
+
+def print_check(plan: Plan, diagnostics: Sequence[Diagnostic]) -> None:
+    """The verdict on a layout, with every violation."""
+    console = _console()
+    if diagnostics:
+        console.print("\n\n".join(render(d) for d in diagnostics), markup=False, soft_wrap=True)
+        return
+    step = format_seconds(plan.predicted.step_s)
+    console.print(f"valid and fits; predicted step {step}\n")
+    console.print(_memory_table(plan.layout, plan.predicted))
+
+
+def print_rules(rules: Sequence[Rule]) -> None:
+    """One line for each rule."""
+    table = Table("rule", "what it finds", "field", box=None, pad_edge=False)
+    for rule in rules:
+        table.add_row(rule.id, rule.title, rule.field)
+    _console().print(table)
+
+
+def print_rule(rule: Rule) -> None:
+    """One rule's page."""
+    console = _console()
+    console.print(f"{rule.id}: {rule.title}\n\n{rule.why}\n", markup=False, soft_wrap=True)
+    for name, text in (("field", rule.field), ("message", rule.message), ("hint", rule.hint), ("source", rule.source)):
+        console.print(f"{name + ':':9}{text}", markup=False, soft_wrap=True)
+
+
+def print_models(specs: Sequence[ModelSpec]) -> None:
+    """Shapes and sizes of the built-in models, smallest first."""
+    table = Table("model", box=None, pad_edge=False)
+    for name in ("parameters", "layers", "hidden", "heads", "positions", "global batch"):
+        table.add_column(name, justify="right")
+    for spec in sorted(specs, key=lambda s: sum(model_parameters(s).values())):
+        parameters = sum(model_parameters(spec).values())
+        counts = (spec.num_layers, spec.hidden_size, spec.num_heads, spec.max_seq_len, spec.global_batch)
+        table.add_row(spec.name, f"{parameters:,}", *map(str, counts))
+    _console().print(table)
+
+
+def print_hardware(specs: Sequence[HardwareSpec]) -> None:
+    """Memory, peak and links of the built-in hardware."""
+    table = Table("hardware", box=None, pad_edge=False)
+    for name in ("memory", "bandwidth", "peak", "a node", "inside a node", "between nodes"):
+        table.add_column(name, justify="right")
+    for spec in specs:
+        peak = max(spec.peak_flops_per_s.values())
+        table.add_row(
+            spec.name,
+            format_gib(spec.memory_bytes),
+            format_rate(spec.memory_bandwidth_bytes_per_s, "B/s"),
+            format_rate(peak, "FLOP/s"),
+            f"{spec.devices_per_node} devices",
+            format_rate(spec.node_link.bandwidth_bytes_per_s, "B/s"),
+            f"{spec.network.nics_per_node} x {format_rate(spec.network.bandwidth_bytes_per_s, 'B/s')}",
+        )
+    _console().print(table)

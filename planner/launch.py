@@ -1,0 +1,288 @@
+"""Starting a plan: does it match this machine, and which command runs it.
+
+Nothing here imports the runtime or what it needs: versions are read from package metadata, GPUs
+are asked for with `nvidia-smi`, and the workers are processes of their own.
+"""
+
+import importlib.metadata
+import importlib.util
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+from planner.diagnostics import Diagnostic, ExitCode, PlanError, usage_error
+from planner.plan import Plan
+from planner.spec import HardwareSpec
+from planner.spec_files import builtin_names, load_spec
+
+STACK = "colossalai"
+RUNTIME_PACKAGES = ("torch", "colossalai", "transformers", "peft", "galore_torch", "bitsandbytes", "rich")
+TRANSFORMERS_VERSION = "4.51.3"
+"""Colossal-AI's GPT-2 forward is written for this release's blocks."""
+OLDEST_TORCH = (2, 2)
+
+STOP_TIMEOUT_S = 45.0
+"""How long the workers may take to stop before they are killed; torchrun itself gives them 30 s."""
+INTERRUPTED = 130
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """What `gptplan run` may be told beside the plan."""
+
+    steps: int = 50
+    data: Path | None = None
+    """A text file or a folder of them; ``None`` is the source of Python's standard library."""
+    tokenizer: Path | None = None
+    """A `tokenizer.json`; ``None`` makes every byte a token."""
+    output: Path = Path("runs")
+    """Folder of the metrics and log files."""
+    seed: int = 0
+    learning_rate: float = 3e-4
+    node_rank: int = 0
+    rendezvous: str | None = None
+    """``HOST:PORT`` of node 0, the same on every node; needed only for several nodes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """A process to start: its arguments and what it needs in its environment."""
+
+    argv: tuple[str, ...]
+    env: dict[str, str]
+    """Variables to set beside those of this process."""
+
+
+def check_machine(plan: Plan, location: str) -> None:
+    """Refuse a plan that was made for other software or hardware than is here.
+
+    ``location`` is the plan file as the user named it.
+
+    Raises:
+        PlanError: with exit code 1 and all findings; each names what to type instead.
+    """
+    if plan.problem.stack.name != STACK:
+        found = [_other_stack(plan)]
+    else:
+        found = _missing_packages() or [*_other_versions(plan), *_other_hardware(plan)]
+    if found:
+        placed = (
+            Diagnostic(rule=d.rule, message=d.message, detail=d.detail, hint=d.hint, location=location)
+            for d in found
+        )
+        raise PlanError(*placed, exit_code=ExitCode.NEGATIVE)
+
+
+def _solve(plan: Plan, *, gpu: str, gpus: int) -> str:
+    return f"`gptplan solve --gpu {gpu} --gpus {gpus} --model {plan.problem.model.name}`"
+
+
+def _other_stack(plan: Plan) -> Diagnostic:
+    hint = f"solve with `--stack {STACK}` to get a plan that runs"
+    return Diagnostic(
+        rule="RUN004", message=f"only {STACK} plans can run, this one is for {plan.problem.stack.name}", hint=hint
+    )
+
+
+def _missing_packages() -> list[Diagnostic]:
+    missing = [name for name in RUNTIME_PACKAGES if importlib.util.find_spec(name) is None]
+    if not missing:
+        return []
+    message = f"running needs packages that are not installed: {', '.join(missing)}"
+    hint = "install the `runtime` extra into this environment; the README says how"
+    return [Diagnostic(rule="RUN001", message=message, hint=hint)]
+
+
+def _other_versions(plan: Plan) -> Iterator[Diagnostic]:
+    wanted = plan.problem.stack.version
+    colossalai = importlib.metadata.version("colossalai")
+    if colossalai != wanted:
+        message = f"the plan was made for Colossal-AI {wanted}, {colossalai} is installed"
+        hint = f"install colossalai=={wanted}, or solve with a `--stack` of version {colossalai}"
+        yield Diagnostic(rule="RUN002", message=message, hint=hint)
+    transformers = importlib.metadata.version("transformers")
+    if transformers != TRANSFORMERS_VERSION:
+        message = f"Colossal-AI needs transformers {TRANSFORMERS_VERSION}, {transformers} is installed"
+        yield Diagnostic(
+            rule="RUN002", message=message, hint=f"`pip install transformers=={TRANSFORMERS_VERSION}`"
+        )
+    torch = importlib.metadata.version("torch")
+    oldest = ".".join(map(str, OLDEST_TORCH))
+    if tuple(map(int, re.findall(r"\d+", torch)[:2])) < OLDEST_TORCH:
+        message = f"running needs torch {oldest} or newer, {torch} is installed"
+        yield Diagnostic(rule="RUN002", message=message, hint=f"`pip install 'torch>={oldest}'`")
+
+
+def _other_hardware(plan: Plan) -> Iterator[Diagnostic]:
+    hardware = plan.problem.hardware
+    if hardware.device == "cpu":
+        return
+    names = present_gpus()
+    wanted = min(plan.problem.num_devices, plan.problem.devices_per_node)
+    if not names:
+        message = f"the plan needs {wanted} {hardware.title} on this machine, no GPU was found"
+        hint = f"run it where the GPUs are, or {_solve(plan, gpu='local-cpu', gpus=2)}"
+        yield Diagnostic(rule="RUN003", message=message, hint=hint)
+        return
+    here = _builtin_for(names[0]) or "FILE.toml"
+    if len(names) < wanted:
+        message = f"the plan needs {wanted} GPUs on this machine, {len(names)} found"
+        hint = _solve(plan, gpu=here, gpus=len(names))
+        yield Diagnostic(rule="RUN003", message=message, detail=f"found: {', '.join(names)}", hint=hint)
+    others = sorted({name for name in names[:wanted] if not _is_named(name, hardware)})
+    if others:
+        message = f"the plan was made for {hardware.title}, this machine has {', '.join(others)}"
+        hint = _solve(plan, gpu=here, gpus=plan.problem.num_devices)
+        yield Diagnostic(rule="RUN003", message=message, hint=hint)
+
+
+def present_gpus() -> list[str]:
+    """Names of the GPUs of this machine that a process may use, as the driver reports them."""
+    if shutil.which("nvidia-smi") is None:
+        return []
+    query = ("nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits")
+    try:
+        answer = subprocess.run(query, capture_output=True, text=True, timeout=60, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return []
+    names = [line.rpartition(",")[0].strip() for line in answer.stdout.splitlines() if line.strip()]
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        return names
+    chosen = [part.strip() for part in visible.split(",") if part.strip()]
+    if all(part.isdigit() for part in chosen):
+        return [names[int(part)] for part in chosen if int(part) < len(names)]
+    return names[: len(chosen)]
+
+
+def _is_named(name: str, hardware: HardwareSpec) -> bool:
+    return any(part.lower() in name.lower() for part in hardware.device_names)
+
+
+def _builtin_for(name: str) -> str | None:
+    specs = (load_spec(known, HardwareSpec) for known in builtin_names(HardwareSpec))
+    return next((spec.name for spec in specs if spec.device == "cuda" and _is_named(name, spec)), None)
+
+
+def torchrun_command(plan: Plan, plan_path: Path, options: RunOptions) -> Command:
+    """The command that runs ``plan`` on this node.
+
+    Raises:
+        PlanError: the plan needs several nodes and ``options`` does not say where they meet.
+    """
+    here = _devices_of_node(plan, options.node_rank)
+    # The same as `python -m torch.distributed.run`, which users may call themselves.
+    argv = [sys.executable, "-m", "runtime.elastic", f"--nproc-per-node={here}"]
+    argv += _rendezvous(plan, options)
+    argv += ["-m", "runtime.worker", str(plan_path), *_worker_arguments(options)]
+    env = {"PYTHONSAFEPATH": "1", "PYTHONPATH": _python_path()}
+    if "OMP_NUM_THREADS" not in os.environ:
+        env["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // here))
+    return Command(argv=tuple(argv), env=env)
+
+
+def _devices_of_node(plan: Plan, node_rank: int) -> int:
+    problem = plan.problem
+    if not 0 <= node_rank < problem.num_nodes:
+        raise usage_error(
+            f"there is no node {node_rank}, the plan uses {problem.num_nodes}", location="--node-rank",
+            hint=f"use 0 to {problem.num_nodes - 1}, another on each node",
+        )  # fmt: skip
+    return min(problem.devices_per_node, problem.num_devices - node_rank * problem.devices_per_node)
+
+
+def _rendezvous(plan: Plan, options: RunOptions) -> list[str]:
+    if plan.problem.num_nodes == 1:
+        return ["--standalone"]
+    if options.rendezvous is None:
+        raise usage_error(
+            f"the plan uses {plan.problem.num_nodes} nodes and does not know where they meet",
+            location="--rendezvous",
+            hint="on every node: `--rendezvous HOST:PORT` of node 0, and `--node-rank` 0, 1, ...",
+        )
+    return [
+        f"--nnodes={plan.problem.num_nodes}",
+        f"--node-rank={options.node_rank}",
+        f"--rdzv-endpoint={options.rendezvous}",
+    ]
+
+
+def _worker_arguments(options: RunOptions) -> list[str]:
+    arguments = [
+        f"--steps={options.steps}",
+        f"--output={options.output}",
+        f"--seed={options.seed}",
+        f"--learning-rate={options.learning_rate!r}",
+    ]
+    optional = {"data": options.data, "tokenizer": options.tokenizer}
+    return arguments + [f"--{name}={value}" for name, value in optional.items() if value is not None]
+
+
+def _python_path() -> str:
+    # With PYTHONSAFEPATH a worker does not import from the current folder, where a user's own
+    # `runtime` could shadow ours; in a checkout ours has to be named then.
+    inherited = os.environ.get("PYTHONPATH", "")
+    root = Path(__file__).resolve().parent.parent
+    if not (root / "pyproject.toml").is_file():
+        return inherited
+    return os.pathsep.join(filter(None, (str(root), inherited)))
+
+
+def run_plan(plan: Plan, path: Path, options: RunOptions) -> int:
+    """Run the plan in ``path`` on this node until it ends; the exit code of the workers.
+
+    A signal that asks this process to end ends the workers first.
+
+    Raises:
+        PlanError: the options do not fit the plan.
+    """
+    command = torchrun_command(plan, path, options)
+    # In a session of its own: a Ctrl-C then reaches the launcher once, from us, and not every rank.
+    process = subprocess.Popen(command.argv, env=os.environ | command.env, start_new_session=True)
+    with _signals_end(process) as received:
+        code = process.wait()
+    if received or code:
+        _show_cursor()
+    if received:
+        return INTERRUPTED if received[0] == signal.SIGINT else 128 + received[0]
+    return code if code >= 0 else 128 - code
+
+
+@contextmanager
+def _signals_end(process: subprocess.Popen[bytes]) -> Iterator[list[int]]:
+    """Let a signal stop ``process``, gently first; gives the list of signals that came."""
+    received: list[int] = []
+
+    def kill(number: int, frame: FrameType | None) -> None:
+        os.killpg(process.pid, signal.SIGKILL)
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if not received:
+            signal.signal(signal.SIGALRM, kill)
+            signal.setitimer(signal.ITIMER_REAL, STOP_TIMEOUT_S)
+            process.terminate()
+        received.append(number)
+
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, stop) for number in numbers}
+    try:
+        yield received
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _show_cursor() -> None:
+    # A progress bar that was killed leaves the terminal's cursor hidden.
+    if sys.stderr.isatty():
+        sys.stderr.write("\x1b[?25h")
+        sys.stderr.flush()
