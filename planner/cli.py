@@ -36,16 +36,22 @@ PrecisionOption = Annotated[Precision | None, typer.Option("--precision", help="
 ObjectiveOption = Annotated[Objective, typer.Option("--objective", help="What to minimise.")]
 ModeOption = Annotated[TensorMode | None, typer.Option("--mode", help="Tensor mode. [default: any]")]
 PinOption = Annotated[list[str] | None, typer.Option("--pin", help="Fix a layout field, as field=value; repeatable.")]
-ForbidOption = Annotated[list[str] | None, typer.Option("--forbid", help="Rule a value out, as field=value; repeatable.")]
+ForbidOption = Annotated[
+    list[str] | None, typer.Option("--forbid", help="Rule a value out, as field=value; repeatable.")
+]
 OffloadOption = Annotated[OffloadTier, typer.Option("--allow-offload", help="How far optimizer states may move.")]
 ReserveOption = Annotated[
-    str | None, typer.Option("--reserve", help="Memory to leave free, as 2GiB or 6%. [default: context, NCCL, fragments]")
+    str | None,
+    typer.Option("--reserve", help="Memory to leave free: 2GiB or 6%. [default: context, NCCL, fragments]"),
 ]
 LimitOption = Annotated[float | None, typer.Option("--time-limit", help="Seconds the search may take. [default: none]")]
 TopOption = Annotated[int, typer.Option("--top", help="How many layouts to list, the best included.")]
-OutputOption = Annotated[Path | None, typer.Option("-o", "--output", help="Plan file. [default: plans/MODEL-NxGPU.plan]")]
+OutputOption = Annotated[
+    Path | None, typer.Option("-o", "--output", help="Plan file. [default: plans/MODEL-NxGPU.plan]")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 PlanArgument = Annotated[Path, typer.Argument(metavar="FILE.plan", help="A plan that `gptplan solve` wrote.")]
+RuleArgument = Annotated[str, typer.Argument(metavar="RULE", help="A rule id, such as TP001.")]
 
 
 @app.command()
@@ -133,7 +139,9 @@ def rules(as_json: JsonOption = False) -> None:
 
 
 @app.command()
-def explain(rule: Annotated[str, typer.Argument(help="A rule id, such as TP001.")], as_json: JsonOption = False) -> None:
+def explain(
+    rule: Annotated[str, typer.Argument(help="A rule id, such as TP001.")], as_json: JsonOption = False
+) -> None:
     """Say what a rule demands, why, and where it comes from."""
     from planner.commands import listing
 

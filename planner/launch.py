@@ -75,8 +75,7 @@ def check_machine(plan: Plan, location: str) -> None:
         found = _missing_packages() or [*_other_versions(plan), *_other_hardware(plan)]
     if found:
         placed = (
-            Diagnostic(rule=d.rule, message=d.message, detail=d.detail, hint=d.hint, location=location)
-            for d in found
+            Diagnostic(rule=d.rule, message=d.message, detail=d.detail, hint=d.hint, location=location) for d in found
         )
         raise PlanError(*placed, exit_code=ExitCode.NEGATIVE)
 
@@ -111,9 +110,7 @@ def _other_versions(plan: Plan) -> Iterator[Diagnostic]:
     transformers = importlib.metadata.version("transformers")
     if transformers != TRANSFORMERS_VERSION:
         message = f"Colossal-AI needs transformers {TRANSFORMERS_VERSION}, {transformers} is installed"
-        yield Diagnostic(
-            rule="RUN002", message=message, hint=f"`pip install transformers=={TRANSFORMERS_VERSION}`"
-        )
+        yield Diagnostic(rule="RUN002", message=message, hint=f"`pip install transformers=={TRANSFORMERS_VERSION}`")
     torch = importlib.metadata.version("torch")
     oldest = ".".join(map(str, OLDEST_TORCH))
     if tuple(map(int, re.findall(r"\d+", torch)[:2])) < OLDEST_TORCH:

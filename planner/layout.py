@@ -123,9 +123,7 @@ class LayoutColumns:
             num_model_chunks=int(self.num_model_chunks[row]),
             layers_per_stage=tuple(map(int, layers_per_stage)),
             recompute_layers_per_stage=tuple(map(int, recompute)),
-            offload=Offload(
-                optimizer=float(self.offload_optimizer[row]), tier=OFFLOAD_TIERS[self.offload_tier[row]]
-            ),
+            offload=Offload(optimizer=float(self.offload_optimizer[row]), tier=OFFLOAD_TIERS[self.offload_tier[row]]),
             precision=precision,
         )
 

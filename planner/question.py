@@ -135,4 +135,3 @@ def plan_name(problem: Problem) -> str:
     """The default file name of a plan: ``gpt3-96xa100-40g.plan``."""
     short = {"gpt3-175b": "gpt3", "gpt2-small": "gpt2"}.get(problem.model.name, problem.model.name)
     return f"{short}-{problem.num_devices}x{problem.hardware.name}.plan"
-

@@ -30,7 +30,7 @@ def specs_root() -> Path:
     return installed if installed.is_dir() else Path(__file__).parent.parent / "specs"
 
 
-def builtin_names(kind: type) -> list[str]:
+def builtin_names(kind: type[object]) -> list[str]:
     """Names of the built-in specs of a kind, sorted."""
     return sorted(path.stem for path in (specs_root() / FOLDERS[kind]).glob("*.toml"))
 
@@ -42,7 +42,7 @@ def load_spec(name_or_path: str, kind: type[SpecType]) -> SpecType:
         PlanError: no such name or file, or the file does not decode; the message says where.
     """
     folder = FOLDERS[kind]
-    names = builtin_names(kind)
+    names: list[str] = builtin_names(kind)
     name = ALIASES.get(name_or_path, name_or_path)
     if name in names:
         return _decode_file(specs_root() / folder / f"{name}.toml", kind, f"specs/{folder}/{name}.toml")
@@ -50,7 +50,7 @@ def load_spec(name_or_path: str, kind: type[SpecType]) -> SpecType:
     if path.suffix != ".toml" and not path.exists():
         raise usage_error(
             f"there is no {folder.rstrip('s')} spec named `{name_or_path}`",
-            hint=_known_names(name_or_path, [*names, *(a for a in ALIASES if ALIASES[a] in names)]),
+            hint=_known_names(name_or_path, [*names, *(short for short, full in ALIASES.items() if full in names)]),
         )
     return _decode_file(path, kind, name_or_path)
 

@@ -10,6 +10,7 @@ from planner.problem import Problem
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
+Booleans = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, kw_only=True)

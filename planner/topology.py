@@ -4,6 +4,7 @@ Ranks fill nodes in order, and a layout numbers them ``(data * PP + pipeline) * 
 order in which Colossal-AI lays out its mesh (process group mesh of ``HybridParallelPlugin``).
 """
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -57,7 +58,7 @@ def cluster_graph(hardware: HardwareSpec, devices_per_node: int) -> nx.Graph:
 
 def _path(graph: nx.Graph, source: tuple[str, int, int], target: tuple[str, int, int]) -> GroupLink:
     nodes = nx.shortest_path(graph, source, target, weight="latency")
-    edges = [graph.edges[pair] for pair in zip(nodes, nodes[1:], strict=False)]
+    edges = [graph.edges[pair] for pair in itertools.pairwise(nodes)]
     return GroupLink(
         bandwidth_bytes_per_s=min(edge["bandwidth"] for edge in edges),
         latency_s=sum(edge["latency"] for edge in edges),

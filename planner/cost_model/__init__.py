@@ -6,9 +6,10 @@ from planner.cost_model.pipeline import step_breakdown
 from planner.layout import Layout
 from planner.prediction import Prediction
 from planner.problem import Problem
+from planner.spec import TensorMode
 from planner.stages import stages_of_layout
 
-MODELLED_MODES = ("none", "1d")
+MODELLED_MODES: tuple[TensorMode, ...] = ("none", "1d")
 """Tensor modes whose memory and communication the formulas describe."""
 
 NOT_MODELLED = (

@@ -21,9 +21,7 @@ def ring_seconds(
     ``steps`` is 2 for all-reduce, 1 for reduce-scatter and all-gather. No time for one rank. Units: s.
     """
     share = (size - 1) / size
-    return np.where(
-        size > 1, steps * (share * num_bytes / bandwidth_bytes_per_s + (size - 1) * latency_s), 0.0
-    )
+    return np.where(size > 1, steps * (share * num_bytes / bandwidth_bytes_per_s + (size - 1) * latency_s), 0.0)
 
 
 def _cluster(problem: Problem) -> Cluster:
@@ -48,7 +46,7 @@ def tensor_parallel_seconds(problem: Problem, stages: StageColumns) -> Terms:
     columns = stages.layouts
     size = columns.tensor_parallel
     bandwidth, latency = _ring_links(problem, np.ones_like(size), size)
-    full = boundary_bytes(problem, stages) * np.where(columns.sequence_parallel == 1, size, 1)
+    full: Floats = boundary_bytes(problem, stages) * np.where(columns.sequence_parallel == 1, size, 1)
     reduce = ring_seconds(full, size, 2.0, bandwidth, latency)
     gather = ring_seconds(full, size, 1.0, bandwidth, latency) * (columns.sequence_parallel == 1)
     numbers = microbatch_tokens(problem, columns) * 4.0
@@ -68,9 +66,7 @@ def pipeline_seconds(problem: Problem, stages: StageColumns) -> Floats:
     Under the interleaved schedule every chunk sends, also from the last stage to the first.
     """
     columns = stages.layouts
-    bandwidth, latency = link_columns(
-        _cluster(problem).neighbours, columns.tensor_parallel, columns.pipeline_parallel
-    )
+    bandwidth, latency = link_columns(_cluster(problem).neighbours, columns.tensor_parallel, columns.pipeline_parallel)
     message = np.where(columns.pipeline_parallel > 1, boundary_bytes(problem, stages) / bandwidth + latency, 0.0)
     ends = stages.is_first.astype(np.float64) + stages.is_last
     sends = np.where(columns.num_model_chunks > 1, 2.0 * columns.num_model_chunks, 2.0 - ends)
@@ -102,4 +98,3 @@ def tied_embedding_seconds(problem: Problem, stages: StageColumns) -> Floats:
     gradient = vocab_share * problem.model.hidden_size * ELEMENT_BYTES[problem.precision]
     tied = float(problem.model.tied_embeddings)
     return tied * ring_seconds(gradient, pair, 2.0, bandwidth, latency)
-

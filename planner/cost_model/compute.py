@@ -3,9 +3,9 @@
 import numpy as np
 
 from planner.cost_model.flops import head_product, layer_products
-from planner.cost_model.parameters import stage_parameters
+from planner.cost_model.parameters import updated_parameters
 from planner.cost_model.sources import formula
-from planner.cost_model.terms import Terms, total
+from planner.cost_model.terms import Terms
 from planner.problem import Problem
 from planner.spec import ELEMENT_BYTES
 from planner.stages import Floats, StageColumns, microbatch_tokens, padded_vocab
@@ -47,15 +47,15 @@ def layer_forward_seconds(problem: Problem, stages: StageColumns) -> Floats:
     shares = [CAUSAL_SHARE if flash and name.startswith("attention_s") else 1.0 for name in products._fields]
     if flash:
         shares[products._fields.index("attention_values")] = CAUSAL_SHARE
-    matmul = sum(product_seconds(problem, flops * share) for flops, share in zip(products, shares, strict=True))
-    elements = stack.traffic.replicated_elements / np.where(
-        columns.sequence_parallel == 1, columns.tensor_parallel, 1
-    ) + stack.traffic.sharded_elements / columns.tensor_parallel
-    hidden_bytes = microbatch_tokens(problem, columns) * float(
-        problem.model.hidden_size * ELEMENT_BYTES[problem.precision]
+    matmul = np.sum([product_seconds(problem, flops * share) for flops, share in zip(products, shares, strict=True)], 0)
+    replicas = np.where(columns.sequence_parallel == 1, columns.tensor_parallel, 1)
+    elements: Floats = (
+        stack.traffic.replicated_elements / replicas + stack.traffic.sharded_elements / columns.tensor_parallel
     )
+    element_bytes = float(problem.model.hidden_size * ELEMENT_BYTES[problem.precision])
+    moved = traffic_seconds(problem, microbatch_tokens(problem, columns) * element_bytes * elements)
     launch = stack.traffic.kernels * problem.hardware.kernel_launch_s
-    return np.maximum(matmul + traffic_seconds(problem, hidden_bytes * elements), launch)
+    return np.maximum(matmul + moved, launch)
 
 
 @formula("narayanan2021")
@@ -102,9 +102,7 @@ def microbatch_compute(problem: Problem, stages: StageColumns) -> Terms:
 @formula("rajbhandari2020", "definition")
 def optimizer_seconds(problem: Problem, stages: StageColumns) -> Floats:
     """The optimizer step on the device: bytes it moves per updated parameter of the local shard."""
-    columns = stages.layouts
-    shard = total(stage_parameters(problem, stages)) / np.where(columns.zero_stage >= 1, columns.data_parallel, 1)
-    on_device = shard * (1.0 - columns.offload_optimizer)
+    on_device = updated_parameters(problem, stages) * (1.0 - stages.layouts.offload_optimizer)
     return traffic_seconds(problem, on_device * problem.stack.traffic.optimizer_bytes)
 
 
@@ -116,9 +114,8 @@ def offload_seconds(problem: Problem, stages: StageColumns) -> Floats:
     the device's own host link, and the update's traffic over the host memory that all ranks of the
     node share. Units: s.
     """
-    columns, host = stages.layouts, problem.hardware.host
-    shard = total(stage_parameters(problem, stages)) / np.where(columns.zero_stage >= 1, columns.data_parallel, 1)
-    offloaded = shard * columns.offload_optimizer
+    host = problem.hardware.host
+    offloaded = updated_parameters(problem, stages) * stages.layouts.offload_optimizer
     ranks = min(problem.devices_per_node, problem.num_devices)
     link = offloaded * 8.0 / host.device_bandwidth_bytes_per_s
     update = offloaded * problem.stack.traffic.optimizer_bytes * ranks / host.memory_bandwidth_bytes_per_s

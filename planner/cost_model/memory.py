@@ -5,7 +5,12 @@ from typing import NamedTuple
 import numpy as np
 
 from planner.cost_model import activations
-from planner.cost_model.parameters import stage_parameters
+from planner.cost_model.parameters import (
+    SHARDS_GRADIENTS,
+    SHARDS_OPTIMIZER,
+    stage_parameters,
+    updated_parameters,
+)
 from planner.cost_model.sources import formula
 from planner.cost_model.terms import Terms, at_row, total
 from planner.prediction import StagePrediction
@@ -36,14 +41,14 @@ def state_bytes(problem: Problem, stages: StageColumns) -> Terms:
     columns = stages.layouts
     per_parameter = problem.stack.state_bytes(problem.precision)
     parameters = total(stage_parameters(problem, stages))
-    sharded = np.where(columns.zero_stage >= 1, columns.data_parallel, 1)
-    gradient_shards = np.where(columns.zero_stage >= 2, columns.data_parallel, 1)
+    gradient_shards = np.where(columns.zero_stage >= SHARDS_GRADIENTS, columns.data_parallel, 1)
+    updated = updated_parameters(problem, stages)
     on_device = 1.0 - columns.offload_optimizer
     return {
         "weights": parameters * per_parameter.weight,
         "gradients": parameters * per_parameter.gradient / gradient_shards,
-        "master_weights": parameters * per_parameter.master / sharded * on_device,
-        "optimizer_moments": parameters * per_parameter.moments / sharded * on_device,
+        "master_weights": updated * per_parameter.master * on_device,
+        "optimizer_moments": updated * per_parameter.moments * on_device,
     }
 
 
@@ -57,11 +62,9 @@ def bucket_bytes(problem: Problem, stages: StageColumns) -> Floats:
     columns, stack = stages.layouts, problem.stack
     parameters = total(stage_parameters(problem, stages))
     ddp = parameters * stack.state_bytes(problem.precision).ddp_bucket
-    zero = 2.0 * np.minimum(
-        float(stack.zero_bucket_bytes), parameters * ELEMENT_BYTES[problem.precision]
-    )
+    zero = 2.0 * np.minimum(float(stack.zero_bucket_bytes), parameters * ELEMENT_BYTES[problem.precision])
     wrapped = (columns.zero_stage == 0) & (columns.pipeline_parallel == 1)
-    return np.where(wrapped, ddp, np.where(columns.zero_stage >= 1, zero, 0.0))
+    return np.where(wrapped, ddp, np.where(columns.zero_stage >= SHARDS_OPTIMIZER, zero, 0.0))
 
 
 @formula("colossalai0.5.0")
@@ -71,10 +74,10 @@ def step_gradient_bytes(problem: Problem, stages: StageColumns) -> Floats:
     Of all local parameters without ZeRO, of the local shard with it. ``offload`` does not change it:
     the gradient is cast on the device before it leaves.
     """
-    columns, per_parameter = stages.layouts, problem.stack.state_bytes(problem.precision)
-    parameters = total(stage_parameters(problem, stages))
-    shard = parameters * per_parameter.zero_step_gradient / columns.data_parallel
-    return np.where(columns.zero_stage >= 1, shard, parameters * per_parameter.step_gradient)
+    per_parameter = problem.stack.state_bytes(problem.precision)
+    sharded = stages.layouts.zero_stage >= SHARDS_OPTIMIZER
+    growth = np.where(sharded, per_parameter.zero_step_gradient, per_parameter.step_gradient)
+    return updated_parameters(problem, stages) * growth
 
 
 @formula("colossalai0.5.0")
@@ -82,14 +85,15 @@ def gather_bytes(problem: Problem, stages: StageColumns) -> Floats:
     """Buffer of the parameter all-gather after a ZeRO step: a bucket per rank, at most all weights."""
     columns, stack = stages.layouts, problem.stack
     weights = total(stage_parameters(problem, stages)) * ELEMENT_BYTES[problem.precision]
-    gathered = np.minimum(columns.data_parallel * float(stack.zero_bucket_bytes), weights)
-    return np.where((columns.zero_stage >= 1) & (columns.data_parallel > 1), gathered, 0.0)
+    gathered: Floats = np.minimum(columns.data_parallel * float(stack.zero_bucket_bytes), weights)
+    return np.where((columns.zero_stage >= SHARDS_OPTIMIZER) & (columns.data_parallel > 1), gathered, 0.0)
 
 
 @formula("definition")
 def batch_bytes(problem: Problem, stages: StageColumns) -> Floats:
     """Token ids, labels and mask of the rank's whole batch: three 8-byte integers a token."""
-    return microbatch_tokens(problem, stages.layouts) * stages.layouts.num_microbatches * 24.0
+    tokens = microbatch_tokens(problem, stages.layouts) * stages.layouts.num_microbatches
+    return np.multiply(tokens, 24.0, dtype=np.float64)
 
 
 @formula("colossalai0.5.0", "korthikanti2022")
@@ -124,7 +128,7 @@ def stage_memory(problem: Problem, stages: StageColumns) -> StageMemory:
             },
             "optimizer": {
                 **held, "gradients": states["gradients"], "step_temporaries": step,
-                "communication_buckets": np.where(stages.layouts.zero_stage >= 1, 0.0, buckets),
+                "communication_buckets": np.where(stages.layouts.zero_stage >= SHARDS_OPTIMIZER, 0.0, buckets),
             },
         }
     )  # fmt: skip
@@ -134,7 +138,9 @@ def stage_memory(problem: Problem, stages: StageColumns) -> StageMemory:
 def host_bytes_per_rank(problem: Problem, stages: StageColumns) -> Floats:
     """Offloaded master weights, moments and the gradients that update them, on the host."""
     columns, per_parameter = stages.layouts, problem.stack.state_bytes(problem.precision)
-    shard = total(stage_parameters(problem, stages)) / np.where(columns.zero_stage >= 1, columns.data_parallel, 1)
+    shard = total(stage_parameters(problem, stages)) / np.where(
+        columns.zero_stage >= SHARDS_OPTIMIZER, columns.data_parallel, 1
+    )
     states = per_parameter.master + per_parameter.moments + per_parameter.zero_step_gradient
     return shard * states * columns.offload_optimizer
 
@@ -152,8 +158,12 @@ def reserve_bytes(problem: Problem, stages: StageColumns) -> Floats:
         amount = problem.reserve.num_bytes + problem.reserve.fraction * hardware.memory_bytes
         return np.full(len(stages), float(amount))
     degrees = (columns.tensor_parallel, columns.pipeline_parallel, columns.data_parallel)
-    communicators = sum((degree > 1) * float(hardware.communicator_bytes) for degree in degrees)
-    return communicators + hardware.context_bytes + problem.stack.fragmentation * hardware.memory_bytes
+    axes = sum((degree > 1).astype(np.float64) for degree in degrees)
+    return (
+        axes * float(hardware.communicator_bytes)
+        + hardware.context_bytes
+        + problem.stack.fragmentation * hardware.memory_bytes
+    )
 
 
 def usable_bytes(problem: Problem, stages: StageColumns) -> Floats:

@@ -3,10 +3,15 @@
 import numpy as np
 
 from planner.cost_model.sources import formula
-from planner.cost_model.terms import Terms
+from planner.cost_model.terms import Terms, total
 from planner.problem import Problem
 from planner.spec import ModelSpec
-from planner.stages import StageColumns, padded_vocab
+from planner.stages import Floats, StageColumns, padded_vocab
+
+SHARDS_OPTIMIZER = 1
+"""The ZeRO stage from which on master weights and moments are divided over data parallelism."""
+SHARDS_GRADIENTS = 2
+"""The ZeRO stage from which on the gradients are divided as well."""
 
 
 @formula("radford2019", "definition")
@@ -57,3 +62,11 @@ def stage_parameters(problem: Problem, stages: StageColumns) -> Terms:
         "final_norm": np.where(stages.is_last, 2.0 * model.hidden_size, 0.0),
         "head": np.where(stages.is_last & ~one_copy, vocab, 0.0),
     }
+
+
+@formula("rajbhandari2020")
+def updated_parameters(problem: Problem, stages: StageColumns) -> Floats:
+    """Parameters that the optimizer of one rank updates: all it holds, or under ZeRO its share of them."""
+    columns = stages.layouts
+    shards = np.where(columns.zero_stage >= SHARDS_OPTIMIZER, columns.data_parallel, 1)
+    return total(stage_parameters(problem, stages)) / shards

@@ -17,11 +17,11 @@ SOURCES = {
     "narayanan2021": Source(
         "Efficient Large-Scale Language Model Training on GPU Clusters Using Megatron-LM", "arXiv 2104.04473"
     ),
-    "korthikanti2022": Source(
-        "Reducing Activation Recomputation in Large Transformer Models", "arXiv 2205.05198"
-    ),
+    "korthikanti2022": Source("Reducing Activation Recomputation in Large Transformer Models", "arXiv 2205.05198"),
     "shoeybi2019": Source("Megatron-LM: Training Multi-Billion Parameter Models", "arXiv 1909.08053"),
-    "rajbhandari2020": Source("ZeRO: Memory Optimizations Toward Training Trillion Parameter Models", "arXiv 1910.02054"),
+    "rajbhandari2020": Source(
+        "ZeRO: Memory Optimizations Toward Training Trillion Parameter Models", "arXiv 1910.02054"
+    ),
     "radford2019": Source("Language Models are Unsupervised Multitask Learners", "OpenAI, 2019"),
     "dao2022": Source("FlashAttention: Fast and Memory-Efficient Exact Attention", "arXiv 2205.14135"),
     "thakur2005": Source("Optimization of Collective Communication Operations in MPICH", "IJHPCA 19(1), 2005"),

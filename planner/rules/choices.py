@@ -31,9 +31,7 @@ def nothing_forbidden(problem: Problem, columns: LayoutColumns) -> NDArray[np.bo
 def _values(problem: Problem, layout: Layout) -> dict[str, Any]:
     columns = columns_of(layout)
     broken = [f"{f}={v}" for f, v in problem.pins.items() if not pins.matches(columns, f, v)[0]]
-    hit = [
-        f"{f}={v}" for f, values in problem.forbids.items() for v in values if pins.matches(columns, f, v)[0]
-    ]
+    hit = [f"{f}={v}" for f, values in problem.forbids.items() for v in values if pins.matches(columns, f, v)[0]]
     return {"pins": ", ".join(broken), "forbids": ", ".join(hit)}
 
 

@@ -51,8 +51,7 @@ RULES = (
         values=_values,
         why="A stage without a layer would only forward its input; the library would build one without a word.",
         source=f"{_STAGES} has no such check, so gptplan makes it",
-        holds=lambda problem, columns: columns.pipeline_parallel * columns.num_model_chunks
-        <= problem.model.num_layers,
+        holds=lambda problem, columns: columns.pipeline_parallel * columns.num_model_chunks <= problem.model.num_layers,
     ),
     Rule(
         id="PP002",
@@ -88,8 +87,9 @@ RULES = (
         values=_values,
         why="The schedule's warm-up hands one micro batch to every stage.",
         source="colossalai 0.5.0: pipeline/schedule/one_f_one_b.py:67-107",
-        holds=lambda problem, columns: (columns.pipeline_parallel == 1)
-        | (columns.num_microbatches >= columns.pipeline_parallel),
+        holds=lambda problem, columns: (
+            (columns.pipeline_parallel == 1) | (columns.num_microbatches >= columns.pipeline_parallel)
+        ),
     ),
     Rule(
         id="PP005",
@@ -101,8 +101,9 @@ RULES = (
         values=_values,
         why="The interleaved schedule rotates groups of as many micro batches as there are stages.",
         source="colossalai 0.5.0: pipeline/schedule/interleaved_pp.py:88-90",
-        holds=lambda problem, columns: ~columns.schedule_is("interleaved")
-        | (columns.num_microbatches % columns.pipeline_parallel == 0),
+        holds=lambda problem, columns: (
+            ~columns.schedule_is("interleaved") | (columns.num_microbatches % columns.pipeline_parallel == 0)
+        ),
     ),
     Rule(
         id="PP006",
@@ -114,8 +115,10 @@ RULES = (
         values=_values,
         why="This stack, or an interleaved schedule, gives every stage the same number of layers.",
         source="Megatron-LM arguments: num_layers divides by pipeline size and virtual stages",
-        holds=lambda problem, columns: (problem.stack.uneven_stages & ~columns.schedule_is("interleaved"))
-        | (problem.model.num_layers % (columns.pipeline_parallel * columns.num_model_chunks) == 0),
+        holds=lambda problem, columns: (
+            (problem.stack.uneven_stages & ~columns.schedule_is("interleaved"))
+            | (problem.model.num_layers % (columns.pipeline_parallel * columns.num_model_chunks) == 0)
+        ),
     ),
     Rule(
         id="PP010",
@@ -127,9 +130,11 @@ RULES = (
         values=_values,
         why="Every layer belongs to exactly one stage and no stage may be empty.",
         source=_STAGES,
-        holds_layout=lambda problem, layout: len(layout.layers_per_stage) == layout.pipeline_parallel
-        and sum(layout.layers_per_stage) == problem.model.num_layers
-        and min(layout.layers_per_stage) >= 1,
+        holds_layout=lambda problem, layout: (
+            len(layout.layers_per_stage) == layout.pipeline_parallel
+            and sum(layout.layers_per_stage) == problem.model.num_layers
+            and min(layout.layers_per_stage) >= 1
+        ),
     ),
     Rule(
         id="PP011",
@@ -141,8 +146,7 @@ RULES = (
         values=_values,
         why="The stack has no setting for layers per stage.",
         source="stack spec: uneven_stages",
-        holds_layout=lambda problem, layout: problem.stack.uneven_stages
-        or len(set(layout.layers_per_stage)) <= 1,
+        holds_layout=lambda problem, layout: problem.stack.uneven_stages or len(set(layout.layers_per_stage)) <= 1,
     ),
     Rule(
         id="RC001",

@@ -52,8 +52,9 @@ DEVICE_RULES = (
         hint="data parallelism is set from the other two: choose TP x PP that divides {num_devices}",
         why="Every GPU belongs to exactly one place of the mesh.",
         source=f"{_HYBRID}:1052",
-        holds=lambda problem, columns: columns.tensor_parallel * columns.pipeline_parallel * columns.data_parallel
-        == problem.num_devices,
+        holds=lambda problem, columns: (
+            columns.tensor_parallel * columns.pipeline_parallel * columns.data_parallel == problem.num_devices
+        ),
     ),
     _rule(
         id="BAT001",
@@ -64,8 +65,9 @@ DEVICE_RULES = (
         hint="use a data parallel degree of {degrees}, or --global-batch {next_batch}",
         why="Every rank has to get whole micro batches, and the same number of them.",
         source="colossalai 0.5.0: pipeline/schedule/one_f_one_b.py:67-107",
-        holds=lambda problem, columns: columns.micro_batch * columns.num_microbatches * columns.data_parallel
-        == problem.global_batch,
+        holds=lambda problem, columns: (
+            columns.micro_batch * columns.num_microbatches * columns.data_parallel == problem.global_batch
+        ),
     ),
     _rule(
         id="SEQ001",
@@ -87,9 +89,7 @@ DEVICE_RULES = (
         hint="use --precision with one of {precisions}",
         why="Without hardware support the training would run an order of magnitude slower, or not at all.",
         source="hardware spec: peak",
-        holds=lambda problem, columns: np.full(
-            len(columns), problem.precision in problem.hardware.peak_flops_per_s
-        ),
+        holds=lambda problem, columns: np.full(len(columns), problem.precision in problem.hardware.peak_flops_per_s),
     ),
 )
 
@@ -103,8 +103,9 @@ STATE_RULES = (
         hint="use ZeRO {stack_zero_pipeline}, or one pipeline stage",
         why="Gradients accumulate over micro batches, so they cannot be scattered after each of them.",
         source=f"{_HYBRID}:1134; stack spec: zero_stages_with_pipeline",
-        holds=lambda problem, columns: (columns.pipeline_parallel == 1)
-        | np.isin(columns.zero_stage, problem.stack.zero_stages_with_pipeline),
+        holds=lambda problem, columns: (
+            (columns.pipeline_parallel == 1) | np.isin(columns.zero_stage, problem.stack.zero_stages_with_pipeline)
+        ),
     ),
     _rule(
         id="ZER002",
@@ -115,8 +116,9 @@ STATE_RULES = (
         hint="use --precision {stack_zero_precisions}, or ZeRO stage 0",
         why="The sharded optimizer keeps a full-precision master copy beside a half-precision model.",
         source=f"{_HYBRID}:1361; stack spec: zero_precisions",
-        holds=lambda problem, columns: (columns.zero_stage == 0)
-        | np.full(len(columns), problem.precision in problem.stack.zero_precisions),
+        holds=lambda problem, columns: (
+            (columns.zero_stage == 0) | np.full(len(columns), problem.precision in problem.stack.zero_precisions)
+        ),
     ),
     _rule(
         id="ZER003",
@@ -127,9 +129,11 @@ STATE_RULES = (
         hint="use one micro batch, or ZeRO {stack_zero_accumulation}",
         why="Stage 2 gives away its gradients after every backward pass.",
         source=f"{_HYBRID}:1503; stack spec: zero_stages_with_accumulation",
-        holds=lambda problem, columns: (columns.pipeline_parallel > 1)
-        | (columns.num_microbatches == 1)
-        | np.isin(columns.zero_stage, problem.stack.zero_stages_with_accumulation),
+        holds=lambda problem, columns: (
+            (columns.pipeline_parallel > 1)
+            | (columns.num_microbatches == 1)
+            | np.isin(columns.zero_stage, problem.stack.zero_stages_with_accumulation)
+        ),
     ),
     _rule(
         id="OFF001",
@@ -222,10 +226,10 @@ STACK_RULES = (
         hint="use tier {stack_tiers} and a share of {stack_fractions}",
         why="A plan is only worth having if it runs.",
         source="stack spec: offload_tiers, offload_optimizer_fractions",
-        holds=lambda problem, columns: np.isin(
-            columns.offload_tier, [OFFLOAD_TIERS.index(tier) for tier in problem.stack.offload_tiers]
-        )
-        & np.isin(columns.offload_optimizer, problem.stack.offload_optimizer_fractions),
+        holds=lambda problem, columns: (
+            np.isin(columns.offload_tier, [OFFLOAD_TIERS.index(tier) for tier in problem.stack.offload_tiers])
+            & np.isin(columns.offload_optimizer, problem.stack.offload_optimizer_fractions)
+        ),
     ),
     _rule(
         id="STK006",

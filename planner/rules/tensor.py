@@ -192,8 +192,9 @@ RULES = (
         values=_sequence_values,
         why="The sequence is split over the ranks of the tensor-parallel group.",
         source="colossalai 0.5.0: booster/plugin/hybrid_parallel_plugin.py:1066",
-        holds=lambda problem, columns: (columns.sequence_parallel == 0)
-        | (columns.mode_is("1d") & (columns.tensor_parallel > 1)),
+        holds=lambda problem, columns: (
+            (columns.sequence_parallel == 0) | (columns.mode_is("1d") & (columns.tensor_parallel > 1))
+        ),
     ),
     Rule(
         id="SP002",
@@ -205,7 +206,8 @@ RULES = (
         values=_sequence_values,
         why="Each rank holds an equal slice of the sequence.",
         source="colossalai 0.5.0: shardformer/layer/_operation.py:1197",
-        holds=lambda problem, columns: (columns.sequence_parallel == 0)
-        | (problem.seq_len % columns.tensor_parallel == 0),
+        holds=lambda problem, columns: (
+            (columns.sequence_parallel == 0) | (problem.seq_len % columns.tensor_parallel == 0)
+        ),
     ),
 )

@@ -83,9 +83,7 @@ def why_nothing_fits(problem: Problem, columns: LayoutColumns) -> list[Diagnosti
     span = slice(int(starts[row]), int(starts[row] + counts[starts[row]]))
     fullest = span.start + int(need[span].argmax())
     phase = PHASES[int(np.argmax([total(terms)[fullest] for terms in memory.phases.values()]))]
-    layout = columns.layout(
-        row, even[span].tolist(), stages.recompute_layers[span].tolist(), problem.precision
-    )
+    layout = columns.layout(row, even[span].tolist(), stages.recompute_layers[span].tolist(), problem.precision)
     capacity = problem.hardware.memory_bytes
     diagnostic = DEVICE_MEMORY.diagnose(
         problem,
@@ -98,4 +96,5 @@ def why_nothing_fits(problem: Problem, columns: LayoutColumns) -> list[Diagnosti
         reserve=format_gib(reserve[fullest]),
         capacity=format_gib(capacity),
     )
-    return [msgspec.structs.replace(diagnostic, message=f"no valid layout fits; in the nearest one {diagnostic.message}")]
+    message = f"no valid layout fits; in the nearest one {diagnostic.message}"
+    return [msgspec.structs.replace(diagnostic, message=message)]

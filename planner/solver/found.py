@@ -1,0 +1,77 @@
+"""What the exact search found, read as layouts, objective and bound."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from planner.layout import Layout
+from planner.problem import Problem
+from planner.solver.choice import ExactAnswer
+from planner.solver.ranked import Ranked
+from planner.stages import Booleans, Integers
+
+HALF_A_UNIT = 0.5
+"""Objectives nearer than this are equal: all of them are made of whole units."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """Ranked layouts, which of them the exact model saw, and its answer."""
+
+    problem: Problem
+    ranked: Ranked
+    kept: Booleans
+    exact: ExactAnswer
+
+    @property
+    def status(self) -> str:
+        """``optimal``, or ``feasible`` where the search was cut short.
+
+        Raises:
+            RuntimeError: CP-SAT contradicts the bounds, which is a defect of gptplan.
+        """
+        if self.exact.status == "infeasible":
+            raise RuntimeError("CP-SAT finds no layout where the bounds have one")
+        return "optimal" if self.exact.status == "optimal" else "feasible"
+
+    @property
+    def objective(self) -> float:
+        """The best known objective, in base units."""
+        return min(self.exact.objective, float(self.ranked.achieved.min())) * self.ranked.unit
+
+    @property
+    def bound(self) -> float:
+        """What no layout of the space beats, in base units; at most the objective."""
+        best_of_all = max(self.exact.bound, float(self.ranked.lower_bound.min()))
+        return min(best_of_all * self.ranked.unit, self.objective)
+
+    @property
+    def lowest_bounded_out(self) -> float | None:
+        """The least lower bound of a layout that the exact model did not see, in base units."""
+        left_out = self.ranked.lower_bound[~self.kept]
+        return float(left_out.min()) * self.ranked.unit if len(left_out) else None
+
+    def layouts(self, most: int) -> list[Layout]:
+        """The best layout, then others by what they achieve, ``most`` in all."""
+        row, layers = self._best()
+        others = [other for other in np.argsort(self.ranked.achieved, kind="stable").tolist() if other != row]
+        behind = [self._layout(other, self.ranked.layers_of(other)) for other in others[: most - 1]]
+        return [self._layout(row, layers), *behind]
+
+    def _best(self) -> tuple[int, Integers]:
+        """Row and layers of the best layout.
+
+        Among layouts that attain the optimum the first in enumeration order wins, with the even
+        division of its layers, so that the answer does not hang on how CP-SAT searched.
+        """
+        known = self.ranked.best_row()
+        row = self.exact.layout_row
+        if row is None or self.ranked.achieved[known] <= self.exact.objective + HALF_A_UNIT:
+            return known, self.ranked.layers_of(known)
+        return int(np.flatnonzero(self.kept)[row]), np.array(self.exact.layers)
+
+    def _layout(self, row: int, layers: Integers) -> Layout:
+        stages = self.ranked.limits.stages
+        start = int(stages.first_rows()[row])
+        recompute = layers if stages.layouts.recompute[start] else np.zeros_like(layers)
+        return stages.layouts.layout(start, layers.tolist(), recompute.tolist(), self.problem.precision)
