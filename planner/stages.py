@@ -97,6 +97,6 @@ def padded_vocab(problem: Problem, columns: LayoutColumns) -> Integers:
     return -(-problem.model.vocab_size // multiple) * multiple
 
 
-def microbatch_tokens(problem: Problem, columns: LayoutColumns) -> Integers:
+def microbatch_tokens(problem: Problem, columns: LayoutColumns) -> Floats:
     """Tokens of one micro batch."""
-    return columns.micro_batch * problem.seq_len
+    return np.multiply(columns.micro_batch, problem.seq_len, dtype=np.float64)

@@ -22,7 +22,7 @@ def layer_activation_bytes(problem: Problem, stages: StageColumns) -> Floats:
     element, tensor = ELEMENT_BYTES[problem.precision], columns.tensor_parallel
     replicas = np.where(columns.sequence_parallel == 1, tensor, 1)
     dropout = 1.0 if model.dropout > 0 else 0.0
-    tokens = microbatch_tokens(problem, columns).astype(np.float64)
+    tokens = microbatch_tokens(problem, columns)
     whole = element * kept.replicated_elements + dropout * kept.dropout_mask_bytes
     hidden = tokens * model.hidden_size * (whole / replicas + element * kept.sharded_elements / tensor)
     if kept.attention == "flash":

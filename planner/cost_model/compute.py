@@ -47,7 +47,7 @@ def layer_forward_seconds(problem: Problem, stages: StageColumns) -> Floats:
     shares = [CAUSAL_SHARE if flash and name.startswith("attention_s") else 1.0 for name in products._fields]
     if flash:
         shares[products._fields.index("attention_values")] = CAUSAL_SHARE
-    matmul = np.sum([product_seconds(problem, flops * share) for flops, share in zip(products, shares, strict=True)], 0)
+    times = [product_seconds(problem, flops * share) for flops, share in zip(products, shares, strict=True)]
     replicas = np.where(columns.sequence_parallel == 1, columns.tensor_parallel, 1)
     elements: Floats = (
         stack.traffic.replicated_elements / replicas + stack.traffic.sharded_elements / columns.tensor_parallel
@@ -55,7 +55,7 @@ def layer_forward_seconds(problem: Problem, stages: StageColumns) -> Floats:
     element_bytes = float(problem.model.hidden_size * ELEMENT_BYTES[problem.precision])
     moved = traffic_seconds(problem, microbatch_tokens(problem, columns) * element_bytes * elements)
     launch = stack.traffic.kernels * problem.hardware.kernel_launch_s
-    return np.maximum(matmul + moved, launch)
+    return np.maximum(np.sum(times, axis=0) + moved, launch)
 
 
 @formula("narayanan2021")

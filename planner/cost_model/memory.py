@@ -92,8 +92,7 @@ def gather_bytes(problem: Problem, stages: StageColumns) -> Floats:
 @formula("definition")
 def batch_bytes(problem: Problem, stages: StageColumns) -> Floats:
     """Token ids, labels and mask of the rank's whole batch: three 8-byte integers a token."""
-    tokens = microbatch_tokens(problem, stages.layouts) * stages.layouts.num_microbatches
-    return np.multiply(tokens, 24.0, dtype=np.float64)
+    return microbatch_tokens(problem, stages.layouts) * stages.layouts.num_microbatches * 24.0
 
 
 @formula("colossalai0.5.0", "korthikanti2022")
@@ -158,7 +157,7 @@ def reserve_bytes(problem: Problem, stages: StageColumns) -> Floats:
         amount = problem.reserve.num_bytes + problem.reserve.fraction * hardware.memory_bytes
         return np.full(len(stages), float(amount))
     degrees = (columns.tensor_parallel, columns.pipeline_parallel, columns.data_parallel)
-    axes = sum((degree > 1).astype(np.float64) for degree in degrees)
+    axes: Floats = np.sum([degree > 1 for degree in degrees], axis=0, dtype=np.float64)
     return (
         axes * float(hardware.communicator_bytes)
         + hardware.context_bytes
