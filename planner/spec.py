@@ -217,8 +217,8 @@ class StackSpec(_Spec, frozen=True, kw_only=True):
     recompute: Literal["none", "all-or-nothing", "per-layer"]
     """``all-or-nothing``: every layer of every stage recomputes, or none does."""
     uneven_stages: bool
-    vocab_multiple: Count
-    """The vocabulary is padded to a multiple of this times the tensor-parallel degree."""
+    vocab_multiple: Annotated[int, Meta(ge=0)]
+    """The vocabulary is padded to a multiple of this times the tensor-parallel degree; 0: not padded."""
     mixed_precision: StateBytesSpec
     full_precision: StateBytesSpec
     activations: ActivationSpec

@@ -93,7 +93,7 @@ def stages_of_layout(layout: Layout) -> StageColumns:
 
 def padded_vocab(problem: Problem, columns: LayoutColumns) -> Integers:
     """Vocabulary rows after the stack padded them to a multiple of its own times the TP degree."""
-    multiple = problem.stack.vocab_multiple * columns.tensor_parallel
+    multiple = np.maximum(problem.stack.vocab_multiple * columns.tensor_parallel, 1)
     return -(-problem.model.vocab_size // multiple) * multiple
 
 

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from planner.layout import Layout, LayoutColumns, columns_of
 from planner.problem import Problem
 from planner.rules.rule import Rule, divisors, edge_of, listed
+from planner.stages import padded_vocab
 
 _HYBRID = "colossalai 0.5.0: shardformer/policies/gpt2.py:67, shardformer/layer/qkv_fused_linear.py:73,115"
 _LEGACY = "colossalai 0.5.0: legacy/context/process_group_initializer/initializer_{2d,2p5d,3d}.py"
@@ -115,10 +116,32 @@ def _sequence_values(problem: Problem, layout: Layout) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _vocab_values(problem: Problem, layout: Layout) -> dict[str, Any]:
+    padded, degree = int(padded_vocab(problem, columns_of(layout))[0]), layout.tensor_parallel
+    return {
+        "model": problem.model.name, "padded": padded, "tensor_parallel": degree, "rest": padded % degree,
+        "stack": problem.stack.name, "valid": _valid_degrees(problem, padded),
+    }  # fmt: skip
+
+
 RULES = (
     _division("TP001", "attention heads", "num_heads"),
     _division("TP002", "hidden units", "hidden_size"),
     _division("TP003", "feed-forward units", "ffn_hidden_size"),
+    Rule(
+        id="TP004",
+        title="tensor parallel degree does not divide the vocabulary",
+        field="tensor_parallel",
+        message="tensor parallel degree {tensor_parallel} does not divide the {padded} vocabulary rows of {model}",
+        detail="stack {stack} makes it {padded} rows, {padded} % {tensor_parallel} = {rest}",
+        hint="use {valid}, or a stack whose vocab_multiple pads the vocabulary",
+        values=_vocab_values,
+        why="Embedding and loss head are split by vocabulary rows, after the stack has padded them.",
+        source="colossalai 0.5.0: shardformer/layer/embedding.py:303-305; stack spec: vocab_multiple",
+        holds=lambda problem, columns: (
+            columns.mode_is("none") | (padded_vocab(problem, columns) % columns.tensor_parallel == 0)
+        ),
+    ),
     Rule(
         id="TP010",
         title="tensor parallel degree without a tensor mode",
