@@ -1,0 +1,70 @@
+"""The one place of the runtime that writes to the terminal."""
+
+import sys
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from planner.units import format_rate
+from runtime.measure import Comparison
+
+
+class StepDisplay:
+    """Progress on stderr: a bar on a terminal, a plain line for every tenth of the steps elsewhere."""
+
+    def __init__(self, num_steps: int, *, shown: bool) -> None:
+        """Count to ``num_steps``; a display that is not ``shown`` writes nothing."""
+        self._num_steps = num_steps
+        self._shown = shown
+        self._console = Console(stderr=True, highlight=False)
+        self._progress = Progress(
+            TextColumn("step"), MofNCompleteColumn(), BarColumn(), TextColumn("{task.description}"),
+            TimeRemainingColumn(), console=self._console, disable=not (shown and self._console.is_terminal),
+        )  # fmt: skip
+        self._task = self._progress.add_task("starting", total=num_steps)
+
+    def __enter__(self) -> Self:
+        """Show the bar."""
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Leave the terminal as it was."""
+        self._progress.stop()
+
+    def step(self, number: int, loss: float, tokens_per_s: float) -> None:
+        """Step ``number``, counted from 1, is done."""
+        text = f"loss {loss:.4f}, {format_rate(tokens_per_s, 'tokens/s')}"
+        if not self._progress.disable:
+            self._progress.update(self._task, completed=number, description=text)
+        elif self._shown and self._is_tenth(number):
+            self._console.print(f"step {number}/{self._num_steps}: {text}", soft_wrap=True)
+
+    def _is_tenth(self, number: int) -> bool:
+        tenth = max(1, self._num_steps // 10)
+        return number % tenth == 0 or number in (1, self._num_steps)
+
+
+def show_result(losses: Sequence[float], comparisons: Sequence[Comparison], metrics_path: str) -> None:
+    """The result on stdout: first and last loss, and predicted against measured."""
+    console = Console(highlight=False)
+    console.print(f"loss: {losses[0]:.4f} at step 1, {losses[-1]:.4f} at step {len(losses)}")
+    table = Table(box=None, pad_edge=False)
+    for title in ("", "predicted", "measured", "predicted / measured"):
+        table.add_column(title, no_wrap=True)
+    for line in comparisons:
+        table.add_row(*line)
+    console.print(table)
+    console.print(f"metrics: {metrics_path}", soft_wrap=True)
+
+
+def show_failure(text: str) -> None:
+    """A message on stderr, as it is."""
+    sys.stderr.write(text.rstrip() + "\n")
+    sys.stderr.flush()

@@ -1,0 +1,63 @@
+"""torchrun with one message at the end instead of a traceback, and the failed worker's exit code.
+
+Takes the arguments of `torchrun`.
+"""
+
+import logging
+import os
+import signal
+import sys
+import tempfile
+from pathlib import Path
+
+from torch.distributed import run as torchrun
+from torch.distributed.elastic.multiprocessing.api import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+from planner.diagnostics import Diagnostic, ExitCode, render
+from runtime.display import show_failure
+
+FAILURE_FILE = "GPTPLAN_FAILURE_FILE"
+"""Environment variable: the file in which the first worker that fails leaves its exit code and message."""
+
+
+def main(arguments: list[str]) -> int:
+    """Run the workers; the exit code of the first that failed, 128 + n for one killed by signal n."""
+    logging.disable()  # torchrun repeats at length what is said below
+    with tempfile.TemporaryDirectory(prefix="gptplan-") as folder:
+        failure_file = Path(folder) / "failure.txt"
+        os.environ[FAILURE_FILE] = str(failure_file)
+        try:
+            torchrun.run(torchrun.parse_args(arguments))  # type: ignore[no-untyped-call]
+        except ChildFailedError as error:
+            return _report(error, failure_file)
+        except SignalException as error:
+            return 128 + error.sigval
+    return ExitCode.OK
+
+
+def _report(error: ChildFailedError, failure_file: Path) -> int:
+    # SIGTERM is how torchrun ends the others once one has failed.
+    failures = list(error.failures.values())
+    failures = [failure for failure in failures if failure.exitcode != -signal.SIGTERM] or failures
+    # A killed worker says nothing itself, and its peers only that they lost it.
+    killed = [failure for failure in failures if failure.exitcode < 0]
+    if failure_file.exists() and not killed:
+        code, _, text = failure_file.read_text(encoding="utf-8").partition("\n")
+        show_failure(text)
+        return int(code)
+    if killed:
+        show_failure(_killed_message(killed[0].local_rank, -killed[0].exitcode))
+        return 128 - killed[0].exitcode
+    return int(failures[0].exitcode)
+
+
+def _killed_message(local_rank: int, number: int) -> str:
+    name = signal.Signals(number).name
+    hint = "SIGKILL often means that the host ran out of memory" if number == signal.SIGKILL else ""
+    message = f"the worker of local rank {local_rank} was killed by {name}"
+    return render(Diagnostic(rule="RUN008", message=message, hint=hint))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,137 @@
+"""What a run measures: the records of its metrics file, peak memory and the prediction beside them."""
+
+import importlib.metadata
+import json
+import platform
+import resource
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+
+import torch
+
+from planner.plan import Plan
+from planner.units import format_bytes, format_seconds
+
+WARM_UP_STEPS = 3
+"""Steps left out of the median: the first ones allocate memory and open connections."""
+
+PACKAGES = ("torch", "colossalai", "transformers")
+
+
+class RankMemory(NamedTuple):
+    """Peak memory of one rank, in bytes."""
+
+    rank: int
+    stage: int
+    allocated_bytes: int
+    """Device memory in tensors; on the CPU the largest resident size of the process."""
+    reserved_bytes: int
+    """Device memory taken by PyTorch's allocator; on the CPU the same as ``allocated_bytes``."""
+
+
+def rank_memory(rank: int, stage: int, device: str) -> RankMemory:
+    """The peak of this process since it started."""
+    if device == "cuda":
+        return RankMemory(rank, stage, torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved())
+    # Linux counts ru_maxrss in KiB, macOS in bytes.
+    unit = 1 if platform.system() == "Darwin" else 1024
+    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return RankMemory(rank, stage, resident, resident)
+
+
+class MetricsFile:
+    """A JSON Lines file: a header record, one record a step, and a summary if the run ends well."""
+
+    def __init__(self, path: Path | None) -> None:
+        """Start the file anew; without a path nothing is kept."""
+        self._file = None
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = path.open("w", encoding="utf-8")
+
+    def write(self, record: str, **fields: Any) -> None:
+        """Append one record and flush it, so that a broken run keeps its steps."""
+        if self._file is not None:
+            self._file.write(json.dumps({"record": record, **fields}, allow_nan=False) + "\n")
+            self._file.flush()
+
+    def __enter__(self) -> Self:
+        """The file itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the file."""
+        if self._file is not None:
+            self._file.close()
+
+
+def header(plan: Plan, *, steps: int, seed: int) -> dict[str, Any]:
+    """The fields of the first record: which plan ran, and on what."""
+    device = torch.cuda.get_device_name() if plan.problem.hardware.device == "cuda" else "cpu"
+    return {
+        "plan_digest": plan.digest,
+        "model": plan.problem.model.name,
+        "device": device,
+        "num_devices": plan.layout.num_devices,
+        "global_batch": plan.problem.global_batch,
+        "seq_len": plan.problem.seq_len,
+        "steps": steps,
+        "seed": seed,
+        "python": platform.python_version(),
+        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+    }
+
+
+def median_step_s(step_times_s: Sequence[float]) -> float:
+    """Median of the steps after the first three, or of all if there are no more."""
+    return statistics.median(step_times_s[WARM_UP_STEPS:] or step_times_s)
+
+
+class Comparison(NamedTuple):
+    """One line of the closing table."""
+
+    name: str
+    predicted: str
+    measured: str
+    ratio: str
+    """Predicted over measured; empty where the two are not the same quantity."""
+
+
+def compare(plan: Plan, step_times_s: Sequence[float], memory: Sequence[RankMemory]) -> list[Comparison]:
+    """The prediction beside the measurement: step time, and peak memory of each stage's ranks."""
+    expected = plan.predicted
+    measured_s = median_step_s(step_times_s)
+    lines = [
+        Comparison(
+            "step time (median)", format_seconds(expected.step_s), format_seconds(measured_s),
+            f"{expected.step_s / measured_s:.2f}",
+        )
+    ]  # fmt: skip
+    on_gpu = plan.problem.hardware.device == "cuda"
+    for number, stage in enumerate(expected.stages):
+        largest = max((m for m in memory if m.stage == number), key=lambda m: m.allocated_bytes)
+        if on_gpu:
+            lines += _device_memory(number, stage.peak_bytes, largest)
+        else:
+            name = f"stage {number} peak; process max RSS"
+            lines.append(
+                Comparison(
+                    name, format_bytes(stage.peak_bytes), format_bytes(largest.allocated_bytes), "not comparable"
+                )
+            )
+    return lines
+
+
+def _device_memory(stage: int, predicted_bytes: int, measured: RankMemory) -> list[Comparison]:
+    return [
+        Comparison(
+            f"stage {stage} peak, {kind}", format_bytes(predicted_bytes), format_bytes(num_bytes),
+            f"{predicted_bytes / num_bytes:.2f}",
+        )
+        for kind, num_bytes in (("allocated", measured.allocated_bytes), ("reserved", measured.reserved_bytes))
+    ]  # fmt: skip

@@ -1,0 +1,97 @@
+"""The training loop of one rank."""
+
+import math
+import time
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from planner.diagnostics import Diagnostic, ExitCode, PlanError
+from planner.launch import RunOptions
+from planner.plan import Plan
+from runtime.booster import Trainer
+from runtime.data import PackedBatches, Tokenizer, check_vocabulary, read_tokens
+from runtime.display import StepDisplay, show_result
+from runtime.measure import MetricsFile, RankMemory, compare, header, median_step_s, rank_memory
+
+
+def run_training(plan: Plan, options: RunOptions, name: str) -> None:
+    """Train ``options.steps`` steps and report; every rank of the process group calls it.
+
+    ``name`` names the files under ``options.output``. Rank 0 writes and displays.
+
+    Raises:
+        PlanError: the plan, the data or the loss does not allow it.
+    """
+    batches = _load_batches(plan, options)
+    trainer = Trainer(plan, plan.problem.hardware.device, seed=options.seed, learning_rate=options.learning_rate)
+    is_first = dist.get_rank() == 0
+    metrics_path = options.output / f"{name}.metrics.jsonl"
+    losses: list[float] = []
+    step_times_s: list[float] = []
+    with (
+        MetricsFile(metrics_path if is_first else None) as metrics,
+        StepDisplay(options.steps, shown=is_first) as display,
+    ):
+        metrics.write("header", **header(plan, steps=options.steps, seed=options.seed))
+        for step in range(options.steps):
+            loss, step_s = _timed_step(trainer, batches, step)
+            losses.append(loss)
+            step_times_s.append(step_s)
+            tokens_per_s = plan.problem.global_batch * plan.problem.seq_len / step_s
+            metrics.write(
+                "step", step=step + 1, loss=loss if math.isfinite(loss) else None, step_s=step_s,
+                tokens_per_s=tokens_per_s, learning_rate=options.learning_rate,
+            )  # fmt: skip
+            display.step(step + 1, loss, tokens_per_s)
+            _check_finite(loss, step + 1, plan)
+        memory = _gather_memory(trainer, plan)
+        metrics.write("summary", **_summary(losses, step_times_s, memory))
+    if is_first:
+        show_result(losses, compare(plan, step_times_s, memory), str(metrics_path))
+
+
+def _load_batches(plan: Plan, options: RunOptions) -> PackedBatches:
+    problem = plan.problem
+    tokenizer = Tokenizer(options.tokenizer)
+    check_vocabulary(tokenizer, problem.model.vocab_size)
+    needed = options.steps * problem.global_batch * problem.seq_len + 1
+    tokens = read_tokens(options.data, tokenizer, needed)
+    return PackedBatches(tokens, seq_len=problem.seq_len, global_batch=problem.global_batch, seed=options.seed)
+
+
+def _timed_step(trainer: Trainer, batches: PackedBatches, step: int) -> tuple[float, float]:
+    batch = batches.batch(step, trainer.rows)
+    # The loss of a step is read on the host, so the clock does not run ahead of the device.
+    start = time.perf_counter()
+    loss = trainer.step(batch)
+    return loss, time.perf_counter() - start
+
+
+def _check_finite(loss: float, step: int, plan: Plan) -> None:
+    if math.isfinite(loss):
+        return
+    hint = "lower `--learning-rate`"
+    if plan.layout.precision == "fp16":
+        hint += ", or solve again with `--precision bf16`"
+    raise PlanError(
+        Diagnostic(rule="RUN007", message=f"the loss of step {step} is {loss}", hint=hint),
+        exit_code=ExitCode.NEGATIVE,
+    )
+
+
+def _gather_memory(trainer: Trainer, plan: Plan) -> list[RankMemory]:
+    own = rank_memory(dist.get_rank(), trainer.position.stage, plan.problem.hardware.device)
+    gathered = [torch.empty(len(own), dtype=torch.int64, device=trainer.device) for _ in range(dist.get_world_size())]
+    dist.all_gather(gathered, torch.tensor(own, dtype=torch.int64, device=trainer.device))
+    return [RankMemory(*map(int, one)) for one in gathered]
+
+
+def _summary(losses: list[float], step_times_s: list[float], memory: list[RankMemory]) -> dict[str, Any]:
+    return {
+        "first_loss": losses[0],
+        "last_loss": losses[-1],
+        "median_step_s": median_step_s(step_times_s),
+        "ranks": [one._asdict() for one in memory],
+    }

@@ -1,0 +1,121 @@
+"""One rank of a run; started once per device by torchrun as ``-m runtime.worker PLAN``."""
+
+import argparse
+import logging
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from planner.diagnostics import Diagnostic, ExitCode, PlanError, render
+from planner.launch import RunOptions
+from planner.plan import Plan, read_plan
+from runtime.display import show_failure
+from runtime.elastic import FAILURE_FILE
+from runtime.support import check_supported
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run this rank to the end; the exit code says how it ended."""
+    plan_path, options = _parse(arguments)
+    name, rank = plan_path.stem, int(os.environ["RANK"])
+    _quieten_libraries()
+    try:
+        plan = read_plan(plan_path)
+        check_supported(plan)
+        _check_world(plan)
+        _join(plan)
+        from runtime.train import run_training  # here, so that a failing import is reported too
+
+        run_training(plan, options, name)
+        dist.destroy_process_group()
+    except PlanError as error:
+        return _fail("\n".join(map(render, error.diagnostics)), error.exit_code)
+    except Exception as error:
+        log = _write_log(options.output / f"{name}.rank{rank}.log")
+        return _fail(render(_explain(error, rank, log)), _exit_code(error))
+    return ExitCode.OK
+
+
+def _parse(arguments: Sequence[str]) -> tuple[Path, RunOptions]:
+    default = RunOptions()
+    parser = argparse.ArgumentParser(prog="runtime.worker")
+    parser.add_argument("plan", type=Path)
+    parser.add_argument("--steps", type=int, default=default.steps)
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--tokenizer", type=Path)
+    parser.add_argument("--output", type=Path, default=default.output)
+    parser.add_argument("--seed", type=int, default=default.seed)
+    parser.add_argument("--learning-rate", type=float, default=default.learning_rate)
+    fields = vars(parser.parse_args(arguments))
+    return fields.pop("plan"), RunOptions(**fields)
+
+
+def _quieten_libraries() -> None:
+    # What they say on import is about features that are not used: fused kernels, 4-bit weights.
+    # Newer PyTorch announces other names for functions that Colossal-AI calls.
+    warnings.filterwarnings("ignore", module=r"colossalai\.|torch\.jit")
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+
+
+def _check_world(plan: Plan) -> None:
+    world = int(os.environ["WORLD_SIZE"])
+    if world != plan.layout.num_devices:
+        message = f"the plan uses {plan.layout.num_devices} processes, {world} were started"
+        raise PlanError(Diagnostic(rule="RUN009", message=message, hint="start them with `gptplan run`"))
+
+
+def _join(plan: Plan) -> None:
+    from runtime.adapter import adapt
+
+    device = plan.problem.hardware.device
+    if device == "cuda":
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    adapt(device)
+    dist.init_process_group("nccl" if device == "cuda" else "gloo")
+
+
+def _write_log(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(traceback.format_exc(), encoding="utf-8")
+    return path
+
+
+def _explain(error: Exception, rank: int, log: Path) -> Diagnostic:
+    if isinstance(error, torch.OutOfMemoryError):
+        message, hint = f"rank {rank} ran out of device memory", "solve again with a larger `--reserve`"
+    else:
+        message, hint = f"rank {rank} failed with {type(error).__name__}", ""
+    reason = str(error).strip().splitlines()[:1]
+    return Diagnostic(rule="RUN008", message=message, location=str(log), detail="".join(reason), hint=hint)
+
+
+def _exit_code(error: Exception) -> ExitCode:
+    return ExitCode.NEGATIVE if isinstance(error, torch.OutOfMemoryError) else ExitCode.BUG
+
+
+def _fail(text: str, code: int) -> int:
+    """Say why, unless another rank of this node was first: its peers fail only because it did."""
+    path = os.environ.get(FAILURE_FILE)
+    if path is None:
+        show_failure(text)
+        return code
+    try:
+        with Path(path).open("x", encoding="utf-8") as file:
+            file.write(f"{int(code)}\n{text}")
+    except FileExistsError:
+        pass
+    return code
+
+
+if __name__ == "__main__":
+    status = main(sys.argv[1:])
+    sys.stdout.flush()
+    # Without the interpreter's shutdown, in which a process group waits for peers that are gone.
+    os._exit(status)

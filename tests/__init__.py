@@ -1,0 +1,1 @@
+"""Tests of gptplan; shared builders are in :mod:`tests.helpers`."""

@@ -1,0 +1,165 @@
+"""Plans made by hand, and ranks as forked processes that share one import of the libraries."""
+
+import importlib.util
+import os
+import traceback
+import warnings
+from collections.abc import Callable
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from planner.evidence import Evidence
+from planner.layout import Layout, Offload
+from planner.plan import Plan, seal
+from planner.prediction import Prediction, StagePrediction
+from planner.problem import Problem
+from planner.spec import HardwareSpec, ModelSpec, Precision, StackSpec
+
+if importlib.util.find_spec("torch") is None:
+    collect_ignore = ["test_causality.py", "test_data.py", "test_gpu.py", "test_run.py", "test_training.py"]
+
+SEQ_LEN = 16
+RANK_TIMEOUT_S = 120
+
+_MODEL = {
+    "name": "test-model", "num_layers": 4, "hidden_size": 32, "num_heads": 4, "ffn_hidden_size": 64,
+    "vocab_size": 257, "max_seq_len": 64, "tied_embeddings": True, "dropout": 0.0, "seq_len": SEQ_LEN,
+    "global_batch": 8,
+}  # fmt: skip
+_HARDWARE = {"name": "test-cpu", "device": "cpu", "device_names": ["Test"]}
+_STACK = {"name": "colossalai", "version": "0.5.0", "vocab_multiple": 64}
+
+
+def _spec(kind: type, fields: dict[str, Any]) -> Any:
+    """A spec with ``fields``; the others, which the runtime does not read, get any value."""
+    filled = _any_struct(kind) | fields
+    return msgspec.convert(filled, kind, dec_hook=lambda wanted, value: wanted(value))
+
+
+def _any_struct(kind: type) -> dict[str, Any]:
+    info: Any = msgspec.inspect.type_info(kind)
+    return {field.encode_name: _any_value(field.type) for field in info.fields if field.required}
+
+
+def _any_value(kind: Any) -> Any:
+    if isinstance(kind, msgspec.inspect.StructType):
+        return _any_struct(kind.cls)
+    if isinstance(kind, msgspec.inspect.LiteralType):
+        return kind.values[0]
+    plain: dict[Any, Any] = {
+        msgspec.inspect.StrType: "test", msgspec.inspect.BoolType: False, msgspec.inspect.IntType: 1,
+        msgspec.inspect.DictType: {}, msgspec.inspect.VarTupleType: [],
+    }  # fmt: skip
+    return plain.get(type(kind), 1.0)
+
+
+def _layout(changes: dict[str, Any], num_layers: int, global_batch: int, precision: str) -> Layout:
+    tensor, stages = changes.get("tensor_parallel", 1), changes.get("pipeline_parallel", 1)
+    per_stage = changes.get("layers_per_stage", (num_layers // stages,) * stages)
+    count = changes.get("num_microbatches", stages)
+    fields = {
+        "tensor_mode": "1d" if tensor > 1 else "none", "tensor_parallel": 1, "tensor_depth": 1,
+        "pipeline_parallel": 1, "data_parallel": 1, "zero_stage": 0, "sequence_parallel": False,
+        "micro_batch": global_batch // count // changes.get("data_parallel", 1), "num_microbatches": count,
+        "schedule": "1f1b" if stages > 1 else "none", "num_model_chunks": 1, "layers_per_stage": per_stage,
+        "recompute_layers_per_stage": (0,) * stages, "offload": Offload(), "precision": precision,
+    }  # fmt: skip
+    return Layout(**{**fields, **changes})
+
+
+def make_plan(
+    *, model: dict[str, Any] | None = None, hardware: dict[str, Any] | None = None,
+    stack: dict[str, Any] | None = None, precision: Precision = "fp32", global_batch: int = 8,
+    devices_per_node: int = 8, **layout: Any,
+) -> Plan:  # fmt: skip
+    """A sealed plan with the given layout fields; the prediction and evidence are made up."""
+    model_spec = _spec(ModelSpec, _MODEL | (model or {}))
+    chosen = _layout(layout, model_spec.num_layers, global_batch, precision)
+    problem = Problem(
+        model=model_spec, hardware=_spec(HardwareSpec, _HARDWARE | (hardware or {})),
+        stack=_spec(StackSpec, _STACK | (stack or {})), num_devices=chosen.num_devices,
+        devices_per_node=devices_per_node, global_batch=global_batch, seq_len=SEQ_LEN, precision=precision,
+    )  # fmt: skip
+    stage = _spec(StagePrediction, {"peak_bytes": 2**20})
+    predicted = _spec(Prediction, {"step_s": 0.01, "stages": [stage] * chosen.pipeline_parallel})
+    plan = Plan(
+        format_version=1, gptplan_version="test", problem=problem, spec_digests={}, layout=chosen,
+        predicted=predicted, evidence=_spec(Evidence, {}),
+    )  # fmt: skip
+    return seal(plan)
+
+
+def _rank_main(function: Callable[[int], Any], rank: int, world: int, rendezvous: Path, results: Connection) -> None:
+    import torch
+    import torch.distributed as dist
+
+    from runtime.adapter import adapt
+
+    warnings.simplefilter("ignore")  # the libraries' own; pytest cannot report them from here
+
+    # Two ranks on two cores: more threads only wait for each other.
+    torch.set_num_threads(1)
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world)}
+    try:
+        adapt("cpu")
+        dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=world)
+        results.send((True, function(rank)))
+    except BaseException:
+        results.send((False, traceback.format_exc()))
+    finally:
+        results.close()
+        # Without the interpreter's shutdown: a rank whose peer failed would wait for it.
+        os._exit(0)
+
+
+def run_ranks(world: int, function: Callable[[int], Any], folder: Path) -> list[Any]:
+    """What ``function(rank)`` returns on each of ``world`` forked ranks of one gloo group."""
+    with warnings.catch_warnings(action="ignore"):
+        import runtime.booster  # noqa: F401 - imported once, before the fork
+
+    rendezvous = folder / f"rendezvous-{len(list(folder.iterdir()))}"
+    context = get_context("fork")
+    pipes = [context.Pipe(duplex=False) for _ in range(world)]
+    processes = [
+        context.Process(target=_rank_main, args=(function, rank, world, rendezvous, pipes[rank][1]))
+        for rank in range(world)
+    ]
+    for process, (_, sending) in zip(processes, pipes, strict=True):
+        process.start()
+        sending.close()
+    try:
+        answers = [_receive(receiving) for receiving, _ in pipes]
+    finally:
+        for process in processes:
+            process.kill()
+            process.join()
+    failures = [text for succeeded, text in answers if not succeeded]
+    assert not failures, "\n".join(failures)
+    return [value for _, value in answers]
+
+
+def _receive(connection: Connection) -> tuple[bool, Any]:
+    if not connection.poll(RANK_TIMEOUT_S):
+        return False, f"no answer in {RANK_TIMEOUT_S} s"
+    try:
+        answer: tuple[bool, Any] = connection.recv()
+    except EOFError:
+        return False, "the process died"
+    return answer
+
+
+@pytest.fixture
+def plan() -> Callable[..., Plan]:
+    """:func:`make_plan`."""
+    return make_plan
+
+
+@pytest.fixture
+def ranks(tmp_path: Path) -> Callable[[int, Callable[[int], Any]], list[Any]]:
+    """``ranks(world, function)`` is :func:`run_ranks` with a folder of this test."""
+    return lambda world, function: run_ranks(world, function, tmp_path)

@@ -1,0 +1,62 @@
+"""Runs on two GPUs over NCCL: the losses equal those of one GPU, and memory is measured."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from planner import launch
+from planner.launch import RunOptions, check_machine, present_gpus, run_plan
+from planner.plan import Plan, write_plan
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.runtime,
+    pytest.mark.skipif(len(present_gpus()) < 2, reason="needs two GPUs"),
+]
+
+MakePlan = Callable[..., Plan]
+
+HARDWARE = {"device": "cuda", "device_names": ["NVIDIA"]}
+MODEL = {"hidden_size": 256, "num_heads": 4, "ffn_hidden_size": 1024, "vocab_size": 1000}
+TOLERANCE = {"fp32": 1e-4, "bf16": 3e-3, "fp16": 3e-3}
+
+LAYOUTS: list[dict[str, Any]] = [
+    {"precision": "fp32", "tensor_parallel": 2},
+    {"precision": "fp32", "pipeline_parallel": 2, "num_microbatches": 4, "layers_per_stage": (3, 1)},
+    {"precision": "fp32", "data_parallel": 2, "num_microbatches": 2},
+    {"precision": "bf16", "tensor_parallel": 2, "recompute_layers_per_stage": (4,)},
+    {"precision": "bf16", "data_parallel": 2, "zero_stage": 1, "num_microbatches": 2},
+    {"precision": "bf16", "data_parallel": 2, "zero_stage": 2},
+    {"precision": "fp16", "pipeline_parallel": 2, "num_microbatches": 4},
+]
+
+
+@pytest.fixture
+def losses(plan: MakePlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[float]]:
+    """``losses(**layout)`` are those of a short run; the run's memory must be there too."""
+    root = Path(launch.__file__).parent.parent
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, (str(root), os.environ.get("PYTHONPATH")))))
+
+    def run(**layout: Any) -> list[float]:
+        path = tmp_path / "gpu.plan"
+        chosen = plan(model=MODEL, hardware=HARDWARE, **layout)
+        write_plan(chosen, path)
+        check_machine(chosen, str(path))
+        assert run_plan(chosen, path, RunOptions(steps=6, output=tmp_path)) == 0
+        lines = (tmp_path / "gpu.metrics.jsonl").read_text().splitlines()
+        _, *steps, summary = map(json.loads, lines)
+        assert all(0 < r["allocated_bytes"] <= r["reserved_bytes"] for r in summary["ranks"])
+        return [step["loss"] for step in steps]
+
+    return run
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: "-".join(map(str, layout.values())))
+def test_two_gpus_train_like_one(layout: dict[str, Any], losses: Callable[..., list[float]]) -> None:
+    alone = losses(precision=layout["precision"])
+    assert alone[-1] < alone[0] - 0.1
+    assert losses(**layout) == pytest.approx(alone, rel=TOLERANCE[layout["precision"]])

@@ -1,0 +1,163 @@
+"""The command that starts a plan, and the refusals before it; none of it needs PyTorch."""
+
+import importlib.metadata
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from planner import launch
+from planner.diagnostics import ExitCode, PlanError
+from planner.launch import RunOptions, check_machine, torchrun_command
+from planner.plan import Plan
+
+MakePlan = Callable[..., Plan]
+GPU_PLAN = {"device": "cuda", "device_names": ["A100-SXM4-40GB", "A100-PCIE-40GB"], "title": "A100 40 GB"}
+PLAN_PATH = Path("plans/x.plan")
+
+
+@pytest.fixture(autouse=True)
+def _installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine with the right packages and no GPU, whatever this one has."""
+    versions = {"torch": "2.5.1+cpu", "colossalai": "0.5.0", "transformers": "4.51.3"}
+    monkeypatch.setattr(importlib.metadata, "version", versions.__getitem__)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(launch, "present_gpus", list)
+
+
+def refusal(plan: Plan) -> Any:
+    with pytest.raises(PlanError) as caught:
+        check_machine(plan, "plans/x.plan")
+    assert caught.value.exit_code == ExitCode.NEGATIVE
+    (diagnostic,) = caught.value.diagnostics
+    assert diagnostic.location == "plans/x.plan"
+    assert diagnostic.hint
+    return diagnostic
+
+
+def test_a_cpu_plan_runs_anywhere(plan: MakePlan) -> None:
+    check_machine(plan(data_parallel=2), "x.plan")
+
+
+def test_missing_packages_are_named(plan: MakePlan, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "peft" else name)
+    found = refusal(plan())
+    assert (found.rule, found.message) == ("RUN001", "running needs packages that are not installed: peft")
+
+
+@pytest.mark.parametrize(
+    ("package", "version", "message"),
+    [
+        ("colossalai", "0.4.9", "made for Colossal-AI 0.5.0, 0.4.9 is installed"),
+        ("transformers", "4.53.0", "needs transformers 4.51.3, 4.53.0 is installed"),
+        ("torch", "2.1.2+cu121", "needs torch 2.2 or newer"),
+    ],
+)
+def test_another_version_is_refused(
+    package: str, version: str, message: str, plan: MakePlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = importlib.metadata.version
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: version if name == package else known(name))
+    found = refusal(plan())
+    assert found.rule == "RUN002"
+    assert message in found.message
+
+
+@pytest.mark.parametrize(
+    ("names", "message", "hint"),
+    [
+        ([], "no GPU was found", "--gpu local-cpu --gpus 2 --model test-model"),
+        (["NVIDIA A100-SXM4-40GB"], "needs 2 GPUs on this machine, 1 found", "--gpus 1"),
+        (["NVIDIA Other"] * 2, "made for A100 40 GB, this machine has NVIDIA Other", "--gpus 2"),
+    ],
+)
+def test_other_hardware_is_refused(
+    names: list[str], message: str, hint: str, plan: MakePlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launch, "present_gpus", lambda: names)
+    found = refusal(plan(hardware=GPU_PLAN, data_parallel=2))
+    assert found.rule == "RUN003"
+    assert message in found.message
+    assert hint in found.hint
+
+
+def test_planned_hardware_passes(plan: MakePlan, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch, "present_gpus", lambda: ["NVIDIA A100-SXM4-40GB"] * 4)
+    check_machine(plan(hardware=GPU_PLAN, data_parallel=8, devices_per_node=4), "x.plan")
+
+
+def test_a_plan_for_another_stack_cannot_run(plan: MakePlan) -> None:
+    found = refusal(plan(stack={"name": "megatron"}))
+    assert found.rule == "RUN004"
+
+
+def test_gpu_names_come_from_the_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    answer = SimpleNamespace(stdout="NVIDIA A100-SXM4-40GB, 40960\nNVIDIA H100 80GB HBM3, 81559\n")
+    monkeypatch.setattr(shutil, "which", lambda name: name)
+    monkeypatch.setattr(subprocess, "run", lambda *args, **kwargs: answer)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert launch.present_gpus() == ["NVIDIA A100-SXM4-40GB", "NVIDIA H100 80GB HBM3"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    assert launch.present_gpus() == ["NVIDIA H100 80GB HBM3"]
+
+
+def test_one_node_needs_no_rendezvous(plan: MakePlan) -> None:
+    options = RunOptions(steps=7, seed=3, learning_rate=1e-05, data=Path("some text"), output=Path("out"))
+    command = torchrun_command(plan(data_parallel=2), PLAN_PATH, options)
+    assert command.argv == (
+        sys.executable, "-m", "runtime.elastic", "--nproc-per-node=2", "--standalone", "-m", "runtime.worker",
+        "plans/x.plan", "--steps=7", "--output=out", "--seed=3", "--learning-rate=1e-05", "--data=some text",
+    )  # fmt: skip
+    assert command.env["PYTHONSAFEPATH"] == "1"
+
+
+@pytest.mark.parametrize(("node_rank", "devices"), [(0, 4), (1, 2)])
+def test_each_node_starts_its_own_devices(node_rank: int, devices: int, plan: MakePlan) -> None:
+    options = RunOptions(node_rank=node_rank, rendezvous="host0:29500")
+    command = torchrun_command(plan(data_parallel=6, devices_per_node=4), PLAN_PATH, options)
+    wanted = [f"--nproc-per-node={devices}", "--nnodes=2", f"--node-rank={node_rank}", "--rdzv-endpoint=host0:29500"]
+    assert list(command.argv[3:7]) == wanted
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (RunOptions(), "does not know where they meet"),
+        (RunOptions(node_rank=2, rendezvous="host0:29500"), "there is no node 2"),
+    ],
+)
+def test_several_nodes_need_a_rendezvous(options: RunOptions, message: str, plan: MakePlan) -> None:
+    with pytest.raises(PlanError, match=message) as caught:
+        torchrun_command(plan(data_parallel=8, devices_per_node=4), PLAN_PATH, options)
+    assert caught.value.exit_code == ExitCode.USAGE
+
+
+@pytest.mark.parametrize(("given", "expected"), [(None, "3"), ("5", None)])
+def test_ranks_share_the_cores(
+    given: str | None, expected: str | None, plan: MakePlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 6)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if given is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", given)
+    command = torchrun_command(plan(data_parallel=2), PLAN_PATH, RunOptions())
+    assert command.env.get("OMP_NUM_THREADS") == expected
+
+
+def test_launching_imports_no_framework() -> None:
+    code = (
+        "import sys, planner.launch; "
+        "print([n for n in ('torch', 'colossalai', 'transformers', 'runtime') if n in sys.modules])"
+    )
+    root = Path(launch.__file__).parent.parent
+    environment = os.environ | {"PYTHONPATH": str(root)}
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert answer.stdout.strip() == "[]"

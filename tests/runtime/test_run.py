@@ -1,0 +1,150 @@
+"""Whole runs through the launcher: what they write, how they end, what they say when they fail."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from planner import launch
+from planner.plan import Plan, write_plan
+
+pytestmark = pytest.mark.runtime
+
+MakePlan = Callable[..., Plan]
+Run = Callable[..., "subprocess.Popen[str]"]
+
+TIMEOUT_S = 90
+RUNNER = """
+import sys
+from pathlib import Path
+from planner.launch import RunOptions, run_plan
+from planner.plan import read_plan
+path, options = Path(sys.argv[1]), eval(sys.argv[2])
+sys.exit(run_plan(read_plan(path), path, RunOptions(output=path.parent / "out", **options)))
+"""
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Run]:
+    """``start(plan, **options)`` is a process that runs the plan, away from the checkout."""
+    started = []
+
+    def run(plan: Plan, **options: Any) -> "subprocess.Popen[str]":
+        path = tmp_path / "small.plan"
+        write_plan(plan, path)
+        root = Path(launch.__file__).parent.parent
+        process = subprocess.Popen(
+            [sys.executable, "-c", RUNNER, str(path), repr(options)], cwd=tmp_path, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ | {"PYTHONPATH": str(root)},
+        )  # fmt: skip
+        started.append(process)
+        return process
+
+    yield run
+    for process in started:
+        if process.poll() is None:
+            process.terminate()
+            process.communicate(timeout=TIMEOUT_S)
+
+
+def records(tmp_path: Path) -> list[dict[str, Any]]:
+    lines = (tmp_path / "out" / "small.metrics.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [
+        {"pipeline_parallel": 2, "num_microbatches": 2, "layers_per_stage": (3, 1)},
+        {"data_parallel": 2, "zero_stage": 2, "precision": "bf16"},
+    ],
+    ids=["pp2", "zero2"],
+)
+def test_a_run_learns_and_reports(layout: dict[str, Any], plan: MakePlan, start: Run, tmp_path: Path) -> None:
+    chosen = plan(**layout)
+    # A folder of the name of ours where the user stands must not be imported.
+    (tmp_path / "runtime").mkdir()
+    (tmp_path / "runtime" / "__init__.py").write_text("raise SystemExit(9)")
+    process = start(chosen, steps=30, learning_rate=3e-3)
+    stdout, stderr = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == 0, stderr
+    header, *steps, summary = records(tmp_path)
+    assert header["record"] == "header"
+    assert header["plan_digest"] == chosen.digest
+    assert header["versions"].keys() == {"torch", "colossalai", "transformers"}
+    assert [step["step"] for step in steps] == list(range(1, 31))
+    assert steps[-1]["loss"] < steps[0]["loss"] - 1.0
+    assert [rank["rank"] for rank in summary["ranks"]] == [0, 1]
+    assert all(rank["allocated_bytes"] > 0 for rank in summary["ranks"])
+    assert f"loss: {steps[0]['loss']:.4f} at step 1, {steps[-1]['loss']:.4f} at step 30" in stdout
+    assert "step time (median)" in stdout
+    assert stdout.count("process max RSS") == chosen.layout.pipeline_parallel
+    assert "step 30/30: loss" in stderr
+    assert len([line for line in stderr.splitlines() if not line.startswith("step ")]) == 0, stderr
+
+
+def test_bad_data_is_said_once_with_its_exit_code(plan: MakePlan, start: Run) -> None:
+    process = start(plan(data_parallel=2), data="missing.txt")
+    stdout, stderr = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == 2, stderr
+    assert stderr.startswith("error[RUN006]: there is no such file or folder\n  --> missing.txt\n")
+    assert stderr.count("RUN006") == 1
+    assert "Traceback" not in stderr
+    assert not stdout
+
+
+def test_a_failing_worker_names_its_rank_and_log(plan: MakePlan, start: Run, tmp_path: Path) -> None:
+    # The metrics file cannot be made: only rank 0 fails, and the others must not wait for it.
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "small.metrics.jsonl").mkdir()
+    process = start(plan(data_parallel=2))
+    _, stderr = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == 3, stderr
+    log = tmp_path / "out" / "small.rank0.log"
+    assert stderr.startswith(f"error[RUN008]: rank 0 failed with IsADirectoryError\n  --> {log}\n")
+    assert stderr.count("error[") == 1
+    assert "Traceback" in log.read_text()
+
+
+def wait_for_steps(tmp_path: Path) -> None:
+    deadline = time.monotonic() + TIMEOUT_S
+    path = tmp_path / "out" / "small.metrics.jsonl"
+    while not path.exists() or len(path.read_text().splitlines()) < 3:
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+def ranks_of(tmp_path: Path) -> list[int]:
+    """Process ids of the workers that run this test's plan."""
+    found = subprocess.run(
+        ["pgrep", "-f", f"runtime.worker {tmp_path / 'small.plan'}"], capture_output=True, text=True, check=False
+    )
+    return [int(line) for line in found.stdout.split()]
+
+
+def test_an_interrupt_stops_every_worker(plan: MakePlan, start: Run, tmp_path: Path) -> None:
+    process = start(plan(data_parallel=2), steps=100_000)
+    wait_for_steps(tmp_path)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == 130, stderr
+    assert "Traceback" not in stderr
+    assert ranks_of(tmp_path) == []
+
+
+def test_a_killed_worker_is_named(plan: MakePlan, start: Run, tmp_path: Path) -> None:
+    process = start(plan(data_parallel=2), steps=100_000)
+    wait_for_steps(tmp_path)
+    os.kill(max(ranks_of(tmp_path)), signal.SIGKILL)
+    _, stderr = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == 137, stderr
+    assert "was killed by SIGKILL" in stderr
+    assert stderr.count("error[") == 1
+    assert ranks_of(tmp_path) == []
