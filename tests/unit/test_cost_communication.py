@@ -1,0 +1,115 @@
+"""Communication time by hand: inside a node 1e9 B/s and 1 us a message on the tiny device."""
+
+import numpy as np
+import pytest
+
+from planner.cost_model.communication import (
+    data_parallel_seconds,
+    pipeline_seconds,
+    ring_seconds,
+    tensor_parallel_seconds,
+    tied_embedding_seconds,
+)
+from tests.helpers import layout, problem, problem_of, stages
+
+REDUCE_S = 2 * (128 / 1e9 + 1e-6)
+"""All-reduce of 8 * 16 * 2 = 256 bytes over two ranks."""
+GATHER_S = 128 / 1e9 + 1e-6
+LOSS_S = 3 * 2 * (16 / 1e9 + 1e-6)
+"""Three all-reduces of 8 tokens * 4 bytes over two ranks."""
+
+
+def ring(size: int, steps: float) -> float:
+    """A ring over ``size`` ranks with 1000 bytes, 1000 B/s and half a second a message."""
+    seconds = ring_seconds(np.array([1000.0]), np.array([size]), steps, np.array([1000.0]), np.array([0.5]))
+    return float(seconds[0])
+
+
+def test_ring_seconds_by_hand() -> None:
+    assert ring(4, 2.0) == 2 * (750 / 1000 + 3 * 0.5) == 4.5
+    assert ring(4, 1.0) == 2.25
+
+
+def test_ring_seconds_of_one_rank_are_zero() -> None:
+    assert ring(1, 2.0) == 0.0
+
+
+def test_tensor_parallel_seconds_by_hand() -> None:
+    terms = tensor_parallel_seconds(problem(), stages(tensor_parallel=2, recompute_layers_per_stage=(3,)))
+    # Two all-reduces forward, half of two backward, two for each recomputed layer.
+    assert terms["layers"].tolist() == pytest.approx([(4 * (2 + 2 * 0.5) + 3 * 2) * REDUCE_S])
+    assert terms["embedding_and_loss"].tolist() == pytest.approx([2 * REDUCE_S + LOSS_S])
+
+
+def test_tensor_parallel_seconds_under_sequence_parallelism_gather_twice_more() -> None:
+    terms = tensor_parallel_seconds(problem(), stages(tensor_parallel=2, sequence_parallel=True))
+    assert terms["layers"].tolist() == pytest.approx([4 * (3 * REDUCE_S + 2 * GATHER_S)])
+
+
+def test_tensor_parallel_seconds_at_the_ends_of_a_pipeline() -> None:
+    terms = tensor_parallel_seconds(problem(), stages(tensor_parallel=2, pipeline_parallel=2))
+    assert terms["embedding_and_loss"].tolist() == pytest.approx([REDUCE_S, REDUCE_S + LOSS_S])
+
+
+def test_tensor_parallel_seconds_are_zero_for_one_rank() -> None:
+    terms = tensor_parallel_seconds(problem(), stages(pipeline_parallel=2))
+    assert all((column == 0).all() for column in terms.values())
+
+
+def test_pipeline_seconds_by_hand() -> None:
+    message = 256 / 1e9 + 1e-6
+    seconds = pipeline_seconds(problem(), stages(pipeline_parallel=4))
+    assert seconds.tolist() == pytest.approx([message, 2 * message, 2 * message, message])
+
+
+def test_pipeline_seconds_of_interleaved_chunks() -> None:
+    chunked = stages(pipeline_parallel=2, schedule="interleaved", num_model_chunks=2)
+    message = 256 / 1e9 + 1e-6
+    assert pipeline_seconds(problem(), chunked).tolist() == pytest.approx([4 * message, 4 * message])
+
+
+def test_pipeline_seconds_use_the_network_where_a_boundary_crosses_nodes() -> None:
+    two_nodes = problem(devices_per_node=2)
+    seconds = pipeline_seconds(two_nodes, stages(pipeline_parallel=4))
+    # 1e8 B/s; the message passes PCIe (1 us), the network (10 us) and PCIe again.
+    assert seconds[0] == pytest.approx(256 / 1e8 + 12e-6)
+
+
+def test_pipeline_seconds_are_zero_for_one_stage() -> None:
+    assert pipeline_seconds(problem(), stages()).tolist() == [0.0]
+
+
+@pytest.mark.parametrize(("zero_stage", "ring_steps"), [(0, 2), (1, 3), (2, 2)])
+def test_data_parallel_seconds_by_hand(zero_stage: int, ring_steps: int) -> None:
+    seconds = data_parallel_seconds(problem(num_devices=2), stages(data_parallel=2, zero_stage=zero_stage))
+    # 15328 parameters of 2 bytes, half of them to the other rank in each step of the ring.
+    assert seconds.tolist() == pytest.approx([ring_steps * (15328 / 1e9 + 1e-6)])
+
+
+def test_data_parallel_seconds_are_zero_for_one_rank() -> None:
+    assert data_parallel_seconds(problem(), stages(zero_stage=1)).tolist() == [0.0]
+
+
+def test_tied_embedding_seconds_by_hand() -> None:
+    seconds = tied_embedding_seconds(problem(num_devices=2), stages(pipeline_parallel=2))
+    # 128 * 16 * 2 = 4096 bytes between two stages.
+    assert seconds.tolist() == pytest.approx([2 * (2048 / 1e9 + 1e-6)] * 2)
+
+
+def test_tied_embedding_seconds_are_zero_without_a_pair() -> None:
+    assert tied_embedding_seconds(problem(), stages()).tolist() == [0.0]
+    untied = problem(model={"tied_embeddings": False})
+    assert tied_embedding_seconds(untied, stages(pipeline_parallel=2)).tolist() == [0.0, 0.0]
+
+
+def test_tied_embedding_seconds_stay_in_the_node_that_holds_the_whole_pipeline() -> None:
+    """Two pipelines of four stages, each filling one node: ranks 0 and 3, and ranks 4 and 7, are pairs."""
+    pairs = layout(pipeline_parallel=4, data_parallel=2, num_microbatches=4)
+    asked = problem_of(pairs, devices_per_node=4)
+    seconds = tied_embedding_seconds(asked, stages(pipeline_parallel=4, data_parallel=2, num_microbatches=4))
+    assert seconds.tolist() == pytest.approx([2 * (2048 / 1e9 + 1e-6)] * 4)
+
+
+def test_tied_embedding_seconds_leave_the_node_with_a_pipeline_over_two() -> None:
+    seconds = tied_embedding_seconds(problem(devices_per_node=2), stages(pipeline_parallel=4))
+    assert seconds[0] == pytest.approx(2 * (2048 / 1e8 + 12e-6))

@@ -1,0 +1,108 @@
+"""Compute time by hand: 5e11 FLOP/s and 5e8 B/s are what the tiny device reaches."""
+
+import numpy as np
+import pytest
+
+from planner.cost_model.compute import (
+    embedding_seconds,
+    head_forward_seconds,
+    layer_forward_seconds,
+    loss_seconds,
+    microbatch_compute,
+    offload_seconds,
+    optimizer_seconds,
+    product_seconds,
+    traffic_seconds,
+)
+from planner.layout import Offload
+from tests.helpers import problem, stages
+
+LAYER_S = 51200 / 5e11 + 7680 / 5e8
+"""12288 + 2048 / 2 + 2048 / 2 + 4096 + 2 * 16384 FLOP and 8 * 16 * 2 * (10 + 20) bytes."""
+
+
+def test_product_seconds_by_hand() -> None:
+    assert product_seconds(problem(), np.array([0.0, 1000.0])).tolist() == [0.0, pytest.approx(2e-9)]
+
+
+def test_product_seconds_interpolate_over_the_logarithm_and_stay_constant_beyond() -> None:
+    curve = {"efficiency": {"matmul": ((10.0, 0.1), (1000.0, 0.3))}}
+    seconds = product_seconds(problem(hardware=curve), np.array([1.0, 10.0, 100.0, 1000.0, 1e6]))
+    assert seconds.tolist() == pytest.approx([1e-11, 1e-10, 5e-10, 1e-8 / 3, 1e-5 / 3])
+
+
+def test_traffic_seconds_by_hand() -> None:
+    assert traffic_seconds(problem(), np.array([0.0, 1000.0])).tolist() == [0.0, pytest.approx(2e-6)]
+
+
+def test_layer_forward_seconds_by_hand() -> None:
+    assert layer_forward_seconds(problem(), stages()).tolist() == pytest.approx([LAYER_S])
+
+
+def test_layer_forward_seconds_of_materialised_attention_compute_every_score() -> None:
+    asked = problem(stack={"activations": {"attention": "materialised"}})
+    assert layer_forward_seconds(asked, stages()).tolist() == pytest.approx([53248 / 5e11 + 7680 / 5e8])
+
+
+def test_layer_forward_seconds_under_tensor_and_sequence_parallelism() -> None:
+    plain = layer_forward_seconds(problem(), stages(tensor_parallel=2))
+    sequence = layer_forward_seconds(problem(), stages(tensor_parallel=2, sequence_parallel=True))
+    assert plain.tolist() == pytest.approx([25600 / 5e11 + 256 * (10 + 10) / 5e8])
+    assert sequence.tolist() == pytest.approx([25600 / 5e11 + 256 * (5 + 10) / 5e8])
+
+
+def test_layer_forward_seconds_are_never_below_the_launches() -> None:
+    slow_host = problem(hardware={"kernel_launch_s": 0.5})
+    assert layer_forward_seconds(slow_host, stages()).tolist() == [5 * 0.5]
+
+
+def test_head_forward_seconds_by_hand() -> None:
+    seconds = head_forward_seconds(problem(), stages(pipeline_parallel=2))
+    assert seconds.tolist() == pytest.approx([0.0, 32768 / 5e11])
+
+
+def test_loss_seconds_by_hand() -> None:
+    seconds = loss_seconds(problem(), stages(pipeline_parallel=2))
+    assert seconds.tolist() == pytest.approx([0.0, 8 * 128 * 10 * 2 / 5e8])
+
+
+def test_embedding_seconds_by_hand() -> None:
+    seconds = embedding_seconds(problem(), stages(pipeline_parallel=2))
+    assert seconds.tolist() == pytest.approx([8 * 8 * 16 * 2 / 5e8, 0.0])
+
+
+def test_microbatch_compute_by_hand() -> None:
+    terms = microbatch_compute(problem(), stages(recompute_layers_per_stage=(3,)))
+    assert {name: column[0] for name, column in terms.items()} == pytest.approx(
+        {
+            "layers_forward": 4 * LAYER_S,
+            "layers_backward": 8 * LAYER_S,
+            "recompute": 3 * LAYER_S,
+            "embedding": 2048 / 5e8,
+            "loss_head": 3 * 32768 / 5e11 + 20480 / 5e8,
+        }
+    )
+
+
+def test_optimizer_seconds_by_hand() -> None:
+    whole = optimizer_seconds(problem(), stages(data_parallel=2))
+    shard = optimizer_seconds(problem(), stages(data_parallel=2, zero_stage=1))
+    assert whole.tolist() == pytest.approx([15328 * 40 / 5e8])
+    assert shard.tolist() == pytest.approx([7664 * 40 / 5e8])
+
+
+def test_optimizer_seconds_leave_out_the_offloaded_share() -> None:
+    half = Offload(optimizer=0.5, tier="cpu")
+    seconds = optimizer_seconds(problem(), stages(data_parallel=2, zero_stage=1, offload=half))
+    assert seconds.tolist() == pytest.approx([3832 * 40 / 5e8])
+
+
+def test_offload_seconds_by_hand() -> None:
+    # 7664 parameters a rank; 8 bytes each over 5e8 B/s, and 2 ranks share 4e9 B/s of host memory.
+    offloaded = stages(data_parallel=2, zero_stage=1, offload=Offload(optimizer=1.0, tier="cpu"))
+    seconds = offload_seconds(problem(num_devices=2), offloaded)
+    assert seconds.tolist() == pytest.approx([7664 * 8 / 5e8 + 2 * 7664 * 40 / 4e9])
+
+
+def test_offload_seconds_are_zero_without_offload() -> None:
+    assert offload_seconds(problem(), stages(data_parallel=2, zero_stage=1)).tolist() == [0.0]
