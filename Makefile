@@ -1,0 +1,67 @@
+# Everything runs in $(VENV), which is made on first use and brought up to date when a requirement changes.
+#   make PYTHON=python3.12 ...                    another interpreter
+#   make TORCH_INDEX_ARGS='--index-url URL' ...   PyTorch from another index, such as its CPU-only builds
+
+PYTHON ?= python3
+VENV ?= .venv
+TORCH_INDEX_ARGS ?=
+BENCH_RUNS ?= 5
+
+BIN := $(VENV)/bin
+PIP_INSTALL := $(BIN)/python -m pip --disable-pip-version-check --quiet install
+REQUIREMENTS := $(wildcard requirements/*.txt)
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test lint bench docs clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+demo: $(VENV)/runtime.stamp ## Install, plan GPT-3 for 96 GPUs, then plan and train a small GPT on this machine
+	$(BIN)/gptplan solve --model gpt3 --gpus 96
+	$(BIN)/gptplan solve --model gpt2-tiny --gpu local-cpu --gpus 2
+	$(BIN)/gptplan run plans/gpt2-tiny-2xlocal-cpu.plan
+
+test: lint ## Everything a change has to pass: lint, types, import directions, all tests, docs, wheel
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/dev.stamp ## Style, spelling, import directions and types
+	$(BIN)/ruff check --quiet --output-format concise .
+	$(BIN)/ruff format --quiet --check .
+	$(BIN)/codespell
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/mypy
+
+bench: $(VENV)/planner.stamp ## Wall time and peak memory of start-up and of solving
+	$(BIN)/python benchmarks/startup_and_solve.py --runs $(BENCH_RUNS)
+
+docs: $(VENV)/planner.stamp ## Write the pages that are generated from code
+	$(BIN)/python -m docs.rules_page
+
+clean: ## Remove the environment, caches and builds; plans and runs stay
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/planner.stamp: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit("gptplan needs Python 3.11 or newer; name one: make PYTHON=python3.12" \
+		if sys.version_info < (3, 11) else 0)'
+	@echo "setting up $(VENV): planner"
+	@$(PYTHON) -m venv $(VENV)
+	@$(PIP_INSTALL) --editable .
+	@touch $@
+
+# PyTorch first, and on its own: what comes after finds its requirement met.
+$(VENV)/runtime.stamp: $(VENV)/planner.stamp $(REQUIREMENTS)
+	@echo "setting up $(VENV): PyTorch, Colossal-AI and what they need"
+	@$(PIP_INSTALL) $(TORCH_INDEX_ARGS) --requirement requirements/torch.txt
+	@$(PIP_INSTALL) --requirement requirements/build.txt
+	@$(PIP_INSTALL) --editable '.[runtime]'
+	@$(PIP_INSTALL) --no-deps --no-build-isolation --requirement requirements/colossalai.txt
+	@touch $@
+
+# Colossal-AI's requirements are left out on purpose; pip would warn of each.
+$(VENV)/dev.stamp: $(VENV)/runtime.stamp
+	@echo "setting up $(VENV): tools of development"
+	@$(PIP_INSTALL) --no-warn-conflicts --editable '.[dev]'
+	@touch $@

@@ -1,0 +1,132 @@
+"""What the documentation says is true: generated pages are fresh, commands and options exist."""
+
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import typer.main
+from typer.core import TyperGroup
+
+from docs.rules_page import PAGE, rules_page
+from planner.cli import app
+from planner.rules import ALL_RULES
+from planner.spec import HardwareSpec, ModelSpec, StackSpec
+from planner.spec_files import ALIASES, builtin_names
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+COMMANDS = typer.main.get_command(app)
+VALUES: dict[str, type] = {"--model": ModelSpec, "--gpu": HardwareSpec, "--stack": StackSpec}
+
+
+def code(page: Path) -> Iterator[str]:
+    """Code of a page: the lines of its fenced blocks and its inline literals."""
+    text = page.read_text(encoding="utf-8")
+    blocks = re.findall(r"^```[^\n]*\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    yield from (line.removeprefix("$ ") for block in blocks for line in block.splitlines())
+    yield from re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL))
+
+
+def shown(program: str) -> list[tuple[str, list[str]]]:
+    """Every ``program ...`` of the documentation, as its page and its arguments."""
+    lines = [(page.name, line.strip()) for page in PAGES for line in code(page)]
+    pattern = re.compile(rf"(?:\S*/)?{program}\s+(.*)")
+    matches = [(page, pattern.fullmatch(line)) for page, line in lines]
+    return [(page, shlex.split(match[1], comments=True)) for page, match in matches if match]
+
+
+def named(calls: list[tuple[str, list[str]]]) -> list[str]:
+    return [f"{page}: {' '.join(arguments)}" for page, arguments in calls]
+
+
+GPTPLAN = shown("gptplan")
+MAKE = shown("make")
+
+
+@pytest.mark.parametrize(("page", "arguments"), GPTPLAN, ids=named(GPTPLAN))
+def test_commands_exist_with_their_options(page: str, arguments: list[str]) -> None:
+    assert isinstance(COMMANDS, TyperGroup)
+    if arguments[0].startswith("-"):
+        assert arguments[0] in {option for parameter in COMMANDS.params for option in parameter.opts} | {"--help"}
+        return
+    assert arguments[0] in COMMANDS.commands
+    command = COMMANDS.commands[arguments[0]]
+    known = {option for parameter in command.params for option in parameter.opts} | {"--help"}
+    used = {argument.partition("=")[0] for argument in arguments[1:] if re.match(r"--?[a-z]", argument)}
+    assert used <= known
+    for option, value in pairwise(arguments):
+        if option in VALUES and not value.isupper() and not value.endswith(".toml"):
+            assert value in {*builtin_names(VALUES[option]), *ALIASES}
+
+
+@pytest.mark.parametrize(("page", "arguments"), MAKE, ids=named(MAKE))
+def test_make_targets_exist(page: str, arguments: list[str]) -> None:
+    targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    assert {argument for argument in arguments if "=" not in argument} <= {*targets}
+
+
+def test_the_readme_shows_the_two_first_commands() -> None:
+    readme = [arguments for page, arguments in MAKE if page == "README.md"]
+    assert ["demo"] in readme
+    assert ["test"] in readme
+
+
+def test_the_readme_shows_what_solve_prints(tmp_path: Path) -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    block = re.search(r"^```text\n(.*?)^```", readme, re.MULTILINE | re.DOTALL)
+    assert block
+    command = ["-m", "planner.cli", "solve", "--model", "gpt3", "--gpus", "96", "-o", str(tmp_path / "readme.plan")]
+    result = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True, check=True)
+    printed = [line.rstrip() for line in result.stdout.splitlines()]
+    shown_lines = block[1].splitlines()
+    assert printed[: len(shown_lines)] == shown_lines
+
+
+def test_rules_page_is_up_to_date() -> None:
+    assert PAGE.read_text(encoding="utf-8") == rules_page() + "\n", "run `make docs`"
+
+
+def test_rules_named_in_pages_exist() -> None:
+    text = "".join(page.read_text(encoding="utf-8") for page in PAGES)
+    prefixes = {rule.id.rstrip("0123456789") for rule in ALL_RULES}
+    mentioned = {id_ for id_ in re.findall(r"\b[A-Z]{2,4}[0-9]{3}\b", text) if id_.rstrip("0123456789") in prefixes}
+    assert mentioned <= {rule.id for rule in ALL_RULES}
+
+
+def test_links_between_pages_lead_somewhere() -> None:
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        targets = [target.partition("#")[0] for target in re.findall(r"\]\(([^)]+)\)", text) if ":" not in target]
+        missing = [target for target in targets if target and not (page.parent / target).exists()]
+        assert not missing, f"{page.name}: {missing}"
+
+
+def test_paths_named_in_the_readme_exist() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    folders = "planner|runtime|specs|tests|docs|benchmarks|requirements"
+    missing = [path for path in re.findall(rf"`((?:{folders})/[\w./-]*)`", text) if not (ROOT / path).exists()]
+    assert not missing
+
+
+def test_the_changelog_has_this_version() -> None:
+    from planner import __version__
+
+    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert re.search(rf"^## {re.escape(__version__)}\b", changelog, re.MULTILINE)
+
+
+def test_versions_agree() -> None:
+    from planner.launch import TRANSFORMERS_VERSION
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    stack = tomllib.loads((ROOT / "specs/stacks/colossalai.toml").read_text(encoding="utf-8"))
+    pinned = f"colossalai=={stack['version']}"
+    assert pinned in project["optional-dependencies"]["cluster"]
+    assert pinned in (ROOT / "requirements/colossalai.txt").read_text(encoding="utf-8").splitlines()
+    assert f"transformers=={TRANSFORMERS_VERSION}" in project["optional-dependencies"]["runtime"]
