@@ -15,9 +15,6 @@ from planner.layout import OFFLOAD_TIERS, SCHEDULES, TENSOR_MODES, LayoutColumns
 from planner.problem import Problem
 from planner.rules.rule import divisors
 
-INTERLEAVED_CHUNKS = (2, 3, 4, 6, 8, 12)
-"""Model chunks that are tried under the interleaved schedule."""
-
 _Row = tuple[float, ...]
 
 
@@ -83,9 +80,17 @@ def _batch_splits(problem: Problem, data_parallel: int) -> list[_Row]:
 def _schedules(problem: Problem, pipeline_parallel: int) -> list[_Row]:
     """(schedule, model chunks) for a number of stages."""
     words = [SCHEDULES[i] for i in _options(problem, "schedule", SCHEDULES, problem.stack.schedules)]
-    chunks = {"none": (1,), "1f1b": (1,), "interleaved": INTERLEAVED_CHUNKS}
+    chunks = {"none": [1], "1f1b": [1], "interleaved": _chunk_counts(problem, pipeline_parallel)}
     possible = [word for word in words if (word == "none") == (pipeline_parallel == 1)]
     return [(SCHEDULES.index(word), count) for word in possible for count in chunks[word]]
+
+
+def _chunk_counts(problem: Problem, pipeline_parallel: int) -> list[int]:
+    """Model chunks of a stage that its layers divide into, and a pinned count; 2 if there is none."""
+    per_stage, rest = divmod(problem.model.num_layers, pipeline_parallel)
+    whole = [] if rest or not per_stage else [count for count in divisors(per_stage) if count > 1]
+    pinned = problem.pins.get("num_model_chunks")
+    return sorted({*whole, *([int(pinned)] if pinned else [])}) or [2]
 
 
 def _state_options(problem: Problem) -> list[_Row]:

@@ -23,6 +23,8 @@ FIELDS = (*_COUNTS, *_WORDS, "offload.optimizer", "layers_per_stage")
 """Layout fields that ``--pin`` and ``--forbid`` take."""
 
 EVEN = "even"
+MAX_DIGITS = 9
+MAX_SHOWN = 60
 
 
 def parse_pin(text: str, option: str) -> tuple[str, str]:
@@ -48,7 +50,7 @@ def parse_pin(text: str, option: str) -> tuple[str, str]:
 def _check_value(field: str, value: str, option: str) -> None:
     if field in _WORDS and value not in _WORDS[field]:
         raise _bad_value(field, value, option, f"use one of {', '.join(_WORDS[field])}")
-    if field in _COUNTS and not (value.isdecimal() and int(value) >= 1):
+    if field in _COUNTS and not _is_count(value):
         raise _bad_value(field, value, option, "use a whole number from 1")
     if field == "offload.optimizer":
         try:
@@ -63,11 +65,16 @@ def _check_value(field: str, value: str, option: str) -> None:
 
 
 def _bad_value(field: str, value: str, option: str, hint: str) -> PlanError:
-    return usage_error(f"`{value}` is no value of {field}", location=option, hint=hint)
+    shown = value if len(value) <= MAX_SHOWN else value[:MAX_SHOWN] + "..."
+    return usage_error(f"`{shown}` is no value of {field}", location=option, hint=hint)
+
+
+def _is_count(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) <= MAX_DIGITS and int(text) >= 1
 
 
 def _is_list(value: str) -> bool:
-    return all(part.strip().isdecimal() for part in value.split(","))
+    return all(_is_count(part.strip()) for part in value.split(","))
 
 
 def pinned_layers(value: str, num_layers: int, num_stages: int) -> tuple[int, ...] | None:
@@ -75,7 +82,8 @@ def pinned_layers(value: str, num_layers: int, num_stages: int) -> tuple[int, ..
     if value == EVEN:
         return None if num_layers % num_stages else (num_layers // num_stages,) * num_stages
     layers = tuple(int(part) for part in value.split(","))
-    return layers if len(layers) == num_stages and sum(layers) == num_layers else None
+    possible = len(layers) == num_stages and sum(layers) == num_layers and min(layers) >= 1
+    return layers if possible else None
 
 
 def matches(columns: LayoutColumns, field: str, value: str) -> NDArray[np.bool_]:

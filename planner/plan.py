@@ -112,7 +112,7 @@ def _read_json(path: Path) -> dict[str, Any]:
         fields = msgspec.json.decode(path.read_bytes())
     except OSError as error:
         raise usage_error(f"cannot read the plan: {error.strerror}", location=str(path), hint=solve_hint) from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise usage_error(
             f"this is not a whole plan file: {error}", location=str(path),
             hint="it may have been cut off while it was copied; copy it again or solve again",

@@ -160,8 +160,12 @@ class ActivationSpec(_Spec, frozen=True, kw_only=True):
     pipeline_elements: float
     """Hidden states that each micro batch in flight holds beside its layers: the stage's output."""
     logits_mixed_bytes: float
-    """Bytes per logit alive at the peak of the loss, in fp16 and bf16."""
+    """Bytes per logit alive at the peak of the loss, in fp16 and bf16, without tensor parallelism."""
     logits_full_bytes: float
+    """The same in fp32."""
+    split_logits_mixed_bytes: float
+    """Bytes per logit of a rank in fp16 and bf16, where tensor parallelism splits the vocabulary."""
+    split_logits_full_bytes: float
     """The same in fp32."""
 
 
@@ -191,11 +195,12 @@ class OverlapSpec(_Spec, frozen=True, kw_only=True):
 
 
 class ZeroTrafficSpec(_Spec, frozen=True, kw_only=True):
-    """Data-parallel bytes per local parameter byte and ring step share, by collective."""
+    """Ring steps of data-parallel communication by ZeRO stage: 1 for a reduce-scatter or an all-gather."""
 
     stage0: float
     stage1: float
     stage2: float
+    """One of them gathers the weights; the others follow every micro batch."""
 
 
 class StackSpec(_Spec, frozen=True, kw_only=True):

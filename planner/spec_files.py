@@ -69,7 +69,7 @@ def _decode_file(path: Path, kind: type[SpecType], shown: str) -> SpecType:
         raise usage_error(
             f"cannot read the spec: {error.strerror}", location=shown, hint=f"see `gptplan {_LISTING[kind]}`"
         ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise usage_error(f"the spec is not TOML: {error}", location=shown) from error
     try:
         return msgspec.convert(fields, kind, dec_hook=partial(_decode_quantity, plain_numbers=False))

@@ -125,6 +125,16 @@ class Cluster:
         _, crosses = members_per_node(stride, size, self.num_devices, self.devices_per_node)
         return self._outside() if crosses else self._inside()
 
+    def ends(self, stride: int, size: int) -> GroupLink:
+        """The link between the first and the last rank of a group, the slowest over all groups."""
+        if size == 1:
+            return GroupLink(bandwidth_bytes_per_s=float("inf"), latency_s=0.0)
+        ranks = np.arange(self.num_devices)
+        first = ranks[ranks // stride % size == 0]
+        last = first + stride * (size - 1)
+        apart = first // self.devices_per_node != last // self.devices_per_node
+        return self._outside() if apart.any() else self._inside()
+
 
 def link_columns(
     link_of: Callable[[int, int], GroupLink], strides: NDArray[np.int64], sizes: NDArray[np.int64]

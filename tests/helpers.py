@@ -88,7 +88,7 @@ def tiny_stack(**overrides: Any) -> StackSpec:
         activations=ActivationSpec(
             replicated_elements=4.0, sharded_elements=12.0, dropout_mask_bytes=2.0, attention="flash",
             score_elements=2.0, score_mask_bytes=1.0, pipeline_elements=1.0, logits_mixed_bytes=12.0,
-            logits_full_bytes=16.0,
+            logits_full_bytes=16.0, split_logits_mixed_bytes=12.0, split_logits_full_bytes=16.0,
         ),
         traffic=TrafficSpec(
             replicated_elements=10.0, sharded_elements=20.0, kernels=5.0, loss_passes=10.0, optimizer_bytes=40.0

@@ -90,7 +90,10 @@ def logits_bytes(problem: Problem, stages: StageColumns) -> Floats:
     """Logits and the copies of them that the loss holds at its peak, on the last stage: ``k T v/t``."""
     columns, kept = stages.layouts, problem.stack.activations
     vocab_share = padded_vocab(problem, columns) / columns.tensor_parallel
-    logit_bytes = kept.logits_full_bytes if problem.precision == "fp32" else kept.logits_mixed_bytes
+    full = problem.precision == "fp32"
+    whole_bytes = kept.logits_full_bytes if full else kept.logits_mixed_bytes
+    split_bytes = kept.split_logits_full_bytes if full else kept.split_logits_mixed_bytes
+    logit_bytes = np.where(columns.tensor_parallel > 1, split_bytes, whole_bytes)
     return np.where(stages.is_last, microbatch_tokens(problem, columns) * vocab_share * logit_bytes, 0.0)
 
 

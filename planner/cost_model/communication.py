@@ -3,7 +3,7 @@
 import numpy as np
 
 from planner.cost_model.activations import boundary_bytes
-from planner.cost_model.parameters import stage_parameters
+from planner.cost_model.parameters import SHARDS_GRADIENTS, stage_parameters
 from planner.cost_model.sources import formula
 from planner.cost_model.terms import Terms, total
 from planner.problem import Problem
@@ -41,7 +41,7 @@ def tensor_parallel_seconds(problem: Problem, stages: StageColumns) -> Terms:
     Each layer: two in forward, two in backward of which the stack hides a share behind the weight
     gradients, two more where it recomputes; embedding and head one each; the loss three of one
     4-byte number a token. Sequence parallelism replaces an all-reduce by a reduce-scatter and an
-    all-gather of the same volume, and gathers the layer input once more in backward.
+    all-gather of the same volume, and gathers both inputs of a layer once more in backward.
     """
     columns = stages.layouts
     size = columns.tensor_parallel
@@ -77,13 +77,16 @@ def pipeline_seconds(problem: Problem, stages: StageColumns) -> Floats:
 def data_parallel_seconds(problem: Problem, stages: StageColumns) -> Floats:
     """Reduction of a stage's gradients, and under ZeRO the gathering of its weights; nothing hidden yet.
 
-    Gradient bytes times the stack's ring steps for the ZeRO stage. Units: s.
+    Gradient bytes times the stack's ring steps for the ZeRO stage. ZeRO 2 keeps only its own share of
+    the gradients, so it scatters them after every micro batch; its weights are gathered once. Units: s.
     """
     columns, traffic = stages.layouts, problem.stack.zero_traffic
     size = columns.data_parallel
     bandwidth, latency = _ring_links(problem, columns.tensor_parallel * columns.pipeline_parallel, size)
     weights = total(stage_parameters(problem, stages)) * ELEMENT_BYTES[problem.precision]
-    steps = np.choose(np.minimum(columns.zero_stage, 2), (traffic.stage0, traffic.stage1, traffic.stage2))
+    every_microbatch = 1.0 + (traffic.stage2 - 1.0) * columns.num_microbatches
+    fixed = np.where(columns.zero_stage == 0, traffic.stage0, traffic.stage1)
+    steps = np.where(columns.zero_stage >= SHARDS_GRADIENTS, every_microbatch, fixed)
     return steps * ring_seconds(weights, size, 1.0, bandwidth, latency)
 
 
@@ -91,9 +94,8 @@ def data_parallel_seconds(problem: Problem, stages: StageColumns) -> Floats:
 def tied_embedding_seconds(problem: Problem, stages: StageColumns) -> Floats:
     """All-reduce of the tied embedding's gradient between the first and the last stage, once a step."""
     columns = stages.layouts
-    pair = np.where(columns.pipeline_parallel > 1, 2, 1)
-    stride = columns.tensor_parallel * np.maximum(columns.pipeline_parallel - 1, 1)
-    bandwidth, latency = link_columns(_cluster(problem).neighbours, stride, pair)
+    pair = np.minimum(columns.pipeline_parallel, 2)
+    bandwidth, latency = link_columns(_cluster(problem).ends, columns.tensor_parallel, columns.pipeline_parallel)
     vocab_share = padded_vocab(problem, columns) / columns.tensor_parallel
     gradient = vocab_share * problem.model.hidden_size * ELEMENT_BYTES[problem.precision]
     tied = float(problem.model.tied_embeddings)

@@ -56,15 +56,16 @@ def state_bytes(problem: Problem, stages: StageColumns) -> Terms:
 def bucket_bytes(problem: Problem, stages: StageColumns) -> Floats:
     """Communication buckets alive in backward.
 
-    Without ZeRO and pipeline, torch DDP's gradient buckets (a copy of the gradients). With ZeRO two
-    reduce buckets: the flattened gradients and the copy in flight, no larger than the gradients.
+    Without a pipeline, and without ZeRO or on a single data-parallel rank, torch DDP's gradient
+    buckets (a copy of the gradients). With ZeRO two reduce buckets: the flattened gradients and the
+    copy in flight, no larger than the gradients.
     """
     columns, stack = stages.layouts, problem.stack
     parameters = total(stage_parameters(problem, stages))
     ddp = parameters * stack.state_bytes(problem.precision).ddp_bucket
     zero = 2.0 * np.minimum(float(stack.zero_bucket_bytes), parameters * ELEMENT_BYTES[problem.precision])
-    wrapped = (columns.zero_stage == 0) & (columns.pipeline_parallel == 1)
-    return np.where(wrapped, ddp, np.where(columns.zero_stage >= SHARDS_OPTIMIZER, zero, 0.0))
+    wrapped = (columns.pipeline_parallel == 1) & ((columns.zero_stage == 0) | (columns.data_parallel == 1))
+    return np.where(wrapped, ddp, 0.0) + np.where(columns.zero_stage >= SHARDS_OPTIMIZER, zero, 0.0)
 
 
 @formula("colossalai0.5.0")
@@ -100,8 +101,9 @@ def stage_memory(problem: Problem, stages: StageColumns) -> StageMemory:
     """Named terms of every phase, in bytes per rank.
 
     Forward: states, activations, logits; gradients exist only once a micro batch went backward.
-    Backward: states, gradients and either the activations at its start or the working set of the
-    last layer. Optimizer: states, gradients and their full-precision copy or the gather buffer.
+    Backward: states, gradients, the activations at its start and the layer being recomputed; it
+    counts them together, although the last gradients appear when the activations have gone.
+    Optimizer: states, gradients and their full-precision copy or the gather buffer.
     """
     states = state_bytes(problem, stages)
     held = {name: states[name] for name in ("weights", "master_weights", "optimizer_moments")}

@@ -6,9 +6,9 @@ import numpy as np
 
 from planner.cost_model import communication, compute
 from planner.cost_model.sources import formula
-from planner.cost_model.terms import Terms, merged, scaled, total
+from planner.cost_model.terms import Terms, total
 from planner.problem import Problem
-from planner.stages import Floats, StageColumns
+from planner.stages import Floats, Integers, StageColumns
 
 
 class StageTimes(NamedTuple):
@@ -49,15 +49,15 @@ def stage_times(problem: Problem, stages: StageColumns) -> StageTimes:
 
 
 @formula("narayanan2021")
-def bottleneck_weight(stages: StageColumns) -> Floats:
-    """How often the slowest stage counts in a step beside the fill: ``M - 1/v``, per stage row.
+def pipeline_bubble(time_sum: Floats | Integers, slowest: Floats | Integers, num_chunks: Integers) -> Floats:
+    """Fill and drain of the pipeline beyond the slowest stage's own work: ``(sum t_s - max t_s) / v``.
 
-    With ``t_s`` the time of one micro batch on stage ``s``, a step of 1F1B takes
-    ``sum t_s + (M - 1) max t_s``; ``v`` interleaved chunks divide the fill and drain by ``v``:
-    ``sum t_s / v + (M - 1/v) max t_s``.
+    ``t_s`` is the time of one micro batch on stage ``s``. With it, ``M`` micro batches take
+    ``M max t_s`` plus the bubble under 1F1B (``v = 1``); ``v`` interleaved chunks divide fill and
+    drain by ``v``. Exact where stages are equal; with unequal ones an upper bound as long as backward
+    takes the same multiple of forward on each. In the unit of the given times.
     """
-    columns = stages.layouts
-    return columns.num_microbatches - 1.0 / columns.num_model_chunks
+    return (time_sum - slowest) / num_chunks
 
 
 @formula("narayanan2021")
@@ -73,11 +73,10 @@ def step_breakdown(problem: Problem, stages: StageColumns) -> dict[str, float]:
     times = stage_times(problem, stages)
     per_stage, tails = total(times.microbatch), total(times.tail)
     slowest, last = int(per_stage.argmax()), int(tails.argmax())
-    num_microbatches = int(stages.layouts.num_microbatches[0])
-    chunks = int(stages.layouts.num_model_chunks[0])
-    terms = merged(scaled(times.microbatch, float(num_microbatches)))
-    breakdown = {name: float(column[slowest]) for name, column in terms.items()}
-    breakdown["pipeline_bubble"] = float(per_stage.sum() - per_stage[slowest]) / chunks
+    num_microbatches, chunks = int(stages.layouts.num_microbatches[0]), stages.layouts.num_model_chunks[:1]
+    breakdown = {name: float(column[slowest]) * num_microbatches for name, column in times.microbatch.items()}
+    bubble = pipeline_bubble(per_stage.sum(keepdims=True), per_stage[[slowest]], chunks)
+    breakdown["pipeline_bubble"] = float(bubble[0])
     breakdown |= {name: float(column[last]) for name, column in times.tail.items()}
     tied = communication.tied_embedding_seconds(problem, stages)
     breakdown["tied_embedding_reduction"] = float(tied[0])

@@ -11,6 +11,7 @@ from planner.rules.rule import Rule
 
 RULES: tuple[Rule, ...] = (
     *states.DEVICE_RULES,
+    *states.PRECISION_RULES,
     *tensor.RULES,
     *pipeline.RULES,
     *states.STATE_RULES,

@@ -31,6 +31,9 @@ def nothing_forbidden(problem: Problem, columns: LayoutColumns) -> NDArray[np.bo
 def _values(problem: Problem, layout: Layout) -> dict[str, Any]:
     columns = columns_of(layout)
     broken = [f"{f}={v}" for f, v in problem.pins.items() if not pins.matches(columns, f, v)[0]]
+    layers = problem.pins.get("layers_per_stage")
+    if layers is not None and not pins.layers_match(layout, layers):
+        broken.append(f"layers_per_stage={layers}")
     hit = [f"{f}={v}" for f, values in problem.forbids.items() for v in values if pins.matches(columns, f, v)[0]]
     return {"pins": ", ".join(broken), "forbids": ", ".join(hit)}
 
@@ -47,6 +50,9 @@ RULES = (
         why="A pin leaves only layouts that have its value.",
         source="options --pin and --mode",
         holds=pins_hold,
+        holds_layout=lambda problem, layout: (
+            "layers_per_stage" not in problem.pins or pins.layers_match(layout, problem.pins["layers_per_stage"])
+        ),
     ),
     Rule(
         id="PIN002",

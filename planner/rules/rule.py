@@ -21,7 +21,7 @@ class Rule:
     """One rule. ``message`` and ``detail`` are templates over ``values``.
 
     ``holds`` judges columns of layouts; ``holds_layout`` judges what columns do not have, the
-    lists per stage of one whole layout. A rule has one of the two, or neither when the cost
+    lists per stage of one whole layout. A rule has one of them or both, or neither when the cost
     model decides it and passes the numbers to :meth:`diagnose`.
     """
 
@@ -43,9 +43,8 @@ class Rule:
 
     def holds_for(self, problem: Problem, layout: Layout) -> bool:
         """Whether one whole layout keeps the rule; true for a rule that the cost model decides."""
-        if self.holds_layout is not None:
-            return self.holds_layout(problem, layout)
-        return self.holds is None or bool(self.holds(problem, columns_of(layout))[0])
+        by_columns = self.holds is None or bool(self.holds(problem, columns_of(layout))[0])
+        return by_columns and (self.holds_layout is None or self.holds_layout(problem, layout))
 
     def diagnose(self, problem: Problem, layout: Layout, **numbers: Any) -> Diagnostic:
         """Say how ``layout`` breaks the rule, with its numbers and those the cost model adds."""

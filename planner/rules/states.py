@@ -23,7 +23,8 @@ def _values(problem: Problem, layout: Layout) -> dict[str, Any]:
         "degrees": listed([d for d in divisors(problem.num_devices) if batch % d == 0]),
         "next_batch": -(-batch // layout.data_parallel) * layout.data_parallel,
         "seq_len": problem.seq_len, "max_seq_len": problem.model.max_seq_len, "model": problem.model.name,
-        "zero_stage": layout.zero_stage, "precision": layout.precision, "schedule": layout.schedule,
+        "zero_stage": layout.zero_stage, "precision": layout.precision, "asked_precision": problem.precision,
+        "schedule": layout.schedule,
         "tensor_mode": layout.tensor_mode, "stack": problem.stack.name, "hardware": problem.hardware.name,
         "tier": layout.offload.tier, "optimizer": layout.offload.optimizer, "allowed": problem.allow_offload,
         "stack_modes": ", ".join(problem.stack.tensor_modes), "stack_tiers": ", ".join(problem.stack.offload_tiers),
@@ -90,6 +91,20 @@ DEVICE_RULES = (
         why="Without hardware support the training would run an order of magnitude slower, or not at all.",
         source="hardware spec: peak",
         holds=lambda problem, columns: np.full(len(columns), problem.precision in problem.hardware.peak_flops_per_s),
+    ),
+)
+
+PRECISION_RULES = (
+    _rule(
+        id="PRE002",
+        title="layout and question differ in precision",
+        field="precision",
+        message="the layout is in {precision}, and {asked_precision} was asked for",
+        detail="layout: {precision}, question: {asked_precision}",
+        hint="use --precision {precision}, or a layout in {asked_precision}",
+        why="States, activations and speed follow from the precision.",
+        source="definition of the layout fields",
+        holds_layout=lambda problem, layout: layout.precision == problem.precision,
     ),
 )
 

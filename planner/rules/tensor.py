@@ -116,9 +116,17 @@ def _sequence_values(problem: Problem, layout: Layout) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _rows_before_last_rank(problem: Problem, columns: LayoutColumns) -> NDArray[np.int64]:
+    degree = columns.tensor_parallel
+    return padded_vocab(problem, columns) // degree * (degree - 1)
+
+
 def _vocab_values(problem: Problem, layout: Layout) -> dict[str, Any]:
     padded, degree = int(padded_vocab(problem, columns_of(layout))[0]), layout.tensor_parallel
+    smaller = [d for d in divisors(problem.num_devices) if d < degree and problem.model.num_heads % d == 0]
     return {
+        "vocab_size": problem.model.vocab_size, "smaller": listed(smaller[-3:]),
+        "before_last": int(_rows_before_last_rank(problem, columns_of(layout))[0]),
         "model": problem.model.name, "padded": padded, "tensor_parallel": degree, "rest": padded % degree,
         "stack": problem.stack.name, "valid": _valid_degrees(problem, padded),
     }  # fmt: skip
@@ -140,6 +148,20 @@ RULES = (
         source="colossalai 0.5.0: shardformer/layer/embedding.py:303-305; stack spec: vocab_multiple",
         holds=lambda problem, columns: (
             columns.mode_is("none") | (padded_vocab(problem, columns) % columns.tensor_parallel == 0)
+        ),
+    ),
+    Rule(
+        id="TP005",
+        title="a tensor parallel rank without a token of the vocabulary",
+        field="tensor_parallel",
+        message="{tensor_parallel} tensor-parallel ranks leave the last one without any of {vocab_size} tokens",
+        detail="padded to {padded} rows, the ranks before it hold {before_last}",
+        hint="use a tensor parallel degree of {smaller}",
+        values=_vocab_values,
+        why="Padding is cut off again on the last rank; the library's loss head fails with none of its rows left.",
+        source="colossalai 0.5.0: shardformer/layer/linear.py:734 (VocabParallelLMHead1D)",
+        holds=lambda problem, columns: (
+            ~columns.mode_is("1d") | (_rows_before_last_rank(problem, columns) < problem.model.vocab_size)
         ),
     ),
     Rule(

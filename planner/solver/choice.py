@@ -81,6 +81,9 @@ class ChoiceModel:
         solver = cp_model.CpSolver()
         solver.parameters.num_workers = 1
         solver.parameters.random_seed = 0
+        # With this detection OR-Tools 9.15 calls models infeasible whose values exceed 2^31 and that it
+        # solves, to the same optimum, without the detection, without presolve or in coarser units.
+        solver.parameters.auto_detect_greater_than_at_least_one_of = False
         if time_limit_s is not None:
             solver.parameters.max_time_in_seconds = max(time_limit_s, 0.0)
         status = solver.solve(self.model)

@@ -1,5 +1,6 @@
 """How many layers each stage can hold: what the memory model, the host and the pins leave."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,10 +35,26 @@ class StageLimits:
         return StageLimits(stages=self.stages.take(rows), fewest=self.fewest[rows], most=self.most[rows])
 
 
-def stage_limits(problem: Problem, columns: LayoutColumns) -> StageLimits:
-    """Limits of every stage of every layout of a non-empty table."""
+Fits = Callable[[Problem, StageColumns], NDArray[np.bool_]]
+
+
+def fits_device(problem: Problem, stages: StageColumns) -> NDArray[np.bool_]:
+    """Where the peak of a stage leaves its reserve free."""
+    return np.asarray(stage_memory(problem, stages).peak_bytes() <= usable_bytes(problem, stages))
+
+
+def fits_host(problem: Problem, stages: StageColumns) -> NDArray[np.bool_]:
+    """Where a node's host holds the offloaded states of ranks like those of the stage."""
+    ranks = min(problem.devices_per_node, problem.num_devices)
+    return np.asarray(host_bytes_per_rank(problem, stages) * ranks <= problem.hardware.host.memory_bytes)
+
+
+def stage_limits(
+    problem: Problem, columns: LayoutColumns, where: Sequence[Fits] = (fits_device, fits_host)
+) -> StageLimits:
+    """Limits of every stage of every layout of a non-empty table, by the given memories."""
     stages = stages_of(columns)
-    most = most_layers(problem, stages)
+    most = np.min([most_layers(problem, stages, fits) for fits in where], axis=0)
     pinned = problem.pins.get("layers_per_stage") or (None if problem.stack.uneven_stages else "even")
     if pinned is None:
         return StageLimits(stages=stages, fewest=np.ones_like(most), most=most)
@@ -45,27 +62,20 @@ def stage_limits(problem: Problem, columns: LayoutColumns) -> StageLimits:
     return StageLimits(stages=stages, fewest=wanted, most=np.where(wanted <= most, wanted, 0))
 
 
-def most_layers(problem: Problem, stages: StageColumns) -> Integers:
-    """The largest layer count, 0 to all, at which each stage fits device and host; found by bisection.
+def most_layers(problem: Problem, stages: StageColumns, fits: Fits) -> Integers:
+    """The largest layer count, 0 to all, at which each stage fits; found by bisection.
 
-    Relies on the peak never falling when a stage gets one more layer.
+    Relies on what a stage needs never falling when it gets one more layer.
     """
     fits_up_to = np.zeros(len(stages), dtype=np.int64)
     fails_from = np.full(len(stages), problem.model.num_layers + 1)
     for _ in range(int(problem.model.num_layers + 1).bit_length()):
         middle = (fits_up_to + fails_from) // 2
-        fits = _fits(problem, stages.with_layers(middle))
+        fit = fits(problem, stages.with_layers(middle))
         open_ = fails_from - fits_up_to > 1
-        fits_up_to = np.where(open_ & fits, middle, fits_up_to)
-        fails_from = np.where(open_ & ~fits, middle, fails_from)
+        fits_up_to = np.where(open_ & fit, middle, fits_up_to)
+        fails_from = np.where(open_ & ~fit, middle, fails_from)
     return fits_up_to
-
-
-def _fits(problem: Problem, stages: StageColumns) -> NDArray[np.bool_]:
-    device = stage_memory(problem, stages).peak_bytes() <= usable_bytes(problem, stages)
-    ranks = min(problem.devices_per_node, problem.num_devices)
-    host = host_bytes_per_rank(problem, stages) * ranks <= problem.hardware.host.memory_bytes
-    return np.asarray(device & host)
 
 
 def _wanted_layers(problem: Problem, columns: LayoutColumns, pinned: str) -> Integers:

@@ -21,7 +21,7 @@ class Ranked:
     layers: Integers
     """Layers of every stage, flattened."""
     unit: float
-    """One unit of the objective in base units: 1e-9 for nanoseconds, 1 for bytes."""
+    """One unit of the objective in base units: seconds of a tick, or 1 for bytes."""
 
     def __len__(self) -> int:
         """Number of layouts."""

@@ -4,15 +4,16 @@ import msgspec
 import numpy as np
 
 from planner.candidates import enumerate_layouts
-from planner.cost_model.memory import PHASES, reserve_bytes, stage_memory
+from planner.cost_model.memory import PHASES, host_bytes_per_rank, reserve_bytes, stage_memory
 from planner.cost_model.terms import total
 from planner.diagnostics import Diagnostic
-from planner.layout import LayoutColumns
+from planner.layout import Layout, LayoutColumns
 from planner.problem import Problem
 from planner.rules import RULES, judge
-from planner.rules.capacity import DEVICE_MEMORY
+from planner.rules.capacity import DEVICE_MEMORY, HOST_MEMORY
 from planner.rules.rule import Rule
-from planner.stages import stages_of
+from planner.solver.limits import fits_device, stage_limits
+from planner.stages import Floats, StageColumns, stages_of
 from planner.units import format_gib
 
 MAX_NEIGHBOUR = 64
@@ -70,31 +71,66 @@ def _has_valid(problem: Problem, num_devices: int) -> bool:
 
 
 def why_nothing_fits(problem: Problem, columns: LayoutColumns) -> list[Diagnostic]:
-    """The valid layout whose fullest stage comes nearest to fitting, with even stages, in numbers."""
+    """The valid layout that comes nearest to fitting, with even stages, in numbers.
+
+    The host is named only where a layout fits all devices and fails on the host alone.
+    """
+    fit_device = stage_limits(problem, columns, [fits_device]).fitting_layouts(problem.model.num_layers)
+    if fit_device.any():
+        return [_nearest_host_miss(problem, columns.take(fit_device))]
+    return [_nearest_device_miss(problem, columns)]
+
+
+def _even_stages(problem: Problem, columns: LayoutColumns) -> StageColumns:
     stages = stages_of(columns)
-    counts = stages.layouts.pipeline_parallel
-    even = problem.model.num_layers // counts + (stages.stage < problem.model.num_layers % counts)
-    stages = stages.with_layers(even)
-    memory = stage_memory(problem, stages)
-    reserve = reserve_bytes(problem, stages)
+    layers, more = np.divmod(problem.model.num_layers, stages.layouts.pipeline_parallel)
+    return stages.with_layers(layers + (stages.stage < more))
+
+
+def _nearest(stages: StageColumns, need: Floats) -> tuple[int, int]:
+    """Layout whose largest ``need`` is the least, and the row of the stage that has it."""
     starts = stages.first_rows()
-    need = memory.peak_bytes() + reserve
-    row = int(np.maximum.reduceat(need, starts).argmin())
-    span = slice(int(starts[row]), int(starts[row] + counts[starts[row]]))
-    fullest = span.start + int(need[span].argmax())
-    phase = PHASES[int(np.argmax([total(terms)[fullest] for terms in memory.phases.values()]))]
-    layout = columns.layout(row, even[span].tolist(), stages.recompute_layers[span].tolist(), problem.precision)
-    capacity = problem.hardware.memory_bytes
+    layout_row = int(np.maximum.reduceat(need, starts).argmin())
+    start = int(starts[layout_row])
+    stop = start + int(stages.layouts.pipeline_parallel[start])
+    return layout_row, start + int(need[start:stop].argmax())
+
+
+def _layout(problem: Problem, stages: StageColumns, layout_row: int) -> Layout:
+    rows = np.flatnonzero(stages.layout_row == layout_row)
+    layers, recompute = stages.num_layers[rows].tolist(), stages.recompute_layers[rows].tolist()
+    return stages.layouts.layout(int(rows[0]), layers, recompute, problem.precision)
+
+
+def _nearest_device_miss(problem: Problem, columns: LayoutColumns) -> Diagnostic:
+    stages = _even_stages(problem, columns)
+    memory, reserve = stage_memory(problem, stages), reserve_bytes(problem, stages)
+    layout_row, fullest = _nearest(stages, memory.peak_bytes() + reserve)
+    peak, capacity = float(memory.peak_bytes()[fullest]), problem.hardware.memory_bytes
     diagnostic = DEVICE_MEMORY.diagnose(
         problem,
-        layout,
+        _layout(problem, stages, layout_row),
         stage=int(stages.stage[fullest]),
-        phase=phase,
-        need=format_gib(need[fullest] - reserve[fullest]),
-        peak=format_gib(need[fullest] - reserve[fullest]),
+        phase=PHASES[int(np.argmax([total(terms)[fullest] for terms in memory.phases.values()]))],
+        need=format_gib(peak),
+        peak=format_gib(peak),
         room=format_gib(capacity - reserve[fullest]),
         reserve=format_gib(reserve[fullest]),
         capacity=format_gib(capacity),
     )
     message = f"no valid layout fits; in the nearest one {diagnostic.message}"
-    return [msgspec.structs.replace(diagnostic, message=message)]
+    return msgspec.structs.replace(diagnostic, message=message)
+
+
+def _nearest_host_miss(problem: Problem, columns: LayoutColumns) -> Diagnostic:
+    stages = _even_stages(problem, columns)
+    need = host_bytes_per_rank(problem, stages) * min(problem.devices_per_node, problem.num_devices)
+    layout_row, fullest = _nearest(stages, need)
+    diagnostic = HOST_MEMORY.diagnose(
+        problem,
+        _layout(problem, stages, layout_row),
+        need=format_gib(need[fullest]),
+        capacity=format_gib(problem.hardware.host.memory_bytes),
+    )
+    message = f"no valid layout fits; in the nearest one {diagnostic.message}"
+    return msgspec.structs.replace(diagnostic, message=message)

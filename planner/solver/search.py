@@ -16,11 +16,12 @@ from planner.layout import LayoutColumns
 from planner.plan import FORMAT_VERSION, Plan, seal
 from planner.problem import Problem
 from planner.rules import judge
-from planner.rules.capacity import DEVICE_MEMORY
+from planner.rules.capacity import DEVICE_MEMORY, HOST_MEMORY
 from planner.solver import peak_memory, step_time
 from planner.solver.found import Found
-from planner.solver.limits import stage_limits
+from planner.solver.limits import fits_device, stage_limits
 from planner.solver.reasons import why_nothing_fits, why_nothing_is_valid
+from planner.stages import Booleans
 
 
 def solve(problem: Problem, *, time_limit_s: float | None = None, top: int = 1) -> Answer:
@@ -41,7 +42,7 @@ def solve(problem: Problem, *, time_limit_s: float | None = None, top: int = 1) 
     _require_modelled(columns)
     limits = stage_limits(problem, columns)
     fits = limits.fitting_layouts(problem.model.num_layers)
-    rejected |= {DEVICE_MEMORY.id: int(np.count_nonzero(~fits))} if not fits.all() else {}
+    rejected |= _misfits(problem, columns, fits)
     space = msgspec.structs.replace(space, fit=int(np.count_nonzero(fits)), rejected=rejected)
     if not fits.any():
         return _infeasible(space, why_nothing_fits(problem, columns), started)
@@ -52,6 +53,13 @@ def solve(problem: Problem, *, time_limit_s: float | None = None, top: int = 1) 
     exact = objective.solve_exactly(problem, ranked.take(kept), left)
     found = Found(problem=problem, ranked=ranked, kept=kept, exact=exact)
     return _answer(found, space, top, started)
+
+
+def _misfits(problem: Problem, columns: LayoutColumns, fits: Booleans) -> dict[str, int]:
+    """How many valid layouts fail to fit the device, and how many fit it but not the host."""
+    fit_device = stage_limits(problem, columns, [fits_device]).fitting_layouts(problem.model.num_layers)
+    counts = {DEVICE_MEMORY.id: np.count_nonzero(~fit_device), HOST_MEMORY.id: np.count_nonzero(fit_device & ~fits)}
+    return {rule: int(count) for rule, count in counts.items() if count}
 
 
 def _require_modelled(columns: LayoutColumns) -> None:

@@ -9,7 +9,7 @@ from planner.problem import Problem
 from planner.solver.choice import ChoiceModel, ExactAnswer, Place
 from planner.solver.limits import StageLimits
 from planner.solver.ranked import Ranked
-from planner.solver.tables import NANOSECOND, Affine, TimeTables, even_layers, least_maximum, lower_bounds, time_tables
+from planner.solver.tables import Affine, TimeTables, even_layers, least_maximum, lower_bounds, time_tables
 from planner.stages import Floats, Integers
 
 
@@ -23,12 +23,12 @@ def rank(problem: Problem, limits: StageLimits) -> Ranked:
     bounds = _rounded(lower_bounds(tables))
     layers = even_layers(tables, slowest, _least_tail(tables, slowest))
     achieved = _rounded(tables.step(layers))
-    return Ranked(limits=limits, lower_bound=bounds, achieved=achieved, layers=layers, unit=NANOSECOND)
+    return Ranked(limits=limits, lower_bound=bounds, achieved=achieved, layers=layers, unit=tables.tick_s)
 
 
-def _rounded(step_ns: Floats) -> Floats:
+def _rounded(step_ticks: Floats) -> Floats:
     # Sums of integers and chunk fractions: rounding keeps equal steps equal.
-    return np.round(step_ns, 3)
+    return np.round(step_ticks, 3)
 
 
 def _least_tail(tables: TimeTables, slowest: Integers) -> Integers:
@@ -40,7 +40,7 @@ def _least_tail(tables: TimeTables, slowest: Integers) -> Integers:
 
 def solve_exactly(problem: Problem, ranked: Ranked, time_limit_s: float | None) -> ExactAnswer:
     """Choose layout and layers of the least step time among the layouts of ``ranked``."""
-    tables = time_tables(problem, ranked.limits)
+    tables = time_tables(problem, ranked.limits, ranked.unit)
     choice = ChoiceModel(ranked.limits, problem.model.num_layers)
     scale = _add_step_time(choice, tables)
     best = ranked.best_row()
@@ -50,12 +50,12 @@ def solve_exactly(problem: Problem, ranked: Ranked, time_limit_s: float | None) 
 
 
 def _add_step_time(choice: ChoiceModel, tables: TimeTables) -> int:
-    """Add the objective; returns how many of its units are a nanosecond, for interleaved chunks."""
+    """Add the objective; returns how many of its units are a tick, for interleaved chunks."""
     model, scale = choice.model, math.lcm(*(int(chunks) for chunks in tables.num_chunks))
-    horizon = 2 * int(tables.step(tables.limits.most).max() + 1)
-    slowest = model.new_int_var(0, horizon, "slowest_ns")
-    last = model.new_int_var(0, horizon, "last_tail_ns")
-    step = model.new_int_var(0, horizon * scale, "scaled_step_ns")
+    most = tables.limits.most
+    slowest = model.new_int_var(0, int(tables.microbatch.at(most).max()), "slowest_ticks")
+    last = model.new_int_var(0, int(tables.tail.at(most).max()), "last_tail_ticks")
+    step = model.new_int_var(0, scale * int(tables.step(most).max() + 1), "scaled_step_ticks")
     for row, chosen in enumerate(choice.chosen):
         places = choice.places(row)
         times = [_at(tables.microbatch, place) for place in places]

@@ -1,27 +1,34 @@
 """Integer tables of the exact model, and the bounds that keep it small.
 
-Times are whole nanoseconds. A stage with ``l`` layers takes ``base + slope * l`` for a micro batch
-and again for the end of a step; a step of layout ``i`` takes
-``fixed + sum t_s / v + (M - 1/v) max t_s + max tail_s``.
+Times are whole ticks, a fraction of a nanosecond unless the steps are very long. A stage with ``l``
+layers takes ``base + slope * l`` for a micro batch and again for the end of a step; a step takes
+``M max t_s`` and :func:`planner.cost_model.pipeline.pipeline_bubble`, the largest tail and ``fixed``.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 
 from planner.cost_model.communication import tied_embedding_seconds
-from planner.cost_model.pipeline import stage_times
+from planner.cost_model.pipeline import pipeline_bubble, stage_times
 from planner.cost_model.terms import total
+from planner.layout import LayoutColumns
 from planner.problem import Problem
 from planner.solver.limits import StageLimits
-from planner.stages import Floats, Integers
+from planner.stages import Booleans, Floats, Integers
 
-NANOSECOND = 1e-9
+FINEST_TICK_S = 1e-10
+LARGEST_SUM = 2**58
+"""Sums of the exact model stay below this, well within 64-bit integers."""
+
+
+UNLIMITED_LAYERS = 2**31
 
 
 @dataclass(frozen=True, kw_only=True)
 class Affine:
-    """``base + slope * layers`` of every stage, in nanoseconds."""
+    """``base + slope * layers`` of every stage, in ticks; no slope is negative."""
 
     base: Integers
     slope: Integers
@@ -32,20 +39,23 @@ class Affine:
 
     def layers_within(self, limit: Integers) -> Integers:
         """The most layers whose value stays within ``limit``; negative where none does."""
-        return (limit - self.base) // np.maximum(self.slope, 1)
+        within = (limit - self.base) // np.maximum(self.slope, 1)
+        constant = np.where(limit >= self.base, UNLIMITED_LAYERS, -1)
+        return np.where(self.slope == 0, constant, within)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TimeTables:
     """Everything the exact model needs of fitting layouts; stage columns are flattened."""
 
+    tick_s: float
     limits: StageLimits
     starts: Integers
     """Row of the first stage of each layout."""
     microbatch: Affine
     tail: Affine
     fixed: Integers
-    """Per layout: time outside stages, in nanoseconds."""
+    """Per layout: time outside stages, in ticks."""
     num_microbatches: Integers
     num_chunks: Integers
     num_layers: int
@@ -60,7 +70,7 @@ class TimeTables:
         return np.repeat(per_layout, self.num_stages)
 
     def step(self, layers: Integers) -> Floats:
-        """Step time of every layout with these layers per stage, in nanoseconds."""
+        """Step time of every layout with these layers per stage, in ticks."""
         times, tails = self.microbatch.at(layers), self.tail.at(layers)
         return self.compose(
             np.add.reduceat(times, self.starts),
@@ -69,16 +79,16 @@ class TimeTables:
         )
 
     def compose(self, time_sum: Integers, slowest: Integers, last: Integers) -> Floats:
-        """Step time from the sum and maximum of stage times and the maximum tail, in nanoseconds."""
-        chunks = self.num_chunks
-        return self.fixed + time_sum / chunks + (self.num_microbatches - 1 / chunks) * slowest + last
+        """Step time from the sum and maximum of stage times and the maximum tail, in ticks."""
+        bubble = pipeline_bubble(time_sum, slowest, self.num_chunks)
+        return self.fixed + self.num_microbatches * slowest + bubble + last
 
 
-def time_tables(problem: Problem, limits: StageLimits) -> TimeTables:
-    """Build the tables of fitting layouts.
+def time_tables(problem: Problem, limits: StageLimits, tick_s: float | None = None) -> TimeTables:
+    """Build the tables of fitting layouts, in ticks of ``tick_s`` or the finest that is safe.
 
-    Bases and slopes are read off the cost model at all layers and one more, so they are exact for a
-    single stage, whose overlapped communication is not affine, and for all stages of a pipeline.
+    Bases and slopes are read off the cost model at all layers and one more. The times of a pipeline's
+    stages are affine; a single stage always has all layers, so its times there are its bases.
     """
     stages, num_layers = limits.stages, problem.model.num_layers
     everything = np.full(len(stages), num_layers)
@@ -87,23 +97,34 @@ def time_tables(problem: Problem, limits: StageLimits) -> TimeTables:
     starts = stages.first_rows()
     columns = stages.layouts
     tied = tied_embedding_seconds(problem, stages)[starts]
+    tick_s = tick_s or _finest_safe_tick_s(total(here.microbatch), columns)
+    single = columns.pipeline_parallel == 1
     return TimeTables(
+        tick_s=tick_s,
         limits=limits,
         starts=starts,
-        microbatch=_affine(total(here.microbatch), total(beyond.microbatch), num_layers),
-        tail=_affine(total(here.tail), total(beyond.tail), num_layers),
-        fixed=np.rint(tied / NANOSECOND).astype(np.int64),
+        microbatch=_affine(total(here.microbatch) / tick_s, total(beyond.microbatch) / tick_s, num_layers, single),
+        tail=_affine(total(here.tail) / tick_s, total(beyond.tail) / tick_s, num_layers, single),
+        fixed=np.rint(tied / tick_s).astype(np.int64),
         num_microbatches=columns.num_microbatches[starts],
         num_chunks=columns.num_model_chunks[starts],
         num_layers=num_layers,
     )
 
 
-def _affine(here_s: Floats, beyond_s: Floats, num_layers: int) -> Affine:
-    slope = beyond_s - here_s
-    base = here_s - slope * num_layers
-    as_integers = [np.rint(column / NANOSECOND).astype(np.int64) for column in (base, slope)]
-    return Affine(base=as_integers[0], slope=as_integers[1])
+def _finest_safe_tick_s(stage_times_s: Floats, columns: LayoutColumns) -> float:
+    # A step sums at most M micro batches and the fill, times the common multiple of chunk counts.
+    most_terms = int(columns.num_microbatches.max()) + int(columns.pipeline_parallel.max())
+    scale = math.lcm(*np.unique(columns.num_model_chunks).tolist())
+    tick_s = FINEST_TICK_S
+    while float(stage_times_s.max()) / tick_s * most_terms * scale > LARGEST_SUM:
+        tick_s *= 10
+    return tick_s
+
+
+def _affine(here: Floats, beyond: Floats, num_layers: int, single: Booleans) -> Affine:
+    slope = np.rint(np.where(single, 0.0, beyond - here)).astype(np.int64)
+    return Affine(base=np.rint(here).astype(np.int64) - slope * num_layers, slope=slope)
 
 
 def least_maximum(tables: TimeTables, affine: Affine) -> Integers:
@@ -125,7 +146,7 @@ def least_maximum(tables: TimeTables, affine: Affine) -> Integers:
 
 
 def lower_bounds(tables: TimeTables) -> Floats:
-    """Per layout: a step time that no division of its layers beats, in nanoseconds."""
+    """Per layout: a step time that no division of its layers beats, in ticks."""
     starts = tables.starts
     bases = np.add.reduceat(tables.microbatch.base, starts)
     slopes = np.minimum.reduceat(tables.microbatch.slope, starts)

@@ -1,12 +1,13 @@
 """Closed forms of the pipeline against the schedule played task by task."""
 
 import networkx as nx
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from planner.cost_model.activations import in_flight_microbatches
-from planner.cost_model.pipeline import bottleneck_weight
+from planner.cost_model.pipeline import pipeline_bubble
 from tests.helpers import stages
 from tests.unit.schedules import dependencies, makespan, most_held, order_1f1b, order_interleaved
 
@@ -14,14 +15,10 @@ NUM_STAGES = st.integers(2, 6)
 TIMES = st.floats(0.1, 10.0)
 
 
-def closed_form(num_stages: int, microbatches: int, times: list[float], chunks: int = 1) -> float:
-    """``sum t_s / v + (M - 1/v) max t_s`` with the weight of the cost model."""
-    schedule = "1f1b" if chunks == 1 else "interleaved"
-    columns = stages(
-        pipeline_parallel=num_stages, num_microbatches=microbatches, num_model_chunks=chunks, schedule=schedule,
-        layers_per_stage=(1,) * num_stages,
-    )  # fmt: skip
-    return sum(times) / chunks + float(bottleneck_weight(columns)[0]) * max(times)
+def closed_form(microbatches: int, times: list[float], chunks: int = 1) -> float:
+    """The cost model's span of one step over stages that take ``times`` for a micro batch."""
+    bubble = pipeline_bubble(np.array([sum(times)]), np.array([max(times)]), np.array([chunks]))
+    return microbatches * max(times) + float(bubble[0])
 
 
 @settings(max_examples=100, deadline=None, derandomize=True)
@@ -56,7 +53,7 @@ def test_1f1b_with_equal_stages_takes_the_closed_form(
     microbatches = num_stages + more
     orders = [order_1f1b(stage, num_stages, microbatches) for stage in range(num_stages)]
     played = makespan(orders, [forward_s] * num_stages, [backward_s] * num_stages)
-    assert played == pytest.approx(closed_form(num_stages, microbatches, [forward_s + backward_s] * num_stages))
+    assert played == pytest.approx(closed_form(microbatches, [forward_s + backward_s] * num_stages))
 
 
 @settings(max_examples=200, deadline=None, derandomize=True)
@@ -97,7 +94,7 @@ def play(num_stages: int, microbatches: int, forward_s: list[float], backward_s:
     """The time of the played schedule and of the closed form."""
     orders = [order_1f1b(stage, num_stages, microbatches) for stage in range(num_stages)]
     times = [f + b for f, b in zip(forward_s, backward_s, strict=True)]
-    return makespan(orders, forward_s, backward_s), closed_form(num_stages, microbatches, times)
+    return makespan(orders, forward_s, backward_s), closed_form(microbatches, times)
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
@@ -110,4 +107,4 @@ def test_interleaving_with_equal_stages_takes_the_closed_form(
     virtual = num_stages * chunks
     played = makespan(orders, [forward_s / chunks] * virtual, [backward_s / chunks] * virtual)
     whole = [forward_s + backward_s] * num_stages
-    assert played == pytest.approx(closed_form(num_stages, microbatches, whole, chunks))
+    assert played == pytest.approx(closed_form(microbatches, whole, chunks))

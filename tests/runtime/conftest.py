@@ -31,7 +31,9 @@ _MODEL = {
     "vocab_size": 257, "max_seq_len": 64, "tied_embeddings": True, "dropout": 0.0, "seq_len": SEQ_LEN,
     "global_batch": 8,
 }  # fmt: skip
-_HARDWARE = {"name": "test-cpu", "device": "cpu", "device_names": ["Test"]}
+_HARDWARE = {
+    "name": "test-cpu", "device": "cpu", "device_names": ["Test"], "peak": {"fp32": 1.0, "bf16": 1.0, "fp16": 1.0},
+}  # fmt: skip
 _STACK = {"name": "colossalai", "version": "0.5.0", "vocab_multiple": 64}
 
 
@@ -84,6 +86,7 @@ def make_plan(
         model=model_spec, hardware=_spec(HardwareSpec, _HARDWARE | (hardware or {})),
         stack=_spec(StackSpec, _STACK | (stack or {})), num_devices=chosen.num_devices,
         devices_per_node=devices_per_node, global_batch=global_batch, seq_len=SEQ_LEN, precision=precision,
+        allow_offload=chosen.offload.tier,
     )  # fmt: skip
     stage = _spec(StagePrediction, {"peak_bytes": 2**20})
     predicted = _spec(Prediction, {"step_s": 0.01, "stages": [stage] * chosen.pipeline_parallel})

@@ -56,6 +56,11 @@ CASES = (
         asked={"hardware": {"peak_flops_per_s": {"bf16": 1e12}}}, asked_of_broken={"precision": "fp16"},
     ),
     Case(
+        "PRE002", layout(), layout(precision="fp32"),
+        "the layout is in fp32, and bf16 was asked for",
+        "use --precision fp32, or a layout in bf16", {"precision": "fp32", "asked_precision": "bf16"},
+    ),
+    Case(
         "TP001", layout(tensor_parallel=4), layout(tensor_parallel=3),
         "tensor parallel degree 3 does not divide the 4 attention heads of tiny",
         "use 1, 2 or 4, which divide both 4 and 4 GPUs", {"size": 4, "tensor_parallel": 3, "rest": 1},
@@ -75,6 +80,12 @@ CASES = (
         "tensor parallel degree 4 does not divide the 102 vocabulary rows of tiny",
         "use 1 or 2, or a stack whose vocab_multiple pads the vocabulary", {"padded": 102, "rest": 2},
         asked_of_broken={"model": {"vocab_size": 102}, "stack": {"vocab_multiple": 0}},
+    ),
+    Case(
+        "TP005", layout(tensor_parallel=2), layout(tensor_parallel=4),
+        "4 tensor-parallel ranks leave the last one without any of 40 tokens",
+        "use a tensor parallel degree of 1 or 2", {"vocab_size": 40, "padded": 64, "before_last": 48},
+        asked={"model": {"vocab_size": 40}},
     ),
     Case(
         "TP010", layout(), layout(tensor_parallel=2, tensor_mode="none"),

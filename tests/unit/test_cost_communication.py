@@ -79,9 +79,10 @@ def test_pipeline_seconds_are_zero_for_one_stage() -> None:
     assert pipeline_seconds(problem(), stages()).tolist() == [0.0]
 
 
-@pytest.mark.parametrize(("zero_stage", "ring_steps"), [(0, 2), (1, 3), (2, 2)])
-def test_data_parallel_seconds_by_hand(zero_stage: int, ring_steps: int) -> None:
-    seconds = data_parallel_seconds(problem(num_devices=2), stages(data_parallel=2, zero_stage=zero_stage))
+@pytest.mark.parametrize(("zero_stage", "num_microbatches", "ring_steps"), [(0, 8, 2), (1, 8, 3), (2, 1, 2), (2, 8, 9)])
+def test_data_parallel_seconds_by_hand(zero_stage: int, num_microbatches: int, ring_steps: int) -> None:
+    divided = stages(data_parallel=2, zero_stage=zero_stage, num_microbatches=num_microbatches)
+    seconds = data_parallel_seconds(problem(num_devices=2), divided)
     # 15328 parameters of 2 bytes, half of them to the other rank in each step of the ring.
     assert seconds.tolist() == pytest.approx([ring_steps * (15328 / 1e9 + 1e-6)])
 

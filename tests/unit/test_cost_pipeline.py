@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from planner.cost_model import predict
-from planner.cost_model.pipeline import bottleneck_weight, stage_times, step_breakdown
+from planner.cost_model.pipeline import pipeline_bubble, stage_times, step_breakdown
 from planner.cost_model.terms import total
 from planner.layout import columns_of
 from planner.stages import stages_of
@@ -41,10 +41,11 @@ def test_stage_times_hide_nothing_behind_a_pipeline() -> None:
     assert times.tail["data_parallel_communication"].tolist() == pytest.approx(expected)
 
 
-def test_bottleneck_weight_by_hand() -> None:
-    assert bottleneck_weight(stages(pipeline_parallel=2)).tolist() == [7, 7]
-    chunked = stages(pipeline_parallel=2, schedule="interleaved", num_model_chunks=2)
-    assert bottleneck_weight(chunked).tolist() == [7.5, 7.5]
+def test_pipeline_bubble_by_hand() -> None:
+    # Three stages of 5 s in all, the slowest of 2 s: 3 s are filled and drained, half of it with two chunks.
+    times = np.array([5.0]), np.array([2.0])
+    assert pipeline_bubble(*times, np.array([1])).tolist() == [3]
+    assert pipeline_bubble(*times, np.array([2])).tolist() == [1.5]
 
 
 def test_step_breakdown_by_hand() -> None:

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from planner.candidates import INTERLEAVED_CHUNKS, enumerate_layouts
+from planner.candidates import enumerate_layouts
 from planner.cost_model import predict
 from planner.layout import SCHEDULES
 from planner.question import Question, build_problem
@@ -140,7 +140,8 @@ def test_a_large_batch_on_a_slow_machine_is_solved() -> None:
 def test_candidates_of_the_interleaved_schedule() -> None:
     columns = enumerate_layouts(problem(num_devices=2))
     chunks = columns.num_model_chunks[columns.schedule == SCHEDULES.index("interleaved")]
-    assert sorted(set(chunks.tolist())) == list(INTERLEAVED_CHUNKS)
+    # Two stages of the four layers have two layers each, which make two chunks and no other number.
+    assert sorted(set(chunks.tolist())) == [2]
 
 
 def test_a_batch_that_no_data_parallelism_divides_leaves_one_invalid_split() -> None:

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from planner.layout import Layout, LayoutColumns, columns_of
+from planner.solver import solve
 from planner.solver.choice import ChoiceModel
-from planner.solver.limits import StageLimits, most_layers, stage_limits
+from planner.solver.limits import StageLimits, fits_device, most_layers, stage_limits
 from planner.solver.tables import deal_evenly, time_tables
 from planner.stages import stages_of
 from planner.units import Bytes
@@ -99,7 +100,7 @@ def test_most_layers_is_the_last_count_that_fits() -> None:
     # At 20 bytes of states and casts a parameter plus activations the model of 4 layers needs 308 kB.
     for memory, expected in ((10_000_000, 4), (309_096, 4), (309_095, 3), (40_000, 0)):
         asked = problem(hardware={"memory_bytes": Bytes(memory)})
-        assert most_layers(asked, columns)[0] == expected
+        assert most_layers(asked, columns, fits_device)[0] == expected
 
 
 def test_pinned_layers_leave_one_count_for_each_stage() -> None:
@@ -140,3 +141,22 @@ def test_limits_of_chosen_layouts() -> None:
     kept = limits([1, 1, 1], [4, 2, 3]).take_layouts(np.array([False, True]))
     assert (kept.fewest.tolist(), kept.most.tolist()) == ([1, 1], [2, 3])
     assert replace(kept, most=np.array([1, 1])).fitting_layouts(NUM_LAYERS).tolist() == [False]
+
+
+def test_large_integers_do_not_make_the_exact_model_infeasible() -> None:
+    # Times of a second and more lie beyond 2^31 ticks; one of CP-SAT's detections trips over them.
+    slow = {
+        "peak_flops_per_s": {"bf16": 1e7}, "memory_bandwidth_bytes_per_s": 1e6, "kernel_launch_s": 0.0,
+        "node_link": {"bandwidth_bytes_per_s": 1e6, "latency_s": 1e-3},
+        "network": {"bandwidth_bytes_per_s": 1e5, "latency_s": 1e-2},
+        "host": {"memory_bandwidth_bytes_per_s": 1e6, "device_bandwidth_bytes_per_s": 1e5},
+    }  # fmt: skip
+    asked = problem(
+        model={"num_layers": 5, "vocab_size": 16, "tied_embeddings": False}, hardware=slow, num_devices=8,
+        stack={"schedules": ("none", "1f1b"), "zero_stages": (0, 1), "sequence_parallel": False, "recompute": "none"},
+        devices_per_node=2, global_batch=12,
+    )  # fmt: skip
+    answer = solve(asked)
+    assert answer.status == "optimal"
+    assert answer.plan is not None
+    assert answer.objective == pytest.approx(answer.plan.predicted.step_s, rel=1e-6)

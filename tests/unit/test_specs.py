@@ -199,9 +199,7 @@ def test_megatron_activations_are_those_of_korthikanti() -> None:
         ("num_layers = 12", "num_layers = 0", "num_layers", ""),
     ],
 )
-def test_bad_model_spec_says_what_is_wrong(
-    tmp_path: Path, replace: str, by: str, message: str, hint: str
-) -> None:
+def test_bad_model_spec_says_what_is_wrong(tmp_path: Path, replace: str, by: str, message: str, hint: str) -> None:
     with pytest.raises(PlanError) as raised:
         load_spec(write_spec(tmp_path, "gpt2-small", replace, by), ModelSpec)
     (diagnostic,) = raised.value.diagnostics
@@ -236,4 +234,4 @@ def test_unknown_key_in_a_table_is_named_with_its_path(tmp_path: Path) -> None:
 def test_unknown_name_suggests_the_nearest() -> None:
     with pytest.raises(PlanError) as raised:
         load_spec("gpt3-175", ModelSpec)
-    assert raised.value.diagnostics[0].hint == "did you mean `gpt3-175b`?"
+    assert raised.value.diagnostics[0].hint.startswith("did you mean `gpt3-175b`?")
