@@ -47,6 +47,8 @@ class RunOptions:
     """Folder of the metrics and log files."""
     seed: int = 0
     learning_rate: float = 3e-4
+    warmup_steps: int = 10
+    """Steps over which the learning rate rises to its value."""
     node_rank: int = 0
     rendezvous: str | None = None
     """``HOST:PORT`` of node 0, the same on every node; needed only for several nodes."""
@@ -218,6 +220,7 @@ def _worker_arguments(options: RunOptions) -> list[str]:
         f"--output={options.output}",
         f"--seed={options.seed}",
         f"--learning-rate={options.learning_rate!r}",
+        f"--warmup-steps={options.warmup_steps}",
     ]
     optional = {"data": options.data, "tokenizer": options.tokenizer}
     return arguments + [f"--{name}={value}" for name, value in optional.items() if value is not None]

@@ -22,6 +22,8 @@ from planner.spec_files import from_builtins, spec_digest, to_builtins
 
 FORMAT_VERSION = 1
 MAX_PLAN_BYTES = 64 * 1024**2
+EDITED = "PLAN002"
+EDITED_HINT = "solve again instead of editing a plan: `gptplan solve` takes `--pin field=value`"
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -92,7 +94,7 @@ def read_plan(path: Path) -> Plan:
     _check_format(fields, path)
     if fields.get("digest") != _digest(fields):
         raise _refusal(
-            "PLAN002", path, "the plan was changed after gptplan wrote it",
+            EDITED, path, "the plan was changed after gptplan wrote it",
             f"its digest says {fields.get('digest')}, its content gives {_digest(fields)}",
         )  # fmt: skip
     try:
@@ -132,7 +134,7 @@ def _check_format(fields: dict[str, Any], path: Path) -> None:
 
 
 def _refusal(rule: str, path: Path, message: str, detail: str) -> PlanError:
-    hint = "solve again instead of editing a plan: `gptplan solve` takes `--pin field=value`"
+    hint = EDITED_HINT if rule == EDITED else "solve again with this gptplan"
     return PlanError(
         Diagnostic(rule=rule, message=message, location=str(path), detail=detail, hint=hint),
         exit_code=ExitCode.NEGATIVE,

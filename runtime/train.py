@@ -36,13 +36,15 @@ def run_training(plan: Plan, options: RunOptions, name: str) -> None:
     ):
         metrics.write("header", **header(plan, steps=options.steps, seed=options.seed))
         for step in range(options.steps):
+            learning_rate = learning_rate_at(step, options)
+            trainer.set_learning_rate(learning_rate)
             loss, step_s = _timed_step(trainer, batches, step)
             losses.append(loss)
             step_times_s.append(step_s)
             tokens_per_s = plan.problem.global_batch * plan.problem.seq_len / step_s
             metrics.write(
                 "step", step=step + 1, loss=loss if math.isfinite(loss) else None, step_s=step_s,
-                tokens_per_s=tokens_per_s, learning_rate=options.learning_rate,
+                tokens_per_s=tokens_per_s, learning_rate=learning_rate,
             )  # fmt: skip
             display.step(step + 1, loss, tokens_per_s)
             _check_finite(loss, step + 1, plan)
@@ -50,6 +52,14 @@ def run_training(plan: Plan, options: RunOptions, name: str) -> None:
         metrics.write("summary", **_summary(losses, step_times_s, memory))
     if is_first:
         show_result(losses, compare(plan, step_times_s, memory), str(metrics_path))
+
+
+def learning_rate_at(step: int, options: RunOptions) -> float:
+    """The learning rate of a step, counted from 0: a linear rise, then constant.
+
+    Without the rise the first steps of a large model, whose moments are still empty, throw its loss up.
+    """
+    return options.learning_rate * min(1.0, (step + 1) / max(options.warmup_steps, 1))
 
 
 def _load_batches(plan: Plan, options: RunOptions) -> PackedBatches:

@@ -52,6 +52,7 @@ def _parse(arguments: Sequence[str]) -> tuple[Path, RunOptions]:
     parser.add_argument("--output", type=Path, default=default.output)
     parser.add_argument("--seed", type=int, default=default.seed)
     parser.add_argument("--learning-rate", type=float, default=default.learning_rate)
+    parser.add_argument("--warmup-steps", type=int, default=default.warmup_steps)
     fields = vars(parser.parse_args(arguments))
     return fields.pop("plan"), RunOptions(**fields)
 

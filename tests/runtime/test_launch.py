@@ -114,7 +114,8 @@ def test_one_node_needs_no_rendezvous(plan: MakePlan) -> None:
     command = torchrun_command(plan(data_parallel=2), PLAN_PATH, options)
     assert command.argv == (
         sys.executable, "-m", "runtime.elastic", "--nproc-per-node=2", "--standalone", "-m", "runtime.worker",
-        "plans/x.plan", "--steps=7", "--output=out", "--seed=3", "--learning-rate=1e-05", "--data=some text",
+        "plans/x.plan", "--steps=7", "--output=out", "--seed=3", "--learning-rate=1e-05", "--warmup-steps=10",
+        "--data=some text",
     )  # fmt: skip
     assert command.env["PYTHONSAFEPATH"] == "1"
 
