@@ -231,6 +231,8 @@ class StackSpec(_Spec, frozen=True, kw_only=True):
     overlap: OverlapSpec
     zero_traffic: ZeroTrafficSpec
     zero_bucket_bytes: Bytes = field(name="zero_bucket")
+    offload_copy_bytes_per_s: BytesPerSecond = field(name="offload_copy_bandwidth")
+    """The rate at which it copies offloaded states, one way, if the host link is not slower."""
     fragmentation: Fraction
     """Share of the device memory that the caching allocator reserves beyond what is allocated."""
     sources: dict[str, str]

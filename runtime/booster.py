@@ -18,6 +18,9 @@ from runtime.adapter import Device
 from runtime.model import ATTENTION, DTYPES, ShardPolicy, build_model
 from runtime.support import check_supported
 
+FUSED_ON_HOST = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 4)
+"""Whether this PyTorch has a fused AdamW for parameters in host memory."""
+
 Batch = dict[str, Tensor]
 """``input_ids`` and ``labels`` of the sequences of one data-parallel rank, one row each."""
 
@@ -98,7 +101,7 @@ class Trainer:
         self.plugin = make_plugin(plan, device)
         self.booster = Booster(plugin=self.plugin)
         self.model, self.optimizer, *_ = self.booster.boost(model, plain_optimizer)
-        if optimizer is AdamW and device == "cuda" and self.layout.offload.optimizer == 0.0:
+        if optimizer is AdamW and device == "cuda":
             _fuse(self.optimizer)
         self.device = torch.device(device, torch.cuda.current_device()) if device == "cuda" else torch.device(device)
 
@@ -157,7 +160,10 @@ class Trainer:
 
 
 def _fuse(optimizer: Any) -> None:
-    # One kernel in place of PyTorch's default on GPUs, whose temporaries take four bytes a parameter.
-    # Set after boosting: before it the parameters are on the CPU, where older releases refuse it.
+    # One kernel in place of PyTorch's default on GPUs, whose temporaries take four bytes a parameter,
+    # and of its loop over parameters on the host. Set after boosting, where the parameters are.
+    on_host = any(parameter.is_cpu for group in optimizer.param_groups for parameter in group["params"])
+    if on_host and not FUSED_ON_HOST:
+        return
     for group in optimizer.param_groups:
         group["fused"], group["foreach"] = True, False

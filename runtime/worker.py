@@ -63,6 +63,8 @@ def _quieten_libraries() -> None:
     warnings.filterwarnings("ignore", module=r"colossalai\.|torch\.jit")
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    # Colossal-AI tells of every skipped step of loss scaling, on stdout. It sets its own level later.
+    logging.getLogger("colossalai").addFilter(lambda record: record.levelno >= logging.WARNING)
 
 
 def _check_world(plan: Plan) -> None:

@@ -110,13 +110,14 @@ def optimizer_seconds(problem: Problem, stages: StageColumns) -> Floats:
 def offload_seconds(problem: Problem, stages: StageColumns) -> Floats:
     """The optimizer step of the offloaded share, which nothing overlaps.
 
-    Per parameter of the shard: a 4-byte gradient to the host and 4 bytes of master weight back over
-    the device's own host link, and the update's traffic over the host memory that all ranks of the
-    node share. Units: s.
+    Per parameter of the shard: a 4-byte gradient to the host and 4 bytes of master weight back, as
+    fast as the device's own host link and the stack's way of copying allow, and the update's traffic
+    over the host memory that all ranks of the node share. Units: s.
     """
     host = problem.hardware.host
+    copy_bytes_per_s = min(host.device_bandwidth_bytes_per_s, problem.stack.offload_copy_bytes_per_s)
     offloaded = updated_parameters(problem, stages) * stages.layouts.offload_optimizer
     ranks = min(problem.devices_per_node, problem.num_devices)
-    link = offloaded * 8.0 / host.device_bandwidth_bytes_per_s
+    copies = offloaded * 8.0 / copy_bytes_per_s
     update = offloaded * problem.stack.traffic.optimizer_bytes * ranks / host.memory_bandwidth_bytes_per_s
-    return link + update
+    return copies + update

@@ -104,5 +104,11 @@ def test_offload_seconds_by_hand() -> None:
     assert seconds.tolist() == pytest.approx([7664 * 8 / 5e8 + 2 * 7664 * 40 / 4e9])
 
 
+def test_offload_seconds_copy_no_faster_than_the_stack() -> None:
+    offloaded = stages(data_parallel=2, zero_stage=1, offload=Offload(optimizer=1.0, tier="cpu"))
+    slow_copies = problem(num_devices=2, stack={"offload_copy_bytes_per_s": 1e8})
+    assert offload_seconds(slow_copies, offloaded).tolist() == pytest.approx([7664 * 8 / 1e8 + 2 * 7664 * 40 / 4e9])
+
+
 def test_offload_seconds_are_zero_without_offload() -> None:
     assert offload_seconds(problem(), stages(data_parallel=2, zero_stage=1)).tolist() == [0.0]
