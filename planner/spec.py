@@ -5,6 +5,7 @@ All structs are frozen. A spec file writes dimensional values as strings with a 
 of specs makes impossible is in :mod:`planner.rules`.
 """
 
+import itertools
 from typing import Annotated, Literal
 
 import msgspec
@@ -21,6 +22,8 @@ Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=6
 """A spec's name; it becomes part of file names."""
 Count = Annotated[int, Meta(ge=1, le=1_000_000_000)]
 Fraction = Annotated[float, Meta(ge=0.0, le=1.0)]
+Share = Annotated[float, Meta(gt=0.0, le=1.0)]
+"""A fraction that something is divided by."""
 Positive = Annotated[float, Meta(gt=0.0)]
 
 ELEMENT_BYTES: dict[str, int] = {"fp16": 2, "bf16": 2, "fp32": 4}
@@ -54,14 +57,28 @@ class ModelSpec(_Spec, frozen=True, kw_only=True):
     sources: dict[str, str]
     """Where each number comes from: field name to citation."""
 
+    def __post_init__(self) -> None:
+        """Refuse shapes that are no transformer."""
+        if self.hidden_size % self.num_heads:
+            rest = f"{self.hidden_size} % {self.num_heads} = {self.hidden_size % self.num_heads}"
+            raise ValueError(f"`hidden_size` has to divide by `num_heads`: {rest}")
+        if self.seq_len > self.max_seq_len:
+            raise ValueError(f"`seq_len` {self.seq_len} is longer than `max_seq_len` {self.max_seq_len}")
+
 
 class EfficiencySpec(_Spec, frozen=True, kw_only=True):
     """What the device reaches of its peaks."""
 
-    matmul: tuple[tuple[Positive, Positive], ...]
+    matmul: tuple[tuple[Positive, Share], ...]
     """Points ``[FLOP of one matrix product, fraction of the dense peak]``, rising in the first."""
-    memory: Fraction
+    memory: Share
     """Share of the memory bandwidth that element-wise kernels reach."""
+
+    def __post_init__(self) -> None:
+        """Refuse a curve that cannot be interpolated."""
+        sizes = [size for size, _ in self.matmul]
+        if not sizes or any(left >= right for left, right in itertools.pairwise(sizes)):
+            raise ValueError(f"`matmul` needs one or more points of rising FLOP, and has {sizes}")
 
 
 class LinkSpec(_Spec, frozen=True, kw_only=True):
@@ -71,7 +88,7 @@ class LinkSpec(_Spec, frozen=True, kw_only=True):
     bandwidth_bytes_per_s: BytesPerSecond = field(name="bandwidth")
     """One-way, per device."""
     latency_s: Seconds = field(name="latency")
-    efficiency: Fraction
+    efficiency: Share
     """Share of the bandwidth that a large collective reaches."""
 
 
@@ -83,7 +100,7 @@ class NetworkSpec(_Spec, frozen=True, kw_only=True):
     bandwidth_bytes_per_s: BytesPerSecond = field(name="bandwidth")
     """One-way, per NIC."""
     latency_s: Seconds = field(name="latency")
-    efficiency: Fraction
+    efficiency: Share
     oversubscription: Positive
     """Injection bandwidth of the nodes over the bisection the switches offer; 1 is full."""
 

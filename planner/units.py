@@ -60,6 +60,8 @@ def parse_quantity(text: str, kind: type) -> Any:
         units = ", ".join(scales)
         raise ValueError(f"`{text}` is not a quantity in one of {units}; write it like `{EXAMPLES[kind]}`")
     value = float(match[1]) * scales[match[2]]
+    if value == 0 and kind in (BytesPerSecond, FlopsPerSecond):
+        raise ValueError(f"`{text}` is no rate: it has to be above 0")
     return kind(round(value)) if kind is Bytes else kind(value)
 
 

@@ -74,3 +74,33 @@ def test_a_huge_file(tmp_path: Path) -> None:
 
 def test_a_spec_of_another_kind_is_not_found() -> None:
     assert refused("gpt2-small", HardwareSpec)[0] == "there is no hardware spec named `gpt2-small`"
+
+
+@pytest.mark.parametrize(
+    ("kind", "builtin", "old", "new", "message"),
+    [
+        (ModelSpec, "models/gpt3-13b", "hidden_size = 5120", "hidden_size = 5121", "5121 % 40 = 1"),
+        (
+            ModelSpec,
+            "models/gpt3-13b",
+            "\nseq_len = 2048",
+            "\nseq_len = 4096",
+            "4096 is longer than `max_seq_len` 2048",
+        ),
+        (HardwareSpec, "hardware/a100-40g", "[1.0e8, 0.04]", "[1.0e12, 0.04]", "rising FLOP"),
+        (HardwareSpec, "hardware/a100-40g", "efficiency = 0.77", "efficiency = 0.0", "`$.node_link.efficiency`"),
+        (HardwareSpec, "hardware/a100-40g", '"1555 GB/s"', '"0 GB/s"', "above 0"),
+        (HardwareSpec, "hardware/a100-40g", 'name = "a100-40g"', 'name = "../x"', "`$.name`"),
+    ],
+)
+def test_a_spec_that_makes_no_sense_is_refused(
+    kind: type[Any], builtin: str, old: str, new: str, message: str, tmp_path: Path
+) -> None:
+    text = (specs_root() / f"{builtin}.toml").read_text()
+    assert old in text
+    path = tmp_path / "odd.toml"
+    path.write_text(text.replace(old, new))
+    with pytest.raises(PlanError, match="not valid") as raised:
+        load_spec(str(path), kind)
+    assert raised.value.exit_code == 2
+    assert message in raised.value.diagnostics[0].message
