@@ -12,6 +12,9 @@ from rich.table import Table
 from planner.units import format_rate
 from runtime.measure import Comparison
 
+PIPED_WIDTH = 120
+"""Columns of the closing table where the output goes to no terminal."""
+
 
 class StepDisplay:
     """Progress on stderr: a bar on a terminal, a plain line for every tenth of the steps elsewhere."""
@@ -53,7 +56,7 @@ class StepDisplay:
 
 def show_result(losses: Sequence[float], comparisons: Sequence[Comparison], metrics_path: str) -> None:
     """The result on stdout: first and last loss, and predicted against measured."""
-    console = Console(highlight=False)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else PIPED_WIDTH)
     console.print(f"loss: {losses[0]:.4f} at step 1, {losses[-1]:.4f} at step {len(losses)}")
     table = Table(box=None, pad_edge=False)
     for title in ("", "predicted", "measured", "predicted / measured"):

@@ -118,13 +118,16 @@ def compare(plan: Plan, step_times_s: Sequence[float], memory: Sequence[RankMemo
         if on_gpu:
             lines += _device_memory(number, stage.peak_bytes, largest)
         else:
-            name = f"stage {number} peak; process max RSS"
-            lines.append(
-                Comparison(
-                    name, format_bytes(stage.peak_bytes), format_bytes(largest.allocated_bytes), "not comparable"
-                )
-            )
+            lines.append(_process_memory(number, stage.peak_bytes + plan.problem.hardware.context_bytes, largest))
     return lines
+
+
+def _process_memory(stage: int, predicted_bytes: int, measured: RankMemory) -> Comparison:
+    # A process cannot tell its tensors from the libraries around them, so those are in both figures.
+    return Comparison(
+        f"stage {stage} peak, max RSS", format_bytes(predicted_bytes),
+        format_bytes(measured.allocated_bytes), f"{predicted_bytes / measured.allocated_bytes:.2f}",
+    )  # fmt: skip
 
 
 def _device_memory(stage: int, predicted_bytes: int, measured: RankMemory) -> list[Comparison]:

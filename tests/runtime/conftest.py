@@ -33,6 +33,7 @@ _MODEL = {
 }  # fmt: skip
 _HARDWARE = {
     "name": "test-cpu", "device": "cpu", "device_names": ["Test"], "peak": {"fp32": 1.0, "bf16": 1.0, "fp16": 1.0},
+    "efficiency": {"matmul": [[1.0, 0.5]], "memory": 0.5},
 }  # fmt: skip
 _STACK = {"name": "colossalai", "version": "0.5.0", "vocab_multiple": 64}
 

@@ -85,7 +85,7 @@ def test_a_run_learns_and_reports(layout: dict[str, Any], plan: MakePlan, start:
     assert all(rank["allocated_bytes"] > 0 for rank in summary["ranks"])
     assert f"loss: {steps[0]['loss']:.4f} at step 1, {steps[-1]['loss']:.4f} at step 30" in stdout
     assert "step time (median)" in stdout
-    assert stdout.count("process max RSS") == chosen.layout.pipeline_parallel
+    assert stdout.count("max RSS") == chosen.layout.pipeline_parallel
     assert "step 30/30: loss" in stderr
     assert len([line for line in stderr.splitlines() if not line.startswith("step ")]) == 0, stderr
 
