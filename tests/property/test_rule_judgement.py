@@ -25,7 +25,7 @@ def questions(draw: st.DrawFn) -> Problem:
     """Problems that allow much, so that every rule has something to reject."""
     model = {
         "num_layers": draw(st.integers(1, 12)), "num_heads": draw(st.sampled_from([1, 4, 6])),
-        "hidden_size": draw(st.sampled_from([16, 24])), "vocab_size": draw(st.sampled_from([100, 128])),
+        "hidden_size": draw(st.sampled_from([12, 24])), "vocab_size": draw(st.sampled_from([100, 128])),
     }  # fmt: skip
     stack = {
         "uneven_stages": draw(st.booleans()), "recompute": draw(st.sampled_from(["none", "all-or-nothing"])),

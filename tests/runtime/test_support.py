@@ -21,7 +21,7 @@ REFUSED: list[tuple[str, dict[str, Any]]] = [
     ("TP005", {"tensor_parallel": 4, "model": {"vocab_size": 130}}),
     ("PP010", {"pipeline_parallel": 2, "layers_per_stage": (4, 0)}),
     ("RC001", {"recompute_layers_per_stage": (2,)}),
-    ("SEQ001", {"model": {"max_seq_len": 8}}),
+    ("SEQ001", {"model": {"max_seq_len": 8, "seq_len": 8}}),
     ("STK003", {"zero_stage": 3, "data_parallel": 2, "precision": "bf16"}),
     ("ZER001", {"zero_stage": 2, "pipeline_parallel": 2, "precision": "bf16"}),
     ("ZER002", {"zero_stage": 1, "data_parallel": 2}),
