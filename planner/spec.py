@@ -237,7 +237,8 @@ class StackSpec(_Spec, frozen=True, kw_only=True):
     offload_optimizer_fractions: tuple[Fraction, ...]
     sequence_parallel: bool
     recompute: Literal["none", "all-or-nothing", "per-layer"]
-    """``all-or-nothing``: every layer of every stage recomputes, or none does."""
+    """``all-or-nothing``: every layer of every stage recomputes, or none does. ``per-layer``: any number
+    may, as far as the rules go; the search still tries none and all."""
     uneven_stages: bool
     vocab_multiple: Annotated[int, Meta(ge=0)]
     """The vocabulary is padded to a multiple of this times the tensor-parallel degree; 0: not padded."""
