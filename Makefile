@@ -33,8 +33,9 @@ lint: $(VENV)/dev.stamp ## Style, spelling, import directions and types
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/mypy
 
-bench: $(VENV)/planner.stamp ## Wall time and peak memory of start-up and of solving
+bench: $(VENV)/planner.stamp ## Wall time and peak memory of start-up and of solving; writes docs/solver_scaling.md
 	$(BIN)/python benchmarks/startup_and_solve.py --runs $(BENCH_RUNS)
+	$(BIN)/python -m benchmarks.solver_scaling --runs $(BENCH_RUNS)
 
 docs: $(VENV)/planner.stamp ## Write the pages that are generated from code
 	$(BIN)/python -m docs.rules_page

@@ -45,7 +45,18 @@ ReserveOption = Annotated[
     typer.Option("--reserve", help="Memory to leave free: 2GiB or 6%. [default: context, NCCL, fragments]"),
 ]
 LimitOption = Annotated[float | None, typer.Option("--time-limit", help="Seconds the search may take. [default: none]")]
+MinGpusOption = Annotated[
+    bool, typer.Option("--min-gpus", help="Find the least number of GPUs that the model fits on, at most --gpus.")
+]
 TopOption = Annotated[int, typer.Option("--top", help="How many layouts to list, the best included.")]
+VaryOption = Annotated[
+    list[str],
+    typer.Option(
+        "--vary",
+        help="What to vary, as key=value,value; repeatable. Keys: gpus, gpu, model, global_batch, seq_len, precision, "
+        "stack, reserve, allow_offload, and the bandwidths node_link and network.",
+    ),
+]
 OutputOption = Annotated[
     Path | None, typer.Option("-o", "--output", help="Plan file. [default: plans/MODEL-NxGPU.plan]")
 ]
@@ -72,6 +83,7 @@ def solve(  # noqa: PLR0913 - one parameter for each option
     reserve: ReserveOption = None,
     time_limit: LimitOption = None,
     top: TopOption = 1,
+    min_gpus: MinGpusOption = False,
     output: OutputOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -84,7 +96,48 @@ def solve(  # noqa: PLR0913 - one parameter for each option
         seq_len=seq_len, precision=precision, objective=objective, mode=mode, pin=pin or (), forbid=forbid or (),
         allow_offload=allow_offload, reserve=reserve,
     )  # fmt: skip
-    _end(solving.solve(asked, time_limit_s=time_limit, top=top, output=output, as_json=as_json))
+    options = solving.SolveOptions(time_limit_s=time_limit, top=top, min_gpus=min_gpus, output=output, as_json=as_json)
+    _end(solving.solve(asked, options))
+
+
+@app.command()
+def sweep(  # noqa: PLR0913 - one parameter for each option
+    vary: VaryOption,
+    model: Annotated[str | None, typer.Option("--model", help="Built-in model or a TOML file, unless varied.")] = None,
+    gpus: Annotated[int | None, typer.Option("--gpus", help="How many GPUs, unless varied.")] = None,
+    gpu: Annotated[str | None, typer.Option("--gpu", help="Built-in card or a TOML file. [default: a100-40g]")] = None,
+    stack: Annotated[str | None, typer.Option("--stack", help="Training framework. [default: colossalai]")] = None,
+    gpus_per_node: NodeOption = None,
+    global_batch: BatchOption = None,
+    seq_len: SeqOption = None,
+    precision: PrecisionOption = None,
+    objective: ObjectiveOption = "step-time",
+    mode: ModeOption = None,
+    pin: PinOption = None,
+    forbid: ForbidOption = None,
+    allow_offload: Annotated[
+        OffloadTier | None, typer.Option("--allow-offload", help="How far optimizer states may move. [default: none]")
+    ] = None,
+    reserve: ReserveOption = None,
+    time_limit: Annotated[
+        float | None, typer.Option("--time-limit", help="Seconds each search may take. [default: none]")
+    ] = None,
+    jobs: Annotated[int | None, typer.Option("--jobs", help="Processes. [default: one a core]")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Write the rows to a CSV file.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Solve a grid of questions and show how the best layout moves."""
+    from planner.commands import sweeping
+
+    asked = {
+        "model": model, "gpus": gpus, "gpu": gpu, "stack": stack, "gpus_per_node": gpus_per_node,
+        "global_batch": global_batch, "seq_len": seq_len, "precision": precision, "objective": objective,
+        "mode": mode, "pin": tuple(pin or ()), "forbid": tuple(forbid or ()), "allow_offload": allow_offload,
+        "reserve": reserve,
+    }  # fmt: skip
+    given = {field: value for field, value in asked.items() if value is not None}
+    options = sweeping.SweepOptions(time_limit_s=time_limit, jobs=jobs, out=out, as_json=as_json)
+    _end(sweeping.sweep(given, vary, options))
 
 
 @app.command()
@@ -192,7 +245,7 @@ def _run(argv: list[str] | None) -> int:
         return int(error.exit_code)
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
-        return 130
+        return int(ExitCode.INTERRUPTED)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return int(ExitCode.OK)

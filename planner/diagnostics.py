@@ -20,6 +20,8 @@ class ExitCode(enum.IntEnum):
     """Bad usage or bad input."""
     BUG = 3
     """A defect of gptplan."""
+    INTERRUPTED = 130
+    """Stopped by Ctrl-C before there was an answer, as shells number it."""
 
 
 class Diagnostic(msgspec.Struct, frozen=True, kw_only=True):

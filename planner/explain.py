@@ -6,7 +6,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from planner.answer import Answer
+from planner.answer import Answer, LeastDevices
 from planner.cost_model.parameters import model_parameters
 from planner.diagnostics import Diagnostic, render
 from planner.evidence import Evidence
@@ -15,7 +15,7 @@ from planner.plan import Plan
 from planner.prediction import Prediction
 from planner.rules.rule import Rule
 from planner.spec import HardwareSpec, ModelSpec
-from planner.units import format_gib, format_rate, format_seconds
+from planner.units import format_bytes, format_gib, format_rate, format_seconds
 
 _TERM_WORDS = {
     "forward_backward": "forward and backward", "loss_head": "loss head",
@@ -42,6 +42,45 @@ def print_answer(answer: Answer, plan: Plan, path: Path) -> None:
         console.print()
         console.print(_runner_up_table(plan, answer))
     console.print(f"\nplan: {path}", soft_wrap=True)
+
+
+def least_devices_text(least: LeastDevices) -> str:
+    """Why a number of GPUs is the least, or why none suffices."""
+    if least.num_devices is None:
+        lines = [f"no number of GPUs up to {least.most_devices} is enough:"]
+    else:
+        lines = [f"{least.num_devices} GPUs is the least:"]
+    if least.excluded_by_bound:
+        count = least.excluded_by_bound
+        lines.append(
+            f"  {_ranges(range(1, count + 1))}: the training states alone take {format_gib(least.state_bytes)}, "
+            f"more than {count} x {format_gib(least.usable_bytes_per_device)}"
+        )
+    for counts, why in (
+        (least.no_valid_layout, "no valid layout"),
+        (least.none_fits, "valid layouts, but none fits"),
+    ):
+        if counts:
+            lines.append(f"  {_ranges(counts)}: {why}")
+    if least.nearest_miss is not None:
+        miss = least.nearest_miss
+        missed = "; ".join(reason.message for reason in miss.reasons)
+        if miss.short_bytes is not None:
+            missed = f"misses by {format_bytes(miss.short_bytes)} a GPU"
+        lines.append(f"  the nearest of these, {miss.num_devices}: {missed}")
+    return "\n".join(lines)
+
+
+def _ranges(counts: Sequence[int], most: int = 12) -> str:
+    """``"1-79, 81, 83-87"`` for rising counts; a long list is cut."""
+    runs: list[list[int]] = []
+    for count in counts:
+        if runs and count == runs[-1][1] + 1:
+            runs[-1][1] = count
+        else:
+            runs.append([count, count])
+    words = [str(first) if first == last else f"{first}-{last}" for first, last in runs]
+    return ", ".join(words if len(words) <= most else [*words[:most], f"... {counts[-1]}"])
 
 
 def print_plan(plan: Plan) -> None:
@@ -186,6 +225,11 @@ def print_rule(rule: Rule) -> None:
     console.print(f"{rule.id}: {rule.title}\n\n{rule.why}\n", markup=False, soft_wrap=True)
     for name, text in (("field", rule.field), ("message", rule.message), ("hint", rule.hint), ("source", rule.source)):
         console.print(f"{name + ':':9}{text}", markup=False, soft_wrap=True)
+
+
+def print_code(code: str, meaning: str) -> None:
+    """What a code means that comes from no rule."""
+    _console().print(f"{code}: {meaning}", markup=False, soft_wrap=True)
 
 
 def print_models(specs: Sequence[ModelSpec]) -> None:

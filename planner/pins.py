@@ -1,7 +1,5 @@
 """What a user pins or forbids: reading ``field=value`` and testing layouts against it."""
 
-from typing import Any
-
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +8,7 @@ from planner.diagnostics import PlanError, usage_error
 from planner.layout import OFFLOAD_TIERS, SCHEDULES, TENSOR_MODES, Layout, LayoutColumns
 from planner.spec_files import did_you_mean
 
-_COUNTS = (
+COUNTS = (
     "tensor_parallel", "tensor_depth", "pipeline_parallel", "data_parallel", "micro_batch", "num_microbatches",
     "num_model_chunks",
 )  # fmt: skip
@@ -19,7 +17,7 @@ _WORDS = {
     "sequence_parallel": ("false", "true"), "zero_stage": ("0", "1", "2", "3"),
     "recompute_layers_per_stage": ("none", "all"),
 }  # fmt: skip
-FIELDS = (*_COUNTS, *_WORDS, "offload.optimizer", "layers_per_stage")
+FIELDS = (*COUNTS, *_WORDS, "offload.optimizer", "layers_per_stage")
 """Layout fields that ``--pin`` and ``--forbid`` take."""
 
 EVEN = "even"
@@ -50,7 +48,7 @@ def parse_pin(text: str, option: str) -> tuple[str, str]:
 def _check_value(field: str, value: str, option: str) -> None:
     if field in _WORDS and value not in _WORDS[field]:
         raise _bad_value(field, value, option, f"use one of {', '.join(_WORDS[field])}")
-    if field in _COUNTS and not _is_count(value):
+    if field in COUNTS and not _is_count(value):
         raise _bad_value(field, value, option, "use a whole number from 1")
     if field == "offload.optimizer":
         try:
@@ -88,16 +86,25 @@ def pinned_layers(value: str, num_layers: int, num_stages: int) -> tuple[int, ..
 
 def matches(columns: LayoutColumns, field: str, value: str) -> NDArray[np.bool_]:
     """Where a layout's ``field`` has ``value``; true for ``layers_per_stage``, which is no column."""
-    column: Any
     if field == "layers_per_stage":
         return np.ones(len(columns), dtype=bool)
+    column, wanted = column_value(field, value)
+    return np.asarray(getattr(columns, column) == wanted)
+
+
+def column_value(field: str, value: str) -> tuple[str, float]:
+    """Name and number of a pinned field in :class:`planner.layout.LayoutColumns`; not of layers per stage."""
     if field == "offload.optimizer":
-        return columns.offload_optimizer == float(value)
-    if field == "zero_stage" or field in _COUNTS:
-        column = getattr(columns, field)
-        return np.asarray(column == int(value))
+        return "offload_optimizer", float(value)
+    if field == "zero_stage" or field in COUNTS:
+        return field, int(value)
     name = {"recompute_layers_per_stage": "recompute"}.get(field, field.replace(".", "_"))
-    return np.asarray(getattr(columns, name) == _WORDS[field].index(value))
+    return name, _WORDS[field].index(value)
+
+
+def words_of(field: str) -> tuple[str, ...]:
+    """The words that a field takes, in the order of its column; a count takes ``1`` and more."""
+    return tuple(_WORDS.get(field, ("1",)))
 
 
 def layers_match(layout: Layout, value: str) -> bool:

@@ -73,8 +73,9 @@ def members_per_node(stride: int, size: int, num_devices: int, devices_per_node:
     ranks = np.arange(num_devices)
     group = ranks // (stride * size) * stride + ranks % stride
     node = ranks // devices_per_node
-    places, counts = np.unique(np.stack([group, node]), axis=1, return_counts=True)
-    nodes_of_group = np.bincount(places[0])
+    num_nodes = int(node[-1]) + 1
+    places, counts = np.unique(group * num_nodes + node, return_counts=True)
+    nodes_of_group = np.bincount(places // num_nodes)
     return int(counts.min()), bool((nodes_of_group > 1).any())
 
 

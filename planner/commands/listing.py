@@ -1,6 +1,7 @@
 """``rules``, ``explain``, ``models`` and ``hardware``: what gptplan knows."""
 
 from planner import explain as tables
+from planner.codes import CODES
 from planner.commands.output import print_json
 from planner.diagnostics import ExitCode, usage_error
 from planner.rules import ALL_RULES
@@ -19,18 +20,29 @@ def rules(*, as_json: bool) -> int:
 
 
 def explain(rule_id: str, *, as_json: bool) -> int:
-    """Print one rule's page."""
+    """Print one rule's page, or what another code of a message means."""
+    code = rule_id.upper()
+    if code in CODES:
+        return _explain_code(code, as_json=as_json)
     known = {rule.id: rule for rule in ALL_RULES}
-    rule = known.get(rule_id.upper())
+    rule = known.get(code)
     if rule is None:
         raise usage_error(
             f"there is no rule {rule_id}", location=rule_id,
-            hint=did_you_mean(rule_id.upper(), known) or "`gptplan rules` lists them",
+            hint=did_you_mean(code, [*known, *CODES]) or "`gptplan rules` lists them",
         )  # fmt: skip
     if as_json:
         print_json(_rule_document(rule))
     else:
         tables.print_rule(rule)
+    return ExitCode.OK
+
+
+def _explain_code(code: str, *, as_json: bool) -> int:
+    if as_json:
+        print_json({"id": code, "why": CODES[code]})
+    else:
+        tables.print_code(code, CODES[code])
     return ExitCode.OK
 
 

@@ -83,5 +83,7 @@ def _wanted_layers(problem: Problem, columns: LayoutColumns, pinned: str) -> Int
     wanted = []
     for pipeline in columns.pipeline_parallel:
         layers = pinned_layers(pinned, problem.model.num_layers, int(pipeline))
+        if layers is not None and len(set(layers)) > 1 and not problem.stack.uneven_stages:
+            layers = None
         wanted.append(np.array(layers or (problem.model.num_layers + 1,) * int(pipeline)))
     return np.concatenate(wanted)

@@ -1,136 +1,137 @@
-"""Why there is no layout: the rules in the way, or the nearest miss in memory."""
+"""Why there is no layout: a smallest conflict of requirements, and the cheapest ways out of it."""
 
 import msgspec
-import numpy as np
 
-from planner.candidates import enumerate_layouts
-from planner.cost_model.memory import PHASES, host_bytes_per_rank, reserve_bytes, stage_memory
-from planner.cost_model.terms import total
 from planner.diagnostics import Diagnostic
 from planner.layout import Layout, LayoutColumns
+from planner.pins import EVEN
 from planner.problem import Problem
-from planner.rules import RULES, judge
-from planner.rules.capacity import DEVICE_MEMORY, HOST_MEMORY
-from planner.rules.rule import Rule
-from planner.solver.limits import fits_device, stage_limits
-from planner.stages import Floats, StageColumns, stages_of
-from planner.units import format_gib
+from planner.rules import judge
+from planner.solver.conflict import Conflict, Miss, smallest_conflict
+from planner.solver.counts import nearest_counts
+from planner.solver.divisions import divisions, judged_by_memory
+from planner.solver.nearest import VALID, nearest_device_miss, nearest_host_miss, why_nothing_fits
+from planner.solver.relaxed import relaxed_layouts
+from planner.solver.requirements import COUNT, FORBID, LAYERS, MEMORIES, PIN, Requirement, holds, rule_of
+from planner.solver.ways_out import ways_out
 
-MAX_NEIGHBOUR = 64
-"""How far from the asked device count a valid one is looked for."""
+__all__ = ["CONFLICT", "why_infeasible", "why_nothing_fits"]
 
-
-def why_nothing_is_valid(problem: Problem) -> list[Diagnostic]:
-    """For each tensor / pipeline / data split that comes nearest to valid, the rule in its way.
-
-    A split is nearest where a layout breaks a single rule; one example is given for each such rule.
-    """
-    columns = enumerate_layouts(problem)
-    rules = [rule for rule in RULES if rule.holds is not None]
-    broken = np.array([~rule.holds(problem, columns) for rule in rules if rule.holds is not None])
-    nearest = broken.sum(axis=0) == broken.sum(axis=0).min()
-    diagnostics = []
-    for rule, hit in zip(rules, broken & nearest, strict=True):
-        if hit.any():
-            diagnostics.append(_diagnose_row(problem, rule, columns, int(np.flatnonzero(hit)[0])))
-    return [*diagnostics, *_neighbours(problem)]
+CONFLICT = "INF001"
+"""The first reason: which requirements leave no layout together."""
 
 
-def _diagnose_row(problem: Problem, rule: Rule, columns: LayoutColumns, row: int) -> Diagnostic:
-    stages = int(columns.pipeline_parallel[row])
-    layers = [problem.model.num_layers // stages] * stages
-    layout = columns.layout(row, layers, [0] * stages, problem.precision)
-    diagnostic = rule.diagnose(problem, layout)
-    place = f"TP {layout.tensor_parallel} x PP {stages} x DP {layout.data_parallel}"
-    return msgspec.structs.replace(diagnostic, location=f"{diagnostic.location} ({place})")
-
-
-def _neighbours(problem: Problem) -> list[Diagnostic]:
-    """The nearest device counts below and above that have a valid layout."""
-    asked = problem.num_devices
-    below = next((n for n in range(asked - 1, max(0, asked - MAX_NEIGHBOUR), -1) if _has_valid(problem, n)), None)
-    above = next((n for n in range(asked + 1, asked + MAX_NEIGHBOUR) if _has_valid(problem, n)), None)
-    counts = [str(count) for count in (below, above) if count is not None]
-    if not counts:
-        return []
-    return [
-        Diagnostic(
-            rule="DEV002",
-            severity="note",
-            message=f"the nearest GPU counts with a valid layout are {' and '.join(counts)}",
-            values={"num_devices": asked, "valid": counts},
-            hint=f"use --gpus {counts[-1]}",
-        )
+def why_infeasible(problem: Problem) -> list[Diagnostic]:
+    """A smallest conflict, one diagnostic for each of its requirements, and then the ways out."""
+    counts = nearest_counts(problem)
+    known = counts.above or counts.below
+    elsewhere = msgspec.structs.replace(problem, num_devices=known) if known is not None else None
+    conflict = smallest_conflict(problem, elsewhere)
+    # The hints of the rules know one layout. Those of the ways out have been tried.
+    errors = [
+        msgspec.structs.replace(_diagnose(problem, conflict, requirement, witness), hint="")
+        for requirement, witness in zip(conflict.requirements, conflict.witnesses, strict=True)
     ]
+    return [_summary(problem, conflict), *errors, *ways_out(problem, conflict.requirements, counts)]
 
 
-def _has_valid(problem: Problem, num_devices: int) -> bool:
-    other = msgspec.structs.replace(problem, num_devices=num_devices)
-    valid, _ = judge(other, enumerate_layouts(other))
-    return bool(valid.any())
+def _summary(problem: Problem, conflict: Conflict) -> Diagnostic:
+    names = [_title(problem, requirement) for requirement in conflict.requirements]
+    size = len(names)
+    alone, any_but_one = "this requirement alone leaves no layout", "any one less would leave one"
+    message = alone if size == 1 else f"these {size} requirements together leave no layout, and {any_but_one}"
+    without = [
+        f"{name}: {_mesh_of(witness)} keeps the others" if size > 1 else f"{name}: {_mesh_of(witness)} breaks it only"
+        for name, witness in zip(names, conflict.witnesses, strict=True)
+    ]
+    return Diagnostic(
+        rule=CONFLICT,
+        message=f"{message}: {', '.join(names)}",
+        values={
+            "requirements": [
+                {"rule": requirement.rule, "field": requirement.field, "value": requirement.value}
+                for requirement in conflict.requirements
+            ]
+        },
+        detail="\n".join(f"without {line}" for line in without),
+    )
 
 
-def why_nothing_fits(problem: Problem, columns: LayoutColumns) -> list[Diagnostic]:
-    """The valid layout that comes nearest to fitting, with even stages, in numbers.
+def _title(problem: Problem, requirement: Requirement) -> str:
+    return f"{COUNT} (--gpus {problem.num_devices})" if requirement.rule == COUNT else requirement.title
 
-    The host is named only where a layout fits all devices and fails on the host alone.
+
+def _mesh_of(miss: Miss) -> str:
+    columns = miss.layout
+    degrees = (int(c[0]) for c in (columns.tensor_parallel, columns.pipeline_parallel, columns.data_parallel))
+    tensor, pipeline, data = degrees
+    return f"TP {tensor} x PP {pipeline} x DP {data} on {_gpus(tensor * pipeline * data)}"
+
+
+def _diagnose(problem: Problem, conflict: Conflict, requirement: Requirement, witness: Miss) -> Diagnostic:
+    if requirement.rule in (PIN, FORBID):
+        return _typed(problem, requirement)
+    if requirement.rule == COUNT:
+        return _count(problem, witness)
+    if requirement in MEMORIES:
+        nearest = nearest_device_miss if requirement == MEMORIES[0] else nearest_host_miss
+        return nearest(problem, *_contenders(problem, conflict, requirement))
+    layout = _whole(problem, witness.layout)
+    diagnostic = rule_of(requirement).diagnose(problem, layout)
+    return msgspec.structs.replace(diagnostic, location=f"{diagnostic.location} ({_mesh_of(witness)})")
+
+
+def _typed(problem: Problem, requirement: Requirement) -> Diagnostic:
+    word, detail = "pinned to" if requirement.rule == PIN else "forbidden to be", ""
+    if requirement.field == LAYERS and requirement.value != EVEN:
+        layers = [int(part) for part in requirement.value.split(",")]
+        model = problem.model
+        detail = f"{len(layers)} stages with {sum(layers)} layers in all; {model.name} has {model.num_layers} layers"
+    return Diagnostic(
+        rule=requirement.rule,
+        message=f"{requirement.field} is {word} {requirement.value}",
+        location=requirement.option,
+        values={"field": requirement.field, "value": requirement.value},
+        detail=detail,
+    )
+
+
+def _gpus(number: int) -> str:
+    return f"{number} GPU" if number == 1 else f"{number} GPUs"
+
+
+def _count(problem: Problem, witness: Miss) -> Diagnostic:
+    return Diagnostic(
+        rule=COUNT,
+        message=f"TP x PP x DP has to be {_gpus(problem.num_devices)}",
+        location=f"--gpus {problem.num_devices}",
+        values={"num_devices": problem.num_devices},
+        detail=f"{_mesh_of(witness)} would keep the other requirements",
+    )
+
+
+def _whole(problem: Problem, columns: LayoutColumns) -> Layout:
+    """One layout with its layers divided evenly, the first stages with those that are left over."""
+    num_stages = int(columns.pipeline_parallel[0])
+    each, more = divmod(problem.model.num_layers, num_stages)
+    layers = [each + (stage < more) for stage in range(num_stages)]
+    recompute = layers if columns.recompute[0] else [0] * num_stages
+    return columns.layout(0, layers, recompute, problem.precision)
+
+
+def _contenders(problem: Problem, conflict: Conflict, memory: Requirement) -> tuple[LayoutColumns, str]:
+    """Layouts that only this memory keeps from the conflict's other requirements, and what to call them.
+
+    The valid ones among them, if there are any.
     """
-    fit_device = stage_limits(problem, columns, [fits_device]).fitting_layouts(problem.model.num_layers)
-    if fit_device.any():
-        return [_nearest_host_miss(problem, columns.take(fit_device))]
-    return [_nearest_device_miss(problem, columns)]
-
-
-def _even_stages(problem: Problem, columns: LayoutColumns) -> StageColumns:
-    stages = stages_of(columns)
-    layers, more = np.divmod(problem.model.num_layers, stages.layouts.pipeline_parallel)
-    return stages.with_layers(layers + (stages.stage < more))
-
-
-def _nearest(stages: StageColumns, need: Floats) -> tuple[int, int]:
-    """Layout whose largest ``need`` is the least, and the row of the stage that has it."""
-    starts = stages.first_rows()
-    layout_row = int(np.maximum.reduceat(need, starts).argmin())
-    start = int(starts[layout_row])
-    stop = start + int(stages.layouts.pipeline_parallel[start])
-    return layout_row, start + int(need[start:stop].argmax())
-
-
-def _layout(problem: Problem, stages: StageColumns, layout_row: int) -> Layout:
-    rows = np.flatnonzero(stages.layout_row == layout_row)
-    layers, recompute = stages.num_layers[rows].tolist(), stages.recompute_layers[rows].tolist()
-    return stages.layouts.layout(int(rows[0]), layers, recompute, problem.precision)
-
-
-def _nearest_device_miss(problem: Problem, columns: LayoutColumns) -> Diagnostic:
-    stages = _even_stages(problem, columns)
-    memory, reserve = stage_memory(problem, stages), reserve_bytes(problem, stages)
-    layout_row, fullest = _nearest(stages, memory.peak_bytes() + reserve)
-    peak, capacity = float(memory.peak_bytes()[fullest]), problem.hardware.memory_bytes
-    diagnostic = DEVICE_MEMORY.diagnose(
-        problem,
-        _layout(problem, stages, layout_row),
-        stage=int(stages.stage[fullest]),
-        phase=PHASES[int(np.argmax([total(terms)[fullest] for terms in memory.phases.values()]))],
-        need=format_gib(peak),
-        peak=format_gib(peak),
-        room=format_gib(capacity - reserve[fullest]),
-        reserve=format_gib(reserve[fullest]),
-        capacity=format_gib(capacity),
-    )
-    message = f"no valid layout fits; in the nearest one {diagnostic.message}"
-    return msgspec.structs.replace(diagnostic, message=message)
-
-
-def _nearest_host_miss(problem: Problem, columns: LayoutColumns) -> Diagnostic:
-    stages = _even_stages(problem, columns)
-    need = host_bytes_per_rank(problem, stages) * min(problem.devices_per_node, problem.num_devices)
-    layout_row, fullest = _nearest(stages, need)
-    diagnostic = HOST_MEMORY.diagnose(
-        problem,
-        _layout(problem, stages, layout_row),
-        need=format_gib(need[fullest]),
-        capacity=format_gib(problem.hardware.host.memory_bytes),
-    )
-    message = f"no valid layout fits; in the nearest one {diagnostic.message}"
-    return msgspec.structs.replace(diagnostic, message=message)
+    relaxed = relaxed_layouts(problem)
+    kept = judged_by_memory(problem, relaxed)
+    for other in conflict.requirements:
+        if other.field == LAYERS:
+            kept &= divisions(problem)[-1].possible(relaxed)
+        elif other != memory:
+            kept &= holds(problem, other, relaxed)
+    valid = kept & judge(problem, relaxed)[0]
+    if valid.any():
+        return relaxed.take(valid), VALID
+    return relaxed.take(kept), "layout that keeps the other requirements"

@@ -20,7 +20,7 @@ from planner.rules.capacity import DEVICE_MEMORY, HOST_MEMORY
 from planner.solver import peak_memory, step_time
 from planner.solver.found import Found
 from planner.solver.limits import fits_device, stage_limits
-from planner.solver.reasons import why_nothing_fits, why_nothing_is_valid
+from planner.solver.reasons import why_infeasible
 from planner.stages import Booleans
 
 
@@ -38,14 +38,14 @@ def solve(problem: Problem, *, time_limit_s: float | None = None, top: int = 1) 
     num_layouts, columns = len(columns), columns.take(valid)
     space = Space(layouts=num_layouts, valid=len(columns), fit=0, rejected=rejected)
     if not len(columns):
-        return _infeasible(space, why_nothing_is_valid(problem), started)
-    _require_modelled(columns)
+        return _infeasible(space, why_infeasible(problem), started)
+    require_modelled(columns)
     limits = stage_limits(problem, columns)
     fits = limits.fitting_layouts(problem.model.num_layers)
     rejected |= _misfits(problem, columns, fits)
     space = msgspec.structs.replace(space, fit=int(np.count_nonzero(fits)), rejected=rejected)
     if not fits.any():
-        return _infeasible(space, why_nothing_fits(problem, columns), started)
+        return _infeasible(space, why_infeasible(problem), started)
     objective = peak_memory if problem.objective == "memory" else step_time
     ranked = objective.rank(problem, limits.take_layouts(fits))
     kept = ranked.promising()
@@ -62,7 +62,12 @@ def _misfits(problem: Problem, columns: LayoutColumns, fits: Booleans) -> dict[s
     return {rule: int(count) for rule, count in counts.items() if count}
 
 
-def _require_modelled(columns: LayoutColumns) -> None:
+def require_modelled(columns: LayoutColumns) -> None:
+    """Refuse to judge layouts by formulas that do not describe them.
+
+    Raises:
+        NotImplementedError: a layout has a tensor mode without cost formulas.
+    """
     if not columns.mode_is(*MODELLED_MODES).all():
         raise NotImplementedError("the stack executes a tensor mode that the cost model does not describe")
 

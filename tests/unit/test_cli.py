@@ -82,20 +82,37 @@ def test_solve_is_infeasible_with_reasons_and_no_plan(gptplan: Run) -> None:
     outcome = gptplan("solve", "--model", "gpt3", "--gpus", 97)
     assert outcome.code == 1
     assert outcome.out == ""
-    for words in ("error[BAT001]", "error[PP001]", "96 and 98"):
+    for words in ("error[BAT001]", "error[PP001]", "use `--gpus 96`", "use `--gpus 98`"):
         assert words in outcome.err
     assert not Path("plans").exists()
     document = gptplan("solve", "--model", "gpt3", "--gpus", 16, "--json").document()
     assert document["status"] == "infeasible"
     assert document["plan"] is None
     assert document["plan_file"] is None
-    assert [reason["rule"] for reason in document["reasons"]] == ["MEM001"]
+    assert [reason["rule"] for reason in document["reasons"]] == ["INF001", "DEV001", "MEM001", "WAY001"]
 
 
 def test_solve_names_the_nearest_miss_in_memory(gptplan: Run) -> None:
     outcome = gptplan("solve", "--model", "gpt3", "--gpus", 16)
     assert "error[MEM001]: no valid layout fits; in the nearest one the fullest stage needs" in outcome.err
     assert "39.39 GiB" in outcome.err
+
+
+def test_solve_finds_the_least_number_of_gpus(gptplan: Run) -> None:
+    asked = ("solve", "--model", "gpt3-2.7b", "--gpu", "v100-32g", "--min-gpus")
+    outcome = gptplan(*asked, "--gpus", 64)
+    assert outcome.code == 0
+    assert outcome.out.startswith("2 GPUs is the least:\n  1: ")
+    assert outcome.out.rstrip().endswith("plan: plans/gpt3-2.7b-2xv100-32g.plan")
+    document = gptplan(*asked, "--gpus", 64, "--json").document()
+    assert document["plan_file"] == "plans/gpt3-2.7b-2xv100-32g.plan"
+    assert document["min_gpus"]["num_devices"] == document["plan"]["problem"]["num_devices"] == 2
+    assert document["min_gpus"]["nearest_miss"]["reasons"][0]["rule"] == "MEM001"
+    outcome = gptplan(*asked, "--gpus", 1, "-o", "none.plan")
+    assert (outcome.code, outcome.out) == (1, "")
+    assert outcome.err.startswith("no number of GPUs up to 1 is enough:")
+    assert gptplan(*asked, "--gpus", 1, "--json").document()["min_gpus"]["num_devices"] is None
+    assert not Path("none.plan").exists()
 
 
 @pytest.mark.parametrize(

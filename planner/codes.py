@@ -1,0 +1,28 @@
+"""What the codes of messages mean that come from no rule of the rule table."""
+
+CODES = {
+    "USAGE": "An option, a name, a number or a file cannot be read as what it should be. Nothing was done.",
+    "BUG": "gptplan itself failed. GPTPLAN_DEBUG=1 shows the traceback, which belongs into a report.",
+    "INF001": "No layout keeps the named requirements together. The set is a smallest one: without any of them some "
+    "layout keeps the others, though it may break a requirement that is not named.",
+    "WAY000": "No single change that gptplan tries leaves a layout.",
+    "WAY001": "Another number of GPUs leaves a layout.",
+    "WAY002": "Another value of a pin, or no forbidden value, leaves a layout.",
+    "WAY003": "Offload of the optimizer to the host leaves a layout.",
+    "WAY004": "A larger built-in card leaves a layout.",
+    "WAY005": "Another global batch leaves a layout.",
+    "WAY006": "A smaller memory reserve leaves a layout, and less room for what the memory model does not count.",
+    "PLAN001": "The plan file has a format that this gptplan does not read. Solve again.",
+    "PLAN002": "The plan's content does not match its digest: it was changed after gptplan wrote it. Its proof and "
+    "its prediction would no longer hold, so nothing uses it. Solve again, with --pin for what has to change.",
+    "PLAN003": "The plan's digest is right and its fields are not those of this gptplan. Solve again.",
+    "RUN001": "Packages that a run needs are not installed. Planning works without them.",
+    "RUN002": "Colossal-AI, transformers or PyTorch has another version than the plan or the runtime was made for.",
+    "RUN003": "The devices of this machine are not those the plan was made for, or there are too few.",
+    "RUN004": "The plan is for a training stack that gptplan plans and does not run.",
+    "RUN006": "The training data or the tokenizer cannot be used.",
+    "RUN007": "The loss is no number any more.",
+    "RUN008": "A worker failed or was killed; its traceback is in the file that the message names.",
+    "RUN009": "The number of processes is not the number of devices in the plan.",
+}
+"""Code to what it means."""

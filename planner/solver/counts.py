@@ -1,0 +1,67 @@
+"""The nearest device counts that have a layout."""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import msgspec
+
+from planner.problem import Problem
+from planner.question import MAX_DEVICES
+from planner.solver.feasibility import feasible, has_valid_layout, num_candidates
+
+MAX_NEIGHBOUR = 64
+"""How far from the asked device count one with a valid layout is looked for."""
+MAX_COUNTS = 128
+"""Device counts above the asked one that are tried one by one; after them it is doubled."""
+MAX_ROWS = 110_000
+"""Candidates of these device counts after which no further one is tried; seconds of work."""
+
+
+class Counts(NamedTuple):
+    """Device counts near the asked one that have a layout."""
+
+    below: int | None
+    above: int | None
+    tried_to: int
+    """Above the asked count, none up to this one but ``above`` has a layout."""
+
+
+def nearest_counts(problem: Problem) -> Counts:
+    """The nearest device count below and the least above that have a layout.
+
+    Fewer devices are tried only where no layout of the asked count is valid: they cannot help memory.
+    """
+    asked, below = problem.num_devices, None
+    if not has_valid_layout(problem):
+        below, _ = _first(problem, range(asked - 1, max(0, asked - MAX_NEIGHBOUR), -1))
+    above, tried_to = _first(problem, range(asked + 1, min(MAX_DEVICES, asked + MAX_COUNTS) + 1))
+    if above is None:
+        doubled = (asked * 2**power for power in range(1, MAX_DEVICES.bit_length()))
+        further = (count for count in doubled if tried_to < count <= MAX_DEVICES)
+        above = next((count for count in further if _works_on(problem, count)), None)
+    return Counts(below, above, tried_to)
+
+
+def _first(problem: Problem, counts: Iterable[int]) -> tuple[int | None, int]:
+    """The first of some counts that has a layout, and the last one tried."""
+    rows, tried = 0, problem.num_devices
+    for count in counts:
+        if rows > MAX_ROWS:
+            break
+        tried = count
+        rows += num_candidates(on(problem, count))
+        if _works_on(problem, count):
+            return count, tried
+    return None, tried
+
+
+def on(problem: Problem, num_devices: int) -> Problem:
+    """The problem on another number of devices."""
+    return msgspec.structs.replace(problem, num_devices=num_devices)
+
+
+def _works_on(problem: Problem, num_devices: int) -> bool:
+    degrees = ("tensor_parallel", "pipeline_parallel", "data_parallel")
+    if any(num_devices % int(problem.pins.get(degree, 1)) for degree in degrees):
+        return False
+    return feasible(on(problem, num_devices))

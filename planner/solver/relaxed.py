@@ -1,0 +1,91 @@
+"""Layouts beyond the candidates: those that a problem would have with some of its requirements dropped.
+
+The candidates of a problem widen with its pins and end at its device count and its offload tier. The
+relaxed space has the candidates with every offload tier, and each of them again with the values of
+some pins put in, whether that keeps the rules or not. Only layouts that repeat another one in a
+different spelling, such as tensor mode 1d on one rank, are in neither.
+"""
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import fields, replace
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from planner.candidates import enumerate_layouts
+from planner.layout import OFFLOAD_TIERS, SCHEDULES, TENSOR_MODES, LayoutColumns
+from planner.pins import EVEN, column_value
+from planner.problem import Problem
+
+MAX_SUBSETS = 16
+"""Subsets of pins that are put in; the full set and the smallest ones come first."""
+
+
+def relaxed_layouts(problem: Problem) -> LayoutColumns:
+    """The relaxed space of a problem, without repetitions; the candidates come first."""
+    wide = enumerate_layouts(msgspec.structs.replace(problem, allow_offload=OFFLOAD_TIERS[-1]))
+    parts = [wide, *(_with_pins(problem, wide, subset) for subset in _subsets(list(problem.pins)))]
+    together = [np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(LayoutColumns)]
+    _, first = np.unique(np.stack(together, axis=1), axis=0, return_index=True)
+    rows = np.sort(first)
+    return LayoutColumns(**{f.name: column[rows] for f, column in zip(fields(LayoutColumns), together, strict=True)})
+
+
+def _subsets(pins: list[str]) -> Iterator[tuple[str, ...]]:
+    rising = (subset for size in range(1, len(pins)) for subset in itertools.combinations(pins, size))
+    if pins:
+        yield tuple(pins)
+    yield from itertools.islice(rising, MAX_SUBSETS - 1)
+
+
+def _with_pins(problem: Problem, columns: LayoutColumns, pinned: tuple[str, ...]) -> LayoutColumns:
+    """``columns`` with the values of some pins; degrees and batch split that are not pinned follow."""
+    values: dict[str, Any] = {}
+    for field in pinned:
+        if field == "layers_per_stage":
+            if problem.pins[field] != EVEN:
+                values.setdefault("pipeline_parallel", len(problem.pins[field].split(",")))
+        else:
+            values.update([column_value(field, problem.pins[field])])
+    columns = _spelled(problem, _put(columns, values), values)
+    if "data_parallel" not in values:
+        group = columns.tensor_parallel * columns.pipeline_parallel
+        columns = _put(columns, {"data_parallel": np.maximum(1, problem.num_devices // group)})
+    columns = _put(columns, _batch_split(problem, columns, values))
+    repeats = columns.mode_is("1d", "2d", "3d") & (columns.tensor_parallel == 1)
+    return columns.take(~repeats)
+
+
+def _spelled(problem: Problem, columns: LayoutColumns, values: dict[str, Any]) -> LayoutColumns:
+    """Mode, schedule and chunks as the degrees want them, where they are not put in themselves."""
+    modes = [TENSOR_MODES.index(mode) for mode in problem.stack.tensor_modes if mode != "none"]
+    if "tensor_mode" not in values and modes:
+        mode = np.where(columns.tensor_mode == 0, modes[0], columns.tensor_mode)
+        columns = _put(columns, {"tensor_mode": np.where(columns.tensor_parallel == 1, 0, mode)})
+    schedules = [SCHEDULES.index(schedule) for schedule in problem.stack.schedules if schedule != "none"]
+    if "schedule" not in values and schedules:
+        schedule = np.where(columns.schedule == 0, schedules[0], columns.schedule)
+        columns = _put(columns, {"schedule": np.where(columns.pipeline_parallel == 1, 0, schedule)})
+    if "num_model_chunks" not in values:
+        chunks = np.where(columns.schedule_is("interleaved"), np.maximum(columns.num_model_chunks, 2), 1)
+        columns = _put(columns, {"num_model_chunks": chunks})
+    return columns
+
+
+def _batch_split(problem: Problem, columns: LayoutColumns, values: dict[str, Any]) -> dict[str, Any]:
+    local = np.maximum(1, problem.global_batch // columns.data_parallel)
+    if "num_microbatches" not in values:
+        return {"num_microbatches": np.maximum(1, local // columns.micro_batch)}
+    if "micro_batch" not in values:
+        return {"micro_batch": np.maximum(1, local // columns.num_microbatches)}
+    return {}
+
+
+def _put(columns: LayoutColumns, values: dict[str, Any]) -> LayoutColumns:
+    full = {
+        name: np.broadcast_to(np.asarray(value, dtype=getattr(columns, name).dtype), len(columns)).copy()
+        for name, value in values.items()
+    }
+    return replace(columns, **full)

@@ -1,0 +1,206 @@
+"""The cheapest ways out of an infeasible problem, each of them tried by searching the changed problem."""
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import msgspec
+
+from planner import pins
+from planner.cost_model import predict
+from planner.diagnostics import Diagnostic
+from planner.layout import Layout, columns_of
+from planner.problem import Problem, Reserve
+from planner.question import MAX_GLOBAL_BATCH
+from planner.rules.rule import divisors
+from planner.solver.counts import Counts, on
+from planner.solver.feasibility import feasible, good_layout
+from planner.solver.requirements import Requirement
+from planner.spec import HardwareSpec
+from planner.spec_files import builtin_names, load_spec
+from planner.units import MIB, Bytes, format_gib, format_seconds
+
+MAX_BATCHES = 24
+"""Global batches that are tried, the nearest ones first."""
+BATCH_RULES = ("BAT001", "PP004", "PP005", "TP023", "ZER003")
+"""Rules that another global batch can satisfy."""
+NONE, MORE, UNPIN, OFFLOAD = "WAY000", "WAY001", "WAY002", "WAY003"
+CARD, BATCH, RESERVE = "WAY004", "WAY005", "WAY006"
+NO_WAY = "no single change of GPU count, pins, offload, card, global batch or reserve was found that leaves a layout"
+
+
+def ways_out(problem: Problem, conflict: Iterable[Requirement], counts: Counts) -> list[Diagnostic]:
+    """A note for each single change that leaves a layout, with what the layout then takes.
+
+    Args:
+        problem: a problem without a layout.
+        conflict: requirements that are in each other's way.
+        counts: what :func:`planner.solver.counts.nearest_counts` found.
+    """
+    in_the_way = {requirement.rule for requirement in conflict}
+    ways = [*_counts(problem, counts), *_dropped(problem), *_offload(problem), *_cards(problem)]
+    if in_the_way & set(BATCH_RULES):
+        ways += _batches(problem)
+    ways += _reserve(problem)
+    return ways or [Diagnostic(rule=NONE, severity="note", message=NO_WAY)]
+
+
+def changed(problem: Problem, **fields: Any) -> Problem:
+    """The problem with other fields."""
+    return msgspec.structs.replace(problem, **fields)
+
+
+def _way(rule: str, change: str, problem: Problem, hint: str, values: dict[str, Any]) -> Diagnostic:
+    """A note on a changed problem that is known to have a layout."""
+    layout = good_layout(problem)
+    if layout is None:
+        raise RuntimeError("a way out leads nowhere")
+    predicted = predict(problem, layout)
+    fullest = max(predicted.stages, key=lambda stage: stage.peak_bytes + stage.reserve_bytes)
+    room = fullest.capacity_bytes - fullest.reserve_bytes
+    mesh = f"TP {layout.tensor_parallel} x PP {layout.pipeline_parallel} x DP {layout.data_parallel}"
+    return Diagnostic(
+        rule=rule,
+        severity="note",
+        message=f"{change}: {mesh} then takes {format_seconds(predicted.step_s)} a step "
+        f"and {format_gib(fullest.peak_bytes)} of {format_gib(room)}",
+        values=values | {"step_s": predicted.step_s, "peak_bytes": fullest.peak_bytes, "room_bytes": room},
+        hint=hint,
+    )
+
+
+def _counts(problem: Problem, counts: Counts) -> Iterator[Diagnostic]:
+    asked, below, above = problem.num_devices, counts.below, counts.above
+    if below is not None:
+        words = f"{below} GPUs are the most below {asked} that have a layout"
+        yield _way(MORE, words, on(problem, below), f"use `--gpus {below}`", {"num_devices": below})
+    if above is not None:
+        fewest = f"{above} GPUs are the fewest above {asked} that have a layout"
+        enough = f"{above} GPUs are enough, and no count from {asked} to {counts.tried_to} is"
+        words = fewest if above == counts.tried_to else enough
+        yield _way(MORE, words, on(problem, above), f"use `--gpus {above}`", {"num_devices": above})
+
+
+def _dropped(problem: Problem) -> Iterator[Diagnostic]:
+    """Each pin and each forbidden value that alone is in the way; all of them if none is."""
+    found = [*_dropped_pins(problem), *_dropped_forbids(problem)]
+    yield from found
+    without = changed(problem, pins={}, forbids={})
+    if not found and len(problem.pins) + len(problem.forbids) > 1 and feasible(without):
+        hint = "leave out every `--pin`, `--mode` and `--forbid`"
+        yield _way(UNPIN, "without any pin or forbidden value there is a layout", without, hint, {"field": "all"})
+
+
+def _dropped_pins(problem: Problem) -> Iterator[Diagnostic]:
+    for field, pinned in problem.pins.items():
+        without = changed(problem, pins={name: value for name, value in problem.pins.items() if name != field})
+        layout = good_layout(without)
+        if layout is None:
+            continue
+        for value in _other_values(without, field, pinned, layout):
+            there = changed(problem, pins=problem.pins | {field: value})
+            words = f"with {field} {value} instead of {pinned} there is a layout"
+            hint = f"use `--pin {field}={value}` instead of `{field}={pinned}`"
+            yield _way(UNPIN, words, there, hint, {"field": field, "pinned": pinned, "value": value})
+
+
+def _other_values(without: Problem, field: str, pinned: str, layout: Layout) -> list[str]:
+    """What to pin instead: the neighbours of a pinned micro batch, or what a good layout has."""
+    if field != "micro_batch":
+        return [_value_of(layout, field)]
+    local = without.global_batch // layout.data_parallel
+    sizes = sorted({*divisors(without.global_batch), *divisors(local)})
+    smaller, larger = [n for n in reversed(sizes) if n < int(pinned)], [n for n in sizes if n > int(pinned)]
+    works = [
+        next((n for n in tried if feasible(changed(without, pins=without.pins | {field: str(n)}))), None)
+        for tried in (smaller, larger)
+    ]
+    return [str(size) for size in works if size is not None]
+
+
+def _value_of(layout: Layout, field: str) -> str:
+    """A field of a layout, as a pin would say it."""
+    if field == "layers_per_stage":
+        return ",".join(map(str, layout.layers_per_stage))
+    if field == "offload.optimizer":
+        return str(layout.offload.optimizer)
+    column, _ = pins.column_value(field, pins.words_of(field)[0])
+    number = int(getattr(columns_of(layout), column)[0])
+    return str(number) if field in pins.COUNTS else pins.words_of(field)[number]
+
+
+def _dropped_forbids(problem: Problem) -> Iterator[Diagnostic]:
+    for field, values in problem.forbids.items():
+        for forbidden in dict.fromkeys(values):
+            kept = tuple(value for value in values if value != forbidden)
+            without = changed(problem, forbids=problem.forbids | {field: kept})
+            if feasible(without):
+                words = f"with {field} {forbidden} there is a layout"
+                hint = f"leave out `--forbid {field}={forbidden}`"
+                yield _way(UNPIN, words, without, hint, {"field": field, "forbidden": forbidden})
+
+
+def _offload(problem: Problem) -> Iterator[Diagnostic]:
+    with_host = changed(problem, allow_offload="cpu")
+    if problem.allow_offload == "none" and "cpu" in problem.stack.offload_tiers and feasible(with_host):
+        words = "with the optimizer on the host there is a layout"
+        yield _way(OFFLOAD, words, with_host, "add `--allow-offload cpu`", {"allow_offload": "cpu"})
+
+
+def _cards(problem: Problem) -> Iterator[Diagnostic]:
+    """The smallest larger built-in card of the same kind that the model fits."""
+    cards = [load_spec(name, HardwareSpec) for name in builtin_names(HardwareSpec)]
+    larger = [
+        card
+        for card in cards
+        if card.device == problem.hardware.device and card.memory_bytes > problem.hardware.memory_bytes
+    ]
+    by_default = problem.devices_per_node == problem.hardware.devices_per_node
+    for card in sorted(larger, key=lambda card: (card.memory_bytes, card.name)):
+        per_node = card.devices_per_node if by_default else problem.devices_per_node
+        there = changed(problem, hardware=card, devices_per_node=per_node)
+        if feasible(there):
+            words = f"{card.name} is the smallest built-in card with a layout"
+            values = {"hardware": card.name, "devices_per_node": per_node}
+            yield _way(CARD, words, there, f"use `--gpu {card.name}`", values)
+            return
+
+
+def _batches(problem: Problem) -> Iterator[Diagnostic]:
+    """The nearest global batch that leaves a layout."""
+    for batch in _batches_near(problem):
+        there = changed(problem, global_batch=batch)
+        if feasible(there):
+            words = f"with a global batch of {batch} instead of {problem.global_batch} there is a layout"
+            yield _way(BATCH, words, there, f"use `--global-batch {batch}`", {"global_batch": batch})
+            return
+
+
+def _batches_near(problem: Problem) -> list[int]:
+    """Multiples of every degree times a pinned micro batch and number of them, the nearest first."""
+    asked = problem.global_batch
+    unit = int(problem.pins.get("micro_batch", 1)) * int(problem.pins.get("num_microbatches", 1))
+    whole = "micro_batch" in problem.pins and "num_microbatches" in problem.pins
+    near = set()
+    for degree in divisors(problem.num_devices):
+        step = unit * degree
+        near |= {step} if whole else {asked // step * step, -(-asked // step) * step}
+    possible = [batch for batch in near if 1 <= batch <= MAX_GLOBAL_BATCH and batch != asked]
+    return sorted(possible, key=lambda batch: (abs(batch - asked), batch))[:MAX_BATCHES]
+
+
+def _reserve(problem: Problem) -> Iterator[Diagnostic]:
+    """The largest smaller reserve, in whole MiB, that leaves a layout."""
+    most = problem.hardware.memory_bytes // MIB
+    if not _works_with_reserve(problem, 0):
+        return
+    works, fails = 0, int(most)
+    while fails - works > 1:
+        middle = (works + fails) // 2
+        works, fails = (middle, fails) if _works_with_reserve(problem, middle) else (works, middle)
+    there = changed(problem, reserve=Reserve(num_bytes=Bytes(works * MIB)))
+    words = f"a reserve of {works} MiB, which leaves less for driver, communication and allocator, would do"
+    yield _way(RESERVE, words, there, f"use `--reserve {works}MiB`", {"reserve_bytes": works * MIB})
+
+
+def _works_with_reserve(problem: Problem, mebibytes: int) -> bool:
+    return feasible(changed(problem, reserve=Reserve(num_bytes=Bytes(mebibytes * MIB))))

@@ -1,0 +1,213 @@
+"""Reasons of small infeasible problems against every layout and every division tried one by one."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import fields
+from itertools import combinations
+from typing import Any
+
+import msgspec
+import numpy as np
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+
+from planner.candidates import enumerate_layouts
+from planner.cost_model import MODELLED_MODES
+from planner.cost_model.memory import host_bytes_per_rank, stage_memory, usable_bytes
+from planner.diagnostics import Diagnostic
+from planner.layout import LayoutColumns
+from planner.pins import matches
+from planner.problem import Problem, Reserve
+from planner.rules import RULES
+from planner.solver import Answer, solve
+from planner.solver.feasibility import feasible
+from planner.solver.relaxed import relaxed_layouts
+from planner.spec import HardwareSpec
+from planner.spec_files import load_spec
+from planner.stages import stages_of
+from planner.units import Bytes
+from tests.property.brute_force import compositions
+from tests.property.strategies import problems
+
+SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
+Key = tuple[str, str, str]
+"""Rule, field and value of a requirement."""
+
+PINS: dict[str, list[str]] = {
+    "tensor_parallel": ["1", "2", "3", "4"], "pipeline_parallel": ["1", "2", "3", "8"],
+    "data_parallel": ["1", "2", "3"], "micro_batch": ["1", "2", "3", "4"], "num_microbatches": ["1", "2", "5"],
+    "zero_stage": ["0", "1", "2", "3"], "tensor_mode": ["none", "1d", "2d"], "schedule": ["none", "1f1b"],
+    "recompute_layers_per_stage": ["none", "all"], "sequence_parallel": ["true"], "offload.tier": ["cpu"],
+    "offload.optimizer": ["0.5", "1.0"], "num_model_chunks": ["1", "2"],
+    "layers_per_stage": ["even", "1,3", "2,2", "2,1,1", "1,2"],
+}  # fmt: skip
+
+
+@st.composite
+def infeasible_problems(draw: st.DrawFn) -> Problem:
+    """Small problems with pins and forbidden values that leave no layout."""
+    pinned = draw(st.lists(st.sampled_from(sorted(PINS)), max_size=3, unique=True))
+    forbidden = draw(st.lists(st.sampled_from(["zero_stage", "tensor_parallel", "micro_batch"]), max_size=1))
+    hosts = {"host": {"memory_bytes": Bytes(draw(st.sampled_from([10**9, 20_000, 60_000])))}}
+    problem = draw(
+        problems(
+            pins={field: draw(st.sampled_from(PINS[field])) for field in pinned},
+            forbids={field: (draw(st.sampled_from(PINS[field])),) for field in forbidden},
+            allow_offload=draw(st.sampled_from(["none", "cpu"])),
+            num_devices=draw(st.sampled_from([1, 2, 3, 4, 5, 6])),
+            precision=draw(st.sampled_from(["bf16", "bf16", "fp32"])),
+        )
+    )
+    host = msgspec.structs.replace(problem.hardware.host, **hosts["host"])
+    small = Bytes(draw(st.sampled_from([0, 0, 15_000, 40_000, 80_000])) or problem.hardware.memory_bytes)
+    hardware = msgspec.structs.replace(problem.hardware, host=host, memory_bytes=small)
+    problem = msgspec.structs.replace(problem, hardware=hardware)
+    assume(not feasible(problem))
+    return problem
+
+
+def patterns(problem: Problem) -> set[frozenset[Key]]:
+    """The requirements that each whole layout of the relaxed space breaks."""
+    columns = relaxed_layouts(problem)
+    by_rules: dict[Key, Any] = {
+        (rule.id, "", ""): rule.holds(problem, columns)
+        for rule in RULES
+        if rule.holds is not None and not rule.id.startswith("PIN")
+    }
+    for field, value in problem.pins.items():
+        by_rules["PIN001", field, value] = matches(columns, field, value)
+    for field, values in problem.forbids.items():
+        by_rules |= {("PIN002", field, value): ~matches(columns, field, value) for value in values}
+    broken = [frozenset(key for key, holds in by_rules.items() if not holds[row]) for row in range(len(columns))]
+    found = set()
+    for stages in np.unique(columns.pipeline_parallel).tolist():
+        rows = np.flatnonzero(columns.pipeline_parallel == stages)
+        for layers, memories in divided(problem, columns.take(rows), stages):
+            by_layers = layers_broken(problem, layers)
+            found |= {broken[row] | by_layers | by_memory for row, by_memory in zip(rows, memories, strict=True)}
+    return found
+
+
+def divided(
+    problem: Problem, columns: LayoutColumns, stages: int
+) -> Iterator[tuple[tuple[int, ...], list[frozenset[Key]]]]:
+    """Every division of the layers over the stages, with the memories that each layout then breaks."""
+    kept: list[frozenset[Key]] = [frozenset()] * len(columns)
+    if stages > problem.model.num_layers:
+        yield (), kept
+        return
+    modelled = columns.mode_is(*MODELLED_MODES)
+    for layers in compositions(problem.model.num_layers, stages):
+        here = stages_of(columns).with_layers(np.tile(layers, len(columns)))
+        ranks = min(problem.devices_per_node, problem.num_devices)
+        device = stage_memory(problem, here).peak_bytes() <= usable_bytes(problem, here)
+        host = host_bytes_per_rank(problem, here) * ranks <= problem.hardware.host.memory_bytes
+        both = [fit.reshape(len(columns), stages).all(axis=1) | ~modelled for fit in (device, host)]
+        names: list[Key] = [("MEM001", "", ""), ("MEM002", "", "")]
+        yield (
+            layers,
+            [
+                frozenset(name for name, fits in zip(names, both, strict=True) if not fits[row])
+                for row in range(len(columns))
+            ],
+        )
+
+
+def layers_broken(problem: Problem, layers: tuple[int, ...]) -> frozenset[Key]:
+    """What a division breaks by itself; ``()`` stands for more stages than layers."""
+    pinned, even = problem.pins.get("layers_per_stage"), len(set(layers)) == 1
+    broken: set[Key] = set()
+    if not even and not problem.stack.uneven_stages:
+        broken.add(("PP011", "", ""))
+    if pinned is not None and not (even if pinned == "even" else pinned == ",".join(map(str, layers))):
+        broken.add(("PIN001", "layers_per_stage", pinned))
+    return frozenset(broken)
+
+
+def named(answer: Answer) -> frozenset[Key]:
+    return frozenset((one["rule"], one["field"], one["value"]) for one in answer.reasons[0].values["requirements"])
+
+
+def hits(chosen: frozenset[Key] | set[Key], broken: set[frozenset[Key]]) -> bool:
+    return all(chosen & one for one in broken)
+
+
+def minimal(broken: set[frozenset[Key]]) -> set[frozenset[Key]]:
+    return {one for one in broken if not any(other < one for other in broken)}
+
+
+@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=SLOW)
+@given(infeasible_problems())
+def test_the_relaxed_space_has_every_candidate(problem: Problem) -> None:
+    relaxed, candidates = relaxed_layouts(problem), enumerate_layouts(problem)
+    rows, wanted = (
+        set(zip(*(getattr(columns, f.name).tolist() for f in fields(LayoutColumns)), strict=True))
+        for columns in (relaxed, candidates)
+    )
+    assert wanted <= rows
+    assert len(rows) == len(relaxed)
+
+
+def applied(problem: Problem, way: Diagnostic) -> Problem:
+    """The problem that a way out describes."""
+    values, change = way.values, msgspec.structs.replace
+    if way.rule in ("WAY001", "WAY003", "WAY005"):
+        names = ("num_devices", "allow_offload", "global_batch")
+        return change(problem, **{name: values[name] for name in names if name in values})
+    if way.rule == "WAY004":
+        card = load_spec(values["hardware"], HardwareSpec)
+        return change(problem, hardware=card, devices_per_node=values["devices_per_node"])
+    if way.rule == "WAY006":
+        return change(problem, reserve=Reserve(num_bytes=Bytes(values["reserve_bytes"])))
+    if values["field"] == "all":
+        return change(problem, pins={}, forbids={})
+    if "forbidden" in values:
+        return change(problem, forbids={})
+    return change(problem, pins=problem.pins | {values["field"]: values["value"]})
+
+
+def check_conflict(problem: Problem, answer: Answer) -> None:
+    """No layout keeps the named set, one without any of them does, and no smaller set is a conflict."""
+    chosen, broken = named(answer), minimal(patterns(problem))
+    assert hits(chosen, broken)
+    if any(reason.rule == "WAY001" for reason in answer.reasons):
+        # On another number of devices, as tried below, a layout breaks nothing but the asked number.
+        broken = minimal({*broken, frozenset({("DEV001", "", "")})})
+        assert hits(chosen, broken)
+    assert not any(hits(chosen - {one}, broken) for one in chosen)
+    every: list[Key] = sorted(set().union(*broken))
+    assert not any(hits(set(fewer), broken) for fewer in combinations(every, len(chosen) - 1))
+
+
+def check_ways(problem: Problem, reasons: Iterable[Diagnostic]) -> None:
+    """Each way out leads to a layout that is at least as fast as it says, by a search of its own."""
+    ways = [reason for reason in reasons if reason.rule.startswith("WAY")]
+    assert ways
+    for way in ways:
+        if way.rule == "WAY000":
+            assert len(ways) == 1
+            continue
+        answer = solve(applied(problem, way))
+        assert answer.plan is not None
+        assert way.severity == "note"
+        assert way.hint
+        if problem.objective == "step-time":
+            assert answer.plan.predicted.step_s <= way.values["step_s"] * (1 + 1e-6)
+
+
+def check_memory(reasons: Iterable[Diagnostic]) -> None:
+    """A memory that is named is too small by its own numbers."""
+    for reason in reasons:
+        if reason.rule == "MEM001":
+            assert reason.values["need_bytes"] > reason.values["room_bytes"]
+        if reason.rule == "MEM002":
+            assert reason.values["need_bytes"] > reason.values["capacity_bytes"]
+
+
+@settings(max_examples=220, deadline=None, derandomize=True, suppress_health_check=SLOW)
+@given(infeasible_problems())
+def test_reasons_of_an_infeasible_problem_hold(problem: Problem) -> None:
+    answer = solve(problem)
+    assert answer.status == "infeasible"
+    check_conflict(problem, answer)
+    check_ways(problem, answer.reasons)
+    check_memory(answer.reasons)
