@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,14 @@ from planner.solver.interrupt import interruptible
 from tests.helpers import problem, slow_hardware
 
 ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def _heeds_interrupts() -> Iterator[None]:
+    """Ctrl-C raises as usual, also where these tests were started by something that ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def interrupt_soon(monkeypatch: pytest.MonkeyPatch) -> list[str]:
@@ -70,7 +79,8 @@ def test_other_threads_leave_the_handler_alone() -> None:
 
 
 SEARCH_UNTIL_STOPPED = """
-import sys, threading
+import signal, sys, threading
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from ortools.sat.python import cp_model
 from planner import cli
 stopped = threading.Event()
@@ -84,7 +94,8 @@ cli.main(sys.argv[1:])
 """
 
 SEARCH_NOTHING = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from planner import cli
 from planner.solver import search
 def enumerate_forever(problem):
