@@ -168,10 +168,18 @@ def test_an_interrupt_keeps_what_is_done(
     assert len((tmp_path / "rows.csv").read_text(encoding="utf-8").splitlines()) == 2
 
 
+HEEDS_INTERRUPTS = """
+import signal, sys
+from planner import cli
+signal.signal(signal.SIGINT, signal.default_int_handler)
+cli.main(sys.argv[1:])
+"""
+
+
 def test_ctrl_c_ends_the_command(tmp_path: Path) -> None:
     """The signal goes to the whole group of processes, as a terminal sends it."""
     counts = ",".join(map(str, range(1024, 1624)))
-    command = [sys.executable, "-m", "planner.cli", "sweep", "--model", "gpt3", "--vary", f"gpus={counts}"]
+    command = [sys.executable, "-c", HEEDS_INTERRUPTS, "sweep", "--model", "gpt3", "--vary", f"gpus={counts}"]
     command += ["--jobs", "1", "--json"]
     with subprocess.Popen(
         command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE,
