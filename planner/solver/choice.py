@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from ortools.sat.python import cp_model
 
+from planner.solver.cp_sat import deterministic_solver
 from planner.solver.interrupt import interruptible
 from planner.solver.limits import StageLimits
 from planner.stages import Integers
@@ -74,21 +75,14 @@ class ChoiceModel:
             self.model.add_hint(variable, int(layers[stage]) if stage < len(layers) else 0)
 
     def solve(self, time_limit_s: float | None) -> ExactAnswer:
-        """Run CP-SAT on one thread, so that equal models give equal answers.
+        """Run CP-SAT; equal models give equal answers.
 
         Ctrl-C ends the search as the time limit does.
 
         Raises:
             RuntimeError: CP-SAT finds the model malformed, which is a defect of gptplan.
         """
-        solver = cp_model.CpSolver()
-        solver.parameters.num_workers = 1
-        solver.parameters.random_seed = 0
-        # Its own handler of Ctrl-C would stay behind in place of Python's.
-        solver.parameters.catch_sigint_signal = False
-        # With this detection OR-Tools 9.15 calls models infeasible whose values exceed 2^31 and that it
-        # solves, to the same optimum, without the detection, without presolve or in coarser units.
-        solver.parameters.auto_detect_greater_than_at_least_one_of = False
+        solver = deterministic_solver()
         if time_limit_s is not None:
             solver.parameters.max_time_in_seconds = max(time_limit_s, 0.0)
         status = interruptible(lambda: solver.solve(self.model), solver.stop_search)

@@ -14,6 +14,7 @@ from ortools.sat.python import cp_model
 
 from planner.layout import LayoutColumns
 from planner.problem import Problem
+from planner.solver.cp_sat import deterministic_solver
 from planner.solver.divisions import Broken, divisions
 from planner.solver.relaxed import relaxed_layouts
 from planner.solver.requirements import COUNT, Requirement, holds, requirements
@@ -141,9 +142,7 @@ def _solve(
     if size is not None:
         model.add(sum(variables.values()) <= size)
     model.minimize(sum(variables.values()))
-    solver = cp_model.CpSolver()
-    solver.parameters.num_workers = 1
-    solver.parameters.random_seed = 0
+    solver = deterministic_solver()
     if solver.solve(model) != cp_model.OPTIMAL:
         return None
     return [requirement for requirement in used if solver.boolean_value(variables[requirement])]

@@ -130,3 +130,23 @@ def test_ctrl_c_before_a_layout_is_found_says_so(tmp_path: Path) -> None:
     assert result.stderr == "interrupted before a layout was found; no plan was written\n"
     assert result.stdout == ""
     assert not (tmp_path / "none.plan").exists()
+
+
+INTERRUPTED_AFTER_REASONS = """
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from planner.question import Question, build_problem
+from planner.solver import solve
+assert solve(build_problem(Question(model="gpt3", gpus=97))).status == "infeasible"
+try:
+    os.kill(os.getpid(), signal.SIGINT)
+    signal.pause()
+except KeyboardInterrupt:
+    print("python was asked")
+"""
+
+
+def test_looking_for_reasons_leaves_ctrl_c_to_python() -> None:
+    command = [sys.executable, "-c", INTERRUPTED_AFTER_REASONS]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert (result.returncode, result.stdout) == (0, "python was asked\n"), result.stderr
