@@ -1,5 +1,8 @@
 """What a user pins or forbids: reading ``field=value`` and testing layouts against it."""
 
+import math
+from collections.abc import Mapping
+
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
@@ -73,6 +76,12 @@ def _is_count(text: str) -> bool:
 
 def _is_list(value: str) -> bool:
     return all(_is_count(part.strip()) for part in value.split(","))
+
+
+def pinned_devices(pinned: Mapping[str, str]) -> int:
+    """What TP x PP x DP is a multiple of, by the pinned ones of the three."""
+    degrees = ("tensor_parallel", "pipeline_parallel", "data_parallel")
+    return math.prod(int(pinned.get(degree, 1)) for degree in degrees)
 
 
 def pinned_layers(value: str, num_layers: int, num_stages: int) -> tuple[int, ...] | None:

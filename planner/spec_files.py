@@ -5,7 +5,7 @@ import hashlib
 import re
 import tomllib
 from collections.abc import Iterable
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -45,7 +45,7 @@ def load_spec(name_or_path: str, kind: type[SpecType]) -> SpecType:
     names: list[str] = builtin_names(kind)
     name = ALIASES.get(name_or_path, name_or_path)
     if name in names:
-        return _decode_file(specs_root() / folder / f"{name}.toml", kind, f"specs/{folder}/{name}.toml")
+        return _builtin(name, kind)
     path = Path(name_or_path)
     if path.suffix != ".toml" and not path.exists():
         raise usage_error(
@@ -53,6 +53,13 @@ def load_spec(name_or_path: str, kind: type[SpecType]) -> SpecType:
             hint=_known_names(name_or_path, [*names, *(short for short, full in ALIASES.items() if full in names)]),
         )
     return _decode_file(path, kind, name_or_path)
+
+
+@cache
+def _builtin(name: str, kind: type[SpecType]) -> SpecType:
+    """A spec of the package, which does not change while it runs: a sweep asks for the same ones many times."""
+    folder = FOLDERS[kind]
+    return _decode_file(specs_root() / folder / f"{name}.toml", kind, f"specs/{folder}/{name}.toml")
 
 
 def _known_names(typed: str, names: list[str]) -> str:

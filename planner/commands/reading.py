@@ -7,6 +7,7 @@ from planner.commands.output import print_json
 from planner.cost_model import predict
 from planner.diagnostics import Diagnostic, ExitCode
 from planner.plan import Plan, read_plan
+from planner.prediction import Prediction
 from planner.rules import violations
 from planner.rules.capacity import DEVICE_MEMORY, HOST_MEMORY
 from planner.spec_files import to_builtins
@@ -28,7 +29,7 @@ def check(path: Path, *, as_json: bool) -> int:
     plan = read_plan(path)
     broken = violations(plan.problem, plan.layout)
     predicted = None if broken else predict(plan.problem, plan.layout)
-    misfits = [] if broken else _misfits(plan)
+    misfits = [] if predicted is None else _misfits(plan, predicted)
     if as_json:
         print_json(
             {
@@ -41,8 +42,7 @@ def check(path: Path, *, as_json: bool) -> int:
     return ExitCode.NEGATIVE if broken or misfits else ExitCode.OK
 
 
-def _misfits(plan: Plan) -> list[Diagnostic]:
-    predicted = predict(plan.problem, plan.layout)
+def _misfits(plan: Plan, predicted: Prediction) -> list[Diagnostic]:
     stages = enumerate(predicted.stages)
     number, fullest = max(stages, key=lambda at: at[1].peak_bytes + at[1].reserve_bytes - at[1].capacity_bytes)
     room = fullest.capacity_bytes - fullest.reserve_bytes

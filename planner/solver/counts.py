@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from planner.pins import pinned_devices
 from planner.problem import Problem
 from planner.question import MAX_DEVICES
 from planner.solver.feasibility import feasible, has_valid_layout, num_candidates
@@ -61,7 +62,4 @@ def on(problem: Problem, num_devices: int) -> Problem:
 
 
 def _works_on(problem: Problem, num_devices: int) -> bool:
-    degrees = ("tensor_parallel", "pipeline_parallel", "data_parallel")
-    if any(num_devices % int(problem.pins.get(degree, 1)) for degree in degrees):
-        return False
-    return feasible(on(problem, num_devices))
+    return num_devices % pinned_devices(problem.pins) == 0 and feasible(on(problem, num_devices))

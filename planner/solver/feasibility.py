@@ -1,7 +1,5 @@
 """Whether a problem has an answer at all, and one good layout of it, without the exact model."""
 
-import numpy as np
-
 from planner.candidates import enumerate_layouts
 from planner.cost_model import MODELLED_MODES
 from planner.layout import Layout
@@ -44,6 +42,4 @@ def good_layout(problem: Problem) -> Layout | None:
         return None
     ranked = (peak_memory if problem.objective == "memory" else step_time).rank(problem, limits)
     row = ranked.best_row()
-    start, layers = int(limits.stages.first_rows()[row]), ranked.layers_of(row)
-    recompute = layers if limits.stages.layouts.recompute[start] else np.zeros_like(layers)
-    return limits.stages.layouts.layout(start, layers.tolist(), recompute.tolist(), problem.precision)
+    return ranked.layout(row, ranked.layers_of(row), problem.precision)

@@ -55,8 +55,8 @@ class Found:
         """The best layout, then others by what they achieve, ``most`` in all."""
         row, layers = self._best()
         others = [other for other in np.argsort(self.ranked.achieved, kind="stable").tolist() if other != row]
-        behind = [self._layout(other, self.ranked.layers_of(other)) for other in others[: most - 1]]
-        return [self._layout(row, layers), *behind]
+        rows = [(row, layers), *((other, self.ranked.layers_of(other)) for other in others[: most - 1])]
+        return [self.ranked.layout(*one, self.problem.precision) for one in rows]
 
     def _best(self) -> tuple[int, Integers]:
         """Row and layers of the best layout.
@@ -69,9 +69,3 @@ class Found:
         if row is None or self.ranked.achieved[known] <= self.exact.objective + HALF_A_UNIT:
             return known, self.ranked.layers_of(known)
         return int(np.flatnonzero(self.kept)[row]), np.array(self.exact.layers)
-
-    def _layout(self, row: int, layers: Integers) -> Layout:
-        stages = self.ranked.limits.stages
-        start = int(stages.first_rows()[row])
-        recompute = layers if stages.layouts.recompute[start] else np.zeros_like(layers)
-        return stages.layouts.layout(start, layers.tolist(), recompute.tolist(), self.problem.precision)

@@ -8,7 +8,6 @@ full check of all its layouts.
 import math
 from collections.abc import Mapping
 
-import msgspec
 import numpy as np
 
 from planner.answer import Answer, LeastDevices, NearestMiss
@@ -17,9 +16,10 @@ from planner.cost_model.memory import stage_memory, state_bytes, step_gradient_b
 from planner.cost_model.terms import total
 from planner.diagnostics import Diagnostic
 from planner.layout import Layout, LayoutColumns, Offload
-from planner.pins import EVEN, pinned_layers
+from planner.pins import EVEN, pinned_devices, pinned_layers
 from planner.problem import Problem
 from planner.rules import capacity, judge
+from planner.solver.counts import on
 from planner.solver.limits import fits_host, stage_limits
 from planner.solver.search import require_modelled, solve
 from planner.stages import Booleans, StageColumns, stages_of, stages_of_layout
@@ -38,7 +38,7 @@ def solve_least_devices(
     Where no count fits, the answer is that for all devices of the problem.
     """
     proof = least_devices(problem)
-    asked = _on(problem, proof.num_devices or problem.num_devices)
+    asked = on(problem, proof.num_devices or problem.num_devices)
     return solve(asked, time_limit_s=time_limit_s, top=top), proof
 
 
@@ -49,7 +49,7 @@ def least_devices(problem: Problem) -> LeastDevices:
     excluded = _excluded_by_bound(needed, usable, most)
     outcomes: dict[int, str] = {}
     for count in range(excluded + 1, most + 1):
-        outcomes[count] = _outcome(_on(problem, count))
+        outcomes[count] = _outcome(on(problem, count))
         if outcomes[count] == FITS:
             break
     least = next((count for count, outcome in outcomes.items() if outcome == FITS), None)
@@ -105,25 +105,15 @@ def _excluded_by_bound(needed: float, usable: float, most: int) -> int:
     return min(most, max(0, math.ceil(needed * (1 - ROUNDING) / usable) - 1))
 
 
-def _on(problem: Problem, num_devices: int) -> Problem:
-    return msgspec.structs.replace(problem, num_devices=num_devices)
-
-
 def _outcome(problem: Problem) -> str:
     """Whether some layout is valid, and whether one of those fits."""
-    if problem.num_devices % _pinned_devices(problem):
+    if problem.num_devices % pinned_devices(problem.pins):
         return NO_VALID_LAYOUT
     columns = _valid_layouts(problem)
     if not len(columns):
         return NO_VALID_LAYOUT
     require_modelled(columns)
     return FITS if stage_limits(problem, columns).fitting_layouts(problem.model.num_layers).any() else NONE_FITS
-
-
-def _pinned_devices(problem: Problem) -> int:
-    """What TP x PP x DP is a multiple of, by the pinned ones of the three."""
-    degrees = ("tensor_parallel", "pipeline_parallel", "data_parallel")
-    return math.prod(int(problem.pins.get(degree, 1)) for degree in degrees)
 
 
 def _valid_layouts(problem: Problem) -> LayoutColumns:
@@ -146,8 +136,8 @@ def _counts(outcomes: Mapping[int, str], wanted: str) -> tuple[int, ...]:
 def _nearest_miss(problem: Problem, outcomes: Mapping[int, str], largest: int) -> NearestMiss | None:
     """The largest count up to ``largest`` that has valid layouts, none of which fits, in numbers."""
     for count in range(largest, 0, -1):
-        smaller = _on(problem, count)
-        if outcomes.get(count) == NO_VALID_LAYOUT or count % _pinned_devices(problem):
+        smaller = on(problem, count)
+        if outcomes.get(count) == NO_VALID_LAYOUT or count % pinned_devices(problem.pins):
             continue
         columns = _valid_layouts(smaller)
         if len(columns):

@@ -80,7 +80,7 @@ def _of_the_nearest(diagnostic: Diagnostic, who: str) -> Diagnostic:
 
 
 def _unlimited(problem: Problem, stages: StageColumns) -> Booleans:
-    return np.full(len(stages), fill_value=problem.num_devices > 0)
+    return np.ones(len(stages), dtype=bool)
 
 
 def _divided(problem: Problem, columns: LayoutColumns, where: Sequence[Fits]) -> StageColumns:

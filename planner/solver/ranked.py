@@ -5,7 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from planner.layout import Layout
 from planner.solver.limits import StageLimits
+from planner.spec import Precision
 from planner.stages import Floats, Integers
 
 
@@ -35,6 +37,13 @@ class Ranked:
         """Layers per stage of one layout."""
         start = int(self.limits.stages.first_rows()[row])
         return self.layers[start : start + int(self.limits.stages.layouts.pipeline_parallel[start])]
+
+    def layout(self, row: int, layers: Integers, precision: Precision) -> Layout:
+        """One layout with the given layers per stage; all of them recompute, or none does."""
+        stages = self.limits.stages
+        start = int(stages.first_rows()[row])
+        recompute = layers if stages.layouts.recompute[start] else np.zeros_like(layers)
+        return stages.layouts.layout(start, layers.tolist(), recompute.tolist(), precision)
 
     def promising(self) -> NDArray[np.bool_]:
         """Which layouts can be at least as good as the best achieved objective."""

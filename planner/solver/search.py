@@ -57,7 +57,9 @@ def solve(problem: Problem, *, time_limit_s: float | None = None, top: int = 1) 
 
 def _misfits(problem: Problem, columns: LayoutColumns, fits: Booleans) -> dict[str, int]:
     """How many valid layouts fail to fit the device, and how many fit it but not the host."""
-    fit_device = stage_limits(problem, columns, [fits_device]).fitting_layouts(problem.model.num_layers)
+    fit_device = fits
+    if columns.offload_optimizer.any():
+        fit_device = stage_limits(problem, columns, [fits_device]).fitting_layouts(problem.model.num_layers)
     counts = {DEVICE_MEMORY.id: np.count_nonzero(~fit_device), HOST_MEMORY.id: np.count_nonzero(fit_device & ~fits)}
     return {rule: int(count) for rule, count in counts.items() if count}
 
