@@ -14,6 +14,7 @@ from runtime.booster import Trainer
 from runtime.data import PackedBatches, Tokenizer, check_vocabulary, read_tokens
 from runtime.display import StepDisplay, show_result
 from runtime.measure import MetricsFile, RankMemory, compare, header, median_step_s, rank_memory
+from runtime.trainer import PlanTrainer
 
 
 def run_training(plan: Plan, options: RunOptions, name: str) -> None:
@@ -71,7 +72,7 @@ def _load_batches(plan: Plan, options: RunOptions) -> PackedBatches:
     return PackedBatches(tokens, seq_len=problem.seq_len, global_batch=problem.global_batch, seed=options.seed)
 
 
-def _timed_step(trainer: Trainer, batches: PackedBatches, step: int) -> tuple[float, float]:
+def _timed_step(trainer: PlanTrainer, batches: PackedBatches, step: int) -> tuple[float, float]:
     batch = batches.batch(step, trainer.rows)
     # The loss of a step is read on the host, so the clock does not run ahead of the device.
     start = time.perf_counter()
@@ -91,7 +92,7 @@ def _check_finite(loss: float, step: int, plan: Plan) -> None:
     )
 
 
-def _gather_memory(trainer: Trainer, plan: Plan) -> list[RankMemory]:
+def _gather_memory(trainer: PlanTrainer, plan: Plan) -> list[RankMemory]:
     own = rank_memory(dist.get_rank(), trainer.position.stage, plan.problem.hardware.device)
     gathered = [torch.empty(len(own), dtype=torch.int64, device=trainer.device) for _ in range(dist.get_world_size())]
     dist.all_gather(gathered, torch.tensor(own, dtype=torch.int64, device=trainer.device))
