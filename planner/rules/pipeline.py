@@ -140,13 +140,15 @@ RULES = (
         id="PP011",
         title="stages hold different numbers of layers",
         field="layers_per_stage",
-        message="stack {stack} gives every stage the same number of layers",
+        message="schedule {schedule} of stack {stack} gives every stage the same number of layers",
         detail="layers_per_stage = {layers_per_stage}",
         hint="use {even} stages",
         values=_values,
-        why="The stack has no setting for layers per stage.",
-        source="stack spec: uneven_stages",
-        holds_layout=lambda problem, layout: problem.stack.uneven_stages or len(set(layout.layers_per_stage)) <= 1,
+        why="The stack, or its interleaved schedule, has no setting for layers per stage.",
+        source=f"{_STAGES}; stack spec: uneven_stages",
+        holds_layout=lambda problem, layout: (
+            (problem.stack.uneven_stages and layout.schedule != "interleaved") or len(set(layout.layers_per_stage)) <= 1
+        ),
     ),
     Rule(
         id="RC001",
@@ -154,10 +156,10 @@ RULES = (
         field="recompute_layers_per_stage",
         message="stack {stack} recomputes {recompute_rule}, not {recompute} of {layers_per_stage} layers",
         detail="recompute_layers_per_stage = {recompute}",
-        hint="recompute no layer, or all of them",
+        hint="recompute no layer, or {layers_per_stage}",
         values=_values,
-        why="The GPT-2 policy switches recomputation on for the whole model or not at all.",
-        source="colossalai 0.5.0: shardformer/modeling/gpt2.py:267; stack spec: recompute",
+        why="A stage recomputes at most the layers it holds, and not every stack can choose single layers.",
+        source="stack spec: recompute",
         holds_layout=_recompute_fits,
     ),
     Rule(

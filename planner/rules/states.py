@@ -226,10 +226,10 @@ STACK_RULES = (
         title="sequence parallelism the stack cannot execute",
         field="sequence_parallel",
         message="stack {stack} does not execute sequence parallelism",
-        detail="under it the biases of row-parallel layers get gradients of their own slice of the sequence only",
+        detail="stack: sequence_parallel = false",
         hint="set sequence_parallel to false",
-        why="GPT-2 with split_gather gives wrong bias gradients, without a word.",
-        source="colossalai 0.5.0: shardformer/policies/gpt2.py:248-269; stack spec: sequence_parallel",
+        why="A plan is only worth having if it runs.",
+        source="stack spec: sequence_parallel",
         holds=lambda problem, columns: (columns.sequence_parallel == 0) | problem.stack.sequence_parallel,
     ),
     _rule(

@@ -184,13 +184,13 @@ CASES = (
     ),
     Case(
         "PP011", layout(pipeline_parallel=2), layout(pipeline_parallel=2, layers_per_stage=(1, 3)),
-        "stack tiny-stack gives every stage the same number of layers", "use 1, 2 or 4 stages",
+        "schedule 1f1b of stack tiny-stack gives every stage the same number of layers", "use 1, 2 or 4 stages",
         {"layers_per_stage": [1, 3], "stack": "tiny-stack"}, asked={"stack": {"uneven_stages": False}},
     ),
     Case(
         "RC001", layout(pipeline_parallel=2, recompute_layers_per_stage=(2, 2)),
         layout(pipeline_parallel=2, recompute_layers_per_stage=(2, 0)),
-        "stack tiny-stack recomputes all-or-nothing, not [2, 0] of [2, 2] layers", "recompute no layer, or all of them",
+        "stack tiny-stack recomputes all-or-nothing, not [2, 0] of [2, 2] layers", "recompute no layer, or [2, 2]",
         {"recompute": [2, 0], "layers_per_stage": [2, 2]},
     ),
     Case(
