@@ -1,7 +1,7 @@
 """Training through HybridParallelPlugin: everything but ZeRO stage 3."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from colossalai.booster import Booster
@@ -30,7 +30,7 @@ class Trainer(PlanTrainer):
         *,
         seed: int,
         learning_rate: float,
-        optimizer: type[Optimizer] = AdamW,
+        optimizer: Callable[..., Optimizer] = AdamW,
         attention: str = ATTENTION,
     ) -> None:
         """Build this rank's part of the model; every rank of the process group must do so.
@@ -40,11 +40,11 @@ class Trainer(PlanTrainer):
         """
         super().__init__(plan, device)
         model = self._build(plan, seed, attention)
-        plain_optimizer = optimizer(model.parameters(), lr=learning_rate)  # type: ignore[call-arg]
+        plain_optimizer = optimizer(model.parameters(), lr=learning_rate)
         self.plugin = hybrid_plugin(plan, device)
         self.booster = Booster(plugin=self.plugin)
         self.model, self.optimizer, *_ = self.booster.boost(model, plain_optimizer)
-        if optimizer is AdamW and device == "cuda":
+        if type(plain_optimizer) is AdamW and device == "cuda":
             fuse_adamw(self.optimizer)
 
     def _build(self, plan: Plan, seed: int, attention: str) -> GPT2LMHeadModel:

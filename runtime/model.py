@@ -6,6 +6,7 @@ from collections.abc import Collection
 from typing import Any
 
 import torch
+from colossalai.lazy.lazy_init import LazyTensor
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import GPT2Config, GPT2LMHeadModel
@@ -70,19 +71,46 @@ def build_model(
     pipeline stage, not for the whole model. They are drawn in float32 and rounded once to
     ``dtype``, as Colossal-AI rounds them before it makes its float32 copies.
     """
+    model = _empty_model(spec, attention)
+    layers = range(spec.num_layers) if layers is None else layers
+    for name, parameter in list(model.named_parameters()):
+        if _is_held(name, layers, spec):
+            value = _initial_value(name, parameter.shape, spec.num_layers, seed).to(dtype)
+            _set_parameter(model, name, nn.Parameter(value))
+    model.tie_weights()
+    return model.train()
+
+
+def build_lazy_model(spec: ModelSpec, seed: int, *, dtype: torch.dtype, attention: str = ATTENTION) -> GPT2LMHeadModel:
+    """:func:`build_model` of all layers, each parameter drawn only when Colossal-AI asks for it.
+
+    So a plugin that divides parameters one after the other never has the whole model in memory.
+    """
+    model = _empty_model(spec, attention)
+    for name, parameter in list(model.named_parameters()):
+        shape = parameter.shape
+
+        def draw(name: str = name, shape: torch.Size = shape) -> Tensor:
+            return _initial_value(name, shape, spec.num_layers, seed).to(dtype)
+
+        lazy = LazyTensor(draw, meta_data=torch.empty(shape, dtype=dtype, device="meta"))
+        _set_parameter(model, name, nn.Parameter(lazy))
+    model.tie_weights()
+    return model.train()
+
+
+def _empty_model(spec: ModelSpec, attention: str) -> GPT2LMHeadModel:
     with torch.device("meta"):
         model = GPT2LMHeadModel(model_config(spec, attention))
     for block in model.transformer.h:
         # Attention is causal without these; one is a square of the sequence length per layer.
         block.attn.bias = block.attn.masked_bias = None
-    layers = range(spec.num_layers) if layers is None else layers
-    for name, parameter in list(model.named_parameters()):
-        if _is_held(name, layers, spec):
-            value = _initial_value(name, parameter.shape, spec.num_layers, seed).to(dtype)
-            owner, _, attribute = name.rpartition(".")
-            setattr(model.get_submodule(owner), attribute, nn.Parameter(value))
-    model.tie_weights()
-    return model.train()
+    return model
+
+
+def _set_parameter(model: nn.Module, name: str, parameter: nn.Parameter) -> None:
+    owner, _, attribute = name.rpartition(".")
+    setattr(model.get_submodule(owner), attribute, parameter)
 
 
 def _is_held(name: str, layers: Collection[int], spec: ModelSpec) -> bool:

@@ -2,12 +2,16 @@
 
 from typing import Any
 
-from colossalai.booster.plugin import HybridParallelPlugin
+from colossalai.booster.plugin import GeminiPlugin, HybridParallelPlugin
 
 from planner.layout import Layout
 from planner.plan import Plan
+from planner.spec import ModelSpec
 from runtime.adapter import Device
 from runtime.policy import ShardPolicy
+
+LARGEST_LEAST_CHUNK_M = 32.0
+"""Colossal-AI's default of the smallest chunk, in 2^20 elements."""
 
 
 def hybrid_plugin(plan: Plan, device: Device) -> HybridParallelPlugin:
@@ -42,3 +46,28 @@ def _pipeline(layout: Layout, device: Device) -> dict[str, Any]:
         return common | {"num_layers_per_stage": list(layout.layers_per_stage)}
     # The schedule drops the handles of its last sends, and gloo loses a send whose handle is gone.
     return common | {"num_model_chunks": layout.num_model_chunks, "overlap_p2p": device == "cuda"}
+
+
+def gemini_plugin(plan: Plan) -> GeminiPlugin:
+    """The plugin for ZeRO stage 3, which divides the weights as well."""
+    layout, model = plan.layout, plan.problem.model
+    return GeminiPlugin(
+        precision=layout.precision,
+        placement_policy="static",
+        shard_param_frac=1.0,
+        offload_optim_frac=layout.offload.optimizer,
+        offload_param_frac=layout.offload.parameters,
+        enable_gradient_accumulation=layout.num_microbatches > 1,
+        hidden_dim=model.hidden_size,
+        min_chunk_size_m=_chunk_size_m(model),
+        search_range_m=_chunk_size_m(model),
+    )
+
+
+def _chunk_size_m(model: ModelSpec) -> float:
+    """Least elements of a chunk, in 2^20: a layer, and no more than the library's own 32.
+
+    Chunks are gathered whole; a model smaller than one chunk would not be divided at all.
+    """
+    layer = 4 * model.hidden_size**2 + 2 * model.hidden_size * model.ffn_hidden_size
+    return min(LARGEST_LEAST_CHUNK_M, layer / 2**20)

@@ -10,6 +10,9 @@ from planner.rules.rule import Rule, divisors, listed
 
 _HYBRID = "colossalai 0.5.0: booster/plugin/hybrid_parallel_plugin.py"
 
+GEMINI_STAGE = 3
+"""The ZeRO stage that Colossal-AI has in another plugin, with limits of its own."""
+
 
 def _values(problem: Problem, layout: Layout) -> dict[str, Any]:
     group = layout.tensor_parallel * layout.pipeline_parallel
@@ -26,10 +29,12 @@ def _values(problem: Problem, layout: Layout) -> dict[str, Any]:
         "zero_stage": layout.zero_stage, "precision": layout.precision, "asked_precision": problem.precision,
         "schedule": layout.schedule,
         "tensor_mode": layout.tensor_mode, "stack": problem.stack.name, "hardware": problem.hardware.name,
+        "device": problem.hardware.device, "parameters": layout.offload.parameters,
         "tier": layout.offload.tier, "optimizer": layout.offload.optimizer, "allowed": problem.allow_offload,
         "stack_modes": ", ".join(problem.stack.tensor_modes), "stack_tiers": ", ".join(problem.stack.offload_tiers),
         "stack_schedules": ", ".join(problem.stack.schedules),
         "stack_zero": ", ".join(map(str, problem.stack.zero_stages)),
+        "stack_zero_below": listed([stage for stage in problem.stack.zero_stages if stage < GEMINI_STAGE]),
         "stack_zero_pipeline": ", ".join(map(str, problem.stack.zero_stages_with_pipeline)),
         "stack_zero_accumulation": ", ".join(map(str, problem.stack.zero_stages_with_accumulation)),
         "stack_zero_precisions": ", ".join(problem.stack.zero_precisions),
@@ -151,6 +156,28 @@ STATE_RULES = (
         ),
     ),
     _rule(
+        id="ZER004",
+        title="ZeRO stage 3 with tensor parallelism",
+        field="zero_stage",
+        message="ZeRO stage 3 does not go with tensor parallel degree {tensor_parallel}",
+        detail="zero_stage = {zero_stage}, tensor_parallel = {tensor_parallel}",
+        hint="use ZeRO {stack_zero_below}, or tensor parallel degree 1",
+        why="Gemini takes no policy of ours for the tensor-parallel layers, and the library's own is not causal.",
+        source="colossalai 0.5.0: booster/plugin/gemini_plugin.py:675, shardformer/modeling/gpt2.py:88-105",
+        holds=lambda problem, columns: (columns.zero_stage < GEMINI_STAGE) | (columns.tensor_parallel == 1),
+    ),
+    _rule(
+        id="ZER005",
+        title="ZeRO stage 3 without a GPU",
+        field="zero_stage",
+        message="ZeRO stage 3 does not run on {hardware}, which is no GPU",
+        detail="zero_stage = {zero_stage}, device = {device}",
+        hint="use ZeRO {stack_zero_below}, or a GPU",
+        why="Gemini divides its chunks of weights with calls that only CUDA answers.",
+        source="colossalai 0.5.0: zero/gemini/chunk/chunk.py:522",
+        holds=lambda problem, columns: (columns.zero_stage < GEMINI_STAGE) | (problem.hardware.device == "cuda"),
+    ),
+    _rule(
         id="OFF001",
         title="offload that was not allowed",
         field="offload.tier",
@@ -182,6 +209,32 @@ STATE_RULES = (
         why="Only the sharded optimizer can keep its states on the host.",
         source="colossalai 0.5.0: zero/low_level/low_level_optim.py:263-299 (cpu_offload)",
         holds=lambda problem, columns: (columns.offload_tier == 0) | (columns.zero_stage >= 1),
+    ),
+    _rule(
+        id="OFF004",
+        title="offload of a part of the optimizer without ZeRO stage 3",
+        field="offload.optimizer",
+        message="ZeRO stage {zero_stage} offloads the whole optimizer or nothing, not a share of {optimizer}",
+        detail="offload.optimizer = {optimizer}, zero_stage = {zero_stage}",
+        hint="use a share of 0 or 1, or ZeRO stage 3",
+        why="Only Gemini decides chunk by chunk where states live.",
+        source="colossalai 0.5.0: zero/low_level/low_level_optim.py:263-299 (cpu_offload)",
+        holds=lambda problem, columns: (
+            (columns.zero_stage == GEMINI_STAGE) | np.isin(columns.offload_optimizer, (0.0, 1.0))
+        ),
+    ),
+    _rule(
+        id="OFF005",
+        title="offload of parameters whose optimizer stays",
+        field="offload.parameters",
+        message="offload of parameters needs ZeRO stage 3 and the whole optimizer offloaded",
+        detail="offload.parameters = {parameters}, offload.optimizer = {optimizer}, zero_stage = {zero_stage}",
+        hint="set offload.parameters to 0, or use ZeRO stage 3 with an optimizer share of 1",
+        why="The library ignores the share of parameters otherwise.",
+        source="colossalai 0.5.0: zero/gemini/placement_policy.py:59-61",
+        holds_layout=lambda problem, layout: (
+            layout.offload.parameters == 0 or (layout.zero_stage == GEMINI_STAGE and layout.offload.optimizer == 1)
+        ),
     ),
 )
 
@@ -251,10 +304,12 @@ STACK_RULES = (
         title="offload of parameters the stack cannot execute",
         field="offload.parameters",
         message="stack {stack} does not offload parameters",
-        detail="only optimizer states can leave the device",
+        detail="it executes ZeRO {stack_zero}, and weights leave the device under ZeRO 3 only",
         hint="set offload.parameters to 0",
         why="A plan is only worth having if it runs.",
-        source="colossalai 0.5.0: zero/low_level/low_level_optim.py:263-299 keeps weights on the device",
-        holds_layout=lambda problem, layout: layout.offload.parameters == 0,
+        source="colossalai 0.5.0: zero/low_level/low_level_optim.py:263-299 keeps weights; stack spec: zero_stages",
+        holds_layout=lambda problem, layout: (
+            layout.offload.parameters == 0 or GEMINI_STAGE in problem.stack.zero_stages
+        ),
     ),
 )

@@ -67,5 +67,7 @@ def test_a_layout_that_can_be_executed_passes(fields: dict[str, Any], plan: Call
 def test_what_the_stack_of_a_plan_claims_does_not_count(plan: Callable[..., Plan]) -> None:
     claims = {"zero_stages": [0, 1, 2, 3]}
     with pytest.raises(PlanError) as refusal:
-        check_supported(plan(stack=claims, zero_stage=3, data_parallel=2, precision="bf16"))
+        check_supported(
+            plan(stack=claims, hardware={"device": "cuda"}, zero_stage=3, data_parallel=2, precision="bf16")
+        )
     assert [diagnostic.rule for diagnostic in refusal.value.diagnostics] == ["STK003"]

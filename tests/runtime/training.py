@@ -67,11 +67,11 @@ def reference(plan: Plan, optimizer: type[torch.optim.Optimizer] = torch.optim.S
     return [loss for loss, _ in plain_steps(plan, optimizer)]
 
 
-def reference_gradients(plan: Plan) -> list[Gradients]:
+def reference_gradients(plan: Plan, optimizer: type[torch.optim.Optimizer] = torch.optim.SGD) -> list[Gradients]:
     """The gradients of each step of plain PyTorch in fp32."""
     return [
         {name: p.grad.numpy().copy() for name, p in model.named_parameters() if p.grad is not None}
-        for _, model in plain_steps(plan, torch.optim.SGD)
+        for _, model in plain_steps(plan, optimizer)
     ]
 
 

@@ -214,6 +214,16 @@ CASES = (
         {"zero_stage": 2, "num_microbatches": 8},
     ),
     Case(
+        "ZER004", layout(zero_stage=3), layout(zero_stage=3, tensor_parallel=2),
+        "ZeRO stage 3 does not go with tensor parallel degree 2", "use ZeRO 0, 1 or 2, or tensor parallel degree 1",
+        {"zero_stage": 3, "tensor_parallel": 2},
+    ),
+    Case(
+        "ZER005", layout(zero_stage=3), layout(zero_stage=3),
+        "ZeRO stage 3 does not run on tiny-gpu, which is no GPU", "use ZeRO 0, 1 or 2, or a GPU",
+        {"zero_stage": 3, "device": "cpu"}, asked_of_broken={"hardware": {"device": "cpu"}},
+    ),
+    Case(
         "OFF001", layout(zero_stage=1, offload=Offload(optimizer=1.0, tier="cpu")),
         layout(zero_stage=1, offload=Offload(optimizer=1.0, tier="nvme")),
         "offload to nvme is not allowed here", "add --allow-offload nvme",
@@ -231,6 +241,19 @@ CASES = (
         layout(offload=Offload(optimizer=1.0, tier="cpu")),
         "offload of the optimizer needs ZeRO stage 1 or higher", "use ZeRO stage 1",
         {"zero_stage": 0, "optimizer": 1.0}, asked={"allow_offload": "cpu"},
+    ),
+    Case(
+        "OFF004", layout(zero_stage=3, offload=Offload(optimizer=0.5, tier="cpu")),
+        layout(zero_stage=2, offload=Offload(optimizer=0.5, tier="cpu")),
+        "ZeRO stage 2 offloads the whole optimizer or nothing, not a share of 0.5",
+        "use a share of 0 or 1, or ZeRO stage 3", {"zero_stage": 2, "optimizer": 0.5},
+    ),
+    Case(
+        "OFF005", layout(zero_stage=3, offload=Offload(optimizer=1.0, parameters=0.5, tier="cpu")),
+        layout(zero_stage=3, offload=Offload(optimizer=0.5, parameters=0.5, tier="cpu")),
+        "offload of parameters needs ZeRO stage 3 and the whole optimizer offloaded",
+        "set offload.parameters to 0, or use ZeRO stage 3 with an optimizer share of 1",
+        {"zero_stage": 3, "optimizer": 0.5, "parameters": 0.5},
     ),
     Case(
         "STK001", layout(tensor_parallel=4), layout(tensor_parallel=4, tensor_mode="2d"),
