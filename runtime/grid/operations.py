@@ -1,0 +1,193 @@
+"""The sharded products of each grid mode, made of Colossal-AI's legacy operations.
+
+The operations are used without their layer classes: those draw their weights from CUDA's random
+state, and keep biases and norms in copies of which all but one have no gradient.
+"""
+
+from typing import Protocol
+
+from colossalai.legacy.context.parallel_mode import ParallelMode
+from colossalai.legacy.nn.layer.parallel_2d._operation import Matmul_AB_2D, Matmul_ABT_2D, reduce_scatter_tensor_2d
+from colossalai.legacy.nn.layer.parallel_2p5d._operation import (
+    Matmul_AB_2p5D,
+    Matmul_ABT_2p5D,
+    reduce_scatter_tensor_2p5d,
+)
+from colossalai.legacy.nn.layer.parallel_3d._operation import (
+    all_gather_tensor_3d,
+    linear_3d,
+    reduce_scatter_tensor_3d,
+    vocab_parallel_classifier_3d,
+)
+from colossalai.legacy.nn.layer.parallel_3d._utils import register_async_grad_hook
+from torch import Tensor, nn
+
+from runtime.grid.mesh import Axes, Mesh
+
+
+class Operations(Protocol):
+    """What a block needs of a grid mode. Activations are ``[batch, sequence, hidden]``, all sharded."""
+
+    rows_before_embedding: Axes
+    """Axes that divide the sequences before the embedding; :meth:`scatter_rows` divides the rest."""
+
+    def prepare(self, weight: nn.Parameter) -> None:
+        """Must be called once on a weight that :meth:`linear` or :meth:`head` will use."""
+
+    def linear(self, states: Tensor, weight: Tensor, *, inner: bool) -> Tensor:
+        """``states @ weight``; ``inner`` where the states are split like :attr:`Grid.inner`."""
+
+    def head(self, states: Tensor, weight: Tensor) -> Tensor:
+        """``states @ weight.T``: the logits, vocabulary split over :attr:`Grid.inner`'s hidden axis."""
+
+    def gather_vocabulary(self, weight: Tensor) -> Tensor:
+        """The rows of the embedding that this rank looks up."""
+
+    def scatter_rows(self, states: Tensor) -> Tensor:
+        """Sum the embeddings of all parts of the vocabulary and keep this rank's sequences."""
+
+
+class Operations2D:
+    """SUMMA on a square of ranks."""
+
+    rows_before_embedding: Axes = ()
+
+    def __init__(self, mesh: Mesh) -> None:
+        """Find this rank's place on the grid."""
+        at, sizes = mesh.coordinates, mesh.sizes
+        self._edge = mesh.grid.edge
+        self._before = (at["row"], at["col"])
+        self._after = (at["data"], at["stage"], sizes["stage"], mesh.size(mesh.tensor_axes))
+        self._modes = (ParallelMode.PARALLEL_2D_ROW, ParallelMode.PARALLEL_2D_COL)
+
+    def prepare(self, weight: nn.Parameter) -> None:
+        """Nothing: gradients come out of autograd."""
+
+    def linear(self, states: Tensor, weight: Tensor, *, inner: bool) -> Tensor:
+        """One SUMMA product; both splits are the same here."""
+        shape = (*states.shape[:-1], weight.shape[1])
+        product: Tensor = Matmul_AB_2D.apply(
+            states, weight, self._edge, shape, *self._before, *self._modes, *self._after
+        )
+        return product
+
+    def head(self, states: Tensor, weight: Tensor) -> Tensor:
+        """One SUMMA product with the transposed weight."""
+        shape = (*states.shape[:-1], weight.shape[0])
+        product: Tensor = Matmul_ABT_2D.apply(
+            states, weight, self._edge, shape, *self._before, *self._modes, *self._after
+        )
+        return product
+
+    def gather_vocabulary(self, weight: Tensor) -> Tensor:
+        """The rank's own rows."""
+        return weight
+
+    def scatter_rows(self, states: Tensor) -> Tensor:
+        """Over the rows of the grid."""
+        part: Tensor = reduce_scatter_tensor_2d(states, 0, ParallelMode.PARALLEL_2D_COL)
+        return part
+
+
+class Operations2p5D:
+    """SUMMA on each of several squares, every one with its own share of the batch.
+
+    The library does nothing over the depth: it gives every square the whole batch and other
+    weights, and never compares them. Here the squares start from the same weights, divide the
+    batch, and the trainer sums their gradients.
+    """
+
+    rows_before_embedding: Axes = ("depth",)
+
+    def __init__(self, mesh: Mesh) -> None:
+        """Find this rank's place on the grid."""
+        at, sizes = mesh.coordinates, mesh.sizes
+        self._edge = mesh.grid.edge
+        self._before = (at["row"], at["col"], at["depth"])
+        self._after = (at["data"], at["stage"], sizes["stage"], mesh.size(mesh.tensor_axes))
+        self._modes = (ParallelMode.PARALLEL_2P5D_ROW, ParallelMode.PARALLEL_2P5D_COL)
+
+    def prepare(self, weight: nn.Parameter) -> None:
+        """Nothing: gradients come out of autograd."""
+
+    def linear(self, states: Tensor, weight: Tensor, *, inner: bool) -> Tensor:
+        """One SUMMA product; both splits are the same here."""
+        if self._edge == 1:
+            # The library's backward waits for a second buffer that a square of one rank never fills.
+            return states @ weight
+        shape = (*states.shape[:-1], weight.shape[1])
+        product: Tensor = Matmul_AB_2p5D.apply(
+            states, weight, self._edge, shape, *self._before, *self._modes, *self._after
+        )
+        return product
+
+    def head(self, states: Tensor, weight: Tensor) -> Tensor:
+        """One SUMMA product with the transposed weight."""
+        if self._edge == 1:
+            return states @ weight.T
+        shape = (*states.shape[:-1], weight.shape[0])
+        product: Tensor = Matmul_ABT_2p5D.apply(
+            states, weight, self._edge, shape, *self._before, *self._modes, *self._after
+        )
+        return product
+
+    def gather_vocabulary(self, weight: Tensor) -> Tensor:
+        """The rank's own rows."""
+        return weight
+
+    def scatter_rows(self, states: Tensor) -> Tensor:
+        """Over the rows of the square."""
+        if self._edge == 1:
+            return states
+        part: Tensor = reduce_scatter_tensor_2p5d(states, 0, ParallelMode.PARALLEL_2P5D_COL)
+        return part
+
+
+class Operations3D:
+    """Products on a cube: inputs and weights are gathered, outputs reduced and scattered.
+
+    Embedding and head are the vocabulary-parallel ones whatever the vocabulary. The other head,
+    which the library takes for up to 2048 tokens, loses gradients outside of the cube's diagonal:
+    it fails when the head has its own weight and trains wrongly when the weight is tied.
+    """
+
+    rows_before_embedding: Axes = ("weight",)
+    _INPUT, _WEIGHT, _OUTPUT = (
+        ParallelMode.PARALLEL_3D_INPUT,
+        ParallelMode.PARALLEL_3D_WEIGHT,
+        ParallelMode.PARALLEL_3D_OUTPUT,
+    )
+
+    def prepare(self, weight: nn.Parameter) -> None:
+        """Take up the gradient that backward reduces behind autograd's back."""
+        register_async_grad_hook(weight)
+
+    def linear(self, states: Tensor, weight: Tensor, *, inner: bool) -> Tensor:
+        """One product; it swaps the axes of input and output."""
+        first, last = (self._OUTPUT, self._INPUT) if inner else (self._INPUT, self._OUTPUT)
+        product: Tensor = linear_3d(states, weight, first, self._WEIGHT, last)
+        return product
+
+    def head(self, states: Tensor, weight: Tensor) -> Tensor:
+        """One product with the transposed weight, which swaps the axes too."""
+        logits: Tensor = vocab_parallel_classifier_3d(
+            states, weight, None, self._INPUT, self._WEIGHT, self._OUTPUT
+        )
+        return logits
+
+    def gather_vocabulary(self, weight: Tensor) -> Tensor:
+        """The rows of all ranks along the weight axis."""
+        rows: Tensor = all_gather_tensor_3d(weight, 0, self._WEIGHT)
+        return rows
+
+    def scatter_rows(self, states: Tensor) -> Tensor:
+        """Over the input axis."""
+        part: Tensor = reduce_scatter_tensor_3d(states, 0, self._INPUT)
+        return part
+
+
+def operations(mesh: Mesh) -> Operations:
+    """The operations of the mesh's mode."""
+    if mesh.grid.mode == "3d":
+        return Operations3D()
+    return Operations2D(mesh) if mesh.grid.mode == "2d" else Operations2p5D(mesh)

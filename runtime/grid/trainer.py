@@ -1,0 +1,185 @@
+"""Training steps of a layout whose tensor mode is 2D, 2.5D or 3D."""
+
+from collections import defaultdict
+from itertools import chain
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from colossalai.amp.naive_amp.mixed_precision_optimizer import MixedPrecisionOptimizer
+from colossalai.interface import OptimizerWrapper
+from colossalai.pipeline.schedule import OneForwardOneBackwardSchedule
+from colossalai.pipeline.stage_manager import PipelineStageManager
+from torch import Tensor, nn
+from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
+from torch.optim import AdamW, Optimizer
+
+from planner.layout import columns_of
+from planner.plan import Plan
+from planner.stages import padded_vocab
+from runtime.adapter import Device
+from runtime.booster import Batch, Position
+from runtime.grid.blocks import GridGPT
+from runtime.grid.mesh import Axes, Mesh
+from runtime.grid.weights import Shards, sharding_of
+from runtime.model import DTYPES, initial_parameters
+
+_WHOLE_ELEMENTS = 2**20
+"""Gradients of at least so many elements are reduced alone, smaller ones together."""
+
+_TIED = {"lm_head.weight": "transformer.wte.weight"}
+
+
+class GridTrainer:
+    """This rank's part of a GPT-2 on a grid, and its optimizer; the counterpart of ``Trainer``."""
+
+    def __init__(
+        self, plan: Plan, device: Device, *, seed: int, learning_rate: float, optimizer: type[Optimizer] = AdamW
+    ) -> None:
+        """Build this rank's part of the model; every rank of the process group must do so."""
+        self.layout = plan.layout
+        self._spec = plan.problem.model
+        self.position = Position.of(dist.get_rank(), self.layout)
+        share = self.layout.micro_batch * self.layout.num_microbatches
+        self.rows = slice(self.position.data * share, (self.position.data + 1) * share)
+        """The rows of a global batch that belong to this rank."""
+        self.device = torch.device(device, torch.cuda.current_device()) if device == "cuda" else torch.device(device)
+        self._mesh = Mesh(self.layout)
+        vocab_rows = int(padded_vocab(plan.problem, columns_of(self.layout))[0])
+        self._shards = Shards(self._mesh, self._spec, vocab_rows)
+        self.model = self._build_model(seed)
+        # Every rank holds another part of every activation, so every rank draws other dropout.
+        torch.manual_seed(seed + 1 + dist.get_rank())
+        self.optimizer = self._build_optimizer(optimizer, learning_rate)
+        self._schedule = self._build_schedule()
+        self._reductions = self._plan_reductions()
+        self._ends = self._mesh.ends() if self.layout.pipeline_parallel > 1 and self._spec.tied_embeddings else None
+
+    def _build_model(self, seed: int) -> GridGPT:
+        stage, dtype = self.position.stage, DTYPES[self.layout.precision]
+        start = sum(self.layout.layers_per_stage[:stage])
+        layers = range(start, start + self.layout.layers_per_stage[stage])
+
+        draw = initial_parameters(self._spec, seed)
+
+        def make(name: str) -> nn.Parameter:
+            whole = draw(self._whole_name(name))
+            return nn.Parameter(self._shards.cut(name, whole).to(self.device, dtype))
+
+        recomputed = self.layout.recompute_layers_per_stage[stage]
+        return GridGPT(self._spec, self._mesh, layers, make, recomputed=recomputed).train()
+
+    def _build_optimizer(self, optimizer: type[Optimizer], learning_rate: float) -> OptimizerWrapper:
+        options: dict[str, Any] = {"lr": learning_rate}
+        if optimizer is AdamW and self.device.type == "cuda":
+            # One kernel in place of PyTorch's default, whose temporaries take four bytes a parameter.
+            options["fused"] = True
+        plain = optimizer(self.model.parameters(), **options)
+        if self.layout.precision == "fp32":
+            return OptimizerWrapper(plain)
+        return MixedPrecisionOptimizer(plain, precision=self.layout.precision)
+
+    def _build_schedule(self) -> OneForwardOneBackwardSchedule | None:
+        if self.layout.pipeline_parallel == 1:
+            return None
+        stages = PipelineStageManager(self._mesh.process_groups, pipeline_axis=1)
+        return OneForwardOneBackwardSchedule(stages, num_microbatches=self.layout.num_microbatches)
+
+    def _plan_reductions(self) -> dict[Axes, list[nn.Parameter]]:
+        """Parameters by the axes whose ranks hold copies of them, each with the gradient of its own rows."""
+        reductions = defaultdict(list)
+        for name, parameter in self.model.named_parameters():
+            axes = ("data", *sharding_of(name, self._mesh.grid).replicas(self._mesh.grid))
+            reductions[axes].append(parameter)
+        # Creating a group takes every rank, whatever its stage holds.
+        everywhere = [f"transformer.{name}" for name in ("wte.weight", "ln_f.weight", "h.0.mlp.c_fc.bias")]
+        for axes in (("data", *sharding_of(name, self._mesh.grid).replicas(self._mesh.grid)) for name in everywhere):
+            self._mesh.group(*axes)
+        return dict(reductions)
+
+    def set_learning_rate(self, learning_rate: float) -> None:
+        """Use ``learning_rate`` from the next step on."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+
+    def step(self, batch: Batch) -> float:
+        """One optimizer step on this rank's share of the global batch; the loss of the whole batch."""
+        loss = self.backward(batch)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return loss
+
+    def backward(self, batch: Batch) -> float:
+        """Gradients of the global batch in every parameter; the loss of the whole batch."""
+        batch = {name: tensor.to(self.device) for name, tensor in batch.items()}
+        loss = self._accumulate(batch) if self._schedule is None else self._pipeline(batch)
+        self._reduce_gradients()
+        return self._global_sum(loss)
+
+    def _loss_of(self, outputs: dict[str, Tensor], _: object = None) -> Tensor:
+        # Gradients are summed over data parallelism, so its mean is taken here.
+        return outputs["loss"] / self.layout.data_parallel
+
+    def _pipeline(self, batch: Batch) -> Tensor | None:
+        assert self._schedule is not None
+        result = self._schedule.forward_backward_step(
+            self.model, iter([batch]), self._loss_of, self.optimizer, return_loss=True
+        )
+        loss: Tensor | None = result["loss"]
+        return loss
+
+    def _accumulate(self, batch: Batch) -> Tensor:
+        total = torch.zeros((), device=self.device)
+        for index in range(self.layout.num_microbatches):
+            rows = slice(index * self.layout.micro_batch, (index + 1) * self.layout.micro_batch)
+            outputs = self.model(**{name: tensor[rows] for name, tensor in batch.items()})
+            loss = self._loss_of(outputs) / self.layout.num_microbatches
+            self.optimizer.backward(loss)
+            total += loss.detach()
+        return total
+
+    def _reduce_gradients(self) -> None:
+        """Sum gradients over the copies of a parameter, in the working precision."""
+        for axes, parameters in self._reductions.items():
+            if self._mesh.size(axes) == 1:
+                continue
+            group = self._mesh.group(*axes)
+            gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+            small = [gradient for gradient in gradients if gradient.numel() < _WHOLE_ELEMENTS]
+            for gradient in gradients:
+                if gradient.numel() >= _WHOLE_ELEMENTS:
+                    dist.all_reduce(gradient, group=group)
+            if small:
+                together = _flatten_dense_tensors(small)
+                dist.all_reduce(together, group=group)
+                for gradient, reduced in zip(small, _unflatten_dense_tensors(together, small), strict=True):
+                    gradient.copy_(reduced)
+        if self._ends is not None:
+            weight = self.model.transformer.wte.weight if self.position.stage == 0 else self.model.lm_head.weight
+            dist.all_reduce(weight.grad, group=self._ends)
+
+    def _global_sum(self, loss: Tensor | None) -> float:
+        # Only the last stage has a loss; the ranks along the axis that divides the vocabulary share theirs.
+        share = torch.zeros((), dtype=torch.float64, device=self.device)
+        if loss is not None and self.position.stage == self.layout.pipeline_parallel - 1:
+            share += loss.detach() / self._mesh.grid.edge
+        dist.all_reduce(share)
+        return float(share)
+
+    def full_parameters(self) -> dict[str, Tensor]:
+        """The parameters of this rank's stage as in the unsharded model; every rank has to ask."""
+        return {
+            self._whole_name(name): self._shards.whole(name, parameter.detach())
+            for name, parameter in self.model.named_parameters()
+        }
+
+    def full_gradients(self) -> dict[str, Tensor]:
+        """Their gradients after :meth:`backward`; every rank has to ask."""
+        return {
+            self._whole_name(name): self._shards.whole(name, parameter.grad)
+            for name, parameter in self.model.named_parameters()
+            if parameter.grad is not None
+        }
+
+    def _whole_name(self, name: str) -> str:
+        return _TIED.get(name, name) if self._spec.tied_embeddings else name
