@@ -26,7 +26,9 @@ class _Norm(nn.Module):
         self._group = mesh.group(mesh.grid.outer.hidden)
 
     def forward(self, states: Tensor) -> Tensor:
-        normal: Tensor = ShardedLayerNorm.apply(states, self.weight, self.bias, NORM_EPS, self._group)
+        normal: Tensor = ShardedLayerNorm.apply(  # type: ignore[no-untyped-call]
+            states, self.weight, self.bias, NORM_EPS, self._group
+        )
         return normal
 
 
@@ -105,9 +107,7 @@ class GridGPT(nn.Module):
     blocks, from the first of the stage on, whose activations backward computes again.
     """
 
-    def __init__(
-        self, spec: ModelSpec, mesh: Mesh, layers: range, make: MakeParameter, *, recomputed: int = 0
-    ) -> None:
+    def __init__(self, spec: ModelSpec, mesh: Mesh, layers: range, make: MakeParameter, *, recomputed: int = 0) -> None:
         super().__init__()
         self._spec, self._mesh, self._recomputed = spec, mesh, recomputed
         self._ops = operations(mesh)
@@ -155,7 +155,7 @@ class GridGPT(nn.Module):
         own = self._mesh.part(labels, self._mesh.grid.inner.batch).flatten()
         logits = logits.flatten(0, 1)
         first = self._first_of(self._mesh.grid.inner.hidden, logits.shape[1])
-        losses: Tensor = ShardedCrossEntropy.apply(
+        losses: Tensor = ShardedCrossEntropy.apply(  # type: ignore[no-untyped-call]
             logits, own, first, self._spec.vocab_size, self._vocabulary_group
         )
         return losses.sum() / labels.numel()

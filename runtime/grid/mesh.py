@@ -22,8 +22,6 @@ from planner.layout import Layout, columns_of
 from planner.rules.rule import edge_of
 from planner.spec import TensorMode
 
-GRID_MODES: tuple[TensorMode, ...] = ("2d", "2.5d", "3d")
-
 Axes = tuple[str, ...]
 
 
@@ -59,7 +57,7 @@ class Grid:
 
 
 def grid_of(layout: Layout) -> Grid:
-    """The grid of a layout in one of :data:`GRID_MODES`."""
+    """The grid of a layout in mode 2D, 2.5D or 3D."""
     edge = int(edge_of(columns_of(layout))[0])
     if layout.tensor_mode == "3d":
         # Products swap the roles of input and output, so two in a row restore them.

@@ -170,9 +170,7 @@ class Operations3D:
 
     def head(self, states: Tensor, weight: Tensor) -> Tensor:
         """One product with the transposed weight, which swaps the axes too."""
-        logits: Tensor = vocab_parallel_classifier_3d(
-            states, weight, None, self._INPUT, self._WEIGHT, self._OUTPUT
-        )
+        logits: Tensor = vocab_parallel_classifier_3d(states, weight, None, self._INPUT, self._WEIGHT, self._OUTPUT)
         return logits
 
     def gather_vocabulary(self, weight: Tensor) -> Tensor:

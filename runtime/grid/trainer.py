@@ -1,7 +1,6 @@
 """Training steps of a layout whose tensor mode is 2D, 2.5D or 3D."""
 
 from collections import defaultdict
-from itertools import chain
 from typing import Any
 
 import torch

@@ -71,9 +71,7 @@ class Shards:
         parts = [torch.empty_like(part) for _ in range(dist.get_world_size(self._group))]
         dist.all_gather(parts, part.contiguous(), group=self._group)
         grid, sharding = self._mesh.grid, sharding_of(name, self._mesh.grid)
-        lengths = [
-            length * self._mesh.size(axes) for length, axes in zip(part.shape, sharding.dimensions, strict=True)
-        ]
+        lengths = [length * self._mesh.size(axes) for length, axes in zip(part.shape, sharding.dimensions, strict=True)]
         whole = torch.empty(lengths, dtype=part.dtype, device=part.device)
         for place, one in zip(itertools.product(*map(range, grid.axes.values())), parts, strict=True):
             coordinates = dict(zip(grid.axes, place, strict=True))
