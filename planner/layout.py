@@ -87,6 +87,7 @@ class LayoutColumns:
     num_model_chunks: NDArray[np.int64]
     recompute: NDArray[np.int64]
     offload_optimizer: NDArray[np.float64]
+    offload_parameters: NDArray[np.float64]
     offload_tier: NDArray[np.int64]
 
     def __len__(self) -> int:
@@ -123,7 +124,11 @@ class LayoutColumns:
             num_model_chunks=int(self.num_model_chunks[row]),
             layers_per_stage=tuple(map(int, layers_per_stage)),
             recompute_layers_per_stage=tuple(map(int, recompute)),
-            offload=Offload(optimizer=float(self.offload_optimizer[row]), tier=OFFLOAD_TIERS[self.offload_tier[row]]),
+            offload=Offload(
+                optimizer=float(self.offload_optimizer[row]),
+                parameters=float(self.offload_parameters[row]),
+                tier=OFFLOAD_TIERS[self.offload_tier[row]],
+            ),
             precision=precision,
         )
 
@@ -151,4 +156,5 @@ def columns_of(layout: Layout) -> LayoutColumns:
     return LayoutColumns(
         **{name: np.array([value], dtype=np.int64) for name, value in integers.items()},
         offload_optimizer=np.array([layout.offload.optimizer]),
+        offload_parameters=np.array([layout.offload.parameters]),
     )

@@ -20,7 +20,8 @@ _WORDS = {
     "sequence_parallel": ("false", "true"), "zero_stage": ("0", "1", "2", "3"),
     "recompute_layers_per_stage": ("none", "all"),
 }  # fmt: skip
-FIELDS = (*COUNTS, *_WORDS, "offload.optimizer", "layers_per_stage")
+SHARES = ("offload.optimizer", "offload.parameters")
+FIELDS = (*COUNTS, *_WORDS, *SHARES, "layers_per_stage")
 """Layout fields that ``--pin`` and ``--forbid`` take."""
 
 EVEN = "even"
@@ -53,7 +54,7 @@ def _check_value(field: str, value: str, option: str) -> None:
         raise _bad_value(field, value, option, f"use one of {', '.join(_WORDS[field])}")
     if field in COUNTS and not _is_count(value):
         raise _bad_value(field, value, option, "use a whole number from 1")
-    if field == "offload.optimizer":
+    if field in SHARES:
         try:
             msgspec.convert(float(value), type=float)
             in_range = 0 <= float(value) <= 1
@@ -103,8 +104,8 @@ def matches(columns: LayoutColumns, field: str, value: str) -> NDArray[np.bool_]
 
 def column_value(field: str, value: str) -> tuple[str, float]:
     """Name and number of a pinned field in :class:`planner.layout.LayoutColumns`; not of layers per stage."""
-    if field == "offload.optimizer":
-        return "offload_optimizer", float(value)
+    if field in SHARES:
+        return field.replace(".", "_"), float(value)
     if field == "zero_stage" or field in COUNTS:
         return field, int(value)
     name = {"recompute_layers_per_stage": "recompute"}.get(field, field.replace(".", "_"))

@@ -233,6 +233,13 @@ CASES = (
         {"zero_stage": 0, "optimizer": 1.0}, asked={"allow_offload": "cpu"},
     ),
     Case(
+        "OFF004", layout(zero_stage=3, offload=Offload(optimizer=1.0, parameters=0.5, tier="cpu")),
+        layout(zero_stage=3, offload=Offload(optimizer=0.5, parameters=0.5, tier="cpu")),
+        "a share of 0.5 of the weights is offloaded, and 0.5 of the optimizer",
+        "set offload.optimizer to 1, or offload.parameters to 0",
+        {"optimizer": 0.5, "parameters": 0.5}, asked={"allow_offload": "cpu", "stack": {"zero_stages": (0, 3)}},
+    ),
+    Case(
         "STK001", layout(tensor_parallel=4), layout(tensor_parallel=4, tensor_mode="2d"),
         "stack tiny-stack does not execute tensor mode 2d", "use --mode with one of none, 1d",
         {"tensor_mode": "2d", "stack_modes": "none, 1d"},
@@ -260,7 +267,9 @@ CASES = (
     ),
     Case(
         "STK006", layout(), layout(offload=Offload(parameters=0.5)),
-        "stack tiny-stack does not offload parameters", "set offload.parameters to 0", {"stack": "tiny-stack"},
+        "stack tiny-stack does not offload a share of 0.5 of the weights under ZeRO stage 0",
+        "set offload.parameters to 0, or use ZeRO stage 3 and a share of 0.0, 0.5, 1.0",
+        {"parameters": 0.5, "sharded_fractions": "0.0, 0.5, 1.0"},
     ),
     Case(
         "PIN001", layout(tensor_parallel=2), layout(tensor_parallel=4),
