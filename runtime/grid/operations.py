@@ -4,7 +4,7 @@ The operations are used without their layer classes: those draw their weights fr
 state, and keep biases and norms in copies of which all but one have no gradient.
 """
 
-from typing import Protocol
+from typing import Any, Protocol
 
 from colossalai.legacy.context.parallel_mode import ParallelMode
 from colossalai.legacy.nn.layer.parallel_2d._operation import Matmul_AB_2D, Matmul_ABT_2D, reduce_scatter_tensor_2d
@@ -47,65 +47,28 @@ class Operations(Protocol):
         """Sum the embeddings of all parts of the vocabulary and keep this rank's sequences."""
 
 
-class Operations2D:
-    """SUMMA on a square of ranks."""
+class SummaOperations:
+    """SUMMA on a square of ranks (2D), or on several squares that divide the batch (2.5D).
 
-    rows_before_embedding: Axes = ()
-
-    def __init__(self, mesh: Mesh) -> None:
-        """Find this rank's place on the grid."""
-        at, sizes = mesh.coordinates, mesh.sizes
-        self._edge = mesh.grid.edge
-        self._before = (at["row"], at["col"])
-        self._after = (at["data"], at["stage"], sizes["stage"], mesh.size(mesh.tensor_axes))
-        self._modes = (ParallelMode.PARALLEL_2D_ROW, ParallelMode.PARALLEL_2D_COL)
-
-    def prepare(self, weight: nn.Parameter) -> None:
-        """Nothing: gradients come out of autograd."""
-
-    def linear(self, states: Tensor, weight: Tensor, *, inner: bool) -> Tensor:
-        """One SUMMA product; both splits are the same here."""
-        shape = (*states.shape[:-1], weight.shape[1])
-        product: Tensor = Matmul_AB_2D.apply(
-            states, weight, self._edge, shape, *self._before, *self._modes, *self._after
-        )
-        return product
-
-    def head(self, states: Tensor, weight: Tensor) -> Tensor:
-        """One SUMMA product with the transposed weight."""
-        shape = (*states.shape[:-1], weight.shape[0])
-        product: Tensor = Matmul_ABT_2D.apply(
-            states, weight, self._edge, shape, *self._before, *self._modes, *self._after
-        )
-        return product
-
-    def gather_vocabulary(self, weight: Tensor) -> Tensor:
-        """The rank's own rows."""
-        return weight
-
-    def scatter_rows(self, states: Tensor) -> Tensor:
-        """Over the rows of the grid."""
-        part: Tensor = reduce_scatter_tensor_2d(states, 0, ParallelMode.PARALLEL_2D_COL)
-        return part
-
-
-class Operations2p5D:
-    """SUMMA on each of several squares, every one with its own share of the batch.
-
-    The library does nothing over the depth: it gives every square the whole batch and other
+    The library does nothing over the depth of 2.5D: it gives every square the whole batch and other
     weights, and never compares them. Here the squares start from the same weights, divide the
     batch, and the trainer sums their gradients.
     """
 
-    rows_before_embedding: Axes = ("depth",)
-
     def __init__(self, mesh: Mesh) -> None:
         """Find this rank's place on the grid."""
-        at, sizes = mesh.coordinates, mesh.sizes
+        at, is_deep = mesh.coordinates, mesh.grid.mode == "2.5d"
         self._edge = mesh.grid.edge
-        self._before = (at["row"], at["col"], at["depth"])
-        self._after = (at["data"], at["stage"], sizes["stage"], mesh.size(mesh.tensor_axes))
-        self._modes = (ParallelMode.PARALLEL_2P5D_ROW, ParallelMode.PARALLEL_2P5D_COL)
+        self.rows_before_embedding: Axes = ("depth",) if is_deep else ()
+        self._multiply: Any = Matmul_AB_2p5D if is_deep else Matmul_AB_2D
+        self._multiply_transposed: Any = Matmul_ABT_2p5D if is_deep else Matmul_ABT_2D
+        self._reduce_scatter: Any = reduce_scatter_tensor_2p5d if is_deep else reduce_scatter_tensor_2d
+        row = ParallelMode.PARALLEL_2P5D_ROW if is_deep else ParallelMode.PARALLEL_2D_ROW
+        self._column = ParallelMode.PARALLEL_2P5D_COL if is_deep else ParallelMode.PARALLEL_2D_COL
+        self._place = (
+            at["row"], at["col"], *([at["depth"]] if is_deep else []), row, self._column,
+            at["data"], at["stage"], mesh.sizes["stage"], mesh.size(mesh.tensor_axes),
+        )  # fmt: skip
 
     def prepare(self, weight: nn.Parameter) -> None:
         """Nothing: gradients come out of autograd."""
@@ -113,12 +76,10 @@ class Operations2p5D:
     def linear(self, states: Tensor, weight: Tensor, *, inner: bool) -> Tensor:
         """One SUMMA product; both splits are the same here."""
         if self._edge == 1:
-            # The library's backward waits for a second buffer that a square of one rank never fills.
+            # The library's backward waits for a second message, which a square of one rank never sends.
             return states @ weight
         shape = (*states.shape[:-1], weight.shape[1])
-        product: Tensor = Matmul_AB_2p5D.apply(
-            states, weight, self._edge, shape, *self._before, *self._modes, *self._after
-        )
+        product: Tensor = self._multiply.apply(states, weight, self._edge, shape, *self._place)
         return product
 
     def head(self, states: Tensor, weight: Tensor) -> Tensor:
@@ -126,9 +87,7 @@ class Operations2p5D:
         if self._edge == 1:
             return states @ weight.T
         shape = (*states.shape[:-1], weight.shape[0])
-        product: Tensor = Matmul_ABT_2p5D.apply(
-            states, weight, self._edge, shape, *self._before, *self._modes, *self._after
-        )
+        product: Tensor = self._multiply_transposed.apply(states, weight, self._edge, shape, *self._place)
         return product
 
     def gather_vocabulary(self, weight: Tensor) -> Tensor:
@@ -139,11 +98,11 @@ class Operations2p5D:
         """Over the rows of the square."""
         if self._edge == 1:
             return states
-        part: Tensor = reduce_scatter_tensor_2p5d(states, 0, ParallelMode.PARALLEL_2P5D_COL)
+        part: Tensor = self._reduce_scatter(states, 0, self._column)
         return part
 
 
-class Operations3D:
+class CubeOperations:
     """Products on a cube: inputs and weights are gathered, outputs reduced and scattered.
 
     Embedding and head are the vocabulary-parallel ones whatever the vocabulary. The other head,
@@ -186,6 +145,4 @@ class Operations3D:
 
 def operations(mesh: Mesh) -> Operations:
     """The operations of the mesh's mode."""
-    if mesh.grid.mode == "3d":
-        return Operations3D()
-    return Operations2D(mesh) if mesh.grid.mode == "2d" else Operations2p5D(mesh)
+    return CubeOperations() if mesh.grid.mode == "3d" else SummaOperations(mesh)

@@ -1,6 +1,5 @@
 """Training steps of a layout whose tensor mode is 2D, 2.5D or 3D."""
 
-from collections import defaultdict
 from typing import Any
 
 import torch
@@ -10,7 +9,6 @@ from colossalai.interface import OptimizerWrapper
 from colossalai.pipeline.schedule import OneForwardOneBackwardSchedule
 from colossalai.pipeline.stage_manager import PipelineStageManager
 from torch import Tensor, nn
-from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 from torch.optim import AdamW, Optimizer
 
 from planner.layout import columns_of
@@ -20,7 +18,7 @@ from runtime.adapter import Device
 from runtime.booster import Batch, Position
 from runtime.grid.blocks import GridGPT
 from runtime.grid.mesh import Axes, Mesh
-from runtime.grid.weights import Shards, sharding_of
+from runtime.grid.weights import Shards, all_copy_axes, copy_axes
 from runtime.model import DTYPES, initial_parameters
 
 _WHOLE_ELEMENTS = 2**20
@@ -43,16 +41,16 @@ class GridTrainer:
         self.rows = slice(self.position.data * share, (self.position.data + 1) * share)
         """The rows of a global batch that belong to this rank."""
         self.device = torch.device(device, torch.cuda.current_device()) if device == "cuda" else torch.device(device)
-        self._mesh = Mesh(self.layout)
+        self.mesh = Mesh(self.layout)
         vocab_rows = int(padded_vocab(plan.problem, columns_of(self.layout))[0])
-        self._shards = Shards(self._mesh, self._spec, vocab_rows)
+        self._shards = Shards(self.mesh, self._spec, vocab_rows)
         self.model = self._build_model(seed)
         # Every rank holds another part of every activation, so every rank draws other dropout.
         torch.manual_seed(seed + 1 + dist.get_rank())
         self.optimizer = self._build_optimizer(optimizer, learning_rate)
-        self._schedule = self._build_schedule()
-        self._reductions = self._plan_reductions()
-        self._ends = self._mesh.ends() if self.layout.pipeline_parallel > 1 and self._spec.tied_embeddings else None
+        self.schedule = self._build_schedule()
+        self._copied = self._copies()
+        self._ends = self.mesh.ends() if self.layout.pipeline_parallel > 1 and self._spec.tied_embeddings else None
 
     def _build_model(self, seed: int) -> GridGPT:
         stage, dtype = self.position.stage, DTYPES[self.layout.precision]
@@ -66,7 +64,7 @@ class GridTrainer:
             return nn.Parameter(self._shards.cut(name, whole).to(self.device, dtype))
 
         recomputed = self.layout.recompute_layers_per_stage[stage]
-        return GridGPT(self._spec, self._mesh, layers, make, recomputed=recomputed).train()
+        return GridGPT(self._spec, self.mesh, layers, make, recomputed=recomputed).train()
 
     def _build_optimizer(self, optimizer: type[Optimizer], learning_rate: float) -> OptimizerWrapper:
         options: dict[str, Any] = {"lr": learning_rate}
@@ -81,20 +79,17 @@ class GridTrainer:
     def _build_schedule(self) -> OneForwardOneBackwardSchedule | None:
         if self.layout.pipeline_parallel == 1:
             return None
-        stages = PipelineStageManager(self._mesh.process_groups, pipeline_axis=1)
+        stages = PipelineStageManager(self.mesh.process_groups, pipeline_axis=1)
         return OneForwardOneBackwardSchedule(stages, num_microbatches=self.layout.num_microbatches)
 
-    def _plan_reductions(self) -> dict[Axes, list[nn.Parameter]]:
+    def _copies(self) -> list[tuple[Axes, list[nn.Parameter]]]:
         """Parameters by the axes whose ranks hold copies of them, each with the gradient of its own rows."""
-        reductions = defaultdict(list)
+        found: dict[Axes, list[nn.Parameter]] = {axes: [] for axes in all_copy_axes(self.mesh.grid)}
+        for axes in found:
+            self.mesh.group(*axes)  # takes every rank, whatever its stage holds
         for name, parameter in self.model.named_parameters():
-            axes = ("data", *sharding_of(name, self._mesh.grid).replicas(self._mesh.grid))
-            reductions[axes].append(parameter)
-        # Creating a group takes every rank, whatever its stage holds.
-        everywhere = [f"transformer.{name}" for name in ("wte.weight", "ln_f.weight", "h.0.mlp.c_fc.bias")]
-        for axes in (("data", *sharding_of(name, self._mesh.grid).replicas(self._mesh.grid)) for name in everywhere):
-            self._mesh.group(*axes)
-        return dict(reductions)
+            found[copy_axes(name, self.mesh.grid)].append(parameter)
+        return [(axes, parameters) for axes, parameters in found.items() if self.mesh.size(axes) > 1]
 
     def set_learning_rate(self, learning_rate: float) -> None:
         """Use ``learning_rate`` from the next step on."""
@@ -111,7 +106,7 @@ class GridTrainer:
     def backward(self, batch: Batch) -> float:
         """Gradients of the global batch in every parameter; the loss of the whole batch."""
         batch = {name: tensor.to(self.device) for name, tensor in batch.items()}
-        loss = self._accumulate(batch) if self._schedule is None else self._pipeline(batch)
+        loss = self._accumulate(batch) if self.schedule is None else self._pipeline(batch)
         self._reduce_gradients()
         return self._global_sum(loss)
 
@@ -120,8 +115,8 @@ class GridTrainer:
         return outputs["loss"] / self.layout.data_parallel
 
     def _pipeline(self, batch: Batch) -> Tensor | None:
-        assert self._schedule is not None
-        result = self._schedule.forward_backward_step(
+        assert self.schedule is not None
+        result = self.schedule.forward_backward_step(
             self.model, iter([batch]), self._loss_of, self.optimizer, return_loss=True
         )
         loss: Tensor | None = result["loss"]
@@ -139,20 +134,9 @@ class GridTrainer:
 
     def _reduce_gradients(self) -> None:
         """Sum gradients over the copies of a parameter, in the working precision."""
-        for axes, parameters in self._reductions.items():
-            if self._mesh.size(axes) == 1:
-                continue
-            group = self._mesh.group(*axes)
+        for axes, parameters in self._copied:
             gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-            small = [gradient for gradient in gradients if gradient.numel() < _WHOLE_ELEMENTS]
-            for gradient in gradients:
-                if gradient.numel() >= _WHOLE_ELEMENTS:
-                    dist.all_reduce(gradient, group=group)
-            if small:
-                together = _flatten_dense_tensors(small)
-                dist.all_reduce(together, group=group)
-                for gradient, reduced in zip(small, _unflatten_dense_tensors(together, small), strict=True):
-                    gradient.copy_(reduced)
+            _sum_over(self.mesh.group(*axes), gradients)
         if self._ends is not None:
             weight = self.model.transformer.wte.weight if self.position.stage == 0 else self.model.lm_head.weight
             dist.all_reduce(weight.grad, group=self._ends)
@@ -161,7 +145,7 @@ class GridTrainer:
         # Only the last stage has a loss; the ranks along the axis that divides the vocabulary share theirs.
         share = torch.zeros((), dtype=torch.float64, device=self.device)
         if loss is not None and self.position.stage == self.layout.pipeline_parallel - 1:
-            share += loss.detach() / self._mesh.grid.edge
+            share += loss.detach() / self.mesh.grid.edge
         dist.all_reduce(share)
         return float(share)
 
@@ -182,3 +166,17 @@ class GridTrainer:
 
     def _whole_name(self, name: str) -> str:
         return _TIED.get(name, name) if self._spec.tied_embeddings else name
+
+
+def _sum_over(group: dist.ProcessGroup, gradients: list[Tensor]) -> None:
+    small = [gradient for gradient in gradients if gradient.numel() < _WHOLE_ELEMENTS]
+    for gradient in gradients:
+        if gradient.numel() >= _WHOLE_ELEMENTS:
+            dist.all_reduce(gradient, group=group)
+    if not small:
+        return
+    together = torch.cat([gradient.flatten() for gradient in small])
+    dist.all_reduce(together, group=group)
+    totals = torch.split(together, [gradient.numel() for gradient in small])
+    for gradient, total in zip(small, totals, strict=True):
+        gradient.copy_(total.view_as(gradient))

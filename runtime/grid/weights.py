@@ -52,6 +52,17 @@ def sharding_of(name: str, grid: Grid) -> Sharding:
     return Sharding((inner.contraction, (outer.hidden,)))
 
 
+def copy_axes(name: str, grid: Grid) -> Axes:
+    """Axes, data parallelism among them, whose ranks hold copies of the parameter ``name``."""
+    return ("data", *sharding_of(name, grid).replicas(grid))
+
+
+def all_copy_axes(grid: Grid) -> list[Axes]:
+    """What :func:`copy_axes` gives for any parameter, in a fixed order."""
+    kinds = ("wte.weight", "wpe.weight", "h.0.mlp.c_fc.weight", "h.0.mlp.c_proj.weight", "h.0.mlp.c_fc.bias")
+    return list(dict.fromkeys(copy_axes(f"transformer.{kind}", grid) for kind in kinds))
+
+
 class Shards:
     """Cuts parameters of a model for this rank of a mesh, and puts them together again."""
 
@@ -92,5 +103,5 @@ class Shards:
     def _reordered(self, name: str, whole: Tensor, order: Callable[[int], tuple[int, int]]) -> Tensor:
         if ".c_attn." not in name:
             return whole
-        blocks = whole.unflatten(-1, (*order(self._spec.num_heads), -1))
+        blocks = whole.reshape(*whole.shape[:-1], *order(self._spec.num_heads), -1)
         return blocks.transpose(-3, -2).flatten(-3)
