@@ -130,7 +130,7 @@ class GridGPT(nn.Module):
         The loss is divided by the tokens of the whole micro batch: the losses of all ranks that
         hold different sequences add up to its mean.
         """
-        states = self._embed(input_ids) if hidden_states is None else hidden_states
+        states = self.embed(input_ids) if hidden_states is None else hidden_states
         for index, block in enumerate(self.transformer.h.values()):
             if index < self._recomputed and torch.is_grad_enabled():
                 states = checkpoint(block, states, use_reentrant=False)
@@ -141,7 +141,8 @@ class GridGPT(nn.Module):
         logits = self._ops.head(self.transformer.ln_f(states), self.lm_head.weight)
         return {"logits": logits} if labels is None else {"loss": self._loss(logits, labels)}
 
-    def _embed(self, tokens: Tensor) -> Tensor:
+    def embed(self, tokens: Tensor) -> Tensor:
+        """Token and position embeddings of the rank's share of a micro batch ``[batch, sequence]``."""
         tokens = self._mesh.part(tokens, self._ops.rows_before_embedding)
         weight = self._ops.gather_vocabulary(self.transformer.wte.weight)
         column = tokens - self._first_of(self._mesh.grid.vocabulary[0], len(weight))

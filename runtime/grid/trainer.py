@@ -34,7 +34,7 @@ class GridTrainer:
         self, plan: Plan, device: Device, *, seed: int, learning_rate: float, optimizer: type[Optimizer] = AdamW
     ) -> None:
         """Build this rank's part of the model; every rank of the process group must do so."""
-        self.layout = plan.layout
+        self.plan, self.layout = plan, plan.layout
         self._spec = plan.problem.model
         self.position = Position.of(dist.get_rank(), self.layout)
         share = self.layout.micro_batch * self.layout.num_microbatches
@@ -56,7 +56,6 @@ class GridTrainer:
         stage, dtype = self.position.stage, DTYPES[self.layout.precision]
         start = sum(self.layout.layers_per_stage[:stage])
         layers = range(start, start + self.layout.layers_per_stage[stage])
-
         draw = initial_parameters(self._spec, seed)
 
         def make(name: str) -> nn.Parameter:
@@ -151,18 +150,15 @@ class GridTrainer:
 
     def full_parameters(self) -> dict[str, Tensor]:
         """The parameters of this rank's stage as in the unsharded model; every rank has to ask."""
-        return {
-            self._whole_name(name): self._shards.whole(name, parameter.detach())
-            for name, parameter in self.model.named_parameters()
-        }
+        return self._whole({name: parameter.detach() for name, parameter in self.model.named_parameters()})
 
     def full_gradients(self) -> dict[str, Tensor]:
         """Their gradients after :meth:`backward`; every rank has to ask."""
-        return {
-            self._whole_name(name): self._shards.whole(name, parameter.grad)
-            for name, parameter in self.model.named_parameters()
-            if parameter.grad is not None
-        }
+        gradients = {name: parameter.grad for name, parameter in self.model.named_parameters()}
+        return self._whole({name: gradient for name, gradient in gradients.items() if gradient is not None})
+
+    def _whole(self, parts: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {self._whole_name(name): whole for name, whole in self._shards.whole(parts).items()}
 
     def _whole_name(self, name: str) -> str:
         return _TIED.get(name, name) if self._spec.tied_embeddings else name

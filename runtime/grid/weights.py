@@ -77,16 +77,25 @@ class Shards:
         sharding = sharding_of(name, self._mesh.grid)
         return whole[sharding.part(whole.shape, self._mesh.grid, self._mesh.coordinates)].clone()
 
-    def whole(self, name: str, part: Tensor) -> Tensor:
-        """The parameter (or gradient) as in the unsharded model; every rank of the grid has to ask."""
-        parts = [torch.empty_like(part) for _ in range(dist.get_world_size(self._group))]
-        dist.all_gather(parts, part.contiguous(), group=self._group)
+    def whole(self, parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Parameters (or gradients) as in the unsharded model; every rank of the grid has to ask for the same."""
+        together = torch.cat([part.flatten() for part in parts.values()])
+        gathered = [torch.empty_like(together) for _ in range(dist.get_world_size(self._group))]
+        dist.all_gather(gathered, together, group=self._group)
+        lengths = [part.numel() for part in parts.values()]
+        of_ranks = [torch.split(one, lengths) for one in gathered]
+        return {
+            name: self._assembled(name, [pieces[index].view_as(part) for pieces in of_ranks])
+            for index, (name, part) in enumerate(parts.items())
+        }
+
+    def _assembled(self, name: str, parts: list[Tensor]) -> Tensor:
         grid, sharding = self._mesh.grid, sharding_of(name, self._mesh.grid)
-        lengths = [length * self._mesh.size(axes) for length, axes in zip(part.shape, sharding.dimensions, strict=True)]
-        whole = torch.empty(lengths, dtype=part.dtype, device=part.device)
-        for place, one in zip(itertools.product(*map(range, grid.axes.values())), parts, strict=True):
+        lengths = zip(parts[0].shape, sharding.dimensions, strict=True)
+        whole = parts[0].new_empty([length * self._mesh.size(axes) for length, axes in lengths])
+        for place, part in zip(itertools.product(*map(range, grid.axes.values())), parts, strict=True):
             coordinates = dict(zip(grid.axes, place, strict=True))
-            whole[sharding.part(whole.shape, grid, coordinates)] = one
+            whole[sharding.part(whole.shape, grid, coordinates)] = part
         return self._from_grid(name, whole)
 
     def _to_grid(self, name: str, whole: Tensor) -> Tensor:
