@@ -22,6 +22,7 @@ from planner.spec import HardwareSpec, ModelSpec, Precision, StackSpec
 
 if importlib.util.find_spec("torch") is None:
     collect_ignore = ["test_causality.py", "test_data.py", "test_gpu.py", "test_run.py", "test_training.py"]
+    collect_ignore += ["test_grid.py", "test_grid_library.py", "test_grid_parts.py"]
 
 SEQ_LEN = 16
 RANK_TIMEOUT_S = 120
@@ -124,7 +125,7 @@ def _rank_main(function: Callable[[int], Any], rank: int, world: int, rendezvous
 def run_ranks(world: int, function: Callable[[int], Any], folder: Path) -> list[Any]:
     """What ``function(rank)`` returns on each of ``world`` forked ranks of one gloo group."""
     with warnings.catch_warnings(action="ignore"):
-        import runtime.booster  # noqa: F401 - imported once, before the fork
+        import runtime.grid.trainer  # noqa: F401 - imported once with the booster, before the fork
 
     rendezvous = folder / f"rendezvous-{len(list(folder.iterdir()))}"
     context = get_context("fork")
