@@ -16,38 +16,43 @@ class ShardedLayerNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, states: Tensor, weight: Tensor, bias: Tensor, eps: float, group: dist.ProcessGroup) -> Tensor:
-        """Normalise, scale and shift; gradients of ``weight`` and ``bias`` are this rank's share."""
-        wide = states.float()
-        mean, variance = _moments(wide, group)
+        """Normalise, scale and shift ``states`` ``[..., own part]``."""
+        own_mean = states.mean(-1, keepdim=True, dtype=torch.float32)
+        centred = states - own_mean
+        own_variance = torch.linalg.vector_norm(centred, dim=-1, keepdim=True).square_() / states.shape[-1]
+        mean, variance = _moments(own_mean, own_variance, group)
         scale = torch.rsqrt(variance + eps)
         ctx.save_for_backward(states, weight, mean, scale)
         ctx.group = group
-        normal = (wide - mean).mul_(scale)
-        return (normal * weight.float() + bias.float()).to(states.dtype)
+        normal = torch.addcmul((own_mean - mean) * scale, centred, scale)
+        return torch.addcmul(bias.float(), normal, weight.float(), out=torch.empty_like(states))
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        """One all-reduce of two float32 numbers per token."""
+        """One all-reduce of two float32 numbers per token; weight and bias get this rank's share."""
         states, weight, mean, scale = ctx.saved_tensors
-        gradient = gradients[0].float()
-        normal = (states - mean).mul_(scale)
-        weight_gradient = (gradient * normal).flatten(0, -2).sum(0)
-        bias_gradient = gradient.flatten(0, -2).sum(0)
-        gradient = gradient * weight.float()
-        means = torch.stack((gradient.mean(-1, keepdim=True), (gradient * normal).mean(-1, keepdim=True)))
-        dist.all_reduce(means, group=ctx.group)
-        means /= dist.get_world_size(ctx.group)
-        states_gradient = (gradient - means[0] - normal * means[1]) * scale
-        dtype = weight.dtype
-        return states_gradient.to(states.dtype), weight_gradient.to(dtype), bias_gradient.to(dtype), None, None
+        gradient, wide = gradients[0].flatten(0, -2), weight.float()
+        centred = states.flatten(0, -2) - mean.view(-1, 1)
+        scale, product = scale.view(-1, 1), gradient * centred
+        weighted = gradient * wide
+        sums = torch.stack((weighted.sum(1), (product @ wide) * scale[:, 0])) / states.shape[-1]
+        size = dist.get_world_size(ctx.group)
+        if size > 1:
+            dist.all_reduce(sums, group=ctx.group)
+        means = (sums / size)[..., None]
+        rest = torch.addcmul(-means[0] * scale, centred, -means[1] * scale.square())
+        found = torch.addcmul(rest, weighted, scale, out=torch.empty_like(gradient)).view_as(states)
+        shares = (scale[:, 0] @ product, gradient.sum(0, dtype=torch.float32))
+        return found, *(share.to(weight.dtype) for share in shares), None, None
 
 
-def _moments(wide: Tensor, group: dist.ProcessGroup) -> tuple[Tensor, Tensor]:
+def _moments(own_mean: Tensor, own_variance: Tensor, group: dist.ProcessGroup) -> tuple[Tensor, Tensor]:
     """Mean and variance over the whole last dimension, from those of its equally long parts."""
-    mean = wide.mean(-1, keepdim=True)
-    own = torch.stack((mean, (wide - mean).square().mean(-1, keepdim=True)))
     size = dist.get_world_size(group)
-    parts = torch.empty((size * 2, *own.shape[1:]), dtype=own.dtype, device=own.device)
+    if size == 1:
+        return own_mean, own_variance
+    own = torch.stack((own_mean, own_variance))
+    parts = own.new_empty((size * 2, *own_mean.shape))
     dist.all_gather_into_tensor(parts, own, group=group)
     means, variances = parts[0::2], parts[1::2]
     mean = means.mean(0)
@@ -69,14 +74,17 @@ class ShardedCrossEntropy(torch.autograd.Function):
         peak = torch.full((len(logits),), -torch.inf, device=logits.device)
         if real:
             peak = logits[:, :real].amax(1).float()
-        dist.all_reduce(peak, dist.ReduceOp.MAX, group=group)
+        divided = dist.get_world_size(group) > 1
+        if divided:
+            dist.all_reduce(peak, dist.ReduceOp.MAX, group=group)
         total = (logits[:, :real] - peak[:, None]).exp_().sum(1)  # a difference with float32 is float32
         column = labels - first
         is_own = (column >= 0) & (column < real)
         column = column.where(is_own, 0)
         wanted = logits.gather(1, column[:, None]).squeeze(1).float().where(is_own, 0.0)
         sums = torch.stack((total, wanted))
-        dist.all_reduce(sums, group=group)
+        if divided:
+            dist.all_reduce(sums, group=group)
         normaliser = peak + sums[0].log()
         ctx.save_for_backward(logits, normaliser, column, is_own)
         ctx.real = real

@@ -75,6 +75,17 @@ def grid_of(layout: Layout) -> Grid:
     return Grid(mode=layout.tensor_mode, axes=axes, outer=split, inner=split, vocabulary=("row",))
 
 
+_LEGACY_GROUPS = {
+    ("2d", "row"): ParallelMode.PARALLEL_2D_COL,
+    ("2d", "col"): ParallelMode.PARALLEL_2D_ROW,
+    ("2.5d", "row"): ParallelMode.PARALLEL_2P5D_COL,
+    ("2.5d", "col"): ParallelMode.PARALLEL_2P5D_ROW,
+    ("3d", "input"): ParallelMode.PARALLEL_3D_INPUT,
+    ("3d", "output"): ParallelMode.PARALLEL_3D_OUTPUT,
+}
+"""Groups that the layers have anyway: a communicator of its own would take device memory."""
+
+
 class Mesh:
     """Where this rank stands among data parallelism, pipeline and grid, and its process groups."""
 
@@ -101,6 +112,10 @@ class Mesh:
 
     def group(self, *axes: str) -> dist.ProcessGroup:
         """The ranks that differ from this one along ``axes`` only; every rank has to ask for it."""
+        existing = _LEGACY_GROUPS.get((self.grid.mode, axes[0])) if len(axes) == 1 else None
+        if existing is not None:
+            own: dist.ProcessGroup = global_context.get_group(existing)
+            return own
         numbers = sorted(self._axes.index(axis) for axis in axes)
         group: dist.ProcessGroup = self.process_groups.get_group_along_axis(numbers)
         return group

@@ -47,6 +47,36 @@ class Operations(Protocol):
         """Sum the embeddings of all parts of the vocabulary and keep this rank's sequences."""
 
 
+class WholeOperations:
+    """Plain products, where an edge is one rank: 2.5D with as much depth as ranks divides only the batch.
+
+    The library's backward of 2D, 2.5D and 3D waits for messages that such a grid never sends.
+    """
+
+    def __init__(self, rows_before_embedding: Axes) -> None:
+        """The axes that divide the batch."""
+        self.rows_before_embedding = rows_before_embedding
+
+    def prepare(self, weight: nn.Parameter) -> None:
+        """Nothing: gradients come out of autograd."""
+
+    def linear(self, states: Tensor, weight: Tensor, *, inner: bool) -> Tensor:
+        """The whole product."""
+        return states @ weight
+
+    def head(self, states: Tensor, weight: Tensor) -> Tensor:
+        """The whole product."""
+        return states @ weight.T
+
+    def gather_vocabulary(self, weight: Tensor) -> Tensor:
+        """The rank's own rows, which are all."""
+        return weight
+
+    def scatter_rows(self, states: Tensor) -> Tensor:
+        """Nothing to sum."""
+        return states
+
+
 class SummaOperations:
     """SUMMA on a square of ranks (2D), or on several squares that divide the batch (2.5D).
 
@@ -75,17 +105,12 @@ class SummaOperations:
 
     def linear(self, states: Tensor, weight: Tensor, *, inner: bool) -> Tensor:
         """One SUMMA product; both splits are the same here."""
-        if self._edge == 1:
-            # The library's backward waits for a second message, which a square of one rank never sends.
-            return states @ weight
         shape = (*states.shape[:-1], weight.shape[1])
         product: Tensor = self._multiply.apply(states, weight, self._edge, shape, *self._place)
         return product
 
     def head(self, states: Tensor, weight: Tensor) -> Tensor:
         """One SUMMA product with the transposed weight."""
-        if self._edge == 1:
-            return states @ weight.T
         shape = (*states.shape[:-1], weight.shape[0])
         product: Tensor = self._multiply_transposed.apply(states, weight, self._edge, shape, *self._place)
         return product
@@ -96,8 +121,6 @@ class SummaOperations:
 
     def scatter_rows(self, states: Tensor) -> Tensor:
         """Over the rows of the square."""
-        if self._edge == 1:
-            return states
         part: Tensor = self._reduce_scatter(states, 0, self._column)
         return part
 
@@ -144,5 +167,7 @@ class CubeOperations:
 
 
 def operations(mesh: Mesh) -> Operations:
-    """The operations of the mesh's mode."""
+    """The operations of the mesh's grid."""
+    if mesh.grid.edge == 1:
+        return WholeOperations(mesh.grid.outer.batch)
     return CubeOperations() if mesh.grid.mode == "3d" else SummaOperations(mesh)

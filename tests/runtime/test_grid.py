@@ -32,6 +32,7 @@ CUBE = {"tensor_mode": "3d", "tensor_parallel": 8}
 TWO_STAGES = {"pipeline_parallel": 2, "num_microbatches": 2}
 
 LAYOUTS: dict[int, dict[str, dict[str, Any]]] = {
+    1: {"2d": {"tensor_mode": "2d"}, "2.5d": {"tensor_mode": "2.5d"}, "3d": {"tensor_mode": "3d"}},
     2: {"2.5d": PAIR, "2.5d-recompute": {**PAIR, "num_microbatches": 2, "recompute_layers_per_stage": (2,)}},
     4: {
         "2d": SQUARE,
@@ -124,6 +125,7 @@ def test_losses_and_gradients_equal_plain_pytorch(
 
 
 MIXED: dict[int, dict[str, dict[str, Any]]] = {
+    1: {"2.5d": {"tensor_mode": "2.5d"}},
     2: {"2.5d": PAIR},
     4: {"2d": SQUARE},
     8: {"3d": CUBE, "2d-pp2": {**SQUARE, **TWO_STAGES}},
@@ -199,7 +201,8 @@ def test_no_logit_depends_on_a_later_token(world: int, plan: MakePlan, ranks: Ra
 @EACH_WORLD
 def test_dropout(world: int, plan: MakePlan, ranks: Ranks) -> None:
     """Every rank draws its own, copies of a parameter stay equal, and recomputing draws the same again."""
-    fields = {2: PAIR, 4: SQUARE, 8: CUBE}[world]
+    grids: dict[int, dict[str, Any]] = {1: {"tensor_mode": "3d"}, 2: PAIR, 4: SQUARE, 8: CUBE}
+    fields = grids[world]
 
     def train(rank: int) -> tuple[list[bool], list[float], list[float], float]:
         model = {"dropout": 0.2, "num_layers": 2}
@@ -232,3 +235,17 @@ def spread_of_copies(trainer: Any) -> float:
         all_reduce(lowest, ReduceOp.MIN, group=group)
         spread = max(spread, float((highest - lowest).max()))
     return spread
+
+
+@pytest.mark.parametrize(("fields", "trainer"), [(PAIR, "GridTrainer"), ({"tensor_parallel": 2}, "Trainer")])
+def test_the_tensor_mode_chooses_the_trainer(
+    fields: dict[str, Any], trainer: str, plan: MakePlan, ranks: Ranks
+) -> None:
+    def chosen(rank: int) -> tuple[str, slice]:
+        from planner.launch import RunOptions
+        from runtime.train import make_trainer
+
+        made = make_trainer(plan(**fields), RunOptions())
+        return type(made).__name__, made.rows
+
+    assert ranks(2, chosen) == [(trainer, slice(0, 8))] * 2

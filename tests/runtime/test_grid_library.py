@@ -62,12 +62,13 @@ def test_a_2_5d_square_of_one_rank_has_no_backward(plan: MakePlan, ranks: Ranks)
     def backward(rank: int) -> tuple[str, str]:
         from colossalai.legacy.nn.layer.parallel_2p5d._operation import Matmul_AB_2p5D
 
-        from runtime.grid.operations import SummaOperations
+        from runtime.grid.operations import SummaOperations, operations
 
-        ours = SummaOperations(mesh_of(plan(**PAIR)))
+        mesh = mesh_of(plan(**PAIR))
         states, weight = torch.ones(2, 3, HIDDEN, requires_grad=True), torch.ones(HIDDEN, 4, requires_grad=True)
-        theirs = Matmul_AB_2p5D.apply(states, weight, 1, (2, 3, 4), *ours._place)
-        return failure(theirs.sum().backward), failure(ours.linear(states, weight, inner=False).sum().backward)
+        theirs = Matmul_AB_2p5D.apply(states, weight, 1, (2, 3, 4), *SummaOperations(mesh)._place)
+        ours = operations(mesh).linear(states, weight, inner=False)
+        return failure(theirs.sum().backward), failure(ours.sum().backward)
 
     assert ranks(2, backward) == [("AttributeError", "")] * 2
 
