@@ -11,7 +11,18 @@ from dataclasses import fields
 
 import numpy as np
 
-from planner.layout import OFFLOAD_TIERS, SCHEDULES, TENSOR_MODES, LayoutColumns
+from planner import pins
+from planner.layout import (
+    FREE_RECOMPUTE,
+    FULL_RECOMPUTE,
+    NO_RECOMPUTE,
+    OFFLOAD_TIERS,
+    RECOMPUTES,
+    SCHEDULES,
+    SOME_RECOMPUTE,
+    TENSOR_MODES,
+    LayoutColumns,
+)
 from planner.problem import Problem
 from planner.rules.rule import divisors
 from planner.rules.states import SHARDS_WEIGHTS
@@ -103,12 +114,20 @@ def _state_options(problem: Problem) -> list[_Row]:
     sequences = _options(
         problem, "sequence_parallel", ("false", "true"), ("false", "true") if stack.sequence_parallel else ("false",)
     )
-    recomputes = (0,) if stack.recompute == "none" else (0, 1)
     return [
         (zero, sequence, recompute, *offload)
-        for zero, sequence, recompute in itertools.product(zeros, sequences, recomputes)
+        for zero, sequence, recompute in itertools.product(zeros, sequences, _recomputes(problem))
         for offload in _offloads(problem, zero)
     ]
+
+
+def _recomputes(problem: Problem) -> list[int]:
+    """What the stages may recompute: anything, or one word for all of them where the user names one."""
+    if problem.stack.recompute == "per-layer":
+        named = pins.RECOMPUTE in problem.pins or pins.RECOMPUTE in problem.forbids
+        return [NO_RECOMPUTE, FULL_RECOMPUTE, SOME_RECOMPUTE] if named else [FREE_RECOMPUTE]
+    executable = ("none",) if problem.stack.recompute == "none" else ("none", "all")
+    return _options(problem, pins.RECOMPUTE, RECOMPUTES, executable)
 
 
 def _offloads(problem: Problem, zero_stage: int) -> list[tuple[int, float, float]]:

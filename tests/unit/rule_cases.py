@@ -220,6 +220,13 @@ CASES = (
         {"recompute_rule": "none"}, asked={"stack": {"recompute": "none"}},
     ),
     Case(
+        "RC003", layout(pipeline_parallel=2, recompute_layers_per_stage=(1, 1)),
+        layout(pipeline_parallel=3, layers_per_stage=(2, 2, 2), recompute_layers_per_stage=(1, 1, 1)),
+        "3 stages that recompute some of their layers need 6 layers, not 4",
+        "recompute none or all, or use at most 2 stages",
+        {"twice": 6, "half": 2}, asked={"stack": {"recompute": "per-layer"}},
+    ),
+    Case(
         "ZER001", layout(pipeline_parallel=2, zero_stage=1), layout(pipeline_parallel=2, zero_stage=2),
         "ZeRO stage 2 does not go with a pipeline of 2 stages", "use ZeRO 0, 1, or one pipeline stage",
         {"zero_stage": 2, "pipeline_parallel": 2, "stack_zero_pipeline": "0, 1"},
