@@ -75,7 +75,9 @@ class Shards:
         """This rank's part of a parameter (or gradient) of the unsharded model."""
         whole = self._to_grid(name, whole)
         sharding = sharding_of(name, self._mesh.grid)
-        return whole[sharding.part(whole.shape, self._mesh.grid, self._mesh.coordinates)].clone()
+        return whole[sharding.part(whole.shape, self._mesh.grid, self._mesh.coordinates)].clone(
+            memory_format=torch.contiguous_format
+        )
 
     def whole(self, parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Parameters (or gradients) as in the unsharded model; every rank of the grid has to ask for the same."""
