@@ -306,6 +306,32 @@ class ZeroTrafficSpec(_Spec, frozen=True, kw_only=True):
     """One of them gathers the weights; the others follow every micro batch."""
 
 
+class ProcessSpec(_Spec, frozen=True, kw_only=True):
+    """What a process of the stack takes of its device beside tensors, where the card's figures do not tell."""
+
+    context_bytes: Bytes | None = field(name="context", default=None)
+    """Taken by a process that communicates with nobody, in place of the card's figure."""
+    communicator_bytes: Bytes | None = field(name="communicator", default=None)
+    """Taken by one communicator, in place of the card's figure."""
+    all_ranks: float = 0.0
+    """Communicators over all ranks, where there are several."""
+    pipeline: float = 1.0
+    """Communicators of pipeline parallelism."""
+    data_parallel: float = 1.0
+    """Communicators of data parallelism."""
+    tensor_parallel: dict[TensorMode, float] = {}
+    """Communicators of a tensor mode beyond one for each axis of its grid."""
+
+
+class ErrorSpec(_Spec, frozen=True, kw_only=True):
+    """How far predictions were from runs that were measured: means of absolute relative errors."""
+
+    memory: Fraction
+    """Of the peak allocated memory of the fullest rank."""
+    step_time: float
+    runs: Annotated[int, Meta(ge=0)]
+
+
 class StackSpec(_Spec, frozen=True, kw_only=True):
     """A training framework: what it can execute, what a parameter costs, what it overlaps."""
 
@@ -342,7 +368,10 @@ class StackSpec(_Spec, frozen=True, kw_only=True):
     offload_copy_bytes_per_s: BytesPerSecond = field(name="offload_copy_bandwidth")
     """The rate at which it copies offloaded states, one way, if the host link is not slower."""
     fragmentation: Fraction
-    """Share of the device memory that the caching allocator reserves beyond what is allocated."""
+    """Share of the peak that the caching allocator reserves on top."""
+    process: ProcessSpec = ProcessSpec()
+    errors: dict[str, ErrorSpec] = {}
+    """By kind of layout, and of all of them (``all``): what the stack's predictions missed by so far."""
     sources: dict[str, str]
 
     def state_bytes(self, precision: str) -> StateBytesSpec:
