@@ -277,6 +277,8 @@ class ShardedSpec(_Spec, frozen=True, kw_only=True):
     """Whether gradients of a single micro batch take the place of the weights' pieces."""
     step_gradient: float = 0.0
     """Growth of a gradient in the optimizer step, in bytes per parameter of a rank's pieces."""
+    collectives_per_unit: float = 1.0
+    """Collectives that gather or scatter one piece: tensors by themselves, or the piece at once."""
     gathers: float = 2.0
     """Gatherings of all weights per micro batch."""
     recompute_gathers: float = 0.0
@@ -319,6 +321,8 @@ class ProcessSpec(_Spec, frozen=True, kw_only=True):
     """Communicators of pipeline parallelism."""
     data_parallel: float = 1.0
     """Communicators of data parallelism."""
+    sharded: float = 0.0
+    """Communicators that ZeRO stage 3 opens beside, also on a single rank."""
     tensor_parallel: dict[TensorMode, float] = {}
     """Communicators of a tensor mode beyond one for each axis of its grid."""
 

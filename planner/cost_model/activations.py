@@ -48,6 +48,8 @@ def gathered_operand_bytes(problem: Problem, stages: StageColumns) -> Floats:
     and the layer's matrices ``c`` times as large as the rank's weights.
     """
     model, columns = problem.model, stages.layouts
+    if not columns.mode_is("3d").any():
+        return np.zeros(len(stages))
     edge, element = edge_of(columns).astype(np.float64), ELEMENT_BYTES[problem.precision]
     inputs = rank_tokens(problem, stages) * (3 * model.hidden_size + model.ffn_hidden_size) * (1.0 - 1.0 / edge)
     matrices = layer_parameters(model).matrices / edge**2

@@ -116,6 +116,8 @@ def attention_seconds(problem: Problem, stages: StageColumns) -> Floats:
 def summa_steps(stages: StageColumns) -> Floats:
     """Steps in which a product runs: the edge of a 2D or 2.5D grid, 1 in every other mode."""
     flat = stages.layouts.mode_is("2d", "2.5d")
+    if not flat.any():
+        return np.ones(len(stages))
     return np.where(flat, edge_of(stages.layouts), 1).astype(np.float64)
 
 
