@@ -61,12 +61,13 @@ def stage_memory(problem: Problem, stages: StageColumns) -> StageMemory:
     }
     accumulated = np.where(stages.layouts.num_microbatches > 1, states["gradients"], 0.0)
     head_gradient = np.maximum(accumulated, head_gradient_bytes(problem, stages, states["gradients"]))
-    working = activations.layer_backward_bytes(problem, stages)
+    layer_buffer, head_buffer = activations.summa_buffer_bytes(problem, stages)
+    working = activations.layer_backward_bytes(problem, stages) + layer_buffer
     return StageMemory(
         {
             "forward": {
                 **held, **kept, "gradients": accumulated, "logits": activations.logits_bytes(problem, stages),
-                "communication_buckets": buckets, "gathered_weights": gathered["head"],
+                "communication_buckets": buckets, "gathered_weights": gathered["head"], "product_buffers": head_buffer,
             },
             "backward": {
                 **held, **kept, "gradients": head_gradient, "layer_in_backward": working,
