@@ -233,6 +233,8 @@ class TrafficSpec(_Spec, frozen=True, kw_only=True):
     """Host time to run one layer's forward, its launches included; backward takes twice as long."""
     tensor_parallel_host_s: Seconds = field(name="tensor_parallel_host", default=Seconds(0))
     """More of it where tensor parallelism divides the layer."""
+    sequence_parallel_host_s: Seconds = field(name="sequence_parallel_host", default=Seconds(0))
+    """More of it under sequence parallelism."""
     zero_tensor_host_s: Seconds = field(name="zero_tensor_host", default=Seconds(0))
     """Host time per parameter tensor of one optimizer step under ZeRO 1 and 2."""
     collective_s: Seconds = field(name="collective", default=Seconds(0))
@@ -315,6 +317,8 @@ class ProcessSpec(_Spec, frozen=True, kw_only=True):
     """Taken by a process that communicates with nobody, in place of the card's figure."""
     communicator_bytes: Bytes | None = field(name="communicator", default=None)
     """Taken by one communicator, in place of the card's figure."""
+    cached_bytes: Bytes = field(name="cached", default=Bytes(0))
+    """Blocks of the set-up that the allocator still holds on a roomy card and gives back on a full one."""
     all_ranks: float = 0.0
     """Communicators over all ranks, where there are several."""
     pipeline: float = 1.0

@@ -85,6 +85,7 @@ def layer_host_seconds(problem: Problem, stages: StageColumns) -> Floats:
     """Host time of one layer's forward: launches of its kernels, or what the stack takes if that is longer."""
     traffic = problem.stack.traffic
     stated = traffic.layer_host_s + np.where(stages.layouts.tensor_parallel > 1, traffic.tensor_parallel_host_s, 0.0)
+    stated = stated + np.where(stages.layouts.sequence_parallel == 1, traffic.sequence_parallel_host_s, 0.0)
     in_pieces = stages.layouts.zero_stage >= SHARDS_WEIGHTS
     stated = stated + np.where(in_pieces, problem.stack.sharded.layer_host_s, 0.0)
     return np.maximum(layer_kernels(problem, stages) * problem.hardware.kernel_launch_s, stated)

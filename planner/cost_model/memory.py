@@ -105,7 +105,7 @@ def predicted_stages(problem: Problem, stages: StageColumns) -> tuple[StagePredi
     for row in range(len(stages)):
         phase = PHASES[int(totals[:, row].argmax())]
         terms = {name: round(value) for name, value in at_row(memory.phases[phase], row).items()}
-        reserved = round(sum(terms.values()) * reserved_share[row])
+        reserved = round(sum(terms.values()) * reserved_share[row]) + problem.stack.process.cached_bytes
         predictions.append(
             StagePrediction(
                 peak_bytes=sum(terms.values()),
