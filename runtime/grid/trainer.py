@@ -1,7 +1,5 @@
 """Training steps of a layout whose tensor mode is 2D, 2.5D or 3D."""
 
-from typing import Any
-
 import torch
 import torch.distributed as dist
 from colossalai.amp.naive_amp.mixed_precision_optimizer import MixedPrecisionOptimizer
@@ -15,11 +13,13 @@ from planner.layout import columns_of
 from planner.plan import Plan
 from planner.stages import padded_vocab
 from runtime.adapter import Device
-from runtime.booster import Batch, Position
 from runtime.grid.blocks import GridGPT
 from runtime.grid.mesh import Axes, Mesh
 from runtime.grid.weights import Shards, all_copy_axes, copy_axes
 from runtime.model import DTYPES, initial_parameters
+from runtime.optimizers import fuse_adamw
+from runtime.placement import held_layers, recomputed_layers
+from runtime.trainer import Batch, PlanTrainer
 
 _WHOLE_ELEMENTS = 2**20
 """Gradients of at least so many elements are reduced alone, smaller ones together."""
@@ -27,20 +27,19 @@ _WHOLE_ELEMENTS = 2**20
 _TIED = {"lm_head.weight": "transformer.wte.weight"}
 
 
-class GridTrainer:
-    """This rank's part of a GPT-2 on a grid, and its optimizer; the counterpart of ``Trainer``."""
+class GridTrainer(PlanTrainer):
+    """This rank's part of a GPT-2 on a grid, and its optimizer."""
 
     def __init__(
         self, plan: Plan, device: Device, *, seed: int, learning_rate: float, optimizer: type[Optimizer] = AdamW
     ) -> None:
-        """Build this rank's part of the model; every rank of the process group must do so."""
-        self.plan, self.layout = plan, plan.layout
+        """Build this rank's part of the model; every rank of the process group must do so.
+
+        Raises:
+            PlanError: the runtime cannot execute the plan's layout.
+        """
+        super().__init__(plan, device)
         self._spec = plan.problem.model
-        self.position = Position.of(dist.get_rank(), self.layout)
-        share = self.layout.micro_batch * self.layout.num_microbatches
-        self.rows = slice(self.position.data * share, (self.position.data + 1) * share)
-        """The rows of a global batch that belong to this rank."""
-        self.device = torch.device(device, torch.cuda.current_device()) if device == "cuda" else torch.device(device)
         self.mesh = Mesh(self.layout)
         vocab_rows = int(padded_vocab(plan.problem, columns_of(self.layout))[0])
         self._shards = Shards(self.mesh, self._spec, vocab_rows)
@@ -54,26 +53,23 @@ class GridTrainer:
 
     def _build_model(self, seed: int) -> GridGPT:
         stage, dtype = self.position.stage, DTYPES[self.layout.precision]
-        start = sum(self.layout.layers_per_stage[:stage])
-        layers = range(start, start + self.layout.layers_per_stage[stage])
-        draw = initial_parameters(self._spec, seed)
+        layers, draw = held_layers(self.layout, stage), initial_parameters(self._spec, seed)
 
         def make(name: str) -> nn.Parameter:
             whole = draw(self._whole_name(name))
             return nn.Parameter(self._shards.cut(name, whole).to(self.device, dtype))
 
-        recomputed = self.layout.recompute_layers_per_stage[stage]
+        recomputed = recomputed_layers(self.layout, stage)
         return GridGPT(self._spec, self.mesh, layers, make, recomputed=recomputed).train()
 
     def _build_optimizer(self, optimizer: type[Optimizer], learning_rate: float) -> OptimizerWrapper:
-        options: dict[str, Any] = {"lr": learning_rate}
+        plain = optimizer(self.model.parameters(), lr=learning_rate)  # type: ignore[call-arg]
+        wrapped = OptimizerWrapper(plain)
+        if self.layout.precision != "fp32":
+            wrapped = MixedPrecisionOptimizer(plain, precision=self.layout.precision)
         if optimizer is AdamW and self.device.type == "cuda":
-            # One kernel in place of PyTorch's default, whose temporaries take four bytes a parameter.
-            options["fused"] = True
-        plain = optimizer(self.model.parameters(), **options)
-        if self.layout.precision == "fp32":
-            return OptimizerWrapper(plain)
-        return MixedPrecisionOptimizer(plain, precision=self.layout.precision)
+            fuse_adamw(wrapped)
+        return wrapped
 
     def _build_schedule(self) -> OneForwardOneBackwardSchedule | None:
         if self.layout.pipeline_parallel == 1:
@@ -90,24 +86,14 @@ class GridTrainer:
             found[copy_axes(name, self.mesh.grid)].append(parameter)
         return [(axes, parameters) for axes, parameters in found.items() if self.mesh.size(axes) > 1]
 
-    def set_learning_rate(self, learning_rate: float) -> None:
-        """Use ``learning_rate`` from the next step on."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate
+    def accumulate_gradients(self, batch: Batch) -> Tensor | None:
+        """Forward and backward of all micro batches; every parameter then has the gradient of the global batch.
 
-    def step(self, batch: Batch) -> float:
-        """One optimizer step on this rank's share of the global batch; the loss of the whole batch."""
-        loss = self.backward(batch)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        return loss
-
-    def backward(self, batch: Batch) -> float:
-        """Gradients of the global batch in every parameter; the loss of the whole batch."""
-        batch = {name: tensor.to(self.device) for name, tensor in batch.items()}
+        The loss, which only the last stage has, is this rank's share of that of the global batch.
+        """
         loss = self._accumulate(batch) if self.schedule is None else self._pipeline(batch)
         self._reduce_gradients()
-        return self._global_sum(loss)
+        return loss
 
     def _loss_of(self, outputs: dict[str, Tensor], _: object = None) -> Tensor:
         # Gradients are summed over data parallelism, so its mean is taken here.
@@ -124,9 +110,7 @@ class GridTrainer:
     def _accumulate(self, batch: Batch) -> Tensor:
         total = torch.zeros((), device=self.device)
         for index in range(self.layout.num_microbatches):
-            rows = slice(index * self.layout.micro_batch, (index + 1) * self.layout.micro_batch)
-            outputs = self.model(**{name: tensor[rows] for name, tensor in batch.items()})
-            loss = self._loss_of(outputs) / self.layout.num_microbatches
+            loss = self._loss_of(self.model(**self.micro_batch(batch, index))) / self.layout.num_microbatches
             self.optimizer.backward(loss)
             total += loss.detach()
         return total
@@ -140,8 +124,8 @@ class GridTrainer:
             weight = self.model.transformer.wte.weight if self.position.stage == 0 else self.model.lm_head.weight
             dist.all_reduce(weight.grad, group=self._ends)
 
-    def _global_sum(self, loss: Tensor | None) -> float:
-        # Only the last stage has a loss; the ranks along the axis that divides the vocabulary share theirs.
+    def _global_mean(self, loss: Tensor | None) -> float:
+        # Only the last stage has a loss; ranks that divide nothing but the vocabulary have the same one.
         share = torch.zeros((), dtype=torch.float64, device=self.device)
         if loss is not None and self.position.stage == self.layout.pipeline_parallel - 1:
             share += loss.detach() / self.mesh.grid.edge
@@ -153,7 +137,7 @@ class GridTrainer:
         return self._whole({name: parameter.detach() for name, parameter in self.model.named_parameters()})
 
     def full_gradients(self) -> dict[str, Tensor]:
-        """Their gradients after :meth:`backward`; every rank has to ask."""
+        """Their gradients after :meth:`accumulate_gradients`; every rank has to ask."""
         gradients = {name: parameter.grad for name, parameter in self.model.named_parameters()}
         return self._whole({name: gradient for name, gradient in gradients.items() if gradient is not None})
 
