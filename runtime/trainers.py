@@ -21,13 +21,12 @@ def make_trainer(plan: Plan, *, seed: int, learning_rate: float, nvme_folder: Pa
     Raises:
         PlanError: the runtime cannot execute the plan's layout.
     """
-    device = plan.problem.hardware.device
     if plan.layout.tensor_mode in GRID_MODES:
         from runtime.grid.trainer import GridTrainer  # the legacy package takes a second to import
 
-        return GridTrainer(plan, device, seed=seed, learning_rate=learning_rate)
+        return GridTrainer(plan, plan.problem.hardware.device, seed=seed, learning_rate=learning_rate)
     kind = GeminiTrainer if plan.layout.zero_stage == SHARDS_WEIGHTS else Trainer
     chosen: dict[str, Any] = {}
     if plan.layout.offload.tier == "nvme":
         chosen["optimizer"] = partial(host_adam, nvme_folder=nvme_folder)
-    return kind(plan, device, seed=seed, learning_rate=learning_rate, **chosen)
+    return kind(plan, plan.problem.hardware.device, seed=seed, learning_rate=learning_rate, **chosen)
