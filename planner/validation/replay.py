@@ -1,0 +1,92 @@
+"""One row through the cost model."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import msgspec
+
+from planner.cost_model import predict
+from planner.prediction import Prediction, StagePrediction
+from planner.problem import Problem
+from planner.rules import ALL_RULES, violations
+from planner.spec import HardwareSpec
+from planner.validation import published, recorded, seed
+from planner.validation.cases import Case, MemoryKind, SkippedRow
+from planner.validation.tables import PUBLISHED, RECORDED, SEED, Dialect, Row
+
+MAPPERS: dict[str, Callable[[Row], Case]] = {
+    PUBLISHED.name: published.case_of, RECORDED.name: recorded.case_of, SEED.name: seed.case_of,
+}  # fmt: skip
+EXEMPT_RULES = frozenset({"PP001", "PP004", "PP005"})
+"""Rules of what Colossal-AI executes: other stacks run such pipelines, and the formulas hold for them."""
+
+
+class Replay(NamedTuple):
+    """A row with its case and prediction, or the reason why it was left out."""
+
+    row: Row
+    case: Case | None = None
+    predicted: Prediction | None = None
+    memory_bytes: dict[MemoryKind, float] = {}  # noqa: RUF012 - never written to
+    """Predicted counterpart of each measured reading."""
+    outcome: str | None = None
+    skipped: str | None = None
+
+
+def replay(row: Row, dialect: Dialect, hardware: HardwareSpec | None = None) -> Replay:
+    """Predict one row, on ``hardware`` instead of the card it names if that is given.
+
+    Raises:
+        PlanError: a cell of the row is no number or no known word.
+    """
+    try:
+        case = MAPPERS[dialect.name](row)
+        if hardware is not None:
+            case = _on(case, hardware)
+        predicted = _predict(case)
+    except SkippedRow as reason:
+        return Replay(row, skipped=str(reason))
+    stage = (
+        predicted.stages[-1] if case.measured.last_stage_only else max(predicted.stages, key=lambda one: one.peak_bytes)
+    )
+    return Replay(
+        row,
+        case=case,
+        predicted=predicted,
+        memory_bytes={kind: _reading(stage, case.problem, kind) for kind in case.measured.memory_bytes},
+        outcome="fit" if _fits(predicted, case.problem) else "oom",
+    )
+
+
+def _on(case: Case, hardware: HardwareSpec) -> Case:
+    if case.problem.precision not in hardware.peak_flops_per_s:
+        raise SkippedRow(f"{hardware.name} has no {case.problem.precision}")
+    problem = msgspec.structs.replace(case.problem, hardware=hardware)
+    return Case(problem=problem, layout=case.layout, measured=case.measured, assumptions=case.assumptions)
+
+
+def _predict(case: Case) -> Prediction:
+    broken = [finding for finding in violations(case.problem, case.layout) if finding.rule not in EXEMPT_RULES]
+    if broken:
+        stack = case.problem.stack.name
+        raise SkippedRow(f"breaks {broken[0].rule} of stack {stack}: {_title(broken[0].rule)}")
+    try:
+        return predict(case.problem, case.layout)
+    except NotImplementedError as error:
+        raise SkippedRow(str(error)) from error
+
+
+def _title(rule_id: str) -> str:
+    return next(rule.title for rule in ALL_RULES if rule.id == rule_id)
+
+
+def _fits(predicted: Prediction, problem: Problem) -> bool:
+    on_device = all(stage.peak_bytes + stage.reserve_bytes <= stage.capacity_bytes for stage in predicted.stages)
+    return on_device and predicted.host_bytes_per_node <= problem.hardware.host.memory_bytes
+
+
+def _reading(stage: StagePrediction, problem: Problem, kind: MemoryKind) -> float:
+    """What the reading of that kind would show: allocated, plus fragments, plus context and communicators."""
+    fragments = problem.stack.fragmentation * problem.hardware.memory_bytes
+    extra: dict[MemoryKind, float] = {"allocated": 0.0, "reserved": fragments, "device": float(stage.reserve_bytes)}
+    return stage.peak_bytes + extra[kind]
