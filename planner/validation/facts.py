@@ -4,12 +4,14 @@ Nothing here is fitted to the measurements: each value is how the software of th
 authors say elsewhere.
 """
 
-from typing import Literal
+from typing import Literal, TypeVar
 
 import msgspec
 
 from planner.spec import Precision
+from planner.validation.cases import Assumptions
 
+Value = TypeVar("Value")
 Attention = Literal["flash", "materialised"]
 
 
@@ -17,6 +19,8 @@ class SetFacts(msgspec.Struct, frozen=True, kw_only=True):
     """Fillings for the blanks of one set; a row's own cell always wins."""
 
     stack: str
+    bf16_stack: str | None = None
+    """The stack of rows in bf16, if that is another one."""
     precision: Precision = "bf16"
     attention: Attention = "flash"
     recompute: Literal["full", "none"] = "none"
@@ -94,11 +98,11 @@ FACTS: dict[str, SetFacts] = {
     "vTrain-single": _VTRAIN,
     "vTrain-multi": _VTRAIN,
     "BLOOM-prequel": SetFacts(
-        stack="megatron-deepspeed", precision="fp16", attention="materialised", recompute="full", zero_stage=1,
-        vocab=250000, why=_BIGSCIENCE | {"precision": "the rows before the bf16 ones ran in fp16"},
+        stack="megatron-deepspeed", bf16_stack="megatron-deepspeed-bf16", precision="fp16",
+        attention="materialised", recompute="full", zero_stage=1, vocab=250000, why=_BIGSCIENCE | {"precision": "the rows before the bf16 ones ran in fp16"},
     ),
     "BLOOM-final": SetFacts(
-        stack="megatron-deepspeed", precision="bf16", attention="materialised", recompute="full", zero_stage=1,
+        stack="megatron-deepspeed-bf16", precision="bf16", attention="materialised", recompute="full", zero_stage=1,
         vocab=250880, why=_BIGSCIENCE,
     ),
     "BigScience-1B3-V100": SetFacts(
@@ -148,6 +152,35 @@ FACTS: dict[str, SetFacts] = {
 }  # fmt: skip
 
 
+OWN_BLOCKS = SetFacts(
+    stack="colossalai",
+    why={"stack": "its attention names gptplan's blocks", "dropout": "gptplan's blocks take the model's dropout"},
+)
+"""Recorded runs of gptplan itself."""
+HUGGING_FACE_BLOCKS = SetFacts(
+    stack="colossalai-hf", dropout=0.0, why={
+        "stack": "its attention names Colossal-AI's or Hugging Face's own",
+        "dropout": "what the runs allocate leaves no room for dropout masks",
+    },
+)  # fmt: skip
+"""Recorded runs of Colossal-AI with the models of Hugging Face."""
+LEGACY_EXAMPLES = SetFacts(
+    stack="colossalai-legacy",
+    why={"stack": "the table is that of Colossal-AI's first GPT examples", "dropout": "the examples' model"},
+)
+
+
 def facts_of(set_name: str) -> SetFacts:
     """The fillings of a set; general ones for a set that nothing is known of."""
     return FACTS.get(set_name, _DEFAULT)
+
+
+def filled_value(
+    set_name: str, facts: SetFacts, assumed: Assumptions, field: str, value: Value | None, known: Value
+) -> Value:
+    """``value`` where the row states it, else ``known``, which is noted with its reason."""
+    if value is not None:
+        return value
+    why = facts.why.get(field, "")
+    assumed.note(f"{set_name}: {field} {known}" + f" ({why})" * bool(why))
+    return known

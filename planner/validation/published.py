@@ -1,7 +1,7 @@
 """Rows of published tables: one line a run, blanks where the source says nothing."""
 
 from dataclasses import dataclass
-from typing import TypeVar
+from functools import partial
 
 import msgspec
 
@@ -12,12 +12,10 @@ from planner.spec_files import load_spec
 from planner.units import GIB
 from planner.validation import shapes
 from planner.validation.cases import Assumptions, Case, Measured, MemoryKind, SkippedRow
-from planner.validation.facts import SetFacts, facts_of
+from planner.validation.facts import SetFacts, facts_of, filled_value
 from planner.validation.machines import hardware_of
 from planner.validation.replayable import check_replayable
 from planner.validation.tables import Row
-
-Value = TypeVar("Value")
 
 OUTCOMES = {"fit": "fit", "oom": "oom"}
 _OPTIMIZER_OFFLOADED = {"cpu", "opt", "opt,param", "cpu(opt+param)"}
@@ -58,21 +56,16 @@ class _Filled:
 
 def _filled(row: Row, facts: SetFacts, assumed: Assumptions) -> _Filled:
     """The row's own cells, else the facts of its set; every filling is noted."""
-
-    def fill(field: str, value: Value | None, known: Value) -> Value:
-        if value is not None:
-            return value
-        why = facts.why.get(field, "")
-        assumed.note(f"{row.set_name}: {field} {known}" + f" ({why})" * bool(why))
-        return known
-
+    fill = partial(filled_value, row.set_name, facts, assumed)
     flash = row.choice("flash_attention", {"yes": "flash", "no": "materialised", "unknown": ""})
     recompute = row.choice("recompute", {"full": "full", "none": "none"})
-    stack = load_spec(fill("stack", None, facts.stack), StackSpec)
+    precision = fill("precision", shapes.precision_of(row.text("precision")), facts.precision)
+    other = facts.bf16_stack if precision == "bf16" else None
+    stack = load_spec(fill("stack", None, other or facts.stack), StackSpec)
     attention = fill("attention", flash or None, facts.attention)
     activations = msgspec.structs.replace(stack.activations, attention=attention)
     return _Filled(
-        precision=fill("precision", shapes.precision_of(row.text("precision")), facts.precision),
+        precision=precision,
         recompute=fill("recompute", recompute or None, facts.recompute) == "full",
         zero_stage=fill("zero_stage", row.whole("zero_stage"), facts.zero_stage),
         vocab=fill("vocab", row.count("vocab"), facts.vocab),

@@ -1,5 +1,7 @@
 """Rows of runs on Colossal-AI: what ``gptplan run --record`` appends, and tables of the same columns."""
 
+from functools import partial
+
 from planner.layout import Layout, Offload
 from planner.problem import Problem
 from planner.spec import HardwareSpec, Schedule, StackSpec
@@ -7,11 +9,11 @@ from planner.spec_files import load_spec
 from planner.units import MIB
 from planner.validation import shapes
 from planner.validation.cases import Assumptions, Case, Measured, MemoryKind, SkippedRow
+from planner.validation.facts import HUGGING_FACE_BLOCKS, OWN_BLOCKS, filled_value
 from planner.validation.machines import hardware_of
 from planner.validation.published import OUTCOMES
 from planner.validation.tables import Row
 
-DROPOUT = 0.1
 _OWN_BLOCKS = "gptplan"
 """The word in ``attn`` that marks gptplan's own GPT blocks; others are Colossal-AI's Hugging Face ones."""
 
@@ -36,15 +38,16 @@ def case_of(row: Row) -> Case:
 
 def _problem(row: Row, hardware: HardwareSpec, assumed: Assumptions) -> Problem:
     precision = shapes.precision_of(row.text("precision")) or "bf16"
-    own = _OWN_BLOCKS in row.text("attn")
-    assumed.note(f"dropout {DROPOUT} (GPT-2's configuration)")
+    facts = OWN_BLOCKS if _OWN_BLOCKS in row.text("attn") else HUGGING_FACE_BLOCKS
+    fill = partial(filled_value, row.set_name, facts, assumed)
     model = shapes.model_of(
-        row, vocab=row.needed_count("vocab"), num_heads=row.needed_count("heads"), dropout=DROPOUT, precision=precision
-    )
+        row, vocab=row.needed_count("vocab"), num_heads=row.needed_count("heads"),
+        dropout=fill("dropout", None, facts.dropout), precision=precision,
+    )  # fmt: skip
     return Problem(
         model=model,
         hardware=hardware,
-        stack=load_spec("colossalai" if own else "colossalai-hf", StackSpec),
+        stack=load_spec(fill("stack", None, facts.stack), StackSpec),
         num_devices=row.needed_count("n_gpus"),
         devices_per_node=hardware.devices_per_node,
         global_batch=model.global_batch,

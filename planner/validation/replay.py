@@ -46,9 +46,7 @@ def replay(row: Row, dialect: Dialect, hardware: HardwareSpec | None = None) -> 
         predicted = _predict(case)
     except SkippedRow as reason:
         return Replay(row, skipped=str(reason))
-    stage = (
-        predicted.stages[-1] if case.measured.last_stage_only else max(predicted.stages, key=lambda one: one.peak_bytes)
-    )
+    stage = predicted.stages[-1] if case.measured.last_stage_only else _fullest(predicted)
     return Replay(
         row,
         case=case,
@@ -74,6 +72,10 @@ def _predict(case: Case) -> Prediction:
         return predict(case.problem, case.layout)
     except NotImplementedError as error:
         raise SkippedRow(str(error)) from error
+
+
+def _fullest(predicted: Prediction) -> StagePrediction:
+    return max(predicted.stages, key=lambda stage: stage.peak_bytes)
 
 
 def _title(rule_id: str) -> str:

@@ -1,5 +1,6 @@
 """Rows of the first Colossal-AI GPT examples: what a driver tool showed for each GPU."""
 
+from functools import partial
 from typing import cast, get_args
 
 from planner.layout import Layout, Offload
@@ -9,11 +10,11 @@ from planner.spec_files import load_spec
 from planner.units import MIB
 from planner.validation import shapes
 from planner.validation.cases import Assumptions, Case, Measured, SkippedRow
+from planner.validation.facts import LEGACY_EXAMPLES, filled_value
 from planner.validation.machines import hardware_of
 from planner.validation.published import OUTCOMES
 from planner.validation.tables import Row
 
-STACK = "colossalai-legacy"
 SHARDS_PARAMETERS = 3
 """The ZeRO stage whose parameters the examples offload together with the optimizer."""
 
@@ -29,13 +30,14 @@ def case_of(row: Row) -> Case:
     hardware = hardware_of(row, 80, assumed)
     precision = shapes.precision_of(row.text("precision")) or "fp16"
     layout = _layout(row, precision=precision, assumed=assumed)
+    fill = partial(filled_value, row.set_name, LEGACY_EXAMPLES, assumed)
     model = shapes.model_of(
         _with_batch(row, layout.global_batch), vocab=row.needed_count("vocab"), num_heads=row.needed_count("heads"),
-        dropout=0.1, precision=precision,
+        dropout=fill("dropout", None, LEGACY_EXAMPLES.dropout), precision=precision,
     )  # fmt: skip
-    assumed.note("dropout 0.1 (the examples' model)")
+    stack = load_spec(fill("stack", None, LEGACY_EXAMPLES.stack), StackSpec)
     problem = Problem(
-        model=model, hardware=hardware, stack=load_spec(STACK, StackSpec), num_devices=row.needed_count("n_gpus"),
+        model=model, hardware=hardware, stack=stack, num_devices=row.needed_count("n_gpus"),
         devices_per_node=hardware.devices_per_node, global_batch=layout.global_batch, seq_len=model.seq_len,
         precision=precision, allow_offload=layout.offload.tier,
     )  # fmt: skip
