@@ -1,14 +1,14 @@
 """A validation for people: scores by set, the worst rows and the assumptions, on stdout."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from rich.console import Console
 from rich.table import Table
 
 from planner.units import format_gib, format_seconds
-from planner.validation.replay import Replay
 from planner.validation.report import Report, SetScore, memory_pair, time_pair
 from planner.validation.score import Errors, error_pct
+from planner.validation.words import layout_words, percent
 from planner.validation.worst import Worst, worst_rows
 
 MIN_WIDTH = 160
@@ -24,11 +24,11 @@ def print_report(report: Report, *, most: int) -> None:
         console.print(_ranking_table(report))
     _print_counts(console, "\nskipped", _skipped(report.sets))
     _print_counts(console, "\nassumed", report.assumptions)
-    for what, pair, unit in (("memory", memory_pair, format_gib), ("step time", time_pair, format_seconds)):
+    for what, pair, words in (("memory", memory_pair, format_gib), ("step time", time_pair, format_seconds)):
         worst = worst_rows(report.replays, pair, most)
         if worst:
             console.print(f"\nworst rows by {what}")
-            console.print(_worst_table(worst, unit))
+            console.print(_worst_table(worst, words))
 
 
 def _errors_table(report: Report) -> Table:
@@ -51,11 +51,6 @@ def _errors(errors: Errors) -> tuple[str, str, str, str]:
         str(errors.n or ""), percent(errors.mean_abs_pct), percent(errors.max_abs_pct),
         percent(errors.bias_pct, signed=True),
     )  # fmt: skip
-
-
-def percent(value: float | None, *, signed: bool = False) -> str:
-    """``"4.2 %"``, with its sign if asked for, and nothing for ``None``."""
-    return "" if value is None else f"{value:+.1f} %" if signed else f"{value:.1f} %"
 
 
 def _ranking_table(report: Report) -> Table:
@@ -84,27 +79,14 @@ def _print_counts(console: Console, heading: str, counts: dict[str, int]) -> Non
         console.print(f"{count:6} {text}", soft_wrap=True)
 
 
-def _worst_table(worst: Sequence[Worst], unit: object) -> Table:
+def _worst_table(worst: Sequence[Worst], words: Callable[[float], str]) -> Table:
     table = Table(box=None, pad_edge=False)
     for heading in ("set", "row", "layout", "measured", "predicted", "error", "largest part of the prediction"):
         table.add_column(heading, justify="right" if heading in ("measured", "predicted", "error") else "left")
     for one in worst:
-        measured, predicted = (unit(value) if callable(unit) else "" for value in one.pair)
+        measured, predicted = (words(value) for value in one.pair)
         table.add_row(
             one.replay.row.set_name, one.replay.row.id, layout_words(one.replay), measured, predicted,
             percent(error_pct(*one.pair), signed=True), one.part,
         )  # fmt: skip
     return table
-
-
-def layout_words(one: Replay) -> str:
-    """A replayed layout in a few words."""
-    if one.case is None:
-        return ""
-    layout = one.case.layout
-    words = [f"TP{layout.tensor_parallel} PP{layout.pipeline_parallel} DP{layout.data_parallel}"]
-    words += [f"ZeRO{layout.zero_stage}"] * bool(layout.zero_stage)
-    words += [f"{layout.micro_batch} x {layout.num_microbatches}"]
-    words += [f"v{layout.num_model_chunks}"] * (layout.num_model_chunks > 1)
-    words += ["recompute"] * any(layout.recompute_layers_per_stage) + ["SP"] * layout.sequence_parallel
-    return " ".join(words + ["offload"] * (layout.offload.optimizer > 0))

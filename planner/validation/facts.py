@@ -32,6 +32,8 @@ class SetFacts(msgspec.Struct, frozen=True, kw_only=True):
     """``whole``: a data-parallel rank's batch is one micro batch. ``None``: a row has to state it."""
     why: dict[str, str] = {}
     """Field to the reason for its value."""
+    caveat: str = ""
+    """What limits how close a prediction of this set can come, if its source says so."""
 
 
 _BEFORE_FLASH = "the runs are older than FlashAttention"
@@ -98,19 +100,24 @@ FACTS: dict[str, SetFacts] = {
     "vTrain-single": _VTRAIN,
     "vTrain-multi": _VTRAIN,
     "BLOOM-prequel": SetFacts(
+        caveat="one iteration of each run on a shared cluster, memory printed as whole GB",
         stack="megatron-deepspeed", bf16_stack="megatron-deepspeed-bf16", precision="fp16",
-        attention="materialised", recompute="full", zero_stage=1, vocab=250000, why=_BIGSCIENCE | {"precision": "the rows before the bf16 ones ran in fp16"},
+        attention="materialised", recompute="full", zero_stage=1, vocab=250000,
+        why=_BIGSCIENCE | {"precision": "the rows before the bf16 ones ran in fp16"},
     ),
     "BLOOM-final": SetFacts(
+        caveat="single iterations on a shared cluster, but for the first row",
         stack="megatron-deepspeed-bf16", precision="bf16", attention="materialised", recompute="full", zero_stage=1,
         vocab=250880, why=_BIGSCIENCE,
     ),
     "BigScience-1B3-V100": SetFacts(
+        caveat="step times printed as whole seconds, memory as whole GB",
         stack="megatron-deepspeed", precision="fp16", attention="materialised", recompute="full", zero_stage=1,
         why=_BIGSCIENCE,
     ),
     "BigScience-V100": SetFacts(
         stack="megatron-deepspeed", precision="fp16", attention="materialised", recompute="full", card_gb=32,
+        caveat="the authors state 40 % noise between runs",
         why=_BIGSCIENCE | {
             "zero_stage": "Megatron-LM without DeepSpeed where no stage is stated",
             "vocab": "GPT-2's vocabulary, as in the scripts",
@@ -143,6 +150,7 @@ FACTS: dict[str, SetFacts] = {
     "NVIDIA-dgxc": _NVIDIA,
     "NeMo": _NVIDIA,
     "Megatron-golden-mem": SetFacts(
+        caveat="nearly all rows are a model of 512 hidden units: for debugging formulas, not for claims of accuracy",
         stack="megatron", why={
             "stack": "measured with Megatron Core",
             "attention": "Transformer Engine's fused attention, where the row does not say",
@@ -173,6 +181,11 @@ LEGACY_EXAMPLES = SetFacts(
 def facts_of(set_name: str) -> SetFacts:
     """The fillings of a set; general ones for a set that nothing is known of."""
     return FACTS.get(set_name, _DEFAULT)
+
+
+def caveat_of(set_name: str) -> str:
+    """What limits the accuracy of a set by its own source, or nothing."""
+    return facts_of(set_name).caveat
 
 
 def filled_value(

@@ -4,8 +4,8 @@ from functools import partial
 
 from planner.layout import Layout, Offload
 from planner.problem import Problem
-from planner.spec import HardwareSpec, Schedule, StackSpec
-from planner.spec_files import load_spec
+from planner.spec import HardwareSpec, ModelSpec, Schedule, StackSpec
+from planner.spec_files import builtin_names, load_spec
 from planner.units import MIB
 from planner.validation import shapes
 from planner.validation.cases import Assumptions, Case, Measured, MemoryKind, SkippedRow
@@ -40,9 +40,11 @@ def _problem(row: Row, hardware: HardwareSpec, assumed: Assumptions) -> Problem:
     precision = shapes.precision_of(row.text("precision")) or "bf16"
     facts = OWN_BLOCKS if _OWN_BLOCKS in row.text("attn") else HUGGING_FACE_BLOCKS
     fill = partial(filled_value, row.set_name, facts, assumed)
+    known = load_spec(row.text("model"), ModelSpec) if row.text("model") in builtin_names(ModelSpec) else None
+    own_dropout = known.dropout if known and facts is OWN_BLOCKS else None
     model = shapes.model_of(
         row, vocab=row.needed_count("vocab"), num_heads=row.needed_count("heads"),
-        dropout=fill("dropout", None, facts.dropout), precision=precision,
+        dropout=fill("dropout", own_dropout, facts.dropout), precision=precision,
     )  # fmt: skip
     return Problem(
         model=model,
