@@ -235,10 +235,13 @@ class StackSpec(_Spec, frozen=True, kw_only=True):
     """ZeRO stages under which several micro batches can be accumulated without a pipeline."""
     offload_tiers: tuple[OffloadTier, ...]
     offload_optimizer_fractions: tuple[Fraction, ...]
+    """Shares of the optimizer states that can leave the device under ZeRO 1 and 2."""
+    zero3_offload_fractions: tuple[Fraction, ...]
+    """Shares of the optimizer states, and once all of those have left of the weights, under ZeRO 3."""
     sequence_parallel: bool
     recompute: Literal["none", "all-or-nothing", "per-layer"]
-    """``all-or-nothing``: every layer of every stage recomputes, or none does. ``per-layer``: any number
-    may, as far as the rules go; the search still tries none and all."""
+    """``all-or-nothing``: every layer of every stage recomputes, or none does. ``per-layer``: each stage
+    recomputes as many of its layers as it needs to."""
     uneven_stages: bool
     vocab_multiple: Annotated[int, Meta(ge=0)]
     """The vocabulary is padded to a multiple of this times the tensor-parallel degree; 0: not padded."""

@@ -7,7 +7,7 @@ import msgspec
 import numpy as np
 
 from planner.cost_model import MODELLED_MODES
-from planner.layout import LayoutColumns
+from planner.layout import SOME_RECOMPUTE, LayoutColumns
 from planner.pins import EVEN, pinned_layers
 from planner.problem import Problem
 from planner.solver.limits import fits_device, fits_host, stage_limits
@@ -33,8 +33,11 @@ class Division:
             return np.ones(len(columns), dtype=bool)
         stages, inverse = np.unique(columns.pipeline_parallel, return_inverse=True)
         num_layers = self.problem.model.num_layers
-        known = [n <= num_layers and pinned_layers(pinned, num_layers, n) is not None for n in stages.tolist()]
-        return np.array(known, dtype=bool)[inverse]
+        divided = [pinned_layers(pinned, num_layers, n) if n <= num_layers else None for n in stages.tolist()]
+        # A stage that recomputes some of its layers and not all of them has two or more.
+        known = np.array([layers is not None for layers in divided])
+        splits = np.array([layers is not None and min(layers) > 1 for layers in divided])
+        return np.where(columns.recompute == SOME_RECOMPUTE, splits[inverse], known[inverse])
 
     def misfits(self, columns: LayoutColumns) -> Iterator[tuple[Broken, Booleans]]:
         """The memories that a best division leaves broken, and where.

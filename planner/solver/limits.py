@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from planner.cost_model.memory import host_bytes_per_rank, stage_memory, usable_bytes
-from planner.layout import LayoutColumns
+from planner.layout import SOME_RECOMPUTE, LayoutColumns
 from planner.pins import pinned_layers
 from planner.problem import Problem
 from planner.stages import Integers, StageColumns, stages_of
@@ -39,7 +39,7 @@ Fits = Callable[[Problem, StageColumns], NDArray[np.bool_]]
 
 
 def fits_device(problem: Problem, stages: StageColumns) -> NDArray[np.bool_]:
-    """Where the peak of a stage leaves its reserve free."""
+    """Where the peak of a stage, with its layers and recomputed layers, leaves its reserve free."""
     return np.asarray(stage_memory(problem, stages).peak_bytes() <= usable_bytes(problem, stages))
 
 
@@ -55,23 +55,38 @@ def stage_limits(
     """Limits of every stage of every layout of a non-empty table, by the given memories."""
     stages = stages_of(columns)
     most = np.min([most_layers(problem, stages, fits) for fits in where], axis=0)
+    fewest = np.where(stages.layouts.recompute == SOME_RECOMPUTE, 2, 1)
     pinned = problem.pins.get("layers_per_stage") or (None if problem.stack.uneven_stages else "even")
     if pinned is None:
-        return StageLimits(stages=stages, fewest=np.ones_like(most), most=most)
+        return StageLimits(stages=stages, fewest=fewest, most=most)
     wanted = _wanted_layers(problem, columns, pinned)
-    return StageLimits(stages=stages, fewest=wanted, most=np.where(wanted <= most, wanted, 0))
+    possible = (fewest <= wanted) & (wanted <= most)
+    return StageLimits(stages=stages, fewest=wanted, most=np.where(possible, wanted, 0))
+
+
+def fits_somehow(problem: Problem, stages: StageColumns, fits: Fits) -> NDArray[np.bool_]:
+    """Where a stage fits with the fewest or with the most layers recomputed that it may recompute.
+
+    One of them needs the least: what a stage needs falls with each recomputed layer after the first.
+    """
+    fit = fits(problem, stages)
+    rows = np.flatnonzero(stages.may_recompute_more() & ~fit)
+    if len(rows):
+        some = stages.take(rows)
+        fit[rows] = fits(problem, some.with_recompute(np.maximum(some.most_recomputed(), some.fewest_recomputed())))
+    return fit
 
 
 def most_layers(problem: Problem, stages: StageColumns, fits: Fits) -> Integers:
-    """The largest layer count, 0 to all, at which each stage fits; found by bisection.
+    """The largest layer count, 0 to all, at which each stage fits with some of its recomputed layers.
 
-    Relies on what a stage needs never falling when it gets one more layer.
+    Found by bisection: what a stage needs never falls when it gets one more layer.
     """
     fits_up_to = np.zeros(len(stages), dtype=np.int64)
     fails_from = np.full(len(stages), problem.model.num_layers + 1)
     for _ in range(int(problem.model.num_layers + 1).bit_length()):
         middle = (fits_up_to + fails_from) // 2
-        fit = fits(problem, stages.with_layers(middle))
+        fit = fits_somehow(problem, stages.with_layers(middle), fits)
         open_ = fails_from - fits_up_to > 1
         fits_up_to = np.where(open_ & fit, middle, fits_up_to)
         fails_from = np.where(open_ & ~fit, middle, fails_from)

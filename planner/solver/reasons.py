@@ -3,7 +3,7 @@
 import msgspec
 
 from planner.diagnostics import Diagnostic
-from planner.layout import Layout, LayoutColumns
+from planner.layout import FULL_RECOMPUTE, Layout, LayoutColumns
 from planner.pins import EVEN
 from planner.problem import Problem
 from planner.rules import judge
@@ -115,7 +115,7 @@ def _whole(problem: Problem, columns: LayoutColumns) -> Layout:
     num_stages = int(columns.pipeline_parallel[0])
     each, more = divmod(problem.model.num_layers, num_stages)
     layers = [each + (stage < more) for stage in range(num_stages)]
-    recompute = layers if columns.recompute[0] else [0] * num_stages
+    recompute = layers if columns.recompute[0] == FULL_RECOMPUTE else [0] * num_stages
     return columns.layout(0, layers, recompute, problem.precision)
 
 

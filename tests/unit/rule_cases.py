@@ -199,6 +199,13 @@ CASES = (
         {"recompute_rule": "none"}, asked={"stack": {"recompute": "none"}},
     ),
     Case(
+        "RC003", layout(pipeline_parallel=2, recompute_layers_per_stage=(1, 1)),
+        layout(pipeline_parallel=3, layers_per_stage=(2, 2, 2), recompute_layers_per_stage=(1, 1, 1)),
+        "3 stages that recompute some of their layers need 6 layers, not 4",
+        "recompute none or all, or use at most 2 stages",
+        {"twice": 6, "half": 2}, asked={"stack": {"recompute": "per-layer"}},
+    ),
+    Case(
         "ZER001", layout(pipeline_parallel=2, zero_stage=1), layout(pipeline_parallel=2, zero_stage=2),
         "ZeRO stage 2 does not go with a pipeline of 2 stages", "use ZeRO 0, 1, or one pipeline stage",
         {"zero_stage": 2, "pipeline_parallel": 2, "stack_zero_pipeline": "0, 1"},
@@ -233,6 +240,13 @@ CASES = (
         {"zero_stage": 0, "optimizer": 1.0}, asked={"allow_offload": "cpu"},
     ),
     Case(
+        "OFF004", layout(zero_stage=3, offload=Offload(optimizer=1.0, parameters=0.5, tier="cpu")),
+        layout(zero_stage=3, offload=Offload(optimizer=0.5, parameters=0.5, tier="cpu")),
+        "a share of 0.5 of the weights is offloaded, and 0.5 of the optimizer",
+        "set offload.optimizer to 1, or offload.parameters to 0",
+        {"optimizer": 0.5, "parameters": 0.5}, asked={"allow_offload": "cpu", "stack": {"zero_stages": (0, 3)}},
+    ),
+    Case(
         "STK001", layout(tensor_parallel=4), layout(tensor_parallel=4, tensor_mode="2d"),
         "stack tiny-stack does not execute tensor mode 2d", "use --mode with one of none, 1d",
         {"tensor_mode": "2d", "stack_modes": "none, 1d"},
@@ -260,7 +274,9 @@ CASES = (
     ),
     Case(
         "STK006", layout(), layout(offload=Offload(parameters=0.5)),
-        "stack tiny-stack does not offload parameters", "set offload.parameters to 0", {"stack": "tiny-stack"},
+        "stack tiny-stack does not offload a share of 0.5 of the weights under ZeRO stage 0",
+        "set offload.parameters to 0, or use ZeRO stage 3 and a share of 0.0, 0.5, 1.0",
+        {"parameters": 0.5, "sharded_fractions": "0.0, 0.5, 1.0"},
     ),
     Case(
         "PIN001", layout(tensor_parallel=2), layout(tensor_parallel=4),

@@ -94,7 +94,7 @@ def test_violations_come_in_the_order_of_the_table() -> None:
     broken = layout(tensor_parallel=3, zero_stage=3, sequence_parallel=True, offload=Offload(parameters=1.0))
     found = [diagnostic.rule for diagnostic in violations(problem(), broken)]
     assert found == [rule.id for rule in RULES if rule.id in found]
-    assert {"DEV001", "TP001", "SP002", "STK003", "STK006"} <= set(found)
+    assert {"DEV001", "TP001", "SP002", "STK003", "OFF004"} <= set(found)
 
 
 def test_pinned_layers_are_judged() -> None:
