@@ -51,7 +51,7 @@ def replay(row: Row, dialect: Dialect, hardware: HardwareSpec | None = None) -> 
         row,
         case=case,
         predicted=predicted,
-        memory_bytes={kind: _reading(stage, case.problem, kind) for kind in case.measured.memory_bytes},
+        memory_bytes={kind: _reading(stage, kind) for kind in case.measured.memory_bytes},
         outcome="fit" if _fits(predicted, case.problem) else "oom",
     )
 
@@ -84,11 +84,15 @@ def _title(rule_id: str) -> str:
 
 def _fits(predicted: Prediction, problem: Problem) -> bool:
     on_device = all(stage.peak_bytes + stage.reserve_bytes <= stage.capacity_bytes for stage in predicted.stages)
-    return on_device and predicted.host_bytes_per_node <= problem.hardware.host.memory_bytes
+    host = problem.hardware.host
+    return (
+        on_device
+        and predicted.host_bytes_per_node <= host.memory_bytes
+        and predicted.nvme_bytes_per_node <= host.nvme_capacity_bytes
+    )
 
 
-def _reading(stage: StagePrediction, problem: Problem, kind: MemoryKind) -> float:
-    """What the reading of that kind would show: allocated, plus fragments, plus context and communicators."""
-    fragments = problem.stack.fragmentation * problem.hardware.memory_bytes
-    extra: dict[MemoryKind, float] = {"allocated": 0.0, "reserved": fragments, "device": float(stage.reserve_bytes)}
-    return stage.peak_bytes + extra[kind]
+def _reading(stage: StagePrediction, kind: MemoryKind) -> float:
+    """What a reading of that kind would show of one stage."""
+    shown = {"allocated": stage.peak_bytes, "reserved": stage.reserved_bytes, "device": stage.device_bytes}
+    return float(shown[kind])
