@@ -85,6 +85,8 @@ def edge_of(columns: LayoutColumns) -> NDArray[np.int64]:
 
     1 for other modes. Rounded to the nearest integer where the degree has no such root.
     """
+    if not columns.mode_is("2d", "2.5d", "3d").any():
+        return np.ones(len(columns), dtype=np.int64)
     degree = columns.tensor_parallel.astype(np.float64)
     edge = np.ones(len(columns))
     edge = np.where(columns.mode_is("2d"), np.sqrt(degree), edge)

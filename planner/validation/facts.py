@@ -21,6 +21,8 @@ class SetFacts(msgspec.Struct, frozen=True, kw_only=True):
     stack: str
     bf16_stack: str | None = None
     """The stack of rows in bf16, if that is another one."""
+    zero3_stack: str | None = None
+    """The stack of rows under ZeRO stage 3, if that is another one."""
     precision: Precision = "bf16"
     attention: Attention = "flash"
     recompute: Literal["full", "none"] = "none"
@@ -55,9 +57,10 @@ _VTRAIN = SetFacts(
     },
 )  # fmt: skip
 _NARAYANAN = SetFacts(
-    stack="megatron", precision="fp16", attention="materialised", recompute="full", vocab=51200, micro_batch=1,
+    stack="megatron", zero3_stack="megatron-deepspeed", precision="fp16",
+    attention="materialised", recompute="full", vocab=51200, micro_batch=1,
     why={
-        "stack": "measured with Megatron-LM",
+        "stack": "measured with Megatron-LM, the ZeRO-3 rows with DeepSpeed",
         "precision": "arXiv 2104.04473, section 5: mixed precision, against the fp16 peak",
         "attention": _BEFORE_FLASH,
         "recompute": "arXiv 2104.04473, section 5.1: its FLOP count includes recomputation of every layer",
@@ -124,8 +127,8 @@ FACTS: dict[str, SetFacts] = {
         },
     ),
     "MosaicML": SetFacts(
-        stack="fsdp", dropout=0.0, why={
-            "stack": "the notes name FSDP",
+        stack="llm-foundry", dropout=0.0, why={
+            "stack": "LLM Foundry's own table; the notes name FSDP",
             "dropout": "MPT's configurations set attention, residual and embedding dropout to 0",
         },
     ),

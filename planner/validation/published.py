@@ -7,6 +7,7 @@ import msgspec
 
 from planner.layout import Layout, Offload
 from planner.problem import Problem
+from planner.rules.states import SHARDS_WEIGHTS
 from planner.spec import Precision, Schedule, StackSpec
 from planner.spec_files import load_spec
 from planner.units import GIB
@@ -17,6 +18,8 @@ from planner.validation.machines import hardware_of
 from planner.validation.replayable import check_replayable
 from planner.validation.tables import Row
 
+SELECTIVE = "selective"
+"""Megatron's recomputation of attention alone: scores are made again in backward. Flash attention always does."""
 OUTCOMES = {"fit": "fit", "oom": "oom"}
 _OPTIMIZER_OFFLOADED = {"cpu", "opt", "opt,param", "cpu(opt+param)"}
 _PARAMETERS_OFFLOADED = {"opt,param", "cpu(opt+param)"}
@@ -58,16 +61,19 @@ def _filled(row: Row, facts: SetFacts, assumed: Assumptions) -> _Filled:
     """The row's own cells, else the facts of its set; every filling is noted."""
     fill = partial(filled_value, row.set_name, facts, assumed)
     flash = row.choice("flash_attention", {"yes": "flash", "no": "materialised", "unknown": ""})
-    recompute = row.choice("recompute", {"full": "full", "none": "none"})
+    recompute = row.choice("recompute", {name: name for name in ("full", "none", SELECTIVE)})
     precision = fill("precision", shapes.precision_of(row.text("precision")), facts.precision)
-    other = facts.bf16_stack if precision == "bf16" else None
+    zero_stage = fill("zero_stage", row.whole("zero_stage"), facts.zero_stage)
+    other = facts.bf16_stack if precision == "bf16" else facts.zero3_stack if zero_stage == SHARDS_WEIGHTS else None
     stack = load_spec(fill("stack", None, other or facts.stack), StackSpec)
-    attention = fill("attention", flash or None, facts.attention)
+    attention: str = fill("attention", flash or None, facts.attention)
+    if recompute == SELECTIVE and attention == "materialised":
+        attention = "recomputed"
     activations = msgspec.structs.replace(stack.activations, attention=attention)
     return _Filled(
         precision=precision,
         recompute=fill("recompute", recompute or None, facts.recompute) == "full",
-        zero_stage=fill("zero_stage", row.whole("zero_stage"), facts.zero_stage),
+        zero_stage=zero_stage,
         vocab=fill("vocab", row.count("vocab"), facts.vocab),
         micro_batch=row.count("micro_batch") or fill("micro_batch", None, _micro_batch(row, facts)),
         dropout=fill("dropout", None, facts.dropout),

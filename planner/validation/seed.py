@@ -5,6 +5,7 @@ from typing import cast, get_args
 
 from planner.layout import Layout, Offload
 from planner.problem import Problem
+from planner.rules.states import SHARDS_WEIGHTS
 from planner.spec import OffloadTier, Precision, StackSpec, TensorMode
 from planner.spec_files import load_spec
 from planner.units import MIB
@@ -14,9 +15,6 @@ from planner.validation.facts import LEGACY_EXAMPLES, filled_value
 from planner.validation.machines import hardware_of
 from planner.validation.published import OUTCOMES
 from planner.validation.tables import Row
-
-SHARDS_PARAMETERS = 3
-"""The ZeRO stage whose parameters the examples offload together with the optimizer."""
 
 
 def case_of(row: Row) -> Case:
@@ -96,5 +94,5 @@ def _layout(row: Row, *, precision: Precision, assumed: Assumptions) -> Layout:
 def _offload(tier: str, zero_stage: int) -> Offload:
     if tier == "none":
         return Offload()
-    parameters = float(zero_stage == SHARDS_PARAMETERS)
+    parameters = float(zero_stage == SHARDS_WEIGHTS)
     return Offload(optimizer=1.0, parameters=parameters, tier=cast(OffloadTier, tier))

@@ -49,6 +49,14 @@ def test_an_interleaved_row() -> None:
     assert (layout.schedule, layout.num_model_chunks) == ("interleaved", 5)
 
 
+def test_selective_recomputation_makes_the_scores_again() -> None:
+    case = published.case_of(row(PUBLISHED, recompute="selective"))
+    assert case.problem.stack.activations.attention == "recomputed"
+    assert case.layout.recompute_layers_per_stage == (0, 0, 0, 0)
+    flash = published.case_of(row(PUBLISHED, recompute="selective", flash_attention="yes"))
+    assert flash.problem.stack.activations.attention == "flash"
+
+
 def test_a_named_network_replaces_that_of_the_card() -> None:
     network = published.case_of(row(PUBLISHED, interconnect="NVLink; 4x Omni-Path per node")).problem.hardware.network
     assert (network.nics_per_node, network.bandwidth_bytes_per_s) == (4, 12.5e9)
@@ -110,7 +118,7 @@ def test_a_memory_reading_has_to_say_its_kind() -> None:
         ({"precision": "FP8 (current scaling)"}, "8-bit or 4-bit matrix products are not modelled"),
         ({"precision": "NVFP4"}, "8-bit or 4-bit matrix products are not modelled"),
         ({"cp": "2"}, "context parallelism is not modelled"),
-        ({"recompute": "selective(op)"}, "selective recomputation is not modelled"),
+        ({"recompute": "selective(op)"}, "recomputation of single operators or layers is not modelled"),
         ({"zero_stage": "hybrid"}, "sharding within a node and replication between nodes is not modelled"),
         ({"layers": ""}, "layers not stated"),
         ({"global_batch": ""}, "global_batch not stated"),
