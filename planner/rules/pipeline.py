@@ -153,13 +153,15 @@ RULES = (
         id="PP011",
         title="stages hold different numbers of layers",
         field="layers_per_stage",
-        message="stack {stack} gives every stage the same number of layers",
+        message="schedule {schedule} of stack {stack} gives every stage the same number of layers",
         detail="layers_per_stage = {layers_per_stage}",
         hint="use {even} stages",
         values=_values,
-        why="The stack has no setting for layers per stage.",
-        source="stack spec: uneven_stages",
-        holds_layout=lambda problem, layout: problem.stack.uneven_stages or len(set(layout.layers_per_stage)) <= 1,
+        why="The stack, or its interleaved schedule, has no setting for layers per stage.",
+        source=f"{_STAGES}; stack spec: uneven_stages",
+        holds_layout=lambda problem, layout: (
+            (problem.stack.uneven_stages and layout.schedule != "interleaved") or len(set(layout.layers_per_stage)) <= 1
+        ),
     ),
     Rule(
         id="RC001",

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from planner.cost_model.memory import host_bytes_per_rank, stage_memory, usable_bytes
 from planner.layout import SOME_RECOMPUTE, LayoutColumns
-from planner.pins import pinned_layers
+from planner.pins import EVEN, pinned_layers
 from planner.problem import Problem
 from planner.stages import Integers, StageColumns, stages_of
 
@@ -50,18 +50,30 @@ def fits_host(problem: Problem, stages: StageColumns) -> NDArray[np.bool_]:
 
 
 def stage_limits(
-    problem: Problem, columns: LayoutColumns, where: Sequence[Fits] = (fits_device, fits_host)
+    problem: Problem,
+    columns: LayoutColumns,
+    where: Sequence[Fits] = (fits_device, fits_host),
+    *,
+    interleaved_is_even: bool = True,
 ) -> StageLimits:
-    """Limits of every stage of every layout of a non-empty table, by the given memories."""
+    """Limits of every stage of every layout of a non-empty table, by the given memories.
+
+    ``interleaved_is_even``: whether an interleaved schedule gives every stage equally many layers.
+    """
     stages = stages_of(columns)
     most = np.min([most_layers(problem, stages, fits) for fits in where], axis=0)
     fewest = np.where(stages.layouts.recompute == SOME_RECOMPUTE, 2, 1)
-    pinned = problem.pins.get("layers_per_stage") or (None if problem.stack.uneven_stages else "even")
-    if pinned is None:
-        return StageLimits(stages=stages, fewest=fewest, most=most)
-    wanted = _wanted_layers(problem, columns, pinned)
+    pinned = problem.pins.get("layers_per_stage") or (None if problem.stack.uneven_stages else EVEN)
+    if pinned is not None:
+        wanted = _wanted_layers(problem, columns, pinned, interleaved_is_even=interleaved_is_even)
+    else:
+        wanted = _even_layers(problem, stages) if interleaved_is_even else np.zeros_like(fewest)
     possible = (fewest <= wanted) & (wanted <= most)
-    return StageLimits(stages=stages, fewest=wanted, most=np.where(possible, wanted, 0))
+    return StageLimits(
+        stages=stages,
+        fewest=np.where(wanted > 0, wanted, fewest),
+        most=np.where(wanted > 0, np.where(possible, wanted, 0), most),
+    )
 
 
 def fits_somehow(problem: Problem, stages: StageColumns, fits: Fits) -> NDArray[np.bool_]:
@@ -93,12 +105,21 @@ def most_layers(problem: Problem, stages: StageColumns, fits: Fits) -> Integers:
     return fits_up_to
 
 
-def _wanted_layers(problem: Problem, columns: LayoutColumns, pinned: str) -> Integers:
+def _even_layers(problem: Problem, stages: StageColumns) -> Integers:
+    """The layers of a stage where an interleaved schedule shares them evenly; 0 where they may differ."""
+    each, rest = np.divmod(problem.model.num_layers, stages.layouts.pipeline_parallel)
+    return np.where(stages.layouts.schedule_is("interleaved") & (rest == 0), each, 0)
+
+
+def _wanted_layers(problem: Problem, columns: LayoutColumns, pinned: str, *, interleaved_is_even: bool) -> Integers:
     """The pinned layers of every stage; one more than the model has where a layout cannot have them."""
     wanted = []
-    for pipeline in columns.pipeline_parallel:
+    even = np.full(len(columns), not problem.stack.uneven_stages)
+    if interleaved_is_even:
+        even |= columns.schedule_is("interleaved")
+    for pipeline, has_even in zip(columns.pipeline_parallel, even, strict=True):
         layers = pinned_layers(pinned, problem.model.num_layers, int(pipeline))
-        if layers is not None and len(set(layers)) > 1 and not problem.stack.uneven_stages:
+        if layers is not None and len(set(layers)) > 1 and has_even:
             layers = None
         wanted.append(np.array(layers or (problem.model.num_layers + 1,) * int(pipeline)))
     return np.concatenate(wanted)

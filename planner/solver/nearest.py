@@ -89,7 +89,7 @@ def _divided(problem: Problem, columns: LayoutColumns, where: Sequence[Fits]) ->
     num_layers = problem.model.num_layers
     free = msgspec.structs.replace(problem, pins={}, stack=msgspec.structs.replace(problem.stack, uneven_stages=True))
     for asked, memories in ((problem, where), (problem, [_unlimited]), (free, [_unlimited])):
-        limits = stage_limits(asked, columns, memories)
+        limits = stage_limits(asked, columns, memories, interleaved_is_even=asked is problem)
         fits = limits.fitting_layouts(num_layers)
         if fits.any():
             limits = limits.take_layouts(fits)

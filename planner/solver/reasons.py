@@ -1,6 +1,7 @@
 """Why there is no layout: a smallest conflict of requirements, and the cheapest ways out of it."""
 
 import msgspec
+import numpy as np
 
 from planner.diagnostics import Diagnostic
 from planner.layout import FULL_RECOMPUTE, Layout, LayoutColumns
@@ -128,7 +129,7 @@ def _contenders(problem: Problem, conflict: Conflict, memory: Requirement) -> tu
     kept = judged_by_memory(problem, relaxed)
     for other in conflict.requirements:
         if other.field == LAYERS:
-            kept &= divisions(problem)[-1].possible(relaxed)
+            kept &= np.logical_or.reduce([d.possible(relaxed) for d in divisions(problem) if other not in d.broken])
         elif other != memory:
             kept &= holds(problem, other, relaxed)
     valid = kept & judge(problem, relaxed)[0]

@@ -82,8 +82,9 @@ def patterns(problem: Problem) -> set[frozenset[Key]]:
     for stages in np.unique(columns.pipeline_parallel).tolist():
         rows = np.flatnonzero(columns.pipeline_parallel == stages)
         for layers, memories in divided(problem, columns.take(rows), stages):
-            by_layers = layers_broken(problem, layers)
-            found |= {broken[row] | by_layers | by_memory for row, by_memory in zip(rows, memories, strict=True)}
+            for row, by_memory in zip(rows, memories, strict=True):
+                interleaved = bool(columns.schedule_is("interleaved")[row])
+                found.add(broken[row] | layers_broken(problem, layers, interleaved=interleaved) | by_memory)
     return found
 
 
@@ -122,11 +123,11 @@ def fits_with_some_recompute(problem: Problem, stages: StageColumns) -> Any:
     return fits
 
 
-def layers_broken(problem: Problem, layers: tuple[int, ...]) -> frozenset[Key]:
+def layers_broken(problem: Problem, layers: tuple[int, ...], *, interleaved: bool) -> frozenset[Key]:
     """What a division breaks by itself; ``()`` stands for more stages than layers."""
     pinned, even = problem.pins.get("layers_per_stage"), len(set(layers)) == 1
     broken: set[Key] = set()
-    if not even and not problem.stack.uneven_stages:
+    if not even and (interleaved or not problem.stack.uneven_stages):
         broken.add(("PP011", "", ""))
     if pinned is not None and not (even if pinned == "even" else pinned == ",".join(map(str, layers))):
         broken.add(("PIN001", "layers_per_stage", pinned))

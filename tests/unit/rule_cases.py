@@ -184,7 +184,7 @@ CASES = (
     ),
     Case(
         "PP011", layout(pipeline_parallel=2), layout(pipeline_parallel=2, layers_per_stage=(1, 3)),
-        "stack tiny-stack gives every stage the same number of layers", "use 1, 2 or 4 stages",
+        "schedule 1f1b of stack tiny-stack gives every stage the same number of layers", "use 1, 2 or 4 stages",
         {"layers_per_stage": [1, 3], "stack": "tiny-stack"}, asked={"stack": {"uneven_stages": False}},
     ),
     Case(
@@ -219,6 +219,16 @@ CASES = (
         "ZER003", layout(zero_stage=2, micro_batch=8, num_microbatches=1), layout(zero_stage=2, num_microbatches=8),
         "ZeRO stage 2 cannot accumulate 8 micro batches", "use one micro batch, or ZeRO 0, 1",
         {"zero_stage": 2, "num_microbatches": 8},
+    ),
+    Case(
+        "ZER004", layout(zero_stage=3), layout(zero_stage=3, tensor_parallel=2),
+        "ZeRO stage 3 does not go with tensor parallel degree 2", "use ZeRO 0, 1 or 2, or tensor parallel degree 1",
+        {"zero_stage": 3, "tensor_parallel": 2},
+    ),
+    Case(
+        "ZER005", layout(zero_stage=3), layout(zero_stage=3),
+        "ZeRO stage 3 does not run on tiny-gpu, which is no GPU", "use ZeRO 0, 1 or 2, or a GPU",
+        {"zero_stage": 3, "device": "cpu"}, asked_of_broken={"hardware": {"device": "cpu"}},
     ),
     Case(
         "OFF001", layout(zero_stage=1, offload=Offload(optimizer=1.0, tier="cpu")),
