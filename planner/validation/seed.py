@@ -67,13 +67,17 @@ def _layout(row: Row, *, precision: Precision, assumed: Assumptions) -> Layout:
         assumed.note("with a pipeline the batch of a table row is divided into its micro batches")
     if batch % parts:
         raise SkippedRow("the batch does not divide into its micro batches")
+    mode = row.choice("tensor_mode", {name: name for name in get_args(TensorMode)}) or "none"
+    least = _least_batch(mode, row.needed_count("tensor_parallel"), row.count("tensor_depth") or 1)
+    if batch // parts % least:
+        assumed.note(f"{mode}: the printed batch does not divide over the grid, the next one that does is taken")
+        batch = parts * least * -(-(batch // parts) // least)
     layers = shapes.stage_layers(row.needed_count("layers"), stages, middle=True, assumed=assumed)
     recomputes = row.choice("recompute", {"full": "full", "none": "none"}) == "full"
-    mode = row.choice("tensor_mode", {name: name for name in get_args(TensorMode)})
     tier = row.choice("offload_tier", {name: name for name in get_args(OffloadTier)}) or "none"
     zero_stage = row.whole("zero_stage") or 0
     return Layout(
-        tensor_mode=cast(TensorMode, mode or "none"),
+        tensor_mode=cast(TensorMode, mode),
         tensor_parallel=row.needed_count("tensor_parallel"),
         tensor_depth=row.count("tensor_depth") or 1,
         pipeline_parallel=stages,
@@ -89,6 +93,14 @@ def _layout(row: Row, *, precision: Precision, assumed: Assumptions) -> Layout:
         offload=_offload(tier, zero_stage),
         precision=precision,
     )
+
+
+def _least_batch(mode: str, tensor_parallel: int, depth: int) -> int:
+    """The sequences that a grid divides a batch over: its edge, in 2.5D times its depth, in 3D its square."""
+    if mode in ("none", "1d"):
+        return 1
+    edge = round((tensor_parallel / depth) ** (1 / 3 if mode == "3d" else 1 / 2))
+    return {"2d": edge, "2.5d": depth * edge, "3d": edge * edge}[mode]
 
 
 def _offload(tier: str, zero_stage: int) -> Offload:

@@ -198,6 +198,19 @@ def test_a_seed_row() -> None:
     assert case.measured.step_s is None
 
 
+@pytest.mark.parametrize(
+    ("mode", "tensor", "depth", "batch"),
+    [("1d", "8", "", 1), ("2d", "4", "", 2), ("2.5d", "8", "2", 4), ("3d", "8", "", 4)],
+)
+def test_a_grid_takes_the_next_batch_that_divides(mode: str, tensor: str, depth: str, batch: int) -> None:
+    case = seed.case_of(
+        row(SEED, tensor_mode=mode, tensor_parallel=tensor, tensor_depth=depth, pipeline_parallel="1",
+            data_parallel="1", n_gpus=tensor, batch_size="1", num_microbatches="1", measured_mib_per_gpu="6000")
+    )  # fmt: skip
+    assert case.layout.micro_batch == case.problem.global_batch == batch
+    assert any("does not divide over the grid" in text for text in case.assumptions) == (batch > 1)
+
+
 def test_a_seed_row_that_offloads() -> None:
     offload = seed.case_of(
         row(SEED, tensor_mode="none", tensor_parallel="1", pipeline_parallel="1", data_parallel="8", batch_size="1",
