@@ -2,6 +2,9 @@
 
 from pathlib import Path
 
+from benchmarks.residuals import residuals
+from planner.spec import StackSpec
+from planner.spec_files import load_spec, to_builtins
 from planner.validation import Report, validate
 
 REPORT: Report = validate([Path(__file__).with_name("h200_runs.csv")])
@@ -55,3 +58,15 @@ def test_layouts_are_ranked_as_measured() -> None:
     assert SCORE.ranking.kendall_tau is not None
     assert SCORE.ranking.kendall_tau >= 0.8
     assert SCORE.ranking.top1_regret_pct == 0
+
+
+def test_reserved_memory_is_within_a_few_percent() -> None:
+    reserved = SCORE.memory_by_kind["reserved"]
+    assert reserved.n == 11
+    assert reserved.mean_abs_pct is not None
+    assert reserved.mean_abs_pct < 5
+
+
+def test_the_errors_that_the_stack_states_are_those_of_the_runs() -> None:
+    stated = to_builtins(load_spec("colossalai", StackSpec).errors)
+    assert stated == residuals(REPORT, "colossalai")
