@@ -29,8 +29,13 @@ _HEAD = """\
 This page is written by `make validate`; do not edit it. `gptplan validate TABLE.csv` prints the same figures.
 
 Every row of a table of measured runs is turned into the problem and the layout that were run, and the cost model
-predicts it as it would predict any other. No constant is fitted to a row or a set: constants live once for each
+predicts it as it would predict any other. No constant belongs to a row or a set: constants live once for each
 training stack and card in `specs/`, each with its source. Errors are 100 (predicted / measured - 1).
+
+Not every figure below is a test on unseen runs. Some constants were read off rows of these tables, as their sources
+say: of `colossalai-hf` (kept elements, logits, buckets, host times, and dropout 0) off colossalai-h100, of `colossalai`
+off colossalai-h200, and of `megatron-deepspeed` (host time, fixed cost of collectives, passes over scores) off
+vTrain-single. The other sets were not used to set a constant of theirs.
 """
 _MEMORY_NOTE = """\
 Memory readings are compared with what they count: `allocated` is the peak of live tensors, `reserved` adds what
