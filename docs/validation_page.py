@@ -35,7 +35,9 @@ training stack and card in `specs/`, each with its source. Errors are 100 (predi
 Not every figure below is a test on unseen runs. Some constants were read off rows of these tables, as their sources
 say: of `colossalai-hf` (kept elements, logits, buckets, host times, and dropout 0) off colossalai-h100, of `colossalai`
 off colossalai-h200, and of `megatron-deepspeed` (host time, fixed cost of collectives, passes over scores) off
-vTrain-single. The other sets were not used to set a constant of theirs.
+vTrain-single. The passes over scores of `megatron` are carried over from there. Errors on BLOOM-prequel and MosaicML
+pointed to what `megatron-deepspeed` (gradients in the optimizer step) and `llm-foundry` (loss, attention) had wrong;
+the values there are counts and estimates, not fits.
 """
 _MEMORY_NOTE = """\
 Memory readings are compared with what they count: `allocated` is the peak of live tensors, `reserved` adds what
