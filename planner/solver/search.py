@@ -18,7 +18,7 @@ from planner.problem import Problem
 from planner.rules import capacity, judge
 from planner.solver import peak_memory, step_time
 from planner.solver.found import Found
-from planner.solver.limits import MEMORIES, fitting
+from planner.solver.limits import MEMORIES, fit, fitting
 from planner.solver.reasons import why_infeasible
 from planner.stages import Booleans
 
@@ -58,9 +58,9 @@ def _misfits(problem: Problem, columns: LayoutColumns, fits: Booleans) -> dict[s
     counts, left = {}, np.flatnonzero(~fits)
     for number, rule in enumerate(capacity.RULES, start=1):
         if len(left):
-            _, fit = fitting(problem, columns.take(left), MEMORIES[:number])
-            counts[rule.id] = int(np.count_nonzero(~fit))
-            left = left[fit]
+            fits_these = fit(problem, columns.take(left), MEMORIES[:number])
+            counts[rule.id] = int(np.count_nonzero(~fits_these))
+            left = left[fits_these]
     return {rule: count for rule, count in counts.items() if count}
 
 
