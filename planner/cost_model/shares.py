@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from planner.cost_model.sources import formula
-from planner.layout import LayoutColumns
+from planner.layout import LayoutColumns, once_per_table
 from planner.problem import Problem
 from planner.rules.rule import edge_of
 from planner.stages import Floats, StageColumns, microbatch_tokens
@@ -29,6 +29,7 @@ class Shares(NamedTuple):
 
 
 @formula("shoeybi2019", "xu2021", "wang2021", "bian2021", "korthikanti2022")
+@once_per_table
 def shares(columns: LayoutColumns) -> Shares:
     """The parts of each tensor kind under the layout's tensor mode, with ``t`` its degree and ``e`` its edge.
 
