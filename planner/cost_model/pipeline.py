@@ -26,8 +26,8 @@ def stage_times(problem: Problem, stages: StageColumns) -> StageTimes:
     """Time of one micro batch and of the end of the step, for each stage.
 
     Both are affine in the layers and recomputed layers of the stage, unless communication hides behind
-    computation, which that of data parallelism and ZeRO does only without a pipeline. Grids reduce their
-    gradients after the last backward. Units: s.
+    computation, which that of data parallelism and ZeRO does only without a pipeline, and not behind
+    recomputation. Grids reduce their gradients after the last backward. Units: s.
     """
     computed = compute.microbatch_compute(problem, stages)
     tensor = communication.tensor_parallel_seconds(problem, stages)
@@ -41,7 +41,7 @@ def stage_times(problem: Problem, stages: StageColumns) -> StageTimes:
         "loss_head": computed["loss_head"],
         "tensor_parallel_communication": total(tensor) + total(grid_seconds(problem, stages)),
         "pipeline_communication": communication.pipeline_seconds(problem, stages),
-        "weight_gathering": _exposed(stages, gathering, overlap.sharded, layers + computed["recompute"]),
+        "weight_gathering": _exposed(stages, gathering, overlap.sharded, layers),
     }
     reduction = communication.data_parallel_seconds(problem, stages)
     exposed = _exposed(stages, reduction, overlap.data_parallel, computed["layers_backward"])
