@@ -1,6 +1,9 @@
 """Pipeline stages as columns: one row for every stage of every layout."""
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +22,7 @@ from planner.problem import Problem
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 Booleans = NDArray[np.bool_]
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +87,20 @@ class StageColumns:
     def first_rows(self) -> Integers:
         """Row of the first stage of each layout, for ``np.add.reduceat`` and the like."""
         return np.flatnonzero(self.is_first)
+
+
+def once_per_stages(function: Callable[[Problem, StageColumns], Result]) -> Callable[[Problem, StageColumns], Result]:
+    """Ask ``function`` once for the same problem and stages; neither changes."""
+
+    @functools.wraps(function)
+    def remembered(problem: Problem, stages: StageColumns) -> Result:
+        known = vars(stages).setdefault("_remembered", {})
+        if function not in known or known[function][0] is not problem:
+            known[function] = (problem, function(problem, stages))
+        result: Result = known[function][1]
+        return result
+
+    return remembered
 
 
 def stages_of(columns: LayoutColumns) -> StageColumns:

@@ -11,7 +11,7 @@ from planner.cost_model.terms import Terms, total
 from planner.problem import Problem
 from planner.rules.states import SHARDS_WEIGHTS
 from planner.spec import ModelSpec
-from planner.stages import Floats, StageColumns, padded_vocab
+from planner.stages import Floats, StageColumns, once_per_stages, padded_vocab
 
 SHARDS_OPTIMIZER = 1
 """The ZeRO stage from which on master weights and moments are divided over data parallelism."""
@@ -55,6 +55,7 @@ def layer_parameters(model: ModelSpec) -> LayerParameters:
 
 
 @formula("shoeybi2019", "colossalai0.5.0", "xu2021", "wang2021", "bian2021")
+@once_per_stages
 def stage_parameters(problem: Problem, stages: StageColumns) -> Terms:
     """Parameters that one rank of each stage holds: its shares, :func:`planner.cost_model.shares.shares`.
 
@@ -79,6 +80,7 @@ def stage_parameters(problem: Problem, stages: StageColumns) -> Terms:
 
 
 @formula("rajbhandari2020", "colossalai0.5.0")
+@once_per_stages
 def weight_shards(problem: Problem, stages: StageColumns) -> Floats:
     """Ranks that share one copy of a stage's weights: the data-parallel degree under ZeRO 3, else 1.
 
@@ -90,6 +92,7 @@ def weight_shards(problem: Problem, stages: StageColumns) -> Floats:
 
 
 @formula("rajbhandari2020", "colossalai0.5.0")
+@once_per_stages
 def updated_parameters(problem: Problem, stages: StageColumns) -> Floats:
     """Parameters that the optimizer of one rank updates: all it holds, or under ZeRO its share of them.
 

@@ -92,6 +92,8 @@ def minimal_misses(problem: Problem, columns: LayoutColumns, order: tuple[Requir
 
 def _groups(breaks: np.ndarray, rows: Integers, order: tuple[Requirement, ...]) -> Iterator[tuple[Broken, Integers]]:
     """Layouts that break the same requirements, those that break the fewest first."""
+    if not len(rows):
+        return
     # One bit for each requirement; whole rows as keys take a hundred times as long to sort.
     words = [
         breaks[rows, at : at + WORD] @ (1 << np.arange(len(order[at : at + WORD]))) for at in range(0, len(order), WORD)
