@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from planner.rules import ALL_RULES, Rule
+from planner.rules import EVERY_RULE, RuleText
 
 PAGE = Path(__file__).with_name("rules.md")
 
@@ -19,11 +19,11 @@ This page is written by `make docs`; do not edit it.
 
 def rules_page() -> str:
     """The whole page."""
-    contents = "\n".join(f"- [{rule.id}](#{rule.id.lower()}) {rule.title}" for rule in ALL_RULES)
-    return "\n".join([_HEAD, contents, *(_section(rule) for rule in ALL_RULES)])
+    contents = "\n".join(f"- [{rule.id}](#{rule.id.lower()}) {rule.title}" for rule in EVERY_RULE)
+    return "\n".join([_HEAD, contents, *(_section(rule) for rule in EVERY_RULE)])
 
 
-def _section(rule: Rule) -> str:
+def _section(rule: RuleText) -> str:
     decided_by = "the cost model" if rule.holds is None and rule.holds_layout is None else "the layout alone"
     rows = {
         "Field": f"`{rule.field}`",

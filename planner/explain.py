@@ -13,7 +13,7 @@ from planner.evidence import Evidence
 from planner.layout import Layout
 from planner.plan import Plan
 from planner.prediction import Prediction
-from planner.rules.rule import Rule
+from planner.rules import RuleText
 from planner.spec import HardwareSpec, ModelSpec
 from planner.units import format_bytes, format_gib, format_rate, format_seconds
 
@@ -211,7 +211,7 @@ def print_check(plan: Plan, diagnostics: Sequence[Diagnostic]) -> None:
     console.print(_memory_table(plan.layout, plan.predicted))
 
 
-def print_rules(rules: Sequence[Rule]) -> None:
+def print_rules(rules: Sequence[RuleText]) -> None:
     """One line for each rule."""
     table = Table("rule", "what it finds", "field", box=None, pad_edge=False)
     for rule in rules:
@@ -219,7 +219,7 @@ def print_rules(rules: Sequence[Rule]) -> None:
     _console().print(table)
 
 
-def print_rule(rule: Rule) -> None:
+def print_rule(rule: RuleText) -> None:
     """One rule's page."""
     console = _console()
     console.print(f"{rule.id}: {rule.title}\n\n{rule.why}\n", markup=False, soft_wrap=True)
