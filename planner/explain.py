@@ -9,7 +9,7 @@ from rich.table import Table
 from planner.answer import Answer, LeastDevices
 from planner.cost_model.parameters import model_parameters
 from planner.diagnostics import Diagnostic, render
-from planner.evidence import Evidence
+from planner.evidence import BY_HAND, Evidence
 from planner.layout import Layout
 from planner.plan import Plan
 from planner.prediction import Prediction
@@ -116,6 +116,8 @@ def _print_plan(console: Console, plan: Plan) -> None:
 
 def _verdict(evidence: Evidence, objective: str) -> str:
     goal = {"step-time": "fastest", "memory": "least memory"}[objective]
+    if evidence.status == BY_HAND:
+        return f"written by hand, not chosen; at most {evidence.gap:.1%} from the {goal}"
     if evidence.status == "optimal":
         return f"optimal, proven {goal} of {evidence.space.fit:,} layouts that fit"
     return f"{evidence.status}, at most {evidence.gap:.1%} from the {goal}"

@@ -4,8 +4,7 @@ from planner import explain as tables
 from planner.codes import CODES
 from planner.commands.output import print_json
 from planner.diagnostics import ExitCode, usage_error
-from planner.rules import EVERY_RULE
-from planner.rules import RuleText
+from planner.rules import EVERY_RULE, RuleText
 from planner.spec import HardwareSpec, ModelSpec
 from planner.spec_files import builtin_names, did_you_mean, load_spec, to_builtins
 

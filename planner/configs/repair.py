@@ -1,0 +1,248 @@
+"""The nearest valid values: what a message suggests and what ``--fix`` writes.
+
+A value is tried by writing it into the text and judging the text again, so nothing is suggested that the check
+itself would refuse.
+"""
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from planner.configs.draft import Asked, Draft
+from planner.configs.judging import Judged
+from planner.configs.source import Source, Symbol, Unknown, Value, shortened, spelled
+from planner.diagnostics import Diagnostic, PlanError
+from planner.rules import CONFIG_RULES, RULES
+from planner.rules.rule import divisors
+
+MAX_CANDIDATES = 28
+MAX_TRIED_CHARACTERS = 4_000_000
+"""Text that is judged again for suggestions: a large file gets fewer."""
+MAX_CHANGES = 6
+
+Check = Callable[[str], tuple[Source, list[Judged]]]
+Broken = frozenset[tuple[str, str]]
+_RULES = {rule.id: rule for rule in CONFIG_RULES}
+_FIELDS = {rule.id: rule.field for rule in RULES}
+_MESH = ("tensor_parallel", "pipeline_parallel")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """One value of the file, before and after."""
+
+    line: int
+    key: str
+    before: str
+    after: str
+
+
+@dataclass(kw_only=True)
+class Tries:
+    """Judges changed texts, each once, within a budget."""
+
+    check: Check
+    source: Source
+    judged: list[Judged]
+    asked: Asked
+    characters: int = 0
+    seen: dict[str, Broken | None] = field(default_factory=dict)
+
+    def broken(self, text: str) -> Broken | None:
+        """Rules with the messages' keys that a text breaks; ``None`` if it cannot be read or nothing is left to try."""
+        if text not in self.seen:
+            if self.characters > MAX_TRIED_CHARACTERS:
+                return None
+            self.characters += len(text)
+            try:
+                self.seen[text] = broken_rules(self.check(text)[1])
+            except PlanError:
+                self.seen[text] = None
+        return self.seen[text]
+
+
+def broken_rules(judged: Iterable[Judged]) -> Broken:
+    """Violated rules and the keys they are about."""
+    return frozenset((error.rule, str(error.values.get("key", ""))) for one in judged for error in one.errors)
+
+
+def with_hints(tries: Tries, judged: Judged) -> Judged:
+    """The same findings, with the values that would keep each rule as hints."""
+    found = tuple(
+        _hinted(tries, judged, diagnostic) if diagnostic.severity == "error" else diagnostic
+        for diagnostic in judged.diagnostics
+    )
+    return Judged(
+        draft=judged.draft, diagnostics=found, problem=judged.problem, layout=judged.layout, missing=judged.missing
+    )
+
+
+def _hinted(tries: Tries, judged: Judged, diagnostic: Diagnostic) -> Diagnostic:
+    rule = _RULES.get(diagnostic.rule)
+    if diagnostic.rule.startswith("CFG") or (rule is not None and rule.repaired is not None):
+        return diagnostic
+    for key in _keys_of(diagnostic, judged.draft):
+        hint = _nearest(tries, judged, diagnostic, key)
+        if hint:
+            return msgspec.structs.replace(diagnostic, hint=hint)
+    return diagnostic
+
+
+def _keys_of(diagnostic: Diagnostic, draft: Draft) -> list[str]:
+    """Keys whose change may help: the one it is about, and the other degree where the mesh does not fit."""
+    keys = [str(diagnostic.values.get("key", ""))]
+    about_mesh = _FIELDS.get(diagnostic.rule) == "data_parallel" or diagnostic.rule in ("MEG001", "GEM001", "HPP005")
+    if about_mesh or diagnostic.rule in ("HPP003", "TP010", "TP023", "OLD001", "PP004", "PP006"):
+        keys += [draft.keys.get(name, "") for name in (*_MESH, "num_microbatches", "micro_batch")]
+    return list(dict.fromkeys(key for key in keys if key))
+
+
+def _value(tries: Tries, judged: Judged, key: str) -> Value | None:
+    from planner.configs.judging import _settings  # noqa: PLC0415
+
+    value = _settings(tries.source, judged.draft).get(key)
+    editable = value is not None and value.end >= 0 and not isinstance(value.content, Unknown | dict)
+    return value if editable else None
+
+
+def _nearest(tries: Tries, judged: Judged, diagnostic: Diagnostic, key: str) -> str:
+    value = _value(tries, judged, key)
+    if value is None:
+        return ""
+    before = broken_rules(tries.judged)
+    this = (diagnostic.rule, str(diagnostic.values.get("key", "")))
+    keeping: list[tuple[Any, Broken]] = []
+    for candidate in candidates(value, judged.draft, key, tries.asked):
+        after = tries.broken(tries.source.with_text(value, spelled(candidate, tries.source.language)))
+        if after is not None and this not in after:
+            keeping.append((candidate, after - before))
+    if not keeping:
+        return ""
+    return _phrase(tries, judged, key, value, keeping)
+
+
+def _phrase(tries: Tries, judged: Judged, key: str, value: Value, keeping: list[tuple[Any, Broken]]) -> str:
+    from planner.configs.draft import Keys  # noqa: PLC0415
+    from planner.configs.judging import _settings  # noqa: PLC0415
+
+    name = Keys(tries.source, _settings(tries.source, judged.draft), judged.draft).name(key)
+    joint = " " if name.startswith("--") else " = "
+    near = _around(value.content, [candidate for candidate, _ in keeping])
+    harmless = [candidate for candidate, new in keeping if not new]
+    best = _around(value.content, harmless)
+    words = _listed([spelled(candidate, tries.source.language) for candidate in (near if near else best)])
+    if not best:
+        return f"use {name}{joint}{words}, and change what then breaks {_rules(keeping[0][1])}"
+    if set(map(repr, best)) == set(map(repr, near)):
+        return f"use {name}{joint}{words}"
+    best = [candidate for candidate in near if candidate in best] or best
+    kept = _listed([spelled(candidate, tries.source.language) for candidate in best])
+    lost = {rule for candidate, new in keeping if candidate in near and new for rule, _ in new}
+    whole = bool(lost & {"DEV001", "MEG001", "GEM001", "DSP009"})
+    what = "leaves a whole DP" if whole else f"keeps {_listed(sorted(lost))} as well"
+    verb = what if len(best) == 1 else what.replace("leaves", "leave").replace("keeps", "keep")
+    return f"use {name}{joint}{words}; with {tries.asked.gpus} GPUs only {kept} {verb}"
+
+
+def _rules(broken: Broken) -> str:
+    return _listed(sorted({rule for rule, _ in broken}))
+
+
+def _listed(words: list[str]) -> str:
+    return words[0] if len(words) == 1 else ", ".join(words[:-1]) + " or " + words[-1]
+
+
+def _around(current: Any, values: list[Any]) -> list[Any]:
+    """The nearest value below and above a number; all others as they are, at most four."""
+    if isinstance(current, bool) or not isinstance(current, int | float):
+        return values[:4]
+    numbers = [value for value in values if isinstance(value, int | float)]
+    below = max((value for value in numbers if value < current), default=None)
+    above = min((value for value in numbers if value > current), default=None)
+    return [value for value in (below, above) if value is not None]
+
+
+def candidates(value: Value, draft: Draft, key: str, asked: Asked) -> list[Any]:
+    """Values to try in place of ``value``, the nearest first."""
+    current = value.content
+    if key in draft.choices:
+        return [choice for choice in draft.choices[key] if choice != current or type(choice) is not type(current)]
+    if isinstance(current, bool):
+        return [not current]
+    if not isinstance(current, int | float) or isinstance(current, Symbol):
+        return divisors(asked.gpus)[:8] if isinstance(current, str) else []
+    start = max(1, round(min(abs(current), 10**6)))
+    depth = draft.known("tensor_depth", 1)
+    powers = {r**2 for r in range(1, 12)} | {r**3 for r in range(1, 6)} | {depth * r**2 for r in range(1, 8)}
+    near = {start + step for step in range(-8, 9)} | {start * 2, start // 2, start * 4, start // 4}
+    batch = {step * -(-start // step) for step in (2, 4, 8, 16, draft.known("pipeline_parallel", 1))}
+    every = {*divisors(asked.gpus), *powers, *near, *batch} - {current}
+    ranked = sorted((n for n in every if n >= 1), key=lambda n: (abs(math.log(n / start)), n))
+    return ranked[:MAX_CANDIDATES]
+
+
+def fix(check: Check, source: Source, asked: Asked) -> tuple[str, list[Change], list[Judged]]:
+    """A text without violations, changed in as few values as are found, and the changes.
+
+    Each step takes the single change that leaves the fewest violations, the nearest value among equals. The text
+    that comes back may still have some; the last judgement says which.
+    """
+    changes: list[Change] = []
+    text = source.text
+    for _ in range(MAX_CHANGES):
+        source, judged = check(text)
+        tries = Tries(check=check, source=source, judged=judged, asked=asked)
+        left = broken_rules(judged)
+        if not left:
+            break
+        options = list(_options(tries, judged, left))
+        if not options:
+            break
+        _, _, change, text = min(options, key=lambda option: option[:2])
+        changes.append(change)
+    return text, changes, check(text)[1]
+
+
+def _options(tries: Tries, judged: list[Judged], left: Broken) -> Iterable[tuple[int, int, Change, str]]:
+    """(violations left, rank of the value, change, text) for every change that leaves fewer violations."""
+    done: set[str] = set()
+    for one in judged:
+        for error in one.errors:
+            exact = _exact(error, one)
+            for key in _keys_of(error, one.draft):
+                value = _value(tries, one, key)
+                if value is None or (key in done and exact is None):
+                    continue
+                done.add(key)
+                tried = [exact] if exact is not None else candidates(value, one.draft, key, tries.asked)
+                for rank, candidate in enumerate(tried):
+                    after = spelled(candidate, tries.source.language)
+                    text = tries.source.with_text(value, after)
+                    broken = tries.broken(text)
+                    if broken is not None and len(broken) < len(left):
+                        before = shortened(tries.source.written(value))
+                        yield len(broken), rank, Change(line=value.line, key=key, before=before, after=after), text
+
+
+def _exact(error: Diagnostic, judged: Judged) -> Any:
+    rule = _RULES.get(error.rule)
+    if rule is None or rule.repaired is None:
+        return None
+    facts = {**judged.draft.facts}
+    if judged.layout is not None:
+        facts.setdefault("data_parallel", judged.layout.data_parallel)
+    try:
+        return rule.repaired(facts)
+    except KeyError:
+        return None
+
+
+def listed_changes(changes: list[Change]) -> str:
+    """``line 4: TENSOR_PARALLEL = 6 -> 4`` for every change."""
+    return "\n".join(f"line {change.line}: {change.key}: {change.before} -> {change.after}" for change in changes)
+
+
+__all__ = ["Change", "Tries", "fix", "listed_changes", "with_hints"]
