@@ -47,7 +47,9 @@ def comparison(checked: Checked) -> str:
     """How far the layout is from the best one for the same GPUs and batch."""
     slower, best = checked.slower, checked.best
     if slower is None or best is None or best.plan is None:
-        return "the best layout was not looked for" if best is None else f"no best layout to compare with: {best.status}"
+        return (
+            "the best layout was not looked for" if best is None else f"no best layout to compare with: {best.status}"
+        )
     proven = "" if best.status == "optimal" else f" (at most {best.gap or 0:.1%} from the optimum)"
     if checked.misfits:
         return f"the best that fits is {layout_words(best.plan.layout)}, {format_seconds(best.plan.predicted.step_s)}"

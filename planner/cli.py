@@ -196,10 +196,14 @@ def check(  # noqa: PLR0913 - one parameter for each option
     ] = None,
     reserve: ReserveOption = None,
     fix: Annotated[bool, typer.Option("--fix", help="Write the nearest valid configuration.")] = False,
-    as_plan: Annotated[bool, typer.Option("--as-plan", help="Freeze the layout in a plan that `run` executes.")] = False,
+    as_plan: Annotated[
+        bool, typer.Option("--as-plan", help="Freeze the layout in a plan that `run` executes.")
+    ] = False,
     output: Annotated[
         Path | None,
-        typer.Option("-o", "--output", help="Where --fix or --as-plan writes. [default: FILE.fixed.*, plans/FILE.plan]"),
+        typer.Option(
+            "-o", "--output", help="Where --fix or --as-plan writes. [default: FILE.fixed.*, plans/FILE.plan]"
+        ),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:

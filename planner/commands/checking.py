@@ -12,7 +12,7 @@ from planner.commands.output import print_json
 from planner.configs.check import Checked, by_hand, check_text, fix_text
 from planner.configs.draft import Asked
 from planner.configs.files import SUFFIXES, is_plan, read_text
-from planner.configs.repair import Change, listed_changes
+from planner.configs.fixing import Change, listed_changes
 from planner.diagnostics import Diagnostic, ExitCode, PlanError, usage_error
 from planner.plan import write_bytes, write_plan
 from planner.question import MAX_DEVICES, check_count, parse_reserve
@@ -71,7 +71,9 @@ def _exit_code(checked: list[Checked]) -> int:
 def _asked(options: CheckOptions) -> Asked:
     if options.gpus is None:
         raise usage_error(
-            "how many GPUs is the configuration for", location="--gpus", hint="for example `gptplan check FILE --gpus 8`"
+            "how many GPUs is the configuration for",
+            location="--gpus",
+            hint="for example `gptplan check FILE --gpus 8`",
         )
     if options.fix and options.as_plan:
         raise usage_error("--fix and --as-plan cannot be used together", location="--fix", hint="run `--fix` first")
@@ -124,12 +126,14 @@ def _fix(path: Path, text: str, asked: Asked, options: CheckOptions) -> int:
     target = options.output or path.with_name(f"{path.stem}.fixed{path.suffix}")
     fixed, changes = fix_text(text, str(path), asked)
     # The language follows the name that was checked, whatever the new file is called.
-    checked = check_text(fixed, str(path), asked, compare=False)
+    checked = check_text(fixed, str(path), asked)
     valid = all(one.valid for one in checked)
     if valid and changes:
         write_bytes(fixed.encode(), target)
     if options.as_json:
-        print_json(_document(checked) | {"changes": _changes(changes), "file": str(target) if changes and valid else None})
+        print_json(
+            _document(checked) | {"changes": _changes(changes), "file": str(target) if changes and valid else None}
+        )
     elif not valid:
         for one in checked:
             check_view.print_checked(one)

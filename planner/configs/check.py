@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import msgspec
 
 from planner import __version__
-from planner.configs import detect, repair
+from planner.configs import detect, fixing, repair
 from planner.configs.draft import Asked
 from planner.configs.files import language_of, read_source
 from planner.configs.judging import Judged, judge
@@ -125,7 +125,7 @@ def check_text(text: str, shown: str, asked: Asked, *, compare: bool = True) -> 
     return [_checked(source, repair.with_hints(tries, one), compare=compare) for one in judged]
 
 
-def fix_text(text: str, shown: str, asked: Asked) -> tuple[str, list[repair.Change]]:
+def fix_text(text: str, shown: str, asked: Asked) -> tuple[str, list[fixing.Change]]:
     """The nearest valid text and what was changed.
 
     Raises:
@@ -133,8 +133,7 @@ def fix_text(text: str, shown: str, asked: Asked) -> tuple[str, list[repair.Chan
     """
     language = language_of(text, shown)
     source = read_source(text, shown, language)
-    changed, changes, _ = repair.fix(lambda t: read_and_judge(t, shown, language, asked), source, asked)
-    return changed, changes
+    return fixing.fix(lambda changed: read_and_judge(changed, shown, language, asked), source, asked)
 
 
 def _checked(source: Source, judged: Judged, *, compare: bool) -> Checked:

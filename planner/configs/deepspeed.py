@@ -26,7 +26,7 @@ def read_deepspeed(source: Source, asked: Asked) -> Draft:
     stack = "megatron-deepspeed" if "megatron-deepspeed" in builtin_names(StackSpec) else "megatron"
     draft = Draft(
         dialect=DEEPSPEED, framework="DeepSpeed configuration", stack=stack, words=_WORDS,
-        own_rules=("STK", "RC", "TP005", "ZER", "OFF003"), restated=frozenset({"DEV001", "BAT001"}),
+        own_rules=("STK", "RC", "TP005", "ZER", "OFF002", "OFF003"), restated=frozenset({"DEV001", "BAT001"}),
     )  # fmt: skip
     keys = Keys(source, source.settings, draft)
     degree = keys.count("tensor_parallel.autotp_size", "tensor_parallel.tp_size", default=1, name="tensor_parallel")
@@ -49,7 +49,9 @@ def _zero(keys: Keys, draft: Draft) -> None:
     stage = keys.count(f"{_ZERO}.stage", default=0, name="zero_stage", least=0)
     draft.choices[f"{_ZERO}.stage"] = (0, 1, 2, 3)
     places = ("none", "cpu", "nvme")
-    optimizer = keys.choice(f"{_ZERO}.offload_optimizer.device", choices=places, default="none", name="offload.optimizer")
+    optimizer = keys.choice(
+        f"{_ZERO}.offload_optimizer.device", choices=places, default="none", name="offload.optimizer"
+    )
     if keys.flag(f"{_ZERO}.cpu_offload") is True and optimizer == "none":
         optimizer = "cpu"
     parameters = keys.choice(f"{_ZERO}.offload_param.device", choices=places, default="none", name="offload.parameters")

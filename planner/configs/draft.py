@@ -169,7 +169,12 @@ class Keys:
         value = self.settings.get(key)
         if value is None:
             return self.source.shown
-        return f"{self.source.shown}:{value.line}: {self.name(key)} = {shortened(self.source.written(value))}"
+        written = shortened(self.source.written(value))
+        if self.source.language == "shell":
+            setting = self.name(key) if value.content is True else f"{self.name(key)} {written}"
+        else:
+            setting = f"{self.name(key)} = {written}"
+        return f"{self.source.shown}:{value.line}: {setting}"
 
     def name(self, key: str) -> str:
         """The key as its definition calls it: ``TENSOR_PARALLEL`` where ``parallel.tensor.size`` only repeats it."""
@@ -194,9 +199,7 @@ class Keys:
         hint = near or (f"use one of {', '.join(spelled(c, self.source.language) for c in choices)}" if choices else "")
         self._complain(key, value, "CFG002", f"{self.name(key)} is {shown}, and it has to be {wanted}", hint)
 
-    def _complain(
-        self, key: str, value: Value, code: str, message: str, hint: str, severity: str = "error"
-    ) -> None:
+    def _complain(self, key: str, value: Value, code: str, message: str, hint: str, severity: str = "error") -> None:
         if key in self.complained:
             return
         self.complained.add(key)

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from planner.configs.draft import UNDECIDED, Asked, Draft, Keys
-from planner.configs.source import Source, shortened
+from planner.configs.source import Source, Value, shortened
 from planner.configs.wording import reworded
 from planner.diagnostics import Diagnostic
 from planner.layout import Layout, Offload
@@ -52,7 +52,7 @@ def judge(source: Source, draft: Draft, asked: Asked) -> Judged:
     stack = load_spec(draft.stack, StackSpec)
     missing = tuple(_missing(draft))
     candidates = [_question(draft, asked, stack, fields, model) for fields, model in _alternatives(draft, asked)]
-    keys = Keys(source, _settings(source, draft), draft)
+    keys = Keys(source, settings_of(source, draft), draft)
     found = [*draft.diagnostics, *_config_violations(keys, draft, candidates)]
     found += _layout_violations(keys, draft, candidates)
     problem, layout = candidates[0] if not missing else (None, None)
@@ -61,7 +61,7 @@ def judge(source: Source, draft: Draft, asked: Asked) -> Judged:
     )
 
 
-def _settings(source: Source, draft: Draft) -> Any:
+def settings_of(source: Source, draft: Draft) -> dict[str, Value]:
     """The settings that the draft's keys name: a plugin's own arguments, or those of the whole file."""
     from planner.configs.megatron import dashed  # noqa: PLC0415 - the dialects import what this module reads
 
@@ -180,7 +180,11 @@ def _layout_violations(keys: Keys, draft: Draft, candidates: list[tuple[Problem,
     for problem, layout in candidates:
         broken = {}
         for rule in RULES:
-            if rule.id not in draft.restated and not _follows(rule, problem, layout) and not rule.holds_for(problem, layout):
+            if (
+                rule.id not in draft.restated
+                and not _follows(rule, problem, layout)
+                and not rule.holds_for(problem, layout)
+            ):
                 diagnostic = _diagnosed(rule, problem, layout, keys, draft)
                 broken[rule.id, diagnostic.message] = diagnostic
         common = broken if common is None else {key: common[key] for key in common if key in broken}

@@ -99,8 +99,8 @@ def _own_model(keys: Keys, draft: Draft, sizes: tuple[Any, Any, Any]) -> ModelSp
         return None
     try:
         return ModelSpec(
-            name=f"megatron-{layers}x{hidden}", title="the model of the arguments", num_layers=layers, hidden_size=hidden,
-            num_heads=heads, ffn_hidden_size=ffn or 4 * hidden, vocab_size=vocab or 50257,
+            name=f"megatron-{layers}x{hidden}", title="the model of the arguments", num_layers=layers,
+            hidden_size=hidden, num_heads=heads, ffn_hidden_size=ffn or 4 * hidden, vocab_size=vocab or 50257,
             max_seq_len=max(positions or seq_len, 1), dropout=0.1, seq_len=min(seq_len, positions or seq_len),
             tied_embeddings=not keys.has("--untie-embeddings-and-output-weights"), global_batch=1, precision="bf16",
             sources={"num_layers": "the arguments of the file"},
@@ -126,16 +126,12 @@ def _schedule(keys: Keys, draft: Draft) -> None:
             chunks = max(1, layers // stages // value) if layers and stages is not UNDECIDED else UNDECIDED
     undecided = UNDECIDED in (stages, chunks)
     fields["num_model_chunks"] = UNDECIDED if undecided else chunks if stages > 1 else 1
-    fields["schedule"] = (
-        UNDECIDED if undecided else "none" if stages == 1 else "interleaved" if chunks > 1 else "1f1b"
-    )
+    fields["schedule"] = UNDECIDED if undecided else "none" if stages == 1 else "interleaved" if chunks > 1 else "1f1b"
 
 
 def _states(keys: Keys, draft: Draft) -> None:
     half, brain = keys.flag("--fp16", name="fp16"), keys.flag("--bf16", name="bf16")
-    granularity = keys.choice(
-        "--recompute-granularity", choices=("full", "selective"), name="recompute_granularity"
-    )
+    granularity = keys.choice("--recompute-granularity", choices=("full", "selective"), name="recompute_granularity")
     draft.keys["recompute_layers_per_stage"] = "--recompute-granularity"
     draft.fields |= {
         "precision": "bf16" if brain is True else "fp16" if half is True else "fp32",

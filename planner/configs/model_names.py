@@ -7,7 +7,7 @@ import msgspec
 from planner.spec import ModelSpec
 from planner.spec_files import ALIASES, builtin_names, load_spec
 
-TITANS = {
+TITANS: dict[str, tuple[str, dict[str, int]]] = {
     "gpt2_small": ("gpt2-small", {}),
     "gpt2_medium": ("gpt2-medium", {"num_heads": 8}),
     "gpt2_large": ("gpt2-large", {"hidden_size": 1536, "num_heads": 12}),
@@ -25,17 +25,18 @@ TITANS = {
 
 def model_named(name: str) -> ModelSpec | None:
     """The model of a built-in name, of a name of the old examples such as ``GPT3_pipeline_1D``, or nothing."""
-    plain = name.rpartition(".")[2].rpartition("/")[2].lower()
-    dashed = plain.replace("_", "-")
-    if dashed in (*builtin_names(ModelSpec), *ALIASES):
-        known = TITANS.get(plain)
-        if known is None:
-            return load_spec(dashed, ModelSpec)
+    whole = name.rpartition("/")[2].lower()
+    plain = (
+        whole
+        if whole.replace("_", "-") in (known := {*builtin_names(ModelSpec), *ALIASES})
+        else whole.rpartition(".")[2]
+    )
+    if plain.replace("_", "-") in known and plain not in TITANS:
+        return load_spec(plain.replace("_", "-"), ModelSpec)
     plain = re.sub(r"_?(pipeline|hybrid|vanilla|1d|2d|2p5d|3d|lm|fused)(?=_|$)", "", plain)
-    known = TITANS.get(plain)
-    if known is None:
+    if plain not in TITANS:
         return None
-    base, different = known
+    base, different = TITANS[plain]
     spec = load_spec(base, ModelSpec)
     if not different:
         return spec

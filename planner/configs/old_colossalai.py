@@ -27,7 +27,7 @@ def read_old_config(source: Source, asked: Asked) -> Draft:
     """The layout of the file, and the facts of the rules of the old modes."""
     draft = Draft(
         dialect=OLD, framework="Colossal-AI configuration", stack="colossalai", words=_WORDS,
-        own_rules=("STK", "RC", "ZER001", "ZER003", "TP005", "OFF003"),
+        own_rules=("STK", "RC", "ZER001", "ZER003", "TP005", "OFF002", "OFF003"),
     )  # fmt: skip
     keys = Keys(source, source.settings, draft)
     _model(keys, draft, asked)
@@ -62,12 +62,12 @@ def _tensor(keys: Keys, draft: Draft) -> None:
     )  # fmt: skip
     degree = fields["tensor_parallel"]
     fields["tensor_mode"] = mode if mode is UNDECIDED else "none" if mode is None or degree == 1 else mode
-    depth = keys.count(
-        "parallel.tensor.depth", *_unless(keys, "parallel", "DEPTH"), default=1, name="tensor_depth"
-    )
+    depth = keys.count("parallel.tensor.depth", *_unless(keys, "parallel", "DEPTH"), default=1, name="tensor_depth")
     fields["tensor_depth"] = 1 if degree == 1 and mode is not UNDECIDED else depth
     if not keys.has("parallel") and keys.has("TENSOR_PARALLEL", "PIPELINE", "MODE"):
-        draft.assumptions.append("the file has no parallel dict: TENSOR_PARALLEL, MODE, DEPTH and PIPELINE stand for it")
+        draft.assumptions.append(
+            "the file has no parallel dict: TENSOR_PARALLEL, MODE, DEPTH and PIPELINE stand for it"
+        )
 
 
 def _unless(keys: Keys, table: str, *others: str) -> tuple[str, ...]:
@@ -89,7 +89,7 @@ def _pipeline(keys: Keys, draft: Draft) -> None:
 
 
 def _states(keys: Keys, draft: Draft) -> None:
-    level = 0
+    level: Any = 0
     if keys.has("zero.level", "zero.stage"):
         level = keys.count("zero.level", "zero.stage", name="zero_stage", least=0)
         if level is not UNDECIDED and level > 3:  # noqa: PLR2004 - ZeRO has three stages
@@ -184,7 +184,8 @@ def _shape(keys: Keys, draft: Draft) -> None:
     if mode == "3d" or not square or micro % edge or hidden % edge:
         return
     facts |= {
-        "tensor_shape": shape, "expected_shape": (micro // edge, facts["seq_len"], hidden // edge), "hidden_size": hidden,
+        "tensor_shape": shape, "expected_shape": (micro // edge, facts["seq_len"], hidden // edge),
+        "hidden_size": hidden,
         "divided": f" / {edge}" if edge > 1 else "",
     }  # fmt: skip
 
@@ -192,8 +193,8 @@ def _shape(keys: Keys, draft: Draft) -> None:
 def _unused_constants(keys: Keys, draft: Draft) -> None:
     """A constant such as PIPELINE beside a parallel dict that says something else."""
     pairs = (
-        ("PIPELINE", "parallel.pipeline"), ("TENSOR_PARALLEL", "parallel.tensor.size"), ("MODE", "parallel.tensor.mode"),
-        ("DEPTH", "parallel.tensor.depth"),
+        ("PIPELINE", "parallel.pipeline"), ("TENSOR_PARALLEL", "parallel.tensor.size"),
+        ("MODE", "parallel.tensor.mode"), ("DEPTH", "parallel.tensor.depth"),
     )  # fmt: skip
     for constant, used in pairs:
         if not (keys.has(constant) and keys.has(used)):

@@ -22,6 +22,8 @@ from planner.spec_files import did_you_mean
 BATCH = ("batch_size", "BATCH_SIZE", "local_batch_size", "per_device_batch_size", "train_batch_size_per_rank")
 SEQUENCE = ("seq_len", "SEQ_LEN", "seq_length", "max_length", "sequence_length")
 MODEL = ("model.type", "model", "model_name", "MODEL", "config")
+CONTEXT = {*BATCH, *SEQUENCE, *MODEL, "optimizer", "gradient_checkpointing", "plugin", "gpus"}
+"""Keys of a data file that stand beside the plugin's own arguments."""
 OPTIMIZERS = (
     *GEMINI_OPTIMIZERS, "AdamW", "Adam", "SGD", "FusedLAMB", "FusedSGD", "Lamb", "Adafactor", "CAME",
     "DistributedLamb", "DistributedAdaFactor", "DistributedCAME", "DistGaloreAwamW",
@@ -37,9 +39,12 @@ def read_plugin(source: Source, name: str, arguments: Mapping[str, Value], asked
     """The layout that a plugin with these arguments gives."""
     draft = Draft(
         dialect=name, framework=f"Colossal-AI {name}", stack="colossalai", words=_WORDS,
-        restated=frozenset({"STK003", "ZER001", "ZER002", "SP001", "PP002", "PP003", "PP010"}),
+        restated=frozenset({"DEV001", "ZER001", "ZER002", "SP001", "PP002", "PP003", "PP010"}),
     )  # fmt: skip
     arguments = flatten(arguments)
+    flat = source.language != "python" and all(source.settings.get(key) is value for key, value in arguments.items())
+    if flat:
+        arguments = {key: value for key, value in arguments.items() if key.partition(".")[0] not in CONTEXT}
     keys = Keys(source, arguments, draft)
     context = Keys(source, {key: value for key, value in source.settings.items() if key not in arguments}, draft)
     _refuse_unknown(keys, draft, name)
@@ -52,7 +57,7 @@ def read_plugin(source: Source, name: str, arguments: Mapping[str, Value], asked
 def _refuse_unknown(keys: Keys, draft: Draft, name: str) -> None:
     known = ARGUMENTS[name]
     for key, value in keys.settings.items():
-        if key.partition(".")[0] in known or key in (*BATCH, *SEQUENCE, "plugin", "type", "model", "gpus"):
+        if key.partition(".")[0] in known or key in (*CONTEXT, "type"):
             continue
         if keys.source.language != "python" and "." in key:
             continue
@@ -212,13 +217,16 @@ def _fraction(value: Any) -> Any:
 
 
 def _gemini_facts(keys: Keys, draft: Draft, facts: dict[str, Any]) -> None:
-    needing = ("enable_sequence_parallelism", "enable_flash_attention", "enable_jit_fused", "enable_fused_normalization",
+    needing = ("enable_sequence_parallelism", "enable_flash_attention", "enable_jit_fused",
+    "enable_fused_normalization",
                "enable_all_optimization")  # fmt: skip
     without = next((name for name in needing if keys.has(name) and keys.flag(name) is True), None)
     if without is not None:
         facts["needs_tp"] = without
         draft.keys["needs_tp"] = without
-    refused = [name for name, fact in (("no_sync", "calls_no_sync"), ("enable_lora", "calls_lora")) if draft.facts[fact]]
+    refused = [
+        name for name, fact in (("no_sync", "calls_no_sync"), ("enable_lora", "calls_lora")) if draft.facts[fact]
+    ]
     _keep(
         draft,
         facts | {

@@ -114,16 +114,10 @@ class _Reader:
 
     def _statement(self, node: ast.stmt, names: Names, *, certain: bool) -> None:
         match node:
-            case ast.Import() | ast.ImportFrom():
-                self._import(node, names)
+            case ast.Import() | ast.ImportFrom() | ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef():
+                self._definition(node, names)
             case ast.If():
                 self._condition(node, names, certain=certain)
-            case ast.FunctionDef() | ast.AsyncFunctionDef():
-                self._function(node, names)
-            case ast.ClassDef():
-                for inner in node.body:
-                    if isinstance(inner, _FUNCTIONS):
-                        self.pending.append(inner)
             case ast.Assign() | ast.AnnAssign() | ast.AugAssign():
                 self._find_calls(node, names)
                 self._assignment(node, names, certain=certain)
@@ -132,10 +126,22 @@ class _Reader:
                 self._expression(node.value, names, certain=certain)
             case ast.Delete(targets=targets):
                 self._hide(targets, names, node, "it is deleted")
-            case _ if isinstance(node, _BLOCKS):
-                self._hidden_block(node, names, certain=certain)
             case _:
-                self._find_calls(node, names)
+                self._other(node, names, certain=certain)
+
+    def _definition(self, node: ast.stmt, names: Names) -> None:
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            self._import(node, names)
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            self._function(node, names)
+        elif isinstance(node, ast.ClassDef):
+            self.pending += [inner for inner in node.body if isinstance(inner, _FUNCTIONS)]
+
+    def _other(self, node: ast.stmt, names: Names, *, certain: bool) -> None:
+        if isinstance(node, _BLOCKS):
+            self._hidden_block(node, names, certain=certain)
+        else:
+            self._find_calls(node, names)
 
     def _import(self, node: ast.Import | ast.ImportFrom, names: Names) -> None:
         for alias in node.names:
@@ -247,7 +253,8 @@ class _Reader:
                 names[inner.id] = self._hidden(node, f"the call on line {node.lineno} may change it")
 
     def _is_known(self, node: ast.expr) -> bool:
-        return isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
+        defined = {"print", *(function.name for function in self.pending)}
+        return isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in defined
 
     def _find_calls(self, node: ast.AST, names: Names) -> None:
         for inner in ast.walk(node):

@@ -1,4 +1,4 @@
-"""The nearest valid values: what a message suggests and what ``--fix`` writes.
+"""The nearest valid values, as a message suggests them.
 
 A value is tried by writing it into the text and judging the text again, so nothing is suggested that the check
 itself would refuse.
@@ -11,9 +11,9 @@ from typing import Any
 
 import msgspec
 
-from planner.configs.draft import Asked, Draft
-from planner.configs.judging import Judged
-from planner.configs.source import Source, Symbol, Unknown, Value, shortened, spelled
+from planner.configs.draft import Asked, Draft, Keys
+from planner.configs.judging import Judged, settings_of
+from planner.configs.source import Source, Unknown, Value, spelled
 from planner.diagnostics import Diagnostic, PlanError
 from planner.rules import CONFIG_RULES, RULES
 from planner.rules.rule import divisors
@@ -21,23 +21,14 @@ from planner.rules.rule import divisors
 MAX_CANDIDATES = 28
 MAX_TRIED_CHARACTERS = 4_000_000
 """Text that is judged again for suggestions: a large file gets fewer."""
-MAX_CHANGES = 6
 
 Check = Callable[[str], tuple[Source, list[Judged]]]
 Broken = frozenset[tuple[str, str]]
-_RULES = {rule.id: rule for rule in CONFIG_RULES}
+RULES_OF_KEYS = {rule.id: rule for rule in CONFIG_RULES}
 _FIELDS = {rule.id: rule.field for rule in RULES}
+ABOUT_MESH = ("DEV001", "MEG001", "GEM001", "HPP005", "DSP009")
+"""Rules that the degrees do not divide the GPUs."""
 _MESH = ("tensor_parallel", "pipeline_parallel")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Change:
-    """One value of the file, before and after."""
-
-    line: int
-    key: str
-    before: str
-    after: str
 
 
 @dataclass(kw_only=True)
@@ -81,35 +72,35 @@ def with_hints(tries: Tries, judged: Judged) -> Judged:
 
 
 def _hinted(tries: Tries, judged: Judged, diagnostic: Diagnostic) -> Diagnostic:
-    rule = _RULES.get(diagnostic.rule)
-    if diagnostic.rule.startswith("CFG") or (rule is not None and rule.repaired is not None):
+    rule = RULES_OF_KEYS.get(diagnostic.rule)
+    if diagnostic.rule.startswith("CFG") or (rule and (rule.repaired is not None or rule.remedy != "change")):
         return diagnostic
-    for key in _keys_of(diagnostic, judged.draft):
+    for key in keys_of(diagnostic, judged.draft):
         hint = _nearest(tries, judged, diagnostic, key)
         if hint:
             return msgspec.structs.replace(diagnostic, hint=hint)
     return diagnostic
 
 
-def _keys_of(diagnostic: Diagnostic, draft: Draft) -> list[str]:
+def keys_of(diagnostic: Diagnostic, draft: Draft) -> list[str]:
     """Keys whose change may help: the one it is about, and the other degree where the mesh does not fit."""
     keys = [str(diagnostic.values.get("key", ""))]
-    about_mesh = _FIELDS.get(diagnostic.rule) == "data_parallel" or diagnostic.rule in ("MEG001", "GEM001", "HPP005")
+    about_mesh = _FIELDS.get(diagnostic.rule) == "data_parallel" or diagnostic.rule in ABOUT_MESH
     if about_mesh or diagnostic.rule in ("HPP003", "TP010", "TP023", "OLD001", "PP004", "PP006"):
         keys += [draft.keys.get(name, "") for name in (*_MESH, "num_microbatches", "micro_batch")]
     return list(dict.fromkeys(key for key in keys if key))
 
 
-def _value(tries: Tries, judged: Judged, key: str) -> Value | None:
-    from planner.configs.judging import _settings  # noqa: PLC0415
-
-    value = _settings(tries.source, judged.draft).get(key)
-    editable = value is not None and value.end >= 0 and not isinstance(value.content, Unknown | dict)
-    return value if editable else None
+def editable(tries: Tries, judged: Judged, key: str) -> Value | None:
+    """The value of a key, if some text of the file defines it."""
+    value = settings_of(tries.source, judged.draft).get(key)
+    if value is None or value.end < 0 or isinstance(value.content, Unknown | dict):
+        return None
+    return value
 
 
 def _nearest(tries: Tries, judged: Judged, diagnostic: Diagnostic, key: str) -> str:
-    value = _value(tries, judged, key)
+    value = editable(tries, judged, key)
     if value is None:
         return ""
     before = broken_rules(tries.judged)
@@ -125,10 +116,7 @@ def _nearest(tries: Tries, judged: Judged, diagnostic: Diagnostic, key: str) -> 
 
 
 def _phrase(tries: Tries, judged: Judged, key: str, value: Value, keeping: list[tuple[Any, Broken]]) -> str:
-    from planner.configs.draft import Keys  # noqa: PLC0415
-    from planner.configs.judging import _settings  # noqa: PLC0415
-
-    name = Keys(tries.source, _settings(tries.source, judged.draft), judged.draft).name(key)
+    name = Keys(tries.source, settings_of(tries.source, judged.draft), judged.draft).name(key)
     joint = " " if name.startswith("--") else " = "
     near = _around(value.content, [candidate for candidate, _ in keeping])
     harmless = [candidate for candidate, new in keeping if not new]
@@ -141,7 +129,7 @@ def _phrase(tries: Tries, judged: Judged, key: str, value: Value, keeping: list[
     best = [candidate for candidate in near if candidate in best] or best
     kept = _listed([spelled(candidate, tries.source.language) for candidate in best])
     lost = {rule for candidate, new in keeping if candidate in near and new for rule, _ in new}
-    whole = bool(lost & {"DEV001", "MEG001", "GEM001", "DSP009"})
+    whole = bool(lost & {*ABOUT_MESH})
     what = "leaves a whole DP" if whole else f"keeps {_listed(sorted(lost))} as well"
     verb = what if len(best) == 1 else what.replace("leaves", "leave").replace("keeps", "keep")
     return f"use {name}{joint}{words}; with {tries.asked.gpus} GPUs only {kept} {verb}"
@@ -172,7 +160,7 @@ def candidates(value: Value, draft: Draft, key: str, asked: Asked) -> list[Any]:
         return [choice for choice in draft.choices[key] if choice != current or type(choice) is not type(current)]
     if isinstance(current, bool):
         return [not current]
-    if not isinstance(current, int | float) or isinstance(current, Symbol):
+    if not isinstance(current, int | float):
         return divisors(asked.gpus)[:8] if isinstance(current, str) else []
     start = max(1, round(min(abs(current), 10**6)))
     depth = draft.known("tensor_depth", 1)
@@ -182,67 +170,3 @@ def candidates(value: Value, draft: Draft, key: str, asked: Asked) -> list[Any]:
     every = {*divisors(asked.gpus), *powers, *near, *batch} - {current}
     ranked = sorted((n for n in every if n >= 1), key=lambda n: (abs(math.log(n / start)), n))
     return ranked[:MAX_CANDIDATES]
-
-
-def fix(check: Check, source: Source, asked: Asked) -> tuple[str, list[Change], list[Judged]]:
-    """A text without violations, changed in as few values as are found, and the changes.
-
-    Each step takes the single change that leaves the fewest violations, the nearest value among equals. The text
-    that comes back may still have some; the last judgement says which.
-    """
-    changes: list[Change] = []
-    text = source.text
-    for _ in range(MAX_CHANGES):
-        source, judged = check(text)
-        tries = Tries(check=check, source=source, judged=judged, asked=asked)
-        left = broken_rules(judged)
-        if not left:
-            break
-        options = list(_options(tries, judged, left))
-        if not options:
-            break
-        _, _, change, text = min(options, key=lambda option: option[:2])
-        changes.append(change)
-    return text, changes, check(text)[1]
-
-
-def _options(tries: Tries, judged: list[Judged], left: Broken) -> Iterable[tuple[int, int, Change, str]]:
-    """(violations left, rank of the value, change, text) for every change that leaves fewer violations."""
-    done: set[str] = set()
-    for one in judged:
-        for error in one.errors:
-            exact = _exact(error, one)
-            for key in _keys_of(error, one.draft):
-                value = _value(tries, one, key)
-                if value is None or (key in done and exact is None):
-                    continue
-                done.add(key)
-                tried = [exact] if exact is not None else candidates(value, one.draft, key, tries.asked)
-                for rank, candidate in enumerate(tried):
-                    after = spelled(candidate, tries.source.language)
-                    text = tries.source.with_text(value, after)
-                    broken = tries.broken(text)
-                    if broken is not None and len(broken) < len(left):
-                        before = shortened(tries.source.written(value))
-                        yield len(broken), rank, Change(line=value.line, key=key, before=before, after=after), text
-
-
-def _exact(error: Diagnostic, judged: Judged) -> Any:
-    rule = _RULES.get(error.rule)
-    if rule is None or rule.repaired is None:
-        return None
-    facts = {**judged.draft.facts}
-    if judged.layout is not None:
-        facts.setdefault("data_parallel", judged.layout.data_parallel)
-    try:
-        return rule.repaired(facts)
-    except KeyError:
-        return None
-
-
-def listed_changes(changes: list[Change]) -> str:
-    """``line 4: TENSOR_PARALLEL = 6 -> 4`` for every change."""
-    return "\n".join(f"line {change.line}: {change.key}: {change.before} -> {change.after}" for change in changes)
-
-
-__all__ = ["Change", "Tries", "fix", "listed_changes", "with_hints"]

@@ -28,11 +28,10 @@ class Unknown:
 
 @dataclass(frozen=True, kw_only=True)
 class Value:
-    """A value with its place. ``content`` is a number, text, ``None``, :class:`Symbol`, :class:`Unknown`,
-    a tuple of plain values or a dict of :class:`Value`.
-    """
+    """A value with its place."""
 
     content: Any
+    """A number, text, ``None``, :class:`Symbol`, :class:`Unknown`, a tuple of these, or a dict of :class:`Value`."""
     line: int
     """From 1."""
     column: int

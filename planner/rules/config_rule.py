@@ -30,6 +30,8 @@ class ConfigRule(RuleText):
     values: FactValues = _no_values
     repaired: Callable[[Facts], Any] | None = None
     """The one value of ``fact`` that keeps the rule, where there is only one."""
+    remedy: Literal["change", "add", "remove"] = "change"
+    """What a repair does: another value of ``fact``, a key that the file lacks, or ``fact`` taken out."""
     severity: Literal["error", "warning"] = "error"
     """A warning is what runs, and not as its author may think, or depends on the machine that runs it."""
 

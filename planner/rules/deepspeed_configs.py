@@ -29,7 +29,8 @@ RULES = (
     ),
     _rule(
         id="DSP002", title="fp16 and bf16 together", field="fp16.enabled", fact="fp16", needs=("fp16", "bf16"),
-        message="fp16 and bf16 are both enabled, and only one of them may be", detail="fp16.enabled and bf16.enabled are true",
+        message="fp16 and bf16 are both enabled, and only one of them may be",
+        detail="fp16.enabled and bf16.enabled are true",
         hint="set fp16.enabled to false", repaired=lambda f: False, why="Weights have one precision.", source=_CONFIG,
         holds=lambda f: not (f["fp16"] and f["bf16"]),
     ),
@@ -66,7 +67,8 @@ RULES = (
         holds=lambda f: f["optimizer_device"] != "nvme" or f["zero_stage"] == 3,  # noqa: PLR2004
     ),
     _rule(
-        id="DSP007", title="no batch size", field="train_batch_size", fact="has_batch", needs=("has_batch",),
+        id="DSP007", remedy="add", title="no batch size", field="train_batch_size", fact="has_batch",
+        needs=("has_batch",),
         message="neither train_batch_size nor train_micro_batch_size_per_gpu is given", detail="one of them is needed",
         hint="add train_micro_batch_size_per_gpu", why="DeepSpeed asserts that one of them is there.", source=_CONFIG,
         holds=lambda f: f["has_batch"],

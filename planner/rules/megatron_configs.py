@@ -28,7 +28,8 @@ RULES = (
         id="MEG001", title="world size does not divide by TP x PP x CP", field="--tensor-model-parallel-size",
         fact="tensor_parallel", needs=("tensor_parallel", "pipeline_parallel", "context_parallel", "num_devices"),
         message="world size {num_devices} does not divide by TP x PP x CP = {group}",
-        detail="{tensor_parallel} * {pipeline_parallel} * {context_parallel} = {group}, {num_devices} % {group} = {rest}",
+        detail="{tensor_parallel} * {pipeline_parallel} * {context_parallel} = {group}, {num_devices} % "
+        "{group} = {rest}",
         hint="choose TP x PP x CP from {valid}",
         values=lambda f: {
             "group": _group(f), "rest": f["num_devices"] % _group(f), "valid": listed(divisors(f["num_devices"])),
@@ -61,7 +62,8 @@ RULES = (
         id="MEG004", title="expert parallelism without experts", field="--num-experts",
         fact="expert_parallel", needs=("expert_parallel", "has_experts"),
         message="--expert-model-parallel-size {expert_parallel} needs --num-experts, and it is not given",
-        detail="expert parallel size {expert_parallel}", hint="add --num-experts, or use --expert-model-parallel-size 1",
+        detail="expert parallel size {expert_parallel}",
+        hint="add --num-experts, or use --expert-model-parallel-size 1",
         why="There is nothing to divide over the ranks.", source=_TRANSFORMER, repaired=lambda f: 1,
         holds=lambda f: f["expert_parallel"] == 1 or f["has_experts"],
     ),
@@ -89,7 +91,8 @@ RULES = (
         holds=lambda f: f["num_devices"] % _expert_group(f) == 0,
     ),
     _rule(
-        id="MEG007", title="fp16 and bf16 together", field="--fp16", fact="fp16", needs=("fp16", "bf16"),
+        id="MEG007", remedy="remove", title="fp16 and bf16 together", field="--fp16", fact="fp16",
+        needs=("fp16", "bf16"),
         message="--fp16 and --bf16 are both given, and only one of them may be", detail="fp16 and bf16 are both set",
         hint="keep --bf16", why="Weights have one precision.", source=_TRANSFORMER,
         holds=lambda f: not (f["fp16"] and f["bf16"]),
@@ -113,7 +116,7 @@ RULES = (
         holds=lambda f: f["global_batch"] % (f["micro_batch"] * f["data_parallel"]) == 0,
     ),
     _rule(
-        id="MEG009", title="full recomputation without a method", field="--recompute-method",
+        id="MEG009", remedy="add", title="full recomputation without a method", field="--recompute-method",
         fact="recompute_granularity", needs=("recompute_granularity", "has_recompute_method"),
         message="--recompute-granularity full needs --recompute-method, and it is not given",
         detail="recompute granularity {recompute_granularity}",

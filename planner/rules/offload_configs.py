@@ -67,6 +67,7 @@ RULES = (
     ),
     ConfigRule(
         id="NVM005",
+        remedy="add",
         dialects=NVME,
         title="offload to NVMe without a path",
         field="nvme_path",

@@ -54,6 +54,7 @@ RULES = (
     ),
     _rule(
         id="OLD003",
+        remedy="add",
         title="a pipeline without NUM_MICRO_BATCHES",
         field="NUM_MICRO_BATCHES",
         fact="pipeline",
@@ -67,6 +68,7 @@ RULES = (
     ),
     _rule(
         id="OLD004",
+        remedy="remove",
         title="data parallelism written by hand",
         field="DATA_PARALLEL",
         fact="data_parallel_by_hand",
@@ -80,6 +82,7 @@ RULES = (
     ),
     _rule(
         id="OLD005",
+        remedy="remove",
         title="fp16 and zero in one file",
         field="fp16",
         fact="fp16",

@@ -16,7 +16,7 @@ _CHUNKS = {"1f1b": "1", "zbv": "2", "interleaved": "2 or more"}
 
 RULES = (
     rule_for(
-        HYBRID, id="HPP001", title="zero-bubble pipeline without scheduler_nodes", fact="pp_style",
+        HYBRID, id="HPP001", remedy="add", title="zero-bubble pipeline without scheduler_nodes", fact="pp_style",
         needs=("pp_style", "has_scheduler_nodes"), message="pp_style zbv needs scheduler_nodes, and there are none",
         hint="pass scheduler_nodes, or use pp_style = '1f1b'", source=f"{_HP}:1056",
         why="The zero-bubble schedule is computed beforehand; the plugin asks for it even with one stage.",
@@ -44,11 +44,11 @@ RULES = (
     ),
     rule_for(
         HYBRID, **divides({
-            "id": "HPP005", "title": "sequence groups do not divide the GPUs", "fact": "sp_size",
+            "id": "HPP005", "title": "degrees do not divide the GPUs", "fact": "tp_size",
             "needs": ("sp_size", "tp_size", "pp_size", "num_devices"),
             "message": "{num_devices} GPUs do not divide by sp_size x pp_size x tp_size = {group}",
             "detail": "{sp_size} * {pp_size} * {tp_size} = {group}, {num_devices} % {group} = {rest}",
-            "hint": "choose a product of {valid}", "source": f"{_HP}:1077-1079",
+            "hint": "choose a product of {valid}", "source": f"{_HP}:1052,1077-1079",
             "why": "The plugin rounds the data-parallel degree down, and the mesh then misses GPUs.",
         }, lambda f: f["sp_size"] * f["tp_size"] * f["pp_size"]),
     ),
@@ -73,7 +73,7 @@ RULES = (
         ),
     ),
     rule_for(
-        HYBRID, id="HPP009", title="a pipeline without num_microbatches", fact="pp_size",
+        HYBRID, id="HPP009", remedy="add", title="a pipeline without num_microbatches", fact="pp_size",
         needs=("pp_size", "has_microbatches"), field="num_microbatches",
         message="pp_size {pp_size} needs num_microbatches or microbatch_size, and neither is given",
         detail="pp_size = {pp_size}",
@@ -84,7 +84,8 @@ RULES = (
     rule_for(
         HYBRID, id="HPP010", title="ZeRO 2 with a pipeline", fact="zero_stage", needs=("zero_stage", "pp_size"),
         message="zero_stage {zero_stage} does not go with pp_size {pp_size}", hint="use zero_stage = 1",
-        source=f"{_HP}:1134", why="Gradients accumulate over micro batches, and scattering each of them costs too much.",
+        source=f"{_HP}:1134",
+        why="Gradients accumulate over micro batches, and scattering each of them costs too much.",
         holds=lambda f: f["pp_size"] == 1 or f["zero_stage"] <= 1,
     ),
     rule_for(
@@ -99,7 +100,8 @@ RULES = (
         HYBRID, id="HPP013", title="num_layers_per_stage does not match", fact="num_layers_per_stage",
         needs=("num_layers_per_stage", "pp_size", "num_layers"),
         message="num_layers_per_stage has to name {pp_size} stages with {num_layers} layers in all",
-        detail="{num_layers_per_stage} names {stages} stages with {total} layers", hint="use num_layers_per_stage = {even}",
+        detail="{num_layers_per_stage} names {stages} stages with {total} layers",
+        hint="use num_layers_per_stage = {even}",
         values=lambda f: {
             "stages": len(f["num_layers_per_stage"]), "total": sum(f["num_layers_per_stage"]),
             "even": str(_even(f["num_layers"], f["pp_size"])),
@@ -153,7 +155,8 @@ RULES = (
     rule_for(
         HYBRID, id="HPP019", title="sequence does not divide for ring attention", fact="sp_size",
         needs=("sequence_parallelism_mode", "sp_size", "seq_len"),
-        message="ring_attn cuts the sequence into 2 x sp_size = {pieces} pieces, and {seq_len} tokens do not divide by it",
+        message="ring_attn cuts the sequence into 2 x sp_size = {pieces} pieces, and {seq_len} tokens do "
+        "not divide by it",
         hint="use an sp_size whose double divides {seq_len}", values=lambda f: {"pieces": 2 * f["sp_size"]},
         why="Each rank takes one piece from the front and one from the back, so that causal work is even.",
         source="colossalai 0.5.0: shardformer/layer/attn.py (zigzag split)",
