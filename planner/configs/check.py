@@ -203,8 +203,10 @@ def layout_words(layout: Layout) -> str:
     """``TP 8 (1d) x PP 12 x DP 1, ZeRO 0, 1536 micro batches of 1, recompute all``."""
     mode = f" ({layout.tensor_mode})" if layout.tensor_parallel > 1 else ""
     recomputed, layers = sum(layout.recompute_layers_per_stage), sum(layout.layers_per_stage)
+    batches = "batch" if layout.num_microbatches == 1 else "batches"
     amount = "all" if recomputed == layers else "none" if not recomputed else f"{recomputed} of {layers} layers"
     return (
         f"TP {layout.tensor_parallel}{mode} x PP {layout.pipeline_parallel} x DP {layout.data_parallel}, "
-        f"ZeRO {layout.zero_stage}, {layout.num_microbatches} micro batches of {layout.micro_batch}, recompute {amount}"
+        f"ZeRO {layout.zero_stage}, {layout.num_microbatches} micro {batches} of {layout.micro_batch}, "
+        f"recompute {amount}"
     )

@@ -1,8 +1,8 @@
 """What this machine says of a folder that states are offloaded to."""
 
-import ctypes.util
 import os
 import shutil
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,10 @@ def file_system_of(folder: Path, mounts: Path = MOUNTS) -> str:
     return kind
 
 
+@cache
 def has_libaio() -> bool:
-    """Whether the library and its header are installed."""
-    headers = (Path("/usr/include/libaio.h"), Path("/usr/local/include/libaio.h"))
-    return ctypes.util.find_library("aio") is not None and any(header.exists() for header in headers)
+    """Whether the library and its header are where the linker and the compiler look. Starts no program."""
+    prefixes = (Path("/usr"), Path("/usr/local"), Path("/"))
+    header = any((prefix / "include" / "libaio.h").exists() for prefix in prefixes)
+    patterns = ("lib/libaio.so*", "lib64/libaio.so*", "lib/*/libaio.so*")
+    return header and any(any(prefix.glob(pattern)) for prefix in prefixes for pattern in patterns)

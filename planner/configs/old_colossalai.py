@@ -138,7 +138,7 @@ def _batch(keys: Keys, draft: Draft, asked: Asked) -> None:
     fields["seq_len"] = keys.count("SEQ_LEN", "SEQ_LENGTH", default=asked.seq_len, name="seq_len")
     draft.keys |= {"micro_batch": draft.keys.get("batch_size", ""), "num_microbatches": "NUM_MICRO_BATCHES"}
     piped = fields["pipeline_parallel"] is UNDECIDED or fields["pipeline_parallel"] > 1
-    pieces = (cut if cut is not None else 1) if piped else 1
+    pieces = (cut if cut is not None else fields["pipeline_parallel"]) if piped else 1
     if UNDECIDED in (batch, pieces, accumulated):
         fields |= {"micro_batch": UNDECIDED, "num_microbatches": UNDECIDED}
         return

@@ -4,6 +4,7 @@ from planner.rules.config_rule import divides, one_of, rule_for
 from planner.rules.plugin_names import GEMINI, GEMINI_OPTIMIZERS, LOW_LEVEL_ZERO, PLUGINS
 
 _GEM = f"{PLUGINS}/gemini_plugin.py"
+_PLACEMENT = "colossalai 0.5.0: zero/gemini/placement_policy.py"
 _LLZ = f"{PLUGINS}/low_level_zero_plugin.py"
 
 GEMINI_RULES = (
@@ -18,7 +19,7 @@ GEMINI_RULES = (
         }, lambda f: f["tp_size"] * f["extra_dp_size"]),
     ),
     one_of("GEM002", GEMINI, "precision", ("fp16", "bf16"), f"{_GEM}:486"),
-    one_of("GEM003", GEMINI, "placement_policy", ("static", "auto"), "colossalai 0.5.0: zero/gemini/placement_policy.py"),
+    one_of("GEM003", GEMINI, "placement_policy", ("static", "auto"), _PLACEMENT),
     rule_for(
         GEMINI, id="GEM004", title="offload_param_frac without effect", fact="offload_param_frac",
         needs=("offload_param_frac", "shard_param_frac", "offload_optim_frac"),
