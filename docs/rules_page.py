@@ -3,15 +3,17 @@
 import re
 from pathlib import Path
 
-from planner.rules import EVERY_RULE, RuleText
+from planner.rules import EVERY_RULE, ConfigRule, Rule, RuleText
 
 PAGE = Path(__file__).with_name("rules.md")
 
 _HEAD = """\
 # Rules
 
-A layout is valid when it keeps all of these. The solver, `gptplan check` and `gptplan explain RULE` read the
-same table, in `planner/rules/`. Words in braces stand for the numbers of the layout in question.
+A layout is valid when it keeps all of the first ones. The solver, `gptplan check` and `gptplan explain RULE` read
+the same table, in `planner/rules/`. Those from OLD001 on are about the keys of hand-written configurations: what
+each framework refuses before the first step, or accepts and does not do. Words in braces stand for the numbers of
+the layout or the file in question.
 
 This page is written by `make docs`; do not edit it.
 """
@@ -24,16 +26,23 @@ def rules_page() -> str:
 
 
 def _section(rule: RuleText) -> str:
-    decided_by = "the cost model" if rule.holds is None and rule.holds_layout is None else "the layout alone"
     rows = {
         "Field": f"`{rule.field}`",
-        "Decided by": decided_by,
+        "Decided by": _decided_by(rule),
         "Message": _code(rule.message),
         "Hint": rule.hint if "`" in rule.hint else _code(rule.hint),
         "Source": rule.source,
     }
     lines = "\n".join(f"- {name}: {text}" for name, text in rows.items() if text)
     return f"\n## {rule.id}\n\n{_sentence(rule.title)}. {rule.why}\n\n{lines}"
+
+
+def _decided_by(rule: RuleText) -> str:
+    if isinstance(rule, ConfigRule):
+        warns = ", as a warning" if rule.severity == "warning" else ""
+        return f"the keys of a file for {' or '.join(rule.dialects)}{warns}"
+    judged = isinstance(rule, Rule) and (rule.holds is not None or rule.holds_layout is not None)
+    return "the layout alone" if judged else "the cost model"
 
 
 def _code(text: str) -> str:

@@ -66,10 +66,10 @@ def write_plan(plan: Plan, path: Path) -> None:
     Raises:
         PlanError: the folder cannot be made or written.
     """
-    write_bytes(canonical_json(plan), path)
+    write_bytes(canonical_json(plan), path, what="plan")
 
 
-def write_bytes(content: bytes, path: Path) -> None:
+def write_bytes(content: bytes, path: Path, *, what: str = "file") -> None:
     """Write beside ``path`` and rename the file there: a reader never sees half of it.
 
     Raises:
@@ -88,7 +88,7 @@ def write_bytes(content: bytes, path: Path) -> None:
             raise
     except OSError as error:
         raise usage_error(
-            f"cannot write the file: {error.strerror}", location=str(path), hint="name another file with `-o`"
+            f"cannot write the {what}: {error.strerror}", location=str(path), hint="name another file with `-o`"
         ) from error
 
 

@@ -28,7 +28,8 @@ def read_deepspeed(source: Source, asked: Asked) -> Draft:
         dialect=DEEPSPEED, framework="DeepSpeed configuration", stack=stack, words=_WORDS,
         own_rules=("STK", "RC", "TP005", "ZER", "OFF002", "OFF003"), restated=frozenset({"DEV001", "BAT001"}),
     )  # fmt: skip
-    keys = Keys(source, source.settings, draft)
+    draft.settings = source.settings
+    keys = Keys(source, draft.settings, draft)
     degree = keys.count("tensor_parallel.autotp_size", "tensor_parallel.tp_size", default=1, name="tensor_parallel")
     named = keys.raw("model", name="model")
     draft.model = asked.model or (model_named(named) if isinstance(named, str) else None)

@@ -46,6 +46,8 @@ class Draft:
     """For people."""
     stack: str
     """Stack spec that executes and costs it."""
+    settings: Mapping[str, Value] = field(default_factory=dict)
+    """What the keys below name: the settings of the file, or a plugin's own arguments before them."""
     own_rules: tuple[str, ...] = ("STK", "RC")
     """Prefixes of layout rules that say what gptplan's stack executes, not what the framework of the file takes."""
     restated: frozenset[str] = frozenset()

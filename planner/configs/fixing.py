@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from planner.configs.draft import Asked
-from planner.configs.judging import Judged, settings_of
+from planner.configs.judging import Judged
 from planner.configs.removal import removed
 from planner.configs.repair import (
     ABOUT_MESH,
@@ -151,7 +151,7 @@ def _change(tries: Tries, value: Value, key: str, after: str) -> Change:
 def _removals(tries: Tries, judged: Judged, error: Diagnostic) -> Iterator[tuple[int, tuple[Change, ...], str]]:
     """The setting taken out; nothing where a key has to be added, which no value of the file can do."""
     key = str(error.values.get("key", ""))
-    value = settings_of(tries.source, judged.draft).get(key)
+    value = judged.draft.settings.get(key)
     if RULES_OF_KEYS[error.rule].remedy != "remove" or value is None:
         return
     text = removed(tries.source, value, key)

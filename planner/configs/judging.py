@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from planner.configs.draft import UNDECIDED, Asked, Draft, Keys
-from planner.configs.source import Source, Value, shortened
+from planner.configs.source import Source, shortened
 from planner.configs.wording import reworded
 from planner.diagnostics import Diagnostic
 from planner.layout import Layout, Offload
@@ -52,29 +52,13 @@ def judge(source: Source, draft: Draft, asked: Asked) -> Judged:
     stack = load_spec(draft.stack, StackSpec)
     missing = tuple(_missing(draft))
     candidates = [_question(draft, asked, stack, fields, model) for fields, model in _alternatives(draft, asked)]
-    keys = Keys(source, settings_of(source, draft), draft)
+    keys = Keys(source, draft.settings, draft)
     found = [*draft.diagnostics, *_config_violations(keys, draft, candidates)]
     found += _layout_violations(keys, draft, candidates)
     problem, layout = candidates[0] if not missing else (None, None)
     return Judged(
         draft=draft, diagnostics=tuple(sorted(found, key=_order)), problem=problem, layout=layout, missing=missing
     )
-
-
-def settings_of(source: Source, draft: Draft) -> dict[str, Value]:
-    """The settings that the draft's keys name: a plugin's own arguments, or those of the whole file."""
-    from planner.configs.megatron import dashed  # noqa: PLC0415 - the dialects import what this module reads
-
-    if draft.dialect == "megatron":
-        return dashed(source.settings)
-    inside = [call.arguments for call in source.calls if call.name == draft.dialect]
-    settings = dict(source.settings)
-    for value in source.settings.values():
-        if isinstance(value.content, dict) and draft.dialect.endswith("Plugin"):
-            settings = {**value.content, **settings}
-    for arguments in inside:
-        settings |= arguments
-    return settings
 
 
 def _missing(draft: Draft) -> Iterator[str]:

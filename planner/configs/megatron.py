@@ -40,7 +40,8 @@ def read_megatron(source: Source, asked: Asked) -> Draft:
         dialect=MEGATRON, framework="Megatron-LM arguments", stack="megatron", words=_WORDS,
         own_rules=("STK", "RC", "TP005"), restated=frozenset({"DEV001", "BAT001", "ZER001", "ZER003"}),
     )  # fmt: skip
-    keys = Keys(source, dashed(source.settings), draft)
+    draft.settings = dashed(source.settings)
+    keys = Keys(source, draft.settings, draft)
     _mesh(keys, draft)
     _model(keys, draft, asked)
     _schedule(keys, draft)

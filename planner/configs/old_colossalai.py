@@ -29,7 +29,8 @@ def read_old_config(source: Source, asked: Asked) -> Draft:
         dialect=OLD, framework="Colossal-AI configuration", stack="colossalai", words=_WORDS,
         own_rules=("STK", "RC", "ZER001", "ZER003", "TP005", "OFF002", "OFF003"),
     )  # fmt: skip
-    keys = Keys(source, source.settings, draft)
+    draft.settings = source.settings
+    keys = Keys(source, draft.settings, draft)
     _model(keys, draft, asked)
     _tensor(keys, draft)
     _pipeline(keys, draft)
@@ -235,6 +236,6 @@ def add_nvme_facts(draft: Draft, asked: Asked, path: str | None) -> None:
     need = round(per_parameter * parameters / nodes)
     draft.facts |= {
         "nvme_need_bytes": need, "nvme_need": format_gib(need), "nvme_free": format_gib(free), "nvme_nodes": nodes,
-        "nvme_missing": format_gib(max(0, need - free)), "nvme_parameters": parameters,
+        "nvme_missing": format_gib(max(0, need - free)), "nvme_parameters": f"{parameters:,}",
         "nvme_bytes_per_parameter": f"{per_parameter:g}",
     }  # fmt: skip

@@ -45,6 +45,7 @@ def read_plugin(source: Source, name: str, arguments: Mapping[str, Value], asked
     flat = source.language != "python" and all(source.settings.get(key) is value for key, value in arguments.items())
     if flat:
         arguments = {key: value for key, value in arguments.items() if key.partition(".")[0] not in CONTEXT}
+    draft.settings = {**source.settings, **arguments}
     keys = Keys(source, arguments, draft)
     context = Keys(source, {key: value for key, value in source.settings.items() if key not in arguments}, draft)
     _refuse_unknown(keys, draft, name)

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from planner.configs.draft import Asked, Draft, Keys
-from planner.configs.judging import Judged, settings_of
+from planner.configs.judging import Judged
 from planner.configs.source import Source, Unknown, Value, spelled
 from planner.diagnostics import Diagnostic, PlanError
 from planner.rules import CONFIG_RULES, RULES
@@ -23,7 +23,8 @@ MAX_TRIED_CHARACTERS = 4_000_000
 """Text that is judged again for suggestions: a large file gets fewer."""
 
 Check = Callable[[str], tuple[Source, list[Judged]]]
-Broken = frozenset[tuple[str, str]]
+Broken = frozenset[tuple[int, str, str]]
+"""Number of the configuration in its file, rule, and key of what is broken."""
 RULES_OF_KEYS = {rule.id: rule for rule in CONFIG_RULES}
 _FIELDS = {rule.id: rule.field for rule in RULES}
 ABOUT_MESH = ("DEV001", "MEG001", "GEM001", "HPP005", "DSP009")
@@ -57,7 +58,11 @@ class Tries:
 
 def broken_rules(judged: Iterable[Judged]) -> Broken:
     """Violated rules and the keys they are about."""
-    return frozenset((error.rule, str(error.values.get("key", ""))) for one in judged for error in one.errors)
+    return frozenset(
+        (number, error.rule, str(error.values.get("key", "")))
+        for number, one in enumerate(judged)
+        for error in one.errors
+    )
 
 
 def with_hints(tries: Tries, judged: Judged) -> Judged:
@@ -93,7 +98,7 @@ def keys_of(diagnostic: Diagnostic, draft: Draft) -> list[str]:
 
 def editable(tries: Tries, judged: Judged, key: str) -> Value | None:
     """The value of a key, if some text of the file defines it."""
-    value = settings_of(tries.source, judged.draft).get(key)
+    value = judged.draft.settings.get(key)
     if value is None or value.end < 0 or isinstance(value.content, Unknown | dict):
         return None
     return value
@@ -104,7 +109,8 @@ def _nearest(tries: Tries, judged: Judged, diagnostic: Diagnostic, key: str) -> 
     if value is None:
         return ""
     before = broken_rules(tries.judged)
-    this = (diagnostic.rule, str(diagnostic.values.get("key", "")))
+    number = next(index for index, one in enumerate(tries.judged) if one is judged)
+    this = (number, diagnostic.rule, str(diagnostic.values.get("key", "")))
     keeping: list[tuple[Any, Broken]] = []
     for candidate in candidates(value, judged.draft, key, tries.asked):
         after = tries.broken(tries.source.with_text(value, spelled(candidate, tries.source.language)))
@@ -116,7 +122,7 @@ def _nearest(tries: Tries, judged: Judged, diagnostic: Diagnostic, key: str) -> 
 
 
 def _phrase(tries: Tries, judged: Judged, key: str, value: Value, keeping: list[tuple[Any, Broken]]) -> str:
-    name = Keys(tries.source, settings_of(tries.source, judged.draft), judged.draft).name(key)
+    name = Keys(tries.source, judged.draft.settings, judged.draft).name(key)
     joint = " " if name.startswith("--") else " = "
     near = _around(value.content, [candidate for candidate, _ in keeping])
     harmless = [candidate for candidate, new in keeping if not new]
@@ -128,7 +134,7 @@ def _phrase(tries: Tries, judged: Judged, key: str, value: Value, keeping: list[
         return f"use {name}{joint}{words}"
     best = [candidate for candidate in near if candidate in best] or best
     kept = _listed([spelled(candidate, tries.source.language) for candidate in best])
-    lost = {rule for candidate, new in keeping if candidate in near and new for rule, _ in new}
+    lost = {rule for candidate, new in keeping if candidate in near and new for _, rule, _ in new}
     whole = bool(lost & {*ABOUT_MESH})
     what = "leaves a whole DP" if whole else f"keeps {_listed(sorted(lost))} as well"
     verb = what if len(best) == 1 else what.replace("leaves", "leave").replace("keeps", "keep")
@@ -136,7 +142,7 @@ def _phrase(tries: Tries, judged: Judged, key: str, value: Value, keeping: list[
 
 
 def _rules(broken: Broken) -> str:
-    return _listed(sorted({rule for rule, _ in broken}))
+    return _listed(sorted({rule for _, rule, _ in broken}))
 
 
 def _listed(words: list[str]) -> str:

@@ -16,6 +16,13 @@ def _no_values(facts: Facts) -> dict[str, Any]:
     return {}
 
 
+class _Shown(dict[str, Any]):
+    """Values of a template; a fact that the rule does not need may not be known."""
+
+    def __missing__(self, name: str) -> str:
+        return "?"
+
+
 @dataclass(frozen=True, kw_only=True)
 class ConfigRule(RuleText):
     """One rule. Its templates are over the facts and ``values``."""
@@ -42,9 +49,10 @@ class ConfigRule(RuleText):
     def texts(self, facts: Facts) -> tuple[str, str, str, dict[str, Any]]:
         """Message, detail, hint and the numbers in them."""
         numbers = dict(self.values(facts))
-        every = {**facts, **numbers}
+        shown = _Shown({**facts, **numbers})
         used = {name: facts[name] for name in self.needs}
-        return self.message.format(**every), self.detail.format(**every), self.hint.format(**every), used | numbers
+        message, detail, hint = (text.format_map(shown) for text in (self.message, self.detail, self.hint))
+        return message, detail, hint, used | numbers
 
 
 def rule_for(dialects: str | tuple[str, ...], **fields: Any) -> ConfigRule:

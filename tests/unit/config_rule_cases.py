@@ -1,6 +1,6 @@
 """For every rule of configurations a file that breaks it and one that keeps it, and what is said of the broken one."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class Case(NamedTuple):
@@ -56,9 +56,9 @@ def deepspeed(rest: str) -> str:
     return '{"train_micro_batch_size_per_gpu": 4, ' + rest + "}"
 
 
-PIPE = {"pipeline": 2, "NUM_MICRO_BATCHES": 4}
+PIPE: dict[str, Any] = {"pipeline": 2, "NUM_MICRO_BATCHES": 4}
 ZERO_DICT = "dict(level=2)"
-PP = {"pp_size": 2, "num_microbatches": 4}
+PP: dict[str, Any] = {"pp_size": 2, "num_microbatches": 4}
 
 CASES = (
     Case(
