@@ -51,7 +51,7 @@ def _code(text: str) -> str:
 
 def _sentence(text: str) -> str:
     # Only a plain first word: names such as ZeRO keep their spelling.
-    return re.sub(r"^[a-z]", lambda first: first[0].upper(), text)
+    return re.sub(r"^[a-z](?=[a-z]*(?: |$))", lambda first: first[0].upper(), text)
 
 
 def main() -> None:

@@ -131,7 +131,7 @@ def read_yaml(text: str, shown: str) -> Source:
         raise unreadable("CFG007", "the YAML file is larger than 128 KiB", shown, hint="name a configuration file")
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
-        reader = _YamlReader()
+        reader = _YamlReader(text)
         value = None if root is None else reader.value(root, 0)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
@@ -151,7 +151,8 @@ def read_yaml(text: str, shown: str) -> Source:
 class _YamlReader:
     """Turns a node graph into values, with a budget: aliases can make a small file very large."""
 
-    def __init__(self) -> None:
+    def __init__(self, text: str) -> None:
+        self.text = text
         self.nodes_left = MAX_NODES
         self.notes: list[Note] = []
         self.scalars = yaml.SafeLoader("")
@@ -169,7 +170,10 @@ class _YamlReader:
         else:
             content = self._scalar(node)
         end = node.end_mark.index if isinstance(node, yaml.ScalarNode) or node.flow_style else -1
-        return Value(content=content, line=mark.line + 1, column=mark.column + 1, start=mark.index, end=end)
+        # An anchor or a tag stands before the value and stays when the value is replaced.
+        properties = re.compile(r"(?:[&!]\S*\s+)*").match(self.text, mark.index)
+        start = properties.end() if properties else mark.index
+        return Value(content=content, line=mark.line + 1, column=mark.column + 1, start=start, end=end)
 
     def _mapping(self, node: Any, depth: int) -> dict[str, Value]:
         table: dict[str, Value] = {}
