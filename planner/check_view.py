@@ -27,13 +27,20 @@ def verdict(checked: Checked) -> str:
     if checked.predicted is None:
         return f"valid by every rule that could be checked; no prediction: {checked.no_prediction}"
     if checked.misfits:
-        return f"valid, and does not fit{_closely(checked)}; {comparison(checked)}"
-    return f"valid and fits{_tightly(checked.predicted)}; {comparison(checked)}"
+        return f"valid, and does not fit{_closely(checked)}{_unexecuted(checked)}; {comparison(checked)}"
+    return f"valid and fits{_tightly(checked.predicted)}{_unexecuted(checked)}; {comparison(checked)}"
 
 
 def _tightly(predicted: Prediction) -> str:
     tight = any(s.peak_bytes * (1 + MEMORY_ERROR) > s.capacity_bytes - s.reserve_bytes for s in predicted.stages)
     return f", with less room than the {MEMORY_ERROR:.0%} error of the memory model" if tight else ""
+
+
+def _unexecuted(checked: Checked) -> str:
+    rules = ", ".join(checked.not_executed)
+    return (
+        f" by the formulas alone, as stack {checked.judged.draft.stack} does not execute it ({rules})" if rules else ""
+    )
 
 
 def _closely(checked: Checked) -> str:

@@ -152,6 +152,9 @@ def run(  # noqa: PLR0913 - one parameter for each option
     seed: Annotated[int, typer.Option(help="Seed of weights and data order.")] = 0,
     learning_rate: Annotated[float, typer.Option(help="Learning rate of AdamW.")] = 3e-4,
     warmup_steps: Annotated[int, typer.Option(help="Steps over which the learning rate rises.")] = 10,
+    nvme_path: Annotated[
+        Path | None, typer.Option(help="Folder on a local NVMe drive, for a plan that offloads to one.")
+    ] = None,
     node_rank: Annotated[int, typer.Option(help="Which node this is, when the plan needs several.")] = 0,
     rendezvous: Annotated[
         str | None, typer.Option(help="HOST:PORT of node 0, when the plan needs several nodes.")
@@ -163,7 +166,7 @@ def run(  # noqa: PLR0913 - one parameter for each option
 
     options = launch.RunOptions(
         steps=steps, data=data, tokenizer=tokenizer, output=output, seed=seed, learning_rate=learning_rate,
-        warmup_steps=warmup_steps,
+        warmup_steps=warmup_steps, nvme_path=nvme_path,
         node_rank=node_rank, rendezvous=rendezvous,
     )  # fmt: skip
     _end(running.run(plan, options))

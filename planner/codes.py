@@ -32,6 +32,7 @@ CODES = {
     "RUN002": "Colossal-AI, transformers or PyTorch has another version than the plan or the runtime was made for.",
     "RUN003": "The devices of this machine are not those the plan was made for, or there are too few.",
     "RUN004": "The plan is for a training stack that gptplan plans and does not run.",
+    "RUN005": "Offload to NVMe cannot work here: the folder, its file system, the room in it, or a library is missing.",
     "RUN006": "The training data or the tokenizer cannot be used.",
     "RUN007": "The loss is no number any more.",
     "RUN008": "A worker failed or was killed; its traceback is in the file that the message names.",

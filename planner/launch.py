@@ -33,6 +33,9 @@ STOP_TIMEOUT_S = 45.0
 """How long the workers may take to stop before they are killed; torchrun itself gives them 30 s."""
 INTERRUPTED = 130
 
+NVME_FOLDER = "GPTPLAN_NVME_FOLDER"
+"""Environment variable: where the workers keep moments of the optimizer while they run."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
@@ -49,6 +52,8 @@ class RunOptions:
     learning_rate: float = 3e-4
     warmup_steps: int = 10
     """Steps over which the learning rate rises to its value."""
+    nvme_path: Path | None = None
+    """A folder on a local drive, for the optimizer's moments of a plan that offloads them to NVMe."""
     node_rank: int = 0
     rendezvous: str | None = None
     """``HOST:PORT`` of node 0, the same on every node; needed only for several nodes."""
@@ -185,6 +190,8 @@ def torchrun_command(plan: Plan, plan_path: Path, options: RunOptions) -> Comman
     env = {"PYTHONSAFEPATH": "1", "PYTHONPATH": _python_path()}
     if "OMP_NUM_THREADS" not in os.environ:
         env["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // here))
+    if options.nvme_path is not None and plan.layout.offload.tier == "nvme":
+        env[NVME_FOLDER] = str(options.nvme_path.resolve())
     return Command(argv=tuple(argv), env=env)
 
 

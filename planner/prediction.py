@@ -11,8 +11,13 @@ class StagePrediction(msgspec.Struct, frozen=True, kw_only=True):
     """The part of a step that sets the peak."""
     breakdown_bytes: dict[str, int]
     """Named terms at the peak; they sum to ``peak_bytes``."""
+    reserved_bytes: int
+    """What the allocator holds at its largest: the peak and what lies between its blocks."""
+    device_bytes: int
+    """What the driver reports in use: that, the process's context and its communicators."""
     capacity_bytes: int
     reserve_bytes: int
+    """Left free: a peak above capacity less reserve does not fit."""
 
 
 class Prediction(msgspec.Struct, frozen=True, kw_only=True):
@@ -27,5 +32,6 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True):
     """Named terms; they sum to ``step_s``."""
     stages: tuple[StagePrediction, ...]
     host_bytes_per_node: int
+    nvme_bytes_per_node: int
     assumptions: tuple[str, ...]
     not_modelled: tuple[str, ...]

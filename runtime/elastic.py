@@ -8,6 +8,8 @@ import os
 import signal
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from torch.distributed import run as torchrun
@@ -15,6 +17,7 @@ from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
 from planner.diagnostics import Diagnostic, ExitCode, render
+from planner.launch import NVME_FOLDER
 from runtime.display import show_failure
 
 FAILURE_FILE = "GPTPLAN_FAILURE_FILE"
@@ -24,7 +27,7 @@ FAILURE_FILE = "GPTPLAN_FAILURE_FILE"
 def main(arguments: list[str]) -> int:
     """Run the workers; the exit code of the first that failed, 128 + n for one killed by signal n."""
     logging.disable()  # torchrun repeats at length what is said below
-    with tempfile.TemporaryDirectory(prefix="gptplan-") as folder:
+    with tempfile.TemporaryDirectory(prefix="gptplan-") as folder, _nvme_folder():
         failure_file = Path(folder) / "failure.txt"
         os.environ[FAILURE_FILE] = str(failure_file)
         try:
@@ -34,6 +37,18 @@ def main(arguments: list[str]) -> int:
         except SignalException as error:
             return 128 + error.sigval
     return ExitCode.OK
+
+
+@contextmanager
+def _nvme_folder() -> Iterator[None]:
+    """Make a folder of this run in the one for moments, and remove it whatever happens to the workers."""
+    parent = os.environ.get(NVME_FOLDER)
+    if parent is None:
+        yield
+        return
+    with tempfile.TemporaryDirectory(prefix="gptplan-", dir=parent, ignore_cleanup_errors=True) as folder:
+        os.environ[NVME_FOLDER] = folder
+        yield
 
 
 def _report(error: ChildFailedError, failure_file: Path) -> int:

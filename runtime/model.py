@@ -1,14 +1,12 @@
-"""The GPT-2 model of a spec: its attention, its weights and how Colossal-AI may divide it."""
+"""The GPT-2 model of a spec: its attention and its weights."""
 
 import hashlib
 import math
-from functools import partial
-from typing import Any, NamedTuple
+from collections.abc import Collection
+from typing import Any
 
 import torch
-from colossalai.shardformer.layer import DropoutForParallelInput, cross_entropy_1d
-from colossalai.shardformer.modeling.gpt2 import GPT2PipelineForwards
-from colossalai.shardformer.policies.gpt2 import GPT2LMHeadModelPolicy
+from colossalai.lazy.lazy_init import LazyTensor
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import GPT2Config, GPT2LMHeadModel
@@ -62,7 +60,7 @@ def build_model(
     spec: ModelSpec,
     seed: int,
     *,
-    layers: range | None = None,
+    layers: Collection[int] | None = None,
     dtype: torch.dtype = torch.float32,
     attention: str = ATTENTION,
 ) -> GPT2LMHeadModel:
@@ -73,23 +71,50 @@ def build_model(
     pipeline stage, not for the whole model. They are drawn in float32 and rounded once to
     ``dtype``, as Colossal-AI rounds them before it makes its float32 copies.
     """
+    model = _empty_model(spec, attention)
+    layers = range(spec.num_layers) if layers is None else layers
+    for name, parameter in list(model.named_parameters()):
+        if _is_held(name, layers, spec):
+            value = _initial_value(name, parameter.shape, spec.num_layers, seed).to(dtype)
+            _set_parameter(model, name, nn.Parameter(value))
+    model.tie_weights()
+    return model.train()
+
+
+def build_lazy_model(spec: ModelSpec, seed: int, *, dtype: torch.dtype, attention: str = ATTENTION) -> GPT2LMHeadModel:
+    """:func:`build_model` of all layers, each parameter drawn only when Colossal-AI asks for it.
+
+    So a plugin that divides parameters one after the other never has the whole model in memory.
+    """
+    model = _empty_model(spec, attention)
+    for name, parameter in list(model.named_parameters()):
+        shape = parameter.shape
+
+        def draw(name: str = name, shape: torch.Size = shape) -> Tensor:
+            return _initial_value(name, shape, spec.num_layers, seed).to(dtype)
+
+        lazy = LazyTensor(draw, meta_data=torch.empty(shape, dtype=dtype, device="meta"))
+        _set_parameter(model, name, nn.Parameter(lazy))
+    model.tie_weights()
+    return model.train()
+
+
+def _empty_model(spec: ModelSpec, attention: str) -> GPT2LMHeadModel:
     with torch.device("meta"):
         model = GPT2LMHeadModel(model_config(spec, attention))
     for block in model.transformer.h:
         # Attention is causal without these; one is a square of the sequence length per layer.
         block.attn.bias = block.attn.masked_bias = None
-    layers = range(spec.num_layers) if layers is None else layers
-    for name, parameter in list(model.named_parameters()):
-        if _is_held(name, layers, spec):
-            value = _initial_value(name, parameter.shape, spec.num_layers, seed).to(dtype)
-            owner, _, attribute = name.rpartition(".")
-            setattr(model.get_submodule(owner), attribute, nn.Parameter(value))
-    model.tie_weights()
-    return model.train()
+    return model
 
 
-def _is_held(name: str, layers: range, spec: ModelSpec) -> bool:
-    first, last = layers.start == 0, layers.stop == spec.num_layers
+def _set_parameter(model: nn.Module, name: str, parameter: nn.Parameter) -> None:
+    owner, _, attribute = name.rpartition(".")
+    setattr(model.get_submodule(owner), attribute, parameter)
+
+
+def _is_held(name: str, layers: Collection[int], spec: ModelSpec) -> bool:
+    first, last = 0 in layers, spec.num_layers - 1 in layers
     if name.startswith("transformer.h."):
         return int(name.split(".")[2]) in layers
     if name == "transformer.wte.weight":
@@ -107,78 +132,3 @@ def _initial_value(name: str, shape: torch.Size, num_layers: int, seed: int) -> 
     # GPT-2 divides the weights that write to the residual stream by the root of their number.
     std = INITIAL_STD / math.sqrt(2 * num_layers) if name.endswith("c_proj.weight") else INITIAL_STD
     return torch.empty(shape).normal_(0.0, std, generator=generator)
-
-
-def token_loss(logits: Tensor, labels: Tensor, shard_config: Any, vocab_size: int) -> Tensor:
-    """Cross-entropy, averaged in float32; ``labels`` are the next tokens, so nothing is shifted here.
-
-    Summing in the working precision, as Colossal-AI does without tensor parallelism, leaves two
-    digits in bf16 and overflows in fp16 beyond some six thousand tokens. A token's own loss is
-    rounded to the working precision here too: float32 logits would cost twice the memory.
-    """
-    logits, labels = logits.flatten(0, 1), labels.flatten()
-    if shard_config.enable_tensor_parallelism:
-        group = shard_config.tensor_parallel_process_group
-        total: Tensor = cross_entropy_1d(
-            logits, labels, process_group=group, vocab_size=vocab_size, dtype=logits.dtype, mode="sum"
-        )
-        return total / labels.numel()
-    return functional.cross_entropy(logits, labels, reduction="none").float().mean()
-
-
-class _Stage(NamedTuple):
-    """What a forward has to know about the part of the model it runs."""
-
-    shard_config: Any
-    manager: Any = None
-    layers: list[int] | None = None
-    """First block and the one after the last; ``None`` without a pipeline."""
-
-
-def _forward(
-    self: GPT2LMHeadModel,
-    input_ids: Tensor | None = None,
-    labels: Tensor | None = None,
-    hidden_states: Tensor | None = None,
-    *,
-    stage: _Stage,
-) -> dict[str, Tensor]:
-    """Hidden states between stages; at the end the loss, or logits if there are no labels."""
-    states: Tensor = input_ids if hidden_states is None else hidden_states  # type: ignore[assignment]
-    outputs = GPT2PipelineForwards.gpt2_model_forward(
-        self.transformer, input_ids, hidden_states=hidden_states, return_dict=True,
-        attention_mask=torch.ones(states.shape[:2], device=states.device), stage_manager=stage.manager,
-        stage_index=stage.layers, shard_config=stage.shard_config, force_sp_gather=False,
-    )  # fmt: skip
-    if stage.manager is not None and not stage.manager.is_last_stage():
-        return {"hidden_states": outputs["hidden_states"]}
-    logits = self.lm_head(outputs[0])
-    if labels is None:
-        return {"logits": logits}
-    return {"loss": token_loss(logits, labels, stage.shard_config, self.lm_head.out_features)}
-
-
-class ShardPolicy(GPT2LMHeadModelPolicy):  # type: ignore[misc]
-    """Colossal-AI's policy for GPT-2 with three corrections.
-
-    The loss is :func:`token_loss`. A forward without labels gives logits. Dropout stays PyTorch's:
-    the library's draws other numbers on each tensor-parallel rank even where all ranks hold the
-    same activations, so that replicas drift apart, and draws again when a layer is recomputed.
-    """
-
-    def module_policy(self) -> dict[Any, Any]:
-        """Which modules, attributes and methods are replaced."""
-        policy: dict[Any, Any] = super().module_policy()
-        for description in policy.values():
-            description.sub_module_replacement = [
-                replacement
-                for replacement in description.sub_module_replacement or []
-                if replacement.target_module is not DropoutForParallelInput
-            ]
-        stage = _Stage(self.shard_config)
-        if self.pipeline_stage_manager is not None:
-            manager = self.pipeline_stage_manager
-            layers = manager.distribute_layers(len(self.model.transformer.h))
-            stage = _Stage(self.shard_config, manager, manager.get_stage_index(layers))
-        policy[GPT2LMHeadModel].method_replacement = {"forward": partial(_forward, stage=stage)}
-        return policy

@@ -1,19 +1,22 @@
 """The training loop of one rank."""
 
 import math
+import os
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
 from planner.diagnostics import Diagnostic, ExitCode, PlanError
-from planner.launch import RunOptions
+from planner.launch import NVME_FOLDER, RunOptions
 from planner.plan import Plan
-from runtime.booster import Trainer
 from runtime.data import PackedBatches, Tokenizer, check_vocabulary, read_tokens
 from runtime.display import StepDisplay, show_result
 from runtime.measure import MetricsFile, RankMemory, compare, header, median_step_s, rank_memory
+from runtime.trainer import PlanTrainer
+from runtime.trainers import make_trainer
 
 
 def run_training(plan: Plan, options: RunOptions, name: str) -> None:
@@ -25,7 +28,11 @@ def run_training(plan: Plan, options: RunOptions, name: str) -> None:
         PlanError: the plan, the data or the loss does not allow it.
     """
     batches = _load_batches(plan, options)
-    trainer = Trainer(plan, plan.problem.hardware.device, seed=options.seed, learning_rate=options.learning_rate)
+    folder = os.environ.get(NVME_FOLDER)
+    trainer = make_trainer(
+        plan, seed=options.seed, learning_rate=options.learning_rate,
+        nvme_folder=None if folder is None else Path(folder),
+    )  # fmt: skip
     is_first = dist.get_rank() == 0
     metrics_path = options.output / f"{name}.metrics.jsonl"
     losses: list[float] = []
@@ -71,7 +78,7 @@ def _load_batches(plan: Plan, options: RunOptions) -> PackedBatches:
     return PackedBatches(tokens, seq_len=problem.seq_len, global_batch=problem.global_batch, seed=options.seed)
 
 
-def _timed_step(trainer: Trainer, batches: PackedBatches, step: int) -> tuple[float, float]:
+def _timed_step(trainer: PlanTrainer, batches: PackedBatches, step: int) -> tuple[float, float]:
     batch = batches.batch(step, trainer.rows)
     # The loss of a step is read on the host, so the clock does not run ahead of the device.
     start = time.perf_counter()
@@ -91,7 +98,7 @@ def _check_finite(loss: float, step: int, plan: Plan) -> None:
     )
 
 
-def _gather_memory(trainer: Trainer, plan: Plan) -> list[RankMemory]:
+def _gather_memory(trainer: PlanTrainer, plan: Plan) -> list[RankMemory]:
     own = rank_memory(dist.get_rank(), trainer.position.stage, plan.problem.hardware.device)
     gathered = [torch.empty(len(own), dtype=torch.int64, device=trainer.device) for _ in range(dist.get_world_size())]
     dist.all_gather(gathered, torch.tensor(own, dtype=torch.int64, device=trainer.device))

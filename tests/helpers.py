@@ -75,7 +75,8 @@ def tiny_stack(**overrides: Any) -> StackSpec:
         name="tiny-stack", title="Tiny stack", version="1", tensor_modes=("none", "1d"),
         schedules=("none", "1f1b", "interleaved"), zero_stages=(0, 1, 2), zero_stages_with_pipeline=(0, 1),
         zero_precisions=("fp16", "bf16"), zero_stages_with_accumulation=(0, 1), offload_tiers=("none", "cpu"),
-        offload_optimizer_fractions=(0.0, 1.0), sequence_parallel=True, recompute="all-or-nothing",
+        offload_optimizer_fractions=(0.0, 1.0),
+        zero3_offload_fractions=(0.0, 0.5, 1.0), sequence_parallel=True, recompute="all-or-nothing",
         uneven_stages=True, vocab_multiple=16,
         mixed_precision=StateBytesSpec(
             weight=2.0, gradient=2.0, master=4.0, moments=8.0, step_gradient=2.0, zero_step_gradient=4.0,

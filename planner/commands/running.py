@@ -1,11 +1,14 @@
 """``run``: execute a plan."""
 
 import math
+import sys
 from pathlib import Path
 
 from planner.diagnostics import usage_error
 from planner.launch import RunOptions, check_machine, run_plan
-from planner.plan import read_plan
+from planner.nvme import check_nvme, moment_bytes
+from planner.plan import Plan, read_plan
+from planner.units import format_bytes
 
 
 def run(path: Path, options: RunOptions) -> int:
@@ -13,7 +16,18 @@ def run(path: Path, options: RunOptions) -> int:
     plan = read_plan(path)
     _check_options(options)
     check_machine(plan, str(path))
+    if plan.layout.offload.tier == "nvme":
+        check_nvme(plan, options.nvme_path, options.node_rank)
+        _say_what_nvme_means(plan, options)
     return run_plan(plan, path, options)
+
+
+def _say_what_nvme_means(plan: Plan, options: RunOptions) -> None:
+    size = format_bytes(moment_bytes(plan, options.node_rank))
+    sys.stderr.write(
+        f"note: the optimizer's moments, {size} on this node, are in {options.nvme_path} during the run; "
+        "they cannot be saved in a checkpoint and are removed at its end\n"
+    )
 
 
 def _check_options(options: RunOptions) -> None:

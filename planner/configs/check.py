@@ -11,7 +11,7 @@ from planner.configs.draft import Asked
 from planner.configs.files import language_of, read_source
 from planner.configs.judging import Judged, judge
 from planner.configs.source import Language, Source
-from planner.cost_model import predict
+from planner.cost_model import MODELLED_MODES, predict
 from planner.diagnostics import Diagnostic, ExitCode, PlanError
 from planner.evidence import BY_HAND, Evidence, Space
 from planner.layout import Layout
@@ -49,6 +49,12 @@ class Checked:
     def fits(self) -> bool:
         """Whether the memory model says that every stage fits; false where it says nothing."""
         return self.predicted is not None and not self.misfits
+
+    @property
+    def not_executed(self) -> tuple[str, ...]:
+        """Rules by which gptplan's own stack does not execute the layout."""
+        own = self.judged.draft.own_rules
+        return tuple(dict.fromkeys(found.rule for found in self.judged.diagnostics if found.rule.startswith(own)))
 
     @property
     def short_bytes(self) -> int:
@@ -156,12 +162,9 @@ def _prediction(judged: Judged) -> tuple[Prediction | None, str]:
         return None, f"not known: {', '.join(judged.missing)}"
     if judged.draft.unmodelled:
         return None, "; ".join(judged.draft.unmodelled)
-    if own := [found.rule for found in judged.diagnostics if found.rule.startswith(judged.draft.own_rules)]:
-        return None, f"stack {judged.draft.stack} of gptplan does not execute it ({', '.join(dict.fromkeys(own))})"
-    try:
-        return predict(judged.problem, judged.layout), ""
-    except NotImplementedError as error:
-        return None, str(error)
+    if judged.layout.tensor_mode not in MODELLED_MODES:
+        return None, f"no cost formulas for tensor mode {judged.layout.tensor_mode}"
+    return predict(judged.problem, judged.layout), ""
 
 
 def _best(problem: Problem) -> Answer:
@@ -175,8 +178,9 @@ def by_hand(checked: Checked) -> Plan:
         PlanError: the configuration is not valid, does not fit, or cannot be executed.
     """
     predicted, problem, layout = checked.predicted, checked.judged.problem, checked.judged.layout
-    if predicted is None or problem is None or layout is None or checked.misfits:
-        why = checked.no_prediction or "it does not fit"
+    if predicted is None or problem is None or layout is None or checked.misfits or checked.not_executed:
+        unfit = "it does not fit" if checked.misfits else "gptplan's stack does not execute it"
+        why = checked.no_prediction or unfit
         raise PlanError(
             Diagnostic(
                 rule="CFG009", message=f"this configuration cannot become a plan: {why}", location=checked.source.shown,

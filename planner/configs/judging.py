@@ -197,7 +197,7 @@ def _diagnosed(rule: Rule, problem: Problem, layout: Layout, keys: Keys, draft: 
     names = {name: found or draft.words[name] for name, found in names.items()}
     message, hint = reworded(plain.message, names), reworded(plain.hint, names)
     if own:
-        hint = f"{draft.framework.partition(' ')[0]} may run it; gptplan neither costs nor runs it"
+        hint = f"{draft.framework.partition(' ')[0]} may run it; gptplan does not"
     return msgspec.structs.replace(
         plain, severity="warning" if own else "error", message=message, hint=hint, location=shortened_location(shown),
         detail=reworded(plain.detail, names), values={**plain.values, "key": key},

@@ -3,10 +3,13 @@
 import numpy as np
 
 from planner.cost_model.activations import boundary_bytes
+from planner.cost_model.chunks import pieces
 from planner.cost_model.parameters import SHARDS_GRADIENTS, stage_parameters
+from planner.cost_model.shares import shares
 from planner.cost_model.sources import formula
 from planner.cost_model.terms import Terms, total
 from planner.problem import Problem
+from planner.rules.states import SHARDS_WEIGHTS
 from planner.spec import ELEMENT_BYTES
 from planner.stages import Floats, Integers, StageColumns, microbatch_tokens, padded_vocab
 from planner.topology import Cluster, link_columns
@@ -30,7 +33,8 @@ def _cluster(problem: Problem) -> Cluster:
     )
 
 
-def _ring_links(problem: Problem, strides: Integers, sizes: Integers) -> tuple[Floats, Floats]:
+def ring_links(problem: Problem, strides: Integers, sizes: Integers) -> tuple[Floats, Floats]:
+    """Bandwidth (bytes/s) and latency (s) of rings over groups of that stride and size, row by row."""
     return link_columns(_cluster(problem).ring, strides, sizes)
 
 
@@ -38,21 +42,25 @@ def _ring_links(problem: Problem, strides: Integers, sizes: Integers) -> tuple[F
 def tensor_parallel_seconds(problem: Problem, stages: StageColumns) -> Terms:
     """All-reduces of one micro batch over the tensor-parallel group, by part. Units: s.
 
-    Each layer: two in forward, two in backward of which the stack hides a share behind the weight
-    gradients, two more where it recomputes; embedding and head one each; the loss three of one
-    4-byte number a token. Sequence parallelism replaces an all-reduce by a reduce-scatter and an
-    all-gather of the same volume, and gathers both inputs of a layer once more in backward.
+    In 1D; grids are in :mod:`planner.cost_model.grid_communication`. Each layer: two in forward, two in
+    backward of which the stack hides a share behind the weight gradients, two more where it recomputes;
+    embedding and head one each; the loss three of one 4-byte number a token. Sequence parallelism
+    replaces an all-reduce by a reduce-scatter and an all-gather of the same volume; backward gathers two
+    output gradients and, unless the stack keeps them, two inputs; it hides a share of its two scatters alone.
     """
     columns = stages.layouts
-    size = columns.tensor_parallel
-    bandwidth, latency = _ring_links(problem, np.ones_like(size), size)
+    size = np.where(columns.mode_is("2d", "2.5d", "3d"), 1, columns.tensor_parallel)
+    bandwidth, latency = ring_links(problem, np.ones_like(size), size)
     full: Floats = boundary_bytes(problem, stages) * np.where(columns.sequence_parallel == 1, size, 1)
     reduce = ring_seconds(full, size, 2.0, bandwidth, latency)
-    gather = ring_seconds(full, size, 1.0, bandwidth, latency) * (columns.sequence_parallel == 1)
+    gather = ring_seconds(full, size, 1.0, bandwidth, latency)
     numbers = microbatch_tokens(problem, columns) * 4.0
     loss = 3.0 * ring_seconds(numbers, size, 2.0, bandwidth, latency)
     exposed = 1.0 - problem.stack.overlap.tensor_parallel
-    per_layer = 2.0 * reduce + 2.0 * exposed * reduce + 2.0 * gather
+    # Backward gathers the gradient of each output, and inputs that were not kept; its scatters can hide.
+    gathers = 4.0 if problem.stack.activations.gathered_elements == 0 else 2.0
+    backward = np.where(columns.sequence_parallel == 1, (gathers + 2.0 * exposed) * gather, 2.0 * exposed * reduce)
+    per_layer = 2.0 * reduce + backward
     return {
         "layers": stages.num_layers * per_layer + stages.recompute_layers * 2.0 * reduce,
         "embedding_and_loss": np.where(stages.is_first, reduce, 0.0) + np.where(stages.is_last, reduce + loss, 0.0),
@@ -78,16 +86,39 @@ def data_parallel_seconds(problem: Problem, stages: StageColumns) -> Floats:
     """Reduction of a stage's gradients, and under ZeRO the gathering of its weights; nothing hidden yet.
 
     Gradient bytes times the stack's ring steps for the ZeRO stage. ZeRO 2 keeps only its own share of
-    the gradients, so it scatters them after every micro batch; its weights are gathered once. Units: s.
+    the gradients, so it scatters them after every micro batch; its weights are gathered once. ZeRO 3
+    communicates with every micro batch: :func:`sharded_seconds`. Units: s.
     """
     columns, traffic = stages.layouts, problem.stack.zero_traffic
     size = columns.data_parallel
-    bandwidth, latency = _ring_links(problem, columns.tensor_parallel * columns.pipeline_parallel, size)
+    bandwidth, latency = ring_links(problem, columns.tensor_parallel * columns.pipeline_parallel, size)
     weights = total(stage_parameters(problem, stages)) * ELEMENT_BYTES[problem.precision]
     every_microbatch = 1.0 + (traffic.stage2 - 1.0) * columns.num_microbatches
     fixed = np.where(columns.zero_stage == 0, traffic.stage0, traffic.stage1)
     steps = np.where(columns.zero_stage >= SHARDS_GRADIENTS, every_microbatch, fixed)
+    steps = np.where(columns.zero_stage >= SHARDS_WEIGHTS, 0.0, steps)
     return steps * ring_seconds(weights, size, 1.0, bandwidth, latency)
+
+
+@formula("rajbhandari2020", "colossalai0.5.0")
+def sharded_seconds(problem: Problem, stages: StageColumns) -> Floats:
+    """Gathering of weights and scattering of gradients under ZeRO 3 for one micro batch, nothing hidden yet.
+
+    The stack's gathers and scatters of all pieces, each a ring collective with its own latency; a model
+    that is not sharded all-reduces its gradients. Units: s.
+    """
+    columns, sharded, plan = stages.layouts, problem.stack.sharded, pieces(problem)
+    size = columns.data_parallel
+    bandwidth, latency = ring_links(problem, columns.tensor_parallel * columns.pipeline_parallel, size)
+    parts = stage_parameters(problem, stages)
+    recomputed = parts["layers"] * stages.recompute_layers / np.maximum(stages.num_layers, 1)
+    passes = sharded.gathers + sharded.scatters if plan.is_sharded else 2.0
+    again = sharded.recompute_gathers if plan.is_sharded else 0.0
+    moved = (passes * total(parts) + again * recomputed) * plan.padding
+    pieces_moved = moved * columns.tensor_parallel / plan.layer
+    bytes_moved = moved * ELEMENT_BYTES[problem.precision]
+    seconds = ring_seconds(bytes_moved, size, 1.0, bandwidth, latency * pieces_moved)
+    return np.where(columns.zero_stage >= SHARDS_WEIGHTS, seconds, 0.0)
 
 
 @formula("colossalai0.5.0")
@@ -96,7 +127,7 @@ def tied_embedding_seconds(problem: Problem, stages: StageColumns) -> Floats:
     columns = stages.layouts
     pair = np.minimum(columns.pipeline_parallel, 2)
     bandwidth, latency = link_columns(_cluster(problem).ends, columns.tensor_parallel, columns.pipeline_parallel)
-    vocab_share = padded_vocab(problem, columns) / columns.tensor_parallel
+    vocab_share = padded_vocab(problem, columns) * shares(columns).matrix
     gradient = vocab_share * problem.model.hidden_size * ELEMENT_BYTES[problem.precision]
     tied = float(problem.model.tied_embeddings)
     return tied * ring_seconds(gradient, pair, 2.0, bandwidth, latency)

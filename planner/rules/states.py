@@ -3,11 +3,14 @@
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from planner.layout import OFFLOAD_TIERS, Layout
+from planner.layout import OFFLOAD_TIERS, Layout, LayoutColumns
 from planner.problem import Problem
 from planner.rules.rule import Rule, divisors, listed
 
+SHARDS_WEIGHTS = 3
+"""The ZeRO stage that divides the weights too."""
 _HYBRID = "colossalai 0.5.0: booster/plugin/hybrid_parallel_plugin.py"
 
 
@@ -26,16 +29,36 @@ def _values(problem: Problem, layout: Layout) -> dict[str, Any]:
         "zero_stage": layout.zero_stage, "precision": layout.precision, "asked_precision": problem.precision,
         "schedule": layout.schedule,
         "tensor_mode": layout.tensor_mode, "stack": problem.stack.name, "hardware": problem.hardware.name,
-        "tier": layout.offload.tier, "optimizer": layout.offload.optimizer, "allowed": problem.allow_offload,
+        "tier": layout.offload.tier, "optimizer": layout.offload.optimizer, "parameters": layout.offload.parameters,
+        "allowed": problem.allow_offload,
+        "device": problem.hardware.device,
         "stack_modes": ", ".join(problem.stack.tensor_modes), "stack_tiers": ", ".join(problem.stack.offload_tiers),
         "stack_schedules": ", ".join(problem.stack.schedules),
+        "sharded_fractions": ", ".join(map(str, _sharded(problem))),
         "stack_zero": ", ".join(map(str, problem.stack.zero_stages)),
+        "stack_zero_below": listed([stage for stage in problem.stack.zero_stages if stage < SHARDS_WEIGHTS]),
         "stack_zero_pipeline": ", ".join(map(str, problem.stack.zero_stages_with_pipeline)),
         "stack_zero_accumulation": ", ".join(map(str, problem.stack.zero_stages_with_accumulation)),
         "stack_zero_precisions": ", ".join(problem.stack.zero_precisions),
-        "stack_fractions": ", ".join(map(str, problem.stack.offload_optimizer_fractions)),
+        "stack_fractions": ", ".join(map(str, _fractions(problem, layout.zero_stage))),
         "precisions": ", ".join(problem.hardware.peak_flops_per_s),
     }  # fmt: skip
+
+
+def _sharded(problem: Problem) -> tuple[float, ...]:
+    return problem.stack.zero3_offload_fractions
+
+
+def _fractions(problem: Problem, zero_stage: int) -> tuple[float, ...]:
+    return _sharded(problem) if zero_stage >= SHARDS_WEIGHTS else problem.stack.offload_optimizer_fractions
+
+
+def _offloads(problem: Problem, columns: LayoutColumns) -> NDArray[np.bool_]:
+    """Where the stack can offload that share of the optimizer states to that tier."""
+    known = np.isin(columns.offload_tier, [OFFLOAD_TIERS.index(tier) for tier in problem.stack.offload_tiers])
+    sharded = np.isin(columns.offload_optimizer, _fractions(problem, SHARDS_WEIGHTS))
+    whole = np.isin(columns.offload_optimizer, _fractions(problem, 0))
+    return known & np.where(columns.zero_stage >= SHARDS_WEIGHTS, sharded, whole)
 
 
 def _rule(**fields: Any) -> Rule:
@@ -151,6 +174,28 @@ STATE_RULES = (
         ),
     ),
     _rule(
+        id="ZER004",
+        title="ZeRO stage 3 with tensor parallelism",
+        field="zero_stage",
+        message="ZeRO stage 3 does not go with tensor parallel degree {tensor_parallel}",
+        detail="zero_stage = {zero_stage}, tensor_parallel = {tensor_parallel}",
+        hint="use ZeRO {stack_zero_below}, or tensor parallel degree 1",
+        why="Gemini takes no policy of ours for the tensor-parallel layers, and the library's own is not causal.",
+        source="colossalai 0.5.0: booster/plugin/gemini_plugin.py:675, shardformer/modeling/gpt2.py:88-105",
+        holds=lambda problem, columns: (columns.zero_stage < SHARDS_WEIGHTS) | (columns.tensor_parallel == 1),
+    ),
+    _rule(
+        id="ZER005",
+        title="ZeRO stage 3 without a GPU",
+        field="zero_stage",
+        message="ZeRO stage 3 does not run on {hardware}, which is no GPU",
+        detail="zero_stage = {zero_stage}, device = {device}",
+        hint="use ZeRO {stack_zero_below}, or a GPU",
+        why="Gemini divides its chunks of weights with calls that only CUDA answers.",
+        source="colossalai 0.5.0: zero/gemini/chunk/chunk.py:522",
+        holds=lambda problem, columns: (columns.zero_stage < SHARDS_WEIGHTS) | (problem.hardware.device == "cuda"),
+    ),
+    _rule(
         id="OFF001",
         title="offload that was not allowed",
         field="offload.tier",
@@ -182,6 +227,17 @@ STATE_RULES = (
         why="Only the sharded optimizer can keep its states on the host.",
         source="colossalai 0.5.0: zero/low_level/low_level_optim.py:263-299 (cpu_offload)",
         holds=lambda problem, columns: (columns.offload_tier == 0) | (columns.zero_stage >= 1),
+    ),
+    _rule(
+        id="OFF004",
+        title="weights leave the device before the optimizer",
+        field="offload.parameters",
+        message="a share of {parameters} of the weights is offloaded, and {optimizer} of the optimizer",
+        detail="offload.parameters = {parameters}, offload.optimizer = {optimizer}, zero_stage = {zero_stage}",
+        hint="set offload.optimizer to 1, or offload.parameters to 0",
+        why="The placement policy moves weights only once all optimizer states are on the host.",
+        source="colossalai 0.5.0: zero/gemini/placement_policy.py:59-61",
+        holds=lambda problem, columns: (columns.offload_parameters == 0) | (columns.offload_optimizer == 1),
     ),
 )
 
@@ -226,10 +282,10 @@ STACK_RULES = (
         title="sequence parallelism the stack cannot execute",
         field="sequence_parallel",
         message="stack {stack} does not execute sequence parallelism",
-        detail="under it the biases of row-parallel layers get gradients of their own slice of the sequence only",
+        detail="stack: sequence_parallel = false",
         hint="set sequence_parallel to false",
-        why="GPT-2 with split_gather gives wrong bias gradients, without a word.",
-        source="colossalai 0.5.0: shardformer/policies/gpt2.py:248-269; stack spec: sequence_parallel",
+        why="A plan is only worth having if it runs.",
+        source="stack spec: sequence_parallel",
         holds=lambda problem, columns: (columns.sequence_parallel == 0) | problem.stack.sequence_parallel,
     ),
     _rule(
@@ -241,20 +297,21 @@ STACK_RULES = (
         hint="use tier {stack_tiers} and a share of {stack_fractions}",
         why="A plan is only worth having if it runs.",
         source="stack spec: offload_tiers, offload_optimizer_fractions",
-        holds=lambda problem, columns: (
-            np.isin(columns.offload_tier, [OFFLOAD_TIERS.index(tier) for tier in problem.stack.offload_tiers])
-            & np.isin(columns.offload_optimizer, problem.stack.offload_optimizer_fractions)
-        ),
+        holds=_offloads,
     ),
     _rule(
         id="STK006",
         title="offload of parameters the stack cannot execute",
         field="offload.parameters",
-        message="stack {stack} does not offload parameters",
-        detail="only optimizer states can leave the device",
-        hint="set offload.parameters to 0",
+        message="stack {stack} does not offload a share of {parameters} of the weights under ZeRO stage {zero_stage}",
+        detail="below stage 3 weights stay on the device; under it it offloads shares of {sharded_fractions}",
+        hint="set offload.parameters to 0, or use ZeRO stage 3 and a share of {sharded_fractions}",
         why="A plan is only worth having if it runs.",
-        source="colossalai 0.5.0: zero/low_level/low_level_optim.py:263-299 keeps weights on the device",
-        holds_layout=lambda problem, layout: layout.offload.parameters == 0,
+        source="colossalai 0.5.0: zero/low_level/low_level_optim.py:263-299 keeps weights on the device; "
+        "stack spec: zero3_offload_fractions",
+        holds=lambda problem, columns: (
+            (columns.offload_parameters == 0)
+            | ((columns.zero_stage >= SHARDS_WEIGHTS) & np.isin(columns.offload_parameters, _sharded(problem)))
+        ),
     ),
 )

@@ -7,7 +7,7 @@ import msgspec
 import numpy as np
 
 from planner.cost_model import MODELLED_MODES
-from planner.layout import LayoutColumns
+from planner.layout import SOME_RECOMPUTE, LayoutColumns
 from planner.pins import EVEN, pinned_layers
 from planner.problem import Problem
 from planner.solver.limits import fits_device, fits_host, stage_limits
@@ -25,16 +25,25 @@ class Division:
     """Requirements that it does not keep, whatever the layout."""
     problem: Problem
     """The problem whose limits describe it."""
+    interleaved: bool | None = None
+    """Whether it is for layouts with an interleaved schedule, for all others, or ``None`` for all."""
 
     def possible(self, columns: LayoutColumns) -> Booleans:
         """Layouts whose layers can be divided like this; freely is always possible."""
         pinned = self.problem.pins.get(LAYERS)
-        if pinned is None:
-            return np.ones(len(columns), dtype=bool)
+        asked = np.ones(len(columns), dtype=bool)
+        if self.interleaved is not None:
+            asked = columns.schedule_is("interleaved") == self.interleaved
+        return asked if pinned is None else asked & self._can_have(columns, pinned)
+
+    def _can_have(self, columns: LayoutColumns, pinned: str) -> Booleans:
         stages, inverse = np.unique(columns.pipeline_parallel, return_inverse=True)
         num_layers = self.problem.model.num_layers
-        known = [n <= num_layers and pinned_layers(pinned, num_layers, n) is not None for n in stages.tolist()]
-        return np.array(known, dtype=bool)[inverse]
+        divided = [pinned_layers(pinned, num_layers, n) if n <= num_layers else None for n in stages.tolist()]
+        # A stage that recomputes some of its layers and not all of them has two or more.
+        known = np.array([layers is not None for layers in divided])
+        splits = np.array([layers is not None and min(layers) > 1 for layers in divided])
+        return np.where(columns.recompute == SOME_RECOMPUTE, splits[inverse], known[inverse])
 
     def misfits(self, columns: LayoutColumns) -> Iterator[tuple[Broken, Booleans]]:
         """The memories that a best division leaves broken, and where.
@@ -47,7 +56,7 @@ class Division:
             return
         part, num_layers = columns.take(judged), self.problem.model.num_layers
         device, host, both = (
-            stage_limits(self.problem, part, where).fitting_layouts(num_layers)
+            stage_limits(self.problem, part, where, interleaved_is_even=False).fitting_layouts(num_layers)
             for where in ([fits_device], [fits_host], [fits_device, fits_host])
         )
         on_device, on_host = MEMORIES
@@ -71,18 +80,35 @@ def judged_by_memory(problem: Problem, columns: LayoutColumns) -> Booleans:
 
 
 def divisions(problem: Problem) -> list[Division]:
-    """Every way to divide layers that some requirement tells apart from the others."""
+    """Every way to divide layers that some requirement tells apart from the others.
+
+    Stages have to be even in a stack that cannot have others, and under an interleaved schedule anywhere.
+    """
+    if not problem.stack.uneven_stages:
+        return _divisions(problem, _EVEN)
+    either = [*_divisions(problem, frozenset(), interleaved=False), *_divisions(problem, _EVEN, interleaved=True)]
+    return either if "interleaved" in _schedules(problem) else _divisions(problem, frozenset())
+
+
+def _schedules(problem: Problem) -> set[str]:
+    return {*problem.stack.schedules, problem.pins.get("schedule", "none")}
+
+
+_EVEN: Broken = frozenset({Requirement(rule=EVEN_STAGES)})
+
+
+def _divisions(problem: Problem, even: Broken, *, interleaved: bool | None = None) -> list[Division]:
+    """The ways to divide the layers of some layouts; ``even`` is what uneven stages break there."""
     pinned = problem.pins.get(LAYERS)
     other = {name: value for name, value in problem.pins.items() if name != LAYERS}
-    pin = frozenset({Requirement(rule=PIN, field=LAYERS, value=pinned)} if pinned is not None else ())
-    even = frozenset(() if problem.stack.uneven_stages else {Requirement(rule=EVEN_STAGES)})
+    pin: Broken = frozenset({Requirement(rule=PIN, field=LAYERS, value=pinned)} if pinned is not None else ())
     free_stack = msgspec.structs.replace(problem.stack, uneven_stages=True)
     free = msgspec.structs.replace(problem, pins=other, stack=free_stack)
-    found = [Division(broken=pin | even, problem=free)]
+    divided = [(pin | even, free)]
     if even and pinned != EVEN:
-        found.append(Division(broken=pin, problem=msgspec.structs.replace(free, pins=other | {LAYERS: EVEN})))
+        divided.append((pin, msgspec.structs.replace(free, pins=other | {LAYERS: EVEN})))
     if pinned is not None:
         same = pinned == EVEN or len({part.strip() for part in pinned.split(",")}) == 1
-        broken = frozenset[Requirement]() if same else even
-        found.append(Division(broken=broken, problem=msgspec.structs.replace(free, pins=other | {LAYERS: pinned})))
-    return found
+        broken: Broken = frozenset() if same else even
+        divided.append((broken, msgspec.structs.replace(free, pins=other | {LAYERS: pinned})))
+    return [Division(broken=broken, problem=there, interleaved=interleaved) for broken, there in divided]

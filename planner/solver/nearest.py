@@ -12,6 +12,7 @@ from planner.layout import Layout, LayoutColumns
 from planner.problem import Problem
 from planner.rules.capacity import DEVICE_MEMORY, HOST_MEMORY
 from planner.solver.limits import Fits, fits_device, fits_host, stage_limits
+from planner.solver.recompute import with_least_peak
 from planner.solver.tables import deal_evenly
 from planner.stages import Booleans, Floats, StageColumns
 from planner.units import format_gib
@@ -88,11 +89,11 @@ def _divided(problem: Problem, columns: LayoutColumns, where: Sequence[Fits]) ->
     num_layers = problem.model.num_layers
     free = msgspec.structs.replace(problem, pins={}, stack=msgspec.structs.replace(problem.stack, uneven_stages=True))
     for asked, memories in ((problem, where), (problem, [_unlimited]), (free, [_unlimited])):
-        limits = stage_limits(asked, columns, memories)
+        limits = stage_limits(asked, columns, memories, interleaved_is_even=asked is problem)
         fits = limits.fitting_layouts(num_layers)
         if fits.any():
             limits = limits.take_layouts(fits)
-            return limits.stages.with_layers(deal_evenly(limits, limits.most, num_layers))
+            return with_least_peak(problem, limits.stages.with_layers(deal_evenly(limits, limits.most, num_layers)))
     raise ValueError("every layout has more stages than layers")
 
 

@@ -1,9 +1,10 @@
 """Why there is no layout: a smallest conflict of requirements, and the cheapest ways out of it."""
 
 import msgspec
+import numpy as np
 
 from planner.diagnostics import Diagnostic
-from planner.layout import Layout, LayoutColumns
+from planner.layout import FULL_RECOMPUTE, Layout, LayoutColumns
 from planner.pins import EVEN
 from planner.problem import Problem
 from planner.rules import judge
@@ -115,7 +116,7 @@ def _whole(problem: Problem, columns: LayoutColumns) -> Layout:
     num_stages = int(columns.pipeline_parallel[0])
     each, more = divmod(problem.model.num_layers, num_stages)
     layers = [each + (stage < more) for stage in range(num_stages)]
-    recompute = layers if columns.recompute[0] else [0] * num_stages
+    recompute = layers if columns.recompute[0] == FULL_RECOMPUTE else [0] * num_stages
     return columns.layout(0, layers, recompute, problem.precision)
 
 
@@ -128,7 +129,7 @@ def _contenders(problem: Problem, conflict: Conflict, memory: Requirement) -> tu
     kept = judged_by_memory(problem, relaxed)
     for other in conflict.requirements:
         if other.field == LAYERS:
-            kept &= divisions(problem)[-1].possible(relaxed)
+            kept &= np.logical_or.reduce([d.possible(relaxed) for d in divisions(problem) if other not in d.broken])
         elif other != memory:
             kept &= holds(problem, other, relaxed)
     valid = kept & judge(problem, relaxed)[0]

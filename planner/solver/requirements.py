@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from planner.layout import LayoutColumns
-from planner.pins import matches
+from planner.pins import matches, may_match
 from planner.problem import Problem
 from planner.rules import ALL_RULES, RULES, Rule
 from planner.rules.capacity import DEVICE_MEMORY, HOST_MEMORY
@@ -71,6 +71,6 @@ def holds(problem: Problem, requirement: Requirement, columns: LayoutColumns) ->
     if requirement.rule == PIN:
         return matches(columns, requirement.field, requirement.value)
     if requirement.rule == FORBID:
-        return ~matches(columns, requirement.field, requirement.value)
+        return ~may_match(columns, requirement.field, requirement.value)
     rule = rule_of(requirement)
     return np.ones(len(columns), dtype=bool) if rule.holds is None else rule.holds(problem, columns)

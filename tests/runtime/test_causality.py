@@ -22,6 +22,9 @@ MODES: dict[str, dict[str, Any]] = {
     "tp2": {"tensor_parallel": 2},
     "pp2": {"pipeline_parallel": 2, "num_microbatches": 2},
     "tp2-pp2": {"tensor_parallel": 2, "pipeline_parallel": 2, "num_microbatches": 2},
+    "interleaved": {"pipeline_parallel": 2, "schedule": "interleaved", "num_model_chunks": 2, "num_microbatches": 2},
+    "sequence": {"tensor_parallel": 2, "sequence_parallel": True},
+    "sequence-pp2": {"tensor_parallel": 2, "sequence_parallel": True, "pipeline_parallel": 2, "num_microbatches": 2},
     "dp2-zero1": {"data_parallel": 2, "zero_stage": 1, "precision": "bf16"},
 }
 

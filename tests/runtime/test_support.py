@@ -13,14 +13,21 @@ from runtime.support import check_supported
 REFUSED: list[tuple[str, dict[str, Any]]] = [
     ("STK001", {"tensor_mode": "2d", "tensor_parallel": 4}),
     ("TP010", {"tensor_mode": "none", "tensor_parallel": 2}),
-    ("STK004", {"tensor_parallel": 2, "sequence_parallel": True}),
-    ("STK002", {"pipeline_parallel": 2, "schedule": "interleaved"}),
+    ("SP001", {"sequence_parallel": True}),
+    ("SP002", {"tensor_parallel": 3, "sequence_parallel": True}),
+    ("PP003", {"pipeline_parallel": 2, "schedule": "interleaved"}),
+    ("PP005", {"pipeline_parallel": 2, "schedule": "interleaved", "num_model_chunks": 2, "num_microbatches": 3}),
+    ("PP006", {"pipeline_parallel": 2, "schedule": "interleaved", "num_model_chunks": 2, "model": {"num_layers": 6}}),
     ("PP003", {"pipeline_parallel": 2, "num_model_chunks": 2}),
     ("PP004", {"pipeline_parallel": 4, "num_microbatches": 2}),
     ("TP001", {"tensor_parallel": 3}),
     ("TP005", {"tensor_parallel": 4, "model": {"vocab_size": 130}}),
+    (
+        "PP011",
+        {"pipeline_parallel": 2, "schedule": "interleaved", "num_model_chunks": 2, "layers_per_stage": (3, 1)},
+    ),
     ("PP010", {"pipeline_parallel": 2, "layers_per_stage": (4, 0)}),
-    ("RC001", {"recompute_layers_per_stage": (2,)}),
+    ("RC001", {"recompute_layers_per_stage": (5,)}),
     ("SEQ001", {"model": {"max_seq_len": 8, "seq_len": 8}}),
     ("STK003", {"zero_stage": 3, "data_parallel": 2, "precision": "bf16"}),
     ("ZER001", {"zero_stage": 2, "pipeline_parallel": 2, "precision": "bf16"}),
@@ -48,6 +55,9 @@ def test_a_layout_that_cannot_be_executed_is_refused(
         {"zero_stage": 2, "data_parallel": 2, "precision": "bf16", "num_microbatches": 2},
         {"zero_stage": 1, "precision": "fp16", "offload": Offload(optimizer=1.0, tier="cpu")},
         {"pipeline_parallel": 2, "layers_per_stage": (3, 1), "recompute_layers_per_stage": (3, 1)},
+        {"pipeline_parallel": 2, "layers_per_stage": (3, 1), "recompute_layers_per_stage": (2, 0)},
+        {"pipeline_parallel": 2, "schedule": "interleaved", "num_model_chunks": 2},
+        {"tensor_parallel": 2, "sequence_parallel": True},
     ],
 )
 def test_a_layout_that_can_be_executed_passes(fields: dict[str, Any], plan: Callable[..., Plan]) -> None:
@@ -57,5 +67,7 @@ def test_a_layout_that_can_be_executed_passes(fields: dict[str, Any], plan: Call
 def test_what_the_stack_of_a_plan_claims_does_not_count(plan: Callable[..., Plan]) -> None:
     claims = {"zero_stages": [0, 1, 2, 3]}
     with pytest.raises(PlanError) as refusal:
-        check_supported(plan(stack=claims, zero_stage=3, data_parallel=2, precision="bf16"))
+        check_supported(
+            plan(stack=claims, hardware={"device": "cuda"}, zero_stage=3, data_parallel=2, precision="bf16")
+        )
     assert [diagnostic.rule for diagnostic in refusal.value.diagnostics] == ["STK003"]

@@ -1,23 +1,23 @@
 """Every layout trains like one process without Colossal-AI: same data, same weights, same losses."""
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from torch.nn import functional
 
 from planner.layout import Offload
 from planner.plan import Plan
+from tests.runtime.training import (
+    LEARNING_RATES,
+    SEED,
+    MakePlan,
+    Ranks,
+    batches,
+    reference,
+    train,
+)
 
 pytestmark = pytest.mark.runtime
-
-LEARNING_RATES: dict[type[torch.optim.Optimizer], float] = {torch.optim.SGD: 0.5, torch.optim.AdamW: 1e-2}
-STEPS = 3
-SEED = 7
-
-MakePlan = Callable[..., Plan]
-Ranks = Callable[[int, Callable[[int], Any]], list[Any]]
 
 LAYOUTS: dict[str, dict[str, Any]] = {
     "single": {},
@@ -44,39 +44,6 @@ MIXED_LAYOUTS: dict[str, dict[str, Any]] = {
     "dp2-zero2-accumulation": {"data_parallel": 2, "zero_stage": 2, "num_microbatches": 2},
     "pp2-dp2-zero1": {"pipeline_parallel": 2, "data_parallel": 2, "zero_stage": 1, "num_microbatches": 2},
 }
-
-
-def batches(plan: Plan) -> list[dict[str, torch.Tensor]]:
-    """The global batches, the same for every layout: counting from random numbers."""
-    generator = torch.Generator().manual_seed(SEED)
-    start = torch.randint(0, 64, (STEPS, plan.problem.global_batch, 1), generator=generator)
-    tokens = (start + torch.arange(plan.problem.seq_len + 1)) % 64
-    return [{"input_ids": step[:, :-1].contiguous(), "labels": step[:, 1:].contiguous()} for step in tokens]
-
-
-def train(plan: Plan, optimizer: type[torch.optim.Optimizer] = torch.optim.SGD) -> list[float]:
-    """The losses of this rank over a few steps."""
-    from runtime.booster import Trainer
-
-    trainer = Trainer(plan, "cpu", seed=SEED, learning_rate=LEARNING_RATES[optimizer], optimizer=optimizer)
-    return [trainer.step({name: t[trainer.rows] for name, t in batch.items()}) for batch in batches(plan)]
-
-
-def reference(plan: Plan, optimizer: type[torch.optim.Optimizer] = torch.optim.SGD) -> list[float]:
-    """The losses of plain PyTorch in fp32."""
-    from runtime.model import build_model
-
-    model = build_model(plan.problem.model, SEED)
-    plain = optimizer(model.parameters(), lr=LEARNING_RATES[optimizer])  # type: ignore[call-arg]
-    losses = []
-    for batch in batches(plan):
-        logits = model(batch["input_ids"]).logits
-        loss = functional.cross_entropy(logits.flatten(0, 1), batch["labels"].flatten())
-        loss.backward()
-        plain.step()
-        plain.zero_grad()
-        losses.append(float(loss))
-    return losses
 
 
 # SGD, unlike Adam, also shows a gradient that is wrong by a factor.
@@ -163,14 +130,3 @@ def replicated_parameters(plan: Plan) -> dict[str, Any]:
         trainer.step(batch)
     parameters = trainer.model.unwrap().named_parameters()
     return {name: p.tolist() for name, p in parameters if "ln_" in name or "wpe" in name}
-
-
-@pytest.mark.parametrize("tensor_parallel", [1, 2])
-def test_recomputing_draws_the_same_dropout(tensor_parallel: int, plan: MakePlan, ranks: Ranks) -> None:
-    def losses(recomputed_layers: int) -> list[float]:
-        fields = {"tensor_parallel": tensor_parallel, "recompute_layers_per_stage": (recomputed_layers,)}
-        chosen = plan(model={"dropout": 0.2}, **fields)
-        first: list[float] = ranks(tensor_parallel, lambda rank: train(chosen))[0]
-        return first
-
-    assert losses(4) == pytest.approx(losses(0), rel=1e-6)

@@ -184,7 +184,7 @@ CASES = (
     ),
     Case(
         "PP011", layout(pipeline_parallel=2), layout(pipeline_parallel=2, layers_per_stage=(1, 3)),
-        "stack tiny-stack gives every stage the same number of layers", "use 1, 2 or 4 stages",
+        "schedule 1f1b of stack tiny-stack gives every stage the same number of layers", "use 1, 2 or 4 stages",
         {"layers_per_stage": [1, 3], "stack": "tiny-stack"}, asked={"stack": {"uneven_stages": False}},
     ),
     Case(
@@ -197,6 +197,13 @@ CASES = (
         "RC002", layout(), layout(recompute_layers_per_stage=(4,)),
         "stack tiny-stack cannot recompute activations", "recompute no layer",
         {"recompute_rule": "none"}, asked={"stack": {"recompute": "none"}},
+    ),
+    Case(
+        "RC003", layout(pipeline_parallel=2, recompute_layers_per_stage=(1, 1)),
+        layout(pipeline_parallel=3, layers_per_stage=(2, 2, 2), recompute_layers_per_stage=(1, 1, 1)),
+        "3 stages that recompute some of their layers need 6 layers, not 4",
+        "recompute none or all, or use at most 2 stages",
+        {"twice": 6, "half": 2}, asked={"stack": {"recompute": "per-layer"}},
     ),
     Case(
         "ZER001", layout(pipeline_parallel=2, zero_stage=1), layout(pipeline_parallel=2, zero_stage=2),
@@ -212,6 +219,16 @@ CASES = (
         "ZER003", layout(zero_stage=2, micro_batch=8, num_microbatches=1), layout(zero_stage=2, num_microbatches=8),
         "ZeRO stage 2 cannot accumulate 8 micro batches", "use one micro batch, or ZeRO 0, 1",
         {"zero_stage": 2, "num_microbatches": 8},
+    ),
+    Case(
+        "ZER004", layout(zero_stage=3), layout(zero_stage=3, tensor_parallel=2),
+        "ZeRO stage 3 does not go with tensor parallel degree 2", "use ZeRO 0, 1 or 2, or tensor parallel degree 1",
+        {"zero_stage": 3, "tensor_parallel": 2},
+    ),
+    Case(
+        "ZER005", layout(zero_stage=3), layout(zero_stage=3),
+        "ZeRO stage 3 does not run on tiny-gpu, which is no GPU", "use ZeRO 0, 1 or 2, or a GPU",
+        {"zero_stage": 3, "device": "cpu"}, asked_of_broken={"hardware": {"device": "cpu"}},
     ),
     Case(
         "OFF001", layout(zero_stage=1, offload=Offload(optimizer=1.0, tier="cpu")),
@@ -231,6 +248,13 @@ CASES = (
         layout(offload=Offload(optimizer=1.0, tier="cpu")),
         "offload of the optimizer needs ZeRO stage 1 or higher", "use ZeRO stage 1",
         {"zero_stage": 0, "optimizer": 1.0}, asked={"allow_offload": "cpu"},
+    ),
+    Case(
+        "OFF004", layout(zero_stage=3, offload=Offload(optimizer=1.0, parameters=0.5, tier="cpu")),
+        layout(zero_stage=3, offload=Offload(optimizer=0.5, parameters=0.5, tier="cpu")),
+        "a share of 0.5 of the weights is offloaded, and 0.5 of the optimizer",
+        "set offload.optimizer to 1, or offload.parameters to 0",
+        {"optimizer": 0.5, "parameters": 0.5}, asked={"allow_offload": "cpu", "stack": {"zero_stages": (0, 3)}},
     ),
     Case(
         "STK001", layout(tensor_parallel=4), layout(tensor_parallel=4, tensor_mode="2d"),
@@ -260,7 +284,9 @@ CASES = (
     ),
     Case(
         "STK006", layout(), layout(offload=Offload(parameters=0.5)),
-        "stack tiny-stack does not offload parameters", "set offload.parameters to 0", {"stack": "tiny-stack"},
+        "stack tiny-stack does not offload a share of 0.5 of the weights under ZeRO stage 0",
+        "set offload.parameters to 0, or use ZeRO stage 3 and a share of 0.0, 0.5, 1.0",
+        {"parameters": 0.5, "sharded_fractions": "0.0, 0.5, 1.0"},
     ),
     Case(
         "PIN001", layout(tensor_parallel=2), layout(tensor_parallel=4),

@@ -4,14 +4,19 @@ import numpy as np
 import pytest
 
 from planner.cost_model.compute import (
+    attention_seconds,
     embedding_seconds,
     head_forward_seconds,
     layer_forward_seconds,
+    layer_kernels,
     loss_seconds,
     microbatch_compute,
+    nvme_seconds,
     offload_seconds,
     optimizer_seconds,
     product_seconds,
+    sharded_copy_seconds,
+    summa_steps,
     traffic_seconds,
 )
 from planner.layout import Offload
@@ -112,3 +117,96 @@ def test_offload_seconds_copy_no_faster_than_the_stack() -> None:
 
 def test_offload_seconds_are_zero_without_offload() -> None:
     assert offload_seconds(problem(), stages(data_parallel=2, zero_stage=1)).tolist() == [0.0]
+
+
+@pytest.mark.parametrize(
+    ("kind", "seconds"),
+    [
+        ("flash", 2048 / 5e11),
+        ("unskipped", 4096 / 5e11),
+        # 8 * 8 * 4 scores of two bytes, three times over the memory.
+        ("materialised", 4096 / 5e11 + 256 * 2 * 3 / 5e8),
+        ("recomputed", 4096 / 5e11 + 256 * 2 * 3 / 5e8),
+    ],
+)
+def test_attention_seconds_by_hand(kind: str, seconds: float) -> None:
+    asked = problem(stack={"activations": {"attention": kind}, "traffic": {"score_elements": 3.0}})
+    assert attention_seconds(asked, stages()).tolist() == pytest.approx([seconds])
+
+
+def test_microbatch_compute_recomputes_attention_alone_where_the_stack_does() -> None:
+    stack = {"activations": {"attention": "recomputed"}, "traffic": {"score_elements": 3.0}}
+    asked, kept = problem(stack=stack), problem(stack=stack | {"activations": {"attention": "materialised"}})
+    half = stages(recompute_layers_per_stage=(3,))
+    again = microbatch_compute(asked, half)["layers_backward"] - microbatch_compute(kept, half)["layers_backward"]
+    assert again.tolist() == pytest.approx(attention_seconds(asked, half).tolist())
+
+
+def test_summa_steps_are_the_edge_of_a_flat_grid() -> None:
+    assert summa_steps(stages()).tolist() == [1]
+    assert summa_steps(stages(tensor_mode="2d", tensor_parallel=16)).tolist() == [4]
+    assert summa_steps(stages(tensor_mode="2.5d", tensor_parallel=8, tensor_depth=2)).tolist() == [2]
+    assert summa_steps(stages(tensor_mode="3d", tensor_parallel=8)).tolist() == [1]
+
+
+def test_layer_kernels_by_hand() -> None:
+    assert layer_kernels(problem(), stages()).tolist() == [5]
+    # Four products of two steps with four kernels each, in place of four products.
+    assert layer_kernels(problem(), stages(tensor_mode="2d", tensor_parallel=4)).tolist() == [5 + 32 - 4]
+
+
+def test_layer_forward_seconds_in_a_grid_are_those_of_smaller_products() -> None:
+    curve = {"efficiency": {"matmul": ((1.0, 0.1), (1e6, 0.5))}}
+    grid = stages(tensor_mode="2d", tensor_parallel=4, micro_batch=4)
+    assert layer_forward_seconds(problem(), grid).tolist() == pytest.approx([LAYER_S])
+    assert layer_forward_seconds(problem(hardware=curve), grid)[0] > layer_forward_seconds(problem(), grid)[0]
+
+
+SHARED = {"data_parallel": 2, "zero_stage": 3}
+
+
+def test_sharded_copy_seconds_by_hand() -> None:
+    optimizer = Offload(optimizer=1.0, tier="cpu")
+    # Master weights once, gradients to the host eight times and back seven times: 4 + 2 * 15 bytes.
+    seconds = sharded_copy_seconds(problem(num_devices=2), stages(**SHARED, offload=optimizer))
+    assert seconds.tolist() == pytest.approx([7664 * 34 / 5e8])
+    once = stages(**SHARED, offload=optimizer, num_microbatches=1)
+    assert sharded_copy_seconds(problem(num_devices=2), once).tolist() == pytest.approx([7664 * 6 / 5e8])
+
+
+def test_sharded_copy_seconds_of_offloaded_weights() -> None:
+    both = stages(**SHARED, offload=Offload(optimizer=1.0, parameters=0.5, tier="cpu"), num_microbatches=1)
+    seconds = sharded_copy_seconds(problem(num_devices=2), both)
+    # Half of the weights: out once, in once more for backward.
+    assert seconds.tolist() == pytest.approx([7664 * (6 + 0.5 * 2 * 2) / 5e8])
+    slow = problem(num_devices=2, stack={"sharded": {"copy_bytes_per_s": 1e8}})
+    assert sharded_copy_seconds(slow, both).tolist() == pytest.approx([7664 * 8 / 1e8])
+
+
+def test_sharded_copy_seconds_are_zero_below_zero_3() -> None:
+    flat = stages(data_parallel=2, zero_stage=1, offload=Offload(optimizer=1.0, tier="cpu"))
+    assert sharded_copy_seconds(problem(num_devices=2), flat).tolist() == [0.0]
+
+
+def test_nvme_seconds_by_hand() -> None:
+    disk = stages(data_parallel=2, zero_stage=1, offload=Offload(optimizer=0.5, tier="nvme"))
+    # Half of 7664 parameters, eight bytes each, on two ranks; 1e8 B/s to read and as much to write.
+    seconds = nvme_seconds(problem(num_devices=2), disk)
+    assert seconds.tolist() == pytest.approx([2 * 3832 * 8 / 1e8 * 2])
+
+
+def test_nvme_seconds_are_zero_on_the_host() -> None:
+    host = stages(data_parallel=2, zero_stage=1, offload=Offload(optimizer=0.5, tier="cpu"))
+    assert nvme_seconds(problem(num_devices=2), host).tolist() == [0.0]
+
+
+def test_offload_seconds_of_zero_3_copy_pieces_and_update_with_its_own_optimizer() -> None:
+    offloaded = stages(**SHARED, offload=Offload(optimizer=1.0, tier="cpu"), num_microbatches=1)
+    asked = problem(num_devices=2, stack={"traffic": {"host_optimizer_bytes": 94.0}})
+    assert offload_seconds(asked, offloaded).tolist() == pytest.approx([7664 * 6 / 5e8 + 2 * 7664 * 94 / 4e9])
+
+
+def test_offload_seconds_update_no_faster_than_one_process() -> None:
+    offloaded = stages(data_parallel=2, zero_stage=1, offload=Offload(optimizer=1.0, tier="cpu"))
+    asked = problem(num_devices=2, hardware={"host": {"process_bandwidth_bytes_per_s": 1e9}})
+    assert offload_seconds(asked, offloaded).tolist() == pytest.approx([7664 * 8 / 5e8 + 7664 * 40 / 1e9])

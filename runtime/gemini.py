@@ -1,0 +1,60 @@
+"""Training through GeminiPlugin: ZeRO stage 3, which gathers weights chunk by chunk where they are used."""
+
+from collections.abc import Callable
+
+import torch
+from colossalai.booster import Booster
+from torch import Tensor
+from torch.optim import Optimizer
+
+from planner.plan import Plan
+from runtime.adapter import Device
+from runtime.model import DTYPES, build_lazy_model
+from runtime.optimizers import host_adam
+from runtime.placement import recomputed_layers
+from runtime.plugins import gemini_plugin
+from runtime.policy import mean_loss
+from runtime.recompute import recompute_blocks
+from runtime.trainer import Batch, PlanTrainer
+
+
+class GeminiTrainer(PlanTrainer):
+    """A model in chunks that the ranks share, and its optimizer."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        device: Device,
+        *,
+        seed: int,
+        learning_rate: float,
+        optimizer: Callable[..., Optimizer] = host_adam,
+    ) -> None:
+        """Draw and divide the weights one by one; every rank of the process group must do so.
+
+        The library takes no ``optimizer`` but its own AdamW.
+
+        Raises:
+            PlanError: the runtime cannot execute the plan's layout.
+        """
+        super().__init__(plan, device)
+        model = build_lazy_model(plan.problem.model, seed, dtype=DTYPES[self.layout.precision])
+        recompute_blocks(model, recomputed_layers(self.layout, stage=0))
+        torch.manual_seed(seed + 1 + self.position.data)
+        plain_optimizer = optimizer(model.parameters(), lr=learning_rate)
+        self.booster = Booster(plugin=gemini_plugin(plan))
+        self.model, self.optimizer, *_ = self.booster.boost(model, plain_optimizer)
+
+    def accumulate_gradients(self, batch: Batch) -> Tensor:
+        """Forward and backward of all micro batches; their mean loss."""
+        # The library leaves this set when it skips a step whose gradients overflowed, and would
+        # add the next ones to them.
+        self.model.chunk_manager.accumulating_grads = False
+        total = torch.zeros((), device=self.device)
+        for index in range(self.layout.num_microbatches):
+            rows = self.micro_batch(batch, index)
+            logits = self.model(input_ids=rows["input_ids"])["logits"]
+            loss = mean_loss(logits, rows["labels"]) / self.layout.num_microbatches
+            self.optimizer.backward(loss)
+            total += loss.detach()
+        return total

@@ -1,0 +1,126 @@
+"""A few training steps on fixed batches, by a plan and by plain PyTorch in one process."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional
+
+from planner.plan import Plan
+
+LEARNING_RATES: dict[type[torch.optim.Optimizer], float] = {torch.optim.SGD: 0.5, torch.optim.AdamW: 1e-2}
+STEPS = 3
+SEED = 7
+
+MakePlan = Callable[..., Plan]
+Ranks = Callable[[int, Callable[[int], Any]], list[Any]]
+Batch = dict[str, torch.Tensor]
+Gradients = dict[str, NDArray[np.float32]]
+"""By parameter; no tensors, which a rank could not hand over and end."""
+
+
+def batches(plan: Plan) -> list[Batch]:
+    """The global batches, the same for every layout: counting from random numbers."""
+    generator = torch.Generator().manual_seed(SEED)
+    start = torch.randint(0, 64, (STEPS, plan.problem.global_batch, 1), generator=generator)
+    tokens = (start + torch.arange(plan.problem.seq_len + 1)) % 64
+    return [{"input_ids": step[:, :-1].contiguous(), "labels": step[:, 1:].contiguous()} for step in tokens]
+
+
+def make_trainer(plan: Plan, optimizer: type[torch.optim.Optimizer] = torch.optim.SGD) -> Any:
+    """The trainer of this rank, on the CPU."""
+    from runtime.booster import Trainer
+
+    return Trainer(plan, "cpu", seed=SEED, learning_rate=LEARNING_RATES[optimizer], optimizer=optimizer)
+
+
+def own_batches(trainer: Any, plan: Plan) -> Iterator[Batch]:
+    """This rank's rows of every global batch."""
+    return ({name: t[trainer.rows] for name, t in batch.items()} for batch in batches(plan))
+
+
+def train(plan: Plan, optimizer: type[torch.optim.Optimizer] = torch.optim.SGD) -> list[float]:
+    """The losses of this rank over a few steps."""
+    trainer = make_trainer(plan, optimizer)
+    return [trainer.step(batch) for batch in own_batches(trainer, plan)]
+
+
+def plain_steps(plan: Plan, optimizer: type[torch.optim.Optimizer]) -> Iterator[tuple[float, torch.nn.Module]]:
+    """Loss and model of each step of plain PyTorch in fp32, before its update."""
+    from runtime.model import build_model
+
+    model = build_model(plan.problem.model, SEED)
+    plain = optimizer(model.parameters(), lr=LEARNING_RATES[optimizer])  # type: ignore[call-arg]
+    for batch in batches(plan):
+        logits = model(batch["input_ids"]).logits
+        loss = functional.cross_entropy(logits.flatten(0, 1), batch["labels"].flatten())
+        loss.backward()
+        yield float(loss), model
+        plain.step()
+        plain.zero_grad()
+
+
+def reference(plan: Plan, optimizer: type[torch.optim.Optimizer] = torch.optim.SGD) -> list[float]:
+    """The losses of plain PyTorch in fp32."""
+    return [loss for loss, _ in plain_steps(plan, optimizer)]
+
+
+def reference_gradients(plan: Plan, optimizer: type[torch.optim.Optimizer] = torch.optim.SGD) -> list[Gradients]:
+    """The gradients of each step of plain PyTorch in fp32."""
+    return [
+        {name: p.grad.numpy().copy() for name, p in model.named_parameters() if p.grad is not None}
+        for _, model in plain_steps(plan, optimizer)
+    ]
+
+
+def gathered_gradients(plan: Plan, prepare: Callable[[Any], None] = lambda trainer: None) -> list[Gradients]:
+    """The gradients of each step on this rank, those that tensor parallelism splits put together."""
+    trainer = make_trainer(plan)
+    prepare(trainer)
+    found: list[Gradients] = []
+    update = trainer.optimizer.step
+
+    def step() -> None:
+        parameters = trainer.model.unwrap().named_parameters()
+        found.append({name: _whole(name, p.grad, trainer.plugin.tp_group) for name, p in parameters})
+        update()
+
+    trainer.optimizer.step = step
+    for batch in own_batches(trainer, plan):
+        trainer.step(batch)
+    return found
+
+
+def _whole(name: str, own: torch.Tensor, group: Any) -> NDArray[np.float32]:
+    """The gradient of the undivided parameter; the library's own gathering needs a GPU."""
+    parts = [torch.empty_like(own) for _ in range(torch.distributed.get_world_size(group))]
+    torch.distributed.all_gather(parts, own.contiguous(), group=group)
+    if ".c_attn." in name:  # queries, keys and values are divided one by one
+        thirds = zip(*(part.chunk(3, dim=-1) for part in parts), strict=True)
+        parts = [torch.cat(third, dim=-1) for third in thirds]
+    axis = _split_axis(name)
+    return (own if axis is None else torch.cat(parts, dim=axis)).numpy().copy()
+
+
+def _split_axis(name: str) -> int | None:
+    """The axis along which tensor parallelism divides a parameter."""
+    if ".c_attn." in name or ".c_fc." in name:
+        return -1
+    return 0 if name.endswith(("c_proj.weight", "wte.weight", "lm_head.weight")) else None
+
+
+def differing(found: list[Gradients], expected: list[Gradients]) -> dict[str, float]:
+    """Parameters whose gradient is off in some step, and by how much of its norm."""
+    worst: dict[str, float] = {}
+    for own, reference_step in zip(found, expected, strict=True):
+        for name, gradient in own.items():
+            # Where the weights are tied, the last stage knows them under the other name.
+            wanted = reference_step.get(name, reference_step["transformer.wte.weight"])
+            if padding := len(gradient) - len(wanted):  # of the vocabulary
+                wanted = np.pad(wanted, ((0, padding), (0, 0)))
+            error = float(np.linalg.norm(gradient - wanted) / np.linalg.norm(wanted))
+            if error > 1e-4:
+                worst[name] = max(worst.get(name, 0.0), error)
+    return worst
