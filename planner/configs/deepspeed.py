@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from planner.configs.draft import UNDECIDED, Asked, Draft, Keys
+from planner.configs.draft import OWN_RULES, UNDECIDED, Asked, Draft, Keys
 from planner.configs.model_names import model_named
 from planner.configs.old_colossalai import add_nvme_facts
 from planner.configs.source import Source
@@ -26,7 +26,7 @@ def read_deepspeed(source: Source, asked: Asked) -> Draft:
     stack = "megatron-deepspeed" if "megatron-deepspeed" in builtin_names(StackSpec) else "megatron"
     draft = Draft(
         dialect=DEEPSPEED, framework="DeepSpeed configuration", stack=stack, words=_WORDS,
-        own_rules=("STK", "RC", "TP005", "ZER", "OFF002", "OFF003"), restated=frozenset({"DEV001", "BAT001"}),
+        own_rules=(*OWN_RULES, "TP005", "ZER", "OFF002", "OFF003"), restated=frozenset({"DEV001", "BAT001"}),
     )  # fmt: skip
     draft.settings = source.settings
     keys = Keys(source, draft.settings, draft)

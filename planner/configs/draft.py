@@ -11,6 +11,8 @@ from planner.spec import HardwareSpec, ModelSpec
 from planner.spec_files import did_you_mean
 
 MAX_COUNT = 1_000_000
+OWN_RULES = ("STK", "RC", "ZER004", "ZER005", "OFF004")
+"""Prefixes of rules about what gptplan's own runtime does, whatever the framework."""
 
 
 class _Undecided:
@@ -48,7 +50,7 @@ class Draft:
     """Stack spec that executes and costs it."""
     settings: Mapping[str, Value] = field(default_factory=dict)
     """What the keys below name: the settings of the file, or a plugin's own arguments before them."""
-    own_rules: tuple[str, ...] = ("STK", "RC")
+    own_rules: tuple[str, ...] = OWN_RULES
     """Prefixes of layout rules that say what gptplan's stack executes, not what the framework of the file takes."""
     restated: frozenset[str] = frozenset()
     """Layout rules that the dialect's own rules say in its own words."""
@@ -135,6 +137,19 @@ class Keys:
             return self._symbol(key, value)
         if isinstance(content, bool | dict | tuple) or content not in choices:
             self._bad(key, value, f"one of {', '.join(map(repr, choices))}", choices)
+            return UNDECIDED
+        return content
+
+    def word(self, *keys: str, default: str | None = None, name: str = "") -> Any:
+        """A text; the dialect's rules say which are known."""
+        content = self.raw(*keys, default=default, name=name)
+        found = self.get(*keys)
+        if found is None or content is UNDECIDED or content is None:
+            return content
+        if isinstance(content, Symbol):
+            return self._symbol(*found)
+        if not isinstance(content, str):
+            self._bad(*found, "a text")
             return UNDECIDED
         return content
 

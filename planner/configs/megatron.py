@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from planner.configs.draft import UNDECIDED, Asked, Draft, Keys
+from planner.configs.draft import OWN_RULES, UNDECIDED, Asked, Draft, Keys
 from planner.configs.source import Source, Value
 from planner.rules.megatron_configs import MEGATRON
 from planner.spec import ModelSpec
@@ -38,7 +38,7 @@ def read_megatron(source: Source, asked: Asked) -> Draft:
     """The layout of the arguments, and the facts of Megatron's own checks."""
     draft = Draft(
         dialect=MEGATRON, framework="Megatron-LM arguments", stack="megatron", words=_WORDS,
-        own_rules=("STK", "RC", "TP005"), restated=frozenset({"DEV001", "BAT001", "ZER001", "ZER003"}),
+        own_rules=(*OWN_RULES, "TP005"), restated=frozenset({"DEV001", "BAT001", "ZER001", "ZER003"}),
     )  # fmt: skip
     draft.settings = dashed(source.settings)
     keys = Keys(source, draft.settings, draft)

@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-from planner.configs.draft import UNDECIDED, Asked, Draft, Keys
+from planner.configs.draft import OWN_RULES, UNDECIDED, Asked, Draft, Keys
 from planner.configs.model_names import model_named
 from planner.configs.nvme import nvme_facts
 from planner.configs.source import Source, Symbol
@@ -27,7 +27,7 @@ def read_old_config(source: Source, asked: Asked) -> Draft:
     """The layout of the file, and the facts of the rules of the old modes."""
     draft = Draft(
         dialect=OLD, framework="Colossal-AI configuration", stack="colossalai", words=_WORDS,
-        own_rules=("STK", "RC", "ZER001", "ZER003", "TP005", "OFF002", "OFF003"),
+        own_rules=(*OWN_RULES, "ZER001", "ZER003", "TP005", "OFF002", "OFF003"),
     )  # fmt: skip
     draft.settings = source.settings
     keys = Keys(source, draft.settings, draft)

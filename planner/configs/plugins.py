@@ -116,11 +116,11 @@ def _hybrid(keys: Keys, draft: Draft, asked: Asked) -> None:
     degree = _set_tensor(keys, draft)
     stages = keys.count("pp_size", default=1, name="pipeline_parallel")
     stage = keys.count("zero_stage", default=0, name="zero_stage", least=0)
-    precision = keys.raw("precision", default="fp16", name="precision")
-    style = keys.raw("pp_style", default="1f1b", name="schedule")
+    precision = keys.word("precision", default="fp16", name="precision")
+    style = keys.word("pp_style", default="1f1b", name="schedule")
     chunks = keys.count("num_model_chunks", default=1, name="num_model_chunks")
     sequence = keys.flag("enable_sequence_parallelism", name="sequence_parallel")
-    sequence_mode = keys.raw("sequence_parallelism_mode", default="all_to_all" if sequence is True else None)
+    sequence_mode = keys.word("sequence_parallelism_mode", default="all_to_all" if sequence is True else None)
     groups = keys.count("sp_size", default=1, name="context_parallel")
     layers = keys.raw("num_layers_per_stage", name="layers_per_stage")
     draft.choices |= {
@@ -179,8 +179,8 @@ def _hybrid_unmodelled(draft: Draft, style: Any, sequence: Any, mode: Any, stage
 def _gemini(keys: Keys, draft: Draft, asked: Asked) -> None:
     degree = _set_tensor(keys, draft)
     extra = keys.count("extra_dp_size", default=1)
-    precision = keys.raw("precision", default="fp16", name="precision")
-    policy = keys.raw("placement_policy", default="static")
+    precision = keys.word("precision", default="fp16", name="precision")
+    policy = keys.word("placement_policy", default="static")
     draft.choices |= {"precision": ("fp16", "bf16"), "placement_policy": ("static", "auto")}
     fractions = {
         name: keys.number(name, default=default)
@@ -239,7 +239,7 @@ def _gemini_facts(keys: Keys, draft: Draft, facts: dict[str, Any]) -> None:
 
 def _low_level_zero(keys: Keys, draft: Draft, asked: Asked) -> None:
     stage = keys.count("stage", default=1, name="zero_stage", least=0)
-    precision = keys.raw("precision", default="fp16", name="precision")
+    precision = keys.word("precision", default="fp16", name="precision")
     draft.choices |= {"stage": (1, 2), "precision": ("fp16", "bf16", "fp32")}
     extra = keys.count("extra_dp_size", default=1)
     draft.fields |= {
