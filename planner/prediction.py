@@ -20,6 +20,16 @@ class StagePrediction(msgspec.Struct, frozen=True, kw_only=True):
     """Left free: a peak above capacity less reserve does not fit."""
 
 
+class ExpectedError(msgspec.Struct, frozen=True, kw_only=True):
+    """What predictions like this one missed by when they were measured: means of absolute relative errors."""
+
+    memory: float
+    step_time: float
+    runs: int
+    basis: str
+    """The kind of layout that was measured, ``all`` kinds, or ``none``."""
+
+
 class Prediction(msgspec.Struct, frozen=True, kw_only=True):
     """What the cost model expects of one optimizer step."""
 
@@ -33,5 +43,6 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True):
     stages: tuple[StagePrediction, ...]
     host_bytes_per_node: int
     nvme_bytes_per_node: int
+    expected_error: ExpectedError
     assumptions: tuple[str, ...]
     not_modelled: tuple[str, ...]

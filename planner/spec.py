@@ -118,10 +118,6 @@ class HostSpec(_Spec, frozen=True, kw_only=True):
     nvme_write_bytes_per_s: BytesPerSecond = field(name="nvme_write")
     process_bytes: Bytes = field(name="process", default=Bytes(0))
     """Host memory of one rank's process and data loader, beside everything that is offloaded."""
-    process_bandwidth_bytes_per_s: BytesPerSecond = field(
-        name="process_bandwidth", default=BytesPerSecond(float("inf"))
-    )
-    """Host memory traffic that one process reaches alone; all of a node share ``memory_bandwidth``."""
 
 
 class HardwareSpec(_Spec, frozen=True, kw_only=True):
@@ -229,6 +225,18 @@ class TrafficSpec(_Spec, frozen=True, kw_only=True):
     """The same on the host for ZeRO stage 3, if its optimizer there is another one."""
     score_elements: float = 0.0
     """Reads and writes per attention score, forward; when scores are materialised."""
+    attention_efficiency: Share | None = None
+    """Share of the peak that attention kernels reach which store no scores, if not that of matrix products."""
+    host_bytes_per_s: BytesPerSecond = field(name="host_bandwidth", default=BytesPerSecond(float("inf")))
+    """Host memory traffic that one process reaches in an optimizer step there, if its share of the host's is more."""
+    layer_host_s: Seconds = field(name="layer_host", default=Seconds(0))
+    """Host time to run one layer's forward, its launches included; backward takes twice as long."""
+    tensor_parallel_host_s: Seconds = field(name="tensor_parallel_host", default=Seconds(0))
+    """More of it where tensor parallelism divides the layer."""
+    zero_tensor_host_s: Seconds = field(name="zero_tensor_host", default=Seconds(0))
+    """Host time per parameter tensor of one optimizer step under ZeRO 1 and 2."""
+    collective_s: Seconds = field(name="collective", default=Seconds(0))
+    """Fixed cost of one tensor-parallel collective, beside the links' latency."""
 
 
 class OverlapSpec(_Spec, frozen=True, kw_only=True):
@@ -240,6 +248,10 @@ class OverlapSpec(_Spec, frozen=True, kw_only=True):
     """Backward all-reduce of the tensor-parallel input gradient behind the weight gradient."""
     sharded: Fraction = 0.0
     """Gathers and scatters of ZeRO stage 3 behind the computation of layers."""
+    pipeline: Fraction = 0.0
+    """Sends between stages that computation hides under the interleaved schedule, as a share of them."""
+    data_parallel_pipeline: Fraction = 0.0
+    """Gradient reduction that computation hides with a pipeline, as a share of it."""
 
 
 class ShardedSpec(_Spec, frozen=True, kw_only=True):
@@ -253,6 +265,10 @@ class ShardedSpec(_Spec, frozen=True, kw_only=True):
     """The least parameters of a piece, which holds whole tensors; a model below it is not sharded. 0: a layer."""
     unit_search_parameters: Annotated[int, Meta(ge=0)] = 0
     """How much larger a piece may become so that tensors fill pieces with little waste."""
+    unit_at_most_layer: bool = False
+    """Whether a piece need be no larger than a layer's matrices, its size searched by hidden sizes."""
+    layer_host_s: Seconds = field(name="layer_host", default=Seconds(0))
+    """More host time for one layer's forward than without ZeRO stage 3."""
     live_units: float = 1.0
     """Gathered pieces on the device at once: the one in use and those gathered ahead."""
     gradient_units: float = 1.0
@@ -288,6 +304,32 @@ class ZeroTrafficSpec(_Spec, frozen=True, kw_only=True):
     stage1: float
     stage2: float
     """One of them gathers the weights; the others follow every micro batch."""
+
+
+class ProcessSpec(_Spec, frozen=True, kw_only=True):
+    """What a process of the stack takes of its device beside tensors, where the card's figures do not tell."""
+
+    context_bytes: Bytes | None = field(name="context", default=None)
+    """Taken by a process that communicates with nobody, in place of the card's figure."""
+    communicator_bytes: Bytes | None = field(name="communicator", default=None)
+    """Taken by one communicator, in place of the card's figure."""
+    all_ranks: float = 0.0
+    """Communicators over all ranks, where there are several."""
+    pipeline: float = 1.0
+    """Communicators of pipeline parallelism."""
+    data_parallel: float = 1.0
+    """Communicators of data parallelism."""
+    tensor_parallel: dict[TensorMode, float] = {}
+    """Communicators of a tensor mode beyond one for each axis of its grid."""
+
+
+class ErrorSpec(_Spec, frozen=True, kw_only=True):
+    """How far predictions were from runs that were measured: means of absolute relative errors."""
+
+    memory: Fraction
+    """Of the peak allocated memory of the fullest rank."""
+    step_time: float
+    runs: Annotated[int, Meta(ge=0)]
 
 
 class StackSpec(_Spec, frozen=True, kw_only=True):
@@ -326,7 +368,10 @@ class StackSpec(_Spec, frozen=True, kw_only=True):
     offload_copy_bytes_per_s: BytesPerSecond = field(name="offload_copy_bandwidth")
     """The rate at which it copies offloaded states, one way, if the host link is not slower."""
     fragmentation: Fraction
-    """Share of the device memory that the caching allocator reserves beyond what is allocated."""
+    """Share of the peak that the caching allocator reserves on top."""
+    process: ProcessSpec = ProcessSpec()
+    errors: dict[str, ErrorSpec] = {}
+    """By kind of layout, and of all of them (``all``): what the stack's predictions missed by so far."""
     sources: dict[str, str]
 
     def state_bytes(self, precision: str) -> StateBytesSpec:

@@ -1,5 +1,6 @@
 """What a layout costs: pure functions over columns of layouts and stages, one file per quantity."""
 
+from planner.cost_model.errors import expected_error
 from planner.cost_model.flops import model_flops_per_step
 from planner.cost_model.memory import host_bytes_per_rank, nvme_bytes_per_rank, predicted_stages
 from planner.cost_model.pipeline import step_breakdown
@@ -45,6 +46,7 @@ def predict(problem: Problem, layout: Layout) -> Prediction:
         stages=predicted_stages(problem, stages),
         host_bytes_per_node=round(float(host_bytes_per_rank(problem, stages).max()) * ranks),
         nvme_bytes_per_node=round(float(nvme_bytes_per_rank(problem, stages).max()) * ranks),
+        expected_error=expected_error(problem, stages.layouts),
         assumptions=_assumptions(problem, layout),
         not_modelled=NOT_MODELLED,
     )

@@ -12,7 +12,7 @@ from planner.problem import Problem
 from planner.spec import ModelSpec, ShardedSpec
 
 SEARCH_STEP = 1024
-"""Parameters between the piece sizes that are tried."""
+"""Parameters between the piece sizes that are tried, unless by hidden sizes."""
 OUTLIER_DEVIATIONS = 3
 """A tensor this many standard deviations above the mean gets a piece of its own."""
 
@@ -36,12 +36,17 @@ def pieces(problem: Problem) -> Pieces:
 
     Tensors fill pieces in order; a tensor that does not fit the rest opens a new piece, and one that is
     larger than a piece gets its own. The size is the one of the least waste between the larger of the
-    stack's least size and the largest tensor that is no outlier, and the search range above it.
-    Without a least size each layer is a piece, and so is each of the embeddings.
+    stack's least size and the largest tensor that is no outlier, and the search range above it; a stack
+    may keep both within a layer's matrices. Without a least size each layer is a piece, and so is each of
+    the embeddings.
     """
     model, sharded = problem.model, problem.stack.sharded
-    shape = (model.num_layers, model.hidden_size, model.ffn_hidden_size, model.vocab_size, model.max_seq_len)
-    return _pieces(shape, model.tied_embeddings, sharded.unit_parameters, sharded.unit_search_parameters)
+    h, f, least = model.hidden_size, model.ffn_hidden_size, sharded.unit_parameters
+    shape = (model.num_layers, h, f, model.vocab_size, model.max_seq_len)
+    if least and sharded.unit_at_most_layer:
+        least = min(least, 4 * h * h + 2 * h * f)
+        return _pieces(shape, model.tied_embeddings, least, min(least, sharded.unit_search_parameters), h)
+    return _pieces(shape, model.tied_embeddings, least, sharded.unit_search_parameters, SEARCH_STEP)
 
 
 def tensor_sizes(model: ModelSpec) -> list[int]:
@@ -61,7 +66,7 @@ def _tensors(shape: tuple[int, int, int, int, int], tied: bool) -> Iterator[int]
 
 
 @lru_cache(maxsize=256)
-def _pieces(shape: tuple[int, int, int, int, int], tied: bool, least: int, search: int) -> Pieces:
+def _pieces(shape: tuple[int, int, int, int, int], tied: bool, least: int, search: int, step: int) -> Pieces:
     sizes = list(_tensors(shape, tied))
     whole = sum(sizes)
     if least == 0:
@@ -69,7 +74,7 @@ def _pieces(shape: tuple[int, int, int, int, int], tied: bool, least: int, searc
         return Pieces(4 * h * h + 2 * h * f + 9 * h + f, max(shape[3] * h, 4 * h * h + 2 * h * f), 1.0, True)
     if whole < least:
         return Pieces(whole, whole, 1.0, False)
-    size = _least_waste(sizes, least, search)
+    size = _least_waste(sizes, least, search, step)
     held, room, largest = 0, 0, 0
     for tensor in sizes:
         if tensor > room:
@@ -79,12 +84,12 @@ def _pieces(shape: tuple[int, int, int, int, int], tied: bool, least: int, searc
     return Pieces(size, largest, held / whole, True)
 
 
-def _least_waste(sizes: list[int], least: int, search: int) -> int:
+def _least_waste(sizes: list[int], least: int, search: int, step: int) -> int:
     """The piece size with the fewest unused parameters, the smallest of several."""
     limit = float(np.mean(sizes) + OUTLIER_DEVIATIONS * np.std(sizes))
     usual = [tensor for tensor in sizes if tensor <= limit]
-    start = math.ceil(max(least, *usual) / SEARCH_STEP) * SEARCH_STEP
-    tried = np.arange(start, start + search + 1, SEARCH_STEP)
+    start = math.ceil(max(least, *usual) / step) * step
+    tried = np.arange(start, start + search + 1, step)
     waste, left = np.zeros_like(tried), np.zeros_like(tried)
     for tensor in usual:
         opens = tensor > left

@@ -1,5 +1,7 @@
 """Time of tensor, pipeline and data-parallel communication."""
 
+from typing import NamedTuple
+
 import numpy as np
 
 from planner.cost_model.activations import boundary_bytes
@@ -38,31 +40,58 @@ def ring_links(problem: Problem, strides: Integers, sizes: Integers) -> tuple[Fl
     return link_columns(_cluster(problem).ring, strides, sizes)
 
 
-@formula("shoeybi2019", "colossalai0.5.0")
-def tensor_parallel_seconds(problem: Problem, stages: StageColumns) -> Terms:
-    """All-reduces of one micro batch over the tensor-parallel group, by part. Units: s.
+class LayerCollectives(NamedTuple):
+    """Communication of one layer for one micro batch. Units: s."""
 
-    In 1D; grids are in :mod:`planner.cost_model.grid_communication`. Each layer: two in forward, two in
-    backward of which the stack hides a share behind the weight gradients, two more where it recomputes;
-    embedding and head one each; the loss three of one 4-byte number a token. Sequence parallelism
-    replaces an all-reduce by a reduce-scatter and an all-gather of the same volume; backward gathers two
-    output gradients and, unless the stack keeps them, two inputs; it hides a share of its two scatters alone.
-    """
+    once: Floats
+    """Forward and backward."""
+    recomputed: Floats
+    """On top where the layer recomputes."""
+
+
+def _tensor_parallel_ring(problem: Problem, stages: StageColumns, num_bytes: Floats, steps: float) -> Floats:
+    """A collective over the 1D tensor-parallel group, with what the stack takes for any; nothing in a grid."""
     columns = stages.layouts
     size = np.where(columns.mode_is("2d", "2.5d", "3d"), 1, columns.tensor_parallel)
     bandwidth, latency = ring_links(problem, np.ones_like(size), size)
-    full: Floats = boundary_bytes(problem, stages) * np.where(columns.sequence_parallel == 1, size, 1)
-    reduce = ring_seconds(full, size, 2.0, bandwidth, latency)
-    gather = ring_seconds(full, size, 1.0, bandwidth, latency)
-    numbers = microbatch_tokens(problem, columns) * 4.0
-    loss = 3.0 * ring_seconds(numbers, size, 2.0, bandwidth, latency)
-    exposed = 1.0 - problem.stack.overlap.tensor_parallel
-    # Backward gathers the gradient of each output, and inputs that were not kept; its scatters can hide.
+    fixed = np.where(size > 1, float(problem.stack.traffic.collective_s) * steps / 2.0, 0.0)
+    return ring_seconds(num_bytes, size, steps, bandwidth, latency) + fixed
+
+
+@formula("shoeybi2019", "colossalai0.5.0")
+def layer_collectives(problem: Problem, stages: StageColumns) -> LayerCollectives:
+    """All-reduces of one layer and micro batch over the 1D tensor-parallel group. Units: s.
+
+    Two in forward, two in backward of which the stack hides a share behind the weight gradients, two
+    more where it recomputes. Sequence parallelism replaces an all-reduce by a reduce-scatter and an
+    all-gather of the same volume; backward gathers two output gradients and, unless the stack keeps
+    them, two inputs, and hides a share of its two scatters alone.
+    """
+    columns, exposed = stages.layouts, 1.0 - problem.stack.overlap.tensor_parallel
+    in_slices = columns.sequence_parallel == 1
+    full: Floats = boundary_bytes(problem, stages) * np.where(in_slices, columns.tensor_parallel, 1)
+    reduce = _tensor_parallel_ring(problem, stages, full, 2.0)
+    gather = _tensor_parallel_ring(problem, stages, full, 1.0)
     gathers = 4.0 if problem.stack.activations.gathered_elements == 0 else 2.0
-    backward = np.where(columns.sequence_parallel == 1, (gathers + 2.0 * exposed) * gather, 2.0 * exposed * reduce)
-    per_layer = 2.0 * reduce + backward
+    backward = np.where(in_slices, (gathers + 2.0 * exposed) * gather, 2.0 * exposed * reduce)
+    return LayerCollectives(2.0 * reduce + backward, 2.0 * reduce)
+
+
+@formula("shoeybi2019", "colossalai0.5.0")
+def tensor_parallel_seconds(problem: Problem, stages: StageColumns) -> Terms:
+    """Communication of one micro batch over the 1D tensor-parallel group, by part. Units: s.
+
+    Grids are in :mod:`planner.cost_model.grid_communication`. Layers: :func:`layer_collectives`. Embedding
+    and head: one all-reduce each; the loss: three of one 4-byte number a token.
+    """
+    columns, layer = stages.layouts, layer_collectives(problem, stages)
+    full: Floats = boundary_bytes(problem, stages) * np.where(
+        columns.sequence_parallel == 1, columns.tensor_parallel, 1
+    )
+    reduce = _tensor_parallel_ring(problem, stages, full, 2.0)
+    loss = 3.0 * _tensor_parallel_ring(problem, stages, microbatch_tokens(problem, columns) * 4.0, 2.0)
     return {
-        "layers": stages.num_layers * per_layer + stages.recompute_layers * 2.0 * reduce,
+        "layers": stages.num_layers * layer.once + stages.recompute_layers * layer.recomputed,
         "embedding_and_loss": np.where(stages.is_first, reduce, 0.0) + np.where(stages.is_last, reduce + loss, 0.0),
     }
 
@@ -71,13 +100,15 @@ def tensor_parallel_seconds(problem: Problem, stages: StageColumns) -> Terms:
 def pipeline_seconds(problem: Problem, stages: StageColumns) -> Floats:
     """Blocking sends of one micro batch: a hidden state on to the next stage, its gradient back.
 
-    Under the interleaved schedule every chunk sends, also from the last stage to the first.
+    Under the interleaved schedule every chunk sends, also from the last stage to the first, and the stack
+    may hide a share of it.
     """
     columns = stages.layouts
     bandwidth, latency = link_columns(_cluster(problem).neighbours, columns.tensor_parallel, columns.pipeline_parallel)
     message = np.where(columns.pipeline_parallel > 1, boundary_bytes(problem, stages) / bandwidth + latency, 0.0)
     ends = stages.is_first.astype(np.float64) + stages.is_last
-    sends = np.where(columns.num_model_chunks > 1, 2.0 * columns.num_model_chunks, 2.0 - ends)
+    exposed = 1.0 - problem.stack.overlap.pipeline
+    sends = np.where(columns.num_model_chunks > 1, 2.0 * columns.num_model_chunks * exposed, 2.0 - ends)
     return message * sends
 
 

@@ -18,8 +18,8 @@ BACKWARD_PRODUCTS = 2.0
 """Backward computes a weight and an input gradient for every product of forward."""
 CAUSAL_SHARE = 0.5
 """Share of the attention scores that a causal flash kernel computes."""
-ATTENTION_PRODUCTS = ("attention_scores", "attention_values")
-"""The products of a layer that have no weights."""
+LAYER_TENSORS = 12
+"""Parameter tensors of a layer: weights and biases of four products and two norms."""
 WEIGHT_PRODUCTS = 4
 SUMMA_KERNELS = 4
 """Kernels of one step of a product in a 2D or 2.5D grid: two broadcasts, the product and its addition."""
@@ -45,26 +45,49 @@ def traffic_seconds(problem: Problem, num_bytes: Floats) -> Floats:
     return num_bytes / (hardware.memory_bandwidth_bytes_per_s * hardware.efficiency.memory)
 
 
-@formula("narayanan2021", "dao2022", "xu2021", "wang2021")
-def layer_forward_seconds(problem: Problem, stages: StageColumns) -> Floats:
-    """Forward of one layer for one micro batch: products, then element-wise traffic.
+@formula("narayanan2021", "xu2021", "wang2021")
+def weight_product_seconds(problem: Problem, stages: StageColumns) -> Floats:
+    """The four products of one layer with its weights, forward, for one micro batch. Units: s.
 
-    Products of a 2D or 2.5D grid run in as many steps as its edge. Never less than the time the host
-    takes to issue the layer's kernels. Units: s.
+    Each takes its FLOP at the efficiency of its size, or its operands and result over the memory where
+    that is longer. In a 2D or 2.5D grid it runs in as many steps as the edge.
     """
-    products, stack, steps = layer_products(problem, stages), problem.stack, summa_steps(stages)
-    seconds = attention_seconds(problem, stages)
-    for name, flops in zip(products._fields, products, strict=True):
-        if name not in ATTENTION_PRODUCTS:
-            seconds = seconds + steps * product_seconds(problem, flops / steps)
+    model, part, steps = problem.model, shares(stages.layouts), summa_steps(stages)
+    h, f, products = float(model.hidden_size), float(model.ffn_hidden_size), layer_products(problem, stages)
+    in_grid = stages.layouts.mode_is("2d", "2.5d", "3d")
+    whole, split = np.where(in_grid, part.split_hidden, 1.0), part.split_hidden
+    tokens, element = rank_tokens(problem, stages), float(ELEMENT_BYTES[problem.precision])
+    shapes = {
+        "qkv": (h * whole, 3 * h * split), "attention_output": (h * split, h * whole),
+        "ffn_in": (h * whole, f * split), "ffn_out": (f * split, h * whole),
+    }  # fmt: skip
+    seconds = np.zeros(len(stages))
+    for name, (inner, outer) in shapes.items():
+        computed = product_seconds(problem, getattr(products, name) / steps)
+        moved = traffic_seconds(problem, element * (tokens * inner + inner * outer + tokens * outer))
+        seconds = seconds + steps * np.maximum(computed, moved)
+    return seconds
+
+
+@formula("narayanan2021", "dao2022")
+def layer_forward_seconds(problem: Problem, stages: StageColumns) -> Floats:
+    """Forward of one layer for one micro batch on the device: products, attention, element-wise traffic."""
     part, element = shares(stages.layouts), float(ELEMENT_BYTES[problem.precision])
-    elements = (
-        stack.traffic.replicated_elements * part.whole_hidden + stack.traffic.sharded_elements * part.split_hidden
-    )
-    tokens = rank_tokens(problem, stages)
-    moved = tokens * problem.model.hidden_size * element * elements
-    launch = layer_kernels(problem, stages) * problem.hardware.kernel_launch_s
-    return np.maximum(seconds + traffic_seconds(problem, moved), launch)
+    traffic = problem.stack.traffic
+    elements = traffic.replicated_elements * part.whole_hidden + traffic.sharded_elements * part.split_hidden
+    moved = rank_tokens(problem, stages) * problem.model.hidden_size * element * elements
+    products = weight_product_seconds(problem, stages) + attention_seconds(problem, stages)
+    return products + traffic_seconds(problem, moved)
+
+
+@formula("definition")
+def layer_host_seconds(problem: Problem, stages: StageColumns) -> Floats:
+    """Host time of one layer's forward: launches of its kernels, or what the stack takes if that is longer."""
+    traffic = problem.stack.traffic
+    stated = traffic.layer_host_s + np.where(stages.layouts.tensor_parallel > 1, traffic.tensor_parallel_host_s, 0.0)
+    in_pieces = stages.layouts.zero_stage >= SHARDS_WEIGHTS
+    stated = stated + np.where(in_pieces, problem.stack.sharded.layer_host_s, 0.0)
+    return np.maximum(layer_kernels(problem, stages) * problem.hardware.kernel_launch_s, stated)
 
 
 @formula("dao2022", "korthikanti2022")
@@ -77,9 +100,12 @@ def attention_seconds(problem: Problem, stages: StageColumns) -> Floats:
     stack, products = problem.stack, layer_products(problem, stages)
     kind = stack.activations.attention
     computed = CAUSAL_SHARE if kind == "flash" else 1.0
-    seconds = product_seconds(problem, products.attention_scores * computed)
-    seconds = seconds + product_seconds(problem, products.attention_values * computed)
-    if kind not in ("materialised", "recomputed"):
+    flops = (products.attention_scores * computed, products.attention_values * computed)
+    stores_scores, share = kind in ("materialised", "recomputed"), stack.traffic.attention_efficiency
+    if share is not None and not stores_scores:
+        return (flops[0] + flops[1]) / (problem.hardware.peak_flops_per_s[problem.precision] * share)
+    seconds = product_seconds(problem, flops[0]) + product_seconds(problem, flops[1])
+    if not stores_scores:
         return seconds
     part = shares(stages.layouts).split_hidden
     scores = rank_tokens(problem, stages) * problem.seq_len * problem.model.num_heads * part
@@ -152,9 +178,16 @@ def microbatch_compute(problem: Problem, stages: StageColumns) -> Terms:
 
 @formula("rajbhandari2020", "definition")
 def optimizer_seconds(problem: Problem, stages: StageColumns) -> Floats:
-    """The optimizer step on the device: bytes it moves per updated parameter of the local shard."""
-    on_device = updated_parameters(problem, stages) * (1.0 - stages.layouts.offload_optimizer)
-    return traffic_seconds(problem, on_device * problem.stack.traffic.optimizer_bytes)
+    """The optimizer step on the device: bytes it moves per updated parameter of the local shard.
+
+    Under ZeRO 1 and 2 over several ranks also the host's work for each tensor of the stage.
+    """
+    columns, traffic = stages.layouts, problem.stack.traffic
+    on_device = updated_parameters(problem, stages) * (1.0 - columns.offload_optimizer)
+    zero = (columns.zero_stage >= 1) & (columns.zero_stage < SHARDS_WEIGHTS) & (columns.data_parallel > 1)
+    tensors = LAYER_TENSORS * stages.num_layers + 2.0 * stages.is_first + 2.0 * stages.is_last
+    host = np.where(zero, tensors * traffic.zero_tensor_host_s, 0.0)
+    return traffic_seconds(problem, on_device * traffic.optimizer_bytes) + host
 
 
 @formula("colossalai0.5.0")
@@ -174,7 +207,7 @@ def offload_seconds(problem: Problem, stages: StageColumns) -> Floats:
     of_pieces = stack.traffic.host_optimizer_bytes or stack.traffic.optimizer_bytes
     moved = offloaded * np.where(in_pieces, of_pieces, stack.traffic.optimizer_bytes)
     share = host.memory_bandwidth_bytes_per_s / min(problem.devices_per_node, problem.num_devices)
-    update = moved / min(share, host.process_bandwidth_bytes_per_s)
+    update = moved / min(share, stack.traffic.host_bytes_per_s)
     return copies + update + nvme_seconds(problem, stages)
 
 

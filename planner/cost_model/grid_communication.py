@@ -7,7 +7,7 @@ strides 1, ``c`` and ``c^2``.
 
 import numpy as np
 
-from planner.cost_model.communication import ring_links, ring_seconds
+from planner.cost_model.communication import LayerCollectives, ring_links, ring_seconds
 from planner.cost_model.parameters import layer_parameters, stage_parameters
 from planner.cost_model.shares import rank_tokens
 from planner.cost_model.sources import formula
@@ -153,18 +153,23 @@ def _copies_seconds(
 
 
 @formula("xu2021", "wang2021", "bian2021")
-def grid_seconds(problem: Problem, stages: StageColumns) -> Terms:
-    """Communication of one micro batch inside a 2D, 2.5D or 3D grid, by part; zero in other modes. Units: s.
+def grid_collectives(problem: Problem, stages: StageColumns) -> LayerCollectives:
+    """Communication of one layer and micro batch inside a grid; zero in other modes. Units: s.
 
-    Backward of a layer communicates twice as much as forward in 2D and 2.5D, and as much in 3D, of
-    which the scatters of input and weight gradients hide as far as the stack's overlap goes.
+    Backward communicates twice as much as forward in 2D and 2.5D, and as much in 3D, of which the
+    scatters of input and weight gradients hide as far as the stack's overlap goes.
     """
     columns, exposed = stages.layouts, 1.0 - problem.stack.overlap.tensor_parallel / 2.0
     in_grid = columns.mode_is("2d", "2.5d", "3d")
-    forward = grid_layer_seconds(problem, stages)
-    backward = forward * np.where(columns.mode_is("3d"), exposed, 2.0)
-    layers = stages.num_layers * (forward + backward) + stages.recompute_layers * forward
+    forward = np.where(in_grid, grid_layer_seconds(problem, stages), 0.0)
+    return LayerCollectives(forward * (1.0 + np.where(columns.mode_is("3d"), exposed, 2.0)), forward)
+
+
+@formula("xu2021", "wang2021", "bian2021")
+def grid_seconds(problem: Problem, stages: StageColumns) -> Terms:
+    """Communication of one micro batch inside a 2D, 2.5D or 3D grid, by part; zero in other modes. Units: s."""
+    layer, in_grid = grid_collectives(problem, stages), stages.layouts.mode_is("2d", "2.5d", "3d")
     return {
-        "layers": np.where(in_grid, layers, 0.0),
+        "layers": stages.num_layers * layer.once + stages.recompute_layers * layer.recomputed,
         "embedding_and_loss": np.where(in_grid, grid_ends_seconds(problem, stages), 0.0),
     }

@@ -1,5 +1,6 @@
 """Which memories a relaxed layout can fit at once, for each way in which its layers may be divided."""
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -7,10 +8,10 @@ import msgspec
 import numpy as np
 
 from planner.cost_model import MODELLED_MODES
-from planner.layout import SOME_RECOMPUTE, LayoutColumns
+from planner.layout import OFFLOAD_TIERS, SOME_RECOMPUTE, LayoutColumns
 from planner.pins import EVEN, pinned_layers
 from planner.problem import Problem
-from planner.solver.limits import fits_device, fits_host, stage_limits
+from planner.solver import limits
 from planner.solver.requirements import EVEN_STAGES, LAYERS, MEMORIES, PIN, Requirement
 from planner.stages import Booleans
 
@@ -46,29 +47,33 @@ class Division:
         return np.where(columns.recompute == SOME_RECOMPUTE, splits[inverse], known[inverse])
 
     def misfits(self, columns: LayoutColumns) -> Iterator[tuple[Broken, Booleans]]:
-        """The memories that a best division leaves broken, and where.
+        """The fewest memories that a division leaves broken, and where.
 
-        A layout that fits each memory and not both is in two groups.
+        A layout that fits each of two memories and not both at once is in two groups.
         """
         judged = judged_by_memory(self.problem, columns)
         yield frozenset(), ~judged
         if not judged.any():
             return
-        part, num_layers = columns.take(judged), self.problem.model.num_layers
-        device, host, both = (
-            stage_limits(self.problem, part, where, interleaved_is_even=False).fitting_layouts(num_layers)
-            for where in ([fits_device], [fits_host], [fits_device, fits_host])
-        )
-        on_device, on_host = MEMORIES
-        for broken, rows in (
-            (frozenset[Requirement](), both),
-            (frozenset({on_host}), device & ~both),
-            (frozenset({on_device}), host & ~both),
-            (frozenset({on_device, on_host}), ~device & ~host),
-        ):
-            mask = np.zeros(len(columns), dtype=bool)
-            mask[judged] = rows
-            yield broken, mask
+        part = columns.take(judged)
+        on_nvme = (part.offload_tier == OFFLOAD_TIERS.index("nvme")).any()
+        together = MEMORIES if on_nvme else MEMORIES[:-1]
+        fits: dict[frozenset[Requirement], Booleans] = {}
+        for size in range(len(together), -1, -1):
+            for kept in map(frozenset, itertools.combinations(together, size)):
+                fits[kept] = self._fits(part, kept)
+                better = [rows for others, rows in fits.items() if kept < others]
+                mask = np.zeros(len(columns), dtype=bool)
+                mask[judged] = fits[kept] & ~np.logical_or.reduce(better, axis=0) if better else fits[kept]
+                yield frozenset(together) - kept, mask
+
+    def _fits(self, columns: LayoutColumns, kept: frozenset[Requirement]) -> Booleans:
+        """Where some division fits all of some memories at once."""
+        where = [fit for memory, fit in zip(MEMORIES, limits.MEMORIES, strict=True) if memory in kept]
+        if not where:
+            return np.ones(len(columns), dtype=bool)
+        limited = limits.stage_limits(self.problem, columns, where, interleaved_is_even=False)
+        return limited.fitting_layouts(self.problem.model.num_layers)
 
 
 def judged_by_memory(problem: Problem, columns: LayoutColumns) -> Booleans:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from planner.cost_model.memory import host_bytes_per_rank, stage_memory, usable_bytes
+from planner.cost_model.memory import host_bytes_per_rank, nvme_bytes_per_rank, stage_memory, usable_bytes
 from planner.layout import SOME_RECOMPUTE, LayoutColumns
 from planner.pins import EVEN, pinned_layers
 from planner.problem import Problem
@@ -49,10 +49,20 @@ def fits_host(problem: Problem, stages: StageColumns) -> NDArray[np.bool_]:
     return np.asarray(host_bytes_per_rank(problem, stages) * ranks <= problem.hardware.host.memory_bytes)
 
 
+def fits_nvme(problem: Problem, stages: StageColumns) -> NDArray[np.bool_]:
+    """Where a node's NVMe holds the offloaded moments of ranks like those of the stage."""
+    ranks = min(problem.devices_per_node, problem.num_devices)
+    return np.asarray(nvme_bytes_per_rank(problem, stages) * ranks <= problem.hardware.host.nvme_capacity_bytes)
+
+
+MEMORIES: tuple[Fits, ...] = (fits_device, fits_host, fits_nvme)
+"""Everything that a layout has to fit, in the order of its rules."""
+
+
 def stage_limits(
     problem: Problem,
     columns: LayoutColumns,
-    where: Sequence[Fits] = (fits_device, fits_host),
+    where: Sequence[Fits] = MEMORIES,
     *,
     interleaved_is_even: bool = True,
 ) -> StageLimits:

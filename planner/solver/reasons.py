@@ -11,7 +11,7 @@ from planner.rules import judge
 from planner.solver.conflict import Conflict, Miss, smallest_conflict
 from planner.solver.counts import nearest_counts
 from planner.solver.divisions import divisions, judged_by_memory
-from planner.solver.nearest import VALID, nearest_device_miss, nearest_host_miss, why_nothing_fits
+from planner.solver.nearest import VALID, nearest_device_miss, nearest_node_miss, why_nothing_fits
 from planner.solver.relaxed import relaxed_layouts
 from planner.solver.requirements import COUNT, FORBID, LAYERS, MEMORIES, PIN, Requirement, holds, rule_of
 from planner.solver.ways_out import ways_out
@@ -75,8 +75,10 @@ def _diagnose(problem: Problem, conflict: Conflict, requirement: Requirement, wi
     if requirement.rule == COUNT:
         return _count(problem, witness)
     if requirement in MEMORIES:
-        nearest = nearest_device_miss if requirement == MEMORIES[0] else nearest_host_miss
-        return nearest(problem, *_contenders(problem, conflict, requirement))
+        contenders = _contenders(problem, conflict, requirement)
+        if requirement == MEMORIES[0]:
+            return nearest_device_miss(problem, *contenders)
+        return nearest_node_miss(problem, *contenders, rule_of(requirement))
     layout = _whole(problem, witness.layout)
     diagnostic = rule_of(requirement).diagnose(problem, layout)
     return msgspec.structs.replace(diagnostic, location=f"{diagnostic.location} ({_mesh_of(witness)})")

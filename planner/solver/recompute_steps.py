@@ -5,9 +5,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from planner.problem import Problem
-from planner.solver.limits import StageLimits, fits_device
-from planner.solver.recompute import needed
-from planner.solver.tables import Affine, Stepped, TimeTables
+from planner.solver.limits import StageLimits
+from planner.solver.recompute import with_needed
+from planner.solver.tables import Stepped, TimeTables, microbatch_ticks
 from planner.stages import Booleans, Integers
 
 
@@ -32,15 +32,10 @@ def window(tables: TimeTables, step_ticks: float) -> Window:
 
 def stepped(problem: Problem, tables: TimeTables, limits: StageLimits) -> TimeTables:
     """The tables with the layers of ``limits`` and with what each number of them has to recompute."""
-    if not isinstance(tables.microbatch, Affine):
-        raise TypeError("the tables are stepped already")
     counts = limits.most - limits.fewest + 1
     rows = np.repeat(np.arange(len(counts)), counts)
     firsts = np.cumsum(counts) - counts
     layers = np.arange(len(rows)) - np.repeat(firsts - limits.fewest, counts)
-    options = limits.stages.take(rows).with_layers(layers)
-    more = needed(options, lambda some: fits_device(problem, some)) - options.fewest_recomputed()
-    affine = Affine(base=tables.microbatch.base[rows], slope=tables.microbatch.slope[rows])
-    values = affine.at(layers) + tables.recompute[rows] * more
-    curve = Stepped(fewest=limits.fewest, counts=counts, values=values, steps=more)
-    return replace(tables, microbatch=curve, limits=limits)
+    options = with_needed(problem, limits.stages.take(rows).with_layers(layers))
+    values = microbatch_ticks(problem, options, tables.tick_s)
+    return replace(tables, microbatch=Stepped(fewest=limits.fewest, counts=counts, values=values), limits=limits)

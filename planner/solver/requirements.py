@@ -13,8 +13,7 @@ import numpy as np
 from planner.layout import LayoutColumns
 from planner.pins import matches, may_match
 from planner.problem import Problem
-from planner.rules import ALL_RULES, RULES, Rule
-from planner.rules.capacity import DEVICE_MEMORY, HOST_MEMORY
+from planner.rules import ALL_RULES, RULES, Rule, capacity
 from planner.stages import Booleans
 
 ColumnMask = Callable[[LayoutColumns], Booleans]
@@ -45,7 +44,7 @@ class Requirement:
         return f"{self.rule} ({self.option})" if self.option else self.rule
 
 
-MEMORIES = (Requirement(rule=DEVICE_MEMORY.id), Requirement(rule=HOST_MEMORY.id))
+MEMORIES = tuple(Requirement(rule=rule.id) for rule in capacity.RULES)
 """Kept or broken by a division of the layers, not by a layout's columns."""
 
 

@@ -11,7 +11,15 @@ from planner.solver.limits import StageLimits
 from planner.solver.ranked import Ranked
 from planner.solver.recompute import with_needed
 from planner.solver.recompute_steps import stepped, window
-from planner.solver.tables import Affine, TimeTables, even_layers, least_maximum, lower_bounds, time_tables
+from planner.solver.tables import (
+    Affine,
+    TimeTables,
+    even_layers,
+    least_maximum,
+    lower_bounds,
+    microbatch_ticks,
+    time_tables,
+)
 from planner.stages import Booleans, Floats, Integers
 
 
@@ -38,12 +46,8 @@ def _ranked(problem: Problem, tables: TimeTables) -> Ranked:
     """Bounds and divisions by tables; a division minimises the slowest stage and then the last tail, evenly."""
     slowest = least_maximum(tables, tables.microbatch)
     layers = even_layers(tables, slowest, _least_tail(tables, slowest))
-    whole = tables.limits.stages.with_layers(layers)
-    divided = with_needed(problem, whole)
-    if isinstance(tables.microbatch, Affine):
-        achieved = tables.step(layers, divided.recompute_layers - whole.recompute_layers)
-    else:
-        achieved = tables.step(layers)
+    divided = with_needed(problem, tables.limits.stages.with_layers(layers))
+    achieved = tables.step(layers, microbatch_ticks(problem, divided, tables.tick_s))
     return Ranked(
         limits=tables.limits, lower_bound=_rounded(lower_bounds(tables)), achieved=_rounded(achieved), layers=layers,
         recompute=divided.recompute_layers, unit=tables.tick_s,

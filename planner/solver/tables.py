@@ -1,9 +1,9 @@
 """Integer tables of the exact model, and the bounds that keep it small.
 
 Times are whole ticks, a fraction of a nanosecond unless the steps are very long. A stage with ``l``
-layers takes ``base + slope * l`` for a micro batch and again for the end of a step, and for the micro
-batch ``recompute`` more for each layer that it recomputes beyond the fewest it may; a step takes
-``M max t_s`` and :func:`planner.cost_model.pipeline.pipeline_bubble`, the largest tail and ``fixed``.
+layers, of which it recomputes the fewest it may, takes ``base + slope * l`` for a micro batch and again
+for the end of a step; a step takes ``M max t_s`` and
+:func:`planner.cost_model.pipeline.pipeline_bubble`, the largest tail and ``fixed``.
 """
 
 import math
@@ -17,7 +17,7 @@ from planner.cost_model.terms import total
 from planner.layout import LayoutColumns
 from planner.problem import Problem
 from planner.solver.limits import StageLimits
-from planner.stages import Booleans, Floats, Integers
+from planner.stages import Booleans, Floats, Integers, StageColumns
 
 FINEST_TICK_S = 1e-10
 LARGEST_SUM = 2**58
@@ -59,8 +59,6 @@ class Stepped:
     """Values of each stage, at least one: at ``fewest`` layers, at one more and so on."""
     values: Integers
     """Flattened, stage after stage."""
-    steps: Integers
-    """How many layers the stage recomputes at each value, beyond the fewest it may."""
 
     @property
     def firsts(self) -> Integers:
@@ -116,8 +114,6 @@ class TimeTables:
     starts: Integers
     """Row of the first stage of each layout."""
     microbatch: Affine | Stepped
-    recompute: Integers
-    """Per stage: what one more recomputed layer adds to a micro batch, in ticks."""
     tail: Affine
     fixed: Integers
     """Per layout: time outside stages, in ticks."""
@@ -134,14 +130,12 @@ class TimeTables:
         """A per-layout column repeated for each of its stages."""
         return np.repeat(per_layout, self.num_stages)
 
-    def step(self, layers: Integers, more_recomputed: Integers | None = None) -> Floats:
+    def step(self, layers: Integers, microbatch: Integers | None = None) -> Floats:
         """Step time of every layout with these layers per stage, in ticks.
 
-        ``more_recomputed``: how many layers each stage recomputes beyond the fewest it may.
+        ``microbatch``: time of a micro batch on each stage, where it is not that of the tables.
         """
-        times, tails = self.microbatch.at(layers), self.tail.at(layers)
-        if more_recomputed is not None:
-            times = times + self.recompute * more_recomputed
+        times, tails = self.microbatch.at(layers) if microbatch is None else microbatch, self.tail.at(layers)
         return self.compose(
             np.add.reduceat(times, self.starts),
             np.maximum.reduceat(times, self.starts),
@@ -164,7 +158,6 @@ def time_tables(problem: Problem, limits: StageLimits, tick_s: float | None = No
     everything = np.full(len(stages), num_layers)
     whole = stages.with_layers(everything)
     here, beyond = stage_times(problem, whole), stage_times(problem, stages.with_layers(everything + 1))
-    recomputing = stage_times(problem, whole.with_recompute(whole.recompute_layers + 1))
     starts = stages.first_rows()
     columns = stages.layouts
     tied = tied_embedding_seconds(problem, stages)[starts]
@@ -176,13 +169,17 @@ def time_tables(problem: Problem, limits: StageLimits, tick_s: float | None = No
         limits=limits,
         starts=starts,
         microbatch=_affine(total(here.microbatch) / tick_s, total(beyond.microbatch) / tick_s, num_layers, single),
-        recompute=np.rint((total(recomputing.microbatch) - total(here.microbatch)) / tick_s).astype(np.int64),
         tail=_affine(total(here.tail) / tick_s, total(beyond.tail) / tick_s, num_layers, single),
         fixed=np.rint(tied / tick_s).astype(np.int64),
         num_microbatches=columns.num_microbatches[starts],
         num_chunks=columns.num_model_chunks[starts],
         num_layers=num_layers,
     )
+
+
+def microbatch_ticks(problem: Problem, stages: StageColumns, tick_s: float) -> Integers:
+    """Time of a micro batch on stages as they stand, in ticks."""
+    return np.rint(total(stage_times(problem, stages).microbatch) / tick_s).astype(np.int64)
 
 
 def _finest_safe_tick_s(stage_times_s: Floats, columns: LayoutColumns) -> float:

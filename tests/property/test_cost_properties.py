@@ -229,7 +229,7 @@ def test_embedding_head_and_optimizer_are_in_every_step(asked: Problem, data: st
 def test_all_terms_of_one_rank_are_compute(asked: Problem, data: st.DataObject) -> None:
     alone = msgspec.structs.replace(asked, num_devices=1)
     terms = predict(alone, any_valid_layout(alone, data)).breakdown_s.keys()
-    assert terms <= {"forward_backward", "recompute", "embedding", "loss_head", "optimizer", "offload"}
+    assert terms <= {"forward_backward", "recompute", "host", "embedding", "loss_head", "optimizer", "offload"}
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,9 @@ from planner.plan import Plan
 from runtime.support import check_supported
 
 REFUSED: list[tuple[str, dict[str, Any]]] = [
-    ("STK001", {"tensor_mode": "2d", "tensor_parallel": 4}),
+    ("TP023", {"tensor_mode": "2d", "tensor_parallel": 4, "micro_batch": 1}),
+    ("TP025", {"tensor_mode": "2d", "tensor_parallel": 4, "zero_stage": 1, "precision": "bf16"}),
+    ("TP026", {"tensor_mode": "2d", "tensor_parallel": 4, "pipeline_parallel": 2, "schedule": "interleaved"}),
     ("TP010", {"tensor_mode": "none", "tensor_parallel": 2}),
     ("SP001", {"sequence_parallel": True}),
     ("SP002", {"tensor_parallel": 3, "sequence_parallel": True}),

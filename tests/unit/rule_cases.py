@@ -120,15 +120,36 @@ CASES = (
         {"edge": 3, "num_heads": 4},
     ),
     Case(
-        "TP022", layout(tensor_parallel=16, tensor_mode="2d"), layout(tensor_parallel=9, tensor_mode="2d"),
-        "hidden size 16 does not divide by the square of the 2d grid edge 3",
-        "use a grid edge whose square divides 16", {"edge": 3, "hidden_size": 16},
+        "TP022", layout(tensor_parallel=9, tensor_mode="2d"), layout(tensor_parallel=27, tensor_mode="3d"),
+        "12 hidden units do not split into the 9 parts of mode 3d",
+        "use a grid whose parts divide 12, or --mode 1d", {"share": 9, "hidden_size": 12},
+        asked={"model": {"hidden_size": 12}},
     ),
     Case(
         "TP023", layout(tensor_parallel=8, tensor_mode="3d", micro_batch=4),
         layout(tensor_parallel=8, tensor_mode="3d", micro_batch=2),
         "micro batch 2 does not split into the 4 shares of mode 3d", "use a micro batch that is a multiple of 4",
         {"micro_batch": 2, "batch_share": 4},
+    ),
+    Case(
+        "TP024", layout(tensor_parallel=8, tensor_mode="3d"), layout(tensor_parallel=8, tensor_mode="3d"),
+        "62 feed-forward units do not split into the 4 parts of mode 3d",
+        "use a grid whose parts divide 62, or --mode 1d", {"share": 4, "ffn_hidden_size": 62},
+        asked_of_broken={"model": {"ffn_hidden_size": 62}},
+    ),
+    Case(
+        "TP025", layout(tensor_parallel=4, tensor_mode="2d"),
+        layout(tensor_parallel=4, tensor_mode="2d", zero_stage=1),
+        "mode 2d does not run with ZeRO stage 1", "use ZeRO stage 0, or --mode 1d",
+        {"tensor_mode": "2d", "zero_stage": 1},
+    ),
+    Case(
+        "TP026", layout(tensor_parallel=4, tensor_mode="2d", pipeline_parallel=2),
+        layout(
+            tensor_parallel=4, tensor_mode="2d", pipeline_parallel=2, num_model_chunks=2, schedule="interleaved"
+        ),
+        "mode 2d does not run schedule interleaved", "use schedule 1f1b, or --mode 1d",
+        {"tensor_mode": "2d", "schedule": "interleaved"},
     ),
     Case(
         "SP001", layout(tensor_parallel=2, sequence_parallel=True), layout(sequence_parallel=True),

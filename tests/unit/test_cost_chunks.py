@@ -45,6 +45,15 @@ def test_pieces_take_the_size_of_the_least_waste() -> None:
     assert searched.padding == pytest.approx(2 * 7168 / 13408)
 
 
+def test_pieces_no_larger_than_a_layer_s_matrices() -> None:
+    # 3072 in place of 10^6, in steps of the hidden size: 3072, 3088, ... 6144.
+    capped = {"unit_parameters": 10**6, "unit_search_parameters": 10**6, "unit_at_most_layer": True}
+    found = pieces(problem(stack={"sharded": capped}))
+    assert found.is_sharded
+    assert 3072 <= found.layer <= 6144
+    assert found.layer % 16 == 0
+
+
 def test_pieces_of_a_model_below_the_least_size_are_not_sharded() -> None:
     found = pieces(problem(stack={"sharded": {"unit_parameters": 10**6}}))
     assert found == Pieces(layer=15328, largest=15328, padding=1.0, is_sharded=False)

@@ -5,6 +5,7 @@ import pytest
 
 from planner.cost_model.communication import (
     data_parallel_seconds,
+    layer_collectives,
     pipeline_seconds,
     ring_seconds,
     sharded_seconds,
@@ -33,6 +34,21 @@ def test_ring_seconds_by_hand() -> None:
 
 def test_ring_seconds_of_one_rank_are_zero() -> None:
     assert ring(1, 2.0) == 0.0
+
+
+def test_layer_collectives_by_hand() -> None:
+    # Two all-reduces forward, half of two backward; two more where the layer recomputes.
+    once, again = layer_collectives(problem(), stages(tensor_parallel=2))
+    assert once.tolist() == pytest.approx([3 * REDUCE_S])
+    assert again.tolist() == pytest.approx([2 * REDUCE_S])
+
+
+def test_layer_collectives_take_what_the_stack_does_beside_the_links() -> None:
+    asked = problem(stack={"traffic": {"collective_s": 0.5}})
+    once, again = layer_collectives(asked, stages(tensor_parallel=2))
+    assert once.tolist() == pytest.approx([3 * (REDUCE_S + 0.5)])
+    assert again.tolist() == pytest.approx([2 * (REDUCE_S + 0.5)])
+    assert layer_collectives(asked, stages()).once.tolist() == [0.0]
 
 
 def test_tensor_parallel_seconds_by_hand() -> None:
@@ -79,6 +95,13 @@ def test_pipeline_seconds_of_interleaved_chunks() -> None:
     chunked = stages(pipeline_parallel=2, schedule="interleaved", num_model_chunks=2)
     message = 256 / 1e9 + 1e-6
     assert pipeline_seconds(problem(), chunked).tolist() == pytest.approx([4 * message, 4 * message])
+
+
+def test_pipeline_seconds_of_interleaved_chunks_that_computation_hides() -> None:
+    chunked = stages(pipeline_parallel=2, schedule="interleaved", num_model_chunks=2)
+    hidden = problem(stack={"overlap": {"pipeline": 1.0}})
+    assert pipeline_seconds(hidden, chunked).tolist() == [0.0, 0.0]
+    assert pipeline_seconds(hidden, stages(pipeline_parallel=2))[0] > 0
 
 
 def test_pipeline_seconds_use_the_network_where_a_boundary_crosses_nodes() -> None:

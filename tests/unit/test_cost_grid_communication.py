@@ -8,6 +8,7 @@ import pytest
 from planner.cost_model.grid_communication import (
     broadcast_seconds,
     cube_seconds,
+    grid_collectives,
     grid_ends_seconds,
     grid_gradient_seconds,
     grid_layer_seconds,
@@ -122,6 +123,14 @@ def test_grid_gradient_seconds_in_2_5d_reduce_matrices_along_the_depth() -> None
     matrices = (4 * 3072 / 4 + 2048 / 4) * 2
     expected = 2 * (matrices / 2 / 1e9 + HOP) + 2 * (vectors * 3 / 4 / 1e9 + 3 * HOP)
     assert grid_gradient_seconds(asked(), deep).tolist() == pytest.approx([expected])
+
+
+def test_grid_collectives_by_hand() -> None:
+    plain = exposed()
+    layer = grid_layer_seconds(plain, flat())[0]
+    once, again = grid_collectives(plain, flat())
+    assert (once.tolist(), again.tolist()) == (pytest.approx([3 * layer]), pytest.approx([layer]))
+    assert grid_collectives(plain, stages(tensor_parallel=4)).once.tolist() == [0.0]
 
 
 def test_grid_seconds_by_hand() -> None:

@@ -4,15 +4,17 @@ import numpy as np
 import pytest
 
 from planner.cost_model import predict
+from planner.cost_model.communication import layer_collectives
+from planner.cost_model.compute import layer_forward_seconds
 from planner.cost_model.grid_communication import grid_gradient_seconds
-from planner.cost_model.pipeline import pipeline_bubble, stage_times, step_breakdown
+from planner.cost_model.pipeline import host_seconds, pipeline_bubble, stage_times, step_breakdown
 from planner.cost_model.terms import total
 from planner.layout import columns_of
 from planner.spec import TensorMode
 from planner.stages import stages_of
 from tests.helpers import layout, problem, stages
 
-LAYER_S = 51200 / 5e11 + 7680 / 5e8
+LAYER_S = 2048 / 5e11 + (10240 + 7680) / 5e8
 HEAD_S = 3 * 32768 / 5e11 + 20480 / 5e8
 EMBEDDING_S = 2048 / 5e8
 SEND_S = 256 / 1e9 + 1e-6
@@ -81,6 +83,21 @@ def test_step_breakdown_of_interleaved_chunks_divides_the_bubble() -> None:
     breakdown = step_breakdown(problem(num_devices=2), chunked)
     first = 6 * LAYER_S + EMBEDDING_S + 4 * SEND_S
     assert breakdown["pipeline_bubble"] == pytest.approx(first / 2)
+
+
+def test_host_seconds_are_what_a_layer_waits() -> None:
+    slow = problem(stack={"traffic": {"layer_host_s": 1.0}})
+    assert host_seconds(slow, stages()).tolist() == pytest.approx([4 * 3 * (1.0 - LAYER_S)])
+    some = stages(recompute_layers_per_stage=(3,))
+    assert host_seconds(slow, some).tolist() == pytest.approx([(3 + 3 * 4) * (1.0 - LAYER_S)])
+    assert host_seconds(problem(), stages()).tolist() == [0.0]
+
+
+def test_host_seconds_run_ahead_of_communication_too() -> None:
+    slow = problem(num_devices=2, stack={"traffic": {"layer_host_s": 1e-3}})
+    shared = stages(tensor_parallel=2)
+    layer = layer_forward_seconds(slow, shared) * 3 + layer_collectives(slow, shared).once
+    assert host_seconds(slow, shared).tolist() == pytest.approx((4 * (3e-3 - layer)).tolist())
 
 
 def test_step_breakdown_takes_one_layout() -> None:

@@ -14,7 +14,7 @@ from planner.solver import solve
 from planner.solver.limits import fits_device, stage_limits
 from planner.solver.recompute import least_peak_bytes, needed, with_least_peak
 from planner.solver.recompute_steps import stepped, window
-from planner.solver.tables import Stepped, time_tables
+from planner.solver.tables import Stepped, microbatch_ticks, time_tables
 from planner.stages import StageColumns, stages_of
 from planner.units import Bytes
 from tests.helpers import layout, problem, slow_hardware
@@ -124,7 +124,6 @@ def test_stepped_times_are_those_of_the_cost_model() -> None:
     for count in range(1, 4):
         layers = np.array([count, LAYERS - count])
         assert roomy.microbatch.at(layers).tolist() == tables.microbatch.at(layers).tolist()
-    assert roomy.microbatch.steps.tolist() == [0] * len(roomy.microbatch.values)
 
 
 def test_a_stage_that_has_to_recompute_takes_its_time() -> None:
@@ -136,13 +135,12 @@ def test_a_stage_that_has_to_recompute_takes_its_time() -> None:
     tables = time_tables(question, limits)
     curve = stepped(question, tables, limits).microbatch
     assert isinstance(curve, Stepped)
-    assert curve.at(np.array([LAYERS])) == tables.microbatch.at(np.array([LAYERS])) + curve.steps[-1] * tables.recompute
-    assert curve.steps[-1] >= 1
+    assert curve.at(np.array([LAYERS])) > tables.microbatch.at(np.array([LAYERS]))
+    recomputing = limits.stages.with_layers(np.array([LAYERS])).with_recompute(np.array([3]))
+    assert curve.at(np.array([LAYERS])) == microbatch_ticks(question, recomputing, tables.tick_s)
 
 
-CURVE = Stepped(
-    fewest=np.array([1, 1]), counts=np.array([3, 3]), values=np.array([10, 20, 45, 5, 15, 25]), steps=np.zeros(6, int)
-)
+CURVE = Stepped(fewest=np.array([1, 1]), counts=np.array([3, 3]), values=np.array([10, 20, 45, 5, 15, 25]))
 
 
 def test_stepped_looks_values_up() -> None:
