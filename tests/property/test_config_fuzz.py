@@ -22,7 +22,8 @@ from planner.spec import HardwareSpec, ModelSpec
 from planner.spec_files import load_spec
 
 EXAMPLES = int(os.environ.get("GPTPLAN_FUZZ_EXAMPLES", "150"))
-LONGEST_S = 10.0
+LONGEST_S = 5.0
+"""Of processor time, for one input."""
 LONGEST_MESSAGE = 1000
 FUZZ = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*/*"))
@@ -51,7 +52,7 @@ sys.addaudithook(_watch)
 
 def survive(text: str, name: str, asked: Asked) -> None:
     """Check a text as the command does; only a message for the user may come out."""
-    started = time.monotonic()
+    started = time.process_time()
     refused: tuple[Diagnostic, ...] = ()
     _watched.update(on=True, seen=[])
     try:
@@ -62,7 +63,7 @@ def survive(text: str, name: str, asked: Asked) -> None:
         _watched["on"] = False
     assert _watched["seen"] == []
     assert all(found.message and len(found.message) < LONGEST_MESSAGE for found in refused)
-    assert time.monotonic() - started < LONGEST_S
+    assert time.process_time() - started < LONGEST_S
 
 
 survive(TEXTS[0][1], "a.py", ASKED[0])  # whatever is imported late is imported now, before anything is watched
