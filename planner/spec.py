@@ -233,6 +233,8 @@ class TrafficSpec(_Spec, frozen=True, kw_only=True):
     """Host time to run one layer's forward, its launches included; backward takes twice as long."""
     tensor_parallel_host_s: Seconds = field(name="tensor_parallel_host", default=Seconds(0))
     """More of it where tensor parallelism divides the layer."""
+    sequence_parallel_host_s: Seconds = field(name="sequence_parallel_host", default=Seconds(0))
+    """More of it under sequence parallelism."""
     zero_tensor_host_s: Seconds = field(name="zero_tensor_host", default=Seconds(0))
     """Host time per parameter tensor of one optimizer step under ZeRO 1 and 2."""
     collective_s: Seconds = field(name="collective", default=Seconds(0))
@@ -277,6 +279,8 @@ class ShardedSpec(_Spec, frozen=True, kw_only=True):
     """Whether gradients of a single micro batch take the place of the weights' pieces."""
     step_gradient: float = 0.0
     """Growth of a gradient in the optimizer step, in bytes per parameter of a rank's pieces."""
+    collectives_per_unit: float = 1.0
+    """Collectives that gather or scatter one piece: tensors by themselves, or the piece at once."""
     gathers: float = 2.0
     """Gatherings of all weights per micro batch."""
     recompute_gathers: float = 0.0
@@ -313,12 +317,16 @@ class ProcessSpec(_Spec, frozen=True, kw_only=True):
     """Taken by a process that communicates with nobody, in place of the card's figure."""
     communicator_bytes: Bytes | None = field(name="communicator", default=None)
     """Taken by one communicator, in place of the card's figure."""
+    cached_bytes: Bytes = field(name="cached", default=Bytes(0))
+    """Blocks of the set-up that the allocator still holds on a roomy card and gives back on a full one."""
     all_ranks: float = 0.0
     """Communicators over all ranks, where there are several."""
     pipeline: float = 1.0
     """Communicators of pipeline parallelism."""
     data_parallel: float = 1.0
     """Communicators of data parallelism."""
+    sharded: float = 0.0
+    """Communicators that ZeRO stage 3 opens beside, also on a single rank."""
     tensor_parallel: dict[TensorMode, float] = {}
     """Communicators of a tensor mode beyond one for each axis of its grid."""
 

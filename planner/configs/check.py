@@ -24,7 +24,9 @@ from planner.solver import Answer, solve
 SEARCH_LIMIT_S = 20.0
 """How long the best layout may be looked for."""
 MEMORY_ERROR = 0.05
-"""Largest error of predicted peak memory in `python -m benchmarks.measured_runs`, rounded up; a test compares them."""
+"""Largest error of predicted peak memory in `gptplan validate tests/validation/h200_runs.csv`, rounded up.
+
+A test compares the two."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -46,9 +46,8 @@ def stage_times(problem: Problem, stages: StageColumns) -> StageTimes:
     reduction = communication.data_parallel_seconds(problem, stages)
     exposed = _exposed(stages, reduction, overlap.data_parallel, computed["layers_backward"])
     exposed = exposed * np.where(stages.layouts.pipeline_parallel > 1, 1.0 - overlap.data_parallel_pipeline, 1.0)
-    in_grid = stages.layouts.mode_is("2d", "2.5d", "3d")
     tail = {
-        "data_parallel_communication": np.where(in_grid, grid_gradient_seconds(problem, stages), exposed),
+        "data_parallel_communication": _grid_or(problem, stages, exposed),
         "optimizer": compute.optimizer_seconds(problem, stages),
         "offload": compute.offload_seconds(problem, stages),
     }
@@ -70,6 +69,12 @@ def host_seconds(problem: Problem, stages: StageColumns) -> Floats:
     whole = stages.num_layers - stages.recompute_layers
     waits = np.multiply(whole, np.maximum(plain, 0.0), dtype=np.float64)
     return waits + stages.recompute_layers * np.maximum(recomputing, 0.0)
+
+
+def _grid_or(problem: Problem, stages: StageColumns, seconds: Floats) -> Floats:
+    """Gradient reduction: a grid's own where there is one, else the given."""
+    in_grid = stages.layouts.mode_is("2d", "2.5d", "3d")
+    return np.where(in_grid, grid_gradient_seconds(problem, stages), seconds) if in_grid.any() else seconds
 
 
 def _exposed(stages: StageColumns, seconds: Floats, share: float, compute_s: Floats) -> Floats:

@@ -99,6 +99,34 @@ def fits_somehow(problem: Problem, stages: StageColumns, fits: Fits) -> NDArray[
     return fit
 
 
+def may_fit(problem: Problem, columns: LayoutColumns) -> NDArray[np.bool_]:
+    """Layouts of which some stage can hold the device's share of the layers, one of an even division.
+
+    The others fit no device: a stage has to hold as many. One look at each stage, where its limits take ten.
+    """
+    stages = stages_of(columns)
+    share = -(-problem.model.num_layers // stages.layouts.pipeline_parallel)
+    fits = fits_somehow(problem, stages.with_layers(share), fits_device)
+    return np.asarray(np.logical_or.reduceat(fits, stages.first_rows()))
+
+
+def fitting(
+    problem: Problem,
+    columns: LayoutColumns,
+    where: Sequence[Fits] = MEMORIES,
+    *,
+    interleaved_is_even: bool = True,
+) -> tuple[StageLimits | None, NDArray[np.bool_]]:
+    """The limits of the layouts of which some division fits ``where``, and which of ``columns`` those are."""
+    fits = may_fit(problem, columns) if fits_device in where else np.ones(len(columns), dtype=bool)
+    if not fits.any():
+        return None, fits
+    limits = stage_limits(problem, columns.take(fits), where, interleaved_is_even=interleaved_is_even)
+    possible = limits.fitting_layouts(problem.model.num_layers)
+    fits[fits] = possible
+    return limits.take_layouts(possible) if possible.any() else None, fits
+
+
 def most_layers(problem: Problem, stages: StageColumns, fits: Fits) -> Integers:
     """The largest layer count, 0 to all, at which each stage fits with some of its recomputed layers.
 
