@@ -3,15 +3,17 @@
 import re
 from pathlib import Path
 
-from planner.rules import ALL_RULES, Rule
+from planner.rules import EVERY_RULE, ConfigRule, Rule, RuleText
 
 PAGE = Path(__file__).with_name("rules.md")
 
 _HEAD = """\
 # Rules
 
-A layout is valid when it keeps all of these. The solver, `gptplan check` and `gptplan explain RULE` read the
-same table, in `planner/rules/`. Words in braces stand for the numbers of the layout in question.
+A layout is valid when it keeps all of the first ones. The solver, `gptplan check` and `gptplan explain RULE` read
+the same table, in `planner/rules/`. Those from OLD001 on are about the keys of hand-written configurations: what
+each framework refuses before the first step, or accepts and does not do. Words in braces stand for the numbers of
+the layout or the file in question.
 
 This page is written by `make docs`; do not edit it.
 """
@@ -19,15 +21,14 @@ This page is written by `make docs`; do not edit it.
 
 def rules_page() -> str:
     """The whole page."""
-    contents = "\n".join(f"- [{rule.id}](#{rule.id.lower()}) {rule.title}" for rule in ALL_RULES)
-    return "\n".join([_HEAD, contents, *(_section(rule) for rule in ALL_RULES)])
+    contents = "\n".join(f"- [{rule.id}](#{rule.id.lower()}) {rule.title}" for rule in EVERY_RULE)
+    return "\n".join([_HEAD, contents, *(_section(rule) for rule in EVERY_RULE)])
 
 
-def _section(rule: Rule) -> str:
-    decided_by = "the cost model" if rule.holds is None and rule.holds_layout is None else "the layout alone"
+def _section(rule: RuleText) -> str:
     rows = {
         "Field": f"`{rule.field}`",
-        "Decided by": decided_by,
+        "Decided by": _decided_by(rule),
         "Message": _code(rule.message),
         "Hint": rule.hint if "`" in rule.hint else _code(rule.hint),
         "Source": rule.source,
@@ -36,13 +37,21 @@ def _section(rule: Rule) -> str:
     return f"\n## {rule.id}\n\n{_sentence(rule.title)}. {rule.why}\n\n{lines}"
 
 
+def _decided_by(rule: RuleText) -> str:
+    if isinstance(rule, ConfigRule):
+        warns = ", as a warning" if rule.severity == "warning" else ""
+        return f"the keys of a file for {' or '.join(rule.dialects)}{warns}"
+    judged = isinstance(rule, Rule) and (rule.holds is not None or rule.holds_layout is not None)
+    return "the layout alone" if judged else "the cost model"
+
+
 def _code(text: str) -> str:
     return f"`{text}`" if text else ""
 
 
 def _sentence(text: str) -> str:
     # Only a plain first word: names such as ZeRO keep their spelling.
-    return re.sub(r"^[a-z]", lambda first: first[0].upper(), text)
+    return re.sub(r"^[a-z](?=[a-z]*(?: |$))", lambda first: first[0].upper(), text)
 
 
 def main() -> None:

@@ -181,11 +181,43 @@ def show(plan: PlanArgument, as_json: JsonOption = False) -> None:
 
 
 @app.command()
-def check(plan: PlanArgument, as_json: JsonOption = False) -> None:
-    """Judge a plan's layout rule by rule, and its memory against the card."""
-    from planner.commands import reading
+def check(  # noqa: PLR0913 - one parameter for each option
+    config: Annotated[
+        Path, typer.Argument(metavar="CONFIG", help="A plan, a hand-written configuration, or a folder of them.")
+    ],
+    gpus: Annotated[int | None, typer.Option("--gpus", help="How many GPUs it is for. A plan says so itself.")] = None,
+    gpu: GpuOption = "a100-40g",
+    model: Annotated[
+        str | None, typer.Option("--model", help="Built-in model or a TOML file. [default: what the file names]")
+    ] = None,
+    gpus_per_node: NodeOption = None,
+    global_batch: Annotated[
+        int | None, typer.Option("--global-batch", help="Sequences a step, where the file does not say.")
+    ] = None,
+    seq_len: Annotated[
+        int | None, typer.Option("--seq-len", help="Tokens a sequence, where the file does not say.")
+    ] = None,
+    reserve: ReserveOption = None,
+    fix: Annotated[bool, typer.Option("--fix", help="Write the nearest valid configuration.")] = False,
+    as_plan: Annotated[
+        bool, typer.Option("--as-plan", help="Freeze the layout in a plan that `run` executes.")
+    ] = False,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "-o", "--output", help="Where --fix or --as-plan writes. [default: FILE.fixed.*, plans/FILE.plan]"
+        ),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Say rule by rule what is wrong with a configuration, without running it, and whether it fits."""
+    from planner.commands import checking
 
-    _end(reading.check(plan, as_json=as_json))
+    options = checking.CheckOptions(
+        gpus=gpus, gpu=gpu, model=model, gpus_per_node=gpus_per_node, global_batch=global_batch, seq_len=seq_len,
+        reserve=reserve, fix=fix, as_plan=as_plan, output=output, as_json=as_json,
+    )  # fmt: skip
+    _end(checking.check(config, options))
 
 
 @app.command()

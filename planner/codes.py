@@ -12,6 +12,18 @@ CODES = {
     "WAY004": "A larger built-in card leaves a layout.",
     "WAY005": "Another global batch leaves a layout.",
     "WAY006": "A smaller memory reserve leaves a layout, and less room for what the memory model does not count.",
+    "CFG001": "A value of a configuration cannot be told without running the file, which gptplan never does. The rest "
+    "of the file is checked.",
+    "CFG002": "A value of a configuration is not of the kind that its key takes.",
+    "CFG003": "A key of a configuration is defined twice, with different values.",
+    "CFG004": "A plugin of Colossal-AI has no such argument and would refuse it.",
+    "CFG005": "Something is not known that memory and time depend on, or no formula describes the layout, so only the "
+    "rules were checked.",
+    "CFG006": "A configuration file is not of the language that its name or its beginning says.",
+    "CFG007": "A configuration file cannot be read: it is empty, binary, too large or no ordinary file.",
+    "CFG008": "Nothing in the file is a parallel configuration that gptplan knows.",
+    "CFG009": "A configuration that breaks a rule, does not fit or is not executed by gptplan cannot become a plan.",
+    "CFG010": "How far a configuration is from the best layout for the same GPUs and the same batch.",
     "PLAN001": "The plan file has a format that this gptplan does not read. Solve again.",
     "PLAN002": "The plan's content does not match its digest: it was changed after gptplan wrote it. Its proof and "
     "its prediction would no longer hold, so nothing uses it. Solve again, with --pin for what has to change.",

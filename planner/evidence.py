@@ -2,6 +2,9 @@
 
 import msgspec
 
+BY_HAND = "by-hand"
+"""Status of a layout that a person wrote: nothing was chosen, and the bound is that of the best layout found."""
+
 
 class Space(msgspec.Struct, frozen=True, kw_only=True):
     """How many layouts were looked at, and what became of them."""

@@ -9,11 +9,11 @@ from rich.table import Table
 from planner.answer import Answer, LeastDevices
 from planner.cost_model.parameters import model_parameters
 from planner.diagnostics import Diagnostic, render
-from planner.evidence import Evidence
+from planner.evidence import BY_HAND, Evidence
 from planner.layout import Layout
 from planner.plan import Plan
 from planner.prediction import Prediction
-from planner.rules.rule import Rule
+from planner.rules import RuleText
 from planner.spec import HardwareSpec, ModelSpec
 from planner.units import format_bytes, format_gib, format_rate, format_seconds
 
@@ -116,6 +116,8 @@ def _print_plan(console: Console, plan: Plan) -> None:
 
 def _verdict(evidence: Evidence, objective: str) -> str:
     goal = {"step-time": "fastest", "memory": "least memory"}[objective]
+    if evidence.status == BY_HAND:
+        return f"written by hand, not chosen; at most {evidence.gap:.1%} from the {goal}"
     if evidence.status == "optimal":
         return f"optimal, proven {goal} of {evidence.space.fit:,} layouts that fit"
     return f"{evidence.status}, at most {evidence.gap:.1%} from the {goal}"
@@ -219,7 +221,7 @@ def print_check(plan: Plan, diagnostics: Sequence[Diagnostic]) -> None:
     console.print(_memory_table(plan.layout, plan.predicted))
 
 
-def print_rules(rules: Sequence[Rule]) -> None:
+def print_rules(rules: Sequence[RuleText]) -> None:
     """One line for each rule."""
     table = Table("rule", "what it finds", "field", box=None, pad_edge=False)
     for rule in rules:
@@ -227,7 +229,7 @@ def print_rules(rules: Sequence[Rule]) -> None:
     _console().print(table)
 
 
-def print_rule(rule: Rule) -> None:
+def print_rule(rule: RuleText) -> None:
     """One rule's page."""
     console = _console()
     console.print(f"{rule.id}: {rule.title}\n\n{rule.why}\n", markup=False, soft_wrap=True)

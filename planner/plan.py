@@ -61,7 +61,16 @@ def _digest(fields: dict[str, Any]) -> str:
 
 
 def write_plan(plan: Plan, path: Path) -> None:
-    """Write ``plan`` beside ``path`` and rename it there: a reader never sees half a plan.
+    """Write ``plan`` as canonical JSON.
+
+    Raises:
+        PlanError: the folder cannot be made or written.
+    """
+    write_bytes(canonical_json(plan), path, what="plan")
+
+
+def write_bytes(content: bytes, path: Path, *, what: str = "file") -> None:
+    """Write beside ``path`` and rename the file there: a reader never sees half of it.
 
     Raises:
         PlanError: the folder cannot be made or written.
@@ -71,7 +80,7 @@ def write_plan(plan: Plan, path: Path) -> None:
         handle, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:
             with os.fdopen(handle, "wb") as file:
-                file.write(canonical_json(plan))
+                file.write(content)
             os.chmod(beside, 0o644)  # noqa: PTH101 - mkstemp gives a name, not a Path
             Path(beside).replace(path)
         except BaseException:
@@ -79,7 +88,7 @@ def write_plan(plan: Plan, path: Path) -> None:
             raise
     except OSError as error:
         raise usage_error(
-            f"cannot write the plan: {error.strerror}", location=str(path), hint="name another file with `-o`"
+            f"cannot write the {what}: {error.strerror}", location=str(path), hint="name another file with `-o`"
         ) from error
 
 

@@ -42,15 +42,15 @@ def build_problem(question: Question) -> Problem:
     Raises:
         PlanError: a spec, a number, a pin or the reserve is not valid.
     """
-    _check_count(question.gpus, "--gpus", MAX_DEVICES, "--gpus 96")
+    check_count(question.gpus, "--gpus", MAX_DEVICES, "--gpus 96")
     model = load_spec(question.model, ModelSpec)
     hardware = load_spec(question.gpu, HardwareSpec)
     devices_per_node = _given(question.gpus_per_node, hardware.devices_per_node)
-    _check_count(devices_per_node, "--gpus-per-node", MAX_DEVICES, "--gpus-per-node 8")
+    check_count(devices_per_node, "--gpus-per-node", MAX_DEVICES, "--gpus-per-node 8")
     global_batch = _given(question.global_batch, model.global_batch)
-    _check_count(global_batch, "--global-batch", MAX_GLOBAL_BATCH, "--global-batch 1536")
+    check_count(global_batch, "--global-batch", MAX_GLOBAL_BATCH, "--global-batch 1536")
     seq_len = _given(question.seq_len, model.seq_len)
-    _check_count(seq_len, "--seq-len", model.max_seq_len, f"--seq-len {model.seq_len}")
+    check_count(seq_len, "--seq-len", model.max_seq_len, f"--seq-len {model.seq_len}")
     return Problem(
         model=model,
         hardware=hardware,
@@ -72,7 +72,12 @@ def _given(value: int | None, default: int) -> int:
     return default if value is None else value
 
 
-def _check_count(value: int, option: str, most: int, example: str) -> None:
+def check_count(value: int, option: str, most: int, example: str) -> None:
+    """Refuse a number outside of 1 to ``most``.
+
+    Raises:
+        PlanError: it is.
+    """
     if not 1 <= value <= most:
         raise usage_error(
             f"{option} has to be from 1 to {most}, and it is {value}", location=option, hint=f"for example `{example}`"

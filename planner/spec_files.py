@@ -90,6 +90,8 @@ def _decode_quantity(kind: type, value: Any, *, plain_numbers: bool) -> Any:
         raise NotImplementedError(kind)
     if isinstance(value, str):
         return parse_quantity(value, kind)
+    if plain_numbers and value is None:
+        return kind(float("inf"))  # JSON has no infinity: a rate without a limit is written as null
     if plain_numbers and isinstance(value, int | float):
         return kind(value)
     raise ValueError(f"`{value}` has no unit")

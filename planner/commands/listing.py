@@ -4,8 +4,7 @@ from planner import explain as tables
 from planner.codes import CODES
 from planner.commands.output import print_json
 from planner.diagnostics import ExitCode, usage_error
-from planner.rules import ALL_RULES
-from planner.rules.rule import Rule
+from planner.rules import EVERY_RULE, RuleText
 from planner.spec import HardwareSpec, ModelSpec
 from planner.spec_files import builtin_names, did_you_mean, load_spec, to_builtins
 
@@ -13,9 +12,9 @@ from planner.spec_files import builtin_names, did_you_mean, load_spec, to_builti
 def rules(*, as_json: bool) -> int:
     """List the rule table."""
     if as_json:
-        print_json([_rule_document(rule) for rule in ALL_RULES])
+        print_json([_rule_document(rule) for rule in EVERY_RULE])
     else:
-        tables.print_rules(ALL_RULES)
+        tables.print_rules(EVERY_RULE)
     return ExitCode.OK
 
 
@@ -24,7 +23,7 @@ def explain(rule_id: str, *, as_json: bool) -> int:
     code = rule_id.upper()
     if code in CODES:
         return _explain_code(code, as_json=as_json)
-    known = {rule.id: rule for rule in ALL_RULES}
+    known = {rule.id: rule for rule in EVERY_RULE}
     rule = known.get(code)
     if rule is None:
         raise usage_error(
@@ -46,7 +45,7 @@ def _explain_code(code: str, *, as_json: bool) -> int:
     return ExitCode.OK
 
 
-def _rule_document(rule: Rule) -> dict[str, str]:
+def _rule_document(rule: RuleText) -> dict[str, str]:
     fields = ("id", "title", "field", "message", "detail", "hint", "why", "source")
     return {field: getattr(rule, field) for field in fields}
 

@@ -2,9 +2,12 @@
 
 from typing import Any
 
+from planner.diagnostics import Diagnostic
 from planner.layout import Layout
+from planner.prediction import Prediction
 from planner.problem import Problem
 from planner.rules.rule import Rule
+from planner.units import format_gib
 
 
 def _values(problem: Problem, layout: Layout) -> dict[str, Any]:
@@ -53,3 +56,32 @@ NVME = Rule(
 )
 
 RULES = (DEVICE_MEMORY, HOST_MEMORY, NVME)
+
+
+def misfits(problem: Problem, layout: Layout, predicted: Prediction) -> list[Diagnostic]:
+    """What of a predicted layout does not fit: the fullest stage on the device, the offloaded states on the host."""
+    stages = enumerate(predicted.stages)
+    number, fullest = max(stages, key=lambda at: at[1].peak_bytes + at[1].reserve_bytes - at[1].capacity_bytes)
+    room = fullest.capacity_bytes - fullest.reserve_bytes
+    found = []
+    if fullest.peak_bytes > room:
+        found.append(
+            DEVICE_MEMORY.diagnose(
+                problem, layout, stage=number, phase=fullest.peak_phase, need=format_gib(fullest.peak_bytes),
+                peak=format_gib(fullest.peak_bytes), room=format_gib(room), reserve=format_gib(fullest.reserve_bytes),
+                capacity=format_gib(fullest.capacity_bytes),
+            )
+        )  # fmt: skip
+    host = problem.hardware.host.memory_bytes
+    if predicted.host_bytes_per_node > host:
+        found.append(
+            HOST_MEMORY.diagnose(
+                problem, layout, need=format_gib(predicted.host_bytes_per_node), capacity=format_gib(host)
+            )
+        )
+    drives = problem.hardware.host.nvme_capacity_bytes
+    if predicted.nvme_bytes_per_node > drives:
+        found.append(
+            NVME.diagnose(problem, layout, need=format_gib(predicted.nvme_bytes_per_node), capacity=format_gib(drives))
+        )
+    return found

@@ -17,27 +17,33 @@ Values = Callable[[Problem, Layout], dict[str, Any]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rule:
-    """One rule. ``message`` and ``detail`` are templates over ``values``.
+class RuleText:
+    """What every rule says of itself. ``message``, ``detail`` and ``hint`` are templates over the rule's values."""
+
+    id: str
+    title: str
+    """Names the violation, lower case, no full stop."""
+    field: str
+    """The layout field, or the key of a configuration, that a person would change."""
+    message: str
+    detail: str
+    hint: str
+    why: str
+    """What goes wrong where the rule is broken, in one or two sentences."""
+    source: str
+    """Where the rule comes from."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rule(RuleText):
+    """One rule about layouts.
 
     ``holds`` judges columns of layouts; ``holds_layout`` judges what columns do not have, the
     lists per stage of one whole layout. A rule has one of them or both, or neither when the cost
     model decides it and passes the numbers to :meth:`diagnose`.
     """
 
-    id: str
-    title: str
-    """Names the violation, lower case, no full stop."""
-    field: str
-    """The layout field that a person would change."""
-    message: str
-    detail: str
-    hint: str
     values: Values
-    why: str
-    """What goes wrong where the rule is broken, in one or two sentences."""
-    source: str
-    """Where the rule comes from."""
     holds: ColumnPredicate | None = None
     holds_layout: LayoutPredicate | None = None
 

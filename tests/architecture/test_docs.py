@@ -15,7 +15,7 @@ from typer.core import TyperGroup
 
 from docs.rules_page import PAGE, rules_page
 from planner.cli import app
-from planner.rules import ALL_RULES
+from planner.rules import EVERY_RULE
 from planner.spec import HardwareSpec, ModelSpec, StackSpec
 from planner.spec_files import ALIASES, builtin_names
 
@@ -94,9 +94,9 @@ def test_rules_page_is_up_to_date() -> None:
 
 def test_rules_named_in_pages_exist() -> None:
     text = "".join(page.read_text(encoding="utf-8") for page in PAGES)
-    prefixes = {rule.id.rstrip("0123456789") for rule in ALL_RULES}
+    prefixes = {rule.id.rstrip("0123456789") for rule in EVERY_RULE}
     mentioned = {id_ for id_ in re.findall(r"\b[A-Z]{2,4}[0-9]{3}\b", text) if id_.rstrip("0123456789") in prefixes}
-    assert mentioned <= {rule.id for rule in ALL_RULES}
+    assert mentioned <= {rule.id for rule in EVERY_RULE}
 
 
 def test_links_between_pages_lead_somewhere() -> None:

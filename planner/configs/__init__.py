@@ -1,0 +1,1 @@
+"""Hand-written configurations: read without running them, judged by the rule table, repaired."""

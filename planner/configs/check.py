@@ -1,0 +1,218 @@
+"""Checking one configuration: read, judge, predict, compare with the best layout."""
+
+import importlib.metadata
+from dataclasses import dataclass
+
+import msgspec
+
+from planner import __version__
+from planner.configs import detect, fixing, repair
+from planner.configs.draft import Asked
+from planner.configs.files import language_of, read_source
+from planner.configs.judging import Judged, judge
+from planner.configs.source import Language, Source
+from planner.cost_model import MODELLED_MODES, predict
+from planner.diagnostics import Diagnostic, ExitCode, PlanError
+from planner.evidence import BY_HAND, Evidence, Space
+from planner.layout import Layout
+from planner.plan import FORMAT_VERSION, Plan, seal
+from planner.prediction import Prediction
+from planner.problem import Problem
+from planner.rules.capacity import misfits
+from planner.solver import Answer, solve
+
+SEARCH_LIMIT_S = 20.0
+"""How long the best layout may be looked for."""
+MEMORY_ERROR = 0.05
+"""Largest error of predicted peak memory in `gptplan validate tests/validation/h200_runs.csv`, rounded up.
+
+A test compares the two."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checked:
+    """All that is known of one configuration."""
+
+    source: Source
+    judged: Judged
+    predicted: Prediction | None
+    """``None`` where a rule is broken, or where no formula describes the layout."""
+    no_prediction: str
+    """Why there is none; empty where there is one."""
+    misfits: tuple[Diagnostic, ...]
+    best: Answer | None
+
+    @property
+    def valid(self) -> bool:
+        """Whether no rule is broken."""
+        return not self.judged.errors
+
+    @property
+    def fits(self) -> bool:
+        """Whether the memory model says that every stage fits; false where it says nothing."""
+        return self.predicted is not None and not self.misfits
+
+    @property
+    def not_executed(self) -> tuple[str, ...]:
+        """Rules by which gptplan's own stack does not execute the layout."""
+        own = self.judged.draft.own_rules
+        return tuple(dict.fromkeys(found.rule for found in self.judged.diagnostics if found.rule.startswith(own)))
+
+    @property
+    def short_bytes(self) -> int:
+        """How much the fullest stage misses; 0 where every stage fits."""
+        if self.predicted is None:
+            return 0
+        return max(0, *(s.peak_bytes + s.reserve_bytes - s.capacity_bytes for s in self.predicted.stages))
+
+    @property
+    def slower(self) -> float | None:
+        """Predicted step time over that of the best layout; ``None`` where one of them is missing."""
+        if self.predicted is None or self.best is None or self.best.plan is None:
+            return None
+        return self.predicted.step_s / self.best.plan.predicted.step_s
+
+    @property
+    def diagnostics(self) -> tuple[Diagnostic, ...]:
+        """Violations, warnings and what does not fit."""
+        return (*self.judged.diagnostics, *self.misfits)
+
+
+def read_and_judge(text: str, shown: str, language: Language, asked: Asked) -> tuple[Source, list[Judged]]:
+    """The source of a text and the judgement of each configuration in it.
+
+    Raises:
+        PlanError: it cannot be parsed, or configures nothing that gptplan knows.
+    """
+    source = read_source(text, shown, language)
+    judged = [judge(source, draft, asked) for draft in detect.drafts_of(source, asked)]
+    return source, [_with_notes(source, one) for one in judged]
+
+
+def _with_notes(source: Source, judged: Judged) -> Judged:
+    """Places of the file that could not be read, unless a finding about the same line says more."""
+    lines = {diagnostic.location.split(":")[1] for diagnostic in judged.diagnostics if ":" in diagnostic.location}
+    used = {name.partition(".")[0] for name in judged.draft.keys.values()}
+    notes = [
+        Diagnostic(
+            rule=note.code, severity=_severity(note.severity, note.key, used), message=note.message, detail=note.detail,
+            location=f"{source.shown}:{note.line}:{note.column}", values={"key": note.key},
+            hint=note.hint or "write constants where gptplan should see them; nothing of the file was executed",
+        )
+        for note in source.notes
+        if note.code != "CFG001" or str(note.line) not in lines
+    ]  # fmt: skip
+    notes.sort(key=lambda note: int(note.location.rsplit(":", 2)[1]))
+    return Judged(
+        draft=judged.draft, diagnostics=(*notes, *judged.diagnostics), problem=judged.problem, layout=judged.layout,
+        missing=judged.missing,
+    )  # fmt: skip
+
+
+def _severity(severity: str, key: str, used: set[str]) -> str:
+    return severity if not key or key.isupper() or key in used or "-" in key else "warning"
+
+
+def check_text(text: str, shown: str, asked: Asked, *, compare: bool = True) -> list[Checked]:
+    """Check every configuration of a text.
+
+    Args:
+        text: the file's content.
+        shown: its name, whose ending tells the language.
+        asked: what the user said beside it.
+        compare: whether to look for the best layout of the same GPUs.
+
+    Raises:
+        PlanError: it cannot be parsed, or configures nothing that gptplan knows.
+    """
+    language = language_of(text, shown)
+    source, judged = read_and_judge(text, shown, language, asked)
+    tries = repair.Tries(
+        check=lambda changed: read_and_judge(changed, shown, language, asked), source=source, judged=judged, asked=asked
+    )
+    return [_checked(source, repair.with_hints(tries, one), compare=compare) for one in judged]
+
+
+def fix_text(text: str, shown: str, asked: Asked) -> tuple[str, list[fixing.Change]]:
+    """The nearest valid text and what was changed.
+
+    Raises:
+        PlanError: it cannot be parsed, or configures nothing that gptplan knows.
+    """
+    language = language_of(text, shown)
+    source = read_source(text, shown, language)
+    return fixing.fix(lambda changed: read_and_judge(changed, shown, language, asked), source, asked)
+
+
+def _checked(source: Source, judged: Judged, *, compare: bool) -> Checked:
+    predicted, why = _prediction(judged)
+    found: tuple[Diagnostic, ...] = ()
+    best = None
+    if predicted is not None and judged.problem is not None and judged.layout is not None:
+        found = tuple(
+            msgspec.structs.replace(misfit, location=source.shown)
+            for misfit in misfits(judged.problem, judged.layout, predicted)
+        )
+        best = _best(judged.problem) if compare else None
+    return Checked(source=source, judged=judged, predicted=predicted, no_prediction=why, misfits=found, best=best)
+
+
+def _prediction(judged: Judged) -> tuple[Prediction | None, str]:
+    if judged.errors:
+        return None, "rules are broken"
+    if judged.missing or judged.problem is None or judged.layout is None:
+        return None, f"not known: {', '.join(judged.missing)}"
+    if judged.draft.unmodelled:
+        return None, "; ".join(judged.draft.unmodelled)
+    if judged.layout.tensor_mode not in MODELLED_MODES:
+        return None, f"no cost formulas for tensor mode {judged.layout.tensor_mode}"
+    return predict(judged.problem, judged.layout), ""
+
+
+def _best(problem: Problem) -> Answer:
+    return solve(problem, time_limit_s=SEARCH_LIMIT_S)
+
+
+def by_hand(checked: Checked) -> Plan:
+    """The layout as a sealed plan, whose evidence says that it was written by hand, and how far from the best it is.
+
+    Raises:
+        PlanError: the configuration is not valid, does not fit, or cannot be executed.
+    """
+    predicted, problem, layout = checked.predicted, checked.judged.problem, checked.judged.layout
+    if predicted is None or problem is None or layout is None or checked.misfits or checked.not_executed:
+        unfit = "it does not fit" if checked.misfits else "gptplan's stack does not execute it"
+        why = checked.no_prediction or unfit
+        raise PlanError(
+            Diagnostic(
+                rule="CFG009", message=f"this configuration cannot become a plan: {why}", location=checked.source.shown,
+                hint="see the findings of `gptplan check`",
+            ),
+            exit_code=ExitCode.NEGATIVE,
+        )  # fmt: skip
+    found = checked.best.plan if checked.best is not None else None
+    bound = found.evidence.bound if found is not None else 0.0
+    space = checked.best.space if checked.best is not None else Space(layouts=1, valid=1, fit=1, rejected={})
+    evidence = Evidence(
+        status=BY_HAND, objective=predicted.step_s, bound=bound, gap=(predicted.step_s - bound) / predicted.step_s,
+        space=space, bounded_out=0, lowest_bounded_out=None, ortools_version=importlib.metadata.version("ortools"),
+    )  # fmt: skip
+    return seal(
+        Plan(
+            format_version=FORMAT_VERSION, gptplan_version=__version__, problem=problem, spec_digests={}, layout=layout,
+            predicted=predicted, evidence=evidence,
+        )
+    )  # fmt: skip
+
+
+def layout_words(layout: Layout) -> str:
+    """``TP 8 (1d) x PP 12 x DP 1, ZeRO 0, 1536 micro batches of 1, recompute all``."""
+    mode = f" ({layout.tensor_mode})" if layout.tensor_parallel > 1 else ""
+    recomputed, layers = sum(layout.recompute_layers_per_stage), sum(layout.layers_per_stage)
+    batches = "batch" if layout.num_microbatches == 1 else "batches"
+    amount = "all" if recomputed == layers else "none" if not recomputed else f"{recomputed} of {layers} layers"
+    return (
+        f"TP {layout.tensor_parallel}{mode} x PP {layout.pipeline_parallel} x DP {layout.data_parallel}, "
+        f"ZeRO {layout.zero_stage}, {layout.num_microbatches} micro {batches} of {layout.micro_batch}, "
+        f"recompute {amount}"
+    )

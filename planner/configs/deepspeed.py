@@ -1,0 +1,116 @@
+"""DeepSpeed's JSON configuration."""
+
+from typing import Any
+
+from planner.configs.draft import OWN_RULES, UNDECIDED, Asked, Draft, Keys
+from planner.configs.model_names import model_named
+from planner.configs.old_colossalai import add_nvme_facts
+from planner.configs.source import Source
+from planner.rules.deepspeed_configs import DEEPSPEED
+from planner.spec import StackSpec
+from planner.spec_files import builtin_names
+
+MARKS = ("zero_optimization", "train_micro_batch_size_per_gpu", "train_batch_size", "gradient_accumulation_steps")
+"""Keys by which such a file is recognised."""
+_ZERO = "zero_optimization"
+_WORDS = {
+    "tensor_parallel": "tensor_parallel.autotp_size", "zero_stage": f"{_ZERO}.stage",
+    "micro_batch": "train_micro_batch_size_per_gpu", "num_microbatches": "gradient_accumulation_steps",
+    "offload.optimizer": f"{_ZERO}.offload_optimizer.device", "offload.parameters": f"{_ZERO}.offload_param.device",
+    "precision": "bf16.enabled",
+}  # fmt: skip
+
+
+def read_deepspeed(source: Source, asked: Asked) -> Draft:
+    """The layout of the file, and the facts of DeepSpeed's own checks. Megatron's degrees are not in such a file."""
+    stack = "megatron-deepspeed" if "megatron-deepspeed" in builtin_names(StackSpec) else "megatron"
+    draft = Draft(
+        dialect=DEEPSPEED, framework="DeepSpeed configuration", stack=stack, words=_WORDS,
+        own_rules=(*OWN_RULES, "TP005", "ZER", "OFF002", "OFF003"), restated=frozenset({"DEV001", "BAT001"}),
+    )  # fmt: skip
+    draft.settings = source.settings
+    keys = Keys(source, draft.settings, draft)
+    degree = keys.count("tensor_parallel.autotp_size", "tensor_parallel.tp_size", default=1, name="tensor_parallel")
+    named = keys.raw("model", name="model")
+    draft.model = asked.model or (model_named(named) if isinstance(named, str) else None)
+    draft.fields |= {
+        "tensor_parallel": degree, "tensor_mode": UNDECIDED if degree is UNDECIDED else "1d" if degree > 1 else "none",
+        "tensor_depth": 1, "pipeline_parallel": 1, "schedule": "none", "num_model_chunks": 1,
+        "sequence_parallel": False, "recompute": False, "seq_len": keys.count("seq_len", default=asked.seq_len),
+    }  # fmt: skip
+    _zero(keys, draft)
+    _precision(keys, draft)
+    _batch(keys, draft, asked)
+    if draft.fields["offload.tier"] == "nvme":
+        _nvme(keys, draft, asked)
+    return draft
+
+
+def _zero(keys: Keys, draft: Draft) -> None:
+    stage = keys.count(f"{_ZERO}.stage", default=0, name="zero_stage", least=0)
+    draft.choices[f"{_ZERO}.stage"] = (0, 1, 2, 3)
+    places = ("none", "cpu", "nvme")
+    optimizer = keys.choice(
+        f"{_ZERO}.offload_optimizer.device", choices=places, default="none", name="offload.optimizer"
+    )
+    if keys.flag(f"{_ZERO}.cpu_offload") is True and optimizer == "none":
+        optimizer = "cpu"
+    parameters = keys.choice(f"{_ZERO}.offload_param.device", choices=places, default="none", name="offload.parameters")
+    draft.facts |= {
+        name: value
+        for name, value in (("zero_stage", stage), ("optimizer_device", optimizer), ("parameter_device", parameters))
+        if value is not UNDECIDED
+    }
+    tiers = {optimizer, parameters}
+    draft.fields |= {
+        "zero_stage": stage if stage in (0, 1, 2, 3) else UNDECIDED,
+        "offload.optimizer": float(optimizer in ("cpu", "nvme")),
+        "offload.parameters": float(parameters in ("cpu", "nvme")),
+        "offload.tier": "nvme" if "nvme" in tiers else "cpu" if "cpu" in tiers else "none",
+    }  # fmt: skip
+
+
+def _precision(keys: Keys, draft: Draft) -> None:
+    half, brain = keys.flag("fp16.enabled", name="fp16"), keys.flag("bf16.enabled", "bfloat16.enabled", name="bf16")
+    draft.fields["precision"] = (
+        UNDECIDED if UNDECIDED in (half, brain) else "bf16" if brain else "fp16" if half else "fp32"
+    )
+    if UNDECIDED not in (half, brain):
+        draft.facts |= {"fp16": half, "bf16": brain}
+
+
+def _batch(keys: Keys, draft: Draft, asked: Asked) -> None:
+    fields, facts = draft.fields, draft.facts
+    total = keys.count("train_batch_size", default=asked.global_batch, name="train_batch")
+    micro = keys.count("train_micro_batch_size_per_gpu", name="micro_batch")
+    steps = keys.count("gradient_accumulation_steps", name="num_microbatches")
+    draft.keys |= {"has_batch": "train_batch_size"}
+    facts |= {"has_batch": total is not None or micro is not None, "num_devices": asked.gpus}
+    facts |= {"tensor_parallel": fields["tensor_parallel"]} if fields["tensor_parallel"] is not UNDECIDED else {}
+    if UNDECIDED in (total, micro, steps, fields["tensor_parallel"]):
+        fields |= {"micro_batch": UNDECIDED, "num_microbatches": UNDECIDED}
+        return
+    ranks = max(1, asked.gpus // fields["tensor_parallel"])
+    given: dict[str, Any] = {"train_batch": total, "train_micro_batch": micro, "gradient_accumulation_steps": steps}
+    facts |= {name: value for name, value in given.items() if value is not None} | {"data_parallel": ranks}
+    if total is not None and (micro is None or steps is None):
+        facts |= {"batch_unit": ranks * (micro or 1) * (steps or 1), "unit_words": _unit(micro, steps)}
+    local = None if total is None else max(1, total // ranks)
+    if micro is None:
+        micro = max(1, (local or 1) // (steps or 1))
+    if steps is None:
+        steps = max(1, local // micro) if local else 1
+    fields |= {"micro_batch": micro, "num_microbatches": steps}
+
+
+def _unit(micro: int | None, steps: int | None) -> str:
+    parts = [word for word, value in (("micro batch", micro), ("accumulation", steps)) if value is not None]
+    return " x ".join([*parts, "DP"])
+
+
+def _nvme(keys: Keys, draft: Draft, asked: Asked) -> None:
+    tables = (f"{_ZERO}.offload_optimizer", f"{_ZERO}.offload_param")
+    table = next(table for table in tables if keys.raw(f"{table}.device") == "nvme")
+    draft.keys |= {"nvme_path": f"{table}.nvme_path", "nvme_device": f"{table}.device"}
+    path = keys.raw(f"{table}.nvme_path")
+    add_nvme_facts(draft, asked, path if isinstance(path, str) else None)

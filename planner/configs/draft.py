@@ -1,0 +1,232 @@
+"""What a dialect makes of a file: the fields of a layout, the facts of its rules, and where each of them stands."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from planner.configs.source import Source, Symbol, Unknown, Value, shortened, spelled
+from planner.diagnostics import Diagnostic
+from planner.problem import Reserve
+from planner.spec import HardwareSpec, ModelSpec
+from planner.spec_files import did_you_mean
+
+MAX_COUNT = 1_000_000
+OWN_RULES = ("STK", "RC", "ZER004", "ZER005", "OFF004")
+"""Prefixes of rules about what gptplan's own runtime does, whatever the framework."""
+
+
+class _Undecided:
+    """The type of :data:`UNDECIDED`."""
+
+    def __repr__(self) -> str:
+        return "not known"
+
+
+UNDECIDED: Final = _Undecided()
+"""A value that the file has and that cannot be told without running it, or that is not usable."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What the user said beside the file."""
+
+    gpus: int
+    hardware: HardwareSpec
+    devices_per_node: int
+    model: ModelSpec | None = None
+    global_batch: int | None = None
+    seq_len: int | None = None
+    reserve: Reserve | None = None
+
+
+@dataclass(kw_only=True)
+class Draft:
+    """A configuration in gptplan's words. Filled by one dialect, then read only."""
+
+    dialect: str
+    framework: str
+    """For people."""
+    stack: str
+    """Stack spec that executes and costs it."""
+    settings: Mapping[str, Value] = field(default_factory=dict)
+    """What the keys below name: the settings of the file, or a plugin's own arguments before them."""
+    own_rules: tuple[str, ...] = OWN_RULES
+    """Prefixes of layout rules that say what gptplan's stack executes, not what the framework of the file takes."""
+    restated: frozenset[str] = frozenset()
+    """Layout rules that the dialect's own rules say in its own words."""
+    words: Mapping[str, str] = field(default_factory=dict)
+    """How the framework calls a layout field, where the file does not set it."""
+    fields: dict[str, Any] = field(default_factory=dict)
+    """Layout field to its value or :data:`UNDECIDED`."""
+    keys: dict[str, str] = field(default_factory=dict)
+    """Layout field or fact to the key of the file that sets it."""
+    choices: dict[str, tuple[Any, ...]] = field(default_factory=dict)
+    """Key to all the values it may have."""
+    facts: dict[str, Any] = field(default_factory=dict)
+    model: ModelSpec | None = None
+    diagnostics: list[Diagnostic] = field(default_factory=list)
+    assumptions: list[str] = field(default_factory=list)
+    unmodelled: list[str] = field(default_factory=list)
+    """What of the file a layout cannot say, so that nothing is predicted."""
+
+    def known(self, name: str, default: Any = None) -> Any:
+        """A decided field, or ``default``."""
+        value = self.fields.get(name, default)
+        return default if value is UNDECIDED else value
+
+    def decided(self, *names: str) -> bool:
+        """Whether all fields are decided."""
+        return all(self.fields.get(name) is not UNDECIDED for name in names)
+
+
+class Keys:
+    """Typed reading of settings; what cannot be used becomes a diagnostic and :data:`UNDECIDED`."""
+
+    def __init__(self, source: Source, settings: Mapping[str, Value], draft: Draft) -> None:
+        """Read ``settings`` of ``source`` into ``draft``."""
+        self.source, self.settings, self.draft = source, settings, draft
+        self.complained: set[str] = set()
+
+    def get(self, *keys: str) -> tuple[str, Value] | None:
+        """The first of the keys that the file has."""
+        return next(((key, self.settings[key]) for key in keys if key in self.settings), None)
+
+    def has(self, *keys: str) -> bool:
+        """Whether the file has one of the keys."""
+        return self.get(*keys) is not None
+
+    def raw(self, *keys: str, default: Any = None, name: str = "") -> Any:
+        """The plain value of the first key, :data:`UNDECIDED` if it is hidden."""
+        found = self.get(*keys)
+        if found is None:
+            return default
+        key, value = found
+        if name:
+            self.draft.keys[name] = key
+        if isinstance(value.content, Unknown):
+            self._complain(key, value, "CFG001", f"{key} cannot be told: {value.content.why}", "write it as a constant")
+            return UNDECIDED
+        return value.content
+
+    def count(self, *keys: str, default: Any = None, name: str = "", least: int = 1) -> Any:
+        """A whole number from ``least``."""
+        content = self.raw(*keys, default=default, name=name)
+        found = self.get(*keys)
+        if found is None or content is UNDECIDED or (content is None and default is None):
+            return content
+        key, value = found
+        if isinstance(content, Symbol):
+            return self._symbol(key, value)
+        if content == "auto":
+            return self._auto(key, value)
+        whole = isinstance(content, int) or (isinstance(content, float) and content.is_integer())
+        if isinstance(content, bool) or not whole or not least <= content <= MAX_COUNT:
+            self._bad(key, value, f"a whole number from {least} to {MAX_COUNT}")
+            return UNDECIDED
+        return int(content)
+
+    def choice(self, *keys: str, choices: tuple[Any, ...], default: Any = None, name: str = "") -> Any:
+        """One of ``choices``."""
+        content = self.raw(*keys, default=default, name=name)
+        found = self.get(*keys)
+        if found is None or content is UNDECIDED:
+            return content
+        key, value = found
+        self.draft.choices[key] = choices
+        if isinstance(content, Symbol):
+            return self._symbol(key, value)
+        if isinstance(content, bool | dict | tuple) or content not in choices:
+            self._bad(key, value, f"one of {', '.join(map(repr, choices))}", choices)
+            return UNDECIDED
+        return content
+
+    def word(self, *keys: str, default: str | None = None, name: str = "") -> Any:
+        """A text; the dialect's rules say which are known."""
+        content = self.raw(*keys, default=default, name=name)
+        found = self.get(*keys)
+        if found is None or content is UNDECIDED or content is None:
+            return content
+        if isinstance(content, Symbol):
+            return self._symbol(*found)
+        if not isinstance(content, str):
+            self._bad(*found, "a text")
+            return UNDECIDED
+        return content
+
+    def flag(self, *keys: str, default: bool = False, name: str = "") -> Any:
+        """True or false."""
+        content = self.raw(*keys, default=default, name=name)
+        found = self.get(*keys)
+        if found is None or content is UNDECIDED:
+            return content
+        key, value = found
+        self.draft.choices[key] = (False, True)
+        if self.source.language == "shell":
+            return content is not False
+        if content == "auto":
+            return self._auto(key, value)
+        if not isinstance(content, bool):
+            self._bad(key, value, "true or false", (False, True))
+            return UNDECIDED
+        return content
+
+    def number(self, *keys: str, default: float = 0.0, name: str = "") -> Any:
+        """A number."""
+        content = self.raw(*keys, default=default, name=name)
+        found = self.get(*keys)
+        if found is None or content is UNDECIDED:
+            return content
+        if isinstance(content, bool) or not isinstance(content, int | float):
+            self._bad(*found, "a number")
+            return UNDECIDED
+        return float(content)
+
+    def place(self, key: str) -> str:
+        """``file:line: KEY = value`` for the definition of a key."""
+        value = self.settings.get(key)
+        if value is None:
+            return self.source.shown
+        written = shortened(self.source.written(value))
+        if self.source.language == "shell":
+            setting = self.name(key) if value.content is True else f"{self.name(key)} {written}"
+        else:
+            setting = f"{self.name(key)} = {written}"
+        return f"{self.source.shown}:{value.line}: {setting}"
+
+    def name(self, key: str) -> str:
+        """The key as its definition calls it: ``TENSOR_PARALLEL`` where ``parallel.tensor.size`` only repeats it."""
+        value = self.settings.get(key)
+        if value is None or value.end < 0:
+            return key
+        return next((other for other, there in self.source.settings.items() if there is value), key)
+
+    def _symbol(self, key: str, value: Value) -> Any:
+        why = f"{self.name(key)} is `{shortened(value.content)}`, which is imported or not defined"
+        self._complain(key, value, "CFG001", why, "write it as a constant")
+        return UNDECIDED
+
+    def _auto(self, key: str, value: Value) -> Any:
+        why = f"{key} is auto, so the trainer fills it in"
+        self._complain(key, value, "CFG001", why, "check again with its value", severity="warning")
+        return UNDECIDED
+
+    def _bad(self, key: str, value: Value, wanted: str, choices: tuple[Any, ...] = ()) -> None:
+        near = did_you_mean(str(value.content).lower(), [str(choice) for choice in choices])
+        shown = shortened(self.source.written(value))
+        hint = near or (f"use one of {', '.join(spelled(c, self.source.language) for c in choices)}" if choices else "")
+        self._complain(key, value, "CFG002", f"{self.name(key)} is {shown}, and it has to be {wanted}", hint)
+
+    def _complain(self, key: str, value: Value, code: str, message: str, hint: str, severity: str = "error") -> None:
+        if key in self.complained:
+            return
+        self.complained.add(key)
+        hidden = isinstance(value.content, Unknown) and value.content.line != value.line
+        place = self.place(key)
+        if isinstance(value.content, Unknown) and not hidden:
+            place = f"{self.source.shown}:{value.content.line}:{value.content.column}"
+        self.draft.diagnostics.append(
+            Diagnostic(
+                rule=code, severity=severity, message=message, location=place, values={"key": key},
+                hint=hint or "see the documentation of the framework",
+            )
+        )  # fmt: skip

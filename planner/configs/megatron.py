@@ -1,0 +1,188 @@
+"""Megatron-LM's arguments: a shell script, one command line, or the same names in a data file."""
+
+import re
+from typing import Any
+
+import msgspec
+
+from planner.configs.draft import OWN_RULES, UNDECIDED, Asked, Draft, Keys
+from planner.configs.source import Source, Value
+from planner.rules.megatron_configs import MEGATRON
+from planner.spec import ModelSpec
+
+MARKS = (
+    "--tensor-model-parallel-size", "--pipeline-model-parallel-size", "--micro-batch-size", "--num-layers",
+    "--num-attention-heads", "--use-distributed-optimizer", "--context-parallel-size",
+)  # fmt: skip
+"""Options by which such a file is recognised."""
+_SHAPE = ("num_layers", "hidden_size", "num_heads")
+_WORDS = {
+    "tensor_parallel": "--tensor-model-parallel-size", "pipeline_parallel": "--pipeline-model-parallel-size",
+    "micro_batch": "--micro-batch-size", "num_microbatches": "--global-batch-size", "seq_len": "--seq-length",
+    "sequence_parallel": "--sequence-parallel", "num_model_chunks": "--num-virtual-stages-per-pipeline-rank",
+    "zero_stage": "--use-distributed-optimizer", "recompute_layers_per_stage": "--recompute-granularity",
+    "schedule": "--num-virtual-stages-per-pipeline-rank", "precision": "--bf16",
+}  # fmt: skip
+
+
+def dashed(settings: Any) -> dict[str, Value]:
+    """Settings under the names of the command line, whether written with dashes or as in a data file."""
+    found: dict[str, Value] = {}
+    for key, value in settings.items():
+        last = key.rpartition(".")[2] if not key.startswith("-") else key
+        found.setdefault("--" + last.lstrip("-").replace("_", "-"), value)
+    return found
+
+
+def read_megatron(source: Source, asked: Asked) -> Draft:
+    """The layout of the arguments, and the facts of Megatron's own checks."""
+    draft = Draft(
+        dialect=MEGATRON, framework="Megatron-LM arguments", stack="megatron", words=_WORDS,
+        own_rules=(*OWN_RULES, "TP005"), restated=frozenset({"DEV001", "BAT001", "ZER001", "ZER003"}),
+    )  # fmt: skip
+    draft.settings = dashed(source.settings)
+    keys = Keys(source, draft.settings, draft)
+    _mesh(keys, draft)
+    _model(keys, draft, asked)
+    _schedule(keys, draft)
+    _states(keys, draft)
+    _batch(keys, draft, asked)
+    _facts(keys, draft, asked)
+    return draft
+
+
+def _mesh(keys: Keys, draft: Draft) -> None:
+    degree = keys.count("--tensor-model-parallel-size", "--model-parallel-size", default=1, name="tensor_parallel")
+    stages = keys.count("--pipeline-model-parallel-size", default=1, name="pipeline_parallel")
+    context = keys.count("--context-parallel-size", default=1, name="context_parallel")
+    draft.fields |= {
+        "tensor_parallel": degree, "pipeline_parallel": stages, "context_parallel": context, "tensor_depth": 1,
+        "tensor_mode": UNDECIDED if degree is UNDECIDED else "1d" if degree > 1 else "none",
+        "sequence_parallel": keys.flag("--sequence-parallel", name="sequence_parallel"),
+        "offload.optimizer": 0.0, "offload.parameters": 0.0, "offload.tier": "none",
+    }  # fmt: skip
+    if context != 1:
+        draft.unmodelled.append("gptplan has no context parallelism")
+
+
+def _model(keys: Keys, draft: Draft, asked: Asked) -> None:
+    shape = {
+        "num_layers": keys.count("--num-layers", name="num_layers"),
+        "hidden_size": keys.count("--hidden-size", name="hidden_size"),
+        "num_heads": keys.count("--num-attention-heads", name="num_heads"),
+    }
+    draft.facts |= {name: value for name, value in shape.items() if value not in (None, UNDECIDED)}
+    seq_len = keys.count("--seq-length", "--encoder-seq-length", default=asked.seq_len, name="seq_len")
+    draft.fields["seq_len"] = seq_len
+    ffn = keys.count("--ffn-hidden-size", name="ffn_hidden_size")
+    positions = keys.count("--max-position-embeddings", name="max_seq_len")
+    vocab = keys.count("--vocab-size", name="vocab_size")
+    draft.model = asked.model
+    if asked.model is None and all(name in draft.facts for name in _SHAPE) and UNDECIDED not in (ffn, positions, vocab):
+        draft.model = _own_model(keys, draft, (ffn, positions, vocab))
+    for option, reason in (
+        ("--swiglu", "gated feed-forward layers"), ("--num-experts", "experts"),
+        ("--group-query-attention", "grouped query attention"), ("--num-query-groups", "grouped query attention"),
+        ("--multi-latent-attention", "latent attention"),
+    ):  # fmt: skip
+        if keys.has(option) and f"gptplan's models have no {reason}" not in draft.unmodelled:
+            draft.unmodelled.append(f"gptplan's models have no {reason}")
+
+
+def _own_model(keys: Keys, draft: Draft, sizes: tuple[Any, Any, Any]) -> ModelSpec | None:
+    """A model spec from the arguments, with the defaults of Megatron's pretrain_gpt.py."""
+    ffn, positions, vocab = sizes
+    layers, hidden, heads = (draft.facts[name] for name in _SHAPE)
+    seq_len = draft.known("seq_len", None) or positions or 1024
+    if vocab is None:
+        draft.assumptions.append("the file has no vocabulary size: GPT-2's 50257 is taken")
+    if hidden % heads:
+        return None
+    try:
+        return ModelSpec(
+            name=f"megatron-{layers}x{hidden}", title="the model of the arguments", num_layers=layers,
+            hidden_size=hidden, num_heads=heads, ffn_hidden_size=ffn or 4 * hidden, vocab_size=vocab or 50257,
+            max_seq_len=max(positions or seq_len, 1), dropout=0.1, seq_len=min(seq_len, positions or seq_len),
+            tied_embeddings=not keys.has("--untie-embeddings-and-output-weights"), global_batch=1, precision="bf16",
+            sources={"num_layers": "the arguments of the file"},
+        )  # fmt: skip
+    except (ValueError, msgspec.ValidationError):
+        return None
+
+
+def _schedule(keys: Keys, draft: Draft) -> None:
+    fields = draft.fields
+    stages = fields["pipeline_parallel"]
+    per_virtual = keys.count("--num-layers-per-virtual-pipeline-stage", name="virtual_stage")
+    virtual = keys.count("--num-virtual-stages-per-pipeline-rank", name="virtual_count")
+    layers = draft.facts.get("num_layers", draft.model.num_layers if draft.model else None)
+    chunks: Any = 1
+    for name, value in (("virtual_stage", per_virtual), ("virtual_count", virtual)):
+        if value is None:
+            continue
+        chunks = value
+        draft.keys["num_model_chunks"] = draft.keys["schedule"] = draft.keys["virtual_stage"] = draft.keys[name]
+        draft.facts |= {"virtual_stage": value, "virtual_key": draft.keys[name]} if value is not UNDECIDED else {}
+        if name == "virtual_stage" and value is not UNDECIDED:
+            chunks = max(1, layers // stages // value) if layers and stages is not UNDECIDED else UNDECIDED
+    undecided = UNDECIDED in (stages, chunks)
+    fields["num_model_chunks"] = UNDECIDED if undecided else chunks if stages > 1 else 1
+    fields["schedule"] = UNDECIDED if undecided else "none" if stages == 1 else "interleaved" if chunks > 1 else "1f1b"
+
+
+def _states(keys: Keys, draft: Draft) -> None:
+    half, brain = keys.flag("--fp16", name="fp16"), keys.flag("--bf16", name="bf16")
+    granularity = keys.choice("--recompute-granularity", choices=("full", "selective"), name="recompute_granularity")
+    draft.keys["recompute_layers_per_stage"] = "--recompute-granularity"
+    draft.fields |= {
+        "precision": "bf16" if brain is True else "fp16" if half is True else "fp32",
+        "zero_stage": 1 if keys.has("--use-distributed-optimizer") else 0,
+        "recompute": keys.has("--checkpoint-activations") or granularity == "full",
+    }  # fmt: skip
+    draft.keys["zero_stage"] = "--use-distributed-optimizer"
+    if granularity == "selective":
+        draft.unmodelled.append("gptplan recomputes whole layers, not attention alone")
+    draft.facts |= {
+        "fp16": half is True, "bf16": brain is True, "has_recompute_method": keys.has("--recompute-method"),
+        **({"recompute_granularity": granularity} if granularity not in (None, UNDECIDED) else {}),
+    }  # fmt: skip
+
+
+def _batch(keys: Keys, draft: Draft, asked: Asked) -> None:
+    fields = draft.fields
+    micro = keys.count("--micro-batch-size", default=1, name="micro_batch")
+    total = keys.count("--global-batch-size", default=asked.global_batch, name="global_batch")
+    mesh = [fields[name] for name in ("tensor_parallel", "pipeline_parallel", "context_parallel")]
+    fields |= {"micro_batch": micro, "num_microbatches": UNDECIDED}
+    draft.keys["num_microbatches"] = "--global-batch-size"
+    if UNDECIDED in (micro, total, *mesh):
+        return
+    ranks = max(1, asked.gpus // (mesh[0] * mesh[1] * mesh[2]))
+    if total is None:
+        total = micro * ranks
+        draft.assumptions.append(f"the file has no --global-batch-size: {total}, one micro batch a rank, is taken")
+    fields["num_microbatches"] = max(1, total // (micro * ranks))
+    draft.facts |= {"global_batch": total, "micro_batch": micro, "data_parallel": ranks}
+
+
+def _facts(keys: Keys, draft: Draft, asked: Asked) -> None:
+    found = {
+        "num_devices": asked.gpus, "num_query_groups": keys.count("--num-query-groups", name="num_query_groups"),
+        "expert_parallel": keys.count("--expert-model-parallel-size", name="expert_parallel"),
+        "expert_tensor_parallel": keys.count("--expert-tensor-parallel-size", default=1),
+        "num_experts": keys.count("--num-experts", name="num_experts"), "has_experts": keys.has("--num-experts"),
+        "has_kv_channels": keys.has("--kv-channels"),
+        **{name: draft.fields[name] for name in ("tensor_parallel", "pipeline_parallel", "context_parallel")},
+    }  # fmt: skip
+    draft.facts |= {name: value for name, value in found.items() if value not in (None, UNDECIDED)}
+    nodes, processes = keys.settings.get("--nnodes"), keys.settings.get("--nproc-per-node")
+    per_node = processes.content if processes else None
+    count = nodes.content if nodes else 1
+    if type(per_node) is int and type(count) is int and 0 < per_node * count < 10**7:
+        draft.facts["launched"] = per_node * count
+        draft.keys["launched"] = "--nproc-per-node"
+
+
+def is_megatron(settings: Any) -> bool:
+    """Whether some keys are options of Megatron-LM."""
+    return any(re.fullmatch("--?" + mark.lstrip("-"), key) for key in dashed(settings) for mark in MARKS)

@@ -1,0 +1,126 @@
+"""What a configuration file says, whatever language it is written in: keys, values and where they stand."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from planner.diagnostics import Diagnostic, PlanError
+
+Language = Literal["python", "json", "toml", "yaml", "shell"]
+
+MAX_SHOWN = 60
+
+
+class Symbol(str):
+    """A name that only running the file would resolve, such as ``AMP_TYPE.NAIVE`` or an imported model."""
+
+    __slots__ = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unknown:
+    """A value that cannot be told without running the file, and why."""
+
+    why: str
+    line: int
+    column: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Value:
+    """A value with its place."""
+
+    content: Any
+    """A number, text, ``None``, :class:`Symbol`, :class:`Unknown`, a tuple of these, or a dict of :class:`Value`."""
+    line: int
+    """From 1."""
+    column: int
+    """From 1."""
+    start: int
+    """Offset of the text that defines it, in characters; a repair writes there."""
+    end: int
+    """-1 where no text can be replaced."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Note:
+    """A place of the file that could not be evaluated, or that contradicts another one."""
+
+    code: str
+    message: str
+    line: int
+    column: int
+    detail: str = ""
+    hint: str = ""
+    severity: str = "warning"
+    key: str = ""
+    """The key it is about, where there is one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Call:
+    """A call of a class that a dialect knows, with its evaluated keyword arguments."""
+
+    name: str
+    line: int
+    column: int
+    arguments: dict[str, Value]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """A file as read. Keys of nested tables are joined with dots."""
+
+    shown: str
+    """The path as the user wrote it."""
+    text: str
+    language: Language
+    settings: Mapping[str, Value]
+    notes: tuple[Note, ...] = ()
+    calls: tuple[Call, ...] = ()
+    called: frozenset[str] = field(default_factory=frozenset)
+    """Last names of everything the file calls or passes around."""
+
+    def with_text(self, value: Value, replacement: str) -> str:
+        """The text of the file with one value replaced."""
+        return self.text[: value.start] + replacement + self.text[value.end :]
+
+    def written(self, value: Value) -> str:
+        """The value as the file spells it."""
+        return self.text[value.start : value.end] if value.end >= 0 else spelled(value.content, self.language)
+
+
+def flatten(values: Mapping[str, Value], prefix: str = "") -> dict[str, Value]:
+    """Nested tables as dotted keys; each table is also there under its own key."""
+    flat: dict[str, Value] = {}
+    for key, value in values.items():
+        flat[prefix + key] = value
+        if isinstance(value.content, dict):
+            flat |= flatten(value.content, f"{prefix}{key}.")
+    return flat
+
+
+def spelled(value: Any, language: Language) -> str:
+    """A plain value as a literal of the language."""
+    if isinstance(value, tuple):
+        inner = ", ".join(spelled(item, language) for item in value)
+        return f"({inner})" if language == "python" else f"[{inner}]"
+    if isinstance(value, bool) or value is None:
+        words = {"python": ("True", "False", "None"), "shell": ("true", "false", "")}
+        true, false, none = words.get(language, ("true", "false", "null"))
+        return none if value is None else true if value else false
+    if isinstance(value, str):
+        quote = "" if language in ("shell", "yaml") else '"' if language in ("json", "toml") else "'"
+        return f"{quote}{value}{quote}"
+    return f"{value}"
+
+
+def shortened(text: str) -> str:
+    """One line of at most :data:`MAX_SHOWN` characters, free of control characters."""
+    line = "".join(character if character.isprintable() else " " for character in " ".join(text[:200].split()))
+    return line if len(line) <= MAX_SHOWN else line[: MAX_SHOWN - 3] + "..."
+
+
+def unreadable(code: str, message: str, location: str, *, detail: str = "", hint: str = "") -> PlanError:
+    """A file that is not what it should be, for the command line (exit code 2)."""
+    return PlanError(Diagnostic(rule=code, message=message, location=location, detail=detail, hint=hint))
