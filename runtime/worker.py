@@ -60,7 +60,7 @@ def _parse(arguments: Sequence[str]) -> tuple[Path, RunOptions]:
 def _quieten_libraries() -> None:
     # What they say on import is about features that are not used: fused kernels, 4-bit weights.
     # Newer PyTorch announces other names for functions that Colossal-AI calls.
-    warnings.filterwarnings("ignore", module=r"colossalai\.|torch\.jit")
+    warnings.filterwarnings("ignore", module=r"colossalai\.|tensornvme\.|torch\.jit")
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     # Colossal-AI tells of every skipped step of loss scaling, on stdout. It sets its own level later.

@@ -10,6 +10,8 @@ from planner.layout import Offload
 from planner.plan import Plan
 from runtime.support import check_supported
 
+HARDWARE = {"device": "cuda"}
+
 REFUSED: list[tuple[str, dict[str, Any]]] = [
     ("STK001", {"tensor_mode": "2d", "tensor_parallel": 4}),
     ("TP010", {"tensor_mode": "none", "tensor_parallel": 2}),
