@@ -1,8 +1,10 @@
 """Whole runs through the launcher: what they write, how they end, what they say when they fail."""
 
+import errno
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -111,6 +113,52 @@ def test_a_failing_worker_names_its_rank_and_log(plan: MakePlan, start: Run, tmp
     assert stderr.startswith(f"error[RUN008]: rank 0 failed with IsADirectoryError\n  --> {log}\n")
     assert stderr.count("error[") == 1
     assert "Traceback" in log.read_text()
+
+
+def test_a_full_drive_is_named(plan: MakePlan, start: Run, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "small.metrics.jsonl").symlink_to("/dev/full")
+    process = start(plan(data_parallel=2))
+    _, stderr = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == 1, stderr
+    assert stderr.startswith("error[RUN011]: rank 0 cannot write: the drive is full\n")
+    assert stderr.count("error[") == 1
+    assert "Traceback" not in stderr
+    assert ranks_of(tmp_path) == []
+
+
+SHORT_WRITE = """
+import resource, sys
+from pathlib import Path
+from runtime.measure import MetricsFile
+resource.setrlimit(resource.RLIMIT_FSIZE, (100, resource.RLIM_INFINITY))
+with MetricsFile(Path(sys.argv[1])) as metrics:
+    metrics.write("first", text="x" * 40)
+    try:
+        metrics.write("second", text="x" * 80)
+    except OSError as error:
+        sys.exit(error.errno)
+"""
+
+
+def test_a_record_is_whole_or_not_there(tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl"
+    environment = os.environ | {"PYTHONPATH": str(Path(launch.__file__).parent.parent)}
+    done = subprocess.run([sys.executable, "-c", SHORT_WRITE, str(path)], check=False, env=environment)
+    assert done.returncode == errno.ENOSPC
+    (line,) = path.read_text().splitlines()
+    assert json.loads(line) == {"record": "first", "text": "x" * 40}
+
+
+def test_a_port_in_use_is_named(plan: MakePlan, start: Run, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        process = start(plan(data_parallel=2, devices_per_node=1), rendezvous=f"127.0.0.1:{port}")
+        _, stderr = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == 1, stderr
+    assert f"error[RUN010]: 127.0.0.1:{port} is in use\n" in stderr
+    assert "--rendezvous HOST:PORT" in stderr
+    assert "Traceback" not in stderr
 
 
 def wait_for_steps(tmp_path: Path) -> None:
