@@ -18,6 +18,7 @@ class Replay(NamedTuple):
     """One recorded run beside its prediction."""
 
     row: dict[str, str]
+    layout: Layout
     predicted: Prediction
 
     @property
@@ -57,7 +58,8 @@ def _replay(row: dict[str, str]) -> Replay:
             allow_offload="cpu" if offloaded else "none",
         )
     )  # fmt: skip
-    return Replay(row, predict(problem, _layout(row, problem, offloaded)))
+    layout = _layout(row, problem, offloaded)
+    return Replay(row, layout, predict(problem, layout))
 
 
 def _layout(row: dict[str, str], problem: Problem, offloaded: float) -> Layout:

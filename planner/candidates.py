@@ -11,9 +11,21 @@ from dataclasses import fields
 
 import numpy as np
 
-from planner.layout import OFFLOAD_TIERS, SCHEDULES, TENSOR_MODES, LayoutColumns
+from planner import pins
+from planner.layout import (
+    FREE_RECOMPUTE,
+    FULL_RECOMPUTE,
+    NO_RECOMPUTE,
+    OFFLOAD_TIERS,
+    RECOMPUTES,
+    SCHEDULES,
+    SOME_RECOMPUTE,
+    TENSOR_MODES,
+    LayoutColumns,
+)
 from planner.problem import Problem
 from planner.rules.rule import divisors
+from planner.rules.states import SHARDS_WEIGHTS
 
 _Row = tuple[float, ...]
 
@@ -31,7 +43,7 @@ def enumerate_layouts(problem: Problem) -> LayoutColumns:
     by_name = dict(zip(_COLUMN_ORDER, rows.T, strict=True))
     return LayoutColumns(
         **{
-            f.name: by_name[f.name] if f.name == "offload_optimizer" else by_name[f.name].astype(np.int64)
+            f.name: by_name[f.name] if f.name in _SHARES else by_name[f.name].astype(np.int64)
             for f in fields(LayoutColumns)
         }
     )
@@ -40,8 +52,10 @@ def enumerate_layouts(problem: Problem) -> LayoutColumns:
 _COLUMN_ORDER = (
     "tensor_mode", "tensor_parallel", "tensor_depth", "pipeline_parallel", "data_parallel",
     "micro_batch", "num_microbatches", "schedule", "num_model_chunks",
-    "zero_stage", "sequence_parallel", "recompute", "offload_optimizer", "offload_tier",
+    "zero_stage", "sequence_parallel", "recompute", "offload_tier", "offload_optimizer",
+    "offload_parameters",
 )  # fmt: skip
+_SHARES = ("offload_optimizer", "offload_parameters")
 
 
 def _options(problem: Problem, field: str, words: Sequence[str], executable: Sequence[str]) -> list[int]:
@@ -94,23 +108,40 @@ def _chunk_counts(problem: Problem, pipeline_parallel: int) -> list[int]:
 
 
 def _state_options(problem: Problem) -> list[_Row]:
-    """(ZeRO, sequence parallel, recompute, offloaded optimizer share, tier)."""
+    """(ZeRO, sequence parallel, recompute, tier, offloaded shares of the optimizer and of the weights)."""
     stack, words = problem.stack, ("0", "1", "2", "3")
     zeros = _options(problem, "zero_stage", words, [str(stage) for stage in stack.zero_stages])
     sequences = _options(
         problem, "sequence_parallel", ("false", "true"), ("false", "true") if stack.sequence_parallel else ("false",)
     )
-    recomputes = (0,) if stack.recompute == "none" else (0, 1)
     return [
-        (zero, sequence, recompute, share, tier)
-        for zero, sequence, recompute in itertools.product(zeros, sequences, recomputes)
-        for tier, share in _offloads(problem)
+        (zero, sequence, recompute, *offload)
+        for zero, sequence, recompute in itertools.product(zeros, sequences, _recomputes(problem))
+        for offload in _offloads(problem, zero)
     ]
 
 
-def _offloads(problem: Problem) -> list[tuple[int, float]]:
-    """(tier, optimizer share) up to the allowed tier."""
-    tiers = _options(problem, "offload.tier", OFFLOAD_TIERS, problem.stack.offload_tiers)
-    shares = {*problem.stack.offload_optimizer_fractions, float(problem.pins.get("offload.optimizer", 0))} - {0.0}
+def _recomputes(problem: Problem) -> list[int]:
+    """What the stages may recompute: anything, or one word for all of them where the user names one."""
+    if problem.stack.recompute == "per-layer":
+        named = pins.RECOMPUTE in problem.pins or pins.RECOMPUTE in problem.forbids
+        return [NO_RECOMPUTE, FULL_RECOMPUTE, SOME_RECOMPUTE] if named else [FREE_RECOMPUTE]
+    executable = ("none",) if problem.stack.recompute == "none" else ("none", "all")
+    return _options(problem, pins.RECOMPUTE, RECOMPUTES, executable)
+
+
+def _offloads(problem: Problem, zero_stage: int) -> list[tuple[int, float, float]]:
+    """(tier, optimizer share, weight share) up to the allowed tier; weights leave after the optimizer."""
+    stack, sharded = problem.stack, zero_stage >= SHARDS_WEIGHTS
+    tiers = _options(problem, "offload.tier", OFFLOAD_TIERS, stack.offload_tiers)
     allowed = [tier for tier in tiers if 0 < tier <= OFFLOAD_TIERS.index(problem.allow_offload)]
-    return [(0, 0.0), *((tier, share) for tier in allowed for share in sorted(shares))]
+    of_optimizer = stack.zero3_offload_fractions if sharded else stack.offload_optimizer_fractions
+    of_weights = stack.zero3_offload_fractions if sharded else ()
+    shares = [(share, 0.0) for share in _shares(problem, "offload.optimizer", of_optimizer)]
+    shares += [(1.0, share) for share in _shares(problem, "offload.parameters", of_weights)]
+    return [(0, 0.0, 0.0), *((tier, *both) for tier in allowed for both in shares)]
+
+
+def _shares(problem: Problem, field: str, fractions: Sequence[float]) -> list[float]:
+    """Shares above 0 to try: the stack's and the pinned one."""
+    return sorted({*fractions, float(problem.pins.get(field, 0))} - {0.0})

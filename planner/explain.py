@@ -159,15 +159,17 @@ def _time_table(predicted: Prediction) -> Table:
 
 def _memory_table(layout: Layout, predicted: Prediction) -> Table:
     table = Table(box=None, pad_edge=False)
-    for name in ("stage", "layers", "peak", "+ reserve", "of", "free"):
+    for name in ("stage", "layers", "recomputed", "peak", "+ reserve", "of", "free"):
         table.add_column(name, justify="right")
     table.add_column("peak in")
     table.add_column("largest terms")
-    for number, (stage, layers) in enumerate(zip(predicted.stages, layout.layers_per_stage, strict=True)):
+    divided = zip(predicted.stages, layout.layers_per_stage, layout.recompute_layers_per_stage, strict=True)
+    for number, (stage, layers, recomputed) in enumerate(divided):
         terms = sorted(stage.breakdown_bytes.items(), key=lambda term: -term[1])[:3]
         table.add_row(
             str(number),
             str(layers),
+            str(recomputed),
             format_gib(stage.peak_bytes),
             format_gib(stage.reserve_bytes),
             format_gib(stage.capacity_bytes),
@@ -195,9 +197,15 @@ def _runner_up_table(plan: Plan, answer: Answer) -> Table:
             str(layout.data_parallel),
             str(layout.zero_stage),
             f"{layout.num_microbatches} of {layout.micro_batch}",
-            "all" if any(layout.recompute_layers_per_stage) else "none",
+            _recomputed(layout),
         )
     return table
+
+
+def _recomputed(layout: Layout) -> str:
+    """How many layers recompute, over all stages."""
+    recomputed = sum(layout.recompute_layers_per_stage)
+    return {0: "none", sum(layout.layers_per_stage): "all"}.get(recomputed, str(recomputed))
 
 
 def print_check(plan: Plan, diagnostics: Sequence[Diagnostic]) -> None:

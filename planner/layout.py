@@ -19,6 +19,9 @@ from planner.spec import Fraction, OffloadTier, Precision, Schedule, TensorMode
 TENSOR_MODES: tuple[TensorMode, ...] = ("none", "1d", "2d", "2.5d", "3d")
 SCHEDULES: tuple[Schedule, ...] = ("none", "1f1b", "interleaved")
 OFFLOAD_TIERS: tuple[OffloadTier, ...] = ("none", "cpu", "nvme")
+RECOMPUTES = ("none", "all", "some", "free")
+"""What the stages recompute: no layer, all of theirs, on each stage some but not all, or anything."""
+NO_RECOMPUTE, FULL_RECOMPUTE, SOME_RECOMPUTE, FREE_RECOMPUTE = range(len(RECOMPUTES))
 
 Degree = Annotated[int, Meta(ge=1)]
 LayerCount = Annotated[int, Meta(ge=0)]
@@ -70,7 +73,7 @@ class LayoutColumns:
     """Layouts without their layers per stage, as equally long integer columns.
 
     ``tensor_mode``, ``schedule`` and ``offload_tier`` hold indices into :data:`TENSOR_MODES`,
-    :data:`SCHEDULES` and :data:`OFFLOAD_TIERS`; ``recompute`` is 1 where every layer recomputes.
+    :data:`SCHEDULES` and :data:`OFFLOAD_TIERS`, and ``recompute`` indices into :data:`RECOMPUTES`.
     The precision belongs to the problem, not to a column.
     """
 
@@ -87,6 +90,7 @@ class LayoutColumns:
     num_model_chunks: NDArray[np.int64]
     recompute: NDArray[np.int64]
     offload_optimizer: NDArray[np.float64]
+    offload_parameters: NDArray[np.float64]
     offload_tier: NDArray[np.int64]
 
     def __len__(self) -> int:
@@ -123,7 +127,11 @@ class LayoutColumns:
             num_model_chunks=int(self.num_model_chunks[row]),
             layers_per_stage=tuple(map(int, layers_per_stage)),
             recompute_layers_per_stage=tuple(map(int, recompute)),
-            offload=Offload(optimizer=float(self.offload_optimizer[row]), tier=OFFLOAD_TIERS[self.offload_tier[row]]),
+            offload=Offload(
+                optimizer=float(self.offload_optimizer[row]),
+                parameters=float(self.offload_parameters[row]),
+                tier=OFFLOAD_TIERS[self.offload_tier[row]],
+            ),
             precision=precision,
         )
 
@@ -131,7 +139,7 @@ class LayoutColumns:
 def columns_of(layout: Layout) -> LayoutColumns:
     """The one-row columns of ``layout``; the inverse of :meth:`LayoutColumns.layout`.
 
-    ``recompute`` is 1 if any layer recomputes: the rules say whether the stack can do that.
+    ``recompute`` is the narrowest word for the layout's recomputed layers.
     """
     integers = {
         "tensor_mode": TENSOR_MODES.index(layout.tensor_mode),
@@ -145,10 +153,21 @@ def columns_of(layout: Layout) -> LayoutColumns:
         "num_microbatches": layout.num_microbatches,
         "schedule": SCHEDULES.index(layout.schedule),
         "num_model_chunks": layout.num_model_chunks,
-        "recompute": int(any(layout.recompute_layers_per_stage)),
+        "recompute": _recompute_of(layout),
         "offload_tier": OFFLOAD_TIERS.index(layout.offload.tier),
     }
     return LayoutColumns(
         **{name: np.array([value], dtype=np.int64) for name, value in integers.items()},
         offload_optimizer=np.array([layout.offload.optimizer]),
+        offload_parameters=np.array([layout.offload.parameters]),
     )
+
+
+def _recompute_of(layout: Layout) -> int:
+    recompute, layers = layout.recompute_layers_per_stage, layout.layers_per_stage
+    if not any(recompute):
+        return NO_RECOMPUTE
+    if recompute == layers:
+        return FULL_RECOMPUTE
+    some = len(recompute) == len(layers) and all(0 < r < n for r, n in zip(recompute, layers, strict=True))
+    return SOME_RECOMPUTE if some else FREE_RECOMPUTE

@@ -8,7 +8,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from planner.diagnostics import PlanError, usage_error
-from planner.layout import OFFLOAD_TIERS, SCHEDULES, TENSOR_MODES, Layout, LayoutColumns
+from planner.layout import (
+    FREE_RECOMPUTE,
+    OFFLOAD_TIERS,
+    RECOMPUTES,
+    SCHEDULES,
+    TENSOR_MODES,
+    Layout,
+    LayoutColumns,
+)
 from planner.spec_files import did_you_mean
 
 COUNTS = (
@@ -18,11 +26,13 @@ COUNTS = (
 _WORDS = {
     "tensor_mode": TENSOR_MODES, "schedule": SCHEDULES, "offload.tier": OFFLOAD_TIERS,
     "sequence_parallel": ("false", "true"), "zero_stage": ("0", "1", "2", "3"),
-    "recompute_layers_per_stage": ("none", "all"),
+    "recompute_layers_per_stage": RECOMPUTES[:FREE_RECOMPUTE],
 }  # fmt: skip
-FIELDS = (*COUNTS, *_WORDS, "offload.optimizer", "layers_per_stage")
+SHARES = ("offload.optimizer", "offload.parameters")
+FIELDS = (*COUNTS, *_WORDS, *SHARES, "layers_per_stage")
 """Layout fields that ``--pin`` and ``--forbid`` take."""
 
+RECOMPUTE = "recompute_layers_per_stage"
 EVEN = "even"
 MAX_DIGITS = 9
 MAX_SHOWN = 60
@@ -53,7 +63,7 @@ def _check_value(field: str, value: str, option: str) -> None:
         raise _bad_value(field, value, option, f"use one of {', '.join(_WORDS[field])}")
     if field in COUNTS and not _is_count(value):
         raise _bad_value(field, value, option, "use a whole number from 1")
-    if field == "offload.optimizer":
+    if field in SHARES:
         try:
             msgspec.convert(float(value), type=float)
             in_range = 0 <= float(value) <= 1
@@ -93,6 +103,12 @@ def pinned_layers(value: str, num_layers: int, num_stages: int) -> tuple[int, ..
     return layers if possible else None
 
 
+def may_match(columns: LayoutColumns, field: str, value: str) -> NDArray[np.bool_]:
+    """Where a layout's ``field`` has ``value``, or is still free to have it."""
+    matching = matches(columns, field, value)
+    return matching | (columns.recompute == FREE_RECOMPUTE) if field == RECOMPUTE else matching
+
+
 def matches(columns: LayoutColumns, field: str, value: str) -> NDArray[np.bool_]:
     """Where a layout's ``field`` has ``value``; true for ``layers_per_stage``, which is no column."""
     if field == "layers_per_stage":
@@ -103,11 +119,11 @@ def matches(columns: LayoutColumns, field: str, value: str) -> NDArray[np.bool_]
 
 def column_value(field: str, value: str) -> tuple[str, float]:
     """Name and number of a pinned field in :class:`planner.layout.LayoutColumns`; not of layers per stage."""
-    if field == "offload.optimizer":
-        return "offload_optimizer", float(value)
+    if field in SHARES:
+        return field.replace(".", "_"), float(value)
     if field == "zero_stage" or field in COUNTS:
         return field, int(value)
-    name = {"recompute_layers_per_stage": "recompute"}.get(field, field.replace(".", "_"))
+    name = {RECOMPUTE: "recompute"}.get(field, field.replace(".", "_"))
     return name, _WORDS[field].index(value)
 
 

@@ -11,8 +11,23 @@ class StagePrediction(msgspec.Struct, frozen=True, kw_only=True):
     """The part of a step that sets the peak."""
     breakdown_bytes: dict[str, int]
     """Named terms at the peak; they sum to ``peak_bytes``."""
+    reserved_bytes: int
+    """What the allocator holds at its largest: the peak and what lies between its blocks."""
+    device_bytes: int
+    """What the driver reports in use: that, the process's context and its communicators."""
     capacity_bytes: int
     reserve_bytes: int
+    """Left free: a peak above capacity less reserve does not fit."""
+
+
+class ExpectedError(msgspec.Struct, frozen=True, kw_only=True):
+    """What predictions like this one missed by when they were measured: means of absolute relative errors."""
+
+    memory: float
+    step_time: float
+    runs: int
+    basis: str
+    """The kind of layout that was measured, ``all`` kinds, or ``none``."""
 
 
 class Prediction(msgspec.Struct, frozen=True, kw_only=True):
@@ -27,5 +42,7 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True):
     """Named terms; they sum to ``step_s``."""
     stages: tuple[StagePrediction, ...]
     host_bytes_per_node: int
+    nvme_bytes_per_node: int
+    expected_error: ExpectedError
     assumptions: tuple[str, ...]
     not_modelled: tuple[str, ...]

@@ -116,6 +116,8 @@ class HostSpec(_Spec, frozen=True, kw_only=True):
     nvme_capacity_bytes: Bytes = field(name="nvme_capacity")
     nvme_read_bytes_per_s: BytesPerSecond = field(name="nvme_read")
     nvme_write_bytes_per_s: BytesPerSecond = field(name="nvme_write")
+    process_bytes: Bytes = field(name="process", default=Bytes(0))
+    """Host memory of one rank's process and data loader, beside everything that is offloaded."""
 
 
 class HardwareSpec(_Spec, frozen=True, kw_only=True):
@@ -158,6 +160,8 @@ class StateBytesSpec(_Spec, frozen=True, kw_only=True):
     """The same per parameter of the local shard, under ZeRO."""
     ddp_bucket: float
     """Gradient buckets of torch DDP, which wraps layouts without ZeRO and pipeline."""
+    zero_step_copy: float = 0.0
+    """Copies of gradients in the optimizer step of ZeRO 1 and 2, per parameter of the whole stage."""
 
 
 class ActivationSpec(_Spec, frozen=True, kw_only=True):
@@ -170,7 +174,10 @@ class ActivationSpec(_Spec, frozen=True, kw_only=True):
     sharded_elements: float
     dropout_mask_bytes: float
     """Bytes per token and hidden unit, replicated, kept when dropout is on."""
-    attention: Literal["flash", "materialised"]
+    attention: Literal["flash", "unskipped", "materialised", "recomputed"]
+    """``flash`` and ``unskipped`` keep no scores; only ``flash`` skips the masked half of them.
+    ``materialised`` keeps scores, ``recomputed`` makes them again in backward (selective recomputation).
+    """
     score_elements: float
     """Elements kept per attention score when scores are materialised."""
     score_mask_bytes: float
@@ -184,6 +191,20 @@ class ActivationSpec(_Spec, frozen=True, kw_only=True):
     """Bytes per logit of a rank in fp16 and bf16, where tensor parallelism splits the vocabulary."""
     split_logits_full_bytes: float
     """The same in fp32."""
+    grid_logits_mixed_bytes: float = 8.0
+    """The same in fp16 and bf16 where a 2D, 2.5D or 3D grid divides the logits."""
+    grid_logits_full_bytes: float = 12.0
+    """The same in fp32."""
+    mask_elements: float = 0.0
+    """Elements per pair of positions of the attention mask that each sequence in flight keeps."""
+    gathered_elements: float = 0.0
+    """Gathered inputs that sequence parallelism keeps beside a rank's slices; without them backward gathers again."""
+    pipeline_extra_microbatches: float = 0.0
+    """Micro batches that each stage but the last keeps beyond those of its schedule."""
+    causal_buffer_bytes: float = 0.0
+    """Bytes per pair of positions of a causal mask that each layer owns."""
+    backward_elements: float = 0.0
+    """Gradients of activations at the peak of a layer's backward, sharded elements per token and hidden unit."""
 
 
 class TrafficSpec(_Spec, frozen=True, kw_only=True):
@@ -200,6 +221,22 @@ class TrafficSpec(_Spec, frozen=True, kw_only=True):
     """Reads and writes of the logits by loss, forward and backward."""
     optimizer_bytes: float
     """Bytes moved per updated parameter by one optimizer step."""
+    host_optimizer_bytes: float | None = None
+    """The same on the host for ZeRO stage 3, if its optimizer there is another one."""
+    score_elements: float = 0.0
+    """Reads and writes per attention score, forward; when scores are materialised."""
+    attention_efficiency: Share | None = None
+    """Share of the peak that attention kernels reach which store no scores, if not that of matrix products."""
+    host_bytes_per_s: BytesPerSecond = field(name="host_bandwidth", default=BytesPerSecond(float("inf")))
+    """Host memory traffic that one process reaches in an optimizer step there, if its share of the host's is more."""
+    layer_host_s: Seconds = field(name="layer_host", default=Seconds(0))
+    """Host time to run one layer's forward, its launches included; backward takes twice as long."""
+    tensor_parallel_host_s: Seconds = field(name="tensor_parallel_host", default=Seconds(0))
+    """More of it where tensor parallelism divides the layer."""
+    zero_tensor_host_s: Seconds = field(name="zero_tensor_host", default=Seconds(0))
+    """Host time per parameter tensor of one optimizer step under ZeRO 1 and 2."""
+    collective_s: Seconds = field(name="collective", default=Seconds(0))
+    """Fixed cost of one tensor-parallel collective, beside the links' latency."""
 
 
 class OverlapSpec(_Spec, frozen=True, kw_only=True):
@@ -209,6 +246,55 @@ class OverlapSpec(_Spec, frozen=True, kw_only=True):
     """Gradient reduction behind backward, without a pipeline."""
     tensor_parallel: Fraction
     """Backward all-reduce of the tensor-parallel input gradient behind the weight gradient."""
+    sharded: Fraction = 0.0
+    """Gathers and scatters of ZeRO stage 3 behind the computation of layers."""
+    pipeline: Fraction = 0.0
+    """Sends between stages that computation hides under the interleaved schedule, as a share of them."""
+    data_parallel_pipeline: Fraction = 0.0
+    """Gradient reduction that computation hides with a pipeline, as a share of it."""
+
+
+class ShardedSpec(_Spec, frozen=True, kw_only=True):
+    """How ZeRO stage 3 keeps weights in pieces, and what gathering them for use takes.
+
+    The defaults are the plain scheme: pieces are layers, gathered one at a time before forward and
+    backward, whose gradients are scattered at once.
+    """
+
+    unit_parameters: Annotated[int, Meta(ge=0)] = 0
+    """The least parameters of a piece, which holds whole tensors; a model below it is not sharded. 0: a layer."""
+    unit_search_parameters: Annotated[int, Meta(ge=0)] = 0
+    """How much larger a piece may become so that tensors fill pieces with little waste."""
+    unit_at_most_layer: bool = False
+    """Whether a piece need be no larger than a layer's matrices, its size searched by hidden sizes."""
+    layer_host_s: Seconds = field(name="layer_host", default=Seconds(0))
+    """More host time for one layer's forward than without ZeRO stage 3."""
+    live_units: float = 1.0
+    """Gathered pieces on the device at once: the one in use and those gathered ahead."""
+    gradient_units: float = 1.0
+    """Pieces of unscattered gradients on the device at once."""
+    gradients_reuse_weights: bool = False
+    """Whether gradients of a single micro batch take the place of the weights' pieces."""
+    step_gradient: float = 0.0
+    """Growth of a gradient in the optimizer step, in bytes per parameter of a rank's pieces."""
+    gathers: float = 2.0
+    """Gatherings of all weights per micro batch."""
+    recompute_gathers: float = 0.0
+    """Further gatherings of a layer that recomputes."""
+    scatters: float = 1.0
+    """Scatterings of all gradients per micro batch."""
+    pinned_weight: float = 0.0
+    """Pinned host bytes per parameter of a rank's pieces of weights, whatever is offloaded."""
+    pinned_master: float = 0.0
+    """The same for its pieces of master weights."""
+    pinned_blocks: bool = False
+    """Whether pinned pieces are rounded up to powers of two."""
+    copy_bytes_per_s: BytesPerSecond = field(name="copy_bandwidth", default=BytesPerSecond(float("inf")))
+    """The rate at which pieces move between device and host, one way, if the host link is not slower."""
+    logits_bytes: float | None = None
+    """Bytes per logit at the peak of the loss, where ZeRO stage 3 runs another loss."""
+    fragmentation: Fraction | None = None
+    """Share of the peak that the allocator reserves on top, if not that of the stack."""
 
 
 class ZeroTrafficSpec(_Spec, frozen=True, kw_only=True):
@@ -218,6 +304,32 @@ class ZeroTrafficSpec(_Spec, frozen=True, kw_only=True):
     stage1: float
     stage2: float
     """One of them gathers the weights; the others follow every micro batch."""
+
+
+class ProcessSpec(_Spec, frozen=True, kw_only=True):
+    """What a process of the stack takes of its device beside tensors, where the card's figures do not tell."""
+
+    context_bytes: Bytes | None = field(name="context", default=None)
+    """Taken by a process that communicates with nobody, in place of the card's figure."""
+    communicator_bytes: Bytes | None = field(name="communicator", default=None)
+    """Taken by one communicator, in place of the card's figure."""
+    all_ranks: float = 0.0
+    """Communicators over all ranks, where there are several."""
+    pipeline: float = 1.0
+    """Communicators of pipeline parallelism."""
+    data_parallel: float = 1.0
+    """Communicators of data parallelism."""
+    tensor_parallel: dict[TensorMode, float] = {}
+    """Communicators of a tensor mode beyond one for each axis of its grid."""
+
+
+class ErrorSpec(_Spec, frozen=True, kw_only=True):
+    """How far predictions were from runs that were measured: means of absolute relative errors."""
+
+    memory: Fraction
+    """Of the peak allocated memory of the fullest rank."""
+    step_time: float
+    runs: Annotated[int, Meta(ge=0)]
 
 
 class StackSpec(_Spec, frozen=True, kw_only=True):
@@ -235,10 +347,13 @@ class StackSpec(_Spec, frozen=True, kw_only=True):
     """ZeRO stages under which several micro batches can be accumulated without a pipeline."""
     offload_tiers: tuple[OffloadTier, ...]
     offload_optimizer_fractions: tuple[Fraction, ...]
+    """Shares of the optimizer states that can leave the device under ZeRO 1 and 2."""
+    zero3_offload_fractions: tuple[Fraction, ...]
+    """Shares of the optimizer states, and once all of those have left of the weights, under ZeRO 3."""
     sequence_parallel: bool
     recompute: Literal["none", "all-or-nothing", "per-layer"]
-    """``all-or-nothing``: every layer of every stage recomputes, or none does. ``per-layer``: any number
-    may, as far as the rules go; the search still tries none and all."""
+    """``all-or-nothing``: every layer of every stage recomputes, or none does. ``per-layer``: each stage
+    recomputes as many of its layers as it needs to."""
     uneven_stages: bool
     vocab_multiple: Annotated[int, Meta(ge=0)]
     """The vocabulary is padded to a multiple of this times the tensor-parallel degree; 0: not padded."""
@@ -248,11 +363,15 @@ class StackSpec(_Spec, frozen=True, kw_only=True):
     traffic: TrafficSpec
     overlap: OverlapSpec
     zero_traffic: ZeroTrafficSpec
+    sharded: ShardedSpec = ShardedSpec()
     zero_bucket_bytes: Bytes = field(name="zero_bucket")
     offload_copy_bytes_per_s: BytesPerSecond = field(name="offload_copy_bandwidth")
     """The rate at which it copies offloaded states, one way, if the host link is not slower."""
     fragmentation: Fraction
-    """Share of the device memory that the caching allocator reserves beyond what is allocated."""
+    """Share of the peak that the caching allocator reserves on top."""
+    process: ProcessSpec = ProcessSpec()
+    errors: dict[str, ErrorSpec] = {}
+    """By kind of layout, and of all of them (``all``): what the stack's predictions missed by so far."""
     sources: dict[str, str]
 
     def state_bytes(self, precision: str) -> StateBytesSpec:

@@ -1,11 +1,19 @@
 """Pipeline stages as columns: one row for every stage of every layout."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from planner.layout import Layout, LayoutColumns, columns_of
+from planner.layout import (
+    FREE_RECOMPUTE,
+    FULL_RECOMPUTE,
+    NO_RECOMPUTE,
+    SOME_RECOMPUTE,
+    Layout,
+    LayoutColumns,
+    columns_of,
+)
 from planner.problem import Problem
 
 Floats = NDArray[np.float64]
@@ -39,15 +47,28 @@ class StageColumns:
         """Where the stage holds the final norm, the head and the loss."""
         return self.stage == self.layouts.pipeline_parallel - 1
 
+    def fewest_recomputed(self) -> Integers:
+        """The fewest of its layers that each stage may recompute, as its layout's column says."""
+        some = (self.layouts.recompute == SOME_RECOMPUTE).astype(np.int64)
+        return np.where(self.layouts.recompute == FULL_RECOMPUTE, self.num_layers, some)
+
+    def most_recomputed(self) -> Integers:
+        """The most of its layers that each stage may recompute; below the fewest where none is possible."""
+        but_one = self.num_layers - (self.layouts.recompute == SOME_RECOMPUTE)
+        return np.where(self.layouts.recompute == NO_RECOMPUTE, 0, but_one)
+
+    def may_recompute_more(self) -> Booleans:
+        """Where a stage may choose how many layers it recomputes."""
+        return np.isin(self.layouts.recompute, (SOME_RECOMPUTE, FREE_RECOMPUTE))
+
     def with_layers(self, num_layers: Integers) -> "StageColumns":
-        """The same stages with other layers; recomputation follows the layout's column."""
-        return StageColumns(
-            layouts=self.layouts,
-            layout_row=self.layout_row,
-            stage=self.stage,
-            num_layers=num_layers,
-            recompute_layers=np.where(self.layouts.recompute == 1, num_layers, 0),
-        )
+        """The same stages with other layers, of which they recompute the fewest they may."""
+        stages = replace(self, num_layers=num_layers)
+        return stages.with_recompute(stages.fewest_recomputed())
+
+    def with_recompute(self, recompute_layers: Integers) -> "StageColumns":
+        """The same stages and layers with other recomputed ones."""
+        return replace(self, recompute_layers=recompute_layers)
 
     def take(self, rows: NDArray[np.bool_] | Integers) -> "StageColumns":
         """The stages that ``rows`` selects."""
@@ -70,13 +91,14 @@ def stages_of(columns: LayoutColumns) -> StageColumns:
     starts = np.cumsum(columns.pipeline_parallel) - columns.pipeline_parallel
     layouts = columns.take(rows)
     ones = np.ones(len(rows), dtype=np.int64)
-    return StageColumns(
+    stages = StageColumns(
         layouts=layouts,
         layout_row=rows,
         stage=np.arange(len(rows)) - np.repeat(starts, columns.pipeline_parallel),
         num_layers=ones,
-        recompute_layers=np.where(layouts.recompute == 1, ones, 0),
+        recompute_layers=ones,
     )
+    return stages.with_layers(ones)
 
 
 def stages_of_layout(layout: Layout) -> StageColumns:

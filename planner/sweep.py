@@ -84,6 +84,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     micro_batch: int | None = None
     recompute_layers: int | None = None
     offload_optimizer: float | None = None
+    offload_parameters: float | None = None
     gap: float | None = None
     rules: tuple[str, ...] = ()
     """Rules that stand in the way, where nothing is valid or nothing fits."""
@@ -215,5 +216,6 @@ def _row(point: Point, answer: Answer, plan: Plan) -> Row:
         micro_batch=layout.micro_batch,
         recompute_layers=sum(layout.recompute_layers_per_stage),
         offload_optimizer=layout.offload.optimizer,
+        offload_parameters=layout.offload.parameters,
         gap=answer.gap,
     )

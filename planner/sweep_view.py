@@ -14,7 +14,7 @@ Item = TypeVar("Item")
 
 MIN_WIDTH = 200
 
-HEADINGS = ("status", "step", "tokens/s", "MFU", "fullest stage", "TP", "PP", "DP", "ZeRO", "micro batch", "recompute")
+HEADINGS = ("status", "step", "tokens/s", "MFU", "fullest stage", "TP", "PP", "DP", "ZeRO", "micro batch", "recomputed")
 
 
 def track(done: Iterable[Item], total: int) -> Iterator[Item]:
@@ -52,5 +52,5 @@ def _figures(row: Row) -> list[str]:
         f"{row.mfu:.1%}",
         format_gib(row.fullest_stage_bytes or 0),
         *map(str, (row.tensor_parallel, row.pipeline_parallel, row.data_parallel, row.zero_stage, row.micro_batch)),
-        "all" if row.recompute_layers else "none",
+        str(row.recompute_layers),
     ]

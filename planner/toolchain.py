@@ -10,7 +10,7 @@ from pathlib import Path
 
 from planner.diagnostics import Diagnostic, ExitCode, PlanError
 from planner.plan import Plan
-from planner.rules.states import GEMINI_STAGE
+from planner.rules.states import SHARDS_WEIGHTS
 
 RULE = "RUN012"
 DEFAULT_CUDA = Path("/usr/local/cuda")
@@ -23,12 +23,12 @@ def check_toolchain(plan: Plan) -> None:
         PlanError: with exit code 1; it names what to install.
     """
     layout = plan.layout
-    if layout.zero_stage < GEMINI_STAGE and layout.offload.tier != "nvme":
+    if layout.zero_stage < SHARDS_WEIGHTS and layout.offload.tier != "nvme":
         return
     on_gpu = plan.problem.hardware.device == "cuda"
     missing = [] if on_gpu and _is_prebuilt() else _missing_tools(on_gpu=on_gpu)
     if missing:
-        what = "ZeRO stage 3" if layout.zero_stage == GEMINI_STAGE else "offload to NVMe"
+        what = "ZeRO stage 3" if layout.zero_stage == SHARDS_WEIGHTS else "offload to NVMe"
         message = f"{what} uses an Adam that Colossal-AI compiles at first use, and there is no {', no '.join(missing)}"
         raise PlanError(Diagnostic(rule=RULE, message=message, hint=_hint(missing)), exit_code=ExitCode.NEGATIVE)
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
@@ -132,3 +132,10 @@ def _initial_value(name: str, shape: torch.Size, num_layers: int, seed: int) -> 
     # GPT-2 divides the weights that write to the residual stream by the root of their number.
     std = INITIAL_STD / math.sqrt(2 * num_layers) if name.endswith("c_proj.weight") else INITIAL_STD
     return torch.empty(shape).normal_(0.0, std, generator=generator)
+
+
+def initial_parameters(spec: ModelSpec, seed: int) -> Callable[[str], Tensor]:
+    """Draws the whole initial parameter of a name, in float32: the one that :func:`build_model` has."""
+    with torch.device("meta"):
+        shapes = {name: value.shape for name, value in GPT2LMHeadModel(model_config(spec)).named_parameters()}
+    return lambda name: _initial_value(name, shapes[name], spec.num_layers, seed)

@@ -6,8 +6,11 @@ from planner.diagnostics import ExitCode, PlanError
 from planner.launch import STACK
 from planner.plan import Plan
 from planner.rules import violations
-from planner.spec import StackSpec
+from planner.spec import StackSpec, TensorMode
 from planner.spec_files import load_spec
+
+GRID_MODES: tuple[TensorMode, ...] = ("2d", "2.5d", "3d")
+"""Tensor modes that :mod:`runtime.grid` trains; the others are the booster's."""
 
 
 def check_supported(plan: Plan) -> None:

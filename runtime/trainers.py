@@ -6,10 +6,11 @@ from pathlib import Path
 from planner.diagnostics import usage_error
 from planner.launch import NVME_FOLDER
 from planner.plan import Plan
-from planner.rules.states import GEMINI_STAGE
+from planner.rules.states import SHARDS_WEIGHTS
 from runtime.booster import Trainer
 from runtime.gemini import GeminiTrainer
 from runtime.optimizers import host_adam
+from runtime.support import GRID_MODES
 from runtime.trainer import PlanTrainer
 
 
@@ -21,8 +22,12 @@ def make_trainer(plan: Plan, *, seed: int, learning_rate: float, nvme_folder: Pa
     Raises:
         PlanError: the runtime cannot execute the plan's layout.
     """
-    kind = GeminiTrainer if plan.layout.zero_stage == GEMINI_STAGE else Trainer
     device = plan.problem.hardware.device
+    if plan.layout.tensor_mode in GRID_MODES:
+        from runtime.grid.trainer import GridTrainer  # the legacy package takes a second to import
+
+        return GridTrainer(plan, device, seed=seed, learning_rate=learning_rate)
+    kind = GeminiTrainer if plan.layout.zero_stage == SHARDS_WEIGHTS else Trainer
     if plan.layout.offload.tier != "nvme":
         return kind(plan, device, seed=seed, learning_rate=learning_rate)
     if nvme_folder is None:

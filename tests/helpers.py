@@ -9,6 +9,7 @@ from planner.problem import Problem
 from planner.spec import (
     ActivationSpec,
     EfficiencySpec,
+    ErrorSpec,
     HardwareSpec,
     HostSpec,
     LinkSpec,
@@ -75,7 +76,8 @@ def tiny_stack(**overrides: Any) -> StackSpec:
         name="tiny-stack", title="Tiny stack", version="1", tensor_modes=("none", "1d"),
         schedules=("none", "1f1b", "interleaved"), zero_stages=(0, 1, 2), zero_stages_with_pipeline=(0, 1),
         zero_precisions=("fp16", "bf16"), zero_stages_with_accumulation=(0, 1), offload_tiers=("none", "cpu"),
-        offload_optimizer_fractions=(0.0, 1.0), sequence_parallel=True, recompute="all-or-nothing",
+        offload_optimizer_fractions=(0.0, 1.0),
+        zero3_offload_fractions=(0.0, 0.5, 1.0), sequence_parallel=True, recompute="all-or-nothing",
         uneven_stages=True, vocab_multiple=16,
         mixed_precision=StateBytesSpec(
             weight=2.0, gradient=2.0, master=4.0, moments=8.0, step_gradient=2.0, zero_step_gradient=4.0,
@@ -95,7 +97,8 @@ def tiny_stack(**overrides: Any) -> StackSpec:
         ),
         overlap=OverlapSpec(data_parallel=0.5, tensor_parallel=0.5),
         zero_traffic=ZeroTrafficSpec(stage0=2.0, stage1=3.0, stage2=2.0),
-        zero_bucket_bytes=Bytes(1000), offload_copy_bytes_per_s=BytesPerSecond(1e9), fragmentation=0.0, sources={},
+        zero_bucket_bytes=Bytes(1000), offload_copy_bytes_per_s=BytesPerSecond(1e9), fragmentation=0.0,
+        errors={"all": ErrorSpec(memory=0.0, step_time=0.0, runs=1)}, sources={},
     )  # fmt: skip
     return changed(stack, **overrides)
 

@@ -1,7 +1,8 @@
 """What a layout costs: pure functions over columns of layouts and stages, one file per quantity."""
 
+from planner.cost_model.errors import expected_error
 from planner.cost_model.flops import model_flops_per_step
-from planner.cost_model.memory import host_bytes_per_rank, predicted_stages
+from planner.cost_model.memory import host_bytes_per_rank, nvme_bytes_per_rank, predicted_stages
 from planner.cost_model.pipeline import step_breakdown
 from planner.layout import Layout
 from planner.prediction import Prediction
@@ -9,7 +10,7 @@ from planner.problem import Problem
 from planner.spec import TensorMode
 from planner.stages import stages_of_layout
 
-MODELLED_MODES: tuple[TensorMode, ...] = ("none", "1d")
+MODELLED_MODES: tuple[TensorMode, ...] = ("none", "1d", "2d", "2.5d", "3d")
 """Tensor modes whose memory and communication the formulas describe."""
 
 NOT_MODELLED = (
@@ -21,14 +22,16 @@ NOT_MODELLED = (
 """What a prediction leaves out, for every layout."""
 
 
-def predict(problem: Problem, layout: Layout) -> Prediction:
-    """Predicted step time and memory of one whole, valid layout.
+_ATTENTION_WORDS = {
+    "flash": "attention kernels skip the masked half of the scores",
+    "unskipped": "attention kernels store no scores and compute the masked half as well",
+    "materialised": "attention materialises all scores",
+    "recomputed": "attention materialises all scores and makes them again in backward",
+}
 
-    Raises:
-        NotImplementedError: the layout's tensor mode is not in :data:`MODELLED_MODES`.
-    """
-    if layout.tensor_mode not in MODELLED_MODES:
-        raise NotImplementedError(f"no cost formulas for tensor mode {layout.tensor_mode}")
+
+def predict(problem: Problem, layout: Layout) -> Prediction:
+    """Predicted step time and memory of one whole, valid layout."""
     stages = stages_of_layout(layout)
     breakdown = step_breakdown(problem, stages)
     step_s = sum(breakdown.values())
@@ -42,6 +45,8 @@ def predict(problem: Problem, layout: Layout) -> Prediction:
         breakdown_s=breakdown,
         stages=predicted_stages(problem, stages),
         host_bytes_per_node=round(float(host_bytes_per_rank(problem, stages).max()) * ranks),
+        nvme_bytes_per_node=round(float(nvme_bytes_per_rank(problem, stages).max()) * ranks),
+        expected_error=expected_error(problem, stages.layouts),
         assumptions=_assumptions(problem, layout),
         not_modelled=NOT_MODELLED,
     )
@@ -52,9 +57,7 @@ def _assumptions(problem: Problem, layout: Layout) -> tuple[str, ...]:
     stated = [
         f"matrix products reach the efficiency curve of hardware spec {problem.hardware.name}",
         f"ranks fill nodes of {problem.devices_per_node} in order, tensor-parallel ranks next to each other",
-        "attention kernels skip the masked half of the scores"
-        if problem.stack.activations.attention == "flash"
-        else "attention materialises all scores",
+        _ATTENTION_WORDS[problem.stack.activations.attention],
     ]
     if layout.pipeline_parallel > 1:
         stated.append("every stage boundary is as slow as the slowest one")

@@ -2,13 +2,17 @@
 
 import numpy as np
 
+from planner.cost_model.parameters import layer_parameters
+from planner.cost_model.shares import rank_tokens, shares
 from planner.cost_model.sources import formula
 from planner.problem import Problem
+from planner.rules.rule import edge_of
+from planner.rules.states import SHARDS_WEIGHTS
 from planner.spec import ELEMENT_BYTES
-from planner.stages import Floats, StageColumns, microbatch_tokens, padded_vocab
+from planner.stages import Floats, StageColumns, padded_vocab
 
 
-@formula("korthikanti2022", "dao2022")
+@formula("korthikanti2022", "dao2022", "xu2021", "wang2021")
 def layer_activation_bytes(problem: Problem, stages: StageColumns) -> Floats:
     """Bytes that one layer keeps of one micro batch.
 
@@ -16,43 +20,66 @@ def layer_activation_bytes(problem: Problem, stages: StageColumns) -> Floats:
     sharded elements of the stack and ``m`` mask bytes while dropout is on; in 16 bit with dropout
     ``T h (10 + 24/t)``, equation 2 without its attention scores. Materialised scores add
     ``a s T / t`` times their element and mask bytes. Sequence parallelism divides ``r`` and ``m`` by
-    ``t`` as well (equation 4).
+    ``t`` as well (equation 4), beside inputs that the stack keeps as gathered. 2D and 2.5D divide
+    everything by ``t``, tokens by the one axis of the grid and hidden states by the other, and 3D adds
+    :func:`gathered_operand_bytes`.
     """
     model, kept, columns = problem.model, problem.stack.activations, stages.layouts
-    element, tensor = ELEMENT_BYTES[problem.precision], columns.tensor_parallel
-    replicas = np.where(columns.sequence_parallel == 1, tensor, 1)
+    element, part = ELEMENT_BYTES[problem.precision], shares(columns)
     dropout = 1.0 if model.dropout > 0 else 0.0
-    tokens = microbatch_tokens(problem, columns)
+    tokens = rank_tokens(problem, stages)
     whole = element * kept.replicated_elements + dropout * kept.dropout_mask_bytes
-    hidden = tokens * model.hidden_size * (whole / replicas + element * kept.sharded_elements / tensor)
-    if kept.attention == "flash":
+    split = element * kept.sharded_elements
+    hidden = tokens * model.hidden_size * (whole * part.whole_hidden + split * part.split_hidden)
+    in_slices = (columns.sequence_parallel == 1) & (columns.tensor_parallel > 1)
+    hidden = hidden + np.where(in_slices, tokens * model.hidden_size * element * kept.gathered_elements, 0.0)
+    hidden = hidden + gathered_operand_bytes(problem, stages)
+    if kept.attention != "materialised":
         return hidden
     score_bytes = element * kept.score_elements + dropout * kept.score_mask_bytes
-    return hidden + tokens * problem.seq_len * model.num_heads / tensor * score_bytes
+    return hidden + tokens * problem.seq_len * model.num_heads * part.split_hidden * score_bytes
+
+
+@formula("bian2021", "colossalai0.5.0")
+def gathered_operand_bytes(problem: Problem, stages: StageColumns) -> Floats:
+    """What 3D products keep beyond their own part of the input: both operands as gathered.
+
+    Inputs of the four products, ``3 h + f`` a token, are kept ``c`` times as large as the rank's part,
+    and the layer's matrices ``c`` times as large as the rank's weights.
+    """
+    model, columns = problem.model, stages.layouts
+    edge, element = edge_of(columns).astype(np.float64), ELEMENT_BYTES[problem.precision]
+    inputs = rank_tokens(problem, stages) * (3 * model.hidden_size + model.ffn_hidden_size) * (1.0 - 1.0 / edge)
+    matrices = layer_parameters(model).matrices / edge**2
+    return np.where(columns.mode_is("3d"), element * (inputs + matrices), 0.0)
 
 
 @formula("korthikanti2022", "colossalai0.5.0")
 def boundary_bytes(problem: Problem, stages: StageColumns) -> Floats:
-    """Bytes of one hidden state of one micro batch, ``T h e``; divided by ``t`` under sequence parallelism."""
-    columns = stages.layouts
-    replicas = np.where(columns.sequence_parallel == 1, columns.tensor_parallel, 1)
+    """Bytes of one hidden state of one micro batch, ``T h e``; divided in a grid and under sequence parallelism."""
     element = ELEMENT_BYTES[problem.precision]
-    return microbatch_tokens(problem, columns) * float(problem.model.hidden_size * element) / replicas
+    part = shares(stages.layouts).whole_hidden
+    return rank_tokens(problem, stages) * float(problem.model.hidden_size * element) * part
 
 
 @formula("narayanan2021", "colossalai0.5.0")
-def in_flight_microbatches(stages: StageColumns) -> Floats:
+def in_flight_microbatches(stages: StageColumns, extra: float = 0.0) -> Floats:
     """Micro batches whose activations a stage holds at once, as whole-stage equivalents.
 
     1F1B: stage ``s`` of ``p`` holds ``min(M, p - s)``. Interleaved with ``v`` chunks:
-    ``(2 (p - s - 1) + (v - 1) p + 1) / v``, at most ``M``.
+    ``(2 (p - s - 1) + (v - 1) p + 1) / v``, at most ``M``. ``extra`` more on every stage but the last.
     """
     columns = stages.layouts
     behind = columns.pipeline_parallel - stages.stage
     chunks = columns.num_model_chunks
     interleaved = (2 * (behind - 1) + (chunks - 1) * columns.pipeline_parallel + 1) / chunks
     held = np.where(columns.schedule_is("interleaved"), interleaved, behind)
+    held = held + np.where(stages.is_last, 0.0, extra)
     return np.minimum(held, columns.num_microbatches)
+
+
+def _in_flight(problem: Problem, stages: StageColumns) -> Floats:
+    return in_flight_microbatches(stages, problem.stack.activations.pipeline_extra_microbatches)
 
 
 @formula("korthikanti2022")
@@ -65,36 +92,74 @@ def kept_bytes(problem: Problem, stages: StageColumns) -> Floats:
     per_microbatch = plain * layer_activation_bytes(problem, stages) + stages.recompute_layers * boundary_bytes(
         problem, stages
     )
-    return in_flight_microbatches(stages) * per_microbatch
+    return _in_flight(problem, stages) * per_microbatch
+
+
+@formula("colossalai0.5.0")
+def mask_bytes(problem: Problem, stages: StageColumns) -> Floats:
+    """Attention masks: one square of the sequence for each sequence in flight, and one each layer owns."""
+    kept, pairs = problem.stack.activations, float(problem.seq_len**2)
+    made = _in_flight(problem, stages) * stages.layouts.micro_batch * kept.mask_elements
+    own = float(problem.model.max_seq_len**2) * kept.causal_buffer_bytes * stages.num_layers
+    return made * pairs * ELEMENT_BYTES[problem.precision] + own
 
 
 @formula("colossalai0.5.0")
 def pipeline_buffer_bytes(problem: Problem, stages: StageColumns) -> Floats:
     """Stage outputs that every micro batch in flight holds; none without a pipeline.
 
-    A stage's input is its first layer's input, which is counted with the layers.
+    A stage's input is its first layer's input, which is counted with the layers. Under the interleaved
+    schedule each of the ``v`` chunks has an input and an output of its own.
     """
-    columns = stages.layouts
-    held = in_flight_microbatches(stages) * problem.stack.activations.pipeline_elements
+    columns, kept = stages.layouts, problem.stack.activations
+    held = _in_flight(problem, stages) * kept.pipeline_elements * columns.num_model_chunks
     return np.where(columns.pipeline_parallel > 1, held * boundary_bytes(problem, stages), 0.0)
 
 
 @formula("korthikanti2022")
-def recompute_working_bytes(problem: Problem, stages: StageColumns) -> Floats:
-    """Activations of the one layer that backward is recomputing."""
-    return np.where(stages.recompute_layers > 0, layer_activation_bytes(problem, stages), 0.0)
+def layer_backward_bytes(problem: Problem, stages: StageColumns) -> Floats:
+    """What the layer that goes backward takes on top: its recomputed activations and their gradients.
+
+    Gradients of activations are the stack's count of sharded elements.
+    """
+    element, part = ELEMENT_BYTES[problem.precision], shares(stages.layouts).split_hidden
+    hidden = rank_tokens(problem, stages) * float(problem.model.hidden_size * element) * part
+    gradients = hidden * problem.stack.activations.backward_elements
+    return np.where(stages.recompute_layers > 0, layer_activation_bytes(problem, stages), 0.0) + gradients
+
+
+@formula("korthikanti2022")
+def first_layer_bytes(problem: Problem, stages: StageColumns) -> Floats:
+    """What is kept of a stage's first layer, which goes backward last: its input if it recomputes.
+
+    Layers recompute from the first of a stage on, so the first does if any does.
+    """
+    plain, inputs = layer_activation_bytes(problem, stages), boundary_bytes(problem, stages)
+    return np.where(stages.recompute_layers > 0, inputs, plain)
 
 
 @formula("colossalai0.5.0")
 def logits_bytes(problem: Problem, stages: StageColumns) -> Floats:
-    """Logits and the copies of them that the loss holds at its peak, on the last stage: ``k T v/t``."""
+    """Logits and the copies of them that the loss holds at its peak, on the last stage: ``k T v/t``.
+
+    3D has the product before its reduce-scatter, ``c`` times the rank's logits, instead of the loss's
+    copies where that is more.
+    """
     columns, kept = stages.layouts, problem.stack.activations
-    vocab_share = padded_vocab(problem, columns) / columns.tensor_parallel
     full = problem.precision == "fp32"
     whole_bytes = kept.logits_full_bytes if full else kept.logits_mixed_bytes
     split_bytes = kept.split_logits_full_bytes if full else kept.split_logits_mixed_bytes
-    logit_bytes = np.where(columns.tensor_parallel > 1, split_bytes, whole_bytes)
-    return np.where(stages.is_last, microbatch_tokens(problem, columns) * vocab_share * logit_bytes, 0.0)
+    grid_bytes = kept.grid_logits_full_bytes if full else kept.grid_logits_mixed_bytes
+    in_grid, cube = columns.mode_is("2d", "2.5d", "3d"), columns.mode_is("3d")
+    element = ELEMENT_BYTES[problem.precision]
+    product = element * (1.0 + edge_of(columns))
+    grid = np.where(cube, np.maximum(grid_bytes, product), grid_bytes)
+    logit_bytes = np.where(columns.tensor_parallel > 1, np.where(in_grid, grid, split_bytes), whole_bytes)
+    sharded = problem.stack.sharded.logits_bytes
+    if sharded is not None and not full:
+        logit_bytes = np.where(columns.zero_stage >= SHARDS_WEIGHTS, sharded, logit_bytes)
+    vocab_share = padded_vocab(problem, columns) * shares(columns).split_hidden
+    return np.where(stages.is_last, rank_tokens(problem, stages) * vocab_share * logit_bytes, 0.0)
 
 
 @formula("definition")
@@ -105,6 +170,10 @@ def ends_bytes(problem: Problem, stages: StageColumns) -> Floats:
     flight; two hidden states on the last stage.
     """
     masks = float(problem.model.dropout > 0) * problem.model.hidden_size
-    mask_bytes = in_flight_microbatches(stages) * microbatch_tokens(problem, stages.layouts) * masks
+    part = shares(stages.layouts)
+    in_grid = stages.layouts.mode_is("2d", "2.5d", "3d")
+    embedded = rank_tokens(problem, stages) * masks * np.where(in_grid, part.whole_hidden, 1.0)
     norm_bytes = 2.0 * boundary_bytes(problem, stages)
-    return np.where(stages.is_first, mask_bytes, 0.0) + np.where(stages.is_last, norm_bytes, 0.0)
+    return np.where(stages.is_first, _in_flight(problem, stages) * embedded, 0.0) + np.where(
+        stages.is_last, norm_bytes, 0.0
+    )

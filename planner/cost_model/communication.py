@@ -1,12 +1,17 @@
 """Time of tensor, pipeline and data-parallel communication."""
 
+from typing import NamedTuple
+
 import numpy as np
 
 from planner.cost_model.activations import boundary_bytes
+from planner.cost_model.chunks import pieces
 from planner.cost_model.parameters import SHARDS_GRADIENTS, stage_parameters
+from planner.cost_model.shares import shares
 from planner.cost_model.sources import formula
 from planner.cost_model.terms import Terms, total
 from planner.problem import Problem
+from planner.rules.states import SHARDS_WEIGHTS
 from planner.spec import ELEMENT_BYTES
 from planner.stages import Floats, Integers, StageColumns, microbatch_tokens, padded_vocab
 from planner.topology import Cluster, link_columns
@@ -30,31 +35,63 @@ def _cluster(problem: Problem) -> Cluster:
     )
 
 
-def _ring_links(problem: Problem, strides: Integers, sizes: Integers) -> tuple[Floats, Floats]:
+def ring_links(problem: Problem, strides: Integers, sizes: Integers) -> tuple[Floats, Floats]:
+    """Bandwidth (bytes/s) and latency (s) of rings over groups of that stride and size, row by row."""
     return link_columns(_cluster(problem).ring, strides, sizes)
+
+
+class LayerCollectives(NamedTuple):
+    """Communication of one layer for one micro batch. Units: s."""
+
+    once: Floats
+    """Forward and backward."""
+    recomputed: Floats
+    """On top where the layer recomputes."""
+
+
+def _tensor_parallel_ring(problem: Problem, stages: StageColumns, num_bytes: Floats, steps: float) -> Floats:
+    """A collective over the 1D tensor-parallel group, with what the stack takes for any; nothing in a grid."""
+    columns = stages.layouts
+    size = np.where(columns.mode_is("2d", "2.5d", "3d"), 1, columns.tensor_parallel)
+    bandwidth, latency = ring_links(problem, np.ones_like(size), size)
+    fixed = np.where(size > 1, float(problem.stack.traffic.collective_s) * steps / 2.0, 0.0)
+    return ring_seconds(num_bytes, size, steps, bandwidth, latency) + fixed
+
+
+@formula("shoeybi2019", "colossalai0.5.0")
+def layer_collectives(problem: Problem, stages: StageColumns) -> LayerCollectives:
+    """All-reduces of one layer and micro batch over the 1D tensor-parallel group. Units: s.
+
+    Two in forward, two in backward of which the stack hides a share behind the weight gradients, two
+    more where it recomputes. Sequence parallelism replaces an all-reduce by a reduce-scatter and an
+    all-gather of the same volume; backward gathers two output gradients and, unless the stack keeps
+    them, two inputs, and hides a share of its two scatters alone.
+    """
+    columns, exposed = stages.layouts, 1.0 - problem.stack.overlap.tensor_parallel
+    in_slices = columns.sequence_parallel == 1
+    full: Floats = boundary_bytes(problem, stages) * np.where(in_slices, columns.tensor_parallel, 1)
+    reduce = _tensor_parallel_ring(problem, stages, full, 2.0)
+    gather = _tensor_parallel_ring(problem, stages, full, 1.0)
+    gathers = 4.0 if problem.stack.activations.gathered_elements == 0 else 2.0
+    backward = np.where(in_slices, (gathers + 2.0 * exposed) * gather, 2.0 * exposed * reduce)
+    return LayerCollectives(2.0 * reduce + backward, 2.0 * reduce)
 
 
 @formula("shoeybi2019", "colossalai0.5.0")
 def tensor_parallel_seconds(problem: Problem, stages: StageColumns) -> Terms:
-    """All-reduces of one micro batch over the tensor-parallel group, by part. Units: s.
+    """Communication of one micro batch over the 1D tensor-parallel group, by part. Units: s.
 
-    Each layer: two in forward, two in backward of which the stack hides a share behind the weight
-    gradients, two more where it recomputes; embedding and head one each; the loss three of one
-    4-byte number a token. Sequence parallelism replaces an all-reduce by a reduce-scatter and an
-    all-gather of the same volume, and gathers both inputs of a layer once more in backward.
+    Grids are in :mod:`planner.cost_model.grid_communication`. Layers: :func:`layer_collectives`. Embedding
+    and head: one all-reduce each; the loss: three of one 4-byte number a token.
     """
-    columns = stages.layouts
-    size = columns.tensor_parallel
-    bandwidth, latency = _ring_links(problem, np.ones_like(size), size)
-    full: Floats = boundary_bytes(problem, stages) * np.where(columns.sequence_parallel == 1, size, 1)
-    reduce = ring_seconds(full, size, 2.0, bandwidth, latency)
-    gather = ring_seconds(full, size, 1.0, bandwidth, latency) * (columns.sequence_parallel == 1)
-    numbers = microbatch_tokens(problem, columns) * 4.0
-    loss = 3.0 * ring_seconds(numbers, size, 2.0, bandwidth, latency)
-    exposed = 1.0 - problem.stack.overlap.tensor_parallel
-    per_layer = 2.0 * reduce + 2.0 * exposed * reduce + 2.0 * gather
+    columns, layer = stages.layouts, layer_collectives(problem, stages)
+    full: Floats = boundary_bytes(problem, stages) * np.where(
+        columns.sequence_parallel == 1, columns.tensor_parallel, 1
+    )
+    reduce = _tensor_parallel_ring(problem, stages, full, 2.0)
+    loss = 3.0 * _tensor_parallel_ring(problem, stages, microbatch_tokens(problem, columns) * 4.0, 2.0)
     return {
-        "layers": stages.num_layers * per_layer + stages.recompute_layers * 2.0 * reduce,
+        "layers": stages.num_layers * layer.once + stages.recompute_layers * layer.recomputed,
         "embedding_and_loss": np.where(stages.is_first, reduce, 0.0) + np.where(stages.is_last, reduce + loss, 0.0),
     }
 
@@ -63,13 +100,15 @@ def tensor_parallel_seconds(problem: Problem, stages: StageColumns) -> Terms:
 def pipeline_seconds(problem: Problem, stages: StageColumns) -> Floats:
     """Blocking sends of one micro batch: a hidden state on to the next stage, its gradient back.
 
-    Under the interleaved schedule every chunk sends, also from the last stage to the first.
+    Under the interleaved schedule every chunk sends, also from the last stage to the first, and the stack
+    may hide a share of it.
     """
     columns = stages.layouts
     bandwidth, latency = link_columns(_cluster(problem).neighbours, columns.tensor_parallel, columns.pipeline_parallel)
     message = np.where(columns.pipeline_parallel > 1, boundary_bytes(problem, stages) / bandwidth + latency, 0.0)
     ends = stages.is_first.astype(np.float64) + stages.is_last
-    sends = np.where(columns.num_model_chunks > 1, 2.0 * columns.num_model_chunks, 2.0 - ends)
+    exposed = 1.0 - problem.stack.overlap.pipeline
+    sends = np.where(columns.num_model_chunks > 1, 2.0 * columns.num_model_chunks * exposed, 2.0 - ends)
     return message * sends
 
 
@@ -78,16 +117,39 @@ def data_parallel_seconds(problem: Problem, stages: StageColumns) -> Floats:
     """Reduction of a stage's gradients, and under ZeRO the gathering of its weights; nothing hidden yet.
 
     Gradient bytes times the stack's ring steps for the ZeRO stage. ZeRO 2 keeps only its own share of
-    the gradients, so it scatters them after every micro batch; its weights are gathered once. Units: s.
+    the gradients, so it scatters them after every micro batch; its weights are gathered once. ZeRO 3
+    communicates with every micro batch: :func:`sharded_seconds`. Units: s.
     """
     columns, traffic = stages.layouts, problem.stack.zero_traffic
     size = columns.data_parallel
-    bandwidth, latency = _ring_links(problem, columns.tensor_parallel * columns.pipeline_parallel, size)
+    bandwidth, latency = ring_links(problem, columns.tensor_parallel * columns.pipeline_parallel, size)
     weights = total(stage_parameters(problem, stages)) * ELEMENT_BYTES[problem.precision]
     every_microbatch = 1.0 + (traffic.stage2 - 1.0) * columns.num_microbatches
     fixed = np.where(columns.zero_stage == 0, traffic.stage0, traffic.stage1)
     steps = np.where(columns.zero_stage >= SHARDS_GRADIENTS, every_microbatch, fixed)
+    steps = np.where(columns.zero_stage >= SHARDS_WEIGHTS, 0.0, steps)
     return steps * ring_seconds(weights, size, 1.0, bandwidth, latency)
+
+
+@formula("rajbhandari2020", "colossalai0.5.0")
+def sharded_seconds(problem: Problem, stages: StageColumns) -> Floats:
+    """Gathering of weights and scattering of gradients under ZeRO 3 for one micro batch, nothing hidden yet.
+
+    The stack's gathers and scatters of all pieces, each a ring collective with its own latency; a model
+    that is not sharded all-reduces its gradients. Units: s.
+    """
+    columns, sharded, plan = stages.layouts, problem.stack.sharded, pieces(problem)
+    size = columns.data_parallel
+    bandwidth, latency = ring_links(problem, columns.tensor_parallel * columns.pipeline_parallel, size)
+    parts = stage_parameters(problem, stages)
+    recomputed = parts["layers"] * stages.recompute_layers / np.maximum(stages.num_layers, 1)
+    passes = sharded.gathers + sharded.scatters if plan.is_sharded else 2.0
+    again = sharded.recompute_gathers if plan.is_sharded else 0.0
+    moved = (passes * total(parts) + again * recomputed) * plan.padding
+    pieces_moved = moved * columns.tensor_parallel / plan.layer
+    bytes_moved = moved * ELEMENT_BYTES[problem.precision]
+    seconds = ring_seconds(bytes_moved, size, 1.0, bandwidth, latency * pieces_moved)
+    return np.where(columns.zero_stage >= SHARDS_WEIGHTS, seconds, 0.0)
 
 
 @formula("colossalai0.5.0")
@@ -96,7 +158,7 @@ def tied_embedding_seconds(problem: Problem, stages: StageColumns) -> Floats:
     columns = stages.layouts
     pair = np.minimum(columns.pipeline_parallel, 2)
     bandwidth, latency = link_columns(_cluster(problem).ends, columns.tensor_parallel, columns.pipeline_parallel)
-    vocab_share = padded_vocab(problem, columns) / columns.tensor_parallel
+    vocab_share = padded_vocab(problem, columns) * shares(columns).matrix
     gradient = vocab_share * problem.model.hidden_size * ELEMENT_BYTES[problem.precision]
     tied = float(problem.model.tied_embeddings)
     return tied * ring_seconds(gradient, pair, 2.0, bandwidth, latency)

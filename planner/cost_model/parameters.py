@@ -1,10 +1,15 @@
 """Parameters of a GPT-2-architecture model, whole and per stage and rank."""
 
+from typing import NamedTuple
+
 import numpy as np
 
+from planner.cost_model.chunks import pieces
+from planner.cost_model.shares import shares
 from planner.cost_model.sources import formula
 from planner.cost_model.terms import Terms, total
 from planner.problem import Problem
+from planner.rules.states import SHARDS_WEIGHTS
 from planner.spec import ModelSpec
 from planner.stages import Floats, StageColumns, padded_vocab
 
@@ -32,41 +37,67 @@ def model_parameters(model: ModelSpec) -> dict[str, int]:
     }
 
 
-@formula("shoeybi2019", "colossalai0.5.0")
-def layer_parameters(model: ModelSpec) -> tuple[int, int]:
-    """Parameters of one layer as (sharded, replicated) over a 1D tensor-parallel group.
+class LayerParameters(NamedTuple):
+    """Parameters of one layer by how tensor parallelism treats them."""
 
-    Sharded: all matrices and the biases of the column-parallel ones, ``4 h^2 + 2 h f + 3 h + f``.
-    Replicated: biases of the row-parallel ones and two norms, ``2 h + 4 h``. Units: parameters.
-    """
+    matrices: int
+    column_vectors: int
+    """Biases of the products whose output 1D divides."""
+    row_vectors: int
+    """Biases of the other products and two norms, which 1D copies."""
+
+
+@formula("shoeybi2019", "colossalai0.5.0")
+def layer_parameters(model: ModelSpec) -> LayerParameters:
+    """Parameters of one whole layer, ``4 h^2 + 2 h f``, ``3 h + f`` and ``2 h + 4 h``. Units: parameters."""
     h, f = model.hidden_size, model.ffn_hidden_size
-    return 4 * h * h + 2 * h * f + 3 * h + f, 6 * h
+    return LayerParameters(4 * h * h + 2 * h * f, 3 * h + f, 6 * h)
 
 
-@formula("shoeybi2019", "colossalai0.5.0")
+@formula("shoeybi2019", "colossalai0.5.0", "xu2021", "wang2021", "bian2021")
 def stage_parameters(problem: Problem, stages: StageColumns) -> Terms:
-    """Parameters that one rank of each stage holds.
+    """Parameters that one rank of each stage holds: its shares, :func:`planner.cost_model.shares.shares`.
 
     The first stage holds the embeddings, the last the final norm and the head. With tied embeddings
-    and more than one stage both hold a copy of the (padded, sharded) token embedding.
+    and more than one stage both hold a copy of the (padded, divided) token embedding.
     Units: parameters.
     """
-    model, tensor = problem.model, stages.layouts.tensor_parallel
-    sharded, replicated = layer_parameters(model)
-    vocab = padded_vocab(problem, stages.layouts) * model.hidden_size / tensor
+    model, part, layer = problem.model, shares(stages.layouts), layer_parameters(problem.model)
+    vocab = padded_vocab(problem, stages.layouts) * model.hidden_size * part.matrix
     one_copy = model.tied_embeddings & stages.is_first
+    positions = float(model.max_seq_len * model.hidden_size) * part.row_vector
+    per_layer = (
+        layer.matrices * part.matrix + layer.column_vectors * part.column_vector + layer.row_vectors * part.row_vector
+    )
     return {
-        "layers": stages.num_layers * (sharded / tensor + replicated),
+        "layers": stages.num_layers * per_layer,
         "token_embedding": np.where(stages.is_first, vocab, 0.0),
-        "position_embedding": np.where(stages.is_first, float(model.max_seq_len * model.hidden_size), 0.0),
-        "final_norm": np.where(stages.is_last, 2.0 * model.hidden_size, 0.0),
+        "position_embedding": np.where(stages.is_first, positions, 0.0),
+        "final_norm": np.where(stages.is_last, 2.0 * model.hidden_size * part.row_vector, 0.0),
         "head": np.where(stages.is_last & ~one_copy, vocab, 0.0),
     }
 
 
-@formula("rajbhandari2020")
+@formula("rajbhandari2020", "colossalai0.5.0")
+def weight_shards(problem: Problem, stages: StageColumns) -> Floats:
+    """Ranks that share one copy of a stage's weights: the data-parallel degree under ZeRO 3, else 1.
+
+    A model that is smaller than one piece is not sharded under ZeRO 3 either.
+    """
+    columns = stages.layouts
+    sharded = (columns.zero_stage >= SHARDS_WEIGHTS) & pieces(problem).is_sharded
+    return np.where(sharded, columns.data_parallel, 1).astype(np.float64)
+
+
+@formula("rajbhandari2020", "colossalai0.5.0")
 def updated_parameters(problem: Problem, stages: StageColumns) -> Floats:
-    """Parameters that the optimizer of one rank updates: all it holds, or under ZeRO its share of them."""
+    """Parameters that the optimizer of one rank updates: all it holds, or under ZeRO its share of them.
+
+    Under ZeRO 3 the unused ends of the pieces count: they have states as well.
+    """
     columns = stages.layouts
     shards = np.where(columns.zero_stage >= SHARDS_OPTIMIZER, columns.data_parallel, 1)
-    return total(stage_parameters(problem, stages)) / shards
+    in_pieces = columns.zero_stage >= SHARDS_WEIGHTS
+    shards = np.where(in_pieces, weight_shards(problem, stages), shards)
+    padding = np.where(in_pieces, pieces(problem).padding, 1.0)
+    return total(stage_parameters(problem, stages)) * padding / shards

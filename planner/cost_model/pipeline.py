@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from planner.cost_model import communication, compute
+from planner.cost_model.grid_communication import grid_collectives, grid_gradient_seconds, grid_seconds
 from planner.cost_model.sources import formula
 from planner.cost_model.terms import Terms, total
 from planner.problem import Problem
@@ -24,28 +25,56 @@ class StageTimes(NamedTuple):
 def stage_times(problem: Problem, stages: StageColumns) -> StageTimes:
     """Time of one micro batch and of the end of the step, for each stage.
 
-    Both are affine in the layers of the stage, unless data-parallel communication hides behind
-    backward, which it does only without a pipeline. Units: s.
+    Both are affine in the layers and recomputed layers of the stage, unless communication hides behind
+    computation, which that of data parallelism and ZeRO does only without a pipeline. Grids reduce their
+    gradients after the last backward. Units: s.
     """
     computed = compute.microbatch_compute(problem, stages)
     tensor = communication.tensor_parallel_seconds(problem, stages)
+    overlap, gathering = problem.stack.overlap, communication.sharded_seconds(problem, stages)
+    layers = computed["layers_forward"] + computed["layers_backward"]
     microbatch = {
-        "forward_backward": computed["layers_forward"] + computed["layers_backward"],
+        "forward_backward": layers,
         "recompute": computed["recompute"],
+        "host": host_seconds(problem, stages),
         "embedding": computed["embedding"],
         "loss_head": computed["loss_head"],
-        "tensor_parallel_communication": total(tensor),
+        "tensor_parallel_communication": total(tensor) + total(grid_seconds(problem, stages)),
         "pipeline_communication": communication.pipeline_seconds(problem, stages),
+        "weight_gathering": _exposed(stages, gathering, overlap.sharded, layers + computed["recompute"]),
     }
     reduction = communication.data_parallel_seconds(problem, stages)
-    hidden = problem.stack.overlap.data_parallel * computed["layers_backward"]
-    overlapped = np.maximum(reduction - hidden, 0.0)
+    exposed = _exposed(stages, reduction, overlap.data_parallel, computed["layers_backward"])
+    exposed = exposed * np.where(stages.layouts.pipeline_parallel > 1, 1.0 - overlap.data_parallel_pipeline, 1.0)
+    in_grid = stages.layouts.mode_is("2d", "2.5d", "3d")
     tail = {
-        "data_parallel_communication": np.where(stages.layouts.pipeline_parallel == 1, overlapped, reduction),
+        "data_parallel_communication": np.where(in_grid, grid_gradient_seconds(problem, stages), exposed),
         "optimizer": compute.optimizer_seconds(problem, stages),
         "offload": compute.offload_seconds(problem, stages),
     }
     return StageTimes(microbatch=microbatch, tail=tail)
+
+
+@formula("definition")
+def host_seconds(problem: Problem, stages: StageColumns) -> Floats:
+    """What the device waits for the host in the layers of one micro batch. Units: s.
+
+    The host runs ahead of the device and of communication; a layer takes what the longer of the two
+    takes for its forward and backward, and once more forward where it recomputes.
+    """
+    forward, host = compute.layer_forward_seconds(problem, stages), compute.layer_host_seconds(problem, stages)
+    line, grid = communication.layer_collectives(problem, stages), grid_collectives(problem, stages)
+    passes = 1.0 + compute.BACKWARD_PRODUCTS
+    plain = passes * (host - forward) - line.once - grid.once
+    recomputing = plain + host - forward - line.recomputed - grid.recomputed
+    whole = stages.num_layers - stages.recompute_layers
+    waits = np.multiply(whole, np.maximum(plain, 0.0), dtype=np.float64)
+    return waits + stages.recompute_layers * np.maximum(recomputing, 0.0)
+
+
+def _exposed(stages: StageColumns, seconds: Floats, share: float, compute_s: Floats) -> Floats:
+    """What is left of communication that can hide behind ``share`` of a computation, without a pipeline."""
+    return np.where(stages.layouts.pipeline_parallel == 1, np.maximum(seconds - share * compute_s, 0.0), seconds)
 
 
 @formula("narayanan2021")

@@ -6,13 +6,15 @@ from numpy.typing import NDArray
 from planner.diagnostics import Diagnostic
 from planner.layout import Layout, LayoutColumns
 from planner.problem import Problem
-from planner.rules import capacity, choices, pipeline, states, tensor
+from planner.rules import capacity, choices, grid, pipeline, states, tensor
 from planner.rules.rule import Rule
 
 RULES: tuple[Rule, ...] = (
     *states.DEVICE_RULES,
     *states.PRECISION_RULES,
     *tensor.RULES,
+    *grid.RULES,
+    *tensor.SEQUENCE_RULES,
     *pipeline.RULES,
     *states.STATE_RULES,
     *states.STACK_RULES,

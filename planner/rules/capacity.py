@@ -32,12 +32,24 @@ HOST_MEMORY = Rule(
     id="MEM002",
     title="offloaded states do not fit the host",
     field="offload.optimizer",
-    message="the ranks of a node offload {need} to a host with {capacity}",
+    message="the ranks of a node need {need} on a host with {capacity}",
     detail="TP {tensor_parallel} x PP {pipeline_parallel} x DP {data_parallel} on {num_devices} GPUs",
     hint="use more nodes, or offload less",
     values=_values,
-    why="The states of all ranks of a node share one host memory.",
-    source="memory model: planner/cost_model/memory.py",
+    why="The processes of a node, what they offload and their pinned copies share one host memory.",
+    source="memory model: planner/cost_model/host.py",
 )
 
-RULES = (DEVICE_MEMORY, HOST_MEMORY)
+NVME = Rule(
+    id="MEM003",
+    title="offloaded moments do not fit the NVMe drives",
+    field="offload.optimizer",
+    message="the ranks of a node keep {need} on NVMe drives of {capacity}",
+    detail="TP {tensor_parallel} x PP {pipeline_parallel} x DP {data_parallel} on {num_devices} GPUs",
+    hint="use more nodes, or offload less",
+    values=_values,
+    why="The moments of all ranks of a node share its drives.",
+    source="memory model: planner/cost_model/host.py",
+)
+
+RULES = (DEVICE_MEMORY, HOST_MEMORY, NVME)

@@ -20,7 +20,7 @@ def pins_hold(problem: Problem, columns: LayoutColumns) -> NDArray[np.bool_]:
 def nothing_forbidden(problem: Problem, columns: LayoutColumns) -> NDArray[np.bool_]:
     """Where no field has a forbidden value."""
     hit = [
-        pins.matches(columns, field, value)
+        pins.may_match(columns, field, value)
         for field, values in problem.forbids.items()
         for value in values
         if field != "layers_per_stage"
@@ -34,7 +34,7 @@ def _values(problem: Problem, layout: Layout) -> dict[str, Any]:
     layers = problem.pins.get("layers_per_stage")
     if layers is not None and not pins.layers_match(layout, layers):
         broken.append(f"layers_per_stage={layers}")
-    hit = [f"{f}={v}" for f, values in problem.forbids.items() for v in values if pins.matches(columns, f, v)[0]]
+    hit = [f"{f}={v}" for f, values in problem.forbids.items() for v in values if pins.may_match(columns, f, v)[0]]
     return {"pins": ", ".join(broken), "forbids": ", ".join(hit)}
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from planner.layout import Layout, LayoutColumns
+from planner.layout import FREE_RECOMPUTE, NO_RECOMPUTE, SOME_RECOMPUTE, Layout, LayoutColumns
 from planner.problem import Problem
 from planner.rules.rule import Rule, divisors, listed
 
@@ -17,13 +17,21 @@ def _values(problem: Problem, layout: Layout) -> dict[str, Any]:
     layers, stages = problem.model.num_layers, layout.pipeline_parallel
     slots = [d for d in divisors(problem.num_devices) if layers % d == 0]
     return {
-        "num_layers": layers, "pipeline_parallel": stages, "chunks": layout.num_model_chunks,
-        "schedule": layout.schedule, "num_microbatches": layout.num_microbatches, "model": problem.model.name,
-        "stack": problem.stack.name, "even": listed(slots), "recompute_rule": problem.stack.recompute,
+        "num_layers": layers, "twice": 2 * stages, "half": layers // 2, "pipeline_parallel": stages,
+        "chunks": layout.num_model_chunks, "schedule": layout.schedule, "num_microbatches": layout.num_microbatches,
+        "model": problem.model.name, "stack": problem.stack.name, "even": listed(slots),
+        "recompute_rule": problem.stack.recompute, "recompute_hint": _RECOMPUTE_HINTS[problem.stack.recompute],
         "layers_per_stage": list(layout.layers_per_stage), "total": sum(layout.layers_per_stage),
         "recompute": list(layout.recompute_layers_per_stage),
         "next_microbatches": -(-layout.num_microbatches // stages) * stages,
     }  # fmt: skip
+
+
+_RECOMPUTE_HINTS = {
+    "none": "recompute no layer",
+    "all-or-nothing": "recompute no layer, or all of them",
+    "per-layer": "give one number per stage, at most the layers it has",
+}
 
 
 def _chunks_fit(columns: LayoutColumns) -> NDArray[np.bool_]:
@@ -38,6 +46,11 @@ def _recompute_fits(problem: Problem, layout: Layout) -> bool:
     if problem.stack.recompute == "all-or-nothing":
         return not any(recompute) or recompute == layers
     return problem.stack.recompute == "per-layer" or not any(recompute)
+
+
+def _recompute_known(problem: Problem, columns: LayoutColumns) -> NDArray[np.bool_]:
+    partial = np.isin(columns.recompute, (SOME_RECOMPUTE, FREE_RECOMPUTE))
+    return ~partial | (problem.stack.recompute != "all-or-nothing")
 
 
 RULES = (
@@ -156,10 +169,11 @@ RULES = (
         field="recompute_layers_per_stage",
         message="stack {stack} recomputes {recompute_rule}, not {recompute} of {layers_per_stage} layers",
         detail="recompute_layers_per_stage = {recompute}",
-        hint="recompute no layer, or {layers_per_stage}",
+        hint="{recompute_hint}",
         values=_values,
-        why="A stage recomputes at most the layers it holds, and not every stack can choose single layers.",
+        why="A stage recomputes as many of its layers as the stack can set, and never more than it has.",
         source="stack spec: recompute",
+        holds=_recompute_known,
         holds_layout=_recompute_fits,
     ),
     Rule(
@@ -172,6 +186,20 @@ RULES = (
         values=_values,
         why="The stack has no activation checkpointing.",
         source="stack spec: recompute",
-        holds=lambda problem, columns: (columns.recompute == 0) | (problem.stack.recompute != "none"),
+        holds=lambda problem, columns: (columns.recompute == NO_RECOMPUTE) | (problem.stack.recompute != "none"),
+    ),
+    Rule(
+        id="RC003",
+        title="stages too short to recompute some of their layers",
+        field="recompute_layers_per_stage",
+        message="{pipeline_parallel} stages that recompute some of their layers need {twice} layers, not {num_layers}",
+        detail="2 * {pipeline_parallel} > {num_layers}",
+        hint="recompute none or all, or use at most {half} stages",
+        values=_values,
+        why="Some and not all layers of a stage can only recompute where it has two or more.",
+        source="definition of the layout fields",
+        holds=lambda problem, columns: (
+            (columns.recompute != SOME_RECOMPUTE) | (2 * columns.pipeline_parallel <= problem.model.num_layers)
+        ),
     ),
 )

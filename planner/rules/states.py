@@ -3,15 +3,15 @@
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from planner.layout import OFFLOAD_TIERS, Layout
+from planner.layout import OFFLOAD_TIERS, Layout, LayoutColumns
 from planner.problem import Problem
 from planner.rules.rule import Rule, divisors, listed
 
+SHARDS_WEIGHTS = 3
+"""The ZeRO stage that divides the weights too."""
 _HYBRID = "colossalai 0.5.0: booster/plugin/hybrid_parallel_plugin.py"
-
-GEMINI_STAGE = 3
-"""The ZeRO stage that Colossal-AI has in another plugin, with limits of its own."""
 
 
 def _values(problem: Problem, layout: Layout) -> dict[str, Any]:
@@ -29,18 +29,36 @@ def _values(problem: Problem, layout: Layout) -> dict[str, Any]:
         "zero_stage": layout.zero_stage, "precision": layout.precision, "asked_precision": problem.precision,
         "schedule": layout.schedule,
         "tensor_mode": layout.tensor_mode, "stack": problem.stack.name, "hardware": problem.hardware.name,
-        "device": problem.hardware.device, "parameters": layout.offload.parameters,
-        "tier": layout.offload.tier, "optimizer": layout.offload.optimizer, "allowed": problem.allow_offload,
+        "tier": layout.offload.tier, "optimizer": layout.offload.optimizer, "parameters": layout.offload.parameters,
+        "allowed": problem.allow_offload,
+        "device": problem.hardware.device,
         "stack_modes": ", ".join(problem.stack.tensor_modes), "stack_tiers": ", ".join(problem.stack.offload_tiers),
         "stack_schedules": ", ".join(problem.stack.schedules),
+        "sharded_fractions": ", ".join(map(str, _sharded(problem))),
         "stack_zero": ", ".join(map(str, problem.stack.zero_stages)),
-        "stack_zero_below": listed([stage for stage in problem.stack.zero_stages if stage < GEMINI_STAGE]),
+        "stack_zero_below": listed([stage for stage in problem.stack.zero_stages if stage < SHARDS_WEIGHTS]),
         "stack_zero_pipeline": ", ".join(map(str, problem.stack.zero_stages_with_pipeline)),
         "stack_zero_accumulation": ", ".join(map(str, problem.stack.zero_stages_with_accumulation)),
         "stack_zero_precisions": ", ".join(problem.stack.zero_precisions),
-        "stack_fractions": ", ".join(map(str, problem.stack.offload_optimizer_fractions)),
+        "stack_fractions": ", ".join(map(str, _fractions(problem, layout.zero_stage))),
         "precisions": ", ".join(problem.hardware.peak_flops_per_s),
     }  # fmt: skip
+
+
+def _sharded(problem: Problem) -> tuple[float, ...]:
+    return problem.stack.zero3_offload_fractions
+
+
+def _fractions(problem: Problem, zero_stage: int) -> tuple[float, ...]:
+    return _sharded(problem) if zero_stage >= SHARDS_WEIGHTS else problem.stack.offload_optimizer_fractions
+
+
+def _offloads(problem: Problem, columns: LayoutColumns) -> NDArray[np.bool_]:
+    """Where the stack can offload that share of the optimizer states to that tier."""
+    known = np.isin(columns.offload_tier, [OFFLOAD_TIERS.index(tier) for tier in problem.stack.offload_tiers])
+    sharded = np.isin(columns.offload_optimizer, _fractions(problem, SHARDS_WEIGHTS))
+    whole = np.isin(columns.offload_optimizer, _fractions(problem, 0))
+    return known & np.where(columns.zero_stage >= SHARDS_WEIGHTS, sharded, whole)
 
 
 def _rule(**fields: Any) -> Rule:
@@ -164,7 +182,7 @@ STATE_RULES = (
         hint="use ZeRO {stack_zero_below}, or tensor parallel degree 1",
         why="Gemini takes no policy of ours for the tensor-parallel layers, and the library's own is not causal.",
         source="colossalai 0.5.0: booster/plugin/gemini_plugin.py:675, shardformer/modeling/gpt2.py:88-105",
-        holds=lambda problem, columns: (columns.zero_stage < GEMINI_STAGE) | (columns.tensor_parallel == 1),
+        holds=lambda problem, columns: (columns.zero_stage < SHARDS_WEIGHTS) | (columns.tensor_parallel == 1),
     ),
     _rule(
         id="ZER005",
@@ -175,7 +193,7 @@ STATE_RULES = (
         hint="use ZeRO {stack_zero_below}, or a GPU",
         why="Gemini divides its chunks of weights with calls that only CUDA answers.",
         source="colossalai 0.5.0: zero/gemini/chunk/chunk.py:522",
-        holds=lambda problem, columns: (columns.zero_stage < GEMINI_STAGE) | (problem.hardware.device == "cuda"),
+        holds=lambda problem, columns: (columns.zero_stage < SHARDS_WEIGHTS) | (problem.hardware.device == "cuda"),
     ),
     _rule(
         id="OFF001",
@@ -212,29 +230,14 @@ STATE_RULES = (
     ),
     _rule(
         id="OFF004",
-        title="offload of a part of the optimizer without ZeRO stage 3",
-        field="offload.optimizer",
-        message="ZeRO stage {zero_stage} offloads the whole optimizer or nothing, not a share of {optimizer}",
-        detail="offload.optimizer = {optimizer}, zero_stage = {zero_stage}",
-        hint="use a share of 0 or 1, or ZeRO stage 3",
-        why="Only Gemini decides chunk by chunk where states live.",
-        source="colossalai 0.5.0: zero/low_level/low_level_optim.py:263-299 (cpu_offload)",
-        holds=lambda problem, columns: (
-            (columns.zero_stage == GEMINI_STAGE) | np.isin(columns.offload_optimizer, (0.0, 1.0))
-        ),
-    ),
-    _rule(
-        id="OFF005",
-        title="offload of parameters whose optimizer stays",
+        title="weights leave the device before the optimizer",
         field="offload.parameters",
-        message="offload of parameters needs ZeRO stage 3 and the whole optimizer offloaded",
+        message="a share of {parameters} of the weights is offloaded, and {optimizer} of the optimizer",
         detail="offload.parameters = {parameters}, offload.optimizer = {optimizer}, zero_stage = {zero_stage}",
-        hint="set offload.parameters to 0, or use ZeRO stage 3 with an optimizer share of 1",
-        why="The library ignores the share of parameters otherwise.",
+        hint="set offload.optimizer to 1, or offload.parameters to 0",
+        why="The placement policy moves weights only once all optimizer states are on the host.",
         source="colossalai 0.5.0: zero/gemini/placement_policy.py:59-61",
-        holds_layout=lambda problem, layout: (
-            layout.offload.parameters == 0 or (layout.zero_stage == GEMINI_STAGE and layout.offload.optimizer == 1)
-        ),
+        holds=lambda problem, columns: (columns.offload_parameters == 0) | (columns.offload_optimizer == 1),
     ),
 )
 
@@ -294,22 +297,21 @@ STACK_RULES = (
         hint="use tier {stack_tiers} and a share of {stack_fractions}",
         why="A plan is only worth having if it runs.",
         source="stack spec: offload_tiers, offload_optimizer_fractions",
-        holds=lambda problem, columns: (
-            np.isin(columns.offload_tier, [OFFLOAD_TIERS.index(tier) for tier in problem.stack.offload_tiers])
-            & np.isin(columns.offload_optimizer, problem.stack.offload_optimizer_fractions)
-        ),
+        holds=_offloads,
     ),
     _rule(
         id="STK006",
         title="offload of parameters the stack cannot execute",
         field="offload.parameters",
-        message="stack {stack} does not offload parameters",
-        detail="it executes ZeRO {stack_zero}, and weights leave the device under ZeRO 3 only",
-        hint="set offload.parameters to 0",
+        message="stack {stack} does not offload a share of {parameters} of the weights under ZeRO stage {zero_stage}",
+        detail="below stage 3 weights stay on the device; under it it offloads shares of {sharded_fractions}",
+        hint="set offload.parameters to 0, or use ZeRO stage 3 and a share of {sharded_fractions}",
         why="A plan is only worth having if it runs.",
-        source="colossalai 0.5.0: zero/low_level/low_level_optim.py:263-299 keeps weights; stack spec: zero_stages",
-        holds_layout=lambda problem, layout: (
-            layout.offload.parameters == 0 or GEMINI_STAGE in problem.stack.zero_stages
+        source="colossalai 0.5.0: zero/low_level/low_level_optim.py:263-299 keeps weights on the device; "
+        "stack spec: zero3_offload_fractions",
+        holds=lambda problem, columns: (
+            (columns.offload_parameters == 0)
+            | ((columns.zero_stage >= SHARDS_WEIGHTS) & np.isin(columns.offload_parameters, _sharded(problem)))
         ),
     ),
 )

@@ -87,27 +87,6 @@ def _shape_rule(rule_id: str, mode: str, shape: str, holds: Any, source: str) ->
     )
 
 
-def _grid_values(problem: Problem, layout: Layout) -> dict[str, Any]:
-    model, edge = problem.model, int(edge_of(columns_of(layout))[0])
-    return {
-        "num_heads": model.num_heads, "hidden_size": model.hidden_size, "micro_batch": layout.micro_batch,
-        "ffn_hidden_size": model.ffn_hidden_size, "edge": edge, "tensor_mode": layout.tensor_mode,
-        "edges": listed([e for e in divisors(model.num_heads) if e > 1]),
-        "batch_share": int(_batch_share(columns_of(layout))[0]),
-    }  # fmt: skip
-
-
-def _hidden_share(columns: LayoutColumns) -> NDArray[np.int64]:
-    # LayerNorm (2D) and the loss head (2.5D, 3D) split the hidden size by the square of the edge.
-    return edge_of(columns) ** 2
-
-
-def _batch_share(columns: LayoutColumns) -> NDArray[np.int64]:
-    edge = edge_of(columns)
-    share = np.where(columns.mode_is("3d"), edge**2, edge)
-    return np.where(columns.mode_is("2.5d"), edge * columns.tensor_depth, share)
-
-
 def _sequence_values(problem: Problem, layout: Layout) -> dict[str, Any]:
     degree = layout.tensor_parallel
     return {
@@ -191,42 +170,9 @@ RULES = (
         source="definition of the layout fields",
         holds=lambda problem, columns: columns.mode_is("2.5d") | (columns.tensor_depth == 1),
     ),
-    Rule(
-        id="TP021",
-        title="grid edge does not divide the attention heads",
-        field="tensor_parallel",
-        message="the {tensor_mode} grid edge {edge} does not divide the {num_heads} attention heads",
-        detail="num_heads = {num_heads}, edge = {edge}",
-        hint="use a grid edge of {edges}",
-        values=_grid_values,
-        why="A rank of the grid works on whole heads.",
-        source="colossalai 0.5.0: legacy layers hold qkv columns of whole heads per rank",
-        holds=lambda problem, columns: problem.model.num_heads % edge_of(columns) == 0,
-    ),
-    Rule(
-        id="TP022",
-        title="grid does not divide the hidden size",
-        field="tensor_parallel",
-        message="hidden size {hidden_size} does not divide by the square of the {tensor_mode} grid edge {edge}",
-        detail="hidden_size = {hidden_size}, edge = {edge}",
-        hint="use a grid edge whose square divides {hidden_size}",
-        values=_grid_values,
-        why="Norms and the loss head are split over both axes of the grid.",
-        source="colossalai 0.5.0: legacy/nn/layer/parallel_2d/layers.py, parallel_2p5d, parallel_3d",
-        holds=lambda problem, columns: problem.model.hidden_size % _hidden_share(columns) == 0,
-    ),
-    Rule(
-        id="TP023",
-        title="grid does not divide the micro batch",
-        field="micro_batch",
-        message="micro batch {micro_batch} does not split into the {batch_share} shares of mode {tensor_mode}",
-        detail="micro_batch = {micro_batch}, {micro_batch} % {batch_share} != 0",
-        hint="use a micro batch that is a multiple of {batch_share}",
-        values=_grid_values,
-        why="The grid modes split the batch as well as the weights.",
-        source="colossalai 0.5.0: legacy/nn/layer/parallel_2d/_operation.py:886, parallel_3d/_operation.py:454",
-        holds=lambda problem, columns: columns.micro_batch % _batch_share(columns) == 0,
-    ),
+)
+
+SEQUENCE_RULES = (
     Rule(
         id="SP001",
         title="sequence parallelism without 1d tensor parallelism",

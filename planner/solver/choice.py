@@ -25,6 +25,8 @@ class ExactAnswer:
     """``optimal``, ``feasible``, ``infeasible`` or ``unknown``."""
     layout_row: int | None
     layers: tuple[int, ...]
+    recompute: tuple[int, ...] = ()
+    """What the objective lets the stages recompute of these layers."""
     objective: float
     bound: float
 
@@ -44,6 +46,7 @@ class ChoiceModel:
     def __init__(self, limits: StageLimits, num_layers: int) -> None:
         """Choose among the layouts of ``limits``; their stages share ``num_layers`` layers."""
         self.model = cp_model.CpModel()
+        self.num_layers = num_layers
         self.starts = limits.stages.first_rows()
         self.num_stages = limits.stages.layouts.pipeline_parallel[self.starts]
         self.chosen = [self.model.new_bool_var(f"layout_{row}") for row in range(len(self.starts))]
@@ -66,6 +69,14 @@ class ChoiceModel:
         """The stages of layout ``row``, in order."""
         start, stages = int(self.starts[row]), int(self.num_stages[row])
         return [Place(start + stage, self.layers[stage], self.chosen[row]) for stage in range(stages)]
+
+    def looked_up(self, layers: cp_model.IntVar, first: int, values: list[int]) -> cp_model.IntVar:
+        """A variable that has ``values[i]`` where a stage has ``first + i`` layers, and the nearest value beyond."""
+        table = [*[values[0]] * first, *values]
+        table += [values[-1]] * (self.num_layers + 1 - len(table))
+        here = self.model.new_int_var(min(values), max(values), "")
+        self.model.add_element(layers, table[: self.num_layers + 1], here)
+        return here
 
     def hint(self, row: int, layers: Integers) -> None:
         """Start the search from a known solution."""

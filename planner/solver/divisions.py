@@ -1,5 +1,6 @@
 """Which memories a relaxed layout can fit at once, for each way in which its layers may be divided."""
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -7,10 +8,10 @@ import msgspec
 import numpy as np
 
 from planner.cost_model import MODELLED_MODES
-from planner.layout import LayoutColumns
+from planner.layout import OFFLOAD_TIERS, SOME_RECOMPUTE, LayoutColumns
 from planner.pins import EVEN, pinned_layers
 from planner.problem import Problem
-from planner.solver.limits import fits_device, fits_host, stage_limits
+from planner.solver import limits
 from planner.solver.requirements import EVEN_STAGES, LAYERS, MEMORIES, PIN, Requirement
 from planner.stages import Booleans
 
@@ -25,41 +26,54 @@ class Division:
     """Requirements that it does not keep, whatever the layout."""
     problem: Problem
     """The problem whose limits describe it."""
+    interleaved: bool | None = None
+    """Whether it is for layouts with an interleaved schedule, for all others, or ``None`` for all."""
 
     def possible(self, columns: LayoutColumns) -> Booleans:
         """Layouts whose layers can be divided like this; freely is always possible."""
         pinned = self.problem.pins.get(LAYERS)
-        if pinned is None:
-            return np.ones(len(columns), dtype=bool)
+        asked = np.ones(len(columns), dtype=bool)
+        if self.interleaved is not None:
+            asked = columns.schedule_is("interleaved") == self.interleaved
+        return asked if pinned is None else asked & self._can_have(columns, pinned)
+
+    def _can_have(self, columns: LayoutColumns, pinned: str) -> Booleans:
         stages, inverse = np.unique(columns.pipeline_parallel, return_inverse=True)
         num_layers = self.problem.model.num_layers
-        known = [n <= num_layers and pinned_layers(pinned, num_layers, n) is not None for n in stages.tolist()]
-        return np.array(known, dtype=bool)[inverse]
+        divided = [pinned_layers(pinned, num_layers, n) if n <= num_layers else None for n in stages.tolist()]
+        # A stage that recomputes some of its layers and not all of them has two or more.
+        known = np.array([layers is not None for layers in divided])
+        splits = np.array([layers is not None and min(layers) > 1 for layers in divided])
+        return np.where(columns.recompute == SOME_RECOMPUTE, splits[inverse], known[inverse])
 
     def misfits(self, columns: LayoutColumns) -> Iterator[tuple[Broken, Booleans]]:
-        """The memories that a best division leaves broken, and where.
+        """The fewest memories that a division leaves broken, and where.
 
-        A layout that fits each memory and not both is in two groups.
+        A layout that fits each of two memories and not both at once is in two groups.
         """
         judged = judged_by_memory(self.problem, columns)
         yield frozenset(), ~judged
         if not judged.any():
             return
-        part, num_layers = columns.take(judged), self.problem.model.num_layers
-        device, host, both = (
-            stage_limits(self.problem, part, where).fitting_layouts(num_layers)
-            for where in ([fits_device], [fits_host], [fits_device, fits_host])
-        )
-        on_device, on_host = MEMORIES
-        for broken, rows in (
-            (frozenset[Requirement](), both),
-            (frozenset({on_host}), device & ~both),
-            (frozenset({on_device}), host & ~both),
-            (frozenset({on_device, on_host}), ~device & ~host),
-        ):
-            mask = np.zeros(len(columns), dtype=bool)
-            mask[judged] = rows
-            yield broken, mask
+        part = columns.take(judged)
+        on_nvme = (part.offload_tier == OFFLOAD_TIERS.index("nvme")).any()
+        together = MEMORIES if on_nvme else MEMORIES[:-1]
+        fits: dict[frozenset[Requirement], Booleans] = {}
+        for size in range(len(together), -1, -1):
+            for kept in map(frozenset, itertools.combinations(together, size)):
+                fits[kept] = self._fits(part, kept)
+                better = [rows for others, rows in fits.items() if kept < others]
+                mask = np.zeros(len(columns), dtype=bool)
+                mask[judged] = fits[kept] & ~np.logical_or.reduce(better, axis=0) if better else fits[kept]
+                yield frozenset(together) - kept, mask
+
+    def _fits(self, columns: LayoutColumns, kept: frozenset[Requirement]) -> Booleans:
+        """Where some division fits all of some memories at once."""
+        where = [fit for memory, fit in zip(MEMORIES, limits.MEMORIES, strict=True) if memory in kept]
+        if not where:
+            return np.ones(len(columns), dtype=bool)
+        limited = limits.stage_limits(self.problem, columns, where, interleaved_is_even=False)
+        return limited.fitting_layouts(self.problem.model.num_layers)
 
 
 def judged_by_memory(problem: Problem, columns: LayoutColumns) -> Booleans:
@@ -71,18 +85,35 @@ def judged_by_memory(problem: Problem, columns: LayoutColumns) -> Booleans:
 
 
 def divisions(problem: Problem) -> list[Division]:
-    """Every way to divide layers that some requirement tells apart from the others."""
+    """Every way to divide layers that some requirement tells apart from the others.
+
+    Stages have to be even in a stack that cannot have others, and under an interleaved schedule anywhere.
+    """
+    if not problem.stack.uneven_stages:
+        return _divisions(problem, _EVEN)
+    either = [*_divisions(problem, frozenset(), interleaved=False), *_divisions(problem, _EVEN, interleaved=True)]
+    return either if "interleaved" in _schedules(problem) else _divisions(problem, frozenset())
+
+
+def _schedules(problem: Problem) -> set[str]:
+    return {*problem.stack.schedules, problem.pins.get("schedule", "none")}
+
+
+_EVEN: Broken = frozenset({Requirement(rule=EVEN_STAGES)})
+
+
+def _divisions(problem: Problem, even: Broken, *, interleaved: bool | None = None) -> list[Division]:
+    """The ways to divide the layers of some layouts; ``even`` is what uneven stages break there."""
     pinned = problem.pins.get(LAYERS)
     other = {name: value for name, value in problem.pins.items() if name != LAYERS}
-    pin = frozenset({Requirement(rule=PIN, field=LAYERS, value=pinned)} if pinned is not None else ())
-    even = frozenset(() if problem.stack.uneven_stages else {Requirement(rule=EVEN_STAGES)})
+    pin: Broken = frozenset({Requirement(rule=PIN, field=LAYERS, value=pinned)} if pinned is not None else ())
     free_stack = msgspec.structs.replace(problem.stack, uneven_stages=True)
     free = msgspec.structs.replace(problem, pins=other, stack=free_stack)
-    found = [Division(broken=pin | even, problem=free)]
+    divided = [(pin | even, free)]
     if even and pinned != EVEN:
-        found.append(Division(broken=pin, problem=msgspec.structs.replace(free, pins=other | {LAYERS: EVEN})))
+        divided.append((pin, msgspec.structs.replace(free, pins=other | {LAYERS: EVEN})))
     if pinned is not None:
         same = pinned == EVEN or len({part.strip() for part in pinned.split(",")}) == 1
-        broken = frozenset[Requirement]() if same else even
-        found.append(Division(broken=broken, problem=msgspec.structs.replace(free, pins=other | {LAYERS: pinned})))
-    return found
+        broken: Broken = frozenset() if same else even
+        divided.append((broken, msgspec.structs.replace(free, pins=other | {LAYERS: pinned})))
+    return [Division(broken=broken, problem=there, interleaved=interleaved) for broken, there in divided]

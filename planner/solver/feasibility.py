@@ -42,4 +42,4 @@ def good_layout(problem: Problem) -> Layout | None:
         return None
     ranked = (peak_memory if problem.objective == "memory" else step_time).rank(problem, limits)
     row = ranked.best_row()
-    return ranked.layout(row, ranked.layers_of(row), problem.precision)
+    return ranked.layout(row, ranked.division(row), problem.precision)

@@ -7,8 +7,8 @@ import numpy as np
 from planner.layout import Layout
 from planner.problem import Problem
 from planner.solver.choice import ExactAnswer
-from planner.solver.ranked import Ranked
-from planner.stages import Booleans, Integers
+from planner.solver.ranked import Division, Ranked
+from planner.stages import Booleans
 
 HALF_A_UNIT = 0.5
 """Objectives nearer than this are equal: all of them are made of whole units."""
@@ -53,13 +53,13 @@ class Found:
 
     def layouts(self, most: int) -> list[Layout]:
         """The best layout, then others by what they achieve, ``most`` in all."""
-        row, layers = self._best()
+        row, division = self._best()
         others = [other for other in np.argsort(self.ranked.achieved, kind="stable").tolist() if other != row]
-        rows = [(row, layers), *((other, self.ranked.layers_of(other)) for other in others[: most - 1])]
+        rows = [(row, division), *((other, self.ranked.division(other)) for other in others[: most - 1])]
         return [self.ranked.layout(*one, self.problem.precision) for one in rows]
 
-    def _best(self) -> tuple[int, Integers]:
-        """Row and layers of the best layout.
+    def _best(self) -> tuple[int, Division]:
+        """Row of the best layout, and how it divides its layers.
 
         Among layouts that attain the optimum the first in enumeration order wins, with the even
         division of its layers, so that the answer does not hang on how CP-SAT searched.
@@ -67,5 +67,6 @@ class Found:
         known = self.ranked.best_row()
         row = self.exact.layout_row
         if row is None or self.ranked.achieved[known] <= self.exact.objective + HALF_A_UNIT:
-            return known, self.ranked.layers_of(known)
-        return int(np.flatnonzero(self.kept)[row]), np.array(self.exact.layers)
+            return known, self.ranked.division(known)
+        division = Division(np.array(self.exact.layers), np.array(self.exact.recompute))
+        return int(np.flatnonzero(self.kept)[row]), division

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from planner.cost_model.memory import host_bytes_per_rank, stage_memory, usable_bytes
-from planner.layout import LayoutColumns
-from planner.pins import pinned_layers
+from planner.cost_model.memory import host_bytes_per_rank, nvme_bytes_per_rank, stage_memory, usable_bytes
+from planner.layout import SOME_RECOMPUTE, LayoutColumns
+from planner.pins import EVEN, pinned_layers
 from planner.problem import Problem
 from planner.stages import Integers, StageColumns, stages_of
 
@@ -39,7 +39,7 @@ Fits = Callable[[Problem, StageColumns], NDArray[np.bool_]]
 
 
 def fits_device(problem: Problem, stages: StageColumns) -> NDArray[np.bool_]:
-    """Where the peak of a stage leaves its reserve free."""
+    """Where the peak of a stage, with its layers and recomputed layers, leaves its reserve free."""
     return np.asarray(stage_memory(problem, stages).peak_bytes() <= usable_bytes(problem, stages))
 
 
@@ -49,41 +49,87 @@ def fits_host(problem: Problem, stages: StageColumns) -> NDArray[np.bool_]:
     return np.asarray(host_bytes_per_rank(problem, stages) * ranks <= problem.hardware.host.memory_bytes)
 
 
+def fits_nvme(problem: Problem, stages: StageColumns) -> NDArray[np.bool_]:
+    """Where a node's NVMe holds the offloaded moments of ranks like those of the stage."""
+    ranks = min(problem.devices_per_node, problem.num_devices)
+    return np.asarray(nvme_bytes_per_rank(problem, stages) * ranks <= problem.hardware.host.nvme_capacity_bytes)
+
+
+MEMORIES: tuple[Fits, ...] = (fits_device, fits_host, fits_nvme)
+"""Everything that a layout has to fit, in the order of its rules."""
+
+
 def stage_limits(
-    problem: Problem, columns: LayoutColumns, where: Sequence[Fits] = (fits_device, fits_host)
+    problem: Problem,
+    columns: LayoutColumns,
+    where: Sequence[Fits] = MEMORIES,
+    *,
+    interleaved_is_even: bool = True,
 ) -> StageLimits:
-    """Limits of every stage of every layout of a non-empty table, by the given memories."""
+    """Limits of every stage of every layout of a non-empty table, by the given memories.
+
+    ``interleaved_is_even``: whether an interleaved schedule gives every stage equally many layers.
+    """
     stages = stages_of(columns)
     most = np.min([most_layers(problem, stages, fits) for fits in where], axis=0)
-    pinned = problem.pins.get("layers_per_stage") or (None if problem.stack.uneven_stages else "even")
-    if pinned is None:
-        return StageLimits(stages=stages, fewest=np.ones_like(most), most=most)
-    wanted = _wanted_layers(problem, columns, pinned)
-    return StageLimits(stages=stages, fewest=wanted, most=np.where(wanted <= most, wanted, 0))
+    fewest = np.where(stages.layouts.recompute == SOME_RECOMPUTE, 2, 1)
+    pinned = problem.pins.get("layers_per_stage") or (None if problem.stack.uneven_stages else EVEN)
+    if pinned is not None:
+        wanted = _wanted_layers(problem, columns, pinned, interleaved_is_even=interleaved_is_even)
+    else:
+        wanted = _even_layers(problem, stages) if interleaved_is_even else np.zeros_like(fewest)
+    possible = (fewest <= wanted) & (wanted <= most)
+    return StageLimits(
+        stages=stages,
+        fewest=np.where(wanted > 0, wanted, fewest),
+        most=np.where(wanted > 0, np.where(possible, wanted, 0), most),
+    )
+
+
+def fits_somehow(problem: Problem, stages: StageColumns, fits: Fits) -> NDArray[np.bool_]:
+    """Where a stage fits with the fewest or with the most layers recomputed that it may recompute.
+
+    One of them needs the least: what a stage needs falls with each recomputed layer after the first.
+    """
+    fit = fits(problem, stages)
+    rows = np.flatnonzero(stages.may_recompute_more() & ~fit)
+    if len(rows):
+        some = stages.take(rows)
+        fit[rows] = fits(problem, some.with_recompute(np.maximum(some.most_recomputed(), some.fewest_recomputed())))
+    return fit
 
 
 def most_layers(problem: Problem, stages: StageColumns, fits: Fits) -> Integers:
-    """The largest layer count, 0 to all, at which each stage fits; found by bisection.
+    """The largest layer count, 0 to all, at which each stage fits with some of its recomputed layers.
 
-    Relies on what a stage needs never falling when it gets one more layer.
+    Found by bisection: what a stage needs never falls when it gets one more layer.
     """
     fits_up_to = np.zeros(len(stages), dtype=np.int64)
     fails_from = np.full(len(stages), problem.model.num_layers + 1)
     for _ in range(int(problem.model.num_layers + 1).bit_length()):
         middle = (fits_up_to + fails_from) // 2
-        fit = fits(problem, stages.with_layers(middle))
+        fit = fits_somehow(problem, stages.with_layers(middle), fits)
         open_ = fails_from - fits_up_to > 1
         fits_up_to = np.where(open_ & fit, middle, fits_up_to)
         fails_from = np.where(open_ & ~fit, middle, fails_from)
     return fits_up_to
 
 
-def _wanted_layers(problem: Problem, columns: LayoutColumns, pinned: str) -> Integers:
+def _even_layers(problem: Problem, stages: StageColumns) -> Integers:
+    """The layers of a stage where an interleaved schedule shares them evenly; 0 where they may differ."""
+    each, rest = np.divmod(problem.model.num_layers, stages.layouts.pipeline_parallel)
+    return np.where(stages.layouts.schedule_is("interleaved") & (rest == 0), each, 0)
+
+
+def _wanted_layers(problem: Problem, columns: LayoutColumns, pinned: str, *, interleaved_is_even: bool) -> Integers:
     """The pinned layers of every stage; one more than the model has where a layout cannot have them."""
     wanted = []
-    for pipeline in columns.pipeline_parallel:
+    even = np.full(len(columns), not problem.stack.uneven_stages)
+    if interleaved_is_even:
+        even |= columns.schedule_is("interleaved")
+    for pipeline, has_even in zip(columns.pipeline_parallel, even, strict=True):
         layers = pinned_layers(pinned, problem.model.num_layers, int(pipeline))
-        if layers is not None and len(set(layers)) > 1 and not problem.stack.uneven_stages:
+        if layers is not None and len(set(layers)) > 1 and has_even:
             layers = None
         wanted.append(np.array(layers or (problem.model.num_layers + 1,) * int(pipeline)))
     return np.concatenate(wanted)

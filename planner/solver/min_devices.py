@@ -20,7 +20,8 @@ from planner.pins import EVEN, pinned_devices, pinned_layers
 from planner.problem import Problem
 from planner.rules import capacity, judge
 from planner.solver.counts import on
-from planner.solver.limits import fits_host, stage_limits
+from planner.solver.limits import fits_host, fits_nvme, stage_limits
+from planner.solver.recompute import least_peak_bytes
 from planner.solver.search import require_modelled, solve
 from planner.stages import Booleans, StageColumns, stages_of, stages_of_layout
 
@@ -160,7 +161,7 @@ def _short_bytes(problem: Problem, columns: LayoutColumns) -> int | None:
     """
     stages = stages_of(columns)
     fullest = stages.with_layers(np.full(len(stages), problem.model.num_layers))
-    excess = stage_memory(problem, fullest).peak_bytes() - usable_bytes(problem, fullest)
+    excess = least_peak_bytes(problem, fullest) - usable_bytes(problem, fullest)
     too_little, enough = 0, max(1, math.ceil(excess.max()))
     fit = _fitting_with(problem, columns, enough)
     while fit.any() and enough - too_little > 1:
@@ -180,4 +181,4 @@ def _fitting_with(problem: Problem, columns: LayoutColumns, extra_bytes: int) ->
     def fits(problem: Problem, stages: StageColumns) -> Booleans:
         return np.asarray(stage_memory(problem, stages).peak_bytes() <= usable_bytes(problem, stages) + extra_bytes)
 
-    return stage_limits(problem, columns, [fits, fits_host]).fitting_layouts(problem.model.num_layers)
+    return stage_limits(problem, columns, [fits, fits_host, fits_nvme]).fitting_layouts(problem.model.num_layers)

@@ -5,13 +5,15 @@ from collections.abc import Sequence
 import msgspec
 import numpy as np
 
-from planner.cost_model.memory import PHASES, host_bytes_per_rank, reserve_bytes, stage_memory
+from planner.cost_model.memory import PHASES, host_bytes_per_rank, nvme_bytes_per_rank, reserve_bytes, stage_memory
 from planner.cost_model.terms import total
 from planner.diagnostics import Diagnostic
 from planner.layout import Layout, LayoutColumns
 from planner.problem import Problem
-from planner.rules.capacity import DEVICE_MEMORY, HOST_MEMORY
-from planner.solver.limits import Fits, fits_device, fits_host, stage_limits
+from planner.rules import Rule
+from planner.rules.capacity import DEVICE_MEMORY, HOST_MEMORY, NVME
+from planner.solver.limits import Fits, fits_device, fits_host, fits_nvme, stage_limits
+from planner.solver.recompute import with_least_peak
 from planner.solver.tables import deal_evenly
 from planner.stages import Booleans, Floats, StageColumns
 from planner.units import format_gib
@@ -22,20 +24,24 @@ VALID = "valid layout"
 def why_nothing_fits(problem: Problem, columns: LayoutColumns) -> list[Diagnostic]:
     """The valid layout that comes nearest to fitting; ``columns`` are valid and none of them fits.
 
-    The host is named only where a layout fits all devices and fails on the host alone.
+    The host, and the NVMe after it, are named only where a layout fits everything before them.
     """
-    fit_device = stage_limits(problem, columns, [fits_device]).fitting_layouts(problem.model.num_layers)
-    if fit_device.any():
-        return [nearest_host_miss(problem, columns.take(fit_device), VALID)]
-    return [nearest_device_miss(problem, columns, VALID)]
+    num_layers = problem.model.num_layers
+    fit_device = stage_limits(problem, columns, [fits_device]).fitting_layouts(num_layers)
+    if not fit_device.any():
+        return [nearest_device_miss(problem, columns, VALID)]
+    fit_host = stage_limits(problem, columns, [fits_device, fits_host]).fitting_layouts(num_layers)
+    if fit_host.any():
+        return [nearest_node_miss(problem, columns.take(fit_host), VALID, NVME)]
+    return [nearest_node_miss(problem, columns.take(fit_device), VALID, HOST_MEMORY)]
 
 
 def nearest_device_miss(problem: Problem, columns: LayoutColumns, who: str) -> Diagnostic:
     """How much the fullest stage of the nearest of some layouts needs, where none fits the device.
 
-    Layers are divided evenly, or as the pin says, within what the host holds.
+    Layers are divided evenly, or as the pin says, within what the node holds.
     """
-    stages = _divided(problem, columns, [fits_host])
+    stages = _divided(problem, columns, [fits_host, fits_nvme])
     memory, reserve = stage_memory(problem, stages), reserve_bytes(problem, stages)
     layout_row, fullest = _nearest(stages, memory.peak_bytes() + reserve)
     peak, capacity = float(memory.peak_bytes()[fullest]), problem.hardware.memory_bytes
@@ -55,21 +61,25 @@ def nearest_device_miss(problem: Problem, columns: LayoutColumns, who: str) -> D
     return _of_the_nearest(diagnostic, who)
 
 
-def nearest_host_miss(problem: Problem, columns: LayoutColumns, who: str) -> Diagnostic:
-    """How much the ranks of a node offload in the nearest of some layouts, where none fits the host.
+def nearest_node_miss(problem: Problem, columns: LayoutColumns, who: str, rule: Rule) -> Diagnostic:
+    """How much the ranks of a node need of its host or NVMe in the nearest of some layouts, where none fits it.
 
     Layers are divided evenly, or as the pin says, within what the device holds.
     """
+    host = problem.hardware.host
+    needs, capacity = (
+        (nvme_bytes_per_rank, host.nvme_capacity_bytes) if rule == NVME else (host_bytes_per_rank, host.memory_bytes)
+    )
     stages = _divided(problem, columns, [fits_device])
-    need = host_bytes_per_rank(problem, stages) * min(problem.devices_per_node, problem.num_devices)
+    need = needs(problem, stages) * min(problem.devices_per_node, problem.num_devices)
     layout_row, fullest = _nearest(stages, need)
-    diagnostic = HOST_MEMORY.diagnose(
+    diagnostic = rule.diagnose(
         problem,
         _layout(problem, stages, layout_row),
         need=format_gib(need[fullest]),
-        capacity=format_gib(problem.hardware.host.memory_bytes),
+        capacity=format_gib(capacity),
         need_bytes=float(need[fullest]),
-        capacity_bytes=int(problem.hardware.host.memory_bytes),
+        capacity_bytes=int(capacity),
     )
     return _of_the_nearest(diagnostic, who)
 
@@ -88,11 +98,11 @@ def _divided(problem: Problem, columns: LayoutColumns, where: Sequence[Fits]) ->
     num_layers = problem.model.num_layers
     free = msgspec.structs.replace(problem, pins={}, stack=msgspec.structs.replace(problem.stack, uneven_stages=True))
     for asked, memories in ((problem, where), (problem, [_unlimited]), (free, [_unlimited])):
-        limits = stage_limits(asked, columns, memories)
+        limits = stage_limits(asked, columns, memories, interleaved_is_even=asked is problem)
         fits = limits.fitting_layouts(num_layers)
         if fits.any():
             limits = limits.take_layouts(fits)
-            return limits.stages.with_layers(deal_evenly(limits, limits.most, num_layers))
+            return with_least_peak(problem, limits.stages.with_layers(deal_evenly(limits, limits.most, num_layers)))
     raise ValueError("every layout has more stages than layers")
 
 

@@ -1,5 +1,7 @@
 """The memory objective: the least possible peak of the fullest stage."""
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -8,8 +10,9 @@ from planner.problem import Problem
 from planner.solver.choice import ChoiceModel, ExactAnswer
 from planner.solver.limits import StageLimits
 from planner.solver.ranked import Ranked
+from planner.solver.recompute import least_peak_bytes, needed
 from planner.solver.tables import deal_evenly
-from planner.stages import Integers
+from planner.stages import Booleans, Integers, StageColumns
 
 
 def rank(problem: Problem, limits: StageLimits) -> Ranked:
@@ -26,15 +29,35 @@ def rank(problem: Problem, limits: StageLimits) -> Ranked:
         high, low = np.where(enough, middle, high), np.where(enough, low, middle)
     layers = deal_evenly(limits, _room(limits, peaks, high), num_layers)
     reached = np.take_along_axis(peaks, layers[None], axis=0)[0]
-    achieved = np.maximum.reduceat(reached, starts).astype(np.float64)
-    return Ranked(limits=limits, lower_bound=high.astype(np.float64), achieved=achieved, layers=layers, unit=1.0)
+    achieved = np.maximum.reduceat(reached, starts)
+    counts = limits.stages.layouts.pipeline_parallel[starts]
+    recompute = _recompute_within(problem, limits.stages.with_layers(layers), np.repeat(achieved, counts))
+    return Ranked(
+        limits=limits, lower_bound=high.astype(np.float64), achieved=achieved.astype(np.float64), layers=layers,
+        recompute=recompute, unit=1.0,
+    )  # fmt: skip
+
+
+def _recompute_within(problem: Problem, stages: StageColumns, limit_bytes: Integers) -> Integers:
+    """The fewest recomputed layers with which each stage peaks within its limit."""
+    limits = dict(zip(_keys(stages), limit_bytes.tolist(), strict=True))
+
+    def fits(some: StageColumns) -> Booleans:
+        allowed = np.array([limits[key] for key in _keys(some)])
+        return np.asarray(np.ceil(stage_memory(problem, some).peak_bytes()) <= allowed)
+
+    return needed(stages, fits)
+
+
+def _keys(stages: StageColumns) -> list[tuple[int, int]]:
+    return list(zip(stages.layout_row.tolist(), stages.stage.tolist(), strict=True))
 
 
 def _peak_table(problem: Problem, limits: StageLimits) -> NDArray[np.int64]:
-    """Peak in bytes by (layers of the stage, stage)."""
+    """Least peak in bytes by (layers of the stage, stage), over what the stage may recompute."""
     stages = limits.stages
     counts = np.arange(problem.model.num_layers + 1)
-    peaks = [stage_memory(problem, stages.with_layers(np.full(len(stages), n))).peak_bytes() for n in counts]
+    peaks = [least_peak_bytes(problem, stages.with_layers(np.full(len(stages), n))) for n in counts]
     return np.ceil(np.array(peaks)).astype(np.int64)
 
 
@@ -58,5 +81,11 @@ def solve_exactly(problem: Problem, ranked: Ranked, time_limit_s: float | None) 
             choice.model.add(peak >= here).only_enforce_if(place.chosen)
     choice.model.minimize(peak)
     best = ranked.best_row()
-    choice.hint(best, ranked.layers_of(best))
-    return choice.solve(time_limit_s)
+    choice.hint(best, ranked.division(best).layers)
+    answer = choice.solve(time_limit_s)
+    if answer.layout_row is None:
+        return answer
+    own = np.arange(len(limits.stages))[ranked.rows_of(answer.layout_row)]
+    divided = limits.stages.take(own).with_layers(np.array(answer.layers))
+    recompute = _recompute_within(problem, divided, np.full(len(divided), int(answer.objective)))
+    return replace(answer, recompute=tuple(recompute.tolist()))

@@ -1,6 +1,7 @@
 """Fitting layouts with a lower bound and a known solution each: the input of the exact model."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,6 +10,14 @@ from planner.layout import Layout
 from planner.solver.limits import StageLimits
 from planner.spec import Precision
 from planner.stages import Floats, Integers
+
+
+class Division(NamedTuple):
+    """How the stages of one layout divide its layers."""
+
+    layers: Integers
+    recompute: Integers
+    """How many of them each stage recomputes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +31,8 @@ class Ranked:
     """Objective of the division in ``layers``."""
     layers: Integers
     """Layers of every stage, flattened."""
+    recompute: Integers
+    """How many of them every stage recomputes."""
     unit: float
     """One unit of the objective in base units: seconds of a tick, or 1 for bytes."""
 
@@ -33,17 +44,20 @@ class Ranked:
         """The layout with the least achieved objective, the first one among equals."""
         return int(self.achieved.argmin())
 
-    def layers_of(self, row: int) -> Integers:
-        """Layers per stage of one layout."""
+    def rows_of(self, row: int) -> slice:
+        """Rows of the stages of one layout."""
         start = int(self.limits.stages.first_rows()[row])
-        return self.layers[start : start + int(self.limits.stages.layouts.pipeline_parallel[start])]
+        return slice(start, start + int(self.limits.stages.layouts.pipeline_parallel[start]))
 
-    def layout(self, row: int, layers: Integers, precision: Precision) -> Layout:
-        """One layout with the given layers per stage; all of them recompute, or none does."""
-        stages = self.limits.stages
-        start = int(stages.first_rows()[row])
-        recompute = layers if stages.layouts.recompute[start] else np.zeros_like(layers)
-        return stages.layouts.layout(start, layers.tolist(), recompute.tolist(), precision)
+    def division(self, row: int) -> Division:
+        """The known division of one layout."""
+        rows = self.rows_of(row)
+        return Division(self.layers[rows], self.recompute[rows])
+
+    def layout(self, row: int, division: Division, precision: Precision) -> Layout:
+        """One layout with a division of its layers."""
+        layers, recompute = division.layers.tolist(), division.recompute.tolist()
+        return self.limits.stages.layouts.layout(self.rows_of(row).start, layers, recompute, precision)
 
     def promising(self) -> NDArray[np.bool_]:
         """Which layouts can be at least as good as the best achieved objective."""
@@ -57,5 +71,15 @@ class Ranked:
             lower_bound=self.lower_bound[kept],
             achieved=self.achieved[kept],
             layers=self.layers[rows],
+            recompute=self.recompute[rows],
             unit=self.unit,
         )
+
+    def improved(self, rows: NDArray[np.bool_], better: "Ranked") -> "Ranked":
+        """The same layouts with what ``better`` knows of those that ``rows`` selects."""
+        stages = np.repeat(rows, self.limits.stages.layouts.pipeline_parallel[self.limits.stages.first_rows()])
+        names = {"lower_bound": rows, "achieved": rows, "layers": stages, "recompute": stages}
+        columns = {name: getattr(self, name).copy() for name in names}
+        for name, where in names.items():
+            columns[name][where] = getattr(better, name)
+        return replace(self, **columns)

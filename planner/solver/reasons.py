@@ -1,16 +1,17 @@
 """Why there is no layout: a smallest conflict of requirements, and the cheapest ways out of it."""
 
 import msgspec
+import numpy as np
 
 from planner.diagnostics import Diagnostic
-from planner.layout import Layout, LayoutColumns
+from planner.layout import FULL_RECOMPUTE, Layout, LayoutColumns
 from planner.pins import EVEN
 from planner.problem import Problem
 from planner.rules import judge
 from planner.solver.conflict import Conflict, Miss, smallest_conflict
 from planner.solver.counts import nearest_counts
 from planner.solver.divisions import divisions, judged_by_memory
-from planner.solver.nearest import VALID, nearest_device_miss, nearest_host_miss, why_nothing_fits
+from planner.solver.nearest import VALID, nearest_device_miss, nearest_node_miss, why_nothing_fits
 from planner.solver.relaxed import relaxed_layouts
 from planner.solver.requirements import COUNT, FORBID, LAYERS, MEMORIES, PIN, Requirement, holds, rule_of
 from planner.solver.ways_out import ways_out
@@ -74,8 +75,10 @@ def _diagnose(problem: Problem, conflict: Conflict, requirement: Requirement, wi
     if requirement.rule == COUNT:
         return _count(problem, witness)
     if requirement in MEMORIES:
-        nearest = nearest_device_miss if requirement == MEMORIES[0] else nearest_host_miss
-        return nearest(problem, *_contenders(problem, conflict, requirement))
+        contenders = _contenders(problem, conflict, requirement)
+        if requirement == MEMORIES[0]:
+            return nearest_device_miss(problem, *contenders)
+        return nearest_node_miss(problem, *contenders, rule_of(requirement))
     layout = _whole(problem, witness.layout)
     diagnostic = rule_of(requirement).diagnose(problem, layout)
     return msgspec.structs.replace(diagnostic, location=f"{diagnostic.location} ({_mesh_of(witness)})")
@@ -115,7 +118,7 @@ def _whole(problem: Problem, columns: LayoutColumns) -> Layout:
     num_stages = int(columns.pipeline_parallel[0])
     each, more = divmod(problem.model.num_layers, num_stages)
     layers = [each + (stage < more) for stage in range(num_stages)]
-    recompute = layers if columns.recompute[0] else [0] * num_stages
+    recompute = layers if columns.recompute[0] == FULL_RECOMPUTE else [0] * num_stages
     return columns.layout(0, layers, recompute, problem.precision)
 
 
@@ -128,7 +131,7 @@ def _contenders(problem: Problem, conflict: Conflict, memory: Requirement) -> tu
     kept = judged_by_memory(problem, relaxed)
     for other in conflict.requirements:
         if other.field == LAYERS:
-            kept &= divisions(problem)[-1].possible(relaxed)
+            kept &= np.logical_or.reduce([d.possible(relaxed) for d in divisions(problem) if other not in d.broken])
         elif other != memory:
             kept &= holds(problem, other, relaxed)
     valid = kept & judge(problem, relaxed)[0]

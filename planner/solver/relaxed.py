@@ -16,7 +16,7 @@ import numpy as np
 
 from planner.candidates import enumerate_layouts
 from planner.layout import OFFLOAD_TIERS, SCHEDULES, TENSOR_MODES, LayoutColumns
-from planner.pins import EVEN, column_value
+from planner.pins import EVEN, RECOMPUTE, column_value
 from planner.problem import Problem
 
 MAX_SUBSETS = 16
@@ -26,11 +26,27 @@ MAX_SUBSETS = 16
 def relaxed_layouts(problem: Problem) -> LayoutColumns:
     """The relaxed space of a problem, without repetitions; the candidates come first."""
     wide = enumerate_layouts(msgspec.structs.replace(problem, allow_offload=OFFLOAD_TIERS[-1]))
-    parts = [wide, *(_with_pins(problem, wide, subset) for subset in _subsets(list(problem.pins)))]
+    parts = [
+        wide,
+        *_any_recompute(problem),
+        *(_with_pins(problem, wide, subset) for subset in _subsets(list(problem.pins))),
+    ]
     together = [np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(LayoutColumns)]
     _, first = np.unique(np.stack(together, axis=1), axis=0, return_index=True)
     rows = np.sort(first)
     return LayoutColumns(**{f.name: column[rows] for f, column in zip(fields(LayoutColumns), together, strict=True)})
+
+
+def _any_recompute(problem: Problem) -> list[LayoutColumns]:
+    """The candidates that may recompute anything, where the user named what they recompute."""
+    if RECOMPUTE not in {*problem.pins, *problem.forbids}:
+        return []
+    pins, forbids = (
+        {field: value for field, value in said.items() if field != RECOMPUTE}
+        for said in (problem.pins, problem.forbids)
+    )
+    unnamed = msgspec.structs.replace(problem, allow_offload=OFFLOAD_TIERS[-1], pins=pins, forbids=forbids)
+    return [enumerate_layouts(unnamed)]
 
 
 def _subsets(pins: list[str]) -> Iterator[tuple[str, ...]]:

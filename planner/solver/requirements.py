@@ -11,10 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from planner.layout import LayoutColumns
-from planner.pins import matches
+from planner.pins import matches, may_match
 from planner.problem import Problem
-from planner.rules import ALL_RULES, RULES, Rule
-from planner.rules.capacity import DEVICE_MEMORY, HOST_MEMORY
+from planner.rules import ALL_RULES, RULES, Rule, capacity
 from planner.stages import Booleans
 
 ColumnMask = Callable[[LayoutColumns], Booleans]
@@ -45,7 +44,7 @@ class Requirement:
         return f"{self.rule} ({self.option})" if self.option else self.rule
 
 
-MEMORIES = (Requirement(rule=DEVICE_MEMORY.id), Requirement(rule=HOST_MEMORY.id))
+MEMORIES = tuple(Requirement(rule=rule.id) for rule in capacity.RULES)
 """Kept or broken by a division of the layers, not by a layout's columns."""
 
 
@@ -71,6 +70,6 @@ def holds(problem: Problem, requirement: Requirement, columns: LayoutColumns) ->
     if requirement.rule == PIN:
         return matches(columns, requirement.field, requirement.value)
     if requirement.rule == FORBID:
-        return ~matches(columns, requirement.field, requirement.value)
+        return ~may_match(columns, requirement.field, requirement.value)
     rule = rule_of(requirement)
     return np.ones(len(columns), dtype=bool) if rule.holds is None else rule.holds(problem, columns)

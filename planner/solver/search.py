@@ -15,11 +15,10 @@ from planner.evidence import Evidence, Space
 from planner.layout import LayoutColumns
 from planner.plan import FORMAT_VERSION, Plan, seal
 from planner.problem import Problem
-from planner.rules import judge
-from planner.rules.capacity import DEVICE_MEMORY, HOST_MEMORY
+from planner.rules import capacity, judge
 from planner.solver import peak_memory, step_time
 from planner.solver.found import Found
-from planner.solver.limits import fits_device, stage_limits
+from planner.solver.limits import MEMORIES, stage_limits
 from planner.solver.reasons import why_infeasible
 from planner.stages import Booleans
 
@@ -56,12 +55,17 @@ def solve(problem: Problem, *, time_limit_s: float | None = None, top: int = 1) 
 
 
 def _misfits(problem: Problem, columns: LayoutColumns, fits: Booleans) -> dict[str, int]:
-    """How many valid layouts fail to fit the device, and how many fit it but not the host."""
-    fit_device = fits
-    if columns.offload_optimizer.any():
-        fit_device = stage_limits(problem, columns, [fits_device]).fitting_layouts(problem.model.num_layers)
-    counts = {DEVICE_MEMORY.id: np.count_nonzero(~fit_device), HOST_MEMORY.id: np.count_nonzero(fit_device & ~fits)}
-    return {rule: int(count) for rule, count in counts.items() if count}
+    """How many valid layouts do not fit each memory; one is counted for the first of them."""
+    counts, left, num_layers = {}, np.ones(len(columns), dtype=bool), problem.model.num_layers
+    for number, rule in enumerate(capacity.RULES, start=1):
+        fit = (
+            stage_limits(problem, columns, MEMORIES[:number]).fitting_layouts(num_layers)
+            if (left & ~fits).any()
+            else left
+        )
+        counts[rule.id] = int(np.count_nonzero(left & ~fit))
+        left = left & fit
+    return {rule: count for rule, count in counts.items() if count}
 
 
 def require_modelled(columns: LayoutColumns) -> None:

@@ -9,21 +9,73 @@ from planner.problem import Problem
 from planner.solver.choice import ChoiceModel, ExactAnswer, Place
 from planner.solver.limits import StageLimits
 from planner.solver.ranked import Ranked
-from planner.solver.tables import Affine, TimeTables, even_layers, least_maximum, lower_bounds, time_tables
-from planner.stages import Floats, Integers
+from planner.solver.recompute import with_needed
+from planner.solver.recompute_steps import stepped, window
+from planner.solver.tables import (
+    Affine,
+    TimeTables,
+    even_layers,
+    least_maximum,
+    lower_bounds,
+    microbatch_ticks,
+    time_tables,
+)
+from planner.stages import Booleans, Floats, Integers
 
 
 def rank(problem: Problem, limits: StageLimits) -> Ranked:
     """Bound every fitting layout from below and give each a good division of its layers.
 
-    The division minimises the slowest stage and then the last tail, and is as even as that allows.
+    First as if each stage recomputed as little as it may, with the recomputation that its division then
+    needs on top. Where that leaves a layout in the race, once more with what every number of layers needs.
     """
     tables = time_tables(problem, limits)
+    ranked = _ranked(problem, tables)
+    chosen = ranked.promising() & _chooses(tables)
+    if not chosen.any():
+        return ranked
+    return _with_steps(problem, ranked, chosen)
+
+
+def _chooses(tables: TimeTables) -> Booleans:
+    """Layouts whose stages choose how many layers they recompute."""
+    return tables.limits.stages.may_recompute_more()[tables.starts]
+
+
+def _ranked(problem: Problem, tables: TimeTables) -> Ranked:
+    """Bounds and divisions by tables; a division minimises the slowest stage and then the last tail, evenly."""
     slowest = least_maximum(tables, tables.microbatch)
-    bounds = _rounded(lower_bounds(tables))
     layers = even_layers(tables, slowest, _least_tail(tables, slowest))
-    achieved = _rounded(tables.step(layers))
-    return Ranked(limits=limits, lower_bound=bounds, achieved=achieved, layers=layers, unit=tables.tick_s)
+    divided = with_needed(problem, tables.limits.stages.with_layers(layers))
+    achieved = tables.step(layers, microbatch_ticks(problem, divided, tables.tick_s))
+    return Ranked(
+        limits=tables.limits, lower_bound=_rounded(lower_bounds(tables)), achieved=_rounded(achieved), layers=layers,
+        recompute=divided.recompute_layers, unit=tables.tick_s,
+    )  # fmt: skip
+
+
+def _with_steps(problem: Problem, ranked: Ranked, chosen: Booleans) -> Ranked:
+    """Better bounds and divisions of the ``chosen`` layouts; one that cannot keep up gets a bound that says so."""
+    best = float(ranked.achieved.min())
+    part = ranked.take(chosen)
+    tables = time_tables(problem, part.limits, ranked.unit)
+    within = window(tables, best)
+    beyond = tables.fixed + tables.num_microbatches * (within.slowest + 1)
+    bounds = np.where(within.possible, part.lower_bound, np.maximum(part.lower_bound, beyond))
+    part = replace(part, lower_bound=bounds)
+    if within.possible.any():
+        limits = within.limits.take_layouts(within.possible)
+        alive = time_tables(problem, limits, ranked.unit)
+        better = _ranked(problem, stepped(problem, alive, limits))
+        part = part.improved(within.possible, _no_worse(part.take(within.possible), better))
+    return ranked.improved(chosen, part)
+
+
+def _no_worse(known: Ranked, better: Ranked) -> Ranked:
+    """Of two divisions of each layout the faster one, and of two bounds the higher one."""
+    faster = better.achieved < known.achieved
+    picked = known.improved(faster, better.take(faster)) if faster.any() else known
+    return replace(picked, lower_bound=np.maximum(known.lower_bound, better.lower_bound))
 
 
 def _rounded(step_ticks: Floats) -> Floats:
@@ -40,13 +92,26 @@ def _least_tail(tables: TimeTables, slowest: Integers) -> Integers:
 
 def solve_exactly(problem: Problem, ranked: Ranked, time_limit_s: float | None) -> ExactAnswer:
     """Choose layout and layers of the least step time among the layouts of ``ranked``."""
-    tables = time_tables(problem, ranked.limits, ranked.unit)
-    choice = ChoiceModel(ranked.limits, problem.model.num_layers)
+    tables = exact_tables(problem, ranked)
+    choice = ChoiceModel(tables.limits, problem.model.num_layers)
     scale = _add_step_time(choice, tables)
     best = ranked.best_row()
-    choice.hint(best, ranked.layers_of(best))
+    choice.hint(best, ranked.division(best).layers)
     answer = choice.solve(time_limit_s)
-    return replace(answer, objective=answer.objective / scale, bound=answer.bound / scale)
+    answer = replace(answer, objective=answer.objective / scale, bound=answer.bound / scale)
+    if answer.layout_row is None:
+        return answer
+    own = np.arange(len(tables.limits.stages))[ranked.rows_of(answer.layout_row)]
+    divided = tables.limits.stages.take(own).with_layers(np.array(answer.layers))
+    return replace(answer, recompute=tuple(with_needed(problem, divided).recompute_layers.tolist()))
+
+
+def exact_tables(problem: Problem, ranked: Ranked) -> TimeTables:
+    """The tables of layouts that are all promising, exact also where stages choose what they recompute."""
+    tables = time_tables(problem, ranked.limits, ranked.unit)
+    if not _chooses(tables).any():
+        return tables
+    return stepped(problem, tables, window(tables, float(ranked.achieved.min())).limits)
 
 
 def _add_step_time(choice: ChoiceModel, tables: TimeTables) -> int:
@@ -58,7 +123,7 @@ def _add_step_time(choice: ChoiceModel, tables: TimeTables) -> int:
     step = model.new_int_var(0, scale * int(tables.step(most).max() + 1), "scaled_step_ticks")
     for row, chosen in enumerate(choice.chosen):
         places = choice.places(row)
-        times = [_at(tables.microbatch, place) for place in places]
+        times = [_stage_time(choice, tables, place) for place in places]
         for place, time in zip(places, times, strict=True):
             model.add(slowest >= time).only_enforce_if(chosen)
             model.add(last >= _at(tables.tail, place)).only_enforce_if(chosen)
@@ -68,6 +133,19 @@ def _add_step_time(choice: ChoiceModel, tables: TimeTables) -> int:
         model.add(step >= outside + share * sum(times) + weight * slowest + scale * last).only_enforce_if(chosen)
     model.minimize(step)
     return scale
+
+
+def _stage_time(choice: ChoiceModel, tables: TimeTables, place: Place):  # type: ignore[no-untyped-def]  # noqa: ANN202
+    """The time of a micro batch on a stage, as an expression or as a variable of its own."""
+    curve = tables.microbatch
+    if isinstance(curve, Affine):
+        return _at(curve, place)
+    fewest, values = int(curve.fewest[place.row]), curve.of_stage(place.row)
+    rises = np.diff(values)
+    if len(values) == 1 or (rises == rises[0]).all():
+        slope = int(rises[0]) if len(rises) else 0
+        return int(values[0]) - slope * fewest + slope * place.layers
+    return choice.looked_up(place.layers, fewest, values.tolist())
 
 
 def _at(affine: Affine, place: Place):  # type: ignore[no-untyped-def]  # noqa: ANN202 - CP-SAT's own expression type

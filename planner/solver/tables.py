@@ -1,8 +1,9 @@
 """Integer tables of the exact model, and the bounds that keep it small.
 
 Times are whole ticks, a fraction of a nanosecond unless the steps are very long. A stage with ``l``
-layers takes ``base + slope * l`` for a micro batch and again for the end of a step; a step takes
-``M max t_s`` and :func:`planner.cost_model.pipeline.pipeline_bubble`, the largest tail and ``fixed``.
+layers, of which it recomputes the fewest it may, takes ``base + slope * l`` for a micro batch and again
+for the end of a step; a step takes ``M max t_s`` and
+:func:`planner.cost_model.pipeline.pipeline_bubble`, the largest tail and ``fixed``.
 """
 
 import math
@@ -16,7 +17,7 @@ from planner.cost_model.terms import total
 from planner.layout import LayoutColumns
 from planner.problem import Problem
 from planner.solver.limits import StageLimits
-from planner.stages import Booleans, Floats, Integers
+from planner.stages import Booleans, Floats, Integers, StageColumns
 
 FINEST_TICK_S = 1e-10
 LARGEST_SUM = 2**58
@@ -24,6 +25,7 @@ LARGEST_SUM = 2**58
 
 
 UNLIMITED_LAYERS = 2**31
+"""What a stage may take whose time does not grow with its layers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +45,65 @@ class Affine:
         constant = np.where(limit >= self.base, UNLIMITED_LAYERS, -1)
         return np.where(self.slope == 0, constant, within)
 
+    def least_sum(self, starts: Integers, num_layers: int) -> Integers:
+        """Per layout: what no division of the layers sums up to less than."""
+        return np.add.reduceat(self.base, starts) + np.minimum.reduceat(self.slope, starts) * num_layers
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stepped:
+    """A value of every stage for every number of layers it may take; it never falls from one to the next."""
+
+    fewest: Integers
+    counts: Integers
+    """Values of each stage, at least one: at ``fewest`` layers, at one more and so on."""
+    values: Integers
+    """Flattened, stage after stage."""
+
+    @property
+    def firsts(self) -> Integers:
+        """Row of the first value of each stage."""
+        return np.cumsum(self.counts) - self.counts
+
+    def of_stage(self, stage: int) -> Integers:
+        """The values of one stage."""
+        first = int(self.firsts[stage])
+        return self.values[first : first + int(self.counts[stage])]
+
+    def rows(self, layers: Integers) -> Integers:
+        """Row of the value at a number of layers per stage, the nearest one it has."""
+        return np.asarray(self.firsts + np.clip(layers - self.fewest, 0, self.counts - 1))
+
+    def at(self, layers: Integers) -> Integers:
+        """Value at a number of layers per stage."""
+        return self.values[self.rows(layers)]
+
+    def layers_within(self, limit: Integers) -> Integers:
+        """The most layers whose value stays within ``limit``; fewer than the fewest where none does."""
+        within = self.values <= np.repeat(limit, self.counts)
+        return np.asarray(self.fewest - 1 + np.add.reduceat(within.astype(np.int64), self.firsts))
+
+    def least_sum(self, starts: Integers, num_layers: int) -> Integers:
+        """Per layout: what no division of the layers sums up to less than.
+
+        The Lagrangian bound with the best whole price of a layer: ``sum min (t(l) - price l) + price L``,
+        which is concave in the price.
+        """
+        layouts = np.add.reduceat(self.counts, starts)
+        layers = np.arange(len(self.values)) - np.repeat(self.firsts - self.fewest, self.counts)
+
+        def bound(price: Integers) -> Integers:
+            cheapest = np.minimum.reduceat(self.values - np.repeat(price, layouts) * layers, self.firsts)
+            return np.add.reduceat(cheapest, starts) + price * num_layers
+
+        low = np.zeros(len(starts), dtype=np.int64)
+        high = np.maximum.reduceat(np.diff(self.values, append=self.values[-1:]), self.firsts[starts]).clip(1)
+        while (high - low > 1).any():
+            middle = (low + high) // 2
+            rising = bound(middle + 1) >= bound(middle)
+            low, high = np.where(rising, middle, low), np.where(rising, high, middle)
+        return np.asarray(np.maximum(bound(low), bound(high)))
+
 
 @dataclass(frozen=True, kw_only=True)
 class TimeTables:
@@ -52,7 +113,7 @@ class TimeTables:
     limits: StageLimits
     starts: Integers
     """Row of the first stage of each layout."""
-    microbatch: Affine
+    microbatch: Affine | Stepped
     tail: Affine
     fixed: Integers
     """Per layout: time outside stages, in ticks."""
@@ -69,9 +130,12 @@ class TimeTables:
         """A per-layout column repeated for each of its stages."""
         return np.repeat(per_layout, self.num_stages)
 
-    def step(self, layers: Integers) -> Floats:
-        """Step time of every layout with these layers per stage, in ticks."""
-        times, tails = self.microbatch.at(layers), self.tail.at(layers)
+    def step(self, layers: Integers, microbatch: Integers | None = None) -> Floats:
+        """Step time of every layout with these layers per stage, in ticks.
+
+        ``microbatch``: time of a micro batch on each stage, where it is not that of the tables.
+        """
+        times, tails = self.microbatch.at(layers) if microbatch is None else microbatch, self.tail.at(layers)
         return self.compose(
             np.add.reduceat(times, self.starts),
             np.maximum.reduceat(times, self.starts),
@@ -92,12 +156,13 @@ def time_tables(problem: Problem, limits: StageLimits, tick_s: float | None = No
     """
     stages, num_layers = limits.stages, problem.model.num_layers
     everything = np.full(len(stages), num_layers)
-    here = stage_times(problem, stages.with_layers(everything))
-    beyond = stage_times(problem, stages.with_layers(everything + 1))
+    whole = stages.with_layers(everything)
+    here, beyond = stage_times(problem, whole), stage_times(problem, stages.with_layers(everything + 1))
     starts = stages.first_rows()
     columns = stages.layouts
     tied = tied_embedding_seconds(problem, stages)[starts]
-    tick_s = tick_s or _finest_safe_tick_s(total(here.microbatch), columns)
+    # A stage that recomputes everything takes less than twice as long.
+    tick_s = tick_s or _finest_safe_tick_s(2.0 * total(here.microbatch), columns)
     single = columns.pipeline_parallel == 1
     return TimeTables(
         tick_s=tick_s,
@@ -110,6 +175,11 @@ def time_tables(problem: Problem, limits: StageLimits, tick_s: float | None = No
         num_chunks=columns.num_model_chunks[starts],
         num_layers=num_layers,
     )
+
+
+def microbatch_ticks(problem: Problem, stages: StageColumns, tick_s: float) -> Integers:
+    """Time of a micro batch on stages as they stand, in ticks."""
+    return np.rint(total(stage_times(problem, stages).microbatch) / tick_s).astype(np.int64)
 
 
 def _finest_safe_tick_s(stage_times_s: Floats, columns: LayoutColumns) -> float:
@@ -127,17 +197,17 @@ def _affine(here: Floats, beyond: Floats, num_layers: int, single: Booleans) -> 
     return Affine(base=np.rint(here).astype(np.int64) - slope * num_layers, slope=slope)
 
 
-def least_maximum(tables: TimeTables, affine: Affine) -> Integers:
-    """Per layout: the least possible maximum of ``affine`` over its stages, by bisection.
+def least_maximum(tables: TimeTables, times: Affine | Stepped) -> Integers:
+    """Per layout: the least possible maximum of ``times`` over its stages, by bisection.
 
     Exact: the smallest value within which the stages have room for all layers.
     """
     limits, starts = tables.limits, tables.starts
-    low = np.maximum.reduceat(affine.at(limits.fewest), starts) - 1
-    high = np.maximum(np.maximum.reduceat(affine.at(limits.most), starts), low + 1)
+    low = np.maximum.reduceat(times.at(limits.fewest), starts) - 1
+    high = np.maximum(np.maximum.reduceat(times.at(limits.most), starts), low + 1)
     while (high - low > 1).any():
         middle = (low + high) // 2
-        room = np.minimum(limits.most, affine.layers_within(tables.spread(middle)))
+        room = np.minimum(limits.most, times.layers_within(tables.spread(middle)))
         enough = np.add.reduceat(room, starts) >= tables.num_layers
         enough &= np.logical_and.reduceat(room >= limits.fewest, starts)
         high = np.where(enough, middle, high)
@@ -147,11 +217,8 @@ def least_maximum(tables: TimeTables, affine: Affine) -> Integers:
 
 def lower_bounds(tables: TimeTables) -> Floats:
     """Per layout: a step time that no division of its layers beats, in ticks."""
-    starts = tables.starts
-    bases = np.add.reduceat(tables.microbatch.base, starts)
-    slopes = np.minimum.reduceat(tables.microbatch.slope, starts)
     return tables.compose(
-        bases + slopes * tables.num_layers,
+        tables.microbatch.least_sum(tables.starts, tables.num_layers),
         least_maximum(tables, tables.microbatch),
         least_maximum(tables, tables.tail),
     )

@@ -1,11 +1,11 @@
 """The optimum by trying every candidate with every division of its layers, without the solver."""
 
 from collections.abc import Iterator
-from itertools import combinations, pairwise
+from itertools import combinations, pairwise, product
 
 from planner.candidates import enumerate_layouts
 from planner.cost_model import predict
-from planner.layout import Layout
+from planner.layout import FREE_RECOMPUTE, FULL_RECOMPUTE, NO_RECOMPUTE, SOME_RECOMPUTE, Layout
 from planner.prediction import Prediction
 from planner.problem import Problem
 from planner.rules import RULES, judge
@@ -25,10 +25,23 @@ def layouts(problem: Problem) -> Iterator[Layout]:
     whole_rules = [rule for rule in RULES if rule.holds_layout is not None]
     for row in range(len(columns)):
         for layers in compositions(problem.model.num_layers, int(columns.pipeline_parallel[row])):
-            recompute = layers if columns.recompute[row] else (0,) * len(layers)
-            layout = columns.layout(row, layers, recompute, problem.precision)
-            if all(rule.holds_for(problem, layout) for rule in whole_rules) and not _pinned_away(problem, layers):
-                yield layout
+            if _pinned_away(problem, layers):
+                continue
+            for recompute in recomputed(int(columns.recompute[row]), layers):
+                layout = columns.layout(row, layers, recompute, problem.precision)
+                if all(rule.holds_for(problem, layout) for rule in whole_rules):
+                    yield layout
+
+
+def recomputed(word: int, layers: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
+    """Every way to recompute some of each stage's layers that a layout's column allows."""
+    allowed = {
+        NO_RECOMPUTE: [range(1) for _ in layers],
+        FULL_RECOMPUTE: [range(n, n + 1) for n in layers],
+        SOME_RECOMPUTE: [range(1, n) for n in layers],
+        FREE_RECOMPUTE: [range(n + 1) for n in layers],
+    }
+    return product(*allowed[word])
 
 
 def _pinned_away(problem: Problem, layers: tuple[int, ...]) -> bool:

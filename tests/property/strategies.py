@@ -35,7 +35,7 @@ def stacks(draw: st.DrawFn) -> dict[str, Any]:
         "zero_stages_with_accumulation": zero_stages[:2],
         "schedules": draw(SCHEDULES),
         "sequence_parallel": False,
-        "recompute": draw(st.sampled_from(["none", "all-or-nothing"])),
+        "recompute": draw(st.sampled_from(["per-layer", "all-or-nothing", "per-layer", "none"])),
         "uneven_stages": draw(st.sampled_from([True, True, False])),
         "traffic": {"optimizer_bytes": draw(st.sampled_from([40.0, 40.0, 1.0]))},
         "zero_bucket_bytes": Bytes(draw(st.sampled_from([0, 1000, 10**6]))),

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from planner.candidates import enumerate_layouts
 from planner.cost_model import predict
-from planner.cost_model.memory import host_bytes_per_rank, stage_memory, state_bytes, usable_bytes
+from planner.cost_model.memory import host_bytes_per_rank, nvme_bytes_per_rank, stage_memory, state_bytes, usable_bytes
 from planner.cost_model.parameters import stage_parameters
 from planner.cost_model.pipeline import stage_times, step_breakdown
 from planner.cost_model.terms import total
@@ -28,8 +28,21 @@ COMMON = settings(max_examples=60, deadline=None, derandomize=True)
 @st.composite
 def questions(draw: st.DrawFn) -> Problem:
     """Problems whose stack and model differ in everything that a cost formula branches on."""
-    attention = draw(st.sampled_from(["flash", "materialised"]))
-    stack = {"zero_bucket_bytes": draw(st.sampled_from([0, 1000, 10**6])), "activations": {"attention": attention}}
+    attention = draw(st.sampled_from(["flash", "unskipped", "materialised", "recomputed"]))
+    modes = draw(st.sampled_from([("none", "1d"), ("none", "1d"), ("none", "2d", "2.5d", "3d")]))
+    pieces = {
+        "unit_parameters": draw(st.sampled_from([0, 0, 5000, 10**6])), "pinned_blocks": draw(st.booleans()),
+        "gradients_reuse_weights": draw(st.booleans()), "pinned_weight": 2.0, "recompute_gathers": 1.0,
+    }  # fmt: skip
+    stack = {
+        "zero_bucket_bytes": draw(st.sampled_from([0, 1000, 10**6])), "sharded": pieces, "tensor_modes": modes,
+        "zero_stages": (0, 1, 2, 3), "zero_stages_with_accumulation": (0, 1, 3), "recompute": "per-layer",
+        "offload_tiers": ("none", "cpu", "nvme"),
+        "activations": {
+            "attention": attention, "backward_elements": draw(st.sampled_from([0.0, 8.0])),
+            "gathered_elements": draw(st.sampled_from([0.0, 2.0])), "mask_elements": 1.0, "causal_buffer_bytes": 1.0,
+        },
+    }  # fmt: skip
     model = {
         "num_layers": draw(st.integers(2, 12)), "dropout": draw(st.sampled_from([0.0, 0.1])),
         "tied_embeddings": draw(st.booleans()), "vocab_size": draw(st.sampled_from([100, 128, 5000])),
@@ -37,7 +50,7 @@ def questions(draw: st.DrawFn) -> Problem:
     return problem(
         model=model, stack=stack, num_devices=draw(st.sampled_from([1, 2, 4, 8, 12])),
         devices_per_node=draw(st.sampled_from([2, 4])), global_batch=draw(st.sampled_from([4, 8, 12])),
-        allow_offload=draw(st.sampled_from(["none", "cpu"])),
+        allow_offload=draw(st.sampled_from(["none", "cpu", "nvme"])),
         hardware={"kernel_launch_s": draw(st.sampled_from([0.0, 1e-3]))},
     )  # fmt: skip
 
@@ -73,11 +86,49 @@ def test_peak_memory_never_falls_with_more_layers(asked: Problem) -> None:
     assert (np.diff(table, axis=0) >= 0).all()
 
 
+def recomputing(columns: StageColumns, layers: int, recomputed: int) -> StageColumns:
+    """The stages with so many layers and recomputed layers each."""
+    return replace(
+        columns, num_layers=np.full(len(columns), layers), recompute_layers=np.full(len(columns), recomputed)
+    )
+
+
 @COMMON
 @given(questions())
-def test_host_memory_never_falls_with_more_layers(asked: Problem) -> None:
+def test_peak_memory_never_rises_with_more_recomputed_layers_from_one_on(asked: Problem) -> None:
     columns = stages_of(valid_columns(asked))
-    fewer, more = (host_bytes_per_rank(asked, columns.with_layers(np.full(len(columns), n))) for n in (1, 2))
+    assume(len(columns))
+    counts = range(1, asked.model.num_layers + 1)
+    table = np.array([peaks(asked, recomputing(columns, asked.model.num_layers, count)) for count in counts])
+    assert (np.diff(table, axis=0) <= 1e-9 * table.max()).all()
+
+
+@COMMON
+@given(questions())
+def test_forward_and_backward_memory_are_affine_in_layers_and_recomputed_layers(asked: Problem) -> None:
+    """Apart from buckets and gradients, which are at most something else."""
+    columns = stages_of(valid_columns(asked))
+    assume(len(columns))
+    for phase in ("forward", "backward"):
+        table = np.array(
+            [[affine_part(asked, recomputing(columns, n, r), phase) for r in (1, 2, 3)] for n in (4, 5, 6)]
+        )
+        scale = 1e-9 * table.max()
+        assert np.diff(table, n=2, axis=0) == pytest.approx(0.0, abs=scale)
+        assert np.diff(table, n=2, axis=1) == pytest.approx(0.0, abs=scale)
+        assert np.diff(np.diff(table, axis=0), axis=1) == pytest.approx(0.0, abs=scale)
+
+
+def affine_part(asked: Problem, columns: StageColumns, phase: str) -> Floats:
+    terms = stage_memory(asked, columns).phases[phase]
+    return total({name: column for name, column in terms.items() if name not in ("communication_buckets", "gradients")})
+
+
+@COMMON
+@given(questions(), st.sampled_from([host_bytes_per_rank, nvme_bytes_per_rank]))
+def test_host_and_nvme_never_hold_less_with_more_layers(asked: Problem, held: Any) -> None:
+    columns = stages_of(valid_columns(asked))
+    fewer, more = (held(asked, columns.with_layers(np.full(len(columns), n))) for n in (1, 2))
     assert (more >= fewer).all()
 
 
@@ -98,8 +149,9 @@ def test_room_does_not_depend_on_the_layers(asked: Problem) -> None:
 
 
 @COMMON
-@given(questions(), st.integers(0, 1))
+@given(questions(), st.integers(0, 2))
 def test_zero_never_adds_states(asked: Problem, stage: int) -> None:
+    assume(stage < 2 or asked.stack.sharded.unit_parameters == 0)  # pieces have unused ends
     columns = valid_columns(asked)
     lower = state_bytes(asked, stages_of(replace(columns, zero_stage=np.full(len(columns), stage))))
     higher = state_bytes(asked, stages_of(replace(columns, zero_stage=np.full(len(columns), stage + 1))))
@@ -177,7 +229,7 @@ def test_embedding_head_and_optimizer_are_in_every_step(asked: Problem, data: st
 def test_all_terms_of_one_rank_are_compute(asked: Problem, data: st.DataObject) -> None:
     alone = msgspec.structs.replace(asked, num_devices=1)
     terms = predict(alone, any_valid_layout(alone, data)).breakdown_s.keys()
-    assert terms <= {"forward_backward", "recompute", "embedding", "loss_head", "optimizer", "offload"}
+    assert terms <= {"forward_backward", "recompute", "host", "embedding", "loss_head", "optimizer", "offload"}
 
 
 @pytest.mark.parametrize(

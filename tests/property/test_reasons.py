@@ -15,7 +15,7 @@ from planner.cost_model import MODELLED_MODES
 from planner.cost_model.memory import host_bytes_per_rank, stage_memory, usable_bytes
 from planner.diagnostics import Diagnostic
 from planner.layout import LayoutColumns
-from planner.pins import matches
+from planner.pins import matches, may_match
 from planner.problem import Problem, Reserve
 from planner.rules import RULES
 from planner.solver import Answer, solve
@@ -23,7 +23,7 @@ from planner.solver.feasibility import feasible
 from planner.solver.relaxed import relaxed_layouts
 from planner.spec import HardwareSpec
 from planner.spec_files import load_spec
-from planner.stages import stages_of
+from planner.stages import StageColumns, stages_of
 from planner.units import Bytes
 from tests.property.brute_force import compositions
 from tests.property.strategies import problems
@@ -36,7 +36,7 @@ PINS: dict[str, list[str]] = {
     "tensor_parallel": ["1", "2", "3", "4"], "pipeline_parallel": ["1", "2", "3", "8"],
     "data_parallel": ["1", "2", "3"], "micro_batch": ["1", "2", "3", "4"], "num_microbatches": ["1", "2", "5"],
     "zero_stage": ["0", "1", "2", "3"], "tensor_mode": ["none", "1d", "2d"], "schedule": ["none", "1f1b"],
-    "recompute_layers_per_stage": ["none", "all"], "sequence_parallel": ["true"], "offload.tier": ["cpu"],
+    "recompute_layers_per_stage": ["none", "all", "some"], "sequence_parallel": ["true"], "offload.tier": ["cpu"],
     "offload.optimizer": ["0.5", "1.0"], "num_model_chunks": ["1", "2"],
     "layers_per_stage": ["even", "1,3", "2,2", "2,1,1", "1,2"],
 }  # fmt: skip
@@ -76,14 +76,15 @@ def patterns(problem: Problem) -> set[frozenset[Key]]:
     for field, value in problem.pins.items():
         by_rules["PIN001", field, value] = matches(columns, field, value)
     for field, values in problem.forbids.items():
-        by_rules |= {("PIN002", field, value): ~matches(columns, field, value) for value in values}
+        by_rules |= {("PIN002", field, value): ~may_match(columns, field, value) for value in values}
     broken = [frozenset(key for key, holds in by_rules.items() if not holds[row]) for row in range(len(columns))]
     found = set()
     for stages in np.unique(columns.pipeline_parallel).tolist():
         rows = np.flatnonzero(columns.pipeline_parallel == stages)
         for layers, memories in divided(problem, columns.take(rows), stages):
-            by_layers = layers_broken(problem, layers)
-            found |= {broken[row] | by_layers | by_memory for row, by_memory in zip(rows, memories, strict=True)}
+            for row, by_memory in zip(rows, memories, strict=True):
+                interleaved = bool(columns.schedule_is("interleaved")[row])
+                found.add(broken[row] | layers_broken(problem, layers, interleaved=interleaved) | by_memory)
     return found
 
 
@@ -99,8 +100,8 @@ def divided(
     for layers in compositions(problem.model.num_layers, stages):
         here = stages_of(columns).with_layers(np.tile(layers, len(columns)))
         ranks = min(problem.devices_per_node, problem.num_devices)
-        device = stage_memory(problem, here).peak_bytes() <= usable_bytes(problem, here)
-        host = host_bytes_per_rank(problem, here) * ranks <= problem.hardware.host.memory_bytes
+        device, possible = fits_with_some_recompute(problem, here), here.fewest_recomputed() <= here.most_recomputed()
+        host = possible & (host_bytes_per_rank(problem, here) * ranks <= problem.hardware.host.memory_bytes)
         both = [fit.reshape(len(columns), stages).all(axis=1) | ~modelled for fit in (device, host)]
         names: list[Key] = [("MEM001", "", ""), ("MEM002", "", "")]
         yield (
@@ -112,11 +113,21 @@ def divided(
         )
 
 
-def layers_broken(problem: Problem, layers: tuple[int, ...]) -> frozenset[Key]:
+def fits_with_some_recompute(problem: Problem, stages: StageColumns) -> Any:
+    """Where a stage fits with one of the numbers of layers that it may recompute, tried one by one."""
+    fits = np.zeros(len(stages), dtype=bool)
+    for count in range(problem.model.num_layers + 1):
+        possible = (stages.fewest_recomputed() <= count) & (count <= stages.most_recomputed())
+        here = stages.with_recompute(np.full(len(stages), count))
+        fits |= possible & (stage_memory(problem, here).peak_bytes() <= usable_bytes(problem, here))
+    return fits
+
+
+def layers_broken(problem: Problem, layers: tuple[int, ...], *, interleaved: bool) -> frozenset[Key]:
     """What a division breaks by itself; ``()`` stands for more stages than layers."""
     pinned, even = problem.pins.get("layers_per_stage"), len(set(layers)) == 1
     broken: set[Key] = set()
-    if not even and not problem.stack.uneven_stages:
+    if not even and (interleaved or not problem.stack.uneven_stages):
         broken.add(("PP011", "", ""))
     if pinned is not None and not (even if pinned == "even" else pinned == ",".join(map(str, layers))):
         broken.add(("PIN001", "layers_per_stage", pinned))

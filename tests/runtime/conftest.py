@@ -22,9 +22,9 @@ from planner.spec import HardwareSpec, ModelSpec, Precision, StackSpec
 
 if importlib.util.find_spec("torch") is None:
     collect_ignore = [
-        "test_causality.py", "test_data.py", "test_gemini.py", "test_gpu.py", "test_gpu_modes.py",
-        "test_interleaved.py", "test_nvme.py", "test_recompute.py", "test_run.py", "test_sequence.py",
-        "test_training.py",
+        "test_causality.py", "test_data.py", "test_gemini.py", "test_gpu.py", "test_gpu_modes.py", "test_grid.py",
+        "test_grid_library.py", "test_grid_parts.py", "test_interleaved.py", "test_nvme.py", "test_recompute.py",
+        "test_run.py", "test_sequence.py", "test_training.py",
     ]  # fmt: skip
 
 SEQ_LEN = 16
@@ -128,7 +128,7 @@ def _rank_main(function: Callable[[int], Any], rank: int, world: int, rendezvous
 def run_ranks(world: int, function: Callable[[int], Any], folder: Path) -> list[Any]:
     """What ``function(rank)`` returns on each of ``world`` forked ranks of one gloo group."""
     with warnings.catch_warnings(action="ignore"):
-        import runtime.booster  # noqa: F401 - imported once, before the fork
+        import runtime.grid.trainer  # noqa: F401 - imported once with the booster, before the fork
 
     rendezvous = folder / f"rendezvous-{len(list(folder.iterdir()))}"
     context = get_context("fork")

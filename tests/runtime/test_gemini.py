@@ -4,7 +4,6 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
-import msgspec
 import numpy as np
 import pytest
 import torch
@@ -21,7 +20,7 @@ from tests.runtime.training import (
     reference_gradients,
 )
 
-pytestmark = [pytest.mark.runtime, pytest.mark.usefixtures("_stack_with_stage_3")]
+pytestmark = [pytest.mark.runtime, pytest.mark.usefixtures("_on_host")]
 
 ZERO3: dict[str, Any] = {"zero_stage": 3, "precision": "bf16", "hardware": {"device": "cuda"}}
 ADAMW = torch.optim.AdamW
@@ -36,15 +35,8 @@ LAYOUTS: dict[str, dict[str, Any]] = {
 
 
 @pytest.fixture
-def _stack_with_stage_3(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A stack spec that says what the runtime can do, and a plugin that can do it here."""
-    from planner.spec_files import load_spec
-
-    def load(*arguments: Any) -> Any:
-        stages = (0, 1, 2, 3)
-        return msgspec.structs.replace(load_spec(*arguments), zero_stages=stages, zero_stages_with_accumulation=stages)
-
-    monkeypatch.setattr("runtime.support.load_spec", load)
+def _on_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plugin that can divide chunks here."""
     with warnings.catch_warnings(action="ignore"):
         import runtime.gemini  # noqa: F401 - the libraries' own warnings are not the tests'
 

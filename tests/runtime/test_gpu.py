@@ -1,4 +1,4 @@
-"""Runs on two GPUs over NCCL: the losses equal those of one GPU, and memory is measured."""
+"""Runs on two GPUs and more over NCCL: the losses equal those of one GPU, and memory is measured."""
 
 import json
 import os
@@ -32,6 +32,15 @@ LAYOUTS: list[dict[str, Any]] = [
     {"precision": "bf16", "data_parallel": 2, "zero_stage": 1, "num_microbatches": 2},
     {"precision": "bf16", "data_parallel": 2, "zero_stage": 2},
     {"precision": "fp16", "pipeline_parallel": 2, "num_microbatches": 4},
+    {"precision": "fp32", "tensor_mode": "2.5d", "tensor_parallel": 2, "tensor_depth": 2},
+    {"precision": "fp16", "tensor_mode": "2.5d", "tensor_parallel": 2, "tensor_depth": 2},
+    {"precision": "fp32", "tensor_mode": "2d", "tensor_parallel": 4},
+    {"precision": "bf16", "tensor_mode": "2d", "tensor_parallel": 4, "recompute_layers_per_stage": (4,)},
+    {"precision": "bf16", "tensor_mode": "2.5d", "tensor_parallel": 2, "tensor_depth": 2, "pipeline_parallel": 2},
+    {"precision": "fp32", "tensor_mode": "2d", "tensor_parallel": 4, "pipeline_parallel": 2},
+    {"precision": "fp32", "tensor_mode": "2.5d", "tensor_parallel": 8, "tensor_depth": 2},
+    {"precision": "fp32", "tensor_mode": "3d", "tensor_parallel": 8},
+    {"precision": "bf16", "tensor_mode": "3d", "tensor_parallel": 8, "num_microbatches": 2},
 ]
 
 
@@ -56,7 +65,10 @@ def losses(plan: MakePlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> C
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: "-".join(map(str, layout.values())))
-def test_two_gpus_train_like_one(layout: dict[str, Any], losses: Callable[..., list[float]]) -> None:
+def test_gpus_train_like_one(layout: dict[str, Any], losses: Callable[..., list[float]], plan: MakePlan) -> None:
+    needed = plan(**layout).layout.num_devices
+    if len(present_gpus()) < needed:
+        pytest.skip(f"needs {needed} GPUs")
     alone = losses(precision=layout["precision"])
     assert alone[-1] < alone[0] - 0.1
     assert losses(**layout) == pytest.approx(alone, rel=TOLERANCE[layout["precision"]])

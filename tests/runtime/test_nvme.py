@@ -8,7 +8,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import msgspec
 import pytest
 
 from planner import nvme
@@ -130,20 +129,8 @@ def trained(plan: Plan, folder: Path | None) -> tuple[list[float], int, int]:
     return losses, sum(state["exp_avg"].untyped_storage().nbytes() for state in states), before
 
 
-@pytest.fixture
-def _nvme_stack(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A stack spec that says what the runtime can do."""
-    from planner.spec_files import load_spec
-
-    def load(*arguments: Any) -> Any:
-        return msgspec.structs.replace(load_spec(*arguments), offload_tiers=("none", "cpu", "nvme"))
-
-    monkeypatch.setattr("runtime.support.load_spec", load)
-
-
 @needs_tensornvme
 @pytest.mark.runtime
-@pytest.mark.usefixtures("_nvme_stack")
 @pytest.mark.parametrize("layout", [{}, {"data_parallel": 1, "pipeline_parallel": 2}], ids=["dp2", "pp2"])
 def test_moments_on_a_drive_train_like_adamw(
     layout: dict[str, Any], plan: MakePlan, ranks: Any, tmp_path: Path
@@ -166,7 +153,6 @@ def test_moments_on_a_drive_train_like_adamw(
 
 @needs_tensornvme
 @pytest.mark.runtime
-@pytest.mark.usefixtures("_nvme_stack")
 def test_a_drive_that_is_full_after_all_ends_the_run(
     plan: MakePlan, ranks: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -120,15 +120,36 @@ CASES = (
         {"edge": 3, "num_heads": 4},
     ),
     Case(
-        "TP022", layout(tensor_parallel=16, tensor_mode="2d"), layout(tensor_parallel=9, tensor_mode="2d"),
-        "hidden size 16 does not divide by the square of the 2d grid edge 3",
-        "use a grid edge whose square divides 16", {"edge": 3, "hidden_size": 16},
+        "TP022", layout(tensor_parallel=9, tensor_mode="2d"), layout(tensor_parallel=27, tensor_mode="3d"),
+        "12 hidden units do not split into the 9 parts of mode 3d",
+        "use a grid whose parts divide 12, or --mode 1d", {"share": 9, "hidden_size": 12},
+        asked={"model": {"hidden_size": 12}},
     ),
     Case(
         "TP023", layout(tensor_parallel=8, tensor_mode="3d", micro_batch=4),
         layout(tensor_parallel=8, tensor_mode="3d", micro_batch=2),
         "micro batch 2 does not split into the 4 shares of mode 3d", "use a micro batch that is a multiple of 4",
         {"micro_batch": 2, "batch_share": 4},
+    ),
+    Case(
+        "TP024", layout(tensor_parallel=8, tensor_mode="3d"), layout(tensor_parallel=8, tensor_mode="3d"),
+        "62 feed-forward units do not split into the 4 parts of mode 3d",
+        "use a grid whose parts divide 62, or --mode 1d", {"share": 4, "ffn_hidden_size": 62},
+        asked_of_broken={"model": {"ffn_hidden_size": 62}},
+    ),
+    Case(
+        "TP025", layout(tensor_parallel=4, tensor_mode="2d"),
+        layout(tensor_parallel=4, tensor_mode="2d", zero_stage=1),
+        "mode 2d does not run with ZeRO stage 1", "use ZeRO stage 0, or --mode 1d",
+        {"tensor_mode": "2d", "zero_stage": 1},
+    ),
+    Case(
+        "TP026", layout(tensor_parallel=4, tensor_mode="2d", pipeline_parallel=2),
+        layout(
+            tensor_parallel=4, tensor_mode="2d", pipeline_parallel=2, num_model_chunks=2, schedule="interleaved"
+        ),
+        "mode 2d does not run schedule interleaved", "use schedule 1f1b, or --mode 1d",
+        {"tensor_mode": "2d", "schedule": "interleaved"},
     ),
     Case(
         "SP001", layout(tensor_parallel=2, sequence_parallel=True), layout(sequence_parallel=True),
@@ -190,13 +211,20 @@ CASES = (
     Case(
         "RC001", layout(pipeline_parallel=2, recompute_layers_per_stage=(2, 2)),
         layout(pipeline_parallel=2, recompute_layers_per_stage=(2, 0)),
-        "stack tiny-stack recomputes all-or-nothing, not [2, 0] of [2, 2] layers", "recompute no layer, or [2, 2]",
+        "stack tiny-stack recomputes all-or-nothing, not [2, 0] of [2, 2] layers", "recompute no layer, or all of them",
         {"recompute": [2, 0], "layers_per_stage": [2, 2]},
     ),
     Case(
         "RC002", layout(), layout(recompute_layers_per_stage=(4,)),
         "stack tiny-stack cannot recompute activations", "recompute no layer",
         {"recompute_rule": "none"}, asked={"stack": {"recompute": "none"}},
+    ),
+    Case(
+        "RC003", layout(pipeline_parallel=2, recompute_layers_per_stage=(1, 1)),
+        layout(pipeline_parallel=3, layers_per_stage=(2, 2, 2), recompute_layers_per_stage=(1, 1, 1)),
+        "3 stages that recompute some of their layers need 6 layers, not 4",
+        "recompute none or all, or use at most 2 stages",
+        {"twice": 6, "half": 2}, asked={"stack": {"recompute": "per-layer"}},
     ),
     Case(
         "ZER001", layout(pipeline_parallel=2, zero_stage=1), layout(pipeline_parallel=2, zero_stage=2),
@@ -243,17 +271,11 @@ CASES = (
         {"zero_stage": 0, "optimizer": 1.0}, asked={"allow_offload": "cpu"},
     ),
     Case(
-        "OFF004", layout(zero_stage=3, offload=Offload(optimizer=0.5, tier="cpu")),
-        layout(zero_stage=2, offload=Offload(optimizer=0.5, tier="cpu")),
-        "ZeRO stage 2 offloads the whole optimizer or nothing, not a share of 0.5",
-        "use a share of 0 or 1, or ZeRO stage 3", {"zero_stage": 2, "optimizer": 0.5},
-    ),
-    Case(
-        "OFF005", layout(zero_stage=3, offload=Offload(optimizer=1.0, parameters=0.5, tier="cpu")),
+        "OFF004", layout(zero_stage=3, offload=Offload(optimizer=1.0, parameters=0.5, tier="cpu")),
         layout(zero_stage=3, offload=Offload(optimizer=0.5, parameters=0.5, tier="cpu")),
-        "offload of parameters needs ZeRO stage 3 and the whole optimizer offloaded",
-        "set offload.parameters to 0, or use ZeRO stage 3 with an optimizer share of 1",
-        {"zero_stage": 3, "optimizer": 0.5, "parameters": 0.5},
+        "a share of 0.5 of the weights is offloaded, and 0.5 of the optimizer",
+        "set offload.optimizer to 1, or offload.parameters to 0",
+        {"optimizer": 0.5, "parameters": 0.5}, asked={"allow_offload": "cpu", "stack": {"zero_stages": (0, 3)}},
     ),
     Case(
         "STK001", layout(tensor_parallel=4), layout(tensor_parallel=4, tensor_mode="2d"),
@@ -283,7 +305,9 @@ CASES = (
     ),
     Case(
         "STK006", layout(), layout(offload=Offload(parameters=0.5)),
-        "stack tiny-stack does not offload parameters", "set offload.parameters to 0", {"stack": "tiny-stack"},
+        "stack tiny-stack does not offload a share of 0.5 of the weights under ZeRO stage 0",
+        "set offload.parameters to 0, or use ZeRO stage 3 and a share of 0.0, 0.5, 1.0",
+        {"parameters": 0.5, "sharded_fractions": "0.0, 0.5, 1.0"},
     ),
     Case(
         "PIN001", layout(tensor_parallel=2), layout(tensor_parallel=4),

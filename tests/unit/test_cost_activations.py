@@ -7,12 +7,15 @@ import pytest
 from planner.cost_model.activations import (
     boundary_bytes,
     ends_bytes,
+    first_layer_bytes,
+    gathered_operand_bytes,
     in_flight_microbatches,
     kept_bytes,
     layer_activation_bytes,
+    layer_backward_bytes,
     logits_bytes,
+    mask_bytes,
     pipeline_buffer_bytes,
-    recompute_working_bytes,
 )
 from tests.helpers import problem, stages
 
@@ -81,9 +84,64 @@ def test_pipeline_buffer_bytes_are_zero_for_one_stage() -> None:
     assert pipeline_buffer_bytes(problem(), stages()).tolist() == [0]
 
 
-def test_recompute_working_bytes_are_one_layer() -> None:
-    working = recompute_working_bytes(problem(), stages(pipeline_parallel=2, recompute_layers_per_stage=(2, 0)))
-    assert working.tolist() == [4096, 0]
+def test_pipeline_buffer_bytes_of_interleaved_chunks_are_one_output_each() -> None:
+    chunked = stages(pipeline_parallel=2, schedule="interleaved", num_model_chunks=2)
+    # 2.5 and 1.5 whole stages in flight are 5 and 3 chunks.
+    assert pipeline_buffer_bytes(problem(), chunked).tolist() == [5 * 256, 3 * 256]
+
+
+def test_layer_backward_bytes_are_one_recomputed_layer_and_its_gradients() -> None:
+    half = stages(pipeline_parallel=2, recompute_layers_per_stage=(2, 0))
+    assert layer_backward_bytes(problem(), half).tolist() == [4096, 0]
+    asked = problem(stack={"activations": {"backward_elements": 8.0}})
+    assert layer_backward_bytes(asked, half).tolist() == [4096 + 8 * 256, 8 * 256]
+    assert layer_backward_bytes(asked, stages(tensor_parallel=2)).tolist() == [8 * 128]
+
+
+def test_first_layer_bytes_by_hand() -> None:
+    kept = first_layer_bytes(problem(), stages(pipeline_parallel=2, recompute_layers_per_stage=(1, 0)))
+    assert kept.tolist() == [256, 4096]
+
+
+def test_mask_bytes_by_hand() -> None:
+    asked = problem(stack={"activations": {"mask_elements": 1.0, "causal_buffer_bytes": 1.0}})
+    # Two and one micro batches of 3 sequences with 8 * 8 pairs of 2 bytes; 64 bytes of each of 2 layers.
+    piped = stages(pipeline_parallel=2, micro_batch=3)
+    assert mask_bytes(asked, piped).tolist() == [2 * 3 * 64 * 2 + 2 * 64, 3 * 64 * 2 + 2 * 64]
+    assert mask_bytes(problem(), piped).tolist() == [0, 0]
+
+
+def test_layer_activation_bytes_keep_gathered_inputs_under_sequence_parallelism() -> None:
+    asked = problem(stack={"activations": {"gathered_elements": 2.0}})
+    assert layer_activation_bytes(asked, stages(tensor_parallel=2, sequence_parallel=True)).tolist() == [256 * (8 + 2)]
+    assert layer_activation_bytes(asked, stages(tensor_parallel=2)).tolist() == [256 * (4 + 6)]
+
+
+@pytest.mark.parametrize(
+    ("divided", "share"),
+    [
+        ({"tensor_mode": "2d", "tensor_parallel": 4}, 4),
+        ({"tensor_mode": "2.5d", "tensor_parallel": 8, "tensor_depth": 2}, 8),
+    ],
+)
+def test_layer_activation_bytes_are_divided_by_all_ranks_of_a_grid(divided: Any, share: int) -> None:
+    assert layer_activation_bytes(problem(), stages(micro_batch=4, **divided)).tolist() == [4 * 4096 / share]
+
+
+def test_layer_activation_bytes_in_3d_keep_operands_as_gathered() -> None:
+    cube = stages(tensor_mode="3d", tensor_parallel=8, micro_batch=4)
+    own = 4 * 4096 / 8
+    # 8 tokens a rank: inputs 8 * (3 * 16 + 64) elements, half of which are its own; matrices 3072 / 4.
+    assert gathered_operand_bytes(problem(), cube).tolist() == [2 * (8 * 112 / 2 + 768)]
+    assert layer_activation_bytes(problem(), cube).tolist() == [own + 2 * (448 + 768)]
+
+
+def test_gathered_operand_bytes_exist_in_3d_alone() -> None:
+    assert gathered_operand_bytes(problem(), stages(tensor_mode="2d", tensor_parallel=4)).tolist() == [0]
+
+
+def test_boundary_bytes_in_a_grid() -> None:
+    assert boundary_bytes(problem(), stages(tensor_mode="2d", tensor_parallel=4, micro_batch=2)).tolist() == [128]
 
 
 def test_logits_bytes_by_hand() -> None:
@@ -100,3 +158,21 @@ def test_ends_bytes_by_hand() -> None:
 
 def test_ends_bytes_without_dropout() -> None:
     assert ends_bytes(problem(), stages(pipeline_parallel=2)).tolist() == [0, 512]
+
+
+def test_logits_bytes_in_a_grid() -> None:
+    # 8 * 4 / 2 tokens and half of 128 rows (padded to 16 * 4) a rank, 8 bytes each.
+    flat = stages(tensor_mode="2d", tensor_parallel=4, micro_batch=4)
+    assert logits_bytes(problem(), flat).tolist() == [16 * 64 * 8]
+    # 8 tokens a rank; in fp32 logits and the product before its scatter, 4 + 4 * 2, are as much as the loss.
+    cube = stages(tensor_mode="3d", tensor_parallel=8, micro_batch=4)
+    assert logits_bytes(problem(), cube).tolist() == [8 * 64 * 8]
+
+
+def test_logits_bytes_of_another_loss_under_zero_3() -> None:
+    asked = problem(stack={"sharded": {"logits_bytes": 14.0}})
+    assert logits_bytes(asked, stages(data_parallel=2, zero_stage=3)).tolist() == [8 * 128 * 14]
+
+
+def test_in_flight_microbatches_that_a_stack_holds_beyond_its_schedule() -> None:
+    assert in_flight_microbatches(stages(pipeline_parallel=3, layers_per_stage=(2, 1, 1)), 1.0).tolist() == [4, 3, 1]

@@ -5,8 +5,10 @@ import pytest
 
 from planner.cost_model.communication import (
     data_parallel_seconds,
+    layer_collectives,
     pipeline_seconds,
     ring_seconds,
+    sharded_seconds,
     tensor_parallel_seconds,
     tied_embedding_seconds,
 )
@@ -34,6 +36,21 @@ def test_ring_seconds_of_one_rank_are_zero() -> None:
     assert ring(1, 2.0) == 0.0
 
 
+def test_layer_collectives_by_hand() -> None:
+    # Two all-reduces forward, half of two backward; two more where the layer recomputes.
+    once, again = layer_collectives(problem(), stages(tensor_parallel=2))
+    assert once.tolist() == pytest.approx([3 * REDUCE_S])
+    assert again.tolist() == pytest.approx([2 * REDUCE_S])
+
+
+def test_layer_collectives_take_what_the_stack_does_beside_the_links() -> None:
+    asked = problem(stack={"traffic": {"collective_s": 0.5}})
+    once, again = layer_collectives(asked, stages(tensor_parallel=2))
+    assert once.tolist() == pytest.approx([3 * (REDUCE_S + 0.5)])
+    assert again.tolist() == pytest.approx([2 * (REDUCE_S + 0.5)])
+    assert layer_collectives(asked, stages()).once.tolist() == [0.0]
+
+
 def test_tensor_parallel_seconds_by_hand() -> None:
     terms = tensor_parallel_seconds(problem(), stages(tensor_parallel=2, recompute_layers_per_stage=(3,)))
     # Two all-reduces forward, half of two backward, two for each recomputed layer.
@@ -43,7 +60,19 @@ def test_tensor_parallel_seconds_by_hand() -> None:
 
 def test_tensor_parallel_seconds_under_sequence_parallelism_gather_twice_more() -> None:
     terms = tensor_parallel_seconds(problem(), stages(tensor_parallel=2, sequence_parallel=True))
-    assert terms["layers"].tolist() == pytest.approx([4 * (3 * REDUCE_S + 2 * GATHER_S)])
+    # Backward: two gathers of output gradients, two of inputs, half of two scatters.
+    assert terms["layers"].tolist() == pytest.approx([4 * (2 * REDUCE_S + 5 * GATHER_S)])
+
+
+def test_tensor_parallel_seconds_do_not_gather_inputs_that_the_stack_keeps() -> None:
+    kept = problem(stack={"activations": {"gathered_elements": 2.0}})
+    terms = tensor_parallel_seconds(kept, stages(tensor_parallel=2, sequence_parallel=True))
+    assert terms["layers"].tolist() == pytest.approx([4 * (2 * REDUCE_S + 3 * GATHER_S)])
+
+
+def test_tensor_parallel_seconds_leave_grids_to_their_own_formulas() -> None:
+    terms = tensor_parallel_seconds(problem(), stages(tensor_mode="2d", tensor_parallel=4))
+    assert all((column == 0).all() for column in terms.values())
 
 
 def test_tensor_parallel_seconds_at_the_ends_of_a_pipeline() -> None:
@@ -68,6 +97,13 @@ def test_pipeline_seconds_of_interleaved_chunks() -> None:
     assert pipeline_seconds(problem(), chunked).tolist() == pytest.approx([4 * message, 4 * message])
 
 
+def test_pipeline_seconds_of_interleaved_chunks_that_computation_hides() -> None:
+    chunked = stages(pipeline_parallel=2, schedule="interleaved", num_model_chunks=2)
+    hidden = problem(stack={"overlap": {"pipeline": 1.0}})
+    assert pipeline_seconds(hidden, chunked).tolist() == [0.0, 0.0]
+    assert pipeline_seconds(hidden, stages(pipeline_parallel=2))[0] > 0
+
+
 def test_pipeline_seconds_use_the_network_where_a_boundary_crosses_nodes() -> None:
     two_nodes = problem(devices_per_node=2)
     seconds = pipeline_seconds(two_nodes, stages(pipeline_parallel=4))
@@ -89,6 +125,30 @@ def test_data_parallel_seconds_by_hand(zero_stage: int, num_microbatches: int, r
 
 def test_data_parallel_seconds_are_zero_for_one_rank() -> None:
     assert data_parallel_seconds(problem(), stages(zero_stage=1)).tolist() == [0.0]
+
+
+def test_data_parallel_seconds_under_zero_3_are_zero() -> None:
+    assert data_parallel_seconds(problem(num_devices=2), stages(data_parallel=2, zero_stage=3)).tolist() == [0.0]
+
+
+def test_sharded_seconds_by_hand() -> None:
+    divided = stages(data_parallel=2, zero_stage=3, recompute_layers_per_stage=(3,))
+    once = 15328 / 1e9 + 15328 / 3280 * 1e-6
+    assert sharded_seconds(problem(num_devices=2), divided).tolist() == pytest.approx([3 * once])
+    again = problem(num_devices=2, stack={"sharded": {"recompute_gathers": 1.0}})
+    # Three of four layers are gathered once more: 9840 parameters, three pieces.
+    more = 9840 / 1e9 + 3 * 1e-6
+    assert sharded_seconds(again, divided).tolist() == pytest.approx([3 * once + more])
+
+
+def test_sharded_seconds_of_a_model_below_one_piece_are_an_all_reduce() -> None:
+    small = problem(num_devices=2, stack={"sharded": {"unit_parameters": 10**6}})
+    seconds = sharded_seconds(small, stages(data_parallel=2, zero_stage=3))
+    assert seconds.tolist() == pytest.approx([2 * (15328 / 1e9 + 1e-6)])
+
+
+def test_sharded_seconds_are_zero_below_zero_3() -> None:
+    assert sharded_seconds(problem(num_devices=2), stages(data_parallel=2, zero_stage=2)).tolist() == [0.0]
 
 
 def test_tied_embedding_seconds_by_hand() -> None:

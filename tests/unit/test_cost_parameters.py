@@ -2,7 +2,14 @@
 
 import pytest
 
-from planner.cost_model.parameters import layer_parameters, model_parameters, stage_parameters, updated_parameters
+from planner.cost_model.parameters import (
+    LayerParameters,
+    layer_parameters,
+    model_parameters,
+    stage_parameters,
+    updated_parameters,
+    weight_shards,
+)
 from planner.cost_model.terms import total
 from planner.spec import ModelSpec
 from planner.spec_files import load_spec
@@ -40,8 +47,8 @@ def test_model_parameters_of_released_models(name: str, published: int) -> None:
 
 
 def test_layer_parameters_by_hand() -> None:
-    # Sharded: 4 * 256 + 2 * 16 * 64 + 3 * 16 + 64. Replicated: 2 * 16 + 4 * 16.
-    assert layer_parameters(tiny_model()) == (1024 + 2048 + 48 + 64, 32 + 64)
+    # Matrices 4 * 256 + 2 * 16 * 64, biases of divided products 3 * 16 + 64, the others 2 * 16 + 4 * 16.
+    assert layer_parameters(tiny_model()) == LayerParameters(1024 + 2048, 48 + 64, 32 + 64)
 
 
 def test_stage_parameters_of_one_device_are_the_model() -> None:
@@ -86,3 +93,36 @@ def test_updated_parameters_by_hand() -> None:
     assert updated_parameters(problem(), stages(data_parallel=2)).tolist() == [15328]
     assert updated_parameters(problem(), stages(data_parallel=2, zero_stage=1)).tolist() == [7664]
     assert updated_parameters(problem(), stages(data_parallel=4, zero_stage=2)).tolist() == [3832]
+
+
+@pytest.mark.parametrize(
+    ("divided", "cells", "edge"),
+    [
+        ({"tensor_mode": "2d", "tensor_parallel": 4}, 4, 2),
+        ({"tensor_mode": "2.5d", "tensor_parallel": 8, "tensor_depth": 2}, 4, 2),
+        ({"tensor_mode": "3d", "tensor_parallel": 8}, 8, 2),
+    ],
+)
+def test_stage_parameters_in_a_grid(divided: dict[str, object], cells: int, edge: int) -> None:
+    terms = stage_parameters(problem(), stages(micro_batch=4, **divided))
+    assert terms["layers"].tolist() == [4 * (3072 / cells + (112 + 96) / edge)]
+    assert terms["token_embedding"].tolist() == [2048 / cells]
+    assert terms["position_embedding"].tolist() == [128 / edge]
+    assert terms["final_norm"].tolist() == [32 / edge]
+
+
+def test_updated_parameters_under_zero_3_include_the_padding_of_pieces() -> None:
+    assert updated_parameters(problem(), stages(data_parallel=2, zero_stage=3)).tolist() == [7664]
+    padded = problem(stack={"sharded": {"unit_parameters": 4096}})
+    # Five pieces of 4096 for 15328 parameters: see the test of pieces.
+    assert updated_parameters(padded, stages(data_parallel=2, zero_stage=3)).tolist() == pytest.approx([5 * 2048])
+
+
+def test_weight_shards_are_the_ranks_of_data_parallelism_under_zero_3() -> None:
+    assert weight_shards(problem(), stages(data_parallel=4, zero_stage=2)).tolist() == [1]
+    assert weight_shards(problem(), stages(data_parallel=4, zero_stage=3)).tolist() == [4]
+
+
+def test_weight_shards_of_a_model_below_one_piece_are_one() -> None:
+    small = problem(stack={"sharded": {"unit_parameters": 10**6}})
+    assert weight_shards(small, stages(data_parallel=4, zero_stage=3)).tolist() == [1]

@@ -4,13 +4,17 @@ import numpy as np
 import pytest
 
 from planner.cost_model import predict
-from planner.cost_model.pipeline import pipeline_bubble, stage_times, step_breakdown
+from planner.cost_model.communication import layer_collectives
+from planner.cost_model.compute import layer_forward_seconds
+from planner.cost_model.grid_communication import grid_gradient_seconds
+from planner.cost_model.pipeline import host_seconds, pipeline_bubble, stage_times, step_breakdown
 from planner.cost_model.terms import total
 from planner.layout import columns_of
+from planner.spec import TensorMode
 from planner.stages import stages_of
 from tests.helpers import layout, problem, stages
 
-LAYER_S = 51200 / 5e11 + 7680 / 5e8
+LAYER_S = 2048 / 5e11 + (10240 + 7680) / 5e8
 HEAD_S = 3 * 32768 / 5e11 + 20480 / 5e8
 EMBEDDING_S = 2048 / 5e8
 SEND_S = 256 / 1e9 + 1e-6
@@ -81,6 +85,21 @@ def test_step_breakdown_of_interleaved_chunks_divides_the_bubble() -> None:
     assert breakdown["pipeline_bubble"] == pytest.approx(first / 2)
 
 
+def test_host_seconds_are_what_a_layer_waits() -> None:
+    slow = problem(stack={"traffic": {"layer_host_s": 1.0}})
+    assert host_seconds(slow, stages()).tolist() == pytest.approx([4 * 3 * (1.0 - LAYER_S)])
+    some = stages(recompute_layers_per_stage=(3,))
+    assert host_seconds(slow, some).tolist() == pytest.approx([(3 + 3 * 4) * (1.0 - LAYER_S)])
+    assert host_seconds(problem(), stages()).tolist() == [0.0]
+
+
+def test_host_seconds_run_ahead_of_communication_too() -> None:
+    slow = problem(num_devices=2, stack={"traffic": {"layer_host_s": 1e-3}})
+    shared = stages(tensor_parallel=2)
+    layer = layer_forward_seconds(slow, shared) * 3 + layer_collectives(slow, shared).once
+    assert host_seconds(slow, shared).tolist() == pytest.approx((4 * (3e-3 - layer)).tolist())
+
+
 def test_step_breakdown_takes_one_layout() -> None:
     both = stages_of(columns_of(layout()).take(np.array([0, 0])))
     with pytest.raises(ValueError, match="exactly one layout"):
@@ -97,6 +116,28 @@ def test_prediction_by_hand() -> None:
     assert prediction.host_bytes_per_node == 0
 
 
-def test_prediction_refuses_modes_without_formulas() -> None:
-    with pytest.raises(NotImplementedError, match="2d"):
-        predict(problem(), layout(tensor_mode="2d", tensor_parallel=4))
+@pytest.mark.parametrize("mode", ["2d", "2.5d", "3d"])
+def test_prediction_of_a_grid_has_memory_and_communication(mode: TensorMode) -> None:
+    degree = 8 if mode == "3d" else 4
+    grid = layout(tensor_mode=mode, tensor_parallel=degree, micro_batch=8, num_microbatches=1)
+    prediction = predict(problem(num_devices=degree), grid)
+    assert prediction.breakdown_s["tensor_parallel_communication"] > 0
+    whole = predict(problem(num_devices=1), layout(micro_batch=8, num_microbatches=1))
+    assert prediction.stages[0].peak_bytes < whole.stages[0].peak_bytes
+
+
+def test_step_breakdown_under_zero_3_gathers_weights_with_every_micro_batch() -> None:
+    sharded = stages(data_parallel=2, zero_stage=3)
+    breakdown = step_breakdown(problem(num_devices=2), sharded)
+    # Two gathers and a scatter of 15328 parameters of two bytes; 15328 / 3280 pieces.
+    assert breakdown["weight_gathering"] == pytest.approx(8 * 3 * (15328 / 1e9 + 15328 / 3280 * 1e-6))
+    assert "data_parallel_communication" not in breakdown
+    hidden = problem(num_devices=2, stack={"overlap": {"sharded": 1.0}})
+    assert "weight_gathering" not in step_breakdown(hidden, sharded)
+
+
+def test_step_breakdown_of_a_grid_reduces_gradients_after_backward() -> None:
+    grid = stages(tensor_mode="2d", tensor_parallel=4, data_parallel=2)
+    asked = problem(num_devices=8)
+    breakdown = step_breakdown(asked, grid)
+    assert breakdown["data_parallel_communication"] == pytest.approx(float(grid_gradient_seconds(asked, grid)[0]))

@@ -77,11 +77,6 @@ def test_offload_lowers_the_bound() -> None:
     assert allowed.state_bytes < without.state_bytes
 
 
-def test_a_mode_without_formulas_is_not_judged() -> None:
-    with pytest.raises(NotImplementedError):
-        ask(stack={"tensor_modes": ("none", "1d", "2d")}, pins={"tensor_mode": "2d", "micro_batch": "2"})
-
-
 def test_the_text_names_bound_counts_and_nearest_miss() -> None:
     least = least_devices(build_problem(GPT3))
     text = least_devices_text(least)

@@ -86,11 +86,12 @@ PINNED = {
     "tensor_mode": "1d", "tensor_parallel": "2", "tensor_depth": "1", "pipeline_parallel": "2", "data_parallel": "1",
     "micro_batch": "1", "num_microbatches": "8", "num_model_chunks": "1", "schedule": "1f1b", "zero_stage": "1",
     "sequence_parallel": "true", "recompute_layers_per_stage": "all", "offload.tier": "cpu",
-    "offload.optimizer": "0.5", "layers_per_stage": "2,2",
+    "offload.optimizer": "1.0", "offload.parameters": "0.5", "layers_per_stage": "2,2",
 }  # fmt: skip
 OTHER = {
     "tensor_mode": "2d", "schedule": "none", "zero_stage": "0", "sequence_parallel": "false",
-    "recompute_layers_per_stage": "none", "offload.tier": "none", "offload.optimizer": "1.0",
+    "recompute_layers_per_stage": "none", "offload.tier": "none", "offload.optimizer": "0.5",
+    "offload.parameters": "1.0",
 }  # fmt: skip
 
 
@@ -103,7 +104,7 @@ def test_pins_match_columns(field: str) -> None:
     columns = columns_of(
         layout(
             tensor_parallel=2, pipeline_parallel=2, zero_stage=1, sequence_parallel=True,
-            recompute_layers_per_stage=(2, 2), offload=Offload(optimizer=0.5, tier="cpu"),
+            recompute_layers_per_stage=(2, 2), offload=Offload(optimizer=1.0, parameters=0.5, tier="cpu"),
         )
     )  # fmt: skip
     assert matches(columns, field, PINNED[field]).all()

@@ -8,7 +8,7 @@ import pytest
 
 from planner.layout import Offload, columns_of
 from planner.rules import ALL_RULES, RULES, judge, violations
-from planner.rules.capacity import DEVICE_MEMORY, HOST_MEMORY
+from planner.rules.capacity import DEVICE_MEMORY, HOST_MEMORY, NVME
 from planner.rules.rule import Rule, divisors, edge_of, listed
 from tests.helpers import layout, problem, problem_of
 from tests.unit.rule_cases import CASES, Case
@@ -82,7 +82,7 @@ def test_messages_start_in_lower_case(case: Case) -> None:
 
 @EACH_RULE
 def test_a_rule_is_judged_by_a_predicate_or_by_the_cost_model(rule: Rule) -> None:
-    assert (rule.holds is None and rule.holds_layout is None) == (rule.id in ("MEM001", "MEM002"))
+    assert (rule.holds is None and rule.holds_layout is None) == (rule.id in ("MEM001", "MEM002", "MEM003"))
 
 
 def test_layouts_that_keep_every_rule_have_no_violations() -> None:
@@ -94,7 +94,7 @@ def test_violations_come_in_the_order_of_the_table() -> None:
     broken = layout(tensor_parallel=3, zero_stage=3, sequence_parallel=True, offload=Offload(parameters=1.0))
     found = [diagnostic.rule for diagnostic in violations(problem(), broken)]
     assert found == [rule.id for rule in RULES if rule.id in found]
-    assert {"DEV001", "TP001", "SP002", "STK003", "STK006"} <= set(found)
+    assert {"DEV001", "TP001", "SP002", "STK003", "OFF004"} <= set(found)
 
 
 def test_pinned_layers_are_judged() -> None:
@@ -114,8 +114,14 @@ def test_device_memory_is_diagnosed_with_the_numbers_of_the_cost_model() -> None
 
 def test_host_memory_is_diagnosed_with_the_numbers_of_the_cost_model() -> None:
     diagnostic = HOST_MEMORY.diagnose(problem(), layout(), need="2.00 TiB", capacity="1.00 TiB")
-    assert diagnostic.message == "the ranks of a node offload 2.00 TiB to a host with 1.00 TiB"
+    assert diagnostic.message == "the ranks of a node need 2.00 TiB on a host with 1.00 TiB"
     assert diagnostic.location == "layout: offload.optimizer = 0.0"
+
+
+def test_nvme_is_diagnosed_with_the_numbers_of_the_cost_model() -> None:
+    diagnostic = NVME.diagnose(problem(), layout(), need="2.00 TiB", capacity="1.00 TiB")
+    assert diagnostic.message == "the ranks of a node keep 2.00 TiB on NVMe drives of 1.00 TiB"
+    assert diagnostic.rule == "MEM003"
 
 
 @pytest.mark.parametrize(

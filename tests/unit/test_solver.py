@@ -110,11 +110,6 @@ def test_built_in_specs_are_solved_to_the_predicted_objective(objective: Any) ->
     assert answer.status == "optimal"
 
 
-def test_a_mode_without_formulas_is_not_solved() -> None:
-    with pytest.raises(NotImplementedError):
-        ask(stack={"tensor_modes": ("none", "1d", "2d")}, pins={"tensor_mode": "2d", "micro_batch": "2"})
-
-
 @pytest.mark.parametrize("latency_s", [0.0, 0.03, 0.1, 0.3])
 def test_a_reduction_that_backward_hides_in_part_is_solved(latency_s: float) -> None:
     """Where a layer hides more of the reduction than it adds, the tail falls with the layers of a lone stage."""

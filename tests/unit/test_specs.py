@@ -27,11 +27,18 @@ HARDWARE = builtin_names(HardwareSpec)
 STACKS = builtin_names(StackSpec)
 
 
+def stated_fields(value: msgspec.Struct) -> Iterator[tuple[str, Any]]:
+    """Keys and values of the fields that are not their defaults."""
+    for field in msgspec.structs.fields(value):
+        if getattr(value, field.name) != field.default:
+            yield field.encode_name, getattr(value, field.name)
+
+
 def numeric_paths(value: Any, path: str = "") -> Iterator[str]:
-    """Dotted TOML paths of all numbers under ``value``; a list of numbers is one path."""
+    """Dotted TOML paths of all numbers under ``value`` but defaults; a list of numbers is one path."""
     if isinstance(value, msgspec.Struct):
-        for field in msgspec.structs.fields(value):
-            yield from numeric_paths(getattr(value, field.name), f"{path}.{field.encode_name}".lstrip("."))
+        for key, entry in stated_fields(value):
+            yield from numeric_paths(entry, f"{path}.{key}".lstrip("."))
     elif isinstance(value, dict):
         for key, entry in value.items():
             yield from numeric_paths(entry, f"{path}.{key}")

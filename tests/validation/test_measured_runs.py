@@ -1,6 +1,9 @@
 """Predictions against runs that were measured with this runtime on one and two H200."""
 
 from benchmarks.measured_runs import mean, replay_runs
+from benchmarks.residuals import residuals
+from planner.spec import StackSpec
+from planner.spec_files import load_spec, to_builtins
 
 REPLAYS = replay_runs()
 
@@ -32,3 +35,18 @@ def test_step_time_of_large_models_is_roughly_right() -> None:
     errors = [abs(replay.time_error) for replay in REPLAYS if replay.is_large]
     assert len(errors) == 7
     assert mean(errors) < 0.15
+
+
+def test_the_errors_that_the_stack_states_are_those_of_the_runs() -> None:
+    stated = to_builtins(load_spec("colossalai", StackSpec).errors)
+    assert stated == residuals(REPLAYS)
+
+
+def test_reserved_memory_is_within_a_few_percent() -> None:
+    errors = [
+        abs(max(stage.reserved_bytes for stage in replay.predicted.stages) / 2**20 / float(measured) - 1)
+        for replay in REPLAYS
+        if (measured := replay.row["peak_reserved_mib_max"])
+    ]
+    assert len(errors) == 11
+    assert mean(errors) < 0.05

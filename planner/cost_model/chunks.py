@@ -1,0 +1,105 @@
+"""Pieces of ZeRO stage 3: which tensors are gathered together, and what padding that takes."""
+
+import math
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+
+from planner.cost_model.sources import formula
+from planner.problem import Problem
+from planner.spec import ModelSpec, ShardedSpec
+
+SEARCH_STEP = 1024
+"""Parameters between the piece sizes that are tried, unless by hidden sizes."""
+OUTLIER_DEVIATIONS = 3
+"""A tensor this many standard deviations above the mean gets a piece of its own."""
+
+
+class Pieces(NamedTuple):
+    """How the parameters of a model lie in pieces. Units: parameters."""
+
+    layer: int
+    """The piece that a tensor of a layer is gathered with."""
+    largest: int
+    """The largest piece of all; the token embedding is the largest tensor of most models."""
+    padding: float
+    """Parameters with the unused ends of pieces, over those without."""
+    is_sharded: bool
+    """False where the model fits less than one piece, which every rank then keeps whole."""
+
+
+@formula("colossalai0.5.0", "rajbhandari2020")
+def pieces(problem: Problem) -> Pieces:
+    """The pieces of ZeRO stage 3 under the problem's stack.
+
+    Tensors fill pieces in order; a tensor that does not fit the rest opens a new piece, and one that is
+    larger than a piece gets its own. The size is the one of the least waste between the larger of the
+    stack's least size and the largest tensor that is no outlier, and the search range above it; a stack
+    may keep both within a layer's matrices. Without a least size each layer is a piece, and so is each of
+    the embeddings.
+    """
+    model, sharded = problem.model, problem.stack.sharded
+    h, f, least = model.hidden_size, model.ffn_hidden_size, sharded.unit_parameters
+    shape = (model.num_layers, h, f, model.vocab_size, model.max_seq_len)
+    if least and sharded.unit_at_most_layer:
+        least = min(least, 4 * h * h + 2 * h * f)
+        return _pieces(shape, model.tied_embeddings, least, min(least, sharded.unit_search_parameters), h)
+    return _pieces(shape, model.tied_embeddings, least, sharded.unit_search_parameters, SEARCH_STEP)
+
+
+def tensor_sizes(model: ModelSpec) -> list[int]:
+    """Parameters of each tensor of a model, in the order of its definition."""
+    shape = (model.num_layers, model.hidden_size, model.ffn_hidden_size, model.vocab_size, model.max_seq_len)
+    return list(_tensors(shape, model.tied_embeddings))
+
+
+def _tensors(shape: tuple[int, int, int, int, int], tied: bool) -> Iterator[int]:
+    layers, h, f, vocab, positions = shape
+    yield from (vocab * h, positions * h)
+    for _ in range(layers):
+        yield from (h, h, 3 * h * h, 3 * h, h * h, h, h, h, h * f, f, f * h, h)
+    yield from (h, h)
+    if not tied:
+        yield vocab * h
+
+
+@lru_cache(maxsize=256)
+def _pieces(shape: tuple[int, int, int, int, int], tied: bool, least: int, search: int, step: int) -> Pieces:
+    sizes = list(_tensors(shape, tied))
+    whole = sum(sizes)
+    if least == 0:
+        h, f = shape[1], shape[2]
+        return Pieces(4 * h * h + 2 * h * f + 9 * h + f, max(shape[3] * h, 4 * h * h + 2 * h * f), 1.0, True)
+    if whole < least:
+        return Pieces(whole, whole, 1.0, False)
+    size = _least_waste(sizes, least, search, step)
+    held, room, largest = 0, 0, 0
+    for tensor in sizes:
+        if tensor > room:
+            room = max(size, tensor)
+            held, largest = held + room, max(largest, room)
+        room -= tensor
+    return Pieces(size, largest, held / whole, True)
+
+
+def _least_waste(sizes: list[int], least: int, search: int, step: int) -> int:
+    """The piece size with the fewest unused parameters, the smallest of several."""
+    limit = float(np.mean(sizes) + OUTLIER_DEVIATIONS * np.std(sizes))
+    usual = [tensor for tensor in sizes if tensor <= limit]
+    start = math.ceil(max(least, *usual) / step) * step
+    tried = np.arange(start, start + search + 1, step)
+    waste, left = np.zeros_like(tried), np.zeros_like(tried)
+    for tensor in usual:
+        opens = tensor > left
+        waste += np.where(opens, left, 0)
+        left = np.where(opens, tried, left) - tensor
+    return int(tried[(waste + left).argmin()])
+
+
+def pinned_ratio(sharded: ShardedSpec, piece_bytes: float) -> float:
+    """Host memory that a pinned piece takes over its own size: blocks may be powers of two."""
+    if not sharded.pinned_blocks or piece_bytes <= 1:
+        return 1.0
+    return float(2.0 ** math.ceil(math.log2(piece_bytes)) / piece_bytes)

@@ -1,0 +1,53 @@
+"""How far off a prediction may be, from what predictions of the same stack and kind of layout missed by."""
+
+import numpy as np
+
+from planner.cost_model.sources import formula
+from planner.layout import LayoutColumns
+from planner.prediction import ExpectedError
+from planner.problem import Problem
+from planner.rules.states import SHARDS_WEIGHTS
+from planner.spec import ErrorSpec, StackSpec
+from planner.stages import Floats, StageColumns
+
+KINDS = ("grid", "sharded", "offload", "pipeline", "tensor", "data")
+"""Kinds of layouts by what is hardest to predict of them, the hardest first."""
+UNMEASURED = ErrorSpec(memory=0.05, step_time=0.3, runs=0)
+"""Taken for a stack that was never measured: gptplan's own limits of what is worth answering."""
+
+
+def kind_columns(columns: LayoutColumns) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    """Index into :data:`KINDS` of every layout."""
+    holds = [
+        columns.mode_is("2d", "2.5d", "3d"),
+        columns.zero_stage >= SHARDS_WEIGHTS,
+        columns.offload_tier > 0,
+        columns.pipeline_parallel > 1,
+        columns.tensor_parallel > 1,
+    ]
+    return np.select(holds, range(len(holds)), default=len(holds)).astype(np.int64)
+
+
+def error_of(stack: StackSpec, kind: str) -> tuple[str, ErrorSpec]:
+    """The error of a kind, else of all measured runs of the stack, with the name of what it rests on."""
+    for name in (kind, "all"):
+        if name in stack.errors:
+            return name, stack.errors[name]
+    return "none", UNMEASURED
+
+
+def expected_error(problem: Problem, columns: LayoutColumns) -> ExpectedError:
+    """What the prediction of one layout may miss by."""
+    basis, error = error_of(problem.stack, KINDS[int(kind_columns(columns)[0])])
+    return ExpectedError(memory=error.memory, step_time=error.step_time, runs=error.runs, basis=basis)
+
+
+@formula("definition")
+def memory_margin(problem: Problem, stages: StageColumns) -> Floats:
+    """Share of the peak that a plan leaves on top of it: the stack's usual fragmentation and its mean error.
+
+    Runs whose error is above the mean have the fragmentation to fall back on: the allocator gives cached
+    blocks back before it fails, so that what it holds on a roomy card is not needed on a full one.
+    """
+    shares = np.array([error_of(problem.stack, kind)[1].memory for kind in KINDS])
+    return problem.stack.fragmentation + shares[kind_columns(stages.layouts)]

@@ -1,0 +1,70 @@
+"""Device memory beyond what is allocated: fragmentation, context, communicators, and what a plan leaves free."""
+
+import numpy as np
+
+from planner.cost_model.errors import memory_margin
+from planner.cost_model.sources import formula
+from planner.layout import TENSOR_MODES
+from planner.problem import Problem
+from planner.rules.rule import edge_of
+from planner.rules.states import SHARDS_WEIGHTS
+from planner.stages import Floats, StageColumns
+
+
+@formula("definition")
+def communicators(problem: Problem, stages: StageColumns) -> Floats:
+    """Communicators that a rank takes part in: of each axis of the layout above 1, as the stack counts them.
+
+    1D has one axis, 2D two, 2.5D two and its depth, 3D three; an axis of one rank has none.
+    """
+    columns, process = stages.layouts, problem.stack.process
+    edge, split = edge_of(columns), columns.tensor_parallel > 1
+    axes = np.where(columns.mode_is("1d"), 1, 0) + np.where(columns.mode_is("2d", "2.5d") & (edge > 1), 2, 0)
+    axes = axes + np.where(columns.mode_is("2.5d") & (columns.tensor_depth > 1), 1, 0)
+    axes = axes + np.where(columns.mode_is("3d"), 3, 0)
+    extra = np.array([process.tensor_parallel.get(mode, 0.0) for mode in TENSOR_MODES])[columns.tensor_mode]
+    several = split | (columns.pipeline_parallel > 1) | (columns.data_parallel > 1)
+    return (
+        np.where(split, axes + extra, 0.0)
+        + np.where(columns.pipeline_parallel > 1, process.pipeline, 0.0)
+        + np.where(columns.data_parallel > 1, process.data_parallel, 0.0)
+        + np.where(several, process.all_ranks, 0.0)
+    )
+
+
+@formula("definition")
+def device_overhead_bytes(problem: Problem, stages: StageColumns) -> Floats:
+    """What the driver reports beyond the allocator: the process's context and its communicators."""
+    hardware, process = problem.hardware, problem.stack.process
+    context = hardware.context_bytes if process.context_bytes is None else process.context_bytes
+    each = hardware.communicator_bytes if process.communicator_bytes is None else process.communicator_bytes
+    return communicators(problem, stages) * float(each) + float(context)
+
+
+@formula("colossalai0.5.0")
+def fragmentation_share(problem: Problem, stages: StageColumns) -> Floats:
+    """Share of the peak that the caching allocator reserves on top."""
+    stack, in_pieces = problem.stack, stages.layouts.zero_stage >= SHARDS_WEIGHTS
+    of_pieces = stack.fragmentation if stack.sharded.fragmentation is None else stack.sharded.fragmentation
+    return np.where(in_pieces, of_pieces, stack.fragmentation).astype(np.float64)
+
+
+@formula("definition")
+def reserve_bytes(problem: Problem, stages: StageColumns) -> Floats:
+    """Device memory that a plan leaves free.
+
+    As the user stated it, or what it takes that a peak ``p`` with a margin, ``p (1 + m)``, and the overhead
+    of the process still fit: ``overhead + (memory - overhead) m / (1 + m)``. The margin ``m`` is
+    :func:`planner.cost_model.errors.memory_margin`.
+    """
+    hardware = problem.hardware
+    if problem.reserve is not None:
+        amount = problem.reserve.num_bytes + problem.reserve.fraction * hardware.memory_bytes
+        return np.full(len(stages), float(amount))
+    overhead, margin = device_overhead_bytes(problem, stages), memory_margin(problem, stages)
+    return overhead + np.maximum(hardware.memory_bytes - overhead, 0.0) * margin / (1.0 + margin)
+
+
+def usable_bytes(problem: Problem, stages: StageColumns) -> Floats:
+    """What the states and activations of a stage may take: the device's memory less the reserve."""
+    return problem.hardware.memory_bytes - reserve_bytes(problem, stages)

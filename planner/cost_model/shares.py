@@ -1,0 +1,58 @@
+"""What part of a tensor each rank of a tensor-parallel group holds, in every mode."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from planner.cost_model.sources import formula
+from planner.layout import LayoutColumns
+from planner.problem import Problem
+from planner.rules.rule import edge_of
+from planner.stages import Floats, StageColumns, microbatch_tokens
+
+
+class Shares(NamedTuple):
+    """Parts of tensors that one rank holds: 1 is the whole."""
+
+    matrix: Floats
+    """Of weight matrices and the token embedding."""
+    column_vector: Floats
+    """Of the biases of products whose output is divided in 1D."""
+    row_vector: Floats
+    """Of norms, the other biases and the position embedding."""
+    tokens: Floats
+    """Of the tokens of a micro batch."""
+    whole_hidden: Floats
+    """Of a hidden state that is whole in 1D: norms, residual stream, boundaries of stages."""
+    split_hidden: Floats
+    """Of a hidden state that is divided in 1D: attention and feed-forward."""
+
+
+@formula("shoeybi2019", "xu2021", "wang2021", "bian2021", "korthikanti2022")
+def shares(columns: LayoutColumns) -> Shares:
+    """The parts of each tensor kind under the layout's tensor mode, with ``t`` its degree and ``e`` its edge.
+
+    1D divides matrices by ``t`` and copies norms and tokens; sequence parallelism divides the whole
+    hidden states by ``t`` too. 2D (``t = e^2``), 2.5D (``t = d e^2``) and 3D (``t = e^3``) divide matrices
+    by ``e^2``, ``e^2`` and ``e^3``, vectors and hidden states by ``e``, and tokens by ``e``, ``d e`` and ``e^2``.
+    """
+    degree = columns.tensor_parallel.astype(np.float64)
+    edge = edge_of(columns).astype(np.float64)
+    cube, grid = columns.mode_is("3d"), columns.mode_is("2d", "2.5d", "3d")
+    cells = np.where(cube, edge**3, edge**2)
+    batch = np.where(cube, edge**2, edge * columns.tensor_depth)
+    sequence = np.where(columns.sequence_parallel == 1, degree, 1.0)
+    return Shares(
+        matrix=1.0 / np.where(grid, cells, degree),
+        column_vector=1.0 / np.where(grid, edge, degree),
+        row_vector=1.0 / np.where(grid, edge, 1.0),
+        tokens=1.0 / np.where(grid, batch, 1.0),
+        whole_hidden=1.0 / np.where(grid, edge, sequence),
+        split_hidden=1.0 / np.where(grid, edge, degree),
+    )
+
+
+@formula("definition")
+def rank_tokens(problem: Problem, stages: StageColumns) -> Floats:
+    """Tokens of one micro batch that a rank works on."""
+    return microbatch_tokens(problem, stages.layouts) * shares(stages.layouts).tokens

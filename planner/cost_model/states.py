@@ -1,0 +1,129 @@
+"""Training states: what one rank keeps of weights, gradients and optimizer between the phases of a step."""
+
+import numpy as np
+
+from planner.cost_model.chunks import pieces
+from planner.cost_model.parameters import (
+    SHARDS_GRADIENTS,
+    SHARDS_OPTIMIZER,
+    stage_parameters,
+    updated_parameters,
+    weight_shards,
+)
+from planner.cost_model.sources import formula
+from planner.cost_model.terms import Terms, total
+from planner.problem import Problem
+from planner.rules.states import SHARDS_WEIGHTS
+from planner.spec import ELEMENT_BYTES
+from planner.stages import Floats, StageColumns
+
+
+@formula("rajbhandari2020", "colossalai0.5.0")
+def state_bytes(problem: Problem, stages: StageColumns) -> Terms:
+    """Weights, gradients, master weights and optimizer moments that one rank keeps on its device.
+
+    Bytes per parameter come from the stack. ZeRO 1 divides master weights and moments by the
+    data-parallel degree, ZeRO 2 the gradients as well, ZeRO 3 the weights too; gradients of a single
+    micro batch may then take the place of the weights. An offloaded share leaves: of the optimizer
+    with the gradients that update it, under ZeRO 3, and of the weights.
+    """
+    columns, sharded = stages.layouts, problem.stack.sharded
+    per_parameter = problem.stack.state_bytes(problem.precision)
+    parameters = total(stage_parameters(problem, stages))
+    updated = updated_parameters(problem, stages)
+    in_pieces = columns.zero_stage >= SHARDS_WEIGHTS
+    gradient_shards = np.where(columns.zero_stage >= SHARDS_GRADIENTS, columns.data_parallel, 1)
+    on_device = 1.0 - columns.offload_optimizer
+    reused = sharded.gradients_reuse_weights & (columns.num_microbatches == 1)
+    held = np.where(in_pieces, updated, parameters)
+    return {
+        "weights": held * per_parameter.weight * (1.0 - columns.offload_parameters),
+        "gradients": np.where(
+            in_pieces,
+            updated * on_device * np.where(reused, 0.0, per_parameter.gradient),
+            parameters * per_parameter.gradient / gradient_shards,
+        ),
+        "master_weights": updated * per_parameter.master * on_device,
+        "optimizer_moments": updated * per_parameter.moments * on_device,
+    }
+
+
+@formula("colossalai0.5.0")
+def bucket_bytes(problem: Problem, stages: StageColumns) -> Floats:
+    """Communication buckets alive in backward.
+
+    Without a pipeline, and without ZeRO or on a single data-parallel rank, torch DDP's gradient
+    buckets (a copy of the gradients). With ZeRO 1 and 2 two reduce buckets: the flattened gradients and
+    the copy in flight, no larger than the gradients; with a pipeline they come after the last backward:
+    :func:`step_bytes`. ZeRO 3 has pieces: :func:`gathered_bytes`.
+    """
+    columns, stack = stages.layouts, problem.stack
+    parameters = total(stage_parameters(problem, stages))
+    in_grid, in_pieces = columns.mode_is("2d", "2.5d", "3d"), columns.zero_stage >= SHARDS_WEIGHTS
+    ddp = np.where(in_grid, 0.0, parameters * stack.state_bytes(problem.precision).ddp_bucket)
+    zero = _zero_buckets(problem, stages)
+    wrapped = (columns.zero_stage == 0) | (columns.data_parallel == 1)
+    buckets = np.where(columns.zero_stage >= SHARDS_OPTIMIZER, zero, 0.0)
+    during = np.where(columns.pipeline_parallel == 1, np.where(wrapped, ddp, 0.0) + buckets, 0.0)
+    return np.where(in_pieces, 0.0, during)
+
+
+def _zero_buckets(problem: Problem, stages: StageColumns) -> Floats:
+    gradients = total(stage_parameters(problem, stages)) * ELEMENT_BYTES[problem.precision]
+    return 2.0 * np.minimum(float(problem.stack.zero_bucket_bytes), gradients)
+
+
+@formula("rajbhandari2020", "colossalai0.5.0")
+def gathered_bytes(problem: Problem, stages: StageColumns) -> Terms:
+    """Whole pieces on the device under ZeRO 3, beyond the rank's own share of them.
+
+    ``head``: the largest piece, that of the token embedding, while the loss runs. ``layer``: the pieces
+    in use and gathered ahead within the layers, and those of gradients not yet scattered.
+    """
+    columns, sharded, plan = stages.layouts, problem.stack.sharded, pieces(problem)
+    per_parameter = problem.stack.state_bytes(problem.precision)
+    divided = (columns.zero_stage >= SHARDS_WEIGHTS) & plan.is_sharded
+    per_rank = np.where(divided, 1.0 / columns.tensor_parallel, 0.0)
+    layer = plan.layer * (sharded.live_units * per_parameter.weight + sharded.gradient_units * per_parameter.gradient)
+    return {"head": per_rank * plan.largest * per_parameter.weight, "layer": per_rank * layer}
+
+
+@formula("colossalai0.5.0")
+def step_gradient_bytes(problem: Problem, stages: StageColumns) -> Floats:
+    """Full-precision gradients of the optimizer step, beyond what the gradients already take.
+
+    Of all local parameters without ZeRO, of the local shard with it. ``offload`` does not change it
+    below ZeRO 3: the gradient is cast on the device before it leaves.
+    """
+    columns, per_parameter = stages.layouts, problem.stack.state_bytes(problem.precision)
+    in_pieces = columns.zero_stage >= SHARDS_WEIGHTS
+    growth = np.where(
+        columns.zero_stage >= SHARDS_OPTIMIZER, per_parameter.zero_step_gradient, per_parameter.step_gradient
+    )
+    of_pieces = problem.stack.sharded.step_gradient * (1.0 - columns.offload_optimizer)
+    return updated_parameters(problem, stages) * np.where(in_pieces, of_pieces, growth)
+
+
+@formula("colossalai0.5.0")
+def gather_bytes(problem: Problem, stages: StageColumns) -> Floats:
+    """Buffer of the parameter all-gather after a ZeRO 1 or 2 step: a bucket per rank, at most all weights."""
+    columns, stack = stages.layouts, problem.stack
+    weights = total(stage_parameters(problem, stages)) * ELEMENT_BYTES[problem.precision]
+    gathered: Floats = np.minimum(columns.data_parallel * float(stack.zero_bucket_bytes), weights)
+    whole = weight_shards(problem, stages) == 1
+    gathers = (columns.zero_stage >= SHARDS_OPTIMIZER) & (columns.zero_stage < SHARDS_WEIGHTS) & whole
+    return np.where(gathers & (columns.data_parallel > 1), gathered, 0.0)
+
+
+@formula("colossalai0.5.0")
+def step_bytes(problem: Problem, stages: StageColumns) -> Floats:
+    """The largest of what the end of a step takes: full-precision gradients, gathers, late reduce buckets.
+
+    Below ZeRO 3 with ZeRO, copies of gradients that the stack makes beside them come on top.
+    """
+    columns, per_parameter = stages.layouts, problem.stack.state_bytes(problem.precision)
+    below = (columns.zero_stage >= SHARDS_OPTIMIZER) & (columns.zero_stage < SHARDS_WEIGHTS)
+    copies = np.where(below, total(stage_parameters(problem, stages)) * per_parameter.zero_step_copy, 0.0)
+    late = np.where(below & (columns.pipeline_parallel > 1), _zero_buckets(problem, stages), 0.0)
+    gradients = step_gradient_bytes(problem, stages) + copies
+    return np.maximum(np.maximum(gradients, gather_bytes(problem, stages)), late)

@@ -1,0 +1,59 @@
+"""How many of its layers a stage recomputes: the fewest with which it fits, or those with the least peak."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from planner.cost_model.memory import stage_memory
+from planner.problem import Problem
+from planner.solver.limits import fits_device
+from planner.stages import Booleans, Floats, Integers, StageColumns
+
+Fit = Callable[[StageColumns], Booleans]
+
+
+def least_peak_bytes(problem: Problem, stages: StageColumns) -> Floats:
+    """The least peak of each stage over all the layers that it may recompute.
+
+    It is reached at an end: what a stage needs falls with each recomputed layer after the first.
+    """
+    return stage_memory(problem, with_least_peak(problem, stages)).peak_bytes()
+
+
+def with_least_peak(problem: Problem, stages: StageColumns) -> StageColumns:
+    """The stages with the recomputed layers of the least peak, the fewest among equals."""
+    stages = stages.with_recompute(stages.fewest_recomputed())
+    rows = np.flatnonzero(stages.may_recompute_more())
+    if not len(rows):
+        return stages
+    some = stages.take(rows)
+    most = np.maximum(some.most_recomputed(), some.recompute_layers)
+    peaks = [stage_memory(problem, some.with_recompute(r)).peak_bytes() for r in (some.recompute_layers, most)]
+    recompute = stages.recompute_layers.copy()
+    recompute[rows] = np.where(peaks[1] < peaks[0], most, some.recompute_layers)
+    return stages.with_recompute(recompute)
+
+
+def with_needed(problem: Problem, stages: StageColumns) -> StageColumns:
+    """The stages with the fewest recomputed layers with which they fit their devices; see :func:`needed`."""
+    return stages.with_recompute(needed(stages, lambda some: fits_device(problem, some)))
+
+
+def needed(stages: StageColumns, fits: Fit) -> Integers:
+    """The fewest recomputed layers with which each stage fits; the most it may recompute where none does.
+
+    Found by bisection: what a stage needs falls with each recomputed layer after the first.
+    """
+    recompute = stages.fewest_recomputed()
+    rows = np.flatnonzero(stages.may_recompute_more())
+    rows = rows[~fits(stages.take(rows).with_recompute(recompute[rows]))] if len(rows) else rows
+    if not len(rows):
+        return recompute
+    some = stages.take(rows)
+    too_few, enough = recompute[rows], np.maximum(some.most_recomputed(), recompute[rows])
+    while (enough - too_few > 1).any():
+        middle = (too_few + enough) // 2
+        fit = fits(some.with_recompute(middle))
+        too_few, enough = np.where(fit, too_few, middle), np.where(fit, middle, enough)
+    recompute[rows] = enough
+    return recompute

@@ -1,0 +1,162 @@
+"""Training steps of a layout whose tensor mode is 2D, 2.5D or 3D."""
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from colossalai.amp.naive_amp.mixed_precision_optimizer import MixedPrecisionOptimizer
+from colossalai.interface import OptimizerWrapper
+from colossalai.pipeline.schedule import OneForwardOneBackwardSchedule
+from colossalai.pipeline.stage_manager import PipelineStageManager
+from torch import Tensor, nn
+from torch.optim import AdamW, Optimizer
+
+from planner.layout import columns_of
+from planner.plan import Plan
+from planner.stages import padded_vocab
+from runtime.adapter import Device
+from runtime.grid.blocks import GridGPT
+from runtime.grid.mesh import Axes, Mesh
+from runtime.grid.weights import Shards, all_copy_axes, copy_axes
+from runtime.model import DTYPES, initial_parameters
+from runtime.trainer import Batch, PlanTrainer
+
+_WHOLE_ELEMENTS = 2**20
+"""Gradients of at least so many elements are reduced alone, smaller ones together."""
+
+_TIED = {"lm_head.weight": "transformer.wte.weight"}
+
+
+class GridTrainer(PlanTrainer):
+    """This rank's part of a GPT-2 on a grid, and its optimizer; the counterpart of ``Trainer``."""
+
+    def __init__(
+        self, plan: Plan, device: Device, *, seed: int, learning_rate: float, optimizer: type[Optimizer] = AdamW
+    ) -> None:
+        """Build this rank's part of the model; every rank of the process group must do so."""
+        super().__init__(plan, device)
+        self.plan, self._spec = plan, plan.problem.model
+        self.mesh = Mesh(self.layout)
+        vocab_rows = int(padded_vocab(plan.problem, columns_of(self.layout))[0])
+        self._shards = Shards(self.mesh, self._spec, vocab_rows)
+        self.model = self._build_model(seed)
+        # Every rank holds another part of every activation, so every rank draws other dropout.
+        torch.manual_seed(seed + 1 + dist.get_rank())
+        self.optimizer = self._build_optimizer(optimizer, learning_rate)
+        self.schedule = self._build_schedule()
+        self._copied = self._copies()
+        self._ends = self.mesh.ends() if self.layout.pipeline_parallel > 1 and self._spec.tied_embeddings else None
+
+    def _build_model(self, seed: int) -> GridGPT:
+        stage, dtype = self.position.stage, DTYPES[self.layout.precision]
+        start = sum(self.layout.layers_per_stage[:stage])
+        layers = range(start, start + self.layout.layers_per_stage[stage])
+        draw = initial_parameters(self._spec, seed)
+
+        def make(name: str) -> nn.Parameter:
+            whole = draw(self._whole_name(name))
+            return nn.Parameter(self._shards.cut(name, whole).to(self.device, dtype))
+
+        recomputed = self.layout.recompute_layers_per_stage[stage]
+        return GridGPT(self._spec, self.mesh, layers, make, recomputed=recomputed).train()
+
+    def _build_optimizer(self, optimizer: type[Optimizer], learning_rate: float) -> OptimizerWrapper:
+        options: dict[str, Any] = {"lr": learning_rate}
+        if optimizer is AdamW and self.device.type == "cuda":
+            # One kernel in place of PyTorch's default, whose temporaries take four bytes a parameter.
+            options["fused"] = True
+        plain = optimizer(self.model.parameters(), **options)
+        if self.layout.precision == "fp32":
+            return OptimizerWrapper(plain)
+        return MixedPrecisionOptimizer(plain, precision=self.layout.precision)
+
+    def _build_schedule(self) -> OneForwardOneBackwardSchedule | None:
+        if self.layout.pipeline_parallel == 1:
+            return None
+        stages = PipelineStageManager(self.mesh.process_groups, pipeline_axis=1)
+        return OneForwardOneBackwardSchedule(stages, num_microbatches=self.layout.num_microbatches)
+
+    def _copies(self) -> list[tuple[Axes, list[nn.Parameter]]]:
+        """Parameters by the axes whose ranks hold copies of them, each with the gradient of its own rows."""
+        found: dict[Axes, list[nn.Parameter]] = {axes: [] for axes in all_copy_axes(self.mesh.grid)}
+        for axes in found:
+            self.mesh.group(*axes)  # takes every rank, whatever its stage holds
+        for name, parameter in self.model.named_parameters():
+            found[copy_axes(name, self.mesh.grid)].append(parameter)
+        return [(axes, parameters) for axes, parameters in found.items() if self.mesh.size(axes) > 1]
+
+    def backward(self, batch: Batch) -> float:
+        """Gradients of the global batch in every parameter; the loss of the whole batch."""
+        return self._global_mean(self.accumulate_gradients({k: tensor.to(self.device) for k, tensor in batch.items()}))
+
+    def accumulate_gradients(self, batch: Batch) -> Tensor | None:
+        """Forward and backward of all micro batches, and the sum of gradients over copies."""
+        loss = self._accumulate(batch) if self.schedule is None else self._pipeline(batch)
+        self._reduce_gradients()
+        return loss
+
+    def _loss_of(self, outputs: dict[str, Tensor], _: object = None) -> Tensor:
+        # Gradients are summed over data parallelism, so its mean is taken here.
+        return outputs["loss"] / self.layout.data_parallel
+
+    def _pipeline(self, batch: Batch) -> Tensor | None:
+        assert self.schedule is not None
+        result = self.schedule.forward_backward_step(
+            self.model, iter([batch]), self._loss_of, self.optimizer, return_loss=True
+        )
+        loss: Tensor | None = result["loss"]
+        return loss
+
+    def _accumulate(self, batch: Batch) -> Tensor:
+        total = torch.zeros((), device=self.device)
+        for index in range(self.layout.num_microbatches):
+            loss = self._loss_of(self.model(**self.micro_batch(batch, index))) / self.layout.num_microbatches
+            self.optimizer.backward(loss)
+            total += loss.detach()
+        return total
+
+    def _reduce_gradients(self) -> None:
+        """Sum gradients over the copies of a parameter, in the working precision."""
+        for axes, parameters in self._copied:
+            gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+            _sum_over(self.mesh.group(*axes), gradients)
+        if self._ends is not None:
+            weight = self.model.transformer.wte.weight if self.position.stage == 0 else self.model.lm_head.weight
+            dist.all_reduce(weight.grad, group=self._ends)
+
+    def _global_mean(self, loss: Tensor | None) -> float:
+        # Only the last stage has a loss; the ranks along the axis that divides the vocabulary share theirs.
+        share = torch.zeros((), dtype=torch.float64, device=self.device)
+        if loss is not None and self.position.stage == self.layout.pipeline_parallel - 1:
+            share += loss.detach() / self.mesh.grid.edge
+        dist.all_reduce(share)
+        return float(share)
+
+    def full_parameters(self) -> dict[str, Tensor]:
+        """The parameters of this rank's stage as in the unsharded model; every rank has to ask."""
+        return self._whole({name: parameter.detach() for name, parameter in self.model.named_parameters()})
+
+    def full_gradients(self) -> dict[str, Tensor]:
+        """Their gradients after :meth:`backward`; every rank has to ask."""
+        gradients = {name: parameter.grad for name, parameter in self.model.named_parameters()}
+        return self._whole({name: gradient for name, gradient in gradients.items() if gradient is not None})
+
+    def _whole(self, parts: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {self._whole_name(name): whole for name, whole in self._shards.whole(parts).items()}
+
+    def _whole_name(self, name: str) -> str:
+        return _TIED.get(name, name) if self._spec.tied_embeddings else name
+
+
+def _sum_over(group: dist.ProcessGroup, gradients: list[Tensor]) -> None:
+    small = [gradient for gradient in gradients if gradient.numel() < _WHOLE_ELEMENTS]
+    for gradient in gradients:
+        if gradient.numel() >= _WHOLE_ELEMENTS:
+            dist.all_reduce(gradient, group=group)
+    if not small:
+        return
+    together = torch.cat([gradient.flatten() for gradient in small])
+    dist.all_reduce(together, group=group)
+    totals = torch.split(together, [gradient.numel() for gradient in small])
+    for gradient, total in zip(small, totals, strict=True):
+        gradient.copy_(total.view_as(gradient))

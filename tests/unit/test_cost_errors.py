@@ -1,0 +1,51 @@
+"""Expected errors and the margin that follows from them."""
+
+from typing import Any
+
+import pytest
+
+from planner.cost_model.errors import KINDS, error_of, expected_error, kind_columns, memory_margin
+from planner.layout import Offload
+from planner.spec import ErrorSpec
+from tests.helpers import problem, stages, tiny_stack
+
+ERRORS = {
+    "all": ErrorSpec(memory=0.01, step_time=0.2, runs=20),
+    "pipeline": ErrorSpec(memory=0.03, step_time=0.1, runs=5),
+}
+
+
+@pytest.mark.parametrize(
+    ("divided", "kind"),
+    [
+        ({}, "data"),
+        ({"data_parallel": 4, "zero_stage": 2}, "data"),
+        ({"tensor_parallel": 2}, "tensor"),
+        ({"tensor_parallel": 2, "pipeline_parallel": 2}, "pipeline"),
+        ({"data_parallel": 2, "zero_stage": 1, "offload": Offload(optimizer=1.0, tier="cpu")}, "offload"),
+        ({"data_parallel": 2, "zero_stage": 3, "offload": Offload(optimizer=1.0, tier="cpu")}, "sharded"),
+        ({"tensor_mode": "2d", "tensor_parallel": 4, "pipeline_parallel": 2}, "grid"),
+    ],
+)
+def test_kinds_are_what_is_hardest_to_predict(divided: Any, kind: str) -> None:
+    assert KINDS[int(kind_columns(stages(**divided).layouts)[0])] == kind
+
+
+def test_error_of_a_kind_else_of_all_else_of_a_stack_never_measured() -> None:
+    stack = tiny_stack(errors=ERRORS)
+    assert error_of(stack, "pipeline") == ("pipeline", ERRORS["pipeline"])
+    assert error_of(stack, "grid") == ("all", ERRORS["all"])
+    basis, unmeasured = error_of(tiny_stack(errors={}), "grid")
+    assert (basis, unmeasured.runs) == ("none", 0)
+    assert unmeasured.memory > ERRORS["all"].memory
+
+
+def test_expected_error_names_what_it_rests_on() -> None:
+    expected = expected_error(problem(stack={"errors": ERRORS}), stages(pipeline_parallel=2).layouts)
+    assert (expected.basis, expected.memory, expected.step_time, expected.runs) == ("pipeline", 0.03, 0.1, 5)
+
+
+def test_memory_margin_is_fragmentation_and_the_mean_error() -> None:
+    asked = problem(stack={"errors": ERRORS, "fragmentation": 0.03})
+    assert memory_margin(asked, stages()).tolist() == pytest.approx([0.04])
+    assert memory_margin(asked, stages(pipeline_parallel=2)).tolist() == pytest.approx([0.06, 0.06])
