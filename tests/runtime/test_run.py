@@ -1,6 +1,7 @@
 """Whole runs through the launcher: what they write, how they end, what they say when they fail."""
 
 import errno
+import importlib.util
 import json
 import os
 import signal
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 
 from planner import launch
+from planner.layout import Offload
 from planner.plan import Plan, write_plan
 
 pytestmark = pytest.mark.runtime
@@ -25,7 +27,7 @@ Run = Callable[..., "subprocess.Popen[str]"]
 TIMEOUT_S = 90
 RUNNER = """
 import sys
-from pathlib import Path
+from pathlib import Path, PosixPath
 from planner.launch import RunOptions, run_plan
 from planner.plan import read_plan
 path, options = Path(sys.argv[1]), eval(sys.argv[2])
@@ -42,9 +44,10 @@ def start(tmp_path: Path) -> Iterator[Run]:
         path = tmp_path / "small.plan"
         write_plan(plan, path)
         root = Path(launch.__file__).parent.parent
+        python_path = os.pathsep.join(filter(None, (str(root), os.environ.get("PYTHONPATH"))))
         process = subprocess.Popen(
             [sys.executable, "-c", RUNNER, str(path), repr(options)], cwd=tmp_path, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ | {"PYTHONPATH": str(root)},
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ | {"PYTHONPATH": python_path},
         )  # fmt: skip
         started.append(process)
         return process
@@ -196,3 +199,18 @@ def test_a_killed_worker_is_named(plan: MakePlan, start: Run, tmp_path: Path) ->
     assert "was killed by SIGKILL" in stderr
     assert stderr.count("error[") == 1
     assert ranks_of(tmp_path) == []
+
+
+@pytest.mark.skipif(importlib.util.find_spec("tensornvme") is None, reason="needs the package tensornvme")
+def test_moments_on_a_drive_are_removed_with_a_killed_worker(plan: MakePlan, start: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "moments"
+    folder.mkdir()
+    offload = Offload(optimizer=1.0, tier="nvme")
+    chosen = plan(data_parallel=2, zero_stage=1, precision="bf16", offload=offload)
+    process = start(chosen, steps=100_000, nvme_path=folder)
+    wait_for_steps(tmp_path)
+    assert len([path for path in folder.rglob("*") if path.is_file()]) == 2
+    os.kill(max(ranks_of(tmp_path)), signal.SIGKILL)
+    _, stderr = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == 137, stderr
+    assert list(folder.iterdir()) == []
