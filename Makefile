@@ -6,6 +6,8 @@ PYTHON ?= python3
 VENV ?= .venv
 TORCH_INDEX_ARGS ?=
 BENCH_RUNS ?= 5
+# Tables of measured runs for `make validate`.
+DATA ?= $(wildcard ../shared/data/*.csv) $(wildcard tests/validation/*.csv)
 
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip --disable-pip-version-check --quiet install
@@ -13,10 +15,10 @@ REQUIREMENTS := $(wildcard requirements/*.txt)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint bench docs clean
+.PHONY: help demo test lint bench validate docs clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 demo: $(VENV)/runtime.stamp ## Install, plan GPT-3 for 96 GPUs, then plan and train a small GPT on this machine
 	$(BIN)/gptplan solve --model gpt3 --gpus 96
@@ -36,6 +38,10 @@ lint: $(VENV)/dev.stamp ## Style, spelling, import directions and types
 bench: $(VENV)/planner.stamp ## Wall time and peak memory of start-up and of solving; writes docs/solver_scaling.md
 	$(BIN)/python benchmarks/startup_and_solve.py --runs $(BENCH_RUNS)
 	$(BIN)/python -m benchmarks.solver_scaling --runs $(BENCH_RUNS)
+
+validate: $(VENV)/planner.stamp ## Replay measured runs, print the errors and write docs/validation.md; DATA names the tables
+	$(BIN)/gptplan validate $(DATA)
+	$(BIN)/python -m docs.validation_page $(DATA)
 
 docs: $(VENV)/planner.stamp ## Write the pages that are generated from code
 	$(BIN)/python -m docs.rules_page

@@ -6,6 +6,7 @@ and can be explained.
 """
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import fields
 
@@ -72,15 +73,26 @@ def _meshes(problem: Problem) -> list[_Row]:
         for tensor in divisors(problem.num_devices)
         for pipeline in divisors(problem.num_devices // tensor)
         for mode in modes
-        for depth in _depths(TENSOR_MODES[mode], tensor)
+        for depth in _depths(problem, TENSOR_MODES[mode], tensor)
     ]
 
 
-def _depths(mode: str, tensor_parallel: int) -> list[int]:
-    """Depths of the tensor-parallel grid to try; none where mode and degree only repeat another mode."""
-    if mode == "2.5d":
-        return divisors(tensor_parallel)
-    return [1] if (mode == "none") == (tensor_parallel == 1) else []
+def _depths(problem: Problem, mode: str, tensor_parallel: int) -> list[int]:
+    """Depths of the tensor-parallel grid to try.
+
+    None where mode and degree only repeat another mode, or make no grid, unless the user pins the mode.
+    """
+    if mode in ("none", "1d"):
+        return [1] if (mode == "none") == (tensor_parallel == 1) else []
+    if problem.pins.get("tensor_mode") == mode:
+        return divisors(tensor_parallel) if mode == "2.5d" else [1] if tensor_parallel > 1 else []
+    depths = divisors(tensor_parallel) if mode == "2.5d" else [1]
+    return [depth for depth in depths if tensor_parallel > 1 and _is_grid(mode, tensor_parallel // depth)]
+
+
+def _is_grid(mode: str, ranks: int) -> bool:
+    power = 3 if mode == "3d" else 2
+    return any(edge**power == ranks for edge in range(1, math.isqrt(ranks) + 1))
 
 
 def _batch_splits(problem: Problem, data_parallel: int) -> list[_Row]:

@@ -189,6 +189,34 @@ def check(plan: PlanArgument, as_json: JsonOption = False) -> None:
 
 
 @app.command()
+def validate(  # noqa: PLR0913 - one parameter for each option
+    tables: Annotated[list[Path], typer.Argument(metavar="TABLE.csv ...", help="Tables of measured runs.")],
+    sets: Annotated[list[str] | None, typer.Option("--set", help="Only rows of this set; repeatable.")] = None,
+    gpu: Annotated[
+        str | None, typer.Option("--gpu", help="Built-in card or a TOML file. [default: what each row names]")
+    ] = None,
+    max_memory_error: Annotated[
+        float | None, typer.Option("--max-memory-error", help="Largest mean memory error of a set, in percent.")
+    ] = None,
+    max_time_error: Annotated[
+        float | None, typer.Option("--max-time-error", help="Largest mean step-time error of a set, in percent.")
+    ] = None,
+    worst: Annotated[int, typer.Option("--worst", help="How many of the worst rows to list.")] = 10,
+    out: Annotated[Path | None, typer.Option("--out", help="Write the rows with predictions to a CSV file.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Replay measured runs through the cost model and report the error; exit code 1 over a limit."""
+    from planner.commands import validating
+    from planner.validation import Limits
+
+    options = validating.ValidateOptions(
+        sets=sets or (), gpu=gpu, limits=Limits(max_memory_error, max_time_error), out=out, worst=worst,
+        as_json=as_json,
+    )  # fmt: skip
+    _end(validating.validate_tables(tables, options))
+
+
+@app.command()
 def rules(as_json: JsonOption = False) -> None:
     """List every rule."""
     from planner.commands import listing

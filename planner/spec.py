@@ -8,33 +8,57 @@ of specs makes impossible is in :mod:`planner.rules`.
 import itertools
 from typing import Annotated, Literal
 
-import msgspec
 from msgspec import Meta, field
 
+from planner.spec_parts import (
+    ELEMENT_BYTES,
+    ActivationSpec,
+    Count,
+    ErrorSpec,
+    Fraction,
+    Name,
+    OffloadTier,
+    OverlapSpec,
+    Positive,
+    Precision,
+    ProcessSpec,
+    Schedule,
+    ShardedSpec,
+    Share,
+    Spec,
+    StateBytesSpec,
+    TensorMode,
+    TrafficSpec,
+    ZeroTrafficSpec,
+)
 from planner.units import Bytes, BytesPerSecond, FlopsPerSecond, Seconds
 
-Precision = Literal["fp16", "bf16", "fp32"]
-TensorMode = Literal["none", "1d", "2d", "2.5d", "3d"]
-Schedule = Literal["none", "1f1b", "interleaved"]
-OffloadTier = Literal["none", "cpu", "nvme"]
+__all__ = [
+    "ELEMENT_BYTES",
+    "ActivationSpec",
+    "EfficiencySpec",
+    "ErrorSpec",
+    "Fraction",
+    "HardwareSpec",
+    "HostSpec",
+    "LinkSpec",
+    "ModelSpec",
+    "NetworkSpec",
+    "OffloadTier",
+    "OverlapSpec",
+    "Precision",
+    "ProcessSpec",
+    "Schedule",
+    "ShardedSpec",
+    "StackSpec",
+    "StateBytesSpec",
+    "TensorMode",
+    "TrafficSpec",
+    "ZeroTrafficSpec",
+]
 
-Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=64)]
-"""A spec's name; it becomes part of file names."""
-Count = Annotated[int, Meta(ge=1, le=1_000_000_000)]
-Fraction = Annotated[float, Meta(ge=0.0, le=1.0)]
-Share = Annotated[float, Meta(gt=0.0, le=1.0)]
-"""A fraction that something is divided by."""
-Positive = Annotated[float, Meta(gt=0.0)]
 
-ELEMENT_BYTES: dict[str, int] = {"fp16": 2, "bf16": 2, "fp32": 4}
-"""Bytes of one element of a weight or activation, by precision."""
-
-
-class _Spec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Base of every struct that a spec file decodes to: unknown keys are refused."""
-
-
-class ModelSpec(_Spec, frozen=True, kw_only=True):
+class ModelSpec(Spec, frozen=True, kw_only=True):
     """A GPT-2-architecture model and the training step its authors used."""
 
     name: Name
@@ -66,7 +90,7 @@ class ModelSpec(_Spec, frozen=True, kw_only=True):
             raise ValueError(f"`seq_len` {self.seq_len} is longer than `max_seq_len` {self.max_seq_len}")
 
 
-class EfficiencySpec(_Spec, frozen=True, kw_only=True):
+class EfficiencySpec(Spec, frozen=True, kw_only=True):
     """What the device reaches of its peaks."""
 
     matmul: tuple[tuple[Positive, Share], ...]
@@ -81,7 +105,7 @@ class EfficiencySpec(_Spec, frozen=True, kw_only=True):
             raise ValueError(f"`matmul` needs one or more points of rising FLOP, and has {sizes}")
 
 
-class LinkSpec(_Spec, frozen=True, kw_only=True):
+class LinkSpec(Spec, frozen=True, kw_only=True):
     """The link between two devices of one node."""
 
     kind: str
@@ -92,7 +116,7 @@ class LinkSpec(_Spec, frozen=True, kw_only=True):
     """Share of the bandwidth that a large collective reaches."""
 
 
-class NetworkSpec(_Spec, frozen=True, kw_only=True):
+class NetworkSpec(Spec, frozen=True, kw_only=True):
     """The network between nodes."""
 
     kind: str
@@ -105,7 +129,7 @@ class NetworkSpec(_Spec, frozen=True, kw_only=True):
     """Injection bandwidth of the nodes over the bisection the switches offer; 1 is full."""
 
 
-class HostSpec(_Spec, frozen=True, kw_only=True):
+class HostSpec(Spec, frozen=True, kw_only=True):
     """What the host of one node offers to offloaded states."""
 
     memory_bytes: Bytes = field(name="memory")
@@ -120,7 +144,7 @@ class HostSpec(_Spec, frozen=True, kw_only=True):
     """Host memory of one rank's process and data loader, beside everything that is offloaded."""
 
 
-class HardwareSpec(_Spec, frozen=True, kw_only=True):
+class HardwareSpec(Spec, frozen=True, kw_only=True):
     """A device, the node it sits in and the network between nodes."""
 
     name: Name
@@ -147,192 +171,7 @@ class HardwareSpec(_Spec, frozen=True, kw_only=True):
     sources: dict[str, str]
 
 
-class StateBytesSpec(_Spec, frozen=True, kw_only=True):
-    """Bytes that one parameter costs in each training state."""
-
-    weight: float
-    gradient: float
-    master: float
-    moments: float
-    step_gradient: float
-    """Growth of the gradient in the optimizer step, where it is turned to full precision."""
-    zero_step_gradient: float
-    """The same per parameter of the local shard, under ZeRO."""
-    ddp_bucket: float
-    """Gradient buckets of torch DDP, which wraps layouts without ZeRO and pipeline."""
-    zero_step_copy: float = 0.0
-    """Copies of gradients in the optimizer step of ZeRO 1 and 2, per parameter of the whole stage."""
-
-
-class ActivationSpec(_Spec, frozen=True, kw_only=True):
-    """What a transformer layer keeps for backward, in elements per token and hidden unit.
-
-    ``replicated`` tensors exist on every tensor-parallel rank, ``sharded`` ones are divided.
-    """
-
-    replicated_elements: float
-    sharded_elements: float
-    dropout_mask_bytes: float
-    """Bytes per token and hidden unit, replicated, kept when dropout is on."""
-    attention: Literal["flash", "unskipped", "materialised", "recomputed"]
-    """``flash`` and ``unskipped`` keep no scores; only ``flash`` skips the masked half of them.
-    ``materialised`` keeps scores, ``recomputed`` makes them again in backward (selective recomputation).
-    """
-    score_elements: float
-    """Elements kept per attention score when scores are materialised."""
-    score_mask_bytes: float
-    pipeline_elements: float
-    """Hidden states that each micro batch in flight holds beside its layers: the stage's output."""
-    logits_mixed_bytes: float
-    """Bytes per logit alive at the peak of the loss, in fp16 and bf16, without tensor parallelism."""
-    logits_full_bytes: float
-    """The same in fp32."""
-    split_logits_mixed_bytes: float
-    """Bytes per logit of a rank in fp16 and bf16, where tensor parallelism splits the vocabulary."""
-    split_logits_full_bytes: float
-    """The same in fp32."""
-    grid_logits_mixed_bytes: float = 8.0
-    """The same in fp16 and bf16 where a 2D, 2.5D or 3D grid divides the logits."""
-    grid_logits_full_bytes: float = 12.0
-    """The same in fp32."""
-    mask_elements: float = 0.0
-    """Elements per pair of positions of the attention mask that each sequence in flight keeps."""
-    gathered_elements: float = 0.0
-    """Gathered inputs that sequence parallelism keeps beside a rank's slices; without them backward gathers again."""
-    pipeline_extra_microbatches: float = 0.0
-    """Micro batches that each stage but the last keeps beyond those of its schedule."""
-    causal_buffer_bytes: float = 0.0
-    """Bytes per pair of positions of a causal mask that each layer owns."""
-    backward_elements: float = 0.0
-    """Gradients of activations at the peak of a layer's backward, sharded elements per token and hidden unit."""
-
-
-class TrafficSpec(_Spec, frozen=True, kw_only=True):
-    """Memory traffic and kernel count of a layer's element-wise work, forward.
-
-    Elements are per token and hidden unit, reads plus writes.
-    """
-
-    replicated_elements: float
-    sharded_elements: float
-    kernels: float
-    """Kernels issued per layer in forward; backward issues twice as many."""
-    loss_passes: float
-    """Reads and writes of the logits by loss, forward and backward."""
-    optimizer_bytes: float
-    """Bytes moved per updated parameter by one optimizer step."""
-    host_optimizer_bytes: float | None = None
-    """The same on the host for ZeRO stage 3, if its optimizer there is another one."""
-    score_elements: float = 0.0
-    """Reads and writes per attention score, forward; when scores are materialised."""
-    attention_efficiency: Share | None = None
-    """Share of the peak that attention kernels reach which store no scores, if not that of matrix products."""
-    host_bytes_per_s: BytesPerSecond = field(name="host_bandwidth", default=BytesPerSecond(float("inf")))
-    """Host memory traffic that one process reaches in an optimizer step there, if its share of the host's is more."""
-    layer_host_s: Seconds = field(name="layer_host", default=Seconds(0))
-    """Host time to run one layer's forward, its launches included; backward takes twice as long."""
-    tensor_parallel_host_s: Seconds = field(name="tensor_parallel_host", default=Seconds(0))
-    """More of it where tensor parallelism divides the layer."""
-    zero_tensor_host_s: Seconds = field(name="zero_tensor_host", default=Seconds(0))
-    """Host time per parameter tensor of one optimizer step under ZeRO 1 and 2."""
-    collective_s: Seconds = field(name="collective", default=Seconds(0))
-    """Fixed cost of one tensor-parallel collective, beside the links' latency."""
-
-
-class OverlapSpec(_Spec, frozen=True, kw_only=True):
-    """What communication hides behind computation, as the share of the compute it can use."""
-
-    data_parallel: Fraction
-    """Gradient reduction behind backward, without a pipeline."""
-    tensor_parallel: Fraction
-    """Backward all-reduce of the tensor-parallel input gradient behind the weight gradient."""
-    sharded: Fraction = 0.0
-    """Gathers and scatters of ZeRO stage 3 behind the computation of layers."""
-    pipeline: Fraction = 0.0
-    """Sends between stages that computation hides under the interleaved schedule, as a share of them."""
-    data_parallel_pipeline: Fraction = 0.0
-    """Gradient reduction that computation hides with a pipeline, as a share of it."""
-
-
-class ShardedSpec(_Spec, frozen=True, kw_only=True):
-    """How ZeRO stage 3 keeps weights in pieces, and what gathering them for use takes.
-
-    The defaults are the plain scheme: pieces are layers, gathered one at a time before forward and
-    backward, whose gradients are scattered at once.
-    """
-
-    unit_parameters: Annotated[int, Meta(ge=0)] = 0
-    """The least parameters of a piece, which holds whole tensors; a model below it is not sharded. 0: a layer."""
-    unit_search_parameters: Annotated[int, Meta(ge=0)] = 0
-    """How much larger a piece may become so that tensors fill pieces with little waste."""
-    unit_at_most_layer: bool = False
-    """Whether a piece need be no larger than a layer's matrices, its size searched by hidden sizes."""
-    layer_host_s: Seconds = field(name="layer_host", default=Seconds(0))
-    """More host time for one layer's forward than without ZeRO stage 3."""
-    live_units: float = 1.0
-    """Gathered pieces on the device at once: the one in use and those gathered ahead."""
-    gradient_units: float = 1.0
-    """Pieces of unscattered gradients on the device at once."""
-    gradients_reuse_weights: bool = False
-    """Whether gradients of a single micro batch take the place of the weights' pieces."""
-    step_gradient: float = 0.0
-    """Growth of a gradient in the optimizer step, in bytes per parameter of a rank's pieces."""
-    gathers: float = 2.0
-    """Gatherings of all weights per micro batch."""
-    recompute_gathers: float = 0.0
-    """Further gatherings of a layer that recomputes."""
-    scatters: float = 1.0
-    """Scatterings of all gradients per micro batch."""
-    pinned_weight: float = 0.0
-    """Pinned host bytes per parameter of a rank's pieces of weights, whatever is offloaded."""
-    pinned_master: float = 0.0
-    """The same for its pieces of master weights."""
-    pinned_blocks: bool = False
-    """Whether pinned pieces are rounded up to powers of two."""
-    copy_bytes_per_s: BytesPerSecond = field(name="copy_bandwidth", default=BytesPerSecond(float("inf")))
-    """The rate at which pieces move between device and host, one way, if the host link is not slower."""
-    logits_bytes: float | None = None
-    """Bytes per logit at the peak of the loss, where ZeRO stage 3 runs another loss."""
-    fragmentation: Fraction | None = None
-    """Share of the peak that the allocator reserves on top, if not that of the stack."""
-
-
-class ZeroTrafficSpec(_Spec, frozen=True, kw_only=True):
-    """Ring steps of data-parallel communication by ZeRO stage: 1 for a reduce-scatter or an all-gather."""
-
-    stage0: float
-    stage1: float
-    stage2: float
-    """One of them gathers the weights; the others follow every micro batch."""
-
-
-class ProcessSpec(_Spec, frozen=True, kw_only=True):
-    """What a process of the stack takes of its device beside tensors, where the card's figures do not tell."""
-
-    context_bytes: Bytes | None = field(name="context", default=None)
-    """Taken by a process that communicates with nobody, in place of the card's figure."""
-    communicator_bytes: Bytes | None = field(name="communicator", default=None)
-    """Taken by one communicator, in place of the card's figure."""
-    all_ranks: float = 0.0
-    """Communicators over all ranks, where there are several."""
-    pipeline: float = 1.0
-    """Communicators of pipeline parallelism."""
-    data_parallel: float = 1.0
-    """Communicators of data parallelism."""
-    tensor_parallel: dict[TensorMode, float] = {}
-    """Communicators of a tensor mode beyond one for each axis of its grid."""
-
-
-class ErrorSpec(_Spec, frozen=True, kw_only=True):
-    """How far predictions were from runs that were measured: means of absolute relative errors."""
-
-    memory: Fraction
-    """Of the peak allocated memory of the fullest rank."""
-    step_time: float
-    runs: Annotated[int, Meta(ge=0)]
-
-
-class StackSpec(_Spec, frozen=True, kw_only=True):
+class StackSpec(Spec, frozen=True, kw_only=True):
     """A training framework: what it can execute, what a parameter costs, what it overlaps."""
 
     name: Name
@@ -370,7 +209,7 @@ class StackSpec(_Spec, frozen=True, kw_only=True):
     fragmentation: Fraction
     """Share of the peak that the caching allocator reserves on top."""
     process: ProcessSpec = ProcessSpec()
-    errors: dict[str, ErrorSpec] = {}
+    errors: dict[str, ErrorSpec] = field(default_factory=dict)
     """By kind of layout, and of all of them (``all``): what the stack's predictions missed by so far."""
     sources: dict[str, str]
 

@@ -141,8 +141,10 @@ def link_columns(
     link_of: Callable[[int, int], GroupLink], strides: NDArray[np.int64], sizes: NDArray[np.int64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Bandwidth (bytes/s) and latency (s) of ``link_of(stride, size)``, one row per stride and size."""
-    pairs, inverse = np.unique(np.stack([strides, sizes]), axis=1, return_inverse=True)
-    links = [link_of(int(stride), int(size)) for stride, size in pairs.T]
+    # One number per pair: NumPy finds unique numbers much faster than unique pairs.
+    above = int(sizes.max(initial=0)) + 1
+    keys, inverse = np.unique(strides * above + sizes, return_inverse=True)
+    links = [link_of(*divmod(int(key), above)) for key in keys]
     bandwidth = np.array([link.bandwidth_bytes_per_s for link in links])
     latency = np.array([link.latency_s for link in links])
     return bandwidth[inverse.ravel()], latency[inverse.ravel()]

@@ -48,6 +48,8 @@ def gathered_operand_bytes(problem: Problem, stages: StageColumns) -> Floats:
     and the layer's matrices ``c`` times as large as the rank's weights.
     """
     model, columns = problem.model, stages.layouts
+    if not columns.mode_is("3d").any():
+        return np.zeros(len(stages))
     edge, element = edge_of(columns).astype(np.float64), ELEMENT_BYTES[problem.precision]
     inputs = rank_tokens(problem, stages) * (3 * model.hidden_size + model.ffn_hidden_size) * (1.0 - 1.0 / edge)
     matrices = layer_parameters(model).matrices / edge**2
@@ -126,6 +128,24 @@ def layer_backward_bytes(problem: Problem, stages: StageColumns) -> Floats:
     hidden = rank_tokens(problem, stages) * float(problem.model.hidden_size * element) * part
     gradients = hidden * problem.stack.activations.backward_elements
     return np.where(stages.recompute_layers > 0, layer_activation_bytes(problem, stages), 0.0) + gradients
+
+
+@formula("xu2021", "wang2021", "colossalai0.5.0")
+def summa_buffer_bytes(problem: Problem, stages: StageColumns) -> tuple[Floats, Floats]:
+    """Buffers of the largest SUMMA product of a layer, and of the head on the last stage, in 2D and 2.5D.
+
+    Two for parts of the tokens' operand and two for parts of the matrix: one is computed with while the
+    next arrives. Of a layer the second product of the feed-forward, ``T f`` and ``f h`` over the grid.
+    """
+    model, part = problem.model, shares(stages.layouts)
+    flat = stages.layouts.mode_is("2d", "2.5d") & (edge_of(stages.layouts) > 1)
+    pair = np.where(flat, 2.0 * ELEMENT_BYTES[problem.precision], 0.0)
+    tokens = rank_tokens(problem, stages) * part.split_hidden
+    h, f = float(model.hidden_size), float(model.ffn_hidden_size)
+    vocab = padded_vocab(problem, stages.layouts)
+    layer = pair * (tokens * f + f * h * part.matrix)
+    head = np.where(stages.is_last, pair * (tokens * vocab + vocab * h * part.matrix), 0.0)
+    return layer, head
 
 
 @formula("korthikanti2022")

@@ -146,9 +146,9 @@ def sharded_seconds(problem: Problem, stages: StageColumns) -> Floats:
     passes = sharded.gathers + sharded.scatters if plan.is_sharded else 2.0
     again = sharded.recompute_gathers if plan.is_sharded else 0.0
     moved = (passes * total(parts) + again * recomputed) * plan.padding
-    pieces_moved = moved * columns.tensor_parallel / plan.layer
+    collectives = moved * columns.tensor_parallel / plan.layer * sharded.collectives_per_unit
     bytes_moved = moved * ELEMENT_BYTES[problem.precision]
-    seconds = ring_seconds(bytes_moved, size, 1.0, bandwidth, latency * pieces_moved)
+    seconds = ring_seconds(bytes_moved, size, 1.0, bandwidth, latency * collectives)
     return np.where(columns.zero_stage >= SHARDS_WEIGHTS, seconds, 0.0)
 
 

@@ -85,6 +85,7 @@ def layer_host_seconds(problem: Problem, stages: StageColumns) -> Floats:
     """Host time of one layer's forward: launches of its kernels, or what the stack takes if that is longer."""
     traffic = problem.stack.traffic
     stated = traffic.layer_host_s + np.where(stages.layouts.tensor_parallel > 1, traffic.tensor_parallel_host_s, 0.0)
+    stated = stated + np.where(stages.layouts.sequence_parallel == 1, traffic.sequence_parallel_host_s, 0.0)
     in_pieces = stages.layouts.zero_stage >= SHARDS_WEIGHTS
     stated = stated + np.where(in_pieces, problem.stack.sharded.layer_host_s, 0.0)
     return np.maximum(layer_kernels(problem, stages) * problem.hardware.kernel_launch_s, stated)
@@ -116,6 +117,8 @@ def attention_seconds(problem: Problem, stages: StageColumns) -> Floats:
 def summa_steps(stages: StageColumns) -> Floats:
     """Steps in which a product runs: the edge of a 2D or 2.5D grid, 1 in every other mode."""
     flat = stages.layouts.mode_is("2d", "2.5d")
+    if not flat.any():
+        return np.ones(len(stages))
     return np.where(flat, edge_of(stages.layouts), 1).astype(np.float64)
 
 

@@ -161,6 +161,8 @@ def grid_collectives(problem: Problem, stages: StageColumns) -> LayerCollectives
     """
     columns, exposed = stages.layouts, 1.0 - problem.stack.overlap.tensor_parallel / 2.0
     in_grid = columns.mode_is("2d", "2.5d", "3d")
+    if not in_grid.any():
+        return LayerCollectives(np.zeros(len(stages)), np.zeros(len(stages)))
     forward = np.where(in_grid, grid_layer_seconds(problem, stages), 0.0)
     return LayerCollectives(forward * (1.0 + np.where(columns.mode_is("3d"), exposed, 2.0)), forward)
 
@@ -169,6 +171,8 @@ def grid_collectives(problem: Problem, stages: StageColumns) -> LayerCollectives
 def grid_seconds(problem: Problem, stages: StageColumns) -> Terms:
     """Communication of one micro batch inside a 2D, 2.5D or 3D grid, by part; zero in other modes. Units: s."""
     layer, in_grid = grid_collectives(problem, stages), stages.layouts.mode_is("2d", "2.5d", "3d")
+    if not in_grid.any():
+        return {"layers": layer.once, "embedding_and_loss": np.zeros(len(stages))}
     return {
         "layers": stages.num_layers * layer.once + stages.recompute_layers * layer.recomputed,
         "embedding_and_loss": np.where(in_grid, grid_ends_seconds(problem, stages), 0.0),

@@ -61,12 +61,13 @@ def stage_memory(problem: Problem, stages: StageColumns) -> StageMemory:
     }
     accumulated = np.where(stages.layouts.num_microbatches > 1, states["gradients"], 0.0)
     head_gradient = np.maximum(accumulated, head_gradient_bytes(problem, stages, states["gradients"]))
-    working = activations.layer_backward_bytes(problem, stages)
+    layer_buffer, head_buffer = activations.summa_buffer_bytes(problem, stages)
+    working = activations.layer_backward_bytes(problem, stages) + layer_buffer
     return StageMemory(
         {
             "forward": {
                 **held, **kept, "gradients": accumulated, "logits": activations.logits_bytes(problem, stages),
-                "communication_buckets": buckets, "gathered_weights": gathered["head"],
+                "communication_buckets": buckets, "gathered_weights": gathered["head"], "product_buffers": head_buffer,
             },
             "backward": {
                 **held, **kept, "gradients": head_gradient, "layer_in_backward": working,
@@ -104,7 +105,7 @@ def predicted_stages(problem: Problem, stages: StageColumns) -> tuple[StagePredi
     for row in range(len(stages)):
         phase = PHASES[int(totals[:, row].argmax())]
         terms = {name: round(value) for name, value in at_row(memory.phases[phase], row).items()}
-        reserved = round(sum(terms.values()) * reserved_share[row])
+        reserved = round(sum(terms.values()) * reserved_share[row]) + problem.stack.process.cached_bytes
         predictions.append(
             StagePrediction(
                 peak_bytes=sum(terms.values()),

@@ -26,8 +26,8 @@ def stage_times(problem: Problem, stages: StageColumns) -> StageTimes:
     """Time of one micro batch and of the end of the step, for each stage.
 
     Both are affine in the layers and recomputed layers of the stage, unless communication hides behind
-    computation, which that of data parallelism and ZeRO does only without a pipeline. Grids reduce their
-    gradients after the last backward. Units: s.
+    computation, which that of data parallelism and ZeRO does only without a pipeline, and not behind
+    recomputation. Grids reduce their gradients after the last backward. Units: s.
     """
     computed = compute.microbatch_compute(problem, stages)
     tensor = communication.tensor_parallel_seconds(problem, stages)
@@ -41,14 +41,13 @@ def stage_times(problem: Problem, stages: StageColumns) -> StageTimes:
         "loss_head": computed["loss_head"],
         "tensor_parallel_communication": total(tensor) + total(grid_seconds(problem, stages)),
         "pipeline_communication": communication.pipeline_seconds(problem, stages),
-        "weight_gathering": _exposed(stages, gathering, overlap.sharded, layers + computed["recompute"]),
+        "weight_gathering": _exposed(stages, gathering, overlap.sharded, layers),
     }
     reduction = communication.data_parallel_seconds(problem, stages)
     exposed = _exposed(stages, reduction, overlap.data_parallel, computed["layers_backward"])
     exposed = exposed * np.where(stages.layouts.pipeline_parallel > 1, 1.0 - overlap.data_parallel_pipeline, 1.0)
-    in_grid = stages.layouts.mode_is("2d", "2.5d", "3d")
     tail = {
-        "data_parallel_communication": np.where(in_grid, grid_gradient_seconds(problem, stages), exposed),
+        "data_parallel_communication": _grid_or(problem, stages, exposed),
         "optimizer": compute.optimizer_seconds(problem, stages),
         "offload": compute.offload_seconds(problem, stages),
     }
@@ -70,6 +69,12 @@ def host_seconds(problem: Problem, stages: StageColumns) -> Floats:
     whole = stages.num_layers - stages.recompute_layers
     waits = np.multiply(whole, np.maximum(plain, 0.0), dtype=np.float64)
     return waits + stages.recompute_layers * np.maximum(recomputing, 0.0)
+
+
+def _grid_or(problem: Problem, stages: StageColumns, seconds: Floats) -> Floats:
+    """Gradient reduction: a grid's own where there is one, else the given."""
+    in_grid = stages.layouts.mode_is("2d", "2.5d", "3d")
+    return np.where(in_grid, grid_gradient_seconds(problem, stages), seconds) if in_grid.any() else seconds
 
 
 def _exposed(stages: StageColumns, seconds: Floats, share: float, compute_s: Floats) -> Floats:

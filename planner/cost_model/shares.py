@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from planner.cost_model.sources import formula
-from planner.layout import LayoutColumns
+from planner.layout import LayoutColumns, once_per_table
 from planner.problem import Problem
 from planner.rules.rule import edge_of
 from planner.stages import Floats, StageColumns, microbatch_tokens
@@ -29,6 +29,7 @@ class Shares(NamedTuple):
 
 
 @formula("shoeybi2019", "xu2021", "wang2021", "bian2021", "korthikanti2022")
+@once_per_table
 def shares(columns: LayoutColumns) -> Shares:
     """The parts of each tensor kind under the layout's tensor mode, with ``t`` its degree and ``e`` its edge.
 
@@ -37,18 +38,34 @@ def shares(columns: LayoutColumns) -> Shares:
     by ``e^2``, ``e^2`` and ``e^3``, vectors and hidden states by ``e``, and tokens by ``e``, ``d e`` and ``e^2``.
     """
     degree = columns.tensor_parallel.astype(np.float64)
-    edge = edge_of(columns).astype(np.float64)
-    cube, grid = columns.mode_is("3d"), columns.mode_is("2d", "2.5d", "3d")
+    ones, divided = np.ones(len(columns)), 1.0 / degree
+    line = Shares(
+        matrix=divided,
+        column_vector=divided,
+        row_vector=ones,
+        tokens=ones,
+        whole_hidden=np.where(columns.sequence_parallel == 1, divided, 1.0),
+        split_hidden=divided,
+    )
+    in_grid = columns.mode_is("2d", "2.5d", "3d")
+    if not in_grid.any():
+        return line
+    pairs = zip(line, _in_grid(columns), strict=True)
+    return Shares(*(np.where(in_grid, grid, other) for other, grid in pairs))
+
+
+def _in_grid(columns: LayoutColumns) -> Shares:
+    edge, cube = edge_of(columns).astype(np.float64), columns.mode_is("3d")
     cells = np.where(cube, edge**3, edge**2)
     batch = np.where(cube, edge**2, edge * columns.tensor_depth)
-    sequence = np.where(columns.sequence_parallel == 1, degree, 1.0)
+    along = 1.0 / edge
     return Shares(
-        matrix=1.0 / np.where(grid, cells, degree),
-        column_vector=1.0 / np.where(grid, edge, degree),
-        row_vector=1.0 / np.where(grid, edge, 1.0),
-        tokens=1.0 / np.where(grid, batch, 1.0),
-        whole_hidden=1.0 / np.where(grid, edge, sequence),
-        split_hidden=1.0 / np.where(grid, edge, degree),
+        matrix=1.0 / cells,
+        column_vector=along,
+        row_vector=along,
+        tokens=1.0 / batch,
+        whole_hidden=along,
+        split_hidden=along,
     )
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from planner.diagnostics import Diagnostic
-from planner.layout import Layout, LayoutColumns, columns_of
+from planner.layout import Layout, LayoutColumns, columns_of, once_per_table
 from planner.problem import Problem
 
 ColumnPredicate = Callable[[Problem, LayoutColumns], NDArray[np.bool_]]
@@ -80,11 +80,14 @@ def listed(values: list[int], most: int = 8) -> str:
     return words[0] if len(words) == 1 else ", ".join(words[:-1]) + " or " + words[-1] if words else "no value"
 
 
+@once_per_table
 def edge_of(columns: LayoutColumns) -> NDArray[np.int64]:
     """Edge of the tensor-parallel grid: root of the degree (2D), of degree / depth (2.5D), cube root (3D).
 
     1 for other modes. Rounded to the nearest integer where the degree has no such root.
     """
+    if not columns.mode_is("2d", "2.5d", "3d").any():
+        return np.ones(len(columns), dtype=np.int64)
     degree = columns.tensor_parallel.astype(np.float64)
     edge = np.ones(len(columns))
     edge = np.where(columns.mode_is("2d"), np.sqrt(degree), edge)

@@ -72,8 +72,7 @@ class Division:
         where = [fit for memory, fit in zip(MEMORIES, limits.MEMORIES, strict=True) if memory in kept]
         if not where:
             return np.ones(len(columns), dtype=bool)
-        limited = limits.stage_limits(self.problem, columns, where, interleaved_is_even=False)
-        return limited.fitting_layouts(self.problem.model.num_layers)
+        return limits.fit(self.problem, columns, where, interleaved_is_even=False)
 
 
 def judged_by_memory(problem: Problem, columns: LayoutColumns) -> Booleans:

@@ -6,7 +6,7 @@ from planner.layout import Layout
 from planner.problem import Problem
 from planner.rules import judge
 from planner.solver import peak_memory, step_time
-from planner.solver.limits import StageLimits, stage_limits
+from planner.solver.limits import StageLimits, fitting
 
 
 def fitting_limits(problem: Problem) -> StageLimits | None:
@@ -15,9 +15,7 @@ def fitting_limits(problem: Problem) -> StageLimits | None:
     columns = columns.take(judge(problem, columns)[0])
     if not len(columns) or not columns.mode_is(*MODELLED_MODES).all():
         return None
-    limits = stage_limits(problem, columns)
-    fits = limits.fitting_layouts(problem.model.num_layers)
-    return limits.take_layouts(fits) if fits.any() else None
+    return fitting(problem, columns)[0]
 
 
 def feasible(problem: Problem) -> bool:

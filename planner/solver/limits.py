@@ -99,6 +99,47 @@ def fits_somehow(problem: Problem, stages: StageColumns, fits: Fits) -> NDArray[
     return fit
 
 
+def fitting(problem: Problem, columns: LayoutColumns) -> tuple[StageLimits | None, NDArray[np.bool_]]:
+    """The limits of the layouts that fit every memory, and which of ``columns`` those are."""
+    fits = fit(problem, columns)
+    return stage_limits(problem, columns.take(fits)) if fits.any() else None, fits
+
+
+def fit(
+    problem: Problem,
+    columns: LayoutColumns,
+    where: Sequence[Fits] = MEMORIES,
+    *,
+    interleaved_is_even: bool = True,
+) -> NDArray[np.bool_]:
+    """Layouts of which some division of the layers fits all of ``where``.
+
+    First each stage with its share of an even division, rounded up. Where no stage can hold that, nothing
+    fits; where all can and any division will do, it fits. Only the others need the limits of their stages.
+    """
+    stages = stages_of(columns)
+    share = -(-problem.model.num_layers // stages.layouts.pipeline_parallel)
+    here, starts = stages.with_layers(share), stages.first_rows()
+    each = [fits_somehow(problem, here, fits) for fits in where]
+    some = np.logical_and.reduce([np.logical_or.reduceat(fits, starts) for fits in each])
+    found = some & np.logical_and.reduceat(np.logical_and.reduce(each), starts)
+    found &= _any_division(problem, columns, interleaved_is_even=interleaved_is_even)
+    open_ = np.flatnonzero(some & ~found)
+    if len(open_):
+        limits = stage_limits(problem, columns.take(open_), where, interleaved_is_even=interleaved_is_even)
+        found[open_] = limits.fitting_layouts(problem.model.num_layers)
+    return np.asarray(found)
+
+
+def _any_division(problem: Problem, columns: LayoutColumns, *, interleaved_is_even: bool) -> NDArray[np.bool_]:
+    """Where every division of at most an even share for each stage is allowed."""
+    whole = problem.model.num_layers % columns.pipeline_parallel == 0
+    enough = columns.pipeline_parallel * np.where(columns.recompute == SOME_RECOMPUTE, 2, 1) <= problem.model.num_layers
+    free = np.full(len(columns), "layers_per_stage" not in problem.pins)
+    uneven = ~columns.schedule_is("interleaved") if interleaved_is_even else np.ones(len(columns), dtype=bool)
+    return np.asarray(enough & free & (whole | (uneven & problem.stack.uneven_stages)))
+
+
 def most_layers(problem: Problem, stages: StageColumns, fits: Fits) -> Integers:
     """The largest layer count, 0 to all, at which each stage fits with some of its recomputed layers.
 

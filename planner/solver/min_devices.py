@@ -20,7 +20,7 @@ from planner.pins import EVEN, pinned_devices, pinned_layers
 from planner.problem import Problem
 from planner.rules import capacity, judge
 from planner.solver.counts import on
-from planner.solver.limits import fits_host, fits_nvme, stage_limits
+from planner.solver.limits import fit, fits_host, fits_nvme
 from planner.solver.recompute import least_peak_bytes
 from planner.solver.search import require_modelled, solve
 from planner.stages import Booleans, StageColumns, stages_of, stages_of_layout
@@ -114,7 +114,7 @@ def _outcome(problem: Problem) -> str:
     if not len(columns):
         return NO_VALID_LAYOUT
     require_modelled(columns)
-    return FITS if stage_limits(problem, columns).fitting_layouts(problem.model.num_layers).any() else NONE_FITS
+    return FITS if fit(problem, columns).any() else NONE_FITS
 
 
 def _valid_layouts(problem: Problem) -> LayoutColumns:
@@ -181,4 +181,4 @@ def _fitting_with(problem: Problem, columns: LayoutColumns, extra_bytes: int) ->
     def fits(problem: Problem, stages: StageColumns) -> Booleans:
         return np.asarray(stage_memory(problem, stages).peak_bytes() <= usable_bytes(problem, stages) + extra_bytes)
 
-    return stage_limits(problem, columns, [fits, fits_host, fits_nvme]).fitting_layouts(problem.model.num_layers)
+    return fit(problem, columns, [fits, fits_host, fits_nvme])

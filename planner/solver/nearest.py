@@ -12,7 +12,7 @@ from planner.layout import Layout, LayoutColumns
 from planner.problem import Problem
 from planner.rules import Rule
 from planner.rules.capacity import DEVICE_MEMORY, HOST_MEMORY, NVME
-from planner.solver.limits import Fits, fits_device, fits_host, fits_nvme, stage_limits
+from planner.solver.limits import Fits, fit, fits_device, fits_host, fits_nvme, stage_limits
 from planner.solver.recompute import with_least_peak
 from planner.solver.tables import deal_evenly
 from planner.stages import Booleans, Floats, StageColumns
@@ -26,11 +26,10 @@ def why_nothing_fits(problem: Problem, columns: LayoutColumns) -> list[Diagnosti
 
     The host, and the NVMe after it, are named only where a layout fits everything before them.
     """
-    num_layers = problem.model.num_layers
-    fit_device = stage_limits(problem, columns, [fits_device]).fitting_layouts(num_layers)
+    fit_device = fit(problem, columns, [fits_device])
     if not fit_device.any():
         return [nearest_device_miss(problem, columns, VALID)]
-    fit_host = stage_limits(problem, columns, [fits_device, fits_host]).fitting_layouts(num_layers)
+    fit_host = fit(problem, columns, [fits_device, fits_host])
     if fit_host.any():
         return [nearest_node_miss(problem, columns.take(fit_host), VALID, NVME)]
     return [nearest_node_miss(problem, columns.take(fit_device), VALID, HOST_MEMORY)]

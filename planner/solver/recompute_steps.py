@@ -7,7 +7,7 @@ import numpy as np
 from planner.problem import Problem
 from planner.solver.limits import StageLimits
 from planner.solver.recompute import with_needed
-from planner.solver.tables import Stepped, TimeTables, microbatch_ticks
+from planner.solver.tables import Affine, Stepped, TimeTables, recompute_ticks
 from planner.stages import Booleans, Integers
 
 
@@ -32,10 +32,13 @@ def window(tables: TimeTables, step_ticks: float) -> Window:
 
 def stepped(problem: Problem, tables: TimeTables, limits: StageLimits) -> TimeTables:
     """The tables with the layers of ``limits`` and with what each number of them has to recompute."""
+    if not isinstance(tables.microbatch, Affine):
+        raise TypeError("the tables are stepped already")
     counts = limits.most - limits.fewest + 1
     rows = np.repeat(np.arange(len(counts)), counts)
     firsts = np.cumsum(counts) - counts
     layers = np.arange(len(rows)) - np.repeat(firsts - limits.fewest, counts)
     options = with_needed(problem, limits.stages.take(rows).with_layers(layers))
-    values = microbatch_ticks(problem, options, tables.tick_s)
+    affine = Affine(base=tables.microbatch.base[rows], slope=tables.microbatch.slope[rows])
+    values = affine.at(layers) + recompute_ticks(problem, options, tables.tick_s)
     return replace(tables, microbatch=Stepped(fewest=limits.fewest, counts=counts, values=values), limits=limits)

@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from planner.candidates import enumerate_layouts
 from planner.layout import OFFLOAD_TIERS, SCHEDULES, TENSOR_MODES, LayoutColumns
@@ -21,6 +22,10 @@ from planner.problem import Problem
 
 MAX_SUBSETS = 16
 """Subsets of pins that are put in; the full set and the smallest ones come first."""
+
+
+LARGEST_KEY = 2**62
+"""Combinations of values that an integer can number."""
 
 
 def relaxed_layouts(problem: Problem) -> LayoutColumns:
@@ -32,9 +37,20 @@ def relaxed_layouts(problem: Problem) -> LayoutColumns:
         *(_with_pins(problem, wide, subset) for subset in _subsets(list(problem.pins))),
     ]
     together = [np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(LayoutColumns)]
-    _, first = np.unique(np.stack(together, axis=1), axis=0, return_index=True)
-    rows = np.sort(first)
+    rows = _first_of_each(together)
     return LayoutColumns(**{f.name: column[rows] for f, column in zip(fields(LayoutColumns), together, strict=True)})
+
+
+def _first_of_each(columns: list[NDArray[Any]]) -> NDArray[np.int64]:
+    """The first row of each combination of values."""
+    key, size = np.zeros(len(columns[0]), dtype=np.int64), 1
+    for column in columns:
+        values, code = np.unique(column, return_inverse=True)
+        size *= len(values)
+        if size > LARGEST_KEY:
+            raise ValueError(f"{size} combinations are too many to tell apart")
+        key = key * len(values) + code.ravel()
+    return np.sort(np.unique(key, return_index=True)[1])
 
 
 def _any_recompute(problem: Problem) -> list[LayoutColumns]:

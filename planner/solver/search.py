@@ -18,7 +18,7 @@ from planner.problem import Problem
 from planner.rules import capacity, judge
 from planner.solver import peak_memory, step_time
 from planner.solver.found import Found
-from planner.solver.limits import MEMORIES, stage_limits
+from planner.solver.limits import MEMORIES, fit, fitting
 from planner.solver.reasons import why_infeasible
 from planner.stages import Booleans
 
@@ -39,14 +39,13 @@ def solve(problem: Problem, *, time_limit_s: float | None = None, top: int = 1) 
     if not len(columns):
         return _infeasible(space, why_infeasible(problem), started)
     require_modelled(columns)
-    limits = stage_limits(problem, columns)
-    fits = limits.fitting_layouts(problem.model.num_layers)
+    limits, fits = fitting(problem, columns)
     rejected |= _misfits(problem, columns, fits)
     space = msgspec.structs.replace(space, fit=int(np.count_nonzero(fits)), rejected=rejected)
-    if not fits.any():
+    if limits is None:
         return _infeasible(space, why_infeasible(problem), started)
     objective = peak_memory if problem.objective == "memory" else step_time
-    ranked = objective.rank(problem, limits.take_layouts(fits))
+    ranked = objective.rank(problem, limits)
     kept = ranked.promising()
     left = None if time_limit_s is None else time_limit_s - (time.monotonic() - started)
     exact = objective.solve_exactly(problem, ranked.take(kept), left)
@@ -56,15 +55,12 @@ def solve(problem: Problem, *, time_limit_s: float | None = None, top: int = 1) 
 
 def _misfits(problem: Problem, columns: LayoutColumns, fits: Booleans) -> dict[str, int]:
     """How many valid layouts do not fit each memory; one is counted for the first of them."""
-    counts, left, num_layers = {}, np.ones(len(columns), dtype=bool), problem.model.num_layers
+    counts, left = {}, np.flatnonzero(~fits)
     for number, rule in enumerate(capacity.RULES, start=1):
-        fit = (
-            stage_limits(problem, columns, MEMORIES[:number]).fitting_layouts(num_layers)
-            if (left & ~fits).any()
-            else left
-        )
-        counts[rule.id] = int(np.count_nonzero(left & ~fit))
-        left = left & fit
+        if len(left):
+            fits_these = fit(problem, columns.take(left), MEMORIES[:number])
+            counts[rule.id] = int(np.count_nonzero(~fits_these))
+            left = left[fits_these]
     return {rule: count for rule, count in counts.items() if count}
 
 

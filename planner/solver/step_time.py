@@ -17,7 +17,7 @@ from planner.solver.tables import (
     even_layers,
     least_maximum,
     lower_bounds,
-    microbatch_ticks,
+    recompute_ticks,
     time_tables,
 )
 from planner.stages import Booleans, Floats, Integers
@@ -47,7 +47,8 @@ def _ranked(problem: Problem, tables: TimeTables) -> Ranked:
     slowest = least_maximum(tables, tables.microbatch)
     layers = even_layers(tables, slowest, _least_tail(tables, slowest))
     divided = with_needed(problem, tables.limits.stages.with_layers(layers))
-    achieved = tables.step(layers, microbatch_ticks(problem, divided, tables.tick_s))
+    is_affine = isinstance(tables.microbatch, Affine)
+    achieved = tables.step(layers, recompute_ticks(problem, divided, tables.tick_s) if is_affine else 0)
     return Ranked(
         limits=tables.limits, lower_bound=_rounded(lower_bounds(tables)), achieved=_rounded(achieved), layers=layers,
         recompute=divided.recompute_layers, unit=tables.tick_s,

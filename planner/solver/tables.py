@@ -130,12 +130,12 @@ class TimeTables:
         """A per-layout column repeated for each of its stages."""
         return np.repeat(per_layout, self.num_stages)
 
-    def step(self, layers: Integers, microbatch: Integers | None = None) -> Floats:
+    def step(self, layers: Integers, added: Integers | int = 0) -> Floats:
         """Step time of every layout with these layers per stage, in ticks.
 
-        ``microbatch``: time of a micro batch on each stage, where it is not that of the tables.
+        ``added``: what comes on top of a micro batch's time on each stage.
         """
-        times, tails = self.microbatch.at(layers) if microbatch is None else microbatch, self.tail.at(layers)
+        times, tails = self.microbatch.at(layers) + added, self.tail.at(layers)
         return self.compose(
             np.add.reduceat(times, self.starts),
             np.maximum.reduceat(times, self.starts),
@@ -177,9 +177,16 @@ def time_tables(problem: Problem, limits: StageLimits, tick_s: float | None = No
     )
 
 
-def microbatch_ticks(problem: Problem, stages: StageColumns, tick_s: float) -> Integers:
-    """Time of a micro batch on stages as they stand, in ticks."""
-    return np.rint(total(stage_times(problem, stages).microbatch) / tick_s).astype(np.int64)
+def recompute_ticks(problem: Problem, stages: StageColumns, tick_s: float) -> Integers:
+    """What the layers that stages recompute beyond the fewest they may add to a micro batch, in ticks."""
+    added = np.zeros(len(stages), dtype=np.int64)
+    rows = np.flatnonzero(stages.recompute_layers > stages.fewest_recomputed())
+    if len(rows):
+        some = stages.take(rows)
+        least = some.with_recompute(some.fewest_recomputed())
+        more_s = total(stage_times(problem, some).microbatch) - total(stage_times(problem, least).microbatch)
+        added[rows] = np.rint(more_s / tick_s).astype(np.int64)
+    return added
 
 
 def _finest_safe_tick_s(stage_times_s: Floats, columns: LayoutColumns) -> float:

@@ -1,6 +1,6 @@
 """GPT-2 on a grid: the modules of one pipeline stage, with the parameter names of Transformers."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -91,27 +91,37 @@ class _Embedding(nn.Module):
 class _Transformer(nn.Module):
     """What Transformers calls ``transformer``, as far as a stage has it."""
 
-    def __init__(self, spec: ModelSpec, mesh: Mesh, layers: range, ops: Operations, make: MakeParameter) -> None:
+    def __init__(
+        self, spec: ModelSpec, mesh: Mesh, layers: Sequence[int], ops: Operations, make: MakeParameter
+    ) -> None:
         super().__init__()
-        if layers.start == 0:
+        if layers[0] == 0:
             self.wte, self.wpe = _Embedding("transformer.wte", make), _Embedding("transformer.wpe", make)
         self.h = nn.ModuleDict({str(i): _Block(f"transformer.h.{i}", spec, mesh, ops, make) for i in layers})
-        if layers.stop == spec.num_layers:
+        if layers[-1] == spec.num_layers - 1:
             self.ln_f = _Norm("transformer.ln_f", mesh, make)
 
 
 class GridGPT(nn.Module):
     """One pipeline stage of GPT-2, divided over a grid.
 
-    A micro batch goes in whole on every rank; the grid divides it. ``recomputed`` is the number of
-    blocks, from the first of the stage on, whose activations backward computes again.
+    A micro batch goes in whole on every rank; the grid divides it. ``recomputed`` are the layers whose
+    activations backward computes again.
     """
 
-    def __init__(self, spec: ModelSpec, mesh: Mesh, layers: range, make: MakeParameter, *, recomputed: int = 0) -> None:
+    def __init__(
+        self,
+        spec: ModelSpec,
+        mesh: Mesh,
+        layers: Sequence[int],
+        make: MakeParameter,
+        *,
+        recomputed: Collection[int] = (),
+    ) -> None:
         super().__init__()
         self._spec, self._mesh, self._recomputed = spec, mesh, recomputed
         self._ops = operations(mesh)
-        self._is_first, self._is_last = layers.start == 0, layers.stop == spec.num_layers
+        self._is_first, self._is_last = layers[0] == 0, layers[-1] == spec.num_layers - 1
         self._vocabulary_group = mesh.group(mesh.grid.inner.hidden)
         self.transformer = _Transformer(spec, mesh, layers, self._ops, make)
         if not self._is_last:
@@ -131,8 +141,8 @@ class GridGPT(nn.Module):
         hold different sequences add up to its mean.
         """
         states = self.embed(input_ids) if hidden_states is None else hidden_states
-        for index, block in enumerate(self.transformer.h.values()):
-            if index < self._recomputed and torch.is_grad_enabled():
+        for layer, block in self.transformer.h.items():
+            if int(layer) in self._recomputed and torch.is_grad_enabled():
                 states = checkpoint(block, states, use_reentrant=False)
             else:
                 states = block(states)

@@ -1,7 +1,5 @@
 """Training steps of a layout whose tensor mode is 2D, 2.5D or 3D."""
 
-from typing import Any
-
 import torch
 import torch.distributed as dist
 from colossalai.amp.naive_amp.mixed_precision_optimizer import MixedPrecisionOptimizer
@@ -19,6 +17,8 @@ from runtime.grid.blocks import GridGPT
 from runtime.grid.mesh import Axes, Mesh
 from runtime.grid.weights import Shards, all_copy_axes, copy_axes
 from runtime.model import DTYPES, initial_parameters
+from runtime.optimizers import fuse_adamw
+from runtime.placement import held_layers, recomputed_layers
 from runtime.trainer import Batch, PlanTrainer
 
 _WHOLE_ELEMENTS = 2**20
@@ -28,14 +28,18 @@ _TIED = {"lm_head.weight": "transformer.wte.weight"}
 
 
 class GridTrainer(PlanTrainer):
-    """This rank's part of a GPT-2 on a grid, and its optimizer; the counterpart of ``Trainer``."""
+    """This rank's part of a GPT-2 on a grid, and its optimizer."""
 
     def __init__(
         self, plan: Plan, device: Device, *, seed: int, learning_rate: float, optimizer: type[Optimizer] = AdamW
     ) -> None:
-        """Build this rank's part of the model; every rank of the process group must do so."""
+        """Build this rank's part of the model; every rank of the process group must do so.
+
+        Raises:
+            PlanError: the runtime cannot execute the plan's layout.
+        """
         super().__init__(plan, device)
-        self.plan, self._spec = plan, plan.problem.model
+        self._spec = plan.problem.model
         self.mesh = Mesh(self.layout)
         vocab_rows = int(padded_vocab(plan.problem, columns_of(self.layout))[0])
         self._shards = Shards(self.mesh, self._spec, vocab_rows)
@@ -49,26 +53,23 @@ class GridTrainer(PlanTrainer):
 
     def _build_model(self, seed: int) -> GridGPT:
         stage, dtype = self.position.stage, DTYPES[self.layout.precision]
-        start = sum(self.layout.layers_per_stage[:stage])
-        layers = range(start, start + self.layout.layers_per_stage[stage])
-        draw = initial_parameters(self._spec, seed)
+        layers, draw = held_layers(self.layout, stage), initial_parameters(self._spec, seed)
 
         def make(name: str) -> nn.Parameter:
             whole = draw(self._whole_name(name))
             return nn.Parameter(self._shards.cut(name, whole).to(self.device, dtype))
 
-        recomputed = self.layout.recompute_layers_per_stage[stage]
+        recomputed = recomputed_layers(self.layout, stage)
         return GridGPT(self._spec, self.mesh, layers, make, recomputed=recomputed).train()
 
     def _build_optimizer(self, optimizer: type[Optimizer], learning_rate: float) -> OptimizerWrapper:
-        options: dict[str, Any] = {"lr": learning_rate}
+        plain = optimizer(self.model.parameters(), lr=learning_rate)  # type: ignore[call-arg]
+        wrapped = OptimizerWrapper(plain)
+        if self.layout.precision != "fp32":
+            wrapped = MixedPrecisionOptimizer(plain, precision=self.layout.precision)
         if optimizer is AdamW and self.device.type == "cuda":
-            # One kernel in place of PyTorch's default, whose temporaries take four bytes a parameter.
-            options["fused"] = True
-        plain = optimizer(self.model.parameters(), **options)
-        if self.layout.precision == "fp32":
-            return OptimizerWrapper(plain)
-        return MixedPrecisionOptimizer(plain, precision=self.layout.precision)
+            fuse_adamw(wrapped)
+        return wrapped
 
     def _build_schedule(self) -> OneForwardOneBackwardSchedule | None:
         if self.layout.pipeline_parallel == 1:
@@ -85,12 +86,11 @@ class GridTrainer(PlanTrainer):
             found[copy_axes(name, self.mesh.grid)].append(parameter)
         return [(axes, parameters) for axes, parameters in found.items() if self.mesh.size(axes) > 1]
 
-    def backward(self, batch: Batch) -> float:
-        """Gradients of the global batch in every parameter; the loss of the whole batch."""
-        return self._global_mean(self.accumulate_gradients({k: tensor.to(self.device) for k, tensor in batch.items()}))
-
     def accumulate_gradients(self, batch: Batch) -> Tensor | None:
-        """Forward and backward of all micro batches, and the sum of gradients over copies."""
+        """Forward and backward of all micro batches; every parameter then has the gradient of the global batch.
+
+        The loss, which only the last stage has, is this rank's share of that of the global batch.
+        """
         loss = self._accumulate(batch) if self.schedule is None else self._pipeline(batch)
         self._reduce_gradients()
         return loss
@@ -125,7 +125,7 @@ class GridTrainer(PlanTrainer):
             dist.all_reduce(weight.grad, group=self._ends)
 
     def _global_mean(self, loss: Tensor | None) -> float:
-        # Only the last stage has a loss; the ranks along the axis that divides the vocabulary share theirs.
+        # Only the last stage has a loss; ranks that divide nothing but the vocabulary have the same one.
         share = torch.zeros((), dtype=torch.float64, device=self.device)
         if loss is not None and self.position.stage == self.layout.pipeline_parallel - 1:
             share += loss.detach() / self.mesh.grid.edge
@@ -137,7 +137,7 @@ class GridTrainer(PlanTrainer):
         return self._whole({name: parameter.detach() for name, parameter in self.model.named_parameters()})
 
     def full_gradients(self) -> dict[str, Tensor]:
-        """Their gradients after :meth:`backward`; every rank has to ask."""
+        """Their gradients after :meth:`accumulate_gradients`; every rank has to ask."""
         gradients = {name: parameter.grad for name, parameter in self.model.named_parameters()}
         return self._whole({name: gradient for name, gradient in gradients.items() if gradient is not None})
 

@@ -1,19 +1,15 @@
 """2D, 2.5D and 3D train like one process: losses and every gradient, over steps that depend on them."""
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from torch.nn import functional
 
 from planner.plan import Plan
-from tests.runtime.training import LEARNING_RATES, SEED, batches
+from tests.runtime.training import LEARNING_RATES, SEED, MakePlan, Ranks, own_batches, plain_steps, reference
 
 pytestmark = pytest.mark.runtime
 
-MakePlan = Callable[..., Plan]
-Ranks = Callable[[int, Callable[[int], Any]], list[Any]]
 Steps = list[tuple[float, dict[str, Any]]]
 """Loss and gradients, as NumPy arrays by parameter name, of each step."""
 
@@ -62,29 +58,20 @@ def make_trainer(plan: Plan, optimizer: type[torch.optim.Optimizer] = torch.opti
     return GridTrainer(plan, "cpu", seed=SEED, learning_rate=LEARNING_RATES[optimizer], optimizer=optimizer)
 
 
-def reference(plan: Plan, optimizer: type[torch.optim.Optimizer]) -> Steps:
+def reference_steps(plan: Plan, optimizer: type[torch.optim.Optimizer]) -> Steps:
     """Plain PyTorch, in one process."""
-    from runtime.model import build_model
-
-    model = build_model(plan.problem.model, SEED)
-    plain = optimizer(model.parameters(), lr=LEARNING_RATES[optimizer])  # type: ignore[call-arg]
-    steps: Steps = []
-    for batch in batches(plan):
-        logits = model(batch["input_ids"]).logits
-        loss = functional.cross_entropy(logits.flatten(0, 1), batch["labels"].flatten())
-        loss.backward()
-        steps.append((float(loss), {n: p.grad.numpy().copy() for n, p in model.named_parameters()}))
-        plain.step()
-        plain.zero_grad()
-    return steps
+    return [
+        (loss, {name: p.grad.numpy().copy() for name, p in model.named_parameters() if p.grad is not None})
+        for loss, model in plain_steps(plan, optimizer)
+    ]
 
 
 def differences(plan: Plan, optimizer: type[torch.optim.Optimizer], expected: Steps) -> list[str]:
     """What this rank computes other than ``expected``, in words; and the parameters that it has."""
     trainer = make_trainer(plan, optimizer)
     found = []
-    for number, (batch, (loss, gradients)) in enumerate(zip(batches(plan), expected, strict=True)):
-        own_loss = trainer.backward({name: tensor[trainer.rows] for name, tensor in batch.items()})
+    for number, (batch, (loss, gradients)) in enumerate(zip(own_batches(trainer, plan), expected, strict=True)):
+        own_loss = trainer._global_mean(trainer.accumulate_gradients(batch))
         if own_loss != pytest.approx(loss, rel=1e-5):
             found.append(f"step {number}: loss {own_loss}, not {loss}")
         own = trainer.full_gradients()
@@ -114,7 +101,7 @@ def test_losses_and_gradients_equal_plain_pytorch(
     model = {"tied_embeddings": tied, "num_layers": 3}
     first_run = tied and optimizer is torch.optim.SGD
     layouts = {name: fields for name, fields in LAYOUTS[world].items() if first_run or name in TRAINED_TWICE}
-    (expected,) = ranks(1, lambda rank: reference(plan(model=model), optimizer))
+    (expected,) = ranks(1, lambda rank: reference_steps(plan(model=model), optimizer))
     assert expected[-1][0] < expected[0][0] - 0.1
 
     def compare(rank: int) -> dict[str, list[str]]:
@@ -134,23 +121,19 @@ MIXED: dict[int, dict[str, dict[str, Any]]] = {
 
 @EACH_WORLD
 def test_mixed_precision_equals_fp32_to_its_rounding(world: int, plan: MakePlan, ranks: Ranks) -> None:
-    (expected,) = ranks(1, lambda rank: [loss for loss, _ in reference(plan(), torch.optim.SGD)])
+    (expected,) = ranks(1, lambda rank: reference(plan()))
 
     def train(rank: int) -> dict[str, list[float]]:
         losses = {}
         for precision in ("bf16", "fp16"):
             for name, fields in MIXED[world].items():
-                trainer = make_trainer(plan(precision=precision, **fields))
+                chosen = plan(precision=precision, **fields)
+                trainer = make_trainer(chosen)
                 masters = trainer.optimizer.param_groups[0]["params"]
                 assert {one.dtype for one in masters} == {torch.float32}
-                assert (
-                    trainer.model.transformer.h["3" if "pp2" in name and rank >= 4 else "0"].ln_1.weight.element_size()
-                    == 2
-                )
-                losses[f"{name} {precision}"] = [
-                    trainer.step({n: tensor[trainer.rows] for n, tensor in batch.items()})
-                    for batch in batches(trainer.plan)
-                ]
+                assert {one.element_size() for one in trainer.model.parameters()} == {2}
+                steps = own_batches(trainer, chosen)
+                losses[f"{name} {precision}"] = [trainer.step(batch) for batch in steps]
         return losses
 
     for losses in ranks(world, train):
@@ -205,13 +188,13 @@ def test_dropout(world: int, plan: MakePlan, ranks: Ranks) -> None:
     fields = grids[world]
 
     def train(rank: int) -> tuple[list[bool], list[float], list[float], float]:
-        model = {"dropout": 0.2, "num_layers": 2}
-        plain = make_trainer(plan(model=model, **fields))
-        kept = plain.model.embed(batches(plain.plan)[0]["input_ids"]).flatten()[:64] != 0
         results = []
         for layers in (0, 2):
-            trainer = make_trainer(plan(model=model, **fields, recompute_layers_per_stage=(layers,)))
-            results.append([trainer.step(batch) for batch in batches(trainer.plan)])
+            model = {"dropout": 0.2, "num_layers": 2}
+            chosen = plan(model=model, **fields, recompute_layers_per_stage=(layers,))
+            trainer = make_trainer(chosen)
+            kept = trainer.model.embed(next(own_batches(trainer, chosen))["input_ids"]).flatten()[:64] != 0
+            results.append([trainer.step(batch) for batch in own_batches(trainer, chosen)])
         return kept.tolist(), results[0], results[1], spread_of_copies(trainer)
 
     found = ranks(world, train)
@@ -241,10 +224,9 @@ def spread_of_copies(trainer: Any) -> float:
 def test_the_tensor_mode_chooses_the_trainer(
     fields: dict[str, Any], trainer: str, plan: MakePlan, ranks: Ranks
 ) -> None:
-    def chosen(rank: int) -> tuple[str, slice]:
-        from runtime.trainers import make_trainer
+    def chosen(rank: int) -> str:
+        from runtime import trainers
 
-        made = make_trainer(plan(**fields), seed=SEED, learning_rate=0.1)
-        return type(made).__name__, made.rows
+        return type(trainers.make_trainer(plan(**fields), seed=SEED, learning_rate=0.1)).__name__
 
-    assert ranks(2, chosen) == [(trainer, slice(0, 8))] * 2
+    assert ranks(2, chosen) == [trainer] * 2

@@ -9,12 +9,9 @@ from torch.nn import functional
 
 from planner.plan import Plan
 from tests.runtime.test_grid import CUBE, PAIR, SQUARE, make_trainer
-from tests.runtime.training import batches
+from tests.runtime.training import MakePlan, Ranks, own_batches
 
 pytestmark = pytest.mark.runtime
-
-MakePlan = Callable[..., Plan]
-Ranks = Callable[[int, Callable[[int], Any]], list[Any]]
 
 HIDDEN = 8
 """Hidden size of the single layers below."""
@@ -77,10 +74,11 @@ def test_2_5d_trains_as_many_models_as_its_depth_unless_gradients_are_summed(pla
     def spread(rank: int) -> tuple[float, float]:
         found = []
         for summed in (True, False):
-            trainer = make_trainer(plan(model={"num_layers": 1}, **PAIR))
+            chosen = plan(model={"num_layers": 1}, **PAIR)
+            trainer = make_trainer(chosen)
             if not summed:
                 trainer._copied = []
-            trainer.step(batches(trainer.plan)[0])
+            trainer.step(next(own_batches(trainer, chosen)))
             weight = trainer.model.transformer.h["0"].mlp.c_fc.weight.detach()
             other = weight.clone()
             torch.distributed.all_reduce(other)

@@ -1,6 +1,5 @@
 """The parts that a grid trains with: shards of weights, layer norm and cross-entropy over ranks."""
 
-from collections.abc import Callable
 from itertools import product
 from math import prod
 from typing import Any
@@ -9,14 +8,10 @@ import pytest
 import torch
 from torch.nn import functional
 
-from planner.plan import Plan
 from tests.runtime.test_grid import CUBE, DEEP_SQUARE, SQUARE, make_trainer
-from tests.runtime.training import SEED
+from tests.runtime.training import SEED, MakePlan, Ranks
 
 pytestmark = pytest.mark.runtime
-
-MakePlan = Callable[..., Plan]
-Ranks = Callable[[int, Callable[[int], Any]], list[Any]]
 
 
 @pytest.mark.parametrize("fields", [SQUARE, DEEP_SQUARE, CUBE], ids=lambda fields: fields["tensor_mode"])
@@ -44,7 +39,7 @@ def test_ranks_hold_whole_heads_and_the_model_can_be_put_together(plan: MakePlan
         from runtime.model import build_model
 
         trainer = make_trainer(plan(**SQUARE))
-        whole = dict(build_model(trainer.plan.problem.model, SEED).named_parameters())
+        whole = dict(build_model(plan().problem.model, SEED).named_parameters())
         found = trainer.full_parameters()
         rows, heads, size = 32 // 2, 4 // 2, 32 // 4
         part = trainer.model.transformer.h["0"].attn.c_attn.weight.view(rows, heads, 3, size)

@@ -59,6 +59,9 @@ def test_a_layout_that_cannot_be_executed_is_refused(
     "fields",
     [
         {"tensor_parallel": 2, "pipeline_parallel": 2, "data_parallel": 2},
+        {"tensor_mode": "2d", "tensor_parallel": 4, "pipeline_parallel": 2, "recompute_layers_per_stage": (1, 0)},
+        {"tensor_mode": "2.5d", "tensor_parallel": 2, "tensor_depth": 2, "data_parallel": 2, "precision": "fp16"},
+        {"tensor_mode": "3d", "tensor_parallel": 8, "num_microbatches": 2},
         {"zero_stage": 2, "data_parallel": 2, "precision": "bf16", "num_microbatches": 2},
         {"zero_stage": 1, "precision": "fp16", "offload": Offload(optimizer=1.0, tier="cpu")},
         {"pipeline_parallel": 2, "layers_per_stage": (3, 1), "recompute_layers_per_stage": (3, 1)},

@@ -16,6 +16,7 @@ from planner.cost_model.activations import (
     logits_bytes,
     mask_bytes,
     pipeline_buffer_bytes,
+    summa_buffer_bytes,
 )
 from tests.helpers import problem, stages
 
@@ -176,3 +177,17 @@ def test_logits_bytes_of_another_loss_under_zero_3() -> None:
 
 def test_in_flight_microbatches_that_a_stack_holds_beyond_its_schedule() -> None:
     assert in_flight_microbatches(stages(pipeline_parallel=3, layers_per_stage=(2, 1, 1)), 1.0).tolist() == [4, 3, 1]
+
+
+def test_summa_buffer_bytes_by_hand() -> None:
+    flat = stages(tensor_mode="2d", tensor_parallel=4, micro_batch=4)
+    layer, head = summa_buffer_bytes(problem(), flat)
+    # 16 tokens a rank, two-byte elements: 16 * 64 / 2 and 64 * 16 / 4, then 16 * 128 / 2 and 128 * 16 / 4, two each.
+    assert layer.tolist() == [2 * 2 * (512 + 256)]
+    assert head.tolist() == [2 * 2 * (1024 + 512)]
+
+
+def test_summa_buffer_bytes_exist_in_flat_grids_alone() -> None:
+    for other in ({}, {"tensor_mode": "3d", "tensor_parallel": 8, "micro_batch": 4}):
+        layer, head = summa_buffer_bytes(problem(), stages(**other))
+        assert (layer.tolist(), head.tolist()) == ([0], [0])

@@ -141,6 +141,12 @@ def test_sharded_seconds_by_hand() -> None:
     assert sharded_seconds(again, divided).tolist() == pytest.approx([3 * once + more])
 
 
+def test_sharded_seconds_of_tensors_that_are_gathered_by_themselves() -> None:
+    many = problem(num_devices=2, stack={"sharded": {"collectives_per_unit": 12.0}})
+    seconds = sharded_seconds(many, stages(data_parallel=2, zero_stage=3))
+    assert seconds.tolist() == pytest.approx([3 * (15328 / 1e9 + 12 * 15328 / 3280 * 1e-6)])
+
+
 def test_sharded_seconds_of_a_model_below_one_piece_are_an_all_reduce() -> None:
     small = problem(num_devices=2, stack={"sharded": {"unit_parameters": 10**6}})
     seconds = sharded_seconds(small, stages(data_parallel=2, zero_stage=3))

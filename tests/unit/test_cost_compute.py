@@ -83,10 +83,11 @@ def test_layer_forward_seconds_under_tensor_and_sequence_parallelism() -> None:
 def test_layer_host_seconds_by_hand() -> None:
     slow_host = problem(hardware={"kernel_launch_s": 0.5})
     assert layer_host_seconds(slow_host, stages()).tolist() == [5 * 0.5]
-    traffic = {"layer_host_s": 4.0, "tensor_parallel_host_s": 1.0}
+    traffic = {"layer_host_s": 4.0, "tensor_parallel_host_s": 1.0, "sequence_parallel_host_s": 0.5}
     stated = problem(hardware={"kernel_launch_s": 0.5}, stack={"traffic": traffic, "sharded": {"layer_host_s": 8.0}})
     assert layer_host_seconds(stated, stages()).tolist() == [4.0]
     assert layer_host_seconds(stated, stages(tensor_parallel=2)).tolist() == [5.0]
+    assert layer_host_seconds(stated, stages(tensor_parallel=2, sequence_parallel=True)).tolist() == [5.5]
     assert layer_host_seconds(stated, stages(data_parallel=2, zero_stage=3)).tolist() == [12.0]
 
 

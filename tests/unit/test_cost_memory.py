@@ -4,6 +4,7 @@ import numpy as np
 
 from planner.cost_model.memory import batch_bytes, head_gradient_bytes, predicted_stages, stage_memory
 from planner.cost_model.terms import total
+from planner.units import Bytes
 from tests.helpers import problem, stages
 
 
@@ -73,3 +74,8 @@ def test_prediction_of_reserved_memory_adds_the_share_between_blocks() -> None:
     (stage,) = predicted_stages(problem(stack={"fragmentation": 0.25}), stages())
     assert stage.reserved_bytes == 308096 * 1.25
     assert stage.device_bytes == stage.reserved_bytes + 1000
+
+
+def test_prediction_of_reserved_memory_includes_blocks_of_the_set_up_that_need_no_reserve() -> None:
+    (stage,) = predicted_stages(problem(stack={"process": {"cached_bytes": Bytes(500)}}), stages())
+    assert (stage.reserved_bytes, stage.reserve_bytes) == (308096 + 500, 1000)

@@ -1,0 +1,161 @@
+"""Writes docs/validation.md and its plots: ``python -m docs.validation_page TABLE.csv ...``.
+
+``make validate`` runs it on the tables that its variable DATA names.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from docs.validation_plots import draw
+from planner.diagnostics import PlanError, render
+from planner.units import format_gib, format_seconds
+from planner.validation import Report, validate
+from planner.validation.facts import caveat_of
+from planner.validation.replay import Replay
+from planner.validation.report import SetScore, memory_pair, time_pair
+from planner.validation.score import Errors, Pair, error_pct
+from planner.validation.words import layout_words, percent
+from planner.validation.worst import worst_rows
+
+FOLDER = Path(__file__).parent
+PAGE = FOLDER / "validation.md"
+WORST = 5
+
+_HEAD = """\
+# Predictions against measured runs
+
+This page is written by `make validate`; do not edit it. `gptplan validate TABLE.csv` prints the same figures.
+
+Every row of a table of measured runs is turned into the problem and the layout that were run, and the cost model
+predicts it as it would predict any other. No constant belongs to a row or a set: constants live once for each
+training stack and card in `specs/`, each with its source. Errors are 100 (predicted / measured - 1).
+
+Not every figure below is a test on unseen runs. Some constants were read off rows of these tables, as their sources
+say: of `colossalai-hf` (kept elements, logits, buckets, host times, and dropout 0) off colossalai-h100, of `colossalai`
+off colossalai-h200, and of `megatron-deepspeed` (host time, fixed cost of collectives, passes over scores) off
+vTrain-single. The passes over scores of `megatron` are carried over from there. Errors on BLOOM-prequel and MosaicML
+pointed to what `megatron-deepspeed` (gradients in the optimizer step) and `llm-foundry` (loss, attention) had wrong;
+the values there are counts and estimates, not fits.
+"""
+_MEMORY_NOTE = """\
+Memory readings are compared with what they count: `allocated` is the peak of live tensors, `reserved` adds what
+PyTorch's allocator holds beyond them, `device` is what the driver reports, with context and communicators.
+"""
+_RANKING_NOTE = """\
+Groups are the layouts of one model, card, number of GPUs, batch and precision. Kendall's tau (tau-b, mean over the
+groups weighted by their pairs) says how alike measured and predicted step times order them. The regret is how much
+slower the layout predicted best is than the best one measured.
+"""
+
+
+def page(report: Report, plots: dict[str, str]) -> str:
+    """The whole page; ``plots`` maps a set to the file of its plot."""
+    parts = [_HEAD, _tables_read(report), "## Errors\n", _errors_table(report), "", _MEMORY_NOTE]
+    if any(one.ranking.groups for one in report.sets.values()):
+        parts += ["## Ranking of layouts\n", _RANKING_NOTE, _ranking_table(report), ""]
+    parts += ["## Sets\n", *(_section(name, one, report, plots) for name, one in report.sets.items() if one.scored)]
+    skipped = {f"{name}: {text}": n for name, one in report.sets.items() for text, n in one.skipped.items()}
+    parts += ["## Rows left out\n", _counts(skipped) or "None.", ""]
+    parts += [
+        "## Assumptions\n",
+        "What rows do not state is filled as follows.\n",
+        _counts(report.assumptions) or "None.",
+    ]
+    return "\n".join(parts) + "\n"
+
+
+def _tables_read(report: Report) -> str:
+    lines = "\n".join(f"- `{table.path.name}`: {len(table.rows)} rows" for table in report.tables)
+    return f"Tables read:\n\n{lines}\n"
+
+
+def table(headings: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
+    """A Markdown table whose first ``left`` columns are text."""
+    marks = ["---"] * left + ["---:"] * (len(headings) - left)
+    lines = [headings, marks, *rows]
+    return "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines)
+
+
+def _errors_table(report: Report) -> str:
+    headings = (
+        "set", "rows", "scored", "memory: n", "mean", "worst", "bias", "step time: n", "mean", "worst", "bias",
+        "fit as fit", "fit as OOM", "OOM as fit", "OOM as OOM",
+    )  # fmt: skip
+    rows = [
+        [
+            name, str(one.rows), str(one.scored), *_errors(one.memory), *_errors(one.step_time),
+            *(str(getattr(one.outcome, field)) for field in one.outcome.__struct_fields__),
+        ]
+        for name, one in report.sets.items()
+    ]  # fmt: skip
+    return table(headings, rows)
+
+
+def _errors(errors: Errors) -> list[str]:
+    bias = percent(errors.bias_pct, signed=True)
+    return [str(errors.n or ""), percent(errors.mean_abs_pct), percent(errors.max_abs_pct), bias]
+
+
+def _ranking_table(report: Report) -> str:
+    headings = ("set", "groups", "Kendall's tau", "mean regret", "largest regret", "groups within 3 %")
+    rows = [
+        [
+            name, str(rank.groups), "" if rank.kendall_tau is None else f"{rank.kendall_tau:.2f}",
+            percent(rank.top1_regret_pct), percent(rank.top1_regret_max_pct), percent(rank.top1_within_3_pct),
+        ]
+        for name, one in report.sets.items()
+        if (rank := one.ranking).groups
+    ]  # fmt: skip
+    return table(headings, rows)
+
+
+def _section(name: str, one: SetScore, report: Report, plots: dict[str, str]) -> str:
+    replays = [replay for replay in report.replays if replay.row.set_name == name]
+    parts = [f"### {name}\n", f"{one.scored} of {one.rows} rows."]
+    if caveat := caveat_of(name):
+        parts.append(f"Care: {caveat}.")
+    parts.append("")
+    if len(one.memory_by_kind) > 1:
+        kinds = [[kind, *_errors(errors)] for kind, errors in one.memory_by_kind.items()]
+        parts += [table(("memory reading", "n", "mean", "worst", "bias"), kinds), ""]
+    if name in plots:
+        parts += [f"![Predicted against measured, {name}]({plots[name]})", ""]
+    for what, pair_of, words in (("memory", memory_pair, format_gib), ("step time", time_pair, format_seconds)):
+        if lines := _worst(replays, pair_of, words):
+            parts += [f"Worst by {what}:\n", lines, ""]
+    return "\n".join(parts)
+
+
+def _worst(replays: Sequence[Replay], pair_of: Callable[[Replay], Pair | None], words: Callable[[float], str]) -> str:
+    rows = [
+        [
+            worst.replay.row.id, layout_words(worst.replay), worst.part,
+            words(worst.pair[0]), words(worst.pair[1]), percent(error_pct(*worst.pair), signed=True),
+        ]
+        for worst in worst_rows(replays, pair_of, WORST)
+    ]  # fmt: skip
+    headings = ("row", "layout", "largest part of the prediction", "measured", "predicted", "error")
+    return table(headings, rows, left=3) if rows else ""
+
+
+def _counts(counts: dict[str, int]) -> str:
+    return "\n".join(f"- {count} rows: {text}" for text, count in counts.items())
+
+
+def main() -> None:
+    """Replay the tables and write the page; plots only where Matplotlib is installed."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("tables", nargs="+", type=Path, help="tables of measured runs")
+    try:
+        report = validate(parser.parse_args().tables)
+    except PlanError as error:
+        sys.exit("\n".join(render(diagnostic) for diagnostic in error.diagnostics))
+    plots = draw(report, FOLDER)
+    PAGE.write_text(page(report, plots), encoding="utf-8")
+    sys.stdout.write(f"wrote {PAGE.name} and {len(plots)} plots{'' if plots else ', no Matplotlib'}\n")
+
+
+if __name__ == "__main__":
+    main()

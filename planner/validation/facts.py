@@ -1,0 +1,202 @@
+"""What is known of a set of runs beyond its table: how blanks are filled, and why. Data, no code path per set.
+
+Nothing here is fitted to the measurements: each value is how the software of the set works or what its
+authors say elsewhere.
+"""
+
+from typing import Literal, TypeVar
+
+import msgspec
+
+from planner.spec import Precision
+from planner.validation.cases import Assumptions
+
+Value = TypeVar("Value")
+Attention = Literal["flash", "materialised"]
+
+
+class SetFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """Fillings for the blanks of one set; a row's own cell always wins."""
+
+    stack: str
+    bf16_stack: str | None = None
+    """The stack of rows in bf16, if that is another one."""
+    zero3_stack: str | None = None
+    """The stack of rows under ZeRO stage 3, if that is another one."""
+    precision: Precision = "bf16"
+    attention: Attention = "flash"
+    recompute: Literal["full", "none"] = "none"
+    zero_stage: int = 0
+    dropout: float = 0.1
+    card_gb: int = 80
+    vocab: int = 50257
+    micro_batch: int | Literal["whole"] | None = None
+    """``whole``: a data-parallel rank's batch is one micro batch. ``None``: a row has to state it."""
+    why: dict[str, str] = {}
+    """Field to the reason for its value."""
+    caveat: str = ""
+    """What limits how close a prediction of this set can come, if its source says so."""
+
+
+_BEFORE_FLASH = "the runs are older than FlashAttention"
+_BIGSCIENCE = {
+    "stack": "trained with BigScience's Megatron-DeepSpeed",
+    "attention": "Megatron-DeepSpeed of early 2022 materialises the scores",
+    "dropout": "Megatron-LM's defaults for attention and hidden dropout",
+}
+_VTRAIN = SetFacts(
+    stack="megatron-deepspeed", precision="fp16", attention="materialised", recompute="full", zero_stage=0,
+    why={
+        "stack": "the set's note names Megatron-DeepSpeed",
+        "precision": "--fp16 is what Megatron-DeepSpeed's GPT examples set",
+        "attention": _BEFORE_FLASH,
+        "zero_stage": "vTrain simulates an all-reduce of gradients over data parallelism",
+        "card_gb": "the paper's cluster has DGX A100 80 GB nodes",
+        "vocab": "vTrain's default",
+        "dropout": "Megatron-LM's defaults",
+    },
+)  # fmt: skip
+_NARAYANAN = SetFacts(
+    stack="megatron", zero3_stack="megatron-deepspeed", precision="fp16",
+    attention="materialised", recompute="full", vocab=51200, micro_batch=1,
+    why={
+        "stack": "measured with Megatron-LM, the ZeRO-3 rows with DeepSpeed",
+        "precision": "arXiv 2104.04473, section 5: mixed precision, against the fp16 peak",
+        "attention": _BEFORE_FLASH,
+        "recompute": "arXiv 2104.04473, section 5.1: its FLOP count includes recomputation of every layer",
+        "zero_stage": "Megatron-LM of 2021 does not shard the optimizer",
+        "card_gb": "Selene has 80 GB cards",
+        "vocab": "the vocabulary of its other rows",
+        "micro_batch": "Megatron-LM's 175B example script",
+        "dropout": "Megatron-LM's defaults",
+    },
+)  # fmt: skip
+_NVIDIA = SetFacts(
+    stack="megatron", zero_stage=1, vocab=51200, micro_batch=1,
+    why={
+        "stack": "measured with Megatron Core",
+        "precision": "Megatron Core's recipes for this card train in bf16",
+        "attention": "Transformer Engine's fused attention",
+        "recompute": "tables of best throughput; fused attention leaves little to recompute",
+        "zero_stage": "its recipes shard the optimizer over data parallelism",
+        "card_gb": "DGX H100 nodes have 80 GB cards",
+        "vocab": "GPT-3's 50,257 rounded up as in Megatron-LM's scaling tables",
+        "micro_batch": "what the other large models of these tables use",
+        "dropout": "Megatron-LM's defaults",
+    },
+)  # fmt: skip
+_DEFAULT = SetFacts(
+    stack="colossalai", micro_batch=None,
+    why={
+        "stack": "the stack that gptplan runs",
+        "precision": "what current training runs use",
+        "attention": "what current stacks use",
+        "recompute": "nothing is said of recomputation",
+        "zero_stage": "nothing is said of sharding",
+        "card_gb": "the larger card of its kind",
+        "vocab": "GPT-2's vocabulary",
+        "dropout": "GPT-2's dropout",
+    },
+)  # fmt: skip
+
+FACTS: dict[str, SetFacts] = {
+    "vTrain-single": _VTRAIN,
+    "vTrain-multi": _VTRAIN,
+    "BLOOM-prequel": SetFacts(
+        caveat="one iteration of each run on a shared cluster, memory printed as whole GB",
+        stack="megatron-deepspeed", bf16_stack="megatron-deepspeed-bf16", precision="fp16",
+        attention="materialised", recompute="full", zero_stage=1, vocab=250000,
+        why=_BIGSCIENCE | {"precision": "the rows before the bf16 ones ran in fp16"},
+    ),
+    "BLOOM-final": SetFacts(
+        caveat="single iterations on a shared cluster, but for the first row",
+        stack="megatron-deepspeed-bf16", precision="bf16", attention="materialised", recompute="full", zero_stage=1,
+        vocab=250880, why=_BIGSCIENCE,
+    ),
+    "BigScience-1B3-V100": SetFacts(
+        caveat="step times printed as whole seconds, memory as whole GB",
+        stack="megatron-deepspeed", precision="fp16", attention="materialised", recompute="full", zero_stage=1,
+        why=_BIGSCIENCE,
+    ),
+    "BigScience-V100": SetFacts(
+        stack="megatron-deepspeed", precision="fp16", attention="materialised", recompute="full", card_gb=32,
+        caveat="the authors state 40 % noise between runs",
+        why=_BIGSCIENCE | {
+            "zero_stage": "Megatron-LM without DeepSpeed where no stage is stated",
+            "vocab": "GPT-2's vocabulary, as in the scripts",
+        },
+    ),
+    "MosaicML": SetFacts(
+        stack="llm-foundry", dropout=0.0, why={
+            "stack": "LLM Foundry's own table; the notes name FSDP",
+            "dropout": "MPT's configurations set attention, residual and embedding dropout to 0",
+        },
+    ),
+    "Narayanan2021-T1": _NARAYANAN,
+    "Narayanan2021-T2": _NARAYANAN,
+    "MT-NLG": _NARAYANAN,
+    "Megatron-2020": SetFacts(
+        stack="megatron", precision="fp16", attention="materialised", recompute="full", micro_batch="whole",
+        vocab=51200, card_gb=40, why={
+            "stack": "measured with Megatron-LM",
+            "precision": "Megatron-LM's scripts of 2020 set --fp16",
+            "attention": _BEFORE_FLASH,
+            "recompute": "Megatron-LM's scripts of 2020 set --checkpoint-activations",
+            "zero_stage": "Megatron-LM of 2020 does not shard the optimizer",
+            "micro_batch": "Megatron-LM of 2020 does not accumulate gradients",
+            "card_gb": "DGX A100 of 2020 has 40 GB cards, DGX-2 32 GB ones",
+            "dropout": "Megatron-LM's defaults",
+        },
+    ),
+    "Korthikanti2022": _NARAYANAN,
+    "Megatron-H100": _NVIDIA,
+    "NVIDIA-dgxc": _NVIDIA,
+    "NeMo": _NVIDIA,
+    "Megatron-golden-mem": SetFacts(
+        caveat="nearly all rows are a model of 512 hidden units: for debugging formulas, not for claims of accuracy",
+        stack="megatron", why={
+            "stack": "measured with Megatron Core",
+            "attention": "Transformer Engine's fused attention, where the row does not say",
+            "dropout": "Megatron-LM's defaults",
+        },
+    ),
+}  # fmt: skip
+
+
+OWN_BLOCKS = SetFacts(
+    stack="colossalai",
+    why={"stack": "its attention names gptplan's blocks", "dropout": "gptplan's blocks take the model's dropout"},
+)
+"""Recorded runs of gptplan itself."""
+HUGGING_FACE_BLOCKS = SetFacts(
+    stack="colossalai-hf", dropout=0.0, why={
+        "stack": "its attention names Colossal-AI's or Hugging Face's own",
+        "dropout": "what the runs allocate leaves no room for dropout masks",
+    },
+)  # fmt: skip
+"""Recorded runs of Colossal-AI with the models of Hugging Face."""
+LEGACY_EXAMPLES = SetFacts(
+    stack="colossalai-legacy",
+    why={"stack": "the table is that of Colossal-AI's first GPT examples", "dropout": "the examples' model"},
+)
+
+
+def facts_of(set_name: str) -> SetFacts:
+    """The fillings of a set; general ones for a set that nothing is known of."""
+    return FACTS.get(set_name, _DEFAULT)
+
+
+def caveat_of(set_name: str) -> str:
+    """What limits the accuracy of a set by its own source, or nothing."""
+    return facts_of(set_name).caveat
+
+
+def filled_value(
+    set_name: str, facts: SetFacts, assumed: Assumptions, field: str, value: Value | None, known: Value
+) -> Value:
+    """``value`` where the row states it, else ``known``, which is noted with its reason."""
+    if value is not None:
+        return value
+    why = facts.why.get(field, "")
+    assumed.note(f"{set_name}: {field} {known}" + f" ({why})" * bool(why))
+    return known

@@ -1,0 +1,198 @@
+"""Rows of published tables: one line a run, blanks where the source says nothing."""
+
+from dataclasses import dataclass
+from functools import partial
+
+import msgspec
+
+from planner.layout import Layout, Offload
+from planner.problem import Problem
+from planner.rules.states import SHARDS_WEIGHTS
+from planner.spec import Precision, Schedule, StackSpec
+from planner.spec_files import load_spec
+from planner.units import GIB
+from planner.validation import shapes
+from planner.validation.cases import Assumptions, Case, Measured, MemoryKind, SkippedRow
+from planner.validation.facts import SetFacts, facts_of, filled_value
+from planner.validation.machines import hardware_of
+from planner.validation.replayable import check_replayable
+from planner.validation.tables import Row
+
+SELECTIVE = "selective"
+"""Megatron's recomputation of attention alone: scores are made again in backward. Flash attention always does."""
+OUTCOMES = {"fit": "fit", "oom": "oom"}
+_OPTIMIZER_OFFLOADED = {"cpu", "opt", "opt,param", "cpu(opt+param)"}
+_PARAMETERS_OFFLOADED = {"opt,param", "cpu(opt+param)"}
+
+
+def case_of(row: Row) -> Case:
+    """Replayable form of one row.
+
+    Raises:
+        SkippedRow: it cannot be replayed, with the reason.
+        PlanError: a cell is no number or no known word.
+    """
+    check_replayable(row)
+    facts, assumed = facts_of(row.set_name), Assumptions()
+    filled = _filled(row, facts, assumed)
+    problem = _problem(row, filled, assumed)
+    layout = _layout(row, filled, problem, assumed)
+    if layout.num_devices != problem.num_devices:
+        raise SkippedRow("TP x PP x DP is not the number of GPUs")
+    return Case(
+        problem=problem, layout=layout, measured=_measured(row, problem, assumed), assumptions=tuple(assumed.stated)
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Filled:
+    """What a row states or the facts of its set fill in."""
+
+    precision: Precision
+    recompute: bool
+    zero_stage: int
+    vocab: int
+    micro_batch: int
+    dropout: float
+    stack: StackSpec
+
+
+def _filled(row: Row, facts: SetFacts, assumed: Assumptions) -> _Filled:
+    """The row's own cells, else the facts of its set; every filling is noted."""
+    fill = partial(filled_value, row.set_name, facts, assumed)
+    flash = row.choice("flash_attention", {"yes": "flash", "no": "materialised", "unknown": ""})
+    recompute = row.choice("recompute", {name: name for name in ("full", "none", SELECTIVE)})
+    precision = fill("precision", shapes.precision_of(row.text("precision")), facts.precision)
+    zero_stage = fill("zero_stage", row.whole("zero_stage"), facts.zero_stage)
+    other = facts.bf16_stack if precision == "bf16" else facts.zero3_stack if zero_stage == SHARDS_WEIGHTS else None
+    stack = load_spec(fill("stack", None, other or facts.stack), StackSpec)
+    attention: str = fill("attention", flash or None, facts.attention)
+    if recompute == SELECTIVE and attention == "materialised":
+        attention = "recomputed"
+    activations = msgspec.structs.replace(stack.activations, attention=attention)
+    return _Filled(
+        precision=precision,
+        recompute=fill("recompute", recompute or None, facts.recompute) == "full",
+        zero_stage=zero_stage,
+        vocab=fill("vocab", row.count("vocab"), facts.vocab),
+        micro_batch=row.count("micro_batch") or fill("micro_batch", None, _micro_batch(row, facts)),
+        dropout=fill("dropout", None, facts.dropout),
+        stack=msgspec.structs.replace(stack, activations=activations),
+    )
+
+
+def _micro_batch(row: Row, facts: SetFacts) -> int:
+    if facts.micro_batch is None:
+        raise SkippedRow("micro_batch not stated")
+    if facts.micro_batch == "whole":
+        return row.needed_count("global_batch") // row.needed_count("dp") or 1
+    return facts.micro_batch
+
+
+def _problem(row: Row, filled: _Filled, assumed: Assumptions) -> Problem:
+    hardware = hardware_of(row, facts_of(row.set_name).card_gb, assumed)
+    heads = row.count("heads")
+    if heads is None:
+        heads = shapes.head_count(row.needed_count("hidden"), row.needed_count("tp"))
+        assumed.note("heads not stated: as many as TP divides, of the size nearest to 128")
+    model = shapes.model_of(
+        row, vocab=filled.vocab, num_heads=heads, dropout=filled.dropout, precision=filled.precision,
+        ffn_hidden=row.count("ffn_hidden"),
+    )  # fmt: skip
+    if filled.precision not in hardware.peak_flops_per_s:
+        raise SkippedRow(f"{hardware.name} has no {filled.precision}")
+    return Problem(
+        model=model, hardware=hardware, stack=filled.stack, num_devices=row.needed_count("n_gpus"),
+        devices_per_node=row.count("gpus_per_node") or hardware.devices_per_node, global_batch=model.global_batch,
+        seq_len=model.seq_len, precision=filled.precision, allow_offload=_offload(row).tier,
+    )  # fmt: skip
+
+
+def _layout(row: Row, filled: _Filled, problem: Problem, assumed: Assumptions) -> Layout:
+    stages, tensor = row.needed_count("pp"), row.needed_count("tp")
+    chunks = row.count("vpp") or 1
+    layers = shapes.stage_layers(problem.model.num_layers, stages, middle=False, assumed=assumed)
+    schedule: Schedule = "none" if stages == 1 else "1f1b" if chunks == 1 else "interleaved"
+    return Layout(
+        tensor_mode="1d" if tensor > 1 else "none",
+        tensor_parallel=tensor,
+        tensor_depth=1,
+        pipeline_parallel=stages,
+        data_parallel=row.needed_count("dp"),
+        zero_stage=filled.zero_stage,
+        sequence_parallel=tensor > 1 and row.choice("sequence_parallel", {"yes": "yes", "no": "no"}) == "yes",
+        micro_batch=filled.micro_batch,
+        num_microbatches=shapes.microbatches(problem.global_batch, row.needed_count("dp"), filled.micro_batch),
+        schedule=schedule,
+        num_model_chunks=chunks if schedule == "interleaved" else 1,
+        layers_per_stage=layers,
+        recompute_layers_per_stage=layers if filled.recompute else (0,) * stages,
+        offload=_offload(row),
+        precision=filled.precision,
+    )
+
+
+def _offload(row: Row) -> Offload:
+    words = row.text("offload")
+    known = {"none", "", *_OPTIMIZER_OFFLOADED}
+    if words not in known:
+        raise row.error("offload", f"`{words}` is not one of {', '.join(sorted(known - {''}))}", "")
+    if words not in _OPTIMIZER_OFFLOADED:
+        return Offload()
+    return Offload(optimizer=1.0, parameters=float(words in _PARAMETERS_OFFLOADED), tier="cpu")
+
+
+def _measured(row: Row, problem: Problem, assumed: Assumptions) -> Measured:
+    gib, kind = row.number("measured_mem_gib"), row.text("mem_kind")
+    memory: dict[MemoryKind, float] = {} if gib is None else {_memory_kind(row, kind): gib * GIB}
+    return Measured(
+        step_s=_step_s(row, problem, assumed),
+        memory_bytes=memory,
+        last_stage_only="last rank" in kind.lower(),
+        outcome=row.choice("outcome", OUTCOMES) or "fit",
+    )
+
+
+def _memory_kind(row: Row, words: str) -> MemoryKind:
+    lowered = words.lower()
+    if "max allocated" in lowered:
+        return "allocated"
+    if "torchtitan" in lowered or "reserved" in lowered:
+        return "reserved"
+    if "gb as printed" in lowered or "nvidia-smi" in lowered:
+        return "device"
+    raise row.error(
+        "mem_kind", f"`{words}` does not say what the memory reading counts",
+        "use `max allocated`, `max reserved` or `nvidia-smi`",
+    )  # fmt: skip
+
+
+def _step_s(row: Row, problem: Problem, assumed: Assumptions) -> float | None:
+    """The stated step time, or the one that tokens per second or FLOP per second amount to."""
+    if "do not use for timing" in row.text("note"):
+        return None
+    stated = row.number("measured_step_s")
+    if stated is not None:
+        return stated
+    tokens_per_s = row.number("tokens_per_s_per_gpu")
+    tokens = problem.global_batch * problem.seq_len / problem.num_devices
+    if tokens_per_s is not None:
+        return tokens / tokens_per_s
+    tflops, kind = row.number("measured_tflops_per_gpu"), row.text("tflops_kind")
+    factor = 4 if kind.startswith("hardware(incl. recompute)") else 3 if kind == "model" else None
+    if tflops is None or factor is None:
+        return None
+    assumed.note("step time from FLOP/s where none is stated, by arXiv 2104.04473, equation 3")
+    return _flops(problem, factor) / problem.num_devices / (tflops * 1e12)
+
+
+def _flops(problem: Problem, factor: int) -> float:
+    """``6 k B s l h^2 ... ``: FLOP of a step as the tables count them, ``k`` forward passes over the layers.
+
+    ``k = 4`` counts recomputation, ``3`` does not. With ``f = 4 h`` this is ``24 k B s l h^2
+    (1 + s / 6h) + 6 B s h V``, equation 3 of arXiv 2104.04473 for ``k = 4``.
+    """
+    model = problem.model
+    tokens, h = float(problem.global_batch * problem.seq_len), model.hidden_size
+    layer = 8 * tokens * h * h + 4 * tokens * h * model.ffn_hidden_size + 4 * tokens * problem.seq_len * h
+    return factor * model.num_layers * layer + 6 * tokens * h * model.vocab_size

@@ -1,0 +1,107 @@
+"""Rows of runs on Colossal-AI: what ``gptplan run --record`` appends, and tables of the same columns."""
+
+from functools import partial
+
+from planner.layout import Layout, Offload
+from planner.problem import Problem
+from planner.spec import HardwareSpec, ModelSpec, Schedule, StackSpec
+from planner.spec_files import builtin_names, load_spec
+from planner.units import MIB
+from planner.validation import shapes
+from planner.validation.cases import Assumptions, Case, Measured, MemoryKind, SkippedRow
+from planner.validation.facts import HUGGING_FACE_BLOCKS, OWN_BLOCKS, filled_value
+from planner.validation.machines import hardware_of
+from planner.validation.published import OUTCOMES
+from planner.validation.tables import Row
+
+_OWN_BLOCKS = "gptplan"
+"""The word in ``attn`` that marks gptplan's own GPT blocks; others are Colossal-AI's Hugging Face ones."""
+
+
+def case_of(row: Row) -> Case:
+    """Replayable form of one row.
+
+    Raises:
+        SkippedRow: it cannot be replayed, with the reason.
+        PlanError: a cell is no number or no known word.
+    """
+    assumed = Assumptions()
+    if row.text("plugin") == "GeminiPlugin" and row.text("shard_param_frac") not in ("", "1.0", "1"):
+        raise SkippedRow("Gemini that keeps gathered weights (shard_param_frac below 1) is not modelled")
+    hardware = hardware_of(row, 80, assumed)
+    problem = _problem(row, hardware, assumed)
+    layout = _layout(row, problem, assumed)
+    if layout.num_devices != problem.num_devices:
+        raise SkippedRow("TP x PP x DP is not the number of GPUs")
+    return Case(problem=problem, layout=layout, measured=_measured(row), assumptions=tuple(assumed.stated))
+
+
+def _problem(row: Row, hardware: HardwareSpec, assumed: Assumptions) -> Problem:
+    precision = shapes.precision_of(row.text("precision")) or "bf16"
+    facts = OWN_BLOCKS if _OWN_BLOCKS in row.text("attn") else HUGGING_FACE_BLOCKS
+    fill = partial(filled_value, row.set_name, facts, assumed)
+    known = load_spec(row.text("model"), ModelSpec) if row.text("model") in builtin_names(ModelSpec) else None
+    own_dropout = known.dropout if known and facts is OWN_BLOCKS else None
+    model = shapes.model_of(
+        row, vocab=row.needed_count("vocab"), num_heads=row.needed_count("heads"),
+        dropout=fill("dropout", own_dropout, facts.dropout), precision=precision,
+    )  # fmt: skip
+    return Problem(
+        model=model,
+        hardware=hardware,
+        stack=load_spec(fill("stack", None, facts.stack), StackSpec),
+        num_devices=row.needed_count("n_gpus"),
+        devices_per_node=hardware.devices_per_node,
+        global_batch=model.global_batch,
+        seq_len=model.seq_len,
+        precision=precision,
+        allow_offload="cpu" if row.fraction("offload_optim_frac") else "none",
+    )
+
+
+def _layout(row: Row, problem: Problem, assumed: Assumptions) -> Layout:
+    stages, tensor, data = row.needed_count("pp"), row.needed_count("tp"), row.needed_count("dp")
+    chunks, offloaded = row.count("num_model_chunks") or 1, row.fraction("offload_optim_frac")
+    micro_batch = row.needed_count("micro_batch")
+    layers = row.wholes("layers_per_stage") or shapes.stage_layers(
+        problem.model.num_layers, stages, middle=True, assumed=assumed
+    )
+    if len(layers) != stages or sum(layers) != problem.model.num_layers:
+        raise row.error("layers_per_stage", "the layers are not those of the model, one number a stage", "")
+    if problem.global_batch != row.needed_count("batch_per_dp_rank") * data:
+        raise SkippedRow("the batch of a rank times DP is not the global batch")
+    schedules: dict[str, Schedule] = {"1f1b": "1f1b", "interleaved": "interleaved"}
+    return Layout(
+        tensor_mode="1d" if tensor > 1 else "none",
+        tensor_parallel=tensor,
+        tensor_depth=1,
+        pipeline_parallel=stages,
+        data_parallel=data,
+        zero_stage=row.whole("zero_stage") or 0,
+        sequence_parallel=bool(row.choice("sequence_parallel", {"split_gather": "yes"})),
+        micro_batch=micro_batch,
+        num_microbatches=shapes.microbatches(problem.global_batch, data, micro_batch),
+        schedule=schedules.get(row.text("pp_style"), "1f1b") if stages > 1 else "none",
+        num_model_chunks=chunks,
+        layers_per_stage=layers,
+        recompute_layers_per_stage=layers if _recomputes(row) else (0,) * stages,
+        offload=Offload(optimizer=offloaded, tier="cpu") if offloaded else Offload(),
+        precision=problem.precision,
+    )
+
+
+def _recomputes(row: Row) -> bool:
+    return row.choice("recompute", {"full": "full", "none": "none"}) == "full"
+
+
+def _measured(row: Row) -> Measured:
+    per_rank = row.wholes("peak_allocated_mib_per_rank")
+    reserved, device = row.count("peak_reserved_mib_max"), row.count("device_used_mib_max")
+    readings: dict[MemoryKind, int | None] = {
+        "allocated": max(per_rank, default=None), "reserved": reserved, "device": device,
+    }  # fmt: skip
+    return Measured(
+        step_s=row.number("step_s"),
+        memory_bytes={kind: float(mib * MIB) for kind, mib in readings.items() if mib is not None},
+        outcome=row.choice("outcome", OUTCOMES) or "fit",
+    )

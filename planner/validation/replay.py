@@ -1,0 +1,98 @@
+"""One row through the cost model."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import msgspec
+
+from planner.cost_model import predict
+from planner.prediction import Prediction, StagePrediction
+from planner.problem import Problem
+from planner.rules import ALL_RULES, violations
+from planner.spec import HardwareSpec
+from planner.validation import published, recorded, seed
+from planner.validation.cases import Case, MemoryKind, SkippedRow
+from planner.validation.tables import PUBLISHED, RECORDED, SEED, Dialect, Row
+
+MAPPERS: dict[str, Callable[[Row], Case]] = {
+    PUBLISHED.name: published.case_of, RECORDED.name: recorded.case_of, SEED.name: seed.case_of,
+}  # fmt: skip
+EXEMPT_RULES = frozenset({"PP001", "PP004", "PP005"})
+"""Rules of what Colossal-AI executes: other stacks run such pipelines, and the formulas hold for them."""
+
+
+class Replay(NamedTuple):
+    """A row with its case and prediction, or the reason why it was left out."""
+
+    row: Row
+    case: Case | None = None
+    predicted: Prediction | None = None
+    memory_bytes: dict[MemoryKind, float] = {}  # noqa: RUF012 - never written to
+    """Predicted counterpart of each measured reading."""
+    outcome: str | None = None
+    skipped: str | None = None
+
+
+def replay(row: Row, dialect: Dialect, hardware: HardwareSpec | None = None) -> Replay:
+    """Predict one row, on ``hardware`` instead of the card it names if that is given.
+
+    Raises:
+        PlanError: a cell of the row is no number or no known word.
+    """
+    try:
+        case = MAPPERS[dialect.name](row)
+        if hardware is not None:
+            case = _on(case, hardware)
+        predicted = _predict(case)
+    except SkippedRow as reason:
+        return Replay(row, skipped=str(reason))
+    stage = predicted.stages[-1] if case.measured.last_stage_only else _fullest(predicted)
+    return Replay(
+        row,
+        case=case,
+        predicted=predicted,
+        memory_bytes={kind: _reading(stage, kind) for kind in case.measured.memory_bytes},
+        outcome="fit" if _fits(predicted, case.problem) else "oom",
+    )
+
+
+def _on(case: Case, hardware: HardwareSpec) -> Case:
+    if case.problem.precision not in hardware.peak_flops_per_s:
+        raise SkippedRow(f"{hardware.name} has no {case.problem.precision}")
+    problem = msgspec.structs.replace(case.problem, hardware=hardware)
+    return Case(problem=problem, layout=case.layout, measured=case.measured, assumptions=case.assumptions)
+
+
+def _predict(case: Case) -> Prediction:
+    broken = [finding for finding in violations(case.problem, case.layout) if finding.rule not in EXEMPT_RULES]
+    if broken:
+        stack = case.problem.stack.name
+        raise SkippedRow(f"breaks {broken[0].rule} of stack {stack}: {_title(broken[0].rule)}")
+    try:
+        return predict(case.problem, case.layout)
+    except NotImplementedError as error:
+        raise SkippedRow(str(error)) from error
+
+
+def _fullest(predicted: Prediction) -> StagePrediction:
+    return max(predicted.stages, key=lambda stage: stage.peak_bytes)
+
+
+def _title(rule_id: str) -> str:
+    return next(rule.title for rule in ALL_RULES if rule.id == rule_id)
+
+
+def _fits(predicted: Prediction, problem: Problem) -> bool:
+    on_device = all(stage.peak_bytes + stage.reserve_bytes <= stage.capacity_bytes for stage in predicted.stages)
+    host = problem.hardware.host
+    return (
+        on_device
+        and predicted.host_bytes_per_node <= host.memory_bytes
+        and predicted.nvme_bytes_per_node <= host.nvme_capacity_bytes
+    )
+
+
+def _reading(stage: StagePrediction, kind: MemoryKind) -> float:
+    """What a reading of that kind would show of one stage."""
+    shown = {"allocated": stage.peak_bytes, "reserved": stage.reserved_bytes, "device": stage.device_bytes}
+    return float(shown[kind])

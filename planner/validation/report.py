@@ -1,0 +1,149 @@
+"""Replays whole tables and sums their errors up by set."""
+
+from collections import Counter
+from collections.abc import Hashable, Sequence
+from pathlib import Path
+
+import msgspec
+
+from planner.diagnostics import usage_error
+from planner.spec import HardwareSpec
+from planner.spec_files import did_you_mean
+from planner.units import GIB
+from planner.validation import score
+from planner.validation.cases import MEMORY_KINDS, Case, MemoryKind
+from planner.validation.replay import Replay, replay
+from planner.validation.score import Errors, Limits, Outcomes, Pair, Ranking
+from planner.validation.tables import Table, read_table
+
+
+class SetScore(msgspec.Struct, frozen=True, kw_only=True):
+    """The scores of one set."""
+
+    rows: int
+    scored: int
+    skipped: dict[str, int]
+    """Reason to the number of rows."""
+    memory: Errors
+    """Of the finest reading that each row has: allocated before reserved before device."""
+    memory_by_kind: dict[str, Errors]
+    step_time: Errors
+    outcome: Outcomes
+    ranking: Ranking
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that a validation found."""
+
+    tables: tuple[Table, ...]
+    replays: tuple[Replay, ...]
+    sets: dict[str, SetScore]
+    assumptions: dict[str, int]
+    """How blanks were filled, and in how many rows."""
+
+    def over(self, limits: Limits) -> list[str]:
+        """Each set whose mean error is beyond a limit, in words."""
+        found = []
+        for name, one in self.sets.items():
+            for what, errors, limit in (
+                ("memory", one.memory, limits.memory_pct), ("step time", one.step_time, limits.time_pct),
+            ):  # fmt: skip
+                if limit is not None and errors.mean_abs_pct is not None and errors.mean_abs_pct > limit:
+                    found.append(f"{name}: the mean {what} error is {errors.mean_abs_pct:.1f} %, the limit {limit:g} %")
+        return found
+
+
+def validate(paths: Sequence[Path], sets: Sequence[str] = (), hardware: HardwareSpec | None = None) -> Report:
+    """Replay the tables, or those ``sets`` of them, and score the predictions.
+
+    Raises:
+        PlanError: a table cannot be read, a cell is wrong, or a named set is in no table.
+    """
+    tables = tuple(read_table(path) for path in paths)
+    known = list(dict.fromkeys(row.set_name for table in tables for row in table.rows))
+    for name in sets:
+        if name not in known:
+            raise usage_error(
+                f"no table has a set named `{name}`", location="--set",
+                hint=did_you_mean(name, known) or f"the sets are {', '.join(known)}",
+            )  # fmt: skip
+    replays = tuple(
+        replay(row, table.dialect, hardware)
+        for table in tables
+        for row in table.rows
+        if not sets or row.set_name in sets
+    )
+    assumptions = Counter(text for one in replays if one.case for text in one.case.assumptions)
+    chosen = [name for name in known if not sets or name in sets]
+    return Report(
+        tables=tables,
+        replays=replays,
+        sets={name: score_set([one for one in replays if one.row.set_name == name]) for name in chosen},
+        assumptions=dict(assumptions.most_common()),
+    )
+
+
+def score_set(replays: Sequence[Replay]) -> SetScore:
+    """The scores of the rows of one set."""
+    by_kind = {kind: pairs for kind in MEMORY_KINDS if (pairs := memory_pairs(replays, kind))}
+    return SetScore(
+        rows=len(replays),
+        scored=sum(one.case is not None for one in replays),
+        skipped=dict(Counter(one.skipped for one in replays if one.skipped is not None).most_common()),
+        memory=score.errors([pair for one in replays if (pair := memory_pair(one)) is not None]),
+        memory_by_kind={kind: score.errors(pairs) for kind, pairs in by_kind.items()},
+        step_time=score.errors([pair for one in replays if (pair := time_pair(one)) is not None]),
+        outcome=score.outcomes((one.case.measured.outcome, one.outcome) for one in replays if one.case and one.outcome),
+        ranking=score.ranking(_groups(replays)),
+    )
+
+
+def memory_pairs(replays: Sequence[Replay], kind: MemoryKind) -> list[Pair]:
+    """Measured and predicted bytes of the rows that have a reading of that kind."""
+    return [
+        (one.case.measured.memory_bytes[kind], one.memory_bytes[kind])
+        for one in replays
+        if one.case and kind in one.memory_bytes
+    ]
+
+
+def memory_pair(one: Replay) -> Pair | None:
+    """Measured and predicted bytes of a row's finest reading."""
+    for kind in MEMORY_KINDS:
+        pairs = memory_pairs([one], kind)
+        if pairs:
+            return pairs[0]
+    return None
+
+
+def time_pair(one: Replay) -> Pair | None:
+    """Measured and predicted step time of a row, in seconds."""
+    if one.case is None or one.predicted is None or one.case.measured.step_s is None:
+        return None
+    return one.case.measured.step_s, one.predicted.step_s
+
+
+def predicted_gib(one: Replay) -> float | None:
+    """The prediction that a row's memory is compared with, or the peak of the fullest stage."""
+    pair = memory_pair(one)
+    if pair is not None:
+        return pair[1] / GIB
+    return max(stage.peak_bytes for stage in one.predicted.stages) / GIB if one.predicted else None
+
+
+def _groups(replays: Sequence[Replay]) -> dict[Hashable, list[Pair]]:
+    """Step times by model, card, number of GPUs, batch, sequence length and precision."""
+    groups: dict[Hashable, list[Pair]] = {}
+    for one in replays:
+        pair = time_pair(one)
+        if one.case is not None and pair is not None:
+            groups.setdefault(_group(one.case), []).append(pair)
+    return groups
+
+
+def _group(case: Case) -> Hashable:
+    problem, model = case.problem, case.problem.model
+    return (
+        problem.hardware.name, problem.num_devices, problem.global_batch, problem.seq_len, problem.precision,
+        model.num_layers, model.hidden_size, model.num_heads, model.vocab_size,
+    )  # fmt: skip

@@ -1,0 +1,110 @@
+"""Rows of the first Colossal-AI GPT examples: what a driver tool showed for each GPU."""
+
+from functools import partial
+from typing import cast, get_args
+
+from planner.layout import Layout, Offload
+from planner.problem import Problem
+from planner.rules.states import SHARDS_WEIGHTS
+from planner.spec import OffloadTier, Precision, StackSpec, TensorMode
+from planner.spec_files import load_spec
+from planner.units import MIB
+from planner.validation import shapes
+from planner.validation.cases import Assumptions, Case, Measured, SkippedRow
+from planner.validation.facts import LEGACY_EXAMPLES, filled_value
+from planner.validation.machines import hardware_of
+from planner.validation.published import OUTCOMES
+from planner.validation.tables import Row
+
+
+def case_of(row: Row) -> Case:
+    """Replayable form of one row.
+
+    Raises:
+        SkippedRow: it cannot be replayed, with the reason.
+        PlanError: a cell is no number or no known word.
+    """
+    assumed = Assumptions()
+    hardware = hardware_of(row, 80, assumed)
+    precision = shapes.precision_of(row.text("precision")) or "fp16"
+    layout = _layout(row, precision=precision, assumed=assumed)
+    fill = partial(filled_value, row.set_name, LEGACY_EXAMPLES, assumed)
+    model = shapes.model_of(
+        _with_batch(row, layout.global_batch), vocab=row.needed_count("vocab"), num_heads=row.needed_count("heads"),
+        dropout=fill("dropout", None, LEGACY_EXAMPLES.dropout), precision=precision,
+    )  # fmt: skip
+    stack = load_spec(fill("stack", None, LEGACY_EXAMPLES.stack), StackSpec)
+    problem = Problem(
+        model=model, hardware=hardware, stack=stack, num_devices=row.needed_count("n_gpus"),
+        devices_per_node=hardware.devices_per_node, global_batch=layout.global_batch, seq_len=model.seq_len,
+        precision=precision, allow_offload=layout.offload.tier,
+    )  # fmt: skip
+    if layout.num_devices != problem.num_devices:
+        raise SkippedRow("TP x PP x DP is not the number of GPUs")
+    per_rank = row.wholes("measured_mib_per_gpu")
+    return Case(
+        problem=problem,
+        layout=layout,
+        measured=Measured(
+            step_s=None,
+            memory_bytes={"device": max(per_rank) * float(MIB)} if per_rank else {},
+            outcome=row.choice("outcome", OUTCOMES) or "fit",
+        ),
+        assumptions=tuple(assumed.stated),
+    )
+
+
+def _with_batch(row: Row, global_batch: int) -> Row:
+    return Row({**row.cells, "global_batch": str(global_batch)}, row.path, row.line)
+
+
+def _layout(row: Row, *, precision: Precision, assumed: Assumptions) -> Layout:
+    stages, data = row.needed_count("pipeline_parallel"), row.needed_count("data_parallel")
+    batch, parts = row.needed_count("batch_size"), row.count("num_microbatches") or 1
+    if stages == 1:
+        assumed.note("without a pipeline the batch of a table row is that of one data-parallel rank")
+    else:
+        assumed.note("with a pipeline the batch of a table row is divided into its micro batches")
+    if batch % parts:
+        raise SkippedRow("the batch does not divide into its micro batches")
+    mode = row.choice("tensor_mode", {name: name for name in get_args(TensorMode)}) or "none"
+    least = _least_batch(mode, row.needed_count("tensor_parallel"), row.count("tensor_depth") or 1)
+    if batch // parts % least:
+        assumed.note(f"{mode}: the printed batch does not divide over the grid, the next one that does is taken")
+        batch = parts * least * -(-(batch // parts) // least)
+    layers = shapes.stage_layers(row.needed_count("layers"), stages, middle=True, assumed=assumed)
+    recomputes = row.choice("recompute", {"full": "full", "none": "none"}) == "full"
+    tier = row.choice("offload_tier", {name: name for name in get_args(OffloadTier)}) or "none"
+    zero_stage = row.whole("zero_stage") or 0
+    return Layout(
+        tensor_mode=cast(TensorMode, mode),
+        tensor_parallel=row.needed_count("tensor_parallel"),
+        tensor_depth=row.count("tensor_depth") or 1,
+        pipeline_parallel=stages,
+        data_parallel=data,
+        zero_stage=zero_stage,
+        sequence_parallel=False,
+        micro_batch=batch // parts,
+        num_microbatches=parts,
+        schedule="1f1b" if stages > 1 else "none",
+        num_model_chunks=1,
+        layers_per_stage=layers,
+        recompute_layers_per_stage=layers if recomputes else (0,) * stages,
+        offload=_offload(tier, zero_stage),
+        precision=precision,
+    )
+
+
+def _least_batch(mode: str, tensor_parallel: int, depth: int) -> int:
+    """The sequences that a grid divides a batch over: its edge, in 2.5D times its depth, in 3D its square."""
+    if mode in ("none", "1d"):
+        return 1
+    edge = round((tensor_parallel / depth) ** (1 / 3 if mode == "3d" else 1 / 2))
+    return {"2d": edge, "2.5d": depth * edge, "3d": edge * edge}[mode]
+
+
+def _offload(tier: str, zero_stage: int) -> Offload:
+    if tier == "none":
+        return Offload()
+    parameters = float(zero_stage == SHARDS_WEIGHTS)
+    return Offload(optimizer=1.0, parameters=parameters, tier=cast(OffloadTier, tier))

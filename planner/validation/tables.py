@@ -1,0 +1,230 @@
+"""Tables of measured runs: CSV files of one of the known dialects, read as they are."""
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from planner.diagnostics import PlanError, usage_error
+from planner.spec_files import did_you_mean
+
+MAX_TABLE_BYTES = 64 * 1024**2
+MAX_NUMBER = 10**15
+"""Numbers beyond this in a cell are taken for a typing error."""
+OUTPUT_COLUMNS = (
+    "predicted_mem_gib", "predicted_step_s", "predicted_outcome", "skipped", "memory_error_pct", "step_error_pct",
+)  # fmt: skip
+"""Columns that ``--out`` appends; a table may have them and they are not read."""
+
+
+def _columns(names: str) -> frozenset[str]:
+    return frozenset(names.split())
+
+
+class Dialect(NamedTuple):
+    """The columns of one kind of table."""
+
+    name: str
+    required: frozenset[str]
+    optional: frozenset[str]
+
+    @property
+    def columns(self) -> frozenset[str]:
+        """Every column that is read or known."""
+        return self.required | self.optional
+
+
+PUBLISHED = Dialect(
+    "published",
+    _columns(
+        "id set model layers hidden heads seq_len gpu n_gpus tp pp dp micro_batch global_batch measured_step_s "
+        "tokens_per_s_per_gpu measured_mem_gib mem_kind outcome"
+    ),
+    _columns(
+        "source params kv_heads ffn_hidden vocab gpu_mem_gb gpus_per_node interconnect cp vpp zero_stage "
+        "sequence_parallel recompute offload precision flash_attention measured_tflops_per_gpu tflops_kind "
+        "measured_mfu derived verified replay_missing from_memory note"
+    ),
+)
+RECORDED = Dialect(
+    "recorded",
+    _columns(
+        "id set gpu n_gpus model layers hidden heads vocab seq_len plugin tp pp dp zero_stage micro_batch "
+        "batch_per_dp_rank global_batch recompute precision attn outcome step_s peak_allocated_mib_per_rank"
+    ),
+    _columns(
+        "torch colossalai transformers pp_style num_model_chunks layers_per_stage flash_attention sequence_parallel "
+        "shard_param_frac offload_optim_frac optimizer peak_reserved_mib_max device_used_mib_max "
+        "after_boost_allocated_mib fresh_process"
+    ),
+)
+SEED = Dialect(
+    "seed",
+    _columns(
+        "id set config model layers hidden heads vocab seq_len gpu gpu_mem_gb n_gpus tensor_mode tensor_parallel "
+        "tensor_depth pipeline_parallel data_parallel zero_stage offload_tier batch_size num_microbatches recompute "
+        "precision measured_mib_per_gpu outcome"
+    ),
+    _columns("optimizer note"),
+)
+DIALECTS = (PUBLISHED, RECORDED, SEED)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a table: cells by column, and where it stands."""
+
+    cells: dict[str, str]
+    path: Path
+    line: int
+
+    @property
+    def id(self) -> str:
+        """The row's own name."""
+        return self.text("id")
+
+    @property
+    def set_name(self) -> str:
+        """The set that the row belongs to."""
+        return self.text("set")
+
+    def text(self, column: str) -> str:
+        """The cell, empty where it is blank or the table lacks the column."""
+        return self.cells.get(column, "").strip()
+
+    def count(self, column: str) -> int | None:
+        """A whole number of at least 1, or ``None`` where the cell is blank."""
+        return self._whole(column, self.text(column), least=1)
+
+    def whole(self, column: str) -> int | None:
+        """A whole number of at least 0, or ``None`` where the cell is blank."""
+        return self._whole(column, self.text(column), least=0)
+
+    def needed_count(self, column: str) -> int:
+        """A whole number of at least 1 that the row has to state."""
+        value = self.count(column)
+        if value is None:
+            raise self.error(column, "the cell is empty", "fill it, or remove the row")
+        return value
+
+    def wholes(self, column: str) -> tuple[int, ...]:
+        """Whole numbers of at least 0 separated by blanks, such as one for each rank."""
+        values = (self._whole(column, text, least=0) for text in self.text(column).split())
+        return tuple(value for value in values if value is not None)
+
+    def number(self, column: str) -> float | None:
+        """A number above 0, or ``None`` where the cell is blank."""
+        return self._number(column, zero=False)
+
+    def fraction(self, column: str) -> float:
+        """A number from 0 to 1; 0 where the cell is blank."""
+        value = self._number(column, zero=True)
+        if value is not None and value > 1:
+            raise self.error(column, f"`{self.text(column)}` is no share from 0 to 1", "write it like `0.5`")
+        return value or 0.0
+
+    def choice(self, column: str, known: dict[str, str]) -> str:
+        """What the cell's word means by ``known``; a blank cell stays empty."""
+        text = self.text(column)
+        if text and text not in known:
+            raise self.error(column, f"`{text}` is not one of {', '.join(known)}", did_you_mean(text, known))
+        return known.get(text, "")
+
+    def error(self, column: str, message: str, hint: str) -> PlanError:
+        """A user's mistake in one cell."""
+        return usage_error(message, location=f"{self.path}:{self.line}: column {column}", hint=hint)
+
+    def _whole(self, column: str, text: str, least: int) -> int | None:
+        if not text:
+            return None
+        if not (text.isascii() and text.isdigit() and least <= int(text) <= MAX_NUMBER):
+            raise self.error(column, f"`{text}` is no whole number from {least} on", "write it like `8`")
+        return int(text)
+
+    def _number(self, column: str, *, zero: bool) -> float | None:
+        text = self.text(column)
+        if not text:
+            return None
+        try:
+            value = float(text)
+        except ValueError:
+            value = float("nan")
+        if not (0 < value < MAX_NUMBER or (zero and value == 0)):
+            raise self.error(column, f"`{text}` is no number above 0", "write it like `20.1`, without a unit")
+        return value
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table that was read."""
+
+    path: Path
+    dialect: Dialect
+    columns: tuple[str, ...]
+    rows: tuple[Row, ...]
+
+
+def read_table(path: Path) -> Table:
+    """Read one CSV file and recognise its dialect by its header.
+
+    Raises:
+        PlanError: the file cannot be read, its header is that of no dialect, or a line has too many
+            or too few cells; the message says where.
+    """
+    lines = _lines(path)
+    if not lines:
+        raise usage_error("the table is empty", location=str(path), hint="its first line has to name the columns")
+    header = tuple(name.strip() for name in lines[0][1])
+    dialect = _dialect(path, header)
+    rows = []
+    for line, cells in lines[1:]:
+        if len(cells) != len(header):
+            raise usage_error(
+                f"the line has {len(cells)} cells and the header {len(header)}", location=f"{path}:{line}",
+                hint="quote a cell that contains a comma",
+            )  # fmt: skip
+        row = Row(dict(zip(header, cells, strict=True)), path, line)
+        for column in ("id", "set"):
+            if not row.text(column):
+                raise row.error(column, "the cell is empty", "every row needs an id and a set")
+        rows.append(row)
+    return Table(path, dialect, header, tuple(rows))
+
+
+def _lines(path: Path) -> list[tuple[int, list[str]]]:
+    try:
+        if path.is_file() and path.stat().st_size > MAX_TABLE_BYTES:
+            raise usage_error("the table is larger than 64 MiB", location=str(path))
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.reader(file, strict=True)
+            return [(reader.line_num, cells) for cells in reader if cells]
+    except OSError as error:
+        raise usage_error(
+            f"cannot read the table: {error.strerror}", location=str(path), hint="name a CSV file of measured runs"
+        ) from error
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise usage_error(f"the table is not CSV: {error}", location=str(path)) from error
+
+
+def _dialect(path: Path, header: tuple[str, ...]) -> Dialect:
+    present = set(header)
+    twice = sorted({name for name in header if header.count(name) > 1})
+    if twice:
+        raise usage_error(f"the column {twice[0]} occurs twice", location=f"{path}:1")
+    dialect = max(DIALECTS, key=lambda one: len(one.required & present) / len(one.required))
+    missing = sorted(dialect.required - present)
+    if len(missing) > len(dialect.required) // 2:
+        raise usage_error(
+            "the first line is no header of a table of measured runs", location=f"{path}:1",
+            hint=f"its columns are, for example, {', '.join(sorted(PUBLISHED.required))}",
+        )  # fmt: skip
+    unknown = sorted(present - dialect.columns - set(OUTPUT_COLUMNS))
+    if unknown:
+        near = did_you_mean(unknown[0], missing or dialect.columns)
+        raise usage_error(
+            f"unknown column `{unknown[0]}`", location=f"{path}:1",
+            hint=near or f"the columns are {', '.join(sorted(dialect.columns))}",
+        )  # fmt: skip
+    if missing:
+        raise usage_error(f"the column {missing[0]} is missing", location=f"{path}:1")
+    return dialect

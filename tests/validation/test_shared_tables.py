@@ -1,0 +1,61 @@
+"""The tables of measured runs that lie beside the checkout, where they do: all rows are read, few are left out."""
+
+from pathlib import Path
+
+import pytest
+
+from docs.validation_page import page
+from planner.validation import Report, validate
+
+FOLDER = Path(__file__).parents[2].parent / "shared" / "data"
+TABLES = sorted(FOLDER.glob("*.csv"))
+
+pytestmark = pytest.mark.skipif(not TABLES, reason="no tables of measured runs beside the checkout")
+
+
+@pytest.fixture(scope="module")
+def report() -> Report:
+    return validate(TABLES)
+
+
+def test_every_row_is_scored_or_left_out_with_a_reason(report: Report) -> None:
+    for name, one in report.sets.items():
+        assert one.rows == one.scored + sum(one.skipped.values()), name
+
+
+def test_no_row_from_memory_is_scored(report: Report) -> None:
+    recalled = [one for one in report.replays if one.row.text("from_memory") == "yes"]
+    assert recalled
+    assert all(one.skipped and "from_memory" in one.skipped for one in recalled)
+
+
+def test_gpt_sets_are_replayed(report: Report) -> None:
+    for name in ("vTrain-single", "vTrain-multi"):
+        assert report.sets[name].scored == report.sets[name].rows
+    assert report.sets["BLOOM-prequel"].scored >= 90
+    assert report.sets["BigScience-1B3-V100"].scored == 21
+    assert report.sets["colossalai-h100"].scored >= 28
+
+
+def test_memory_of_colossal_ai_runs(report: Report) -> None:
+    allocated = report.sets["colossalai-h100"].memory_by_kind["allocated"]
+    assert allocated.n >= 20
+    assert allocated.mean_abs_pct is not None
+    assert allocated.max_abs_pct is not None
+    assert allocated.mean_abs_pct < 2
+    assert allocated.max_abs_pct < 5
+    for kind in ("reserved", "device"):
+        mean = report.sets["colossalai-h100"].memory_by_kind[kind].mean_abs_pct
+        assert mean is not None
+        assert mean < 5, kind
+
+
+def test_what_fits_is_told_from_what_does_not(report: Report) -> None:
+    for name in ("vTrain-single", "vTrain-multi", "colossalai-h100", "seed-gpt2"):
+        assert report.sets[name].outcome.fit_as_oom == 0, name
+
+
+def test_the_page_shows_every_set(report: Report) -> None:
+    text = page(report, {})
+    for name, one in report.sets.items():
+        assert f"| {name} | {one.rows} | {one.scored} |" in text
