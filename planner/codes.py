@@ -38,5 +38,8 @@ CODES = {
     "RUN007": "The loss is no number any more.",
     "RUN008": "A worker failed or was killed; its traceback is in the file that the message names.",
     "RUN009": "The number of processes is not the number of devices in the plan.",
+    "RUN010": "The nodes of a run did not find each other, or the port at which they meet is in use.",
+    "RUN012": "The optimizer of the plan is compiled at first use, and a compiler for that is missing.",
+    "RUN011": "A drive that the run writes to is full.",
 }
 """Code to what it means."""

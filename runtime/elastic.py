@@ -12,9 +12,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from torch.distributed import DistNetworkError, DistStoreError
 from torch.distributed import run as torchrun
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.elastic.rendezvous import RendezvousError
 
 from planner.diagnostics import Diagnostic, ExitCode, render
 from planner.launch import NVME_FOLDER
@@ -22,6 +24,9 @@ from runtime.display import show_failure
 
 FAILURE_FILE = "GPTPLAN_FAILURE_FILE"
 """Environment variable: the file in which the first worker that fails leaves its exit code and message."""
+
+MEETING_ERRORS = (DistNetworkError, DistStoreError, RendezvousError)
+"""What torchrun raises where the nodes do not find each other."""
 
 
 def main(arguments: list[str]) -> int:
@@ -36,6 +41,9 @@ def main(arguments: list[str]) -> int:
             return _report(error, failure_file)
         except SignalException as error:
             return 128 + error.sigval
+        except MEETING_ERRORS as error:
+            show_failure(_meeting_message(arguments, error))
+            return ExitCode.NEGATIVE
     return ExitCode.OK
 
 
@@ -65,6 +73,18 @@ def _report(error: ChildFailedError, failure_file: Path) -> int:
         show_failure(_killed_message(killed[0].local_rank, -killed[0].exitcode))
         return 128 - killed[0].exitcode
     return int(failures[0].exitcode)
+
+
+def _meeting_message(arguments: list[str], error: Exception) -> str:
+    option = "--rdzv-endpoint="
+    place = next((a.removeprefix(option) for a in arguments if a.startswith(option)), "an address of its own")
+    reason = str(error).strip().splitlines()[:1]
+    if "EADDRINUSE" in str(error):
+        message, hint = f"{place} is in use", "name another port with `--rendezvous HOST:PORT`, the same on every node"
+    else:
+        message = f"the nodes of this run did not meet at {place}"
+        hint = "start every node with its own `--node-rank` and the `--rendezvous HOST:PORT` of node 0"
+    return render(Diagnostic(rule="RUN010", message=message, detail="".join(reason), hint=hint))
 
 
 def _killed_message(local_rank: int, number: int) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import torch
 from colossalai.booster import Booster
+from colossalai.nn.optimizer import CPUAdam, FusedAdam, HybridAdam
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -16,6 +17,9 @@ from runtime.plugins import gemini_plugin
 from runtime.policy import mean_loss
 from runtime.recompute import recompute_blocks
 from runtime.trainer import Batch, PlanTrainer
+
+ACCEPTED_OPTIMIZERS = (FusedAdam, CPUAdam, HybridAdam)
+"""What Colossal-AI's GeminiOptimizer asserts its optimizer to be, exactly."""
 
 
 class GeminiTrainer(PlanTrainer):
@@ -42,6 +46,9 @@ class GeminiTrainer(PlanTrainer):
         recompute_blocks(model, recomputed_layers(self.layout, stage=0))
         torch.manual_seed(seed + 1 + self.position.data)
         plain_optimizer = optimizer(model.parameters(), lr=learning_rate)
+        if type(plain_optimizer) not in ACCEPTED_OPTIMIZERS:
+            accepted = ", ".join(kind.__name__ for kind in ACCEPTED_OPTIMIZERS)
+            raise TypeError(f"ZeRO stage 3 takes {accepted}, not {type(plain_optimizer).__name__}")
         self.booster = Booster(plugin=gemini_plugin(plan))
         self.model, self.optimizer, *_ = self.booster.boost(model, plain_optimizer)
 

@@ -1,7 +1,10 @@
 """What a run measures: the records of its metrics file, peak memory and the prediction beside them."""
 
+import contextlib
+import errno
 import importlib.metadata
 import json
+import os
 import platform
 import resource
 import statistics
@@ -50,13 +53,30 @@ class MetricsFile:
         self._file = None
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = path.open("w", encoding="utf-8")
+            self._file = path.open("wb", buffering=0)
+        self._path = path
 
     def write(self, record: str, **fields: Any) -> None:
-        """Append one record and flush it, so that a broken run keeps its steps."""
-        if self._file is not None:
-            self._file.write(json.dumps({"record": record, **fields}, allow_nan=False) + "\n")
-            self._file.flush()
+        """Append one record at once, so that a broken run keeps its steps; a record is whole or not there.
+
+        Raises:
+            OSError: it cannot be written, as on a full drive.
+        """
+        if self._file is None:
+            return
+        line = json.dumps({"record": record, **fields}, allow_nan=False).encode() + b"\n"
+        start = self._file.tell()
+        try:
+            self._write_whole(line)
+        except OSError:
+            with contextlib.suppress(OSError):
+                self._file.truncate(start)
+            raise
+
+    def _write_whole(self, line: bytes) -> None:
+        # The last write that a drive has room for may be a short one, without an error.
+        if self._file is not None and self._file.write(line) != len(line):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._path))
 
     def __enter__(self) -> Self:
         """The file itself."""

@@ -30,17 +30,17 @@ def fuse_adamw(optimizer: Any) -> None:
 def host_adam(parameters: Iterable[nn.Parameter], *, lr: float, nvme_folder: Path | None = None) -> Optimizer:
     """Colossal-AI's AdamW, which updates parameters where they are and can keep moments in ``nvme_folder``.
 
-    With a folder, the moments of all parameters in host memory are read from it and written back
-    in every step.
+    With a folder, the moments of all parameters in host memory are in a file of this rank there,
+    read and written back in every step; :func:`runtime.nvme.reserve_moments` has to follow.
     """
     from colossalai.nn.optimizer import HybridAdam
 
     from runtime.kernels import provide_cpu_adam
 
     provide_cpu_adam()
-    adam: Optimizer = HybridAdam(
-        parameters, lr=lr, weight_decay=WEIGHT_DECAY, adamw_mode=True,
-        nvme_offload_fraction=0.0 if nvme_folder is None else 1.0,
-        nvme_offload_dir=None if nvme_folder is None else str(nvme_folder),
-    )  # fmt: skip
+    adam: Optimizer = HybridAdam(parameters, lr=lr, weight_decay=WEIGHT_DECAY, adamw_mode=True)
+    if nvme_folder is not None:
+        from runtime.nvme import keep_moments_in
+
+        keep_moments_in(nvme_folder, adam)
     return adam

@@ -48,8 +48,8 @@ def _pipeline(layout: Layout, device: Device) -> dict[str, Any]:
     return common | {"num_model_chunks": layout.num_model_chunks, "overlap_p2p": device == "cuda"}
 
 
-def gemini_plugin(plan: Plan) -> GeminiPlugin:
-    """The plugin for ZeRO stage 3, which divides the weights as well."""
+def gemini_plugin(plan: Plan, **settings: Any) -> GeminiPlugin:
+    """The plugin for ZeRO stage 3, which divides the weights as well; with further ``settings`` of its own."""
     layout, model = plan.layout, plan.problem.model
     return GeminiPlugin(
         precision=layout.precision,
@@ -61,13 +61,15 @@ def gemini_plugin(plan: Plan) -> GeminiPlugin:
         hidden_dim=model.hidden_size,
         min_chunk_size_m=_chunk_size_m(model),
         search_range_m=_chunk_size_m(model),
+        **settings,
     )
 
 
 def _chunk_size_m(model: ModelSpec) -> float:
     """Least elements of a chunk, in 2^20: a layer, and no more than the library's own 32.
 
-    Chunks are gathered whole; a model smaller than one chunk would not be divided at all.
+    Chunks are gathered whole; a model smaller than one chunk would not be divided at all, and the
+    library accumulates wrong gradients then.
     """
     layer = 4 * model.hidden_size**2 + 2 * model.hidden_size * model.ffn_hidden_size
     return min(LARGEST_LEAST_CHUNK_M, layer / 2**20)

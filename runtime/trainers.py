@@ -2,8 +2,9 @@
 
 from functools import partial
 from pathlib import Path
-from typing import Any
 
+from planner.diagnostics import usage_error
+from planner.launch import NVME_FOLDER
 from planner.plan import Plan
 from planner.rules.states import SHARDS_WEIGHTS
 from runtime.booster import Trainer
@@ -21,12 +22,20 @@ def make_trainer(plan: Plan, *, seed: int, learning_rate: float, nvme_folder: Pa
     Raises:
         PlanError: the runtime cannot execute the plan's layout.
     """
+    device = plan.problem.hardware.device
     if plan.layout.tensor_mode in GRID_MODES:
         from runtime.grid.trainer import GridTrainer  # the legacy package takes a second to import
 
-        return GridTrainer(plan, plan.problem.hardware.device, seed=seed, learning_rate=learning_rate)
+        return GridTrainer(plan, device, seed=seed, learning_rate=learning_rate)
     kind = GeminiTrainer if plan.layout.zero_stage == SHARDS_WEIGHTS else Trainer
-    chosen: dict[str, Any] = {}
-    if plan.layout.offload.tier == "nvme":
-        chosen["optimizer"] = partial(host_adam, nvme_folder=nvme_folder)
-    return kind(plan, plan.problem.hardware.device, seed=seed, learning_rate=learning_rate, **chosen)
+    if plan.layout.offload.tier != "nvme":
+        return kind(plan, device, seed=seed, learning_rate=learning_rate)
+    if nvme_folder is None:
+        raise usage_error("the plan offloads to NVMe, and no folder is named", location=NVME_FOLDER, rule="RUN005",
+                          hint="start the workers with `gptplan run --nvme-path FOLDER`")  # fmt: skip
+    from runtime.nvme import reserve_moments  # here, because it needs tensornvme
+
+    in_folder = partial(host_adam, nvme_folder=nvme_folder)
+    trainer = kind(plan, device, seed=seed, learning_rate=learning_rate, optimizer=in_folder)
+    reserve_moments(trainer.optimizer)
+    return trainer

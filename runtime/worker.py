@@ -1,9 +1,12 @@
 """One rank of a run; started once per device by torchrun as ``-m runtime.worker PLAN``."""
 
 import argparse
+import contextlib
+import errno
 import logging
 import os
 import sys
+import tempfile
 import traceback
 import warnings
 from collections.abc import Sequence
@@ -60,7 +63,7 @@ def _parse(arguments: Sequence[str]) -> tuple[Path, RunOptions]:
 def _quieten_libraries() -> None:
     # What they say on import is about features that are not used: fused kernels, 4-bit weights.
     # Newer PyTorch announces other names for functions that Colossal-AI calls.
-    warnings.filterwarnings("ignore", module=r"colossalai\.|torch\.jit")
+    warnings.filterwarnings("ignore", module=r"colossalai\.|tensornvme\.|torch\.jit")
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     # Colossal-AI tells of every skipped step of loss scaling, on stdout. It sets its own level later.
@@ -85,22 +88,39 @@ def _join(plan: Plan) -> None:
 
 
 def _write_log(path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(traceback.format_exc(), encoding="utf-8")
+    text = traceback.format_exc()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    except OSError:
+        # Where the metrics could not be written either; a full drive leaves an empty file.
+        path.unlink(missing_ok=True)
+        path = Path(tempfile.gettempdir()) / f"gptplan-{os.getpid()}-{path.name}"
+        with contextlib.suppress(OSError):
+            path.write_text(text, encoding="utf-8")
     return path
 
 
 def _explain(error: Exception, rank: int, log: Path) -> Diagnostic:
+    rule, hint = "RUN008", ""
     if isinstance(error, torch.OutOfMemoryError):
         message, hint = f"rank {rank} ran out of device memory", "solve again with a larger `--reserve`"
+    elif _is_full_drive(error):
+        rule, message = "RUN011", f"rank {rank} cannot write: the drive is full"
+        hint = "make room, or name another folder with `--output`"
     else:
-        message, hint = f"rank {rank} failed with {type(error).__name__}", ""
+        message = f"rank {rank} failed with {type(error).__name__}"
     reason = str(error).strip().splitlines()[:1]
-    return Diagnostic(rule="RUN008", message=message, location=str(log), detail="".join(reason), hint=hint)
+    return Diagnostic(rule=rule, message=message, location=str(log), detail="".join(reason), hint=hint)
+
+
+def _is_full_drive(error: Exception) -> bool:
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def _exit_code(error: Exception) -> ExitCode:
-    return ExitCode.NEGATIVE if isinstance(error, torch.OutOfMemoryError) else ExitCode.BUG
+    is_environment = isinstance(error, torch.OutOfMemoryError) or _is_full_drive(error)
+    return ExitCode.NEGATIVE if is_environment else ExitCode.BUG
 
 
 def _fail(text: str, code: int) -> int:

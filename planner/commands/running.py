@@ -8,6 +8,7 @@ from planner.diagnostics import usage_error
 from planner.launch import RunOptions, check_machine, run_plan
 from planner.nvme import check_nvme, moment_bytes
 from planner.plan import Plan, read_plan
+from planner.toolchain import check_toolchain
 from planner.units import format_bytes
 
 
@@ -16,6 +17,7 @@ def run(path: Path, options: RunOptions) -> int:
     plan = read_plan(path)
     _check_options(options)
     check_machine(plan, str(path))
+    check_toolchain(plan)
     if plan.layout.offload.tier == "nvme":
         check_nvme(plan, options.nvme_path, options.node_rank)
         _say_what_nvme_means(plan, options)

@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 
 from planner.plan import read_plan
-from tests.runtime.training import LEARNING_RATES, SEED, own_batches
+from tests.runtime.training import GPU_LEARNING_RATE, SEED, own_batches
 
 
 def main(plan_path: str, output: str) -> None:
@@ -29,7 +29,7 @@ def main(plan_path: str, output: str) -> None:
     plan = read_plan(Path(plan_path))
     folder = os.environ.get("NVME_FOLDER")
     trainer = make_trainer(
-        plan, seed=SEED, learning_rate=LEARNING_RATES[torch.optim.AdamW],
+        plan, seed=SEED, learning_rate=GPU_LEARNING_RATE,
         nvme_folder=None if folder is None else Path(folder),
     )  # fmt: skip
     held = torch.cuda.memory_allocated()

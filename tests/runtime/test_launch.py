@@ -15,7 +15,8 @@ import pytest
 
 from planner import launch
 from planner.diagnostics import ExitCode, PlanError
-from planner.launch import RunOptions, check_machine, torchrun_command
+from planner.launch import NVME_FOLDER, RunOptions, check_machine, torchrun_command
+from planner.layout import Offload
 from planner.plan import Plan
 
 MakePlan = Callable[..., Plan]
@@ -151,6 +152,13 @@ def test_ranks_share_the_cores(
         monkeypatch.setenv("OMP_NUM_THREADS", given)
     command = torchrun_command(plan(data_parallel=2), PLAN_PATH, RunOptions())
     assert command.env.get("OMP_NUM_THREADS") == expected
+
+
+def test_workers_are_told_where_moments_go(plan: MakePlan, tmp_path: Path) -> None:
+    options = RunOptions(nvme_path=tmp_path)
+    to_nvme = plan(zero_stage=1, precision="bf16", offload=Offload(optimizer=1.0, tier="nvme"))
+    assert torchrun_command(to_nvme, PLAN_PATH, options).env[NVME_FOLDER] == str(tmp_path)
+    assert NVME_FOLDER not in torchrun_command(plan(), PLAN_PATH, options).env
 
 
 def test_launching_imports_no_framework() -> None:

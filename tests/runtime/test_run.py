@@ -1,8 +1,11 @@
 """Whole runs through the launcher: what they write, how they end, what they say when they fail."""
 
+import errno
+import importlib.util
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -13,6 +16,7 @@ from typing import Any
 import pytest
 
 from planner import launch
+from planner.layout import Offload
 from planner.plan import Plan, write_plan
 
 pytestmark = pytest.mark.runtime
@@ -23,7 +27,7 @@ Run = Callable[..., "subprocess.Popen[str]"]
 TIMEOUT_S = 90
 RUNNER = """
 import sys
-from pathlib import Path
+from pathlib import Path, PosixPath
 from planner.launch import RunOptions, run_plan
 from planner.plan import read_plan
 path, options = Path(sys.argv[1]), eval(sys.argv[2])
@@ -40,9 +44,10 @@ def start(tmp_path: Path) -> Iterator[Run]:
         path = tmp_path / "small.plan"
         write_plan(plan, path)
         root = Path(launch.__file__).parent.parent
+        python_path = os.pathsep.join(filter(None, (str(root), os.environ.get("PYTHONPATH"))))
         process = subprocess.Popen(
             [sys.executable, "-c", RUNNER, str(path), repr(options)], cwd=tmp_path, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ | {"PYTHONPATH": str(root)},
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ | {"PYTHONPATH": python_path},
         )  # fmt: skip
         started.append(process)
         return process
@@ -113,6 +118,52 @@ def test_a_failing_worker_names_its_rank_and_log(plan: MakePlan, start: Run, tmp
     assert "Traceback" in log.read_text()
 
 
+def test_a_full_drive_is_named(plan: MakePlan, start: Run, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "small.metrics.jsonl").symlink_to("/dev/full")
+    process = start(plan(data_parallel=2))
+    _, stderr = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == 1, stderr
+    assert stderr.startswith("error[RUN011]: rank 0 cannot write: the drive is full\n")
+    assert stderr.count("error[") == 1
+    assert "Traceback" not in stderr
+    assert ranks_of(tmp_path) == []
+
+
+SHORT_WRITE = """
+import resource, sys
+from pathlib import Path
+from runtime.measure import MetricsFile
+resource.setrlimit(resource.RLIMIT_FSIZE, (100, resource.RLIM_INFINITY))
+with MetricsFile(Path(sys.argv[1])) as metrics:
+    metrics.write("first", text="x" * 40)
+    try:
+        metrics.write("second", text="x" * 80)
+    except OSError as error:
+        sys.exit(error.errno)
+"""
+
+
+def test_a_record_is_whole_or_not_there(tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl"
+    environment = os.environ | {"PYTHONPATH": str(Path(launch.__file__).parent.parent)}
+    done = subprocess.run([sys.executable, "-c", SHORT_WRITE, str(path)], check=False, env=environment)
+    assert done.returncode == errno.ENOSPC
+    (line,) = path.read_text().splitlines()
+    assert json.loads(line) == {"record": "first", "text": "x" * 40}
+
+
+def test_a_port_in_use_is_named(plan: MakePlan, start: Run, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        process = start(plan(data_parallel=2, devices_per_node=1), rendezvous=f"127.0.0.1:{port}")
+        _, stderr = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == 1, stderr
+    assert f"error[RUN010]: 127.0.0.1:{port} is in use\n" in stderr
+    assert "--rendezvous HOST:PORT" in stderr
+    assert "Traceback" not in stderr
+
+
 def wait_for_steps(tmp_path: Path) -> None:
     deadline = time.monotonic() + TIMEOUT_S
     path = tmp_path / "out" / "small.metrics.jsonl"
@@ -148,3 +199,18 @@ def test_a_killed_worker_is_named(plan: MakePlan, start: Run, tmp_path: Path) ->
     assert "was killed by SIGKILL" in stderr
     assert stderr.count("error[") == 1
     assert ranks_of(tmp_path) == []
+
+
+@pytest.mark.skipif(importlib.util.find_spec("tensornvme") is None, reason="needs the package tensornvme")
+def test_moments_on_a_drive_are_removed_with_a_killed_worker(plan: MakePlan, start: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "moments"
+    folder.mkdir()
+    offload = Offload(optimizer=1.0, tier="nvme")
+    chosen = plan(data_parallel=2, zero_stage=1, precision="bf16", offload=offload)
+    process = start(chosen, steps=100_000, nvme_path=folder)
+    wait_for_steps(tmp_path)
+    assert len([path for path in folder.rglob("*") if path.is_file()]) == 2
+    os.kill(max(ranks_of(tmp_path)), signal.SIGKILL)
+    _, stderr = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == 137, stderr
+    assert list(folder.iterdir()) == []

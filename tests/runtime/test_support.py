@@ -10,6 +10,8 @@ from planner.layout import Offload
 from planner.plan import Plan
 from runtime.support import check_supported
 
+HARDWARE = {"device": "cuda"}
+
 REFUSED: list[tuple[str, dict[str, Any]]] = [
     ("TP023", {"tensor_mode": "2d", "tensor_parallel": 4, "micro_batch": 1}),
     ("TP025", {"tensor_mode": "2d", "tensor_parallel": 4, "zero_stage": 1, "precision": "bf16"}),
@@ -31,7 +33,10 @@ REFUSED: list[tuple[str, dict[str, Any]]] = [
     ("PP010", {"pipeline_parallel": 2, "layers_per_stage": (4, 0)}),
     ("RC001", {"recompute_layers_per_stage": (5,)}),
     ("SEQ001", {"model": {"max_seq_len": 8, "seq_len": 8}}),
-    ("STK003", {"zero_stage": 3, "data_parallel": 2, "precision": "bf16"}),
+    ("ZER004", {"zero_stage": 3, "tensor_parallel": 2, "precision": "bf16", "hardware": HARDWARE}),
+    ("ZER005", {"zero_stage": 3, "data_parallel": 2, "precision": "bf16"}),
+    ("STK005", {"zero_stage": 2, "precision": "bf16", "offload": Offload(optimizer=0.5, tier="cpu")}),
+    ("OFF004", {"zero_stage": 3, "precision": "bf16", "offload": Offload(optimizer=0.5, parameters=1.0, tier="cpu")}),
     ("ZER001", {"zero_stage": 2, "pipeline_parallel": 2, "precision": "bf16"}),
     ("ZER002", {"zero_stage": 1, "data_parallel": 2}),
     ("STK005", {"offload": Offload(optimizer=0.5, tier="cpu")}),
@@ -70,9 +75,7 @@ def test_a_layout_that_can_be_executed_passes(fields: dict[str, Any], plan: Call
 
 
 def test_what_the_stack_of_a_plan_claims_does_not_count(plan: Callable[..., Plan]) -> None:
-    claims = {"zero_stages": [0, 1, 2, 3]}
+    claims = {"zero_stages_with_pipeline": [0, 1, 2]}
     with pytest.raises(PlanError) as refusal:
-        check_supported(
-            plan(stack=claims, hardware={"device": "cuda"}, zero_stage=3, data_parallel=2, precision="bf16")
-        )
-    assert [diagnostic.rule for diagnostic in refusal.value.diagnostics] == ["STK003"]
+        check_supported(plan(stack=claims, zero_stage=2, pipeline_parallel=2, precision="bf16"))
+    assert [diagnostic.rule for diagnostic in refusal.value.diagnostics] == ["ZER001"]

@@ -11,6 +11,8 @@ from torch.nn import functional
 from planner.plan import Plan
 
 LEARNING_RATES: dict[type[torch.optim.Optimizer], float] = {torch.optim.SGD: 0.5, torch.optim.AdamW: 1e-2}
+GPU_LEARNING_RATE = 1e-3
+"""Of AdamW and a wider model, where steps of 1e-2 multiply the rounding of bf16."""
 STEPS = 3
 SEED = 7
 
@@ -47,12 +49,14 @@ def train(plan: Plan, optimizer: type[torch.optim.Optimizer] = torch.optim.SGD) 
     return [trainer.step(batch) for batch in own_batches(trainer, plan)]
 
 
-def plain_steps(plan: Plan, optimizer: type[torch.optim.Optimizer]) -> Iterator[tuple[float, torch.nn.Module]]:
+def plain_steps(
+    plan: Plan, optimizer: type[torch.optim.Optimizer], learning_rate: float | None = None
+) -> Iterator[tuple[float, torch.nn.Module]]:
     """Loss and model of each step of plain PyTorch in fp32, before its update."""
     from runtime.model import build_model
 
     model = build_model(plan.problem.model, SEED)
-    plain = optimizer(model.parameters(), lr=LEARNING_RATES[optimizer])  # type: ignore[call-arg]
+    plain = optimizer(model.parameters(), lr=learning_rate or LEARNING_RATES[optimizer])  # type: ignore[call-arg]
     for batch in batches(plan):
         logits = model(batch["input_ids"]).logits
         loss = functional.cross_entropy(logits.flatten(0, 1), batch["labels"].flatten())
@@ -62,9 +66,11 @@ def plain_steps(plan: Plan, optimizer: type[torch.optim.Optimizer]) -> Iterator[
         plain.zero_grad()
 
 
-def reference(plan: Plan, optimizer: type[torch.optim.Optimizer] = torch.optim.SGD) -> list[float]:
+def reference(
+    plan: Plan, optimizer: type[torch.optim.Optimizer] = torch.optim.SGD, learning_rate: float | None = None
+) -> list[float]:
     """The losses of plain PyTorch in fp32."""
-    return [loss for loss, _ in plain_steps(plan, optimizer)]
+    return [loss for loss, _ in plain_steps(plan, optimizer, learning_rate)]
 
 
 def reference_gradients(plan: Plan, optimizer: type[torch.optim.Optimizer] = torch.optim.SGD) -> list[Gradients]:

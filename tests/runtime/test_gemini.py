@@ -1,0 +1,162 @@
+"""ZeRO stage 3 on the CPU: weights in divided chunks train like one process in fp32."""
+
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from planner.plan import Plan
+from tests.runtime.host_gemini import divide_on_host, host_plugin
+from tests.runtime.training import (
+    LEARNING_RATES,
+    SEED,
+    MakePlan,
+    Ranks,
+    own_batches,
+    reference,
+    reference_gradients,
+)
+
+pytestmark = [pytest.mark.runtime, pytest.mark.usefixtures("_on_host")]
+
+ZERO3: dict[str, Any] = {"zero_stage": 3, "precision": "bf16", "hardware": {"device": "cuda"}}
+ADAMW = torch.optim.AdamW
+
+LAYOUTS: dict[str, dict[str, Any]] = {
+    "alone": {"num_microbatches": 2},
+    "dp2": {"data_parallel": 2},
+    "accumulation": {"data_parallel": 2, "num_microbatches": 4},
+    "recompute": {"data_parallel": 2, "recompute_layers_per_stage": (3,)},
+    "untied": {"data_parallel": 2, "num_microbatches": 2, "model": {"tied_embeddings": False}},
+}
+
+
+@pytest.fixture
+def _on_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plugin that can divide chunks here."""
+    with warnings.catch_warnings(action="ignore"):
+        import runtime.gemini  # noqa: F401 - the libraries' own warnings are not the tests'
+
+    monkeypatch.setattr("runtime.gemini.gemini_plugin", host_plugin)
+
+
+def gemini_trainer(plan: Plan) -> Any:
+    """The trainer of this rank on the CPU, which the rules do not offer and the tests can do."""
+    from runtime.gemini import GeminiTrainer
+
+    divide_on_host()
+    return GeminiTrainer(plan, "cpu", seed=SEED, learning_rate=LEARNING_RATES[ADAMW])
+
+
+def trained(plan: Plan) -> tuple[list[float], dict[str, float], list[bool]]:
+    """Losses, norms of the first gradients, and for each chunk whether it is divided."""
+    from tests.runtime.gpu_ranks import gradient_norms
+
+    trainer = gemini_trainer(plan)
+    chunks = trainer.model.chunk_manager.get_chunks(trainer.model.fp16_params)
+    batches: Iterator[Any] = own_batches(trainer, plan)
+    losses = [trainer.step(next(batches))]
+    norms = gradient_norms(trainer)
+    losses += [trainer.step(batch) for batch in batches]
+    return losses, norms, [not chunk.is_gathered for chunk in chunks]
+
+
+def expectation(plan: Plan) -> tuple[list[float], dict[str, float]]:
+    gradients = reference_gradients(plan, ADAMW)[0]
+    return reference(plan, ADAMW), {name: float(np.linalg.norm(g)) for name, g in gradients.items()}
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_losses_and_gradients_are_those_of_one_process(name: str, plan: MakePlan, ranks: Ranks) -> None:
+    chosen = plan(**ZERO3, **LAYOUTS[name])
+    ((expected, wanted),) = ranks(1, lambda rank: expectation(chosen))
+    for losses, norms, divided in ranks(chosen.layout.num_devices, lambda rank: trained(chosen)):
+        assert len(divided) > 1
+        assert all(divided)
+        # bf16 keeps 8 bits, 0.4 %.
+        assert losses == pytest.approx(expected, rel=2e-3)
+        assert norms == {name: pytest.approx(norm, rel=0.02) for name, norm in wanted.items()}
+
+
+def test_the_smallest_model_is_divided_too(plan: MakePlan, ranks: Ranks) -> None:
+    # Of undivided chunks the library accumulates wrong gradients.
+    chosen = plan(model={"num_layers": 1, "vocab_size": 8}, data_parallel=2, num_microbatches=2, **ZERO3)
+
+    def is_divided(rank: int) -> bool:
+        trainer = gemini_trainer(chosen)
+        return not any(
+            chunk.keep_gathered for chunk in trainer.model.chunk_manager.get_chunks(trainer.model.fp16_params)
+        )
+
+    assert ranks(2, is_divided) == [True, True]
+
+
+def test_recomputing_draws_the_same_dropout(plan: MakePlan, ranks: Ranks) -> None:
+    def losses(recomputed: int) -> list[float]:
+        chosen = plan(model={"dropout": 0.2}, data_parallel=2, recompute_layers_per_stage=(recomputed,), **ZERO3)
+        first: list[float] = ranks(2, lambda rank: trained(chosen))[0][0]
+        return first
+
+    assert losses(2) == losses(0)
+
+
+def test_a_step_that_overflows_leaves_no_gradients_behind(plan: MakePlan, ranks: Ranks) -> None:
+    """The library goes on adding to gradients that were infinite."""
+    chosen = plan(**{**ZERO3, "precision": "fp16"}, data_parallel=2, num_microbatches=2)
+
+    def trained_after_overflow(rank: int) -> list[float]:
+        trainer = gemini_trainer(chosen)
+        batch = next(own_batches(trainer, chosen))
+        scaler = trainer.optimizer.mix_precision_mixin.grad_scaler
+        usual = scaler._scale.clone()
+        scaler._scale.fill_(2.0**60)
+        skipped = trainer.step(batch)
+        scaler._scale.copy_(usual)
+        return [skipped, trainer.step(batch), trainer.step(batch)]
+
+    for skipped, repeated, improved in ranks(2, trained_after_overflow):
+        assert repeated == skipped
+        assert improved < repeated - 0.1
+
+
+def test_no_logit_depends_on_a_later_token(plan: MakePlan, ranks: Ranks) -> None:
+    chosen = plan(data_parallel=2, **ZERO3)
+
+    def earliest_change(rank: int) -> int:
+        trainer = gemini_trainer(chosen)
+        tokens = torch.arange(chosen.problem.seq_len).repeat(4, 1)
+        changed = tokens.clone()
+        changed[:, 9] = 200
+        before, after = (trainer.model(input_ids=t)["logits"].detach() for t in (tokens, changed))
+        return int((before != after).any(dim=2).any(dim=0).nonzero()[0])
+
+    assert ranks(2, earliest_change) == [9, 9]
+
+
+def test_only_an_optimizer_that_works_is_taken(plan: MakePlan, ranks: Ranks) -> None:
+    def refused(rank: int) -> str:
+        from runtime.gemini import GeminiTrainer
+
+        with pytest.raises(TypeError) as caught:
+            GeminiTrainer(plan(**ZERO3), "cpu", seed=SEED, learning_rate=0.1, optimizer=ADAMW)
+        return str(caught.value)
+
+    assert ranks(1, refused) == ["ZeRO stage 3 takes FusedAdam, CPUAdam, HybridAdam, not AdamW"]
+
+
+def test_weights_drawn_late_are_the_same(plan: MakePlan) -> None:
+    from runtime.model import build_lazy_model, build_model
+
+    spec = plan().problem.model
+    for dtype in (torch.float32, torch.bfloat16):
+        whole = dict(build_model(spec, SEED, dtype=dtype).named_parameters())
+        late = build_lazy_model(spec, SEED, dtype=dtype)
+        for parameter in late.parameters():
+            parameter.materialize()
+        drawn = dict(late.named_parameters())
+        assert drawn.keys() == whole.keys()
+        assert all(torch.equal(drawn[name], whole[name]) for name in whole)
+        assert late.lm_head.weight is late.transformer.wte.weight
