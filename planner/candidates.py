@@ -157,9 +157,8 @@ def _offloads(problem: Problem, zero_stage: int, *, alone: bool, grid: bool) -> 
     ``alone``: where nothing else divides the weights that ZeRO 3 divides.
     """
     stack, sharded = problem.stack, zero_stage >= SHARDS_WEIGHTS
-    named = any(field.startswith("offload.") for field in problem.pins)
-    if not named and (grid or zero_stage == 0 or (sharded and not alone)):
-        return [(0, 0.0, 0.0)]
+    if grid or zero_stage == 0 or (sharded and not alone):
+        return [(0, 0.0, 0.0), *_pinned_offload(problem)]
     tiers = _options(problem, "offload.tier", OFFLOAD_TIERS, stack.offload_tiers)
     allowed = [tier for tier in tiers if 0 < tier <= OFFLOAD_TIERS.index(problem.allow_offload)]
     of_optimizer = stack.zero3_offload_fractions if sharded else stack.offload_optimizer_fractions
@@ -167,6 +166,14 @@ def _offloads(problem: Problem, zero_stage: int, *, alone: bool, grid: bool) -> 
     shares = [(share, 0.0) for share in _shares(problem, "offload.optimizer", of_optimizer)]
     shares += [(1.0, share) for share in _shares(problem, "offload.parameters", of_weights)]
     return [(0, 0.0, 0.0), *((tier, *both) for tier in allowed for both in shares)]
+
+
+def _pinned_offload(problem: Problem) -> list[tuple[int, float, float]]:
+    """The one way to offload that pins name, if they name any."""
+    if not any(field.startswith("offload.") for field in problem.pins):
+        return []
+    tier, optimizer = problem.pins.get("offload.tier", "cpu"), float(problem.pins.get("offload.optimizer", 1))
+    return [(OFFLOAD_TIERS.index(tier), optimizer, float(problem.pins.get("offload.parameters", 0)))]
 
 
 def _shares(problem: Problem, field: str, fractions: Sequence[float]) -> list[float]:

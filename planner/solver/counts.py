@@ -9,6 +9,7 @@ from planner.pins import pinned_devices
 from planner.problem import Problem
 from planner.question import MAX_DEVICES
 from planner.solver.feasibility import feasible, has_valid_layout, num_candidates
+from planner.solver.state_floor import excluded_by_bound, most_usable_bytes, state_floor_bytes
 
 MAX_NEIGHBOUR = 64
 """How far from the asked device count one with a valid layout is looked for."""
@@ -35,7 +36,11 @@ def nearest_counts(problem: Problem) -> Counts:
     asked, below = problem.num_devices, None
     if not has_valid_layout(problem):
         below, _ = _first(problem, range(asked - 1, max(0, asked - MAX_NEIGHBOUR), -1))
-    above, tried_to = _first(problem, range(asked + 1, min(MAX_DEVICES, asked + MAX_COUNTS) + 1))
+    # Counts up to here have too little memory for the states alone.
+    bound = excluded_by_bound(state_floor_bytes(problem), most_usable_bytes(problem), MAX_DEVICES)
+    start = max(asked, bound)
+    above, tried_to = _first(problem, range(start + 1, min(MAX_DEVICES, start + MAX_COUNTS) + 1))
+    tried_to = max(tried_to, min(start, MAX_DEVICES))
     if above is None:
         doubled = (asked * 2**power for power in range(1, MAX_DEVICES.bit_length()))
         further = (count for count in doubled if tried_to < count <= MAX_DEVICES)

@@ -12,10 +12,9 @@ import numpy as np
 
 from planner.answer import Answer, LeastDevices, NearestMiss
 from planner.candidates import enumerate_layouts
-from planner.cost_model.memory import stage_memory, state_bytes, step_gradient_bytes, usable_bytes
-from planner.cost_model.terms import total
+from planner.cost_model.memory import stage_memory, usable_bytes
 from planner.diagnostics import Diagnostic
-from planner.layout import Layout, LayoutColumns, Offload
+from planner.layout import LayoutColumns
 from planner.pins import EVEN, pinned_devices, pinned_layers
 from planner.problem import Problem
 from planner.rules import capacity, judge
@@ -24,10 +23,8 @@ from planner.solver.fit import fit
 from planner.solver.limits import fits_host, fits_nvme
 from planner.solver.recompute import least_peak_bytes
 from planner.solver.search import require_modelled, solve
-from planner.stages import Booleans, StageColumns, stages_of, stages_of_layout
-
-ROUNDING = 1e-9
-"""Relative error that the sums of the bound are granted."""
+from planner.solver.state_floor import excluded_by_bound, most_usable_bytes, state_floor_bytes
+from planner.stages import Booleans, StageColumns, stages_of
 
 NO_VALID_LAYOUT, NONE_FITS, FITS = "no valid layout", "none fits", "fits"
 
@@ -47,8 +44,8 @@ def solve_least_devices(
 def least_devices(problem: Problem) -> LeastDevices:
     """The least count up to ``problem.num_devices`` with a layout that fits, every smaller one excluded."""
     most = problem.num_devices
-    needed, usable = state_floor_bytes(problem), _most_usable_bytes(problem)
-    excluded = _excluded_by_bound(needed, usable, most)
+    needed, usable = state_floor_bytes(problem), most_usable_bytes(problem)
+    excluded = excluded_by_bound(needed, usable, most)
     outcomes: dict[int, str] = {}
     for count in range(excluded + 1, most + 1):
         outcomes[count] = _outcome(on(problem, count))
@@ -65,46 +62,6 @@ def least_devices(problem: Problem) -> LeastDevices:
         none_fits=_counts(outcomes, NONE_FITS),
         nearest_miss=_nearest_miss(problem, outcomes, (least or most + 1) - 1),
     )
-
-
-def state_floor_bytes(problem: Problem) -> float:
-    """Bytes of training states that no layout avoids, over all its devices together.
-
-    One device that holds the whole model, without activations, buckets and buffers, in the cheaper of
-    the optimizer steps with and without ZeRO. Every layout holds at least this in its optimizer phase:
-    copies, replicated parameters and padding for tensor parallelism only add to it, and ZeRO divides
-    what data parallelism copied.
-    """
-    return min(
-        float(total(state_bytes(problem, stages))[0] + step_gradient_bytes(problem, stages)[0])
-        for stages in (_whole_model(problem, zero_stage) for zero_stage in (0, 1))
-    )
-
-
-def _whole_model(problem: Problem, zero_stage: int) -> StageColumns:
-    """A single device with all layers and as much of the optimizer offloaded as the problem allows."""
-    shares = (*problem.stack.offload_optimizer_fractions, float(problem.pins.get("offload.optimizer", 0)))
-    share = max(shares) if problem.allow_offload != "none" else 0.0
-    layout = Layout(
-        tensor_mode="none", tensor_parallel=1, tensor_depth=1, pipeline_parallel=1, data_parallel=1,
-        zero_stage=zero_stage, sequence_parallel=False, micro_batch=1, num_microbatches=1, schedule="none",
-        num_model_chunks=1, layers_per_stage=(problem.model.num_layers,), recompute_layers_per_stage=(0,),
-        offload=Offload(optimizer=share, tier=problem.allow_offload if share else "none"),
-        precision=problem.precision,
-    )  # fmt: skip
-    return stages_of_layout(layout)
-
-
-def _most_usable_bytes(problem: Problem) -> float:
-    """What a device offers at most: with the reserve of a layout that has no communicators."""
-    return float(usable_bytes(problem, _whole_model(problem, zero_stage=0))[0])
-
-
-def _excluded_by_bound(needed: float, usable: float, most: int) -> int:
-    """Up to which count the devices together have less memory than the states need."""
-    if usable <= 0:
-        return most
-    return min(most, max(0, math.ceil(needed * (1 - ROUNDING) / usable) - 1))
 
 
 def _outcome(problem: Problem) -> str:

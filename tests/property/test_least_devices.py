@@ -8,7 +8,8 @@ from planner.answer import LeastDevices
 from planner.cost_model.memory import stage_memory
 from planner.problem import Problem
 from planner.solver import solve, solve_least_devices
-from planner.solver.min_devices import least_devices, state_floor_bytes
+from planner.solver.min_devices import least_devices
+from planner.solver.state_floor import state_floor_bytes
 from planner.stages import stages_of_layout
 from planner.units import Bytes
 from tests.property.brute_force import layouts, optimum
