@@ -43,6 +43,8 @@ class StateBytesSpec(Spec, frozen=True, kw_only=True):
     """Gradient buckets of torch DDP, which wraps layouts without ZeRO and pipeline."""
     zero_step_copy: float = 0.0
     """Copies of gradients in the optimizer step of ZeRO 1 and 2, per parameter of the whole stage."""
+    tensor_cast: float = 0.0
+    """The copy through which the gradient of one weight at a time accumulates, per parameter of the largest."""
 
 
 class ActivationSpec(Spec, frozen=True, kw_only=True):
@@ -200,6 +202,8 @@ class ProcessSpec(Spec, frozen=True, kw_only=True):
     """Taken by one communicator, in place of the card's figure."""
     cached_bytes: Bytes = field(name="cached", default=Bytes(0))
     """Blocks of the set-up that the allocator still holds on a roomy card and gives back on a full one."""
+    flat_step_buffers: bool = False
+    """Whether the optimizer step works on flat buffers that no cached block of activations has room for."""
     all_ranks: float = 0.0
     """Communicators over all ranks, where there are several."""
     pipeline: float = 1.0

@@ -10,7 +10,7 @@ from planner.problem import Problem
 from planner.rules.states import SHARDS_WEIGHTS
 from planner.spec import Precision, Schedule, StackSpec
 from planner.spec_files import load_spec
-from planner.units import GIB
+from planner.units import GIB, MIB
 from planner.validation import shapes
 from planner.validation.cases import Assumptions, Case, Measured, MemoryKind, SkippedRow
 from planner.validation.facts import SetFacts, facts_of, filled_value
@@ -20,6 +20,8 @@ from planner.validation.tables import Row
 
 SELECTIVE = "selective"
 """Megatron's recomputation of attention alone: scores are made again in backward. Flash attention always does."""
+PRINTED_GB = 1000 * MIB
+"""A GB that was read off nvidia-smi, which counts in MiB: cards of 79.15 GiB are said to hold 80 of them."""
 OUTCOMES = {"fit": "fit", "oom": "oom"}
 _OPTIMIZER_OFFLOADED = {"cpu", "opt", "opt,param", "cpu(opt+param)"}
 _PARAMETERS_OFFLOADED = {"opt,param", "cpu(opt+param)"}
@@ -144,7 +146,8 @@ def _offload(row: Row) -> Offload:
 
 def _measured(row: Row, problem: Problem, assumed: Assumptions) -> Measured:
     gib, kind = row.number("measured_mem_gib"), row.text("mem_kind")
-    memory: dict[MemoryKind, float] = {} if gib is None else {_memory_kind(row, kind): gib * GIB}
+    unit = PRINTED_GB if "gb as printed" in kind.lower() else GIB
+    memory: dict[MemoryKind, float] = {} if gib is None else {_memory_kind(row, kind): gib * unit}
     return Measured(
         step_s=_step_s(row, problem, assumed),
         memory_bytes=memory,
