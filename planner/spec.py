@@ -97,6 +97,10 @@ class EfficiencySpec(Spec, frozen=True, kw_only=True):
     """Points ``[FLOP of one matrix product, fraction of the dense peak]``, rising in the first."""
     memory: Share
     """Share of the memory bandwidth that element-wise kernels reach."""
+    alignment: Count = 1
+    """Elements of two bytes that the sides of a product should be multiples of."""
+    unaligned: Share = 1.0
+    """Share of that efficiency which products with other sides reach."""
 
     def __post_init__(self) -> None:
         """Refuse a curve that cannot be interpolated."""
@@ -155,6 +159,8 @@ class HardwareSpec(Spec, frozen=True, kw_only=True):
     memory_bytes: Bytes = field(name="memory")
     """What one process can allocate on an idle device."""
     context_bytes: Bytes = field(name="context")
+    eager_context_bytes: Bytes | None = field(name="eager_context", default=None)
+    """The same where every kernel is loaded with it, before CUDA 11.7; ``None``: no more than ``context``."""
     """Taken by the driver and the libraries of a process that communicates with nobody."""
     communicator_bytes: Bytes = field(name="communicator")
     """Taken by the communicators of each parallel axis that a process takes part in."""

@@ -83,7 +83,7 @@ class ActivationSpec(Spec, frozen=True, kw_only=True):
     gathered_elements: float = 0.0
     """Gathered inputs that sequence parallelism keeps beside a rank's slices; without them backward gathers again."""
     pipeline_extra_microbatches: float = 0.0
-    """Micro batches that each stage but the last keeps beyond those of its schedule."""
+    """Micro batches beyond those of its schedule whose outputs each stage but the last keeps."""
     causal_buffer_bytes: float = 0.0
     """Bytes per pair of positions of a causal mask that each layer owns."""
     backward_elements: float = 0.0
@@ -120,6 +120,10 @@ class TrafficSpec(Spec, frozen=True, kw_only=True):
     """More of it under sequence parallelism."""
     zero_tensor_host_s: Seconds = field(name="zero_tensor_host", default=Seconds(0))
     """Host time per parameter tensor of one optimizer step under ZeRO 1 and 2."""
+    gradient_bytes: float = 0.0
+    """Bytes moved per parameter of a stage and micro batch to add its gradient to that of the ones before."""
+    blocking_launches: bool = False
+    """Whether the host waits for every kernel (CUDA_LAUNCH_BLOCKING=1), so that nothing hides its time."""
     collective_s: Seconds = field(name="collective", default=Seconds(0))
     """Fixed cost of one tensor-parallel collective, beside the links' latency."""
 
@@ -198,6 +202,8 @@ class ProcessSpec(Spec, frozen=True, kw_only=True):
 
     context_bytes: Bytes | None = field(name="context", default=None)
     """Taken by a process that communicates with nobody, in place of the card's figure."""
+    eager_kernels: bool = False
+    """Whether all kernels are loaded with the context, as before CUDA 11.7."""
     communicator_bytes: Bytes | None = field(name="communicator", default=None)
     """Taken by one communicator, in place of the card's figure."""
     cached_bytes: Bytes = field(name="cached", default=Bytes(0))

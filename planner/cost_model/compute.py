@@ -4,10 +4,10 @@ import numpy as np
 
 from planner.cost_model.flops import head_product, layer_products
 from planner.cost_model.host import nvme_bytes_per_rank
-from planner.cost_model.parameters import updated_parameters
+from planner.cost_model.parameters import SHARDS_GRADIENTS, stage_parameters, updated_parameters
 from planner.cost_model.shares import rank_tokens, shares
 from planner.cost_model.sources import formula
-from planner.cost_model.terms import Terms
+from planner.cost_model.terms import Terms, total
 from planner.problem import Problem
 from planner.rules.rule import edge_of
 from planner.rules.states import SHARDS_WEIGHTS
@@ -39,6 +39,14 @@ def product_seconds(problem: Problem, flops: Floats) -> Floats:
 
 
 @formula("definition")
+def alignment_share(problem: Problem, side: Floats) -> Floats:
+    """Share of its efficiency that a product keeps whose side is no multiple of what the card works on."""
+    efficiency = problem.hardware.efficiency
+    aligned = np.mod(np.broadcast_to(side, np.shape(side)), float(efficiency.alignment)) == 0
+    return np.where(aligned, 1.0, efficiency.unaligned)
+
+
+@formula("definition")
 def traffic_seconds(problem: Problem, num_bytes: Floats) -> Floats:
     """Time of memory-bound work: bytes over the share of the memory bandwidth that it reaches."""
     hardware = problem.hardware
@@ -63,7 +71,8 @@ def weight_product_seconds(problem: Problem, stages: StageColumns) -> Floats:
     }  # fmt: skip
     seconds = np.zeros(len(stages))
     for name, (inner, outer) in shapes.items():
-        computed = product_seconds(problem, getattr(products, name) / steps)
+        share = alignment_share(problem, inner) * alignment_share(problem, outer)
+        computed = product_seconds(problem, getattr(products, name) / steps) / share
         moved = traffic_seconds(problem, element * (tokens * inner + inner * outer + tokens * outer))
         seconds = seconds + steps * np.maximum(computed, moved)
     return seconds
@@ -177,6 +186,18 @@ def microbatch_compute(problem: Problem, stages: StageColumns) -> Terms:
         "embedding": embedding_seconds(problem, stages),
         "loss_head": (1.0 + BACKWARD_PRODUCTS) * head + loss_seconds(problem, stages),
     }
+
+
+@formula("rajbhandari2020", "definition")
+def accumulation_seconds(problem: Problem, stages: StageColumns) -> Floats:
+    """Adding the gradients of one micro batch to those of the ones before, where there are several.
+
+    From ZeRO 2 on a rank adds up its own share alone. Units: s.
+    """
+    columns = stages.layouts
+    shards = np.where(columns.zero_stage >= SHARDS_GRADIENTS, columns.data_parallel, 1)
+    added = np.where(columns.num_microbatches > 1, total(stage_parameters(problem, stages)) / shards, 0.0)
+    return traffic_seconds(problem, added * problem.stack.traffic.gradient_bytes)
 
 
 @formula("rajbhandari2020", "definition")

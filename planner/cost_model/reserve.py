@@ -37,7 +37,8 @@ def communicators(problem: Problem, stages: StageColumns) -> Floats:
 def device_overhead_bytes(problem: Problem, stages: StageColumns) -> Floats:
     """What the driver reports beyond the allocator: the process's context and its communicators."""
     hardware, process = problem.hardware, problem.stack.process
-    context = hardware.context_bytes if process.context_bytes is None else process.context_bytes
+    of_card = (process.eager_kernels and hardware.eager_context_bytes) or hardware.context_bytes
+    context = of_card if process.context_bytes is None else process.context_bytes
     each = hardware.communicator_bytes if process.communicator_bytes is None else process.communicator_bytes
     return communicators(problem, stages) * float(each) + float(context)
 
