@@ -97,6 +97,8 @@ class EfficiencySpec(Spec, frozen=True, kw_only=True):
     """Points ``[FLOP of one matrix product, fraction of the dense peak]``, rising in the first."""
     memory: Share
     """Share of the memory bandwidth that element-wise kernels reach."""
+    attention: Share = 1.0
+    """What attention kernels written for the generation before keep of their share of the peak."""
     alignment: Count = 1
     """Elements of two bytes that the sides of a product should be multiples of."""
     unaligned: Share = 1.0

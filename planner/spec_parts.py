@@ -120,6 +120,8 @@ class TrafficSpec(Spec, frozen=True, kw_only=True):
     """More of it under sequence parallelism."""
     zero_tensor_host_s: Seconds = field(name="zero_tensor_host", default=Seconds(0))
     """Host time per parameter tensor of one optimizer step under ZeRO 1 and 2."""
+    overflow_tensor_host_s: Seconds = field(name="overflow_tensor_host", default=Seconds(0))
+    """Host time per parameter tensor to look for an overflow before an optimizer step in fp16."""
     gradient_bytes: float = 0.0
     """Bytes moved per parameter of a stage and micro batch to add its gradient to that of the ones before."""
     blocking_launches: bool = False
@@ -168,6 +170,8 @@ class ShardedSpec(Spec, frozen=True, kw_only=True):
     """Growth of a gradient in the optimizer step, in bytes per parameter of a rank's pieces."""
     collectives_per_unit: float = 1.0
     """Collectives that gather or scatter one piece: tensors by themselves, or the piece at once."""
+    link_share: Share = 1.0
+    """Share of the links' bandwidth that these collectives reach."""
     gathers: float = 2.0
     """Gatherings of all weights per micro batch."""
     recompute_gathers: float = 0.0

@@ -113,7 +113,8 @@ def attention_seconds(problem: Problem, stages: StageColumns) -> Floats:
     flops = (products.attention_scores * computed, products.attention_values * computed)
     stores_scores, share = kind in ("materialised", "recomputed"), stack.traffic.attention_efficiency
     if share is not None and not stores_scores:
-        return (flops[0] + flops[1]) / (problem.hardware.peak_flops_per_s[problem.precision] * share)
+        rate = problem.hardware.peak_flops_per_s[problem.precision] * share * problem.hardware.efficiency.attention
+        return (flops[0] + flops[1]) / rate
     seconds = product_seconds(problem, flops[0]) + product_seconds(problem, flops[1])
     if not stores_scores:
         return seconds
@@ -204,13 +205,15 @@ def accumulation_seconds(problem: Problem, stages: StageColumns) -> Floats:
 def optimizer_seconds(problem: Problem, stages: StageColumns) -> Floats:
     """The optimizer step on the device: bytes it moves per updated parameter of the local shard.
 
-    Under ZeRO 1 and 2 over several ranks also the host's work for each tensor of the stage.
+    Also the host's work for each tensor of the stage: under ZeRO 1 and 2 over several ranks, and in fp16
+    the check for an overflow.
     """
     columns, traffic = stages.layouts, problem.stack.traffic
     on_device = updated_parameters(problem, stages) * (1.0 - columns.offload_optimizer)
     zero = (columns.zero_stage >= 1) & (columns.zero_stage < SHARDS_WEIGHTS) & (columns.data_parallel > 1)
     tensors = LAYER_TENSORS * stages.num_layers + 2.0 * stages.is_first + 2.0 * stages.is_last
-    host = np.where(zero, tensors * traffic.zero_tensor_host_s, 0.0)
+    checked = traffic.overflow_tensor_host_s if problem.precision == "fp16" else 0.0
+    host = tensors * (np.where(zero, traffic.zero_tensor_host_s, 0.0) + checked)
     return traffic_seconds(problem, on_device * traffic.optimizer_bytes) + host
 
 

@@ -62,7 +62,7 @@ _VTRAIN = SetFacts(
     },
 )  # fmt: skip
 _NARAYANAN = SetFacts(
-    stack="megatron", zero3_stack="megatron-deepspeed-2021", precision="fp16",
+    stack="megatron-2021", zero3_stack="megatron-deepspeed-2021", precision="fp16",
     attention="materialised", recompute="full", vocab=51200, micro_batch=1,
     why={
         "stack": "measured with Megatron-LM, the ZeRO-3 rows with DeepSpeed",
@@ -144,7 +144,7 @@ FACTS: dict[str, SetFacts] = {
     "Narayanan2021-T2": _NARAYANAN,
     "MT-NLG": _NARAYANAN,
     "Megatron-2020": SetFacts(
-        stack="megatron", precision="fp16", attention="materialised", recompute="full", micro_batch="whole",
+        stack="megatron-2021", precision="fp16", attention="materialised", recompute="full", micro_batch="whole",
         vocab=51200, card_gb=40, why={
             "stack": "measured with Megatron-LM",
             "precision": "Megatron-LM's scripts of 2020 set --fp16",
@@ -156,7 +156,7 @@ FACTS: dict[str, SetFacts] = {
             "dropout": "Megatron-LM's defaults",
         },
     ),
-    "Korthikanti2022": _NARAYANAN,
+    "Korthikanti2022": msgspec.structs.replace(_NARAYANAN, stack="megatron"),
     "Megatron-H100": _NVIDIA,
     "NVIDIA-dgxc": _NVIDIA,
     "NeMo": _NVIDIA,
