@@ -9,10 +9,11 @@ from planner.problem import Problem
 from planner.rules.rule import edge_of
 from planner.rules.states import SHARDS_WEIGHTS
 from planner.spec import ELEMENT_BYTES
-from planner.stages import Floats, StageColumns, padded_vocab
+from planner.stages import Floats, StageColumns, once_per_places, padded_vocab
 
 
 @formula("korthikanti2022", "dao2022", "xu2021", "wang2021")
+@once_per_places
 def layer_activation_bytes(problem: Problem, stages: StageColumns) -> Floats:
     """Bytes that one layer keeps of one micro batch.
 
@@ -41,6 +42,7 @@ def layer_activation_bytes(problem: Problem, stages: StageColumns) -> Floats:
 
 
 @formula("bian2021", "colossalai0.5.0")
+@once_per_places
 def gathered_operand_bytes(problem: Problem, stages: StageColumns) -> Floats:
     """What 3D products keep beyond their own part of the input: both operands as gathered.
 
@@ -57,6 +59,7 @@ def gathered_operand_bytes(problem: Problem, stages: StageColumns) -> Floats:
 
 
 @formula("korthikanti2022", "colossalai0.5.0")
+@once_per_places
 def boundary_bytes(problem: Problem, stages: StageColumns) -> Floats:
     """Bytes of one hidden state of one micro batch, ``T h e``; divided in a grid and under sequence parallelism."""
     element = ELEMENT_BYTES[problem.precision]
@@ -102,6 +105,7 @@ def mask_bytes(problem: Problem, stages: StageColumns) -> Floats:
 
 
 @formula("colossalai0.5.0")
+@once_per_places
 def pipeline_buffer_bytes(problem: Problem, stages: StageColumns) -> Floats:
     """Stage outputs that every micro batch in flight holds; none without a pipeline.
 
@@ -128,6 +132,7 @@ def layer_backward_bytes(problem: Problem, stages: StageColumns) -> Floats:
 
 
 @formula("xu2021", "wang2021", "colossalai0.5.0")
+@once_per_places
 def summa_buffer_bytes(problem: Problem, stages: StageColumns) -> tuple[Floats, Floats]:
     """Buffers of the largest SUMMA product of a layer, and of the head on the last stage, in 2D and 2.5D.
 
@@ -156,6 +161,7 @@ def first_layer_bytes(problem: Problem, stages: StageColumns) -> Floats:
 
 
 @formula("colossalai0.5.0")
+@once_per_places
 def logits_bytes(problem: Problem, stages: StageColumns) -> Floats:
     """Logits and the copies of them that the loss holds at its peak, on the last stage: ``k T v/t``.
 
@@ -180,6 +186,7 @@ def logits_bytes(problem: Problem, stages: StageColumns) -> Floats:
 
 
 @formula("definition")
+@once_per_places
 def ends_bytes(problem: Problem, stages: StageColumns) -> Floats:
     """What lies outside the layers: the embedding's dropout mask, the final norm's input and output.
 

@@ -21,7 +21,7 @@ from planner.cost_model.states import (
 from planner.cost_model.terms import Terms, at_row, total
 from planner.prediction import StagePrediction
 from planner.problem import Problem
-from planner.stages import Floats, StageColumns, microbatch_tokens
+from planner.stages import Floats, StageColumns, microbatch_tokens, once_per_places
 
 PHASES = ("forward", "backward", "end_of_backward", "optimizer")
 
@@ -38,10 +38,14 @@ class StageMemory(NamedTuple):
 
     def peak_bytes(self) -> Floats:
         """The largest phase total of each stage."""
-        return np.max([total(terms) for terms in self.phases.values()], axis=0)
+        peak, *others = (total(terms) for terms in self.phases.values())
+        for other in others:
+            np.maximum(peak, other, out=peak)
+        return peak
 
 
 @formula("definition")
+@once_per_places
 def batch_bytes(problem: Problem, stages: StageColumns) -> Floats:
     """Token ids, labels and mask of the rank's whole batch: three 8-byte integers a token."""
     return microbatch_tokens(problem, stages.layouts) * stages.layouts.num_microbatches * 24.0
@@ -111,8 +115,8 @@ def reserved_bytes(problem: Problem, stages: StageColumns) -> Floats:
     A stack whose optimizer step works on flat buffers has them beside the peak of everything else, whose
     blocks are too small for them; blocks are given back before the card is full.
     """
-    phases, process = stage_memory(problem, stages).phases, problem.stack.process
-    peak = np.max([total(terms) for terms in phases.values()], axis=0)
+    memory, process = stage_memory(problem, stages), problem.stack.process
+    phases, peak = memory.phases, memory.peak_bytes()
     share, cached = 1.0 + fragmentation_share(problem, stages), float(process.cached_bytes)
     if not process.flat_step_buffers:
         return peak * share + cached

@@ -16,7 +16,7 @@ from planner.cost_model.terms import Terms, total
 from planner.problem import Problem
 from planner.rules.states import SHARDS_WEIGHTS
 from planner.spec import ELEMENT_BYTES
-from planner.stages import Floats, StageColumns, once_per_stages
+from planner.stages import Floats, StageColumns, once_per_places, once_per_stages
 
 
 @formula("rajbhandari2020", "colossalai0.5.0")
@@ -75,6 +75,7 @@ def _zero_buckets(problem: Problem, stages: StageColumns) -> Floats:
 
 
 @formula("rajbhandari2020", "colossalai0.5.0")
+@once_per_places
 def gathered_bytes(problem: Problem, stages: StageColumns) -> Terms:
     """Whole pieces on the device under ZeRO 3, beyond the rank's own share of them.
 
