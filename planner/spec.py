@@ -97,6 +97,12 @@ class EfficiencySpec(Spec, frozen=True, kw_only=True):
     """Points ``[FLOP of one matrix product, fraction of the dense peak]``, rising in the first."""
     memory: Share
     """Share of the memory bandwidth that element-wise kernels reach."""
+    attention: Share = 1.0
+    """What attention kernels written for the generation before keep of their share of the peak."""
+    alignment: Count = 1
+    """Elements of two bytes that the sides of a product should be multiples of."""
+    unaligned: Share = 1.0
+    """Share of that efficiency which products with other sides reach."""
 
     def __post_init__(self) -> None:
         """Refuse a curve that cannot be interpolated."""
@@ -155,6 +161,8 @@ class HardwareSpec(Spec, frozen=True, kw_only=True):
     memory_bytes: Bytes = field(name="memory")
     """What one process can allocate on an idle device."""
     context_bytes: Bytes = field(name="context")
+    eager_context_bytes: Bytes | None = field(name="eager_context", default=None)
+    """The same where every kernel is loaded with it, before CUDA 11.7; ``None``: no more than ``context``."""
     """Taken by the driver and the libraries of a process that communicates with nobody."""
     communicator_bytes: Bytes = field(name="communicator")
     """Taken by the communicators of each parallel axis that a process takes part in."""
@@ -204,6 +212,8 @@ class StackSpec(Spec, frozen=True, kw_only=True):
     zero_traffic: ZeroTrafficSpec
     sharded: ShardedSpec = ShardedSpec()
     zero_bucket_bytes: Bytes = field(name="zero_bucket")
+    zero_gathers_in_place: bool = False
+    """Whether the weights that ZeRO 1 and 2 gather after a step arrive where they stay, without a buffer."""
     offload_copy_bytes_per_s: BytesPerSecond = field(name="offload_copy_bandwidth")
     """The rate at which it copies offloaded states, one way, if the host link is not slower."""
     fragmentation: Fraction

@@ -43,6 +43,8 @@ class StateBytesSpec(Spec, frozen=True, kw_only=True):
     """Gradient buckets of torch DDP, which wraps layouts without ZeRO and pipeline."""
     zero_step_copy: float = 0.0
     """Copies of gradients in the optimizer step of ZeRO 1 and 2, per parameter of the whole stage."""
+    tensor_cast: float = 0.0
+    """The copy through which the gradient of one weight at a time accumulates, per parameter of the largest."""
 
 
 class ActivationSpec(Spec, frozen=True, kw_only=True):
@@ -81,7 +83,7 @@ class ActivationSpec(Spec, frozen=True, kw_only=True):
     gathered_elements: float = 0.0
     """Gathered inputs that sequence parallelism keeps beside a rank's slices; without them backward gathers again."""
     pipeline_extra_microbatches: float = 0.0
-    """Micro batches that each stage but the last keeps beyond those of its schedule."""
+    """Micro batches beyond those of its schedule whose outputs each stage but the last keeps."""
     causal_buffer_bytes: float = 0.0
     """Bytes per pair of positions of a causal mask that each layer owns."""
     backward_elements: float = 0.0
@@ -118,6 +120,12 @@ class TrafficSpec(Spec, frozen=True, kw_only=True):
     """More of it under sequence parallelism."""
     zero_tensor_host_s: Seconds = field(name="zero_tensor_host", default=Seconds(0))
     """Host time per parameter tensor of one optimizer step under ZeRO 1 and 2."""
+    overflow_tensor_host_s: Seconds = field(name="overflow_tensor_host", default=Seconds(0))
+    """Host time per parameter tensor to look for an overflow before an optimizer step in fp16."""
+    gradient_bytes: float = 0.0
+    """Bytes moved per parameter of a stage and micro batch to add its gradient to that of the ones before."""
+    blocking_launches: bool = False
+    """Whether the host waits for every kernel (CUDA_LAUNCH_BLOCKING=1), so that nothing hides its time."""
     collective_s: Seconds = field(name="collective", default=Seconds(0))
     """Fixed cost of one tensor-parallel collective, beside the links' latency."""
 
@@ -162,6 +170,8 @@ class ShardedSpec(Spec, frozen=True, kw_only=True):
     """Growth of a gradient in the optimizer step, in bytes per parameter of a rank's pieces."""
     collectives_per_unit: float = 1.0
     """Collectives that gather or scatter one piece: tensors by themselves, or the piece at once."""
+    link_share: Share = 1.0
+    """Share of the links' bandwidth that these collectives reach."""
     gathers: float = 2.0
     """Gatherings of all weights per micro batch."""
     recompute_gathers: float = 0.0
@@ -196,10 +206,14 @@ class ProcessSpec(Spec, frozen=True, kw_only=True):
 
     context_bytes: Bytes | None = field(name="context", default=None)
     """Taken by a process that communicates with nobody, in place of the card's figure."""
+    eager_kernels: bool = False
+    """Whether all kernels are loaded with the context, as before CUDA 11.7."""
     communicator_bytes: Bytes | None = field(name="communicator", default=None)
     """Taken by one communicator, in place of the card's figure."""
     cached_bytes: Bytes = field(name="cached", default=Bytes(0))
     """Blocks of the set-up that the allocator still holds on a roomy card and gives back on a full one."""
+    flat_step_buffers: bool = False
+    """Whether the optimizer step works on flat buffers that no cached block of activations has room for."""
     all_ranks: float = 0.0
     """Communicators over all ranks, where there are several."""
     pipeline: float = 1.0

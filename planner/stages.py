@@ -103,6 +103,25 @@ def once_per_stages(function: Callable[[Problem, StageColumns], Result]) -> Call
     return remembered
 
 
+def once_per_places(function: Callable[[Problem, StageColumns], Result]) -> Callable[[Problem, StageColumns], Result]:
+    """Ask ``function`` once for the same problem, layouts and places in the pipeline; none of them changes.
+
+    For functions that do not look at the layers of a stage: :meth:`StageColumns.with_layers` and
+    :meth:`StageColumns.with_recompute` keep the layouts and places.
+    """
+
+    @functools.wraps(function)
+    def remembered(problem: Problem, stages: StageColumns) -> Result:
+        known = vars(stages.layouts).setdefault("_remembered_places", {})
+        found = known.get(function)
+        if found is None or found[0] is not problem or found[1] is not stages.stage:
+            found = known[function] = (problem, stages.stage, function(problem, stages))
+        result: Result = found[2]
+        return result
+
+    return remembered
+
+
 def stages_of(columns: LayoutColumns) -> StageColumns:
     """All stages of all layouts, with one layer each."""
     rows = np.repeat(np.arange(len(columns)), columns.pipeline_parallel)

@@ -106,7 +106,8 @@ class Cluster:
         """The link of a ring collective.
 
         Between nodes a group runs one ring for each member it has on a node, each leaving through
-        its own share of the NICs; inside the node the rings share the node link.
+        its own share of the NICs; inside the node the rings share the node link. Of a ring's steps one
+        for each node leaves it, so that the latency of a step is the mean over a node's members.
         """
         if size == 1:
             return GroupLink(bandwidth_bytes_per_s=float("inf"), latency_s=0.0)
@@ -114,10 +115,12 @@ class Cluster:
         if not crosses:
             return self._inside()
         outside = self._outside()
-        bandwidth = outside.bandwidth_bytes_per_s * members
+        bandwidth, latency = outside.bandwidth_bytes_per_s * members, outside.latency_s
         if members > 1:
-            bandwidth = min(bandwidth, self._inside().bandwidth_bytes_per_s)
-        return GroupLink(bandwidth_bytes_per_s=bandwidth, latency_s=outside.latency_s)
+            inside = self._inside()
+            bandwidth = min(bandwidth, inside.bandwidth_bytes_per_s)
+            latency = (latency + (members - 1) * inside.latency_s) / members
+        return GroupLink(bandwidth_bytes_per_s=bandwidth, latency_s=latency)
 
     def neighbours(self, stride: int, size: int) -> GroupLink:
         """The slowest link between two ranks that follow each other in a group."""

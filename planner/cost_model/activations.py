@@ -9,10 +9,11 @@ from planner.problem import Problem
 from planner.rules.rule import edge_of
 from planner.rules.states import SHARDS_WEIGHTS
 from planner.spec import ELEMENT_BYTES
-from planner.stages import Floats, StageColumns, padded_vocab
+from planner.stages import Floats, StageColumns, once_per_places, padded_vocab
 
 
 @formula("korthikanti2022", "dao2022", "xu2021", "wang2021")
+@once_per_places
 def layer_activation_bytes(problem: Problem, stages: StageColumns) -> Floats:
     """Bytes that one layer keeps of one micro batch.
 
@@ -41,6 +42,7 @@ def layer_activation_bytes(problem: Problem, stages: StageColumns) -> Floats:
 
 
 @formula("bian2021", "colossalai0.5.0")
+@once_per_places
 def gathered_operand_bytes(problem: Problem, stages: StageColumns) -> Floats:
     """What 3D products keep beyond their own part of the input: both operands as gathered.
 
@@ -57,6 +59,7 @@ def gathered_operand_bytes(problem: Problem, stages: StageColumns) -> Floats:
 
 
 @formula("korthikanti2022", "colossalai0.5.0")
+@once_per_places
 def boundary_bytes(problem: Problem, stages: StageColumns) -> Floats:
     """Bytes of one hidden state of one micro batch, ``T h e``; divided in a grid and under sequence parallelism."""
     element = ELEMENT_BYTES[problem.precision]
@@ -65,23 +68,18 @@ def boundary_bytes(problem: Problem, stages: StageColumns) -> Floats:
 
 
 @formula("narayanan2021", "colossalai0.5.0")
-def in_flight_microbatches(stages: StageColumns, extra: float = 0.0) -> Floats:
+def in_flight_microbatches(stages: StageColumns) -> Floats:
     """Micro batches whose activations a stage holds at once, as whole-stage equivalents.
 
     1F1B: stage ``s`` of ``p`` holds ``min(M, p - s)``. Interleaved with ``v`` chunks:
-    ``(2 (p - s - 1) + (v - 1) p + 1) / v``, at most ``M``. ``extra`` more on every stage but the last.
+    ``(2 (p - s - 1) + (v - 1) p + 1) / v``, at most ``M``.
     """
     columns = stages.layouts
     behind = columns.pipeline_parallel - stages.stage
     chunks = columns.num_model_chunks
     interleaved = (2 * (behind - 1) + (chunks - 1) * columns.pipeline_parallel + 1) / chunks
     held = np.where(columns.schedule_is("interleaved"), interleaved, behind)
-    held = held + np.where(stages.is_last, 0.0, extra)
     return np.minimum(held, columns.num_microbatches)
-
-
-def _in_flight(problem: Problem, stages: StageColumns) -> Floats:
-    return in_flight_microbatches(stages, problem.stack.activations.pipeline_extra_microbatches)
 
 
 @formula("korthikanti2022")
@@ -94,19 +92,20 @@ def kept_bytes(problem: Problem, stages: StageColumns) -> Floats:
     per_microbatch = plain * layer_activation_bytes(problem, stages) + stages.recompute_layers * boundary_bytes(
         problem, stages
     )
-    return _in_flight(problem, stages) * per_microbatch
+    return in_flight_microbatches(stages) * per_microbatch
 
 
 @formula("colossalai0.5.0")
 def mask_bytes(problem: Problem, stages: StageColumns) -> Floats:
     """Attention masks: one square of the sequence for each sequence in flight, and one each layer owns."""
     kept, pairs = problem.stack.activations, float(problem.seq_len**2)
-    made = _in_flight(problem, stages) * stages.layouts.micro_batch * kept.mask_elements
+    made = in_flight_microbatches(stages) * stages.layouts.micro_batch * kept.mask_elements
     own = float(problem.model.max_seq_len**2) * kept.causal_buffer_bytes * stages.num_layers
     return made * pairs * ELEMENT_BYTES[problem.precision] + own
 
 
 @formula("colossalai0.5.0")
+@once_per_places
 def pipeline_buffer_bytes(problem: Problem, stages: StageColumns) -> Floats:
     """Stage outputs that every micro batch in flight holds; none without a pipeline.
 
@@ -114,7 +113,9 @@ def pipeline_buffer_bytes(problem: Problem, stages: StageColumns) -> Floats:
     schedule each of the ``v`` chunks has an input and an output of its own.
     """
     columns, kept = stages.layouts, problem.stack.activations
-    held = _in_flight(problem, stages) * kept.pipeline_elements * columns.num_model_chunks
+    extra = np.where(stages.is_last, 0.0, kept.pipeline_extra_microbatches)
+    held = np.minimum(in_flight_microbatches(stages) + extra, columns.num_microbatches)
+    held = held * kept.pipeline_elements * columns.num_model_chunks
     return np.where(columns.pipeline_parallel > 1, held * boundary_bytes(problem, stages), 0.0)
 
 
@@ -124,13 +125,14 @@ def layer_backward_bytes(problem: Problem, stages: StageColumns) -> Floats:
 
     Gradients of activations are the stack's count of sharded elements.
     """
-    element, part = ELEMENT_BYTES[problem.precision], shares(stages.layouts).split_hidden
-    hidden = rank_tokens(problem, stages) * float(problem.model.hidden_size * element) * part
-    gradients = hidden * problem.stack.activations.backward_elements
+    kept, element, part = problem.stack.activations, ELEMENT_BYTES[problem.precision], shares(stages.layouts)
+    share = rank_tokens(problem, stages) * float(element) * part.split_hidden
+    gradients = share * problem.model.hidden_size * kept.backward_elements
     return np.where(stages.recompute_layers > 0, layer_activation_bytes(problem, stages), 0.0) + gradients
 
 
 @formula("xu2021", "wang2021", "colossalai0.5.0")
+@once_per_places
 def summa_buffer_bytes(problem: Problem, stages: StageColumns) -> tuple[Floats, Floats]:
     """Buffers of the largest SUMMA product of a layer, and of the head on the last stage, in 2D and 2.5D.
 
@@ -159,6 +161,7 @@ def first_layer_bytes(problem: Problem, stages: StageColumns) -> Floats:
 
 
 @formula("colossalai0.5.0")
+@once_per_places
 def logits_bytes(problem: Problem, stages: StageColumns) -> Floats:
     """Logits and the copies of them that the loss holds at its peak, on the last stage: ``k T v/t``.
 
@@ -183,6 +186,7 @@ def logits_bytes(problem: Problem, stages: StageColumns) -> Floats:
 
 
 @formula("definition")
+@once_per_places
 def ends_bytes(problem: Problem, stages: StageColumns) -> Floats:
     """What lies outside the layers: the embedding's dropout mask, the final norm's input and output.
 
@@ -194,6 +198,6 @@ def ends_bytes(problem: Problem, stages: StageColumns) -> Floats:
     in_grid = stages.layouts.mode_is("2d", "2.5d", "3d")
     embedded = rank_tokens(problem, stages) * masks * np.where(in_grid, part.whole_hidden, 1.0)
     norm_bytes = 2.0 * boundary_bytes(problem, stages)
-    return np.where(stages.is_first, _in_flight(problem, stages) * embedded, 0.0) + np.where(
+    return np.where(stages.is_first, in_flight_microbatches(stages) * embedded, 0.0) + np.where(
         stages.is_last, norm_bytes, 0.0
     )

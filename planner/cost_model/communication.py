@@ -148,7 +148,7 @@ def sharded_seconds(problem: Problem, stages: StageColumns) -> Floats:
     moved = (passes * total(parts) + again * recomputed) * plan.padding
     collectives = moved * columns.tensor_parallel / plan.layer * sharded.collectives_per_unit
     bytes_moved = moved * ELEMENT_BYTES[problem.precision]
-    seconds = ring_seconds(bytes_moved, size, 1.0, bandwidth, latency * collectives)
+    seconds = ring_seconds(bytes_moved, size, 1.0, bandwidth * sharded.link_share, latency * collectives)
     return np.where(columns.zero_stage >= SHARDS_WEIGHTS, seconds, 0.0)
 
 

@@ -4,10 +4,10 @@ import numpy as np
 
 from planner.cost_model.flops import head_product, layer_products
 from planner.cost_model.host import nvme_bytes_per_rank
-from planner.cost_model.parameters import updated_parameters
+from planner.cost_model.parameters import SHARDS_GRADIENTS, stage_parameters, updated_parameters
 from planner.cost_model.shares import rank_tokens, shares
 from planner.cost_model.sources import formula
-from planner.cost_model.terms import Terms
+from planner.cost_model.terms import Terms, total
 from planner.problem import Problem
 from planner.rules.rule import edge_of
 from planner.rules.states import SHARDS_WEIGHTS
@@ -39,6 +39,14 @@ def product_seconds(problem: Problem, flops: Floats) -> Floats:
 
 
 @formula("definition")
+def alignment_share(problem: Problem, side: Floats) -> Floats:
+    """Share of its efficiency that a product keeps whose side is no multiple of what the card works on."""
+    efficiency = problem.hardware.efficiency
+    aligned = np.mod(np.broadcast_to(side, np.shape(side)), float(efficiency.alignment)) == 0
+    return np.where(aligned, 1.0, efficiency.unaligned)
+
+
+@formula("definition")
 def traffic_seconds(problem: Problem, num_bytes: Floats) -> Floats:
     """Time of memory-bound work: bytes over the share of the memory bandwidth that it reaches."""
     hardware = problem.hardware
@@ -63,7 +71,8 @@ def weight_product_seconds(problem: Problem, stages: StageColumns) -> Floats:
     }  # fmt: skip
     seconds = np.zeros(len(stages))
     for name, (inner, outer) in shapes.items():
-        computed = product_seconds(problem, getattr(products, name) / steps)
+        share = alignment_share(problem, inner) * alignment_share(problem, outer)
+        computed = product_seconds(problem, getattr(products, name) / steps) / share
         moved = traffic_seconds(problem, element * (tokens * inner + inner * outer + tokens * outer))
         seconds = seconds + steps * np.maximum(computed, moved)
     return seconds
@@ -104,7 +113,8 @@ def attention_seconds(problem: Problem, stages: StageColumns) -> Floats:
     flops = (products.attention_scores * computed, products.attention_values * computed)
     stores_scores, share = kind in ("materialised", "recomputed"), stack.traffic.attention_efficiency
     if share is not None and not stores_scores:
-        return (flops[0] + flops[1]) / (problem.hardware.peak_flops_per_s[problem.precision] * share)
+        rate = problem.hardware.peak_flops_per_s[problem.precision] * share * problem.hardware.efficiency.attention
+        return (flops[0] + flops[1]) / rate
     seconds = product_seconds(problem, flops[0]) + product_seconds(problem, flops[1])
     if not stores_scores:
         return seconds
@@ -180,16 +190,30 @@ def microbatch_compute(problem: Problem, stages: StageColumns) -> Terms:
 
 
 @formula("rajbhandari2020", "definition")
+def accumulation_seconds(problem: Problem, stages: StageColumns) -> Floats:
+    """Adding the gradients of one micro batch to those of the ones before, where there are several.
+
+    From ZeRO 2 on a rank adds up its own share alone. Units: s.
+    """
+    columns = stages.layouts
+    shards = np.where(columns.zero_stage >= SHARDS_GRADIENTS, columns.data_parallel, 1)
+    added = np.where(columns.num_microbatches > 1, total(stage_parameters(problem, stages)) / shards, 0.0)
+    return traffic_seconds(problem, added * problem.stack.traffic.gradient_bytes)
+
+
+@formula("rajbhandari2020", "definition")
 def optimizer_seconds(problem: Problem, stages: StageColumns) -> Floats:
     """The optimizer step on the device: bytes it moves per updated parameter of the local shard.
 
-    Under ZeRO 1 and 2 over several ranks also the host's work for each tensor of the stage.
+    Also the host's work for each tensor of the stage: under ZeRO 1 and 2 over several ranks, and in fp16
+    the check for an overflow.
     """
     columns, traffic = stages.layouts, problem.stack.traffic
     on_device = updated_parameters(problem, stages) * (1.0 - columns.offload_optimizer)
     zero = (columns.zero_stage >= 1) & (columns.zero_stage < SHARDS_WEIGHTS) & (columns.data_parallel > 1)
     tensors = LAYER_TENSORS * stages.num_layers + 2.0 * stages.is_first + 2.0 * stages.is_last
-    host = np.where(zero, tensors * traffic.zero_tensor_host_s, 0.0)
+    checked = traffic.overflow_tensor_host_s if problem.precision == "fp16" else 0.0
+    host = tensors * (np.where(zero, traffic.zero_tensor_host_s, 0.0) + checked)
     return traffic_seconds(problem, on_device * traffic.optimizer_bytes) + host
 
 

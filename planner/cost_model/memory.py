@@ -9,11 +9,19 @@ from planner.cost_model.host import host_bytes_per_rank, nvme_bytes_per_rank
 from planner.cost_model.parameters import SHARDS_OPTIMIZER, stage_parameters
 from planner.cost_model.reserve import device_overhead_bytes, fragmentation_share, reserve_bytes, usable_bytes
 from planner.cost_model.sources import formula
-from planner.cost_model.states import bucket_bytes, gathered_bytes, state_bytes, step_bytes, step_gradient_bytes
+from planner.cost_model.states import (
+    bucket_bytes,
+    cast_bytes,
+    gathered_bytes,
+    state_bytes,
+    step_buffers,
+    step_bytes,
+    step_gradient_bytes,
+)
 from planner.cost_model.terms import Terms, at_row, total
 from planner.prediction import StagePrediction
 from planner.problem import Problem
-from planner.stages import Floats, StageColumns, microbatch_tokens
+from planner.stages import Floats, StageColumns, microbatch_tokens, once_per_places
 
 PHASES = ("forward", "backward", "end_of_backward", "optimizer")
 
@@ -30,10 +38,14 @@ class StageMemory(NamedTuple):
 
     def peak_bytes(self) -> Floats:
         """The largest phase total of each stage."""
-        return np.max([total(terms) for terms in self.phases.values()], axis=0)
+        peak, *others = (total(terms) for terms in self.phases.values())
+        for other in others:
+            np.maximum(peak, other, out=peak)
+        return peak
 
 
 @formula("definition")
+@once_per_places
 def batch_bytes(problem: Problem, stages: StageColumns) -> Floats:
     """Token ids, labels and mask of the rank's whole batch: three 8-byte integers a token."""
     return microbatch_tokens(problem, stages.layouts) * stages.layouts.num_microbatches * 24.0
@@ -77,6 +89,7 @@ def stage_memory(problem: Problem, stages: StageColumns) -> StageMemory:
                 **held, "gradients": states["gradients"], "layer_in_backward": working,
                 "activations": activations.first_layer_bytes(problem, stages),
                 "communication_buckets": buckets, "gathered_weights": gathered["layer"],
+                "gradient_cast": cast_bytes(problem, stages),
             },
             "optimizer": {
                 **held, "gradients": states["gradients"], "step_temporaries": step_bytes(problem, stages),
@@ -95,17 +108,37 @@ def head_gradient_bytes(problem: Problem, stages: StageColumns, gradients: Float
     return np.where(stages.is_last, np.minimum(head, gradients), 0.0)
 
 
+@formula("definition")
+def reserved_bytes(problem: Problem, stages: StageColumns) -> Floats:
+    """What the allocator holds on a roomy card: the peak, its fragments, and cached blocks.
+
+    A stack whose optimizer step works on flat buffers has them beside the peak of everything else, whose
+    blocks are too small for them; blocks are given back before the card is full.
+    """
+    memory, process = stage_memory(problem, stages), problem.stack.process
+    phases, peak = memory.phases, memory.peak_bytes()
+    share, cached = 1.0 + fragmentation_share(problem, stages), float(process.cached_bytes)
+    if not process.flat_step_buffers:
+        return peak * share + cached
+    rest = [total(terms) - terms.get("step_temporaries", 0.0) - terms.get("gradient_cast", 0.0)
+            for terms in phases.values()]  # fmt: skip
+    flat = sum(step_buffers(problem, stages), start=cast_bytes(problem, stages))
+    room = problem.hardware.memory_bytes - device_overhead_bytes(problem, stages)
+    held = (np.max(rest, axis=0) + flat) * share + cached
+    return np.maximum(peak, np.minimum(held, room))
+
+
 def predicted_stages(problem: Problem, stages: StageColumns) -> tuple[StagePrediction, ...]:
     """Peak, phase and breakdown of every stage, in whole bytes."""
     memory = stage_memory(problem, stages)
     totals = np.array([total(terms) for terms in memory.phases.values()])
     reserve, overhead = reserve_bytes(problem, stages), device_overhead_bytes(problem, stages)
-    reserved_share = 1.0 + fragmentation_share(problem, stages)
+    reserved_column = reserved_bytes(problem, stages)
     predictions = []
     for row in range(len(stages)):
         phase = PHASES[int(totals[:, row].argmax())]
         terms = {name: round(value) for name, value in at_row(memory.phases[phase], row).items()}
-        reserved = round(sum(terms.values()) * reserved_share[row]) + problem.stack.process.cached_bytes
+        reserved = round(reserved_column[row])
         predictions.append(
             StagePrediction(
                 peak_bytes=sum(terms.values()),

@@ -11,7 +11,7 @@ from planner.cost_model.terms import Terms, total
 from planner.problem import Problem
 from planner.rules.states import SHARDS_WEIGHTS
 from planner.spec import ModelSpec
-from planner.stages import Floats, StageColumns, once_per_stages, padded_vocab
+from planner.stages import Floats, StageColumns, once_per_places, once_per_stages, padded_vocab
 
 SHARDS_OPTIMIZER = 1
 """The ZeRO stage from which on master weights and moments are divided over data parallelism."""
@@ -80,7 +80,7 @@ def stage_parameters(problem: Problem, stages: StageColumns) -> Terms:
 
 
 @formula("rajbhandari2020", "colossalai0.5.0")
-@once_per_stages
+@once_per_places
 def weight_shards(problem: Problem, stages: StageColumns) -> Floats:
     """Ranks that share one copy of a stage's weights: the data-parallel degree under ZeRO 3, else 1.
 

@@ -36,6 +36,7 @@ def stage_times(problem: Problem, stages: StageColumns) -> StageTimes:
     microbatch = {
         "forward_backward": layers,
         "recompute": computed["recompute"],
+        "gradient_accumulation": compute.accumulation_seconds(problem, stages),
         "host": host_seconds(problem, stages),
         "embedding": computed["embedding"],
         "loss_head": computed["loss_head"],
@@ -59,9 +60,12 @@ def host_seconds(problem: Problem, stages: StageColumns) -> Floats:
     """What the device waits for the host in the layers of one micro batch. Units: s.
 
     The host runs ahead of the device and of communication; a layer takes what the longer of the two
-    takes for its forward and backward, and once more forward where it recomputes.
+    takes for its forward and backward, and once more forward where it recomputes. Where the host waits
+    for every kernel, neither hides the other.
     """
     forward, host = compute.layer_forward_seconds(problem, stages), compute.layer_host_seconds(problem, stages)
+    if problem.stack.traffic.blocking_launches:
+        return host * ((1.0 + compute.BACKWARD_PRODUCTS) * stages.num_layers + stages.recompute_layers)
     line, grid = communication.layer_collectives(problem, stages), grid_collectives(problem, stages)
     passes = 1.0 + compute.BACKWARD_PRODUCTS
     plain = passes * (host - forward) - line.once - grid.once

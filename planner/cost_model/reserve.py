@@ -8,7 +8,7 @@ from planner.layout import TENSOR_MODES
 from planner.problem import Problem
 from planner.rules.rule import edge_of
 from planner.rules.states import SHARDS_WEIGHTS
-from planner.stages import Floats, StageColumns
+from planner.stages import Floats, StageColumns, once_per_places
 
 
 @formula("definition")
@@ -34,10 +34,12 @@ def communicators(problem: Problem, stages: StageColumns) -> Floats:
 
 
 @formula("definition")
+@once_per_places
 def device_overhead_bytes(problem: Problem, stages: StageColumns) -> Floats:
     """What the driver reports beyond the allocator: the process's context and its communicators."""
     hardware, process = problem.hardware, problem.stack.process
-    context = hardware.context_bytes if process.context_bytes is None else process.context_bytes
+    of_card = (process.eager_kernels and hardware.eager_context_bytes) or hardware.context_bytes
+    context = of_card if process.context_bytes is None else process.context_bytes
     each = hardware.communicator_bytes if process.communicator_bytes is None else process.communicator_bytes
     return communicators(problem, stages) * float(each) + float(context)
 
@@ -51,6 +53,7 @@ def fragmentation_share(problem: Problem, stages: StageColumns) -> Floats:
 
 
 @formula("definition")
+@once_per_places
 def reserve_bytes(problem: Problem, stages: StageColumns) -> Floats:
     """Device memory that a plan leaves free.
 
@@ -66,6 +69,7 @@ def reserve_bytes(problem: Problem, stages: StageColumns) -> Floats:
     return overhead + np.maximum(hardware.memory_bytes - overhead, 0.0) * margin / (1.0 + margin)
 
 
+@once_per_places
 def usable_bytes(problem: Problem, stages: StageColumns) -> Floats:
     """What the states and activations of a stage may take: the device's memory less the reserve."""
     return problem.hardware.memory_bytes - reserve_bytes(problem, stages)

@@ -8,7 +8,7 @@ from planner.cost_model.sources import formula
 from planner.layout import LayoutColumns, once_per_table
 from planner.problem import Problem
 from planner.rules.rule import edge_of
-from planner.stages import Floats, StageColumns, microbatch_tokens
+from planner.stages import Floats, StageColumns, microbatch_tokens, once_per_places
 
 
 class Shares(NamedTuple):
@@ -70,6 +70,7 @@ def _in_grid(columns: LayoutColumns) -> Shares:
 
 
 @formula("definition")
+@once_per_places
 def rank_tokens(problem: Problem, stages: StageColumns) -> Floats:
     """Tokens of one micro batch that a rank works on."""
     return microbatch_tokens(problem, stages.layouts) * shares(stages.layouts).tokens

@@ -10,12 +10,13 @@ from planner.cost_model.parameters import (
     updated_parameters,
     weight_shards,
 )
+from planner.cost_model.shares import shares
 from planner.cost_model.sources import formula
 from planner.cost_model.terms import Terms, total
 from planner.problem import Problem
 from planner.rules.states import SHARDS_WEIGHTS
 from planner.spec import ELEMENT_BYTES
-from planner.stages import Floats, StageColumns
+from planner.stages import Floats, StageColumns, once_per_places, once_per_stages
 
 
 @formula("rajbhandari2020", "colossalai0.5.0")
@@ -74,6 +75,7 @@ def _zero_buckets(problem: Problem, stages: StageColumns) -> Floats:
 
 
 @formula("rajbhandari2020", "colossalai0.5.0")
+@once_per_places
 def gathered_bytes(problem: Problem, stages: StageColumns) -> Terms:
     """Whole pieces on the device under ZeRO 3, beyond the rank's own share of them.
 
@@ -112,12 +114,20 @@ def gather_bytes(problem: Problem, stages: StageColumns) -> Floats:
     gathered: Floats = np.minimum(columns.data_parallel * float(stack.zero_bucket_bytes), weights)
     whole = weight_shards(problem, stages) == 1
     gathers = (columns.zero_stage >= SHARDS_OPTIMIZER) & (columns.zero_stage < SHARDS_WEIGHTS) & whole
-    return np.where(gathers & (columns.data_parallel > 1), gathered, 0.0)
+    return np.where(gathers & (columns.data_parallel > 1) & (not stack.zero_gathers_in_place), gathered, 0.0)
 
 
 @formula("colossalai0.5.0")
 def step_bytes(problem: Problem, stages: StageColumns) -> Floats:
-    """The largest of what the end of a step takes: full-precision gradients, gathers, late reduce buckets.
+    """The largest of :func:`step_buffers`: they follow each other."""
+    gradients, gathered, late = step_buffers(problem, stages)
+    return np.maximum(np.maximum(gradients, gathered), late)
+
+
+@formula("colossalai0.5.0")
+@once_per_stages
+def step_buffers(problem: Problem, stages: StageColumns) -> tuple[Floats, Floats, Floats]:
+    """What the end of a step takes: full-precision gradients, gathers, and late reduce buckets.
 
     Below ZeRO 3 with ZeRO, copies of gradients that the stack makes beside them come on top.
     """
@@ -125,5 +135,14 @@ def step_bytes(problem: Problem, stages: StageColumns) -> Floats:
     below = (columns.zero_stage >= SHARDS_OPTIMIZER) & (columns.zero_stage < SHARDS_WEIGHTS)
     copies = np.where(below, total(stage_parameters(problem, stages)) * per_parameter.zero_step_copy, 0.0)
     late = np.where(below & (columns.pipeline_parallel > 1), _zero_buckets(problem, stages), 0.0)
-    gradients = step_gradient_bytes(problem, stages) + copies
-    return np.maximum(np.maximum(gradients, gather_bytes(problem, stages)), late)
+    return step_gradient_bytes(problem, stages) + copies, gather_bytes(problem, stages), late
+
+
+@formula("definition")
+def cast_bytes(problem: Problem, stages: StageColumns) -> Floats:
+    """The copy through which the gradient of the largest weight of a stage accumulates."""
+    parameters, model = stage_parameters(problem, stages), problem.model
+    part = shares(stages.layouts).matrix
+    vocab = np.maximum(parameters["head"], parameters["token_embedding"])
+    largest = np.maximum(vocab, float(model.hidden_size * max(3 * model.hidden_size, model.ffn_hidden_size)) * part)
+    return largest * problem.stack.state_bytes(problem.precision).tensor_cast

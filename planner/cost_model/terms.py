@@ -18,7 +18,7 @@ def total(terms: Terms) -> NDArray[np.float64]:
     columns = list(terms.values())
     result = np.array(columns[0], dtype=np.float64)
     for column in columns[1:]:
-        result = result + column
+        result += column
     return result
 
 

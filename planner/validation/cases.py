@@ -15,15 +15,18 @@ class SkippedRow(Exception):  # noqa: N818 - no error: a row that says why it is
     """Raised by a mapper for a row that cannot be replayed; its text is the reason."""
 
 
+StageRead = Literal["fullest", "first", "last"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Measured:
     """What a row measured; ``None`` and empty where it states nothing."""
 
     step_s: float | None
     memory_bytes: dict[MemoryKind, float]
-    """The fullest rank, or the last one, by kind of reading."""
-    last_stage_only: bool = False
-    """Whether the memory is that of the last pipeline stage instead of the fullest rank."""
+    """By kind of reading."""
+    stage: StageRead = "fullest"
+    """The pipeline stage whose memory was read."""
     outcome: str
     """``fit`` or ``oom``."""
 

@@ -9,7 +9,7 @@ from typing import Literal, TypeVar
 import msgspec
 
 from planner.spec import Precision
-from planner.validation.cases import Assumptions
+from planner.validation.cases import Assumptions, StageRead
 
 Value = TypeVar("Value")
 Attention = Literal["flash", "materialised"]
@@ -32,6 +32,10 @@ class SetFacts(msgspec.Struct, frozen=True, kw_only=True):
     vocab: int = 50257
     micro_batch: int | Literal["whole"] | None = None
     """``whole``: a data-parallel rank's batch is one micro batch. ``None``: a row has to state it."""
+    blocking_launches: bool = False
+    """Whether the runs were made with CUDA_LAUNCH_BLOCKING=1."""
+    stage_read: StageRead = "fullest"
+    """The pipeline stage whose memory the set's readings show."""
     why: dict[str, str] = {}
     """Field to the reason for its value."""
     caveat: str = ""
@@ -43,6 +47,7 @@ _BIGSCIENCE = {
     "stack": "trained with BigScience's Megatron-DeepSpeed",
     "attention": "Megatron-DeepSpeed of early 2022 materialises the scores",
     "dropout": "Megatron-LM's defaults for attention and hidden dropout",
+    "blocking_launches": "larger runs hung on that cluster without, says train/tr11-176B-ml/chronicles-prequel.md",
 }
 _VTRAIN = SetFacts(
     stack="megatron-deepspeed", precision="fp16", attention="materialised", recompute="full", zero_stage=0,
@@ -57,7 +62,7 @@ _VTRAIN = SetFacts(
     },
 )  # fmt: skip
 _NARAYANAN = SetFacts(
-    stack="megatron", zero3_stack="megatron-deepspeed", precision="fp16",
+    stack="megatron-2021", zero3_stack="megatron-deepspeed-2021", precision="fp16",
     attention="materialised", recompute="full", vocab=51200, micro_batch=1,
     why={
         "stack": "measured with Megatron-LM, the ZeRO-3 rows with DeepSpeed",
@@ -105,21 +110,24 @@ FACTS: dict[str, SetFacts] = {
     "BLOOM-prequel": SetFacts(
         caveat="one iteration of each run on a shared cluster, memory printed as whole GB",
         stack="megatron-deepspeed", bf16_stack="megatron-deepspeed-bf16", precision="fp16",
-        attention="materialised", recompute="full", zero_stage=1, vocab=250000,
+        attention="materialised", recompute="full", zero_stage=1, vocab=250000, blocking_launches=True,
         why=_BIGSCIENCE | {"precision": "the rows before the bf16 ones ran in fp16"},
     ),
     "BLOOM-final": SetFacts(
         caveat="single iterations on a shared cluster, but for the first row",
         stack="megatron-deepspeed-bf16", precision="bf16", attention="materialised", recompute="full", zero_stage=1,
-        vocab=250880, why=_BIGSCIENCE,
+        vocab=250880, blocking_launches=True, why=_BIGSCIENCE,
     ),
     "BigScience-1B3-V100": SetFacts(
         caveat="step times printed as whole seconds, memory as whole GB",
-        stack="megatron-deepspeed", precision="fp16", attention="materialised", recompute="full", zero_stage=1,
-        why=_BIGSCIENCE,
+        stack="megatron-deepspeed-2021", precision="fp16", attention="materialised", recompute="full", zero_stage=1,
+        stage_read="first", why=_BIGSCIENCE | {
+            "stage_read": "two nodes of four cards: nvidia-smi on the node of the shell shows the first stages, "
+            "and 4 to 8 sequences in a micro batch add less than one rank's logits do",
+        },
     ),
     "BigScience-V100": SetFacts(
-        stack="megatron-deepspeed", precision="fp16", attention="materialised", recompute="full", card_gb=32,
+        stack="megatron-deepspeed-2021", precision="fp16", attention="materialised", recompute="full", card_gb=32,
         caveat="the authors state 40 % noise between runs",
         why=_BIGSCIENCE | {
             "zero_stage": "Megatron-LM without DeepSpeed where no stage is stated",
@@ -136,7 +144,7 @@ FACTS: dict[str, SetFacts] = {
     "Narayanan2021-T2": _NARAYANAN,
     "MT-NLG": _NARAYANAN,
     "Megatron-2020": SetFacts(
-        stack="megatron", precision="fp16", attention="materialised", recompute="full", micro_batch="whole",
+        stack="megatron-2021", precision="fp16", attention="materialised", recompute="full", micro_batch="whole",
         vocab=51200, card_gb=40, why={
             "stack": "measured with Megatron-LM",
             "precision": "Megatron-LM's scripts of 2020 set --fp16",
@@ -148,7 +156,7 @@ FACTS: dict[str, SetFacts] = {
             "dropout": "Megatron-LM's defaults",
         },
     ),
-    "Korthikanti2022": _NARAYANAN,
+    "Korthikanti2022": msgspec.structs.replace(_NARAYANAN, stack="megatron"),
     "Megatron-H100": _NVIDIA,
     "NVIDIA-dgxc": _NVIDIA,
     "NeMo": _NVIDIA,

@@ -10,7 +10,7 @@ from planner.problem import Problem
 from planner.rules.states import SHARDS_WEIGHTS
 from planner.spec import Precision, Schedule, StackSpec
 from planner.spec_files import load_spec
-from planner.units import GIB
+from planner.units import GIB, MIB
 from planner.validation import shapes
 from planner.validation.cases import Assumptions, Case, Measured, MemoryKind, SkippedRow
 from planner.validation.facts import SetFacts, facts_of, filled_value
@@ -20,6 +20,8 @@ from planner.validation.tables import Row
 
 SELECTIVE = "selective"
 """Megatron's recomputation of attention alone: scores are made again in backward. Flash attention always does."""
+PRINTED_GB = 1000 * MIB
+"""A GB that was read off nvidia-smi, which counts in MiB: cards of 79.15 GiB are said to hold 80 of them."""
 OUTCOMES = {"fit": "fit", "oom": "oom"}
 _OPTIMIZER_OFFLOADED = {"cpu", "opt", "opt,param", "cpu(opt+param)"}
 _PARAMETERS_OFFLOADED = {"opt,param", "cpu(opt+param)"}
@@ -70,6 +72,9 @@ def _filled(row: Row, facts: SetFacts, assumed: Assumptions) -> _Filled:
     if recompute == SELECTIVE and attention == "materialised":
         attention = "recomputed"
     activations = msgspec.structs.replace(stack.activations, attention=attention)
+    traffic = msgspec.structs.replace(stack.traffic, blocking_launches=facts.blocking_launches)
+    if facts.blocking_launches:
+        fill("blocking_launches", None, facts.blocking_launches)
     return _Filled(
         precision=precision,
         recompute=fill("recompute", recompute or None, facts.recompute) == "full",
@@ -77,7 +82,7 @@ def _filled(row: Row, facts: SetFacts, assumed: Assumptions) -> _Filled:
         vocab=fill("vocab", row.count("vocab"), facts.vocab),
         micro_batch=row.count("micro_batch") or fill("micro_batch", None, _micro_batch(row, facts)),
         dropout=fill("dropout", None, facts.dropout),
-        stack=msgspec.structs.replace(stack, activations=activations),
+        stack=msgspec.structs.replace(stack, activations=activations, traffic=traffic),
     )
 
 
@@ -144,11 +149,12 @@ def _offload(row: Row) -> Offload:
 
 def _measured(row: Row, problem: Problem, assumed: Assumptions) -> Measured:
     gib, kind = row.number("measured_mem_gib"), row.text("mem_kind")
-    memory: dict[MemoryKind, float] = {} if gib is None else {_memory_kind(row, kind): gib * GIB}
+    unit = PRINTED_GB if "nvidia-smi" in kind.lower() else GIB
+    memory: dict[MemoryKind, float] = {} if gib is None else {_memory_kind(row, kind): gib * unit}
     return Measured(
         step_s=_step_s(row, problem, assumed),
         memory_bytes=memory,
-        last_stage_only="last rank" in kind.lower(),
+        stage="last" if "last rank" in kind.lower() else facts_of(row.set_name).stage_read,
         outcome=row.choice("outcome", OUTCOMES) or "fit",
     )
 
@@ -179,6 +185,10 @@ def _step_s(row: Row, problem: Problem, assumed: Assumptions) -> float | None:
     if tokens_per_s is not None:
         return tokens / tokens_per_s
     tflops, kind = row.number("measured_tflops_per_gpu"), row.text("tflops_kind")
+    if "earlier TFLOPs formula" in row.text("note") and tflops is not None:
+        assumed.note("step time from FLOP/s of BigScience's earlier count, 8 x 12 l h^2 a token")
+        layers = 12 * problem.model.num_layers * problem.model.hidden_size**2
+        return 8 * layers * tokens / (tflops * 1e12)
     factor = 4 if kind.startswith("hardware(incl. recompute)") else 3 if kind == "model" else None
     if tflops is None or factor is None:
         return None

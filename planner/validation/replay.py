@@ -6,12 +6,15 @@ from typing import NamedTuple
 import msgspec
 
 from planner.cost_model import predict
+from planner.cost_model.reserve import device_overhead_bytes
+from planner.layout import Layout
 from planner.prediction import Prediction, StagePrediction
 from planner.problem import Problem
 from planner.rules import ALL_RULES, violations
 from planner.spec import HardwareSpec
+from planner.stages import stages_of_layout
 from planner.validation import published, recorded, seed
-from planner.validation.cases import Case, MemoryKind, SkippedRow
+from planner.validation.cases import Case, MemoryKind, SkippedRow, StageRead
 from planner.validation.tables import PUBLISHED, RECORDED, SEED, Dialect, Row
 
 MAPPERS: dict[str, Callable[[Row], Case]] = {
@@ -46,13 +49,13 @@ def replay(row: Row, dialect: Dialect, hardware: HardwareSpec | None = None) -> 
         predicted = _predict(case)
     except SkippedRow as reason:
         return Replay(row, skipped=str(reason))
-    stage = predicted.stages[-1] if case.measured.last_stage_only else _fullest(predicted)
+    stage = _stage_read(predicted, case.measured.stage)
     return Replay(
         row,
         case=case,
         predicted=predicted,
         memory_bytes={kind: _reading(stage, kind) for kind in case.measured.memory_bytes},
-        outcome="fit" if _fits(predicted, case.problem) else "oom",
+        outcome="fit" if _fits(predicted, case.problem, case.layout) else "oom",
     )
 
 
@@ -74,7 +77,9 @@ def _predict(case: Case) -> Prediction:
         raise SkippedRow(str(error)) from error
 
 
-def _fullest(predicted: Prediction) -> StagePrediction:
+def _stage_read(predicted: Prediction, stage: StageRead) -> StagePrediction:
+    if stage != "fullest":
+        return predicted.stages[0 if stage == "first" else -1]
     return max(predicted.stages, key=lambda stage: stage.peak_bytes)
 
 
@@ -82,8 +87,11 @@ def _title(rule_id: str) -> str:
     return next(rule.title for rule in ALL_RULES if rule.id == rule_id)
 
 
-def _fits(predicted: Prediction, problem: Problem) -> bool:
-    on_device = all(stage.peak_bytes + stage.reserve_bytes <= stage.capacity_bytes for stage in predicted.stages)
+def _fits(predicted: Prediction, problem: Problem, layout: Layout) -> bool:
+    """Whether the run fits by the best estimate: without the margin for errors that a plan leaves."""
+    overhead = device_overhead_bytes(problem, stages_of_layout(layout))
+    pairs = zip(predicted.stages, overhead, strict=True)
+    on_device = all(stage.peak_bytes + beside <= stage.capacity_bytes for stage, beside in pairs)
     host = problem.hardware.host
     return (
         on_device

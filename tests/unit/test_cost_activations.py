@@ -175,8 +175,12 @@ def test_logits_bytes_of_another_loss_under_zero_3() -> None:
     assert logits_bytes(asked, stages(data_parallel=2, zero_stage=3)).tolist() == [8 * 128 * 14]
 
 
-def test_in_flight_microbatches_that_a_stack_holds_beyond_its_schedule() -> None:
-    assert in_flight_microbatches(stages(pipeline_parallel=3, layers_per_stage=(2, 1, 1)), 1.0).tolist() == [4, 3, 1]
+def test_pipeline_buffer_bytes_that_a_stack_holds_beyond_its_schedule() -> None:
+    extra = problem(stack={"activations": {"pipeline_elements": 1.0, "pipeline_extra_microbatches": 1.0}})
+    three = stages(pipeline_parallel=3, layers_per_stage=(2, 1, 1))
+    assert pipeline_buffer_bytes(extra, three).tolist() == [4 * 256, 3 * 256, 256]
+    few = stages(pipeline_parallel=3, layers_per_stage=(2, 1, 1), num_microbatches=2)
+    assert pipeline_buffer_bytes(extra, few).tolist() == [2 * 256, 2 * 256, 256]
 
 
 def test_summa_buffer_bytes_by_hand() -> None:

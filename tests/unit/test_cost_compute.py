@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 from planner.cost_model.compute import (
+    accumulation_seconds,
+    alignment_share,
     attention_seconds,
     embedding_seconds,
     head_forward_seconds,
@@ -247,3 +249,31 @@ def test_offload_seconds_update_no_faster_than_one_process() -> None:
     offloaded = stages(data_parallel=2, zero_stage=1, offload=Offload(optimizer=1.0, tier="cpu"))
     asked = problem(num_devices=2, stack={"traffic": {"host_bytes_per_s": 1e9}})
     assert offload_seconds(asked, offloaded).tolist() == pytest.approx([7664 * 8 / 5e8 + 7664 * 40 / 1e9])
+
+
+def test_alignment_share_by_hand() -> None:
+    blocks = problem(hardware={"efficiency": {"alignment": 64, "unaligned": 0.5}})
+    assert alignment_share(blocks, np.array([64.0, 1800.0, 1792.0])).tolist() == [1.0, 0.5, 1.0]
+    assert alignment_share(problem(), np.array([1.0, 7.0])).tolist() == [1.0, 1.0]
+
+
+def test_weight_product_seconds_of_unaligned_sides() -> None:
+    blocks = problem(hardware=FAST_MEMORY | {"efficiency": {"alignment": 32, "unaligned": 0.5}})
+    # Hidden states of 16 are no multiple of 32, the 48 of q, k and v neither; the 64 of the feed-forward are.
+    flops = 2 * 8 * 16 * (48 * 4 + 16 * 4 + 64 * 2 * 2)
+    assert weight_product_seconds(blocks, stages()).tolist() == pytest.approx([flops / 5e11])
+
+
+def test_accumulation_seconds_by_hand() -> None:
+    adds = problem(stack={"traffic": {"gradient_bytes": 6.0}})
+    assert accumulation_seconds(adds, stages(num_microbatches=1)).tolist() == [0]
+    assert accumulation_seconds(adds, stages(num_microbatches=2)).tolist() == pytest.approx([15328 * 6 / 5e8])
+    own_share = stages(num_microbatches=2, data_parallel=4, zero_stage=2)
+    assert accumulation_seconds(adds, own_share).tolist() == pytest.approx([15328 * 6 / 4 / 5e8])
+
+
+def test_optimizer_seconds_look_for_overflows_in_fp16_alone() -> None:
+    checks = {"stack": {"traffic": {"overflow_tensor_host_s": 1.0}}}
+    half = optimizer_seconds(problem(precision="fp16", **checks), stages())
+    brain = optimizer_seconds(problem(precision="bf16", **checks), stages())
+    assert (half - brain).tolist() == pytest.approx([12 * 4 + 4])

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from planner.cost_model.memory import batch_bytes, head_gradient_bytes, predicted_stages, stage_memory
+from planner.cost_model.memory import batch_bytes, head_gradient_bytes, predicted_stages, reserved_bytes, stage_memory
 from planner.cost_model.terms import total
 from planner.units import Bytes
 from tests.helpers import problem, stages
@@ -79,3 +79,16 @@ def test_prediction_of_reserved_memory_adds_the_share_between_blocks() -> None:
 def test_prediction_of_reserved_memory_includes_blocks_of_the_set_up_that_need_no_reserve() -> None:
     (stage,) = predicted_stages(problem(stack={"process": {"cached_bytes": Bytes(500)}}), stages())
     assert (stage.reserved_bytes, stage.reserve_bytes) == (308096 + 500, 1000)
+
+
+def test_reserved_bytes_have_flat_step_buffers_beside_the_rest() -> None:
+    flat = problem(stack={"process": {"flat_step_buffers": True}})
+    phases = stage_memory(flat, stages()).phases
+    rest = max(sum(float(v[0]) for k, v in terms.items() if k != "step_temporaries") for terms in phases.values())
+    assert reserved_bytes(flat, stages()).tolist() == [rest + 2 * 15328]
+    assert reserved_bytes(flat, stages())[0] > reserved_bytes(problem(), stages())[0] == 308096
+
+
+def test_reserved_bytes_of_flat_step_buffers_end_where_the_card_is_full() -> None:
+    small = problem(stack={"process": {"flat_step_buffers": True}}, hardware={"memory_bytes": Bytes(310000)})
+    assert reserved_bytes(small, stages()).tolist() == [309000]

@@ -141,3 +141,8 @@ def test_step_breakdown_of_a_grid_reduces_gradients_after_backward() -> None:
     asked = problem(num_devices=8)
     breakdown = step_breakdown(asked, grid)
     assert breakdown["data_parallel_communication"] == pytest.approx(float(grid_gradient_seconds(asked, grid)[0]))
+
+
+def test_host_seconds_that_nothing_hides() -> None:
+    waits = problem(stack={"traffic": {"blocking_launches": True, "layer_host_s": 1.0}})
+    assert host_seconds(waits, stages(recompute_layers_per_stage=(3,))).tolist() == [3 * 4 + 3]

@@ -79,3 +79,11 @@ def test_reserve_bytes_as_the_user_stated_it() -> None:
     stated = problem(reserve=Reserve(num_bytes=Bytes(5), fraction=0.01))
     assert reserve_bytes(stated, stages(tensor_parallel=2)).tolist() == [5 + 100_000]
     assert usable_bytes(stated, stages()).tolist() == [10_000_000 - 100_005]
+
+
+def test_device_overhead_bytes_of_a_context_with_all_kernels() -> None:
+    eager = {"process": {"eager_kernels": True}}
+    card = {"eager_context_bytes": Bytes(3000)}
+    assert device_overhead_bytes(problem(stack=eager, hardware=card), stages()).tolist() == [3000]
+    assert device_overhead_bytes(problem(stack=eager), stages()).tolist() == [1000]
+    assert device_overhead_bytes(problem(hardware=card), stages()).tolist() == [1000]

@@ -6,9 +6,11 @@ import pytest
 
 from planner.cost_model.states import (
     bucket_bytes,
+    cast_bytes,
     gather_bytes,
     gathered_bytes,
     state_bytes,
+    step_buffers,
     step_bytes,
     step_gradient_bytes,
 )
@@ -144,3 +146,21 @@ def test_step_bytes_include_copies_that_the_stack_makes() -> None:
     copies = problem(stack={"mixed_precision": {"zero_step_copy": 0.5}})
     assert step_bytes(copies, stages(data_parallel=4, zero_stage=1)).tolist() == [15328 + 0.5 * 15328]
     assert step_bytes(copies, stages()).tolist() == [2 * 15328]
+
+
+def test_gather_bytes_are_zero_where_weights_arrive_in_place() -> None:
+    in_place = problem(stack={"zero_gathers_in_place": True})
+    assert gather_bytes(in_place, stages(data_parallel=4, zero_stage=1)).tolist() == [0]
+
+
+def test_step_buffers_by_hand() -> None:
+    gradients, gathered, late = step_buffers(problem(), stages(data_parallel=4, zero_stage=1))
+    assert (gradients.tolist(), gathered.tolist(), late.tolist()) == ([15328], [4 * 1000], [0])
+
+
+def test_cast_bytes_by_hand() -> None:
+    assert cast_bytes(problem(), stages()).tolist() == [0]
+    cast = problem(stack={"mixed_precision": {"tensor_cast": 4.0}})
+    # The embedding has 128 * 16 parameters, the products of the feed-forward 64 * 16.
+    assert cast_bytes(cast, stages(pipeline_parallel=3, layers_per_stage=(2, 1, 1))).tolist() == [8192, 4096, 8192]
+    assert cast_bytes(cast, stages(tensor_parallel=2)).tolist() == [4096]

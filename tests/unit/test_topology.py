@@ -36,11 +36,11 @@ def test_one_member_on_each_node_has_the_network() -> None:
     assert cluster(8).neighbours(stride=4, size=2) == OUTSIDE
 
 
-@pytest.mark.parametrize(("stride", "members"), [(4, 1), (2, 2), (1, 4)])
-def test_a_ring_over_nodes_has_one_nic_for_each_member_on_a_node(stride: int, members: int) -> None:
+@pytest.mark.parametrize(("stride", "members", "latency_us"), [(4, 1, 12), (2, 2, (12 + 1) / 2), (1, 4, (12 + 3) / 4)])
+def test_a_ring_over_nodes_leaves_each_node_once(stride: int, members: int, latency_us: float) -> None:
     ring = cluster(8).ring(stride=stride, size=8 // stride)
     assert ring.bandwidth_bytes_per_s == members * 1e8
-    assert ring.latency_s == pytest.approx(12e-6)
+    assert ring.latency_s == pytest.approx(latency_us * 1e-6)
 
 
 def test_the_node_link_limits_many_rings() -> None:
@@ -113,4 +113,4 @@ def test_the_graph_has_two_nodes_and_a_fabric() -> None:
 def test_link_columns_look_up_each_row() -> None:
     bandwidth, latency = link_columns(cluster(8).ring, np.array([1, 4, 1, 8]), np.array([4, 2, 8, 1]))
     assert bandwidth.tolist() == [1e9, 1e8, 4e8, float("inf")]
-    assert latency.tolist() == pytest.approx([1e-6, 12e-6, 12e-6, 0.0])
+    assert latency.tolist() == pytest.approx([1e-6, 12e-6, 3.75e-6, 0.0])
