@@ -33,6 +33,7 @@ OLDEST_TORCH = (2, 2)
 STOP_TIMEOUT_S = 45.0
 """How long the workers may take to stop before they are killed; torchrun itself gives them 30 s."""
 INTERRUPTED = 130
+_STDERR = 2
 
 NVME_FOLDER = "GPTPLAN_NVME_FOLDER"
 """Environment variable: where the workers keep moments of the optimizer while they run."""
@@ -286,10 +287,11 @@ def run_plan(plan: Plan, path: Path, options: RunOptions) -> int:
     return run_command(torchrun_command(plan, path, options))
 
 
-def run_command(command: Command) -> int:
+def run_command(command: Command, *, output_to_stderr: bool = False) -> int:
     """Run ``command`` until it ends; its exit code. A signal that asks this process to end ends it first."""
+    stdout = _STDERR if output_to_stderr else None
     # In a session of its own: a Ctrl-C then reaches the launcher once, from us, and not every rank.
-    process = subprocess.Popen(command.argv, env=os.environ | command.env, start_new_session=True)
+    process = subprocess.Popen(command.argv, env=os.environ | command.env, start_new_session=True, stdout=stdout)
     with _signals_end(process) as received:
         code = process.wait()
     if received or code:

@@ -42,6 +42,6 @@ def reference_steps(
         loss = functional.cross_entropy(logits.flatten(0, 1), batch["labels"].flatten())
         loss.backward()  # type: ignore[no-untyped-call]
         gradients = {n: p.grad.numpy().copy() for n, p in model.named_parameters() if p.grad is not None}
-        yield ReferenceStep(float(loss), gradients)
+        yield ReferenceStep(loss.item(), gradients)
         plain.step()
         plain.zero_grad()

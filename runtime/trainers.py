@@ -2,6 +2,7 @@
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from torch.optim import Optimizer
 
@@ -33,7 +34,7 @@ def make_trainer(
         PlanError: the runtime cannot execute the plan's layout.
     """
     device = plan.problem.hardware.device
-    chosen: dict[str, type[Optimizer]] = {} if optimizer is None else {"optimizer": optimizer}
+    chosen: dict[str, Any] = {} if optimizer is None else {"optimizer": optimizer}
     if plan.layout.tensor_mode in GRID_MODES:
         from runtime.grid.trainer import GridTrainer  # the legacy package takes a second to import
 

@@ -25,10 +25,11 @@ def _leave_sequence_biases() -> None:
 
 def _leave_depth() -> None:
     from runtime.grid import trainer, weights
+    from runtime.grid.mesh import Axes, Grid
 
     summed = weights.copy_axes
 
-    def without_depth(name: str, grid: weights.Grid) -> weights.Axes:
+    def without_depth(name: str, grid: Grid) -> Axes:
         return tuple(axis for axis in summed(name, grid) if axis != "depth")
 
     weights.copy_axes = trainer.copy_axes = without_depth  # type: ignore[attr-defined]
