@@ -96,6 +96,5 @@ def _text(left: float, baseline: float, words: str) -> str:
 
 def _svg(content: str, height: int) -> str:
     return (
-        f'<svg viewBox="0 -3 {WIDTH} {height + 6}" width="{WIDTH}" height="{height + 6}" role="img" '
-        f'xmlns="http://www.w3.org/2000/svg">{content}</svg>'
+        f'<svg viewBox="0 -3 {WIDTH} {height + 6}" width="{WIDTH}" height="{height + 6}" role="img">{content}</svg>'
     )
