@@ -1,11 +1,16 @@
 """Verification: every layout agrees with one process, and each silent error of the library is found."""
 
+import importlib.util
+import json
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from planner import cli
 from planner.layout import Offload
-from planner.plan import Plan
+from planner.plan import Plan, write_plan
 from planner.verification import Verification, Workaround
 from tests.runtime.training import MakePlan, Ranks
 
@@ -55,7 +60,28 @@ def test_a_layout_agrees_with_one_process(name: str, plan: MakePlan, ranks: Rank
     found = verified(chosen, ranks)
     assert found.holds, found
     assert found.num_parameters == 12 * 4 + 4
-    assert found.steps[-1].loss < found.steps[0].loss
+
+
+def test_an_update_that_is_a_tenth_too_small_is_found(plan: MakePlan, ranks: Ranks) -> None:
+    """Later steps depend on earlier updates, so that these are compared too."""
+    chosen = plan(data_parallel=2)
+
+    def verify(rank: int) -> Verification | None:
+        from runtime import verifying
+
+        right = vars(verifying)["make_trainer"]
+
+        def wrong(plan: Plan, *, learning_rate: float, **more: Any) -> Any:
+            return right(plan, learning_rate=0.9 * learning_rate, **more)
+
+        vars(verifying)["make_trainer"] = wrong
+        return verifying.verify(plan=chosen, steps=3, seed=7)
+
+    found = ranks(2, verify)[0]
+    first, *later = found.steps
+    assert first.gradient.value < found.tolerance.gradient
+    assert all(step.gradient.value > 5 * found.tolerance.gradient for step in later)
+    assert all(step.replicas.value == 0 for step in found.steps)
 
 
 def test_attention_that_sees_the_future_is_found(plan: MakePlan, ranks: Ranks) -> None:
@@ -93,3 +119,65 @@ def test_a_depth_that_nobody_sums_over_is_found(plan: MakePlan, ranks: Ranks) ->
     assert first.replicas.ranks == (0, 1)
     assert first.replicas.value is not None
     assert first.replicas.value > 0.3
+
+
+Verify = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def verify_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Verify:
+    """``verify_file(plan, "--json")`` is the command with workers of torchrun: exit code, stdout and stderr."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(plan: Plan, *arguments: str) -> tuple[int, str, str]:
+        write_plan(plan, Path("some.plan"))
+        with pytest.raises(SystemExit) as finished:
+            cli.main(["verify", "some.plan", *arguments])
+        captured = capfd.readouterr()
+        assert "Traceback" not in captured.err
+        return int(finished.value.code or 0), captured.out, captured.err
+
+    return run
+
+
+def test_the_command_shrinks_a_plan_and_prints_every_step(plan: MakePlan, verify_file: Verify) -> None:
+    large = {"num_layers": 24, "hidden_size": 2048, "num_heads": 16, "ffn_hidden_size": 8192, "vocab_size": 50257}
+    chosen = plan(
+        model=large, hardware={"device": "cuda"}, precision="bf16", global_batch=64, data_parallel=16, zero_stage=2,
+        num_microbatches=2, recompute_layers_per_stage=(6,),
+    )  # fmt: skip
+    code, out, err = verify_file(chosen, "--max-processes", "2", "--steps", "2")
+    assert code == 0, err
+    assert err.startswith("training 2 steps on 2 processes and on one\n")
+    assert "layers 2, recomputed 1, bf16" in out
+    assert "differs from the plan: data parallel 2 instead of 16\n" in out
+    rows = [line.split() for line in out.splitlines() if line.split()[:1] in (["1"], ["2"])]
+    assert len(rows) == 2
+    assert all(float(row[4]) < 0.05 for row in rows)
+    assert "verified: losses and the gradients of all 28 parameters agree in 2 steps" in out
+
+
+def test_the_command_fails_where_an_error_is_let_happen(plan: MakePlan, verify_file: Verify) -> None:
+    code, out, err = verify_file(plan(**SEQUENCE), "--json", "--without", "sequence-bias-sum")
+    assert code == 1
+    document = json.loads(out)
+    assert document["verified"] is False
+    assert document["without"] == ["sequence-bias-sum"]
+    assert document["missing"] == []
+    assert [step["step"] for step in document["steps"]] == [1, 2, 3]
+    first = document["steps"][0]
+    assert set(first) == {"step", "loss", "reference_loss", "loss_difference", "gradient", "replicas"}
+    assert first["gradient"]["parameter"].endswith("c_proj.bias")
+    assert first["gradient"]["value"] > 0.3 > document["tolerance"]["gradient"]
+    assert first["replicas"]["ranks"] == [0, 1]
+    assert "warning: switched off: gradients of row-parallel biases summed" in err
+    assert "error[VER001]: the layout does not train like one process" in err
+
+
+@pytest.mark.skipif(importlib.util.find_spec("tensornvme") is None, reason="needs the package tensornvme")
+def test_moments_on_a_drive_are_verified(plan: MakePlan, verify_file: Verify) -> None:
+    fields = {**MIXED, "data_parallel": 2, "zero_stage": 1, "offload": Offload(optimizer=1.0, tier="nvme")}
+    code, out, err = verify_file(plan(**fields), "--nvme-path", ".")
+    assert code == 0, err
+    assert "offload of 100% of the optimizer to nvme" in out
+    assert sorted(path.name for path in Path().iterdir()) == ["some.plan"]
