@@ -10,7 +10,7 @@ import msgspec
 from planner import verify_view
 from planner.commands.output import print_json
 from planner.diagnostics import Diagnostic, ExitCode, render, usage_error
-from planner.launch import STACK, VerifyOptions, check_machine, run_command, verify_command
+from planner.launch import STACK, VerifyOptions, check_machine, present_gpus, run_command, verify_command
 from planner.nvme import check_nvme
 from planner.plan import read_plan, write_plan
 from planner.shrink import Shrunken, shrink
@@ -29,7 +29,7 @@ def verify(path: Path, options: VerifyOptions, *, as_json: bool) -> int:
     plan = read_plan(path)
     if plan.problem.stack.name != STACK:
         check_machine(plan, str(path))
-    small = shrink(plan, max_processes=options.max_processes, on_gpus=options.on_gpus)
+    small = shrink(plan, max_processes=_most_processes(options), on_gpus=options.on_gpus)
     check_machine(small.plan, str(path))
     check_toolchain(small.plan)
     _say_what_runs(small, options)
@@ -61,6 +61,12 @@ def _check_options(options: VerifyOptions) -> None:
             known = ", ".join(WORKAROUNDS)
             hint = " ".join(filter(None, (did_you_mean(name, WORKAROUNDS), f"use one of {known}")))
             raise usage_error(f"there is no workaround {name}", location="--without", hint=hint)
+
+
+def _most_processes(options: VerifyOptions) -> int:
+    """No more than there are GPUs; without any, what :func:`check_machine` will refuse."""
+    num_gpus = len(present_gpus()) if options.on_gpus else 0
+    return min(options.max_processes, num_gpus) if num_gpus else options.max_processes
 
 
 def _say_what_runs(small: Shrunken, options: VerifyOptions) -> None:

@@ -11,7 +11,7 @@ import pytest
 from planner import cli
 from planner.layout import Offload
 from planner.plan import Plan, write_plan
-from planner.verification import Verification, Workaround
+from planner.verification import TOLERANCES, Verification, Workaround
 from tests.runtime.training import MakePlan, Ranks
 
 pytestmark = pytest.mark.runtime
@@ -181,3 +181,36 @@ def test_moments_on_a_drive_are_verified(plan: MakePlan, verify_file: Verify) ->
     assert code == 0, err
     assert "offload of 100% of the optimizer to nvme" in out
     assert sorted(path.name for path in Path().iterdir()) == ["some.plan"]
+
+
+def test_what_is_no_number_or_not_there_does_not_pass() -> None:
+    import numpy as np
+
+    from runtime.differences import RankSteps, compare, relative
+    from runtime.reference import ReferenceStep
+
+    def gradient(*values: float) -> Any:
+        return np.array(values, dtype=np.float32)
+
+    right = {"a": gradient(3.0, 4.0), "b": gradient(1.0)}
+    limits = TOLERANCES["fp32"]
+
+    def judged(own: dict[str, Any], loss: float = 2.0) -> Verification:
+        return compare([ReferenceStep(2.0, right)], [RankSteps(0, [loss], [own])], limits)
+
+    assert judged(right).holds
+    assert judged(right).steps[0].replicas is None
+    no_number = judged(right | {"a": gradient(float("nan"), 4.0)})
+    assert not no_number.holds
+    assert no_number.steps[0].gradient.value is None
+    assert no_number.steps[0].gradient.parameter == "a"
+    assert not judged(right, loss=float("nan")).holds
+    missing = judged({"a": right["a"]})
+    assert missing.missing == ("b",)
+    assert not missing.holds
+    off = judged(right | {"a": gradient(3.0, 4.5)})
+    assert off.steps[0].gradient.value == pytest.approx(0.1)
+    # Padding of the vocabulary has no gradient.
+    assert relative(np.ones((3, 1), np.float32), np.ones((2, 1), np.float32)) == pytest.approx(1 / 2**0.5)
+    assert relative(np.zeros((2, 1), np.float32), np.zeros((2, 1), np.float32)) == 0
+    assert relative(np.ones((2, 1), np.float32), np.zeros((2, 1), np.float32)) is None

@@ -245,3 +245,10 @@ def test_verify_is_for_plans_that_run(gptplan: Run) -> None:
     outcome = gptplan("verify", "m.plan")
     assert outcome.code == 1
     assert "error[RUN004]" in outcome.err
+
+
+def test_verify_on_gpus_needs_gpus(gptplan: Run, plans: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch, "present_gpus", list)
+    outcome = gptplan("verify", plans[1], "--on-gpus")
+    assert outcome.code == 1
+    assert "no GPU was found" in outcome.err
