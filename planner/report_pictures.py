@@ -95,6 +95,4 @@ def _text(left: float, baseline: float, words: str) -> str:
 
 
 def _svg(content: str, height: int) -> str:
-    return (
-        f'<svg viewBox="0 -3 {WIDTH} {height + 6}" width="{WIDTH}" height="{height + 6}" role="img">{content}</svg>'
-    )
+    return f'<svg viewBox="0 -3 {WIDTH} {height + 6}" width="{WIDTH}" height="{height + 6}" role="img">{content}</svg>'
