@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from planner import __version__
+from planner import __version__, plan_commands
 from planner.diagnostics import ExitCode, PlanError, render
 from planner.problem import Objective
 from planner.spec import OffloadTier, Precision, TensorMode
@@ -178,6 +178,9 @@ def show(plan: PlanArgument, as_json: JsonOption = False) -> None:
     from planner.commands import reading
 
     _end(reading.show(plan, as_json=as_json))
+
+
+plan_commands.add_to(app)
 
 
 @app.command()

@@ -29,6 +29,7 @@ CODES = {
     "its prediction would no longer hold, so nothing uses it. Solve again, with --pin for what has to change.",
     "PLAN003": "The plan's digest is right and its fields are not those of this gptplan. Solve again.",
     "VAL001": "The predictions miss the measured runs of a set by more than --max-memory-error or --max-time-error.",
+    "VER001": "The losses or gradients of a layout differ from those of one process by more than rounding explains.",
     "RUN001": "Packages that a run needs are not installed. Planning works without them.",
     "RUN002": "Colossal-AI, transformers or PyTorch has another version than the plan or the runtime was made for.",
     "RUN003": "The devices of this machine are not those the plan was made for, or there are too few.",

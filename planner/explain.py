@@ -12,18 +12,10 @@ from planner.diagnostics import Diagnostic, render
 from planner.evidence import BY_HAND, Evidence
 from planner.layout import Layout
 from planner.plan import Plan
-from planner.prediction import Prediction
+from planner.prediction import TERM_WORDS, Prediction
 from planner.rules import RuleText
 from planner.spec import HardwareSpec, ModelSpec
 from planner.units import format_bytes, format_gib, format_rate, format_seconds
-
-_TERM_WORDS = {
-    "forward_backward": "forward and backward", "loss_head": "loss head",
-    "tensor_parallel_communication": "tensor-parallel communication",
-    "pipeline_communication": "pipeline communication", "pipeline_bubble": "pipeline bubble",
-    "data_parallel_communication": "data-parallel communication",
-    "tied_embedding_reduction": "tied-embedding reduction",
-}  # fmt: skip
 
 
 def _console() -> Console:
@@ -155,7 +147,7 @@ def _time_table(predicted: Prediction) -> Table:
     table.add_column("time", justify="right")
     table.add_column("share", justify="right")
     for name, seconds in sorted(predicted.breakdown_s.items(), key=lambda term: -term[1]):
-        table.add_row(_TERM_WORDS.get(name, name), format_seconds(seconds), f"{seconds / predicted.step_s:.1%}")
+        table.add_row(TERM_WORDS.get(name, name), format_seconds(seconds), f"{seconds / predicted.step_s:.1%}")
     return table
 
 

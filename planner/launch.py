@@ -12,7 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ from planner.diagnostics import Diagnostic, ExitCode, PlanError, usage_error
 from planner.plan import Plan
 from planner.spec import HardwareSpec
 from planner.spec_files import builtin_names, load_spec
+from planner.verification import Workaround
 
 STACK = "colossalai"
 RUNTIME_PACKAGES = ("torch", "colossalai", "transformers", "peft", "galore_torch", "bitsandbytes", "rich")
@@ -32,6 +33,7 @@ OLDEST_TORCH = (2, 2)
 STOP_TIMEOUT_S = 45.0
 """How long the workers may take to stop before they are killed; torchrun itself gives them 30 s."""
 INTERRUPTED = 130
+_STDERR = 2
 
 NVME_FOLDER = "GPTPLAN_NVME_FOLDER"
 """Environment variable: where the workers keep moments of the optimizer while they run."""
@@ -57,6 +59,22 @@ class RunOptions:
     node_rank: int = 0
     rendezvous: str | None = None
     """``HOST:PORT`` of node 0, the same on every node; needed only for several nodes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifyOptions:
+    """What `gptplan verify` may be told beside the plan."""
+
+    steps: int = 3
+    seed: int = 7
+    max_processes: int = 8
+    on_gpus: bool = False
+    nvme_path: Path | None = None
+    """A folder for the optimizer's moments of a plan that offloads them; ``None`` is one for temporary files."""
+    output: Path = Path("runs")
+    """Folder of the log files of failures."""
+    without: tuple[Workaround, ...] = ()
+    """Workarounds to switch off, so that their errors happen."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,16 +200,31 @@ def torchrun_command(plan: Plan, plan_path: Path, options: RunOptions) -> Comman
     Raises:
         PlanError: the plan needs several nodes and ``options`` does not say where they meet.
     """
+    worker = ["runtime.worker", str(plan_path), *_worker_arguments(options)]
     here = _devices_of_node(plan, options.node_rank)
+    return _command(plan, here, _rendezvous(plan, options), worker, options.nvme_path)
+
+
+def verify_command(
+    plan: Plan, plan_path: Path, result: Path, options: VerifyOptions, *, nvme_path: Path | None
+) -> Command:
+    """The command that compares ``plan`` with one process on this machine and writes ``result``."""
+    worker = ["runtime.verify_worker", str(plan_path), str(result), f"--steps={options.steps}"]
+    worker += [f"--seed={options.seed}", f"--output={options.output}"]
+    worker += [f"--without={name}" for name in options.without]
+    return _command(plan, plan.layout.num_devices, ["--standalone"], worker, nvme_path)
+
+
+def _command(
+    plan: Plan, processes: int, rendezvous: Sequence[str], worker: Sequence[str], nvme_path: Path | None
+) -> Command:
     # The same as `python -m torch.distributed.run`, which users may call themselves.
-    argv = [sys.executable, "-m", "runtime.elastic", f"--nproc-per-node={here}"]
-    argv += _rendezvous(plan, options)
-    argv += ["-m", "runtime.worker", str(plan_path), *_worker_arguments(options)]
+    argv = [sys.executable, "-m", "runtime.elastic", f"--nproc-per-node={processes}", *rendezvous, "-m", *worker]
     env = {"PYTHONSAFEPATH": "1", "PYTHONPATH": _python_path()}
     if "OMP_NUM_THREADS" not in os.environ:
-        env["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // here))
-    if options.nvme_path is not None and plan.layout.offload.tier == "nvme":
-        env[NVME_FOLDER] = str(options.nvme_path.resolve())
+        env["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // processes))
+    if nvme_path is not None and plan.layout.offload.tier == "nvme":
+        env[NVME_FOLDER] = str(nvme_path.resolve())
     return Command(argv=tuple(argv), env=env)
 
 
@@ -251,9 +284,14 @@ def run_plan(plan: Plan, path: Path, options: RunOptions) -> int:
     Raises:
         PlanError: the options do not fit the plan.
     """
-    command = torchrun_command(plan, path, options)
+    return run_command(torchrun_command(plan, path, options))
+
+
+def run_command(command: Command, *, output_to_stderr: bool = False) -> int:
+    """Run ``command`` until it ends; its exit code. A signal that asks this process to end ends it first."""
+    stdout = _STDERR if output_to_stderr else None
     # In a session of its own: a Ctrl-C then reaches the launcher once, from us, and not every rank.
-    process = subprocess.Popen(command.argv, env=os.environ | command.env, start_new_session=True)
+    process = subprocess.Popen(command.argv, env=os.environ | command.env, start_new_session=True, stdout=stdout)
     with _signals_end(process) as received:
         code = process.wait()
     if received or code:

@@ -2,6 +2,15 @@
 
 import msgspec
 
+TERM_WORDS = {
+    "forward_backward": "forward and backward", "loss_head": "loss head",
+    "tensor_parallel_communication": "tensor-parallel communication",
+    "pipeline_communication": "pipeline communication", "pipeline_bubble": "pipeline bubble",
+    "data_parallel_communication": "data-parallel communication",
+    "tied_embedding_reduction": "tied-embedding reduction",
+}  # fmt: skip
+"""Terms of the step time in words."""
+
 
 class StagePrediction(msgspec.Struct, frozen=True, kw_only=True):
     """Predicted memory of the ranks of one pipeline stage."""

@@ -35,7 +35,7 @@ def hybrid_plugin(plan: Plan, device: Device) -> HybridParallelPlugin:
 def _sequence(layout: Layout) -> dict[str, Any]:
     if not layout.sequence_parallel:
         return {}
-    return {"enable_sequence_parallelism": True, "sequence_parallelism_mode": "split_gather"}
+    return {"enable_sequence_parallelism": True, "sequence_parallelism_mode": "split_gather", "sp_size": 1}
 
 
 def _pipeline(layout: Layout, device: Device) -> dict[str, Any]:

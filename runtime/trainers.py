@@ -2,6 +2,9 @@
 
 from functools import partial
 from pathlib import Path
+from typing import Any
+
+from torch.optim import Optimizer
 
 from planner.diagnostics import usage_error
 from planner.launch import NVME_FOLDER
@@ -14,22 +17,31 @@ from runtime.support import GRID_MODES
 from runtime.trainer import PlanTrainer
 
 
-def make_trainer(plan: Plan, *, seed: int, learning_rate: float, nvme_folder: Path | None = None) -> PlanTrainer:
+def make_trainer(
+    plan: Plan,
+    *,
+    seed: int,
+    learning_rate: float,
+    nvme_folder: Path | None = None,
+    optimizer: type[Optimizer] | None = None,
+) -> PlanTrainer:
     """The trainer of this rank on the device of the plan.
 
     ``nvme_folder`` is where the moments of the optimizer go if the plan offloads them to NVMe.
+    ``optimizer`` replaces AdamW; what offloads or has chunks takes no other.
 
     Raises:
         PlanError: the runtime cannot execute the plan's layout.
     """
     device = plan.problem.hardware.device
+    chosen: dict[str, Any] = {} if optimizer is None else {"optimizer": optimizer}
     if plan.layout.tensor_mode in GRID_MODES:
         from runtime.grid.trainer import GridTrainer  # the legacy package takes a second to import
 
-        return GridTrainer(plan, device, seed=seed, learning_rate=learning_rate)
+        return GridTrainer(plan, device, seed=seed, learning_rate=learning_rate, **chosen)
     kind = GeminiTrainer if plan.layout.zero_stage == SHARDS_WEIGHTS else Trainer
     if plan.layout.offload.tier != "nvme":
-        return kind(plan, device, seed=seed, learning_rate=learning_rate)
+        return kind(plan, device, seed=seed, learning_rate=learning_rate, **chosen)
     if nvme_folder is None:
         raise usage_error("the plan offloads to NVMe, and no folder is named", location=NVME_FOLDER, rule="RUN005",
                           hint="start the workers with `gptplan run --nvme-path FOLDER`")  # fmt: skip

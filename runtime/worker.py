@@ -9,8 +9,9 @@ import sys
 import tempfile
 import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 import torch.distributed as dist
@@ -26,23 +27,42 @@ from runtime.support import check_supported
 def main(arguments: Sequence[str]) -> int:
     """Run this rank to the end; the exit code says how it ended."""
     plan_path, options = _parse(arguments)
-    name, rank = plan_path.stem, int(os.environ["RANK"])
+    name = plan_path.stem
+
+    def train(plan: Plan) -> None:
+        from runtime.train import run_training  # here, so that a failing import is reported too
+
+        run_training(plan, options, name)
+
+    return serve(plan_path, options.output / name, train)
+
+
+def serve(plan_path: Path, logs: Path, work: Callable[[Plan], None]) -> int:
+    """Join the other ranks of the plan and do ``work`` with them; the exit code says how it ended.
+
+    The traceback of a failure goes to a file whose name begins like ``logs``.
+    """
+    rank = int(os.environ["RANK"])
     _quieten_libraries()
     try:
         plan = read_plan(plan_path)
         check_supported(plan)
         _check_world(plan)
         _join(plan)
-        from runtime.train import run_training  # here, so that a failing import is reported too
-
-        run_training(plan, options, name)
+        work(plan)
         dist.destroy_process_group()
     except PlanError as error:
         return _fail("\n".join(map(render, error.diagnostics)), error.exit_code)
     except Exception as error:
-        log = _write_log(options.output / f"{name}.rank{rank}.log")
+        log = _write_log(logs.with_name(f"{logs.name}.rank{rank}.log"))
         return _fail(render(_explain(error, rank, log)), _exit_code(error))
     return ExitCode.OK
+
+
+def leave(status: int) -> NoReturn:
+    """End this process without the interpreter's shutdown, in which a process group waits for peers that are gone."""
+    sys.stdout.flush()
+    os._exit(status)
 
 
 def _parse(arguments: Sequence[str]) -> tuple[Path, RunOptions]:
@@ -138,7 +158,4 @@ def _fail(text: str, code: int) -> int:
 
 
 if __name__ == "__main__":
-    status = main(sys.argv[1:])
-    sys.stdout.flush()
-    # Without the interpreter's shutdown, in which a process group waits for peers that are gone.
-    os._exit(status)
+    leave(main(sys.argv[1:]))

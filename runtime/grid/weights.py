@@ -97,6 +97,9 @@ class Shards:
         whole = parts[0].new_empty([length * self._mesh.size(axes) for length, axes in lengths])
         for place, part in zip(itertools.product(*map(range, grid.axes.values())), parts, strict=True):
             coordinates = dict(zip(grid.axes, place, strict=True))
+            # Of copies, those of this rank's own layer of the grid: another's must not hide a difference.
+            if any(coordinates[axis] != self._mesh.coordinates[axis] for axis in sharding.replicas(grid)):
+                continue
             whole[sharding.part(whole.shape, grid, coordinates)] = part
         return self._from_grid(name, whole)
 

@@ -13,6 +13,7 @@ from tests.runtime.host_gemini import divide_on_host, host_plugin
 from tests.runtime.training import (
     LEARNING_RATES,
     SEED,
+    Gradients,
     MakePlan,
     Ranks,
     own_batches,
@@ -79,6 +80,26 @@ def test_losses_and_gradients_are_those_of_one_process(name: str, plan: MakePlan
         # bf16 keeps 8 bits, 0.4 %.
         assert losses == pytest.approx(expected, rel=2e-3)
         assert norms == {name: pytest.approx(norm, rel=0.02) for name, norm in wanted.items()}
+
+
+@pytest.mark.parametrize("name", ["accumulation", "untied"])
+def test_gradients_in_chunks_can_be_put_together(name: str, plan: MakePlan, ranks: Ranks) -> None:
+    chosen = plan(**ZERO3, **LAYOUTS[name])
+
+    def gradients(rank: int) -> list[Gradients]:
+        from runtime.gradients import watch_gradients
+
+        trainer = gemini_trainer(chosen)
+        found = watch_gradients(trainer)
+        trainer.step(next(own_batches(trainer, chosen)))
+        return found
+
+    ((expected, *_),) = ranks(1, lambda rank: reference_gradients(chosen, ADAMW))
+    for (found,) in ranks(2, gradients):
+        assert found.keys() == expected.keys()
+        for parameter, gradient in found.items():
+            wanted = expected[parameter]
+            assert np.linalg.norm(gradient - wanted) < 0.03 * np.linalg.norm(wanted), parameter
 
 
 def test_the_smallest_model_is_divided_too(plan: MakePlan, ranks: Ranks) -> None:

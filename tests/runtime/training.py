@@ -83,38 +83,14 @@ def reference_gradients(plan: Plan, optimizer: type[torch.optim.Optimizer] = tor
 
 def gathered_gradients(plan: Plan, prepare: Callable[[Any], None] = lambda trainer: None) -> list[Gradients]:
     """The gradients of each step on this rank, those that tensor parallelism splits put together."""
+    from runtime.gradients import watch_gradients
+
     trainer = make_trainer(plan)
     prepare(trainer)
-    found: list[Gradients] = []
-    update = trainer.optimizer.step
-
-    def step() -> None:
-        parameters = trainer.model.unwrap().named_parameters()
-        found.append({name: _whole(name, p.grad, trainer.plugin.tp_group) for name, p in parameters})
-        update()
-
-    trainer.optimizer.step = step
+    found = watch_gradients(trainer)
     for batch in own_batches(trainer, plan):
         trainer.step(batch)
     return found
-
-
-def _whole(name: str, own: torch.Tensor, group: Any) -> NDArray[np.float32]:
-    """The gradient of the undivided parameter; the library's own gathering needs a GPU."""
-    parts = [torch.empty_like(own) for _ in range(torch.distributed.get_world_size(group))]
-    torch.distributed.all_gather(parts, own.contiguous(), group=group)
-    if ".c_attn." in name:  # queries, keys and values are divided one by one
-        thirds = zip(*(part.chunk(3, dim=-1) for part in parts), strict=True)
-        parts = [torch.cat(third, dim=-1) for third in thirds]
-    axis = _split_axis(name)
-    return (own if axis is None else torch.cat(parts, dim=axis)).numpy().copy()
-
-
-def _split_axis(name: str) -> int | None:
-    """The axis along which tensor parallelism divides a parameter."""
-    if ".c_attn." in name or ".c_fc." in name:
-        return -1
-    return 0 if name.endswith(("c_proj.weight", "wte.weight", "lm_head.weight")) else None
 
 
 def differing(found: list[Gradients], expected: list[Gradients]) -> dict[str, float]:
