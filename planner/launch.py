@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+from typing import TextIO
 
 from planner.diagnostics import Diagnostic, ExitCode, PlanError, usage_error
 from planner.plan import Plan
@@ -136,7 +137,7 @@ def _other_hardware(plan: Plan) -> Iterator[Diagnostic]:
         hint = f"run it where the GPUs are, or {_solve(plan, gpu='local-cpu', gpus=2)}"
         yield Diagnostic(rule="RUN003", message=message, hint=hint)
         return
-    here = _builtin_for(names[0]) or "FILE.toml"
+    here = builtin_for(names[0]) or "FILE.toml"
     if len(names) < wanted:
         message = f"the plan needs {wanted} GPUs on this machine, {len(names)} found"
         hint = _solve(plan, gpu=here, gpus=len(names))
@@ -171,7 +172,8 @@ def _is_named(name: str, hardware: HardwareSpec) -> bool:
     return any(part.lower() in name.lower() for part in hardware.device_names)
 
 
-def _builtin_for(name: str) -> str | None:
+def builtin_for(name: str) -> str | None:
+    """The built-in spec of the GPU that the driver reports under that name."""
     specs = (load_spec(known, HardwareSpec) for known in builtin_names(HardwareSpec))
     return next((spec.name for spec in specs if spec.device == "cuda" and _is_named(name, spec)), None)
 
@@ -187,9 +189,7 @@ def torchrun_command(plan: Plan, plan_path: Path, options: RunOptions) -> Comman
     argv = [sys.executable, "-m", "runtime.elastic", f"--nproc-per-node={here}"]
     argv += _rendezvous(plan, options)
     argv += ["-m", "runtime.worker", str(plan_path), *_worker_arguments(options)]
-    env = {"PYTHONSAFEPATH": "1", "PYTHONPATH": _python_path()}
-    if "OMP_NUM_THREADS" not in os.environ:
-        env["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // here))
+    env = _worker_env(here)
     if options.nvme_path is not None and plan.layout.offload.tier == "nvme":
         env[NVME_FOLDER] = str(options.nvme_path.resolve())
     return Command(argv=tuple(argv), env=env)
@@ -251,9 +251,36 @@ def run_plan(plan: Plan, path: Path, options: RunOptions) -> int:
     Raises:
         PlanError: the options do not fit the plan.
     """
-    command = torchrun_command(plan, path, options)
+    return run_command(torchrun_command(plan, path, options))
+
+
+def calibration_command(
+    result: Path, *, device: str, devices: int, time_limit_s: float, folder: Path, free_bytes: int
+) -> Command:
+    """The command that measures this node with one process per device and leaves JSON in ``result``."""
+    argv = [
+        sys.executable, "-m", "runtime.elastic", f"--nproc-per-node={devices}", "--standalone",
+        "-m", "runtime.calibrate.worker", str(result), f"--device={device}", f"--time-limit={time_limit_s!r}",
+        f"--folder={folder}", f"--free-bytes={free_bytes}",
+    ]  # fmt: skip
+    return Command(argv=tuple(argv), env=_worker_env(devices))
+
+
+def _worker_env(here: int) -> dict[str, str]:
+    """Environment of the workers of a node that runs ``here`` of them."""
+    env = {"PYTHONSAFEPATH": "1", "PYTHONPATH": _python_path()}
+    if "OMP_NUM_THREADS" not in os.environ:
+        env["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // here))
+    return env
+
+
+def run_command(command: Command, stdout: TextIO | None = None) -> int:
+    """Run the workers until they end, their output on ``stdout`` if given; their exit code.
+
+    A signal that asks this process to end ends the workers first.
+    """
     # In a session of its own: a Ctrl-C then reaches the launcher once, from us, and not every rank.
-    process = subprocess.Popen(command.argv, env=os.environ | command.env, start_new_session=True)
+    process = subprocess.Popen(command.argv, env=os.environ | command.env, start_new_session=True, stdout=stdout)
     with _signals_end(process) as received:
         code = process.wait()
     if received or code:

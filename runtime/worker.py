@@ -38,10 +38,10 @@ def main(arguments: Sequence[str]) -> int:
         run_training(plan, options, name)
         dist.destroy_process_group()
     except PlanError as error:
-        return _fail("\n".join(map(render, error.diagnostics)), error.exit_code)
+        return fail("\n".join(map(render, error.diagnostics)), error.exit_code)
     except Exception as error:
         log = _write_log(options.output / f"{name}.rank{rank}.log")
-        return _fail(render(_explain(error, rank, log)), _exit_code(error))
+        return fail(render(_explain(error, rank, log)), _exit_code(error))
     return ExitCode.OK
 
 
@@ -123,7 +123,7 @@ def _exit_code(error: Exception) -> ExitCode:
     return ExitCode.NEGATIVE if is_environment else ExitCode.BUG
 
 
-def _fail(text: str, code: int) -> int:
+def fail(text: str, code: int) -> int:
     """Say why, unless another rank of this node was first: its peers fail only because it did."""
     path = os.environ.get(FAILURE_FILE)
     if path is None:
