@@ -55,13 +55,13 @@ def _rows(measured: Measurements, spec: HardwareSpec, base: HardwareSpec) -> lis
         ]
     host, other = spec.host, base.host
     rows.append(("host memory", format_bytes(host.memory_bytes), format_bytes(other.memory_bytes)))
-    rates = {
+    pairs = {
         "host memory bandwidth, in Adam": (host.memory_bandwidth_bytes_per_s, other.memory_bandwidth_bytes_per_s),
         "host to device": (host.device_bandwidth_bytes_per_s, other.device_bandwidth_bytes_per_s),
         "disk read": (host.nvme_read_bytes_per_s, other.nvme_read_bytes_per_s),
         "disk write": (host.nvme_write_bytes_per_s, other.nvme_write_bytes_per_s),
     }
-    return rows + [(name, format_rate(one, "B/s"), format_rate(two, "B/s")) for name, (one, two) in rates.items()]
+    return rows + [(name, format_rate(one, "B/s"), format_rate(two, "B/s")) for name, (one, two) in pairs.items()]
 
 
 def _memory(spec: HardwareSpec) -> str:

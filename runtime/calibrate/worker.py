@@ -33,6 +33,8 @@ from runtime.worker import fail
 
 Found = TypeVar("Found")
 
+AMPERE = 8
+"""Major compute capability of the first GPUs with bf16."""
 OTHER_SHAPES = 4
 """Shapes, the largest but for the very largest, that other precisions than the main one are measured with."""
 SHARES = {
@@ -121,7 +123,7 @@ class Calibration:
     def _products(self) -> list[Product]:
         device = self._ranks.device
         order: Sequence[Precision] = ("fp32", "bf16", "fp16") if device.type == "cpu" else ("bf16", "fp16", "fp32")
-        if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        if device.type == "cuda" and torch.cuda.get_device_capability(device)[0] < AMPERE:
             order = ("fp16", "fp32")
         main, *others = order
         shapes = shapes_for(device)
