@@ -6,8 +6,9 @@ from typing import Any
 
 import msgspec
 
-from planner.units import GIB, MIB, Bytes, BytesPerSecond, FlopsPerSecond, Seconds
+from planner.units import GIB, MIB, Bytes, BytesPerSecond, FlopsPerSecond, Seconds, parse_quantity
 
+_PREFIXES = (("T", 1e12), ("G", 1e9), ("M", 1e6), ("", 1.0))
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 
 
@@ -25,12 +26,18 @@ def quantity_text(value: Any) -> str:
         unit, scale = next((one for one in (("GiB", GIB), ("MiB", MIB)) if value and value % one[1] == 0), ("B", 1))
         return f"{value // scale} {unit}"
     if isinstance(value, Seconds):
-        return f"{value / 1e-6:.6g} us"
+        return _exact(value, [(f"{prefix}s", scale) for prefix, scale in (("u", 1e-6), ("m", 1e-3), ("", 1.0))])
     if isinstance(value, BytesPerSecond | FlopsPerSecond):
         unit = "B/s" if isinstance(value, BytesPerSecond) else "FLOP/s"
-        prefix, rate = next(one for one in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("", 1.0)) if value >= one[1])
-        return f"{value / rate:.6g} {prefix}{unit}"
+        natural = [one for one in _PREFIXES if value >= one[1]]
+        return _exact(value, [(f"{prefix}{unit}", scale) for prefix, scale in natural or _PREFIXES[-1:]])
     raise TypeError(f"{type(value).__name__} has no form in a spec file")
+
+
+def _exact(value: Any, units: list[tuple[str, float]]) -> str:
+    """In the first unit that reads back as the very value, else in the first one."""
+    texts = [f"{value / scale:.6g} {unit}" for unit, scale in units]
+    return next((text for text in texts if parse_quantity(text, type(value)) == value), texts[0])
 
 
 def _table(path: str, fields: dict[str, Any]) -> list[str]:
