@@ -17,7 +17,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import TextIO
 
 from planner.diagnostics import Diagnostic, ExitCode, PlanError, usage_error
 from planner.plan import Plan
@@ -274,8 +273,8 @@ def _worker_env(here: int) -> dict[str, str]:
     return env
 
 
-def run_command(command: Command, stdout: TextIO | None = None) -> int:
-    """Run the workers until they end, their output on ``stdout`` if given; their exit code.
+def run_command(command: Command, stdout: int | None = None) -> int:
+    """Run the workers until they end, their output on the descriptor ``stdout`` if given; their exit code.
 
     A signal that asks this process to end ends the workers first.
     """

@@ -9,7 +9,7 @@ import msgspec
 from planner.calibration.curves import LEAST_TIMINGS, best_rate, efficiency_curve, fit_link
 from planner.calibration.measurements import Measurements
 from planner.spec import EfficiencySpec, HardwareSpec, HostSpec, LinkSpec, Precision
-from planner.units import GIB, MIB, Bytes, BytesPerSecond, FlopsPerSecond, Seconds, format_rate
+from planner.units import GIB, MIB, Bytes, BytesPerSecond, FlopsPerSecond, Seconds, format_bytes, format_rate
 
 ADAM_BYTES = 28
 """Host memory traffic of one fp32 AdamW update per parameter: four tensors read, three written."""
@@ -122,16 +122,22 @@ def _memory(measured: Measurements, origin: Origin) -> _Fields:
     found = measured.device_memory
     if found is None:
         return _Fields({}, {})
+    # A training run loads more kernels and opens more channels than a calibration: never below the base.
+    base, context = origin.base, found.context_bytes
     values: dict[str, object] = {
-        "memory_bytes": _whole_mib(found.total_bytes), "context_bytes": _whole_mib(found.context_bytes),
+        "memory_bytes": _whole_mib(found.total_bytes), "context_bytes": max(base.context_bytes, _whole_mib(context)),
     }  # fmt: skip
     sources = {
         "memory": "what the driver reports in all",
-        "context": "in use by the driver's figure, less what torch reserved, after a first matrix product",
+        "context": f"the larger of {format_bytes(context)}, in use by the driver's figure less what torch reserved "
+        f"after a first matrix product, and of {base.name}'s figure for a training run",
     }
     if found.communicator_bytes is not None:
-        values["communicator_bytes"] = _whole_mib(found.communicator_bytes)
-        sources["communicator"] = "the same figure after the first NCCL communicator, less before it"
+        values["communicator_bytes"] = max(base.communicator_bytes, _whole_mib(found.communicator_bytes))
+        sources["communicator"] = (
+            f"the larger of {format_bytes(found.communicator_bytes)}, which the first NCCL communicator took by the "
+            f"same figure, and of {base.name}'s figure for a training run"
+        )
     return _Fields(values, sources)
 
 

@@ -26,6 +26,8 @@ from planner.spec_toml import to_toml
 
 CPU_BASE = "local-cpu"
 CPU_PROCESSES = 2
+STDERR = 2
+"""File descriptor: libraries of the workers may print, and stdout is for the answer."""
 TIME_LIMITS_S = {"cuda": 110.0, "cpu": 40.0}
 """How long the measurements take, start and end not counted, unless the user says otherwise."""
 
@@ -96,7 +98,7 @@ def _measure(options: CalibrateOptions) -> int:
             result, device=device, devices=devices, time_limit_s=limit_s, folder=folder,
             free_bytes=shutil.disk_usage(folder).free,
         )  # fmt: skip
-        code = run_command(command, stdout=sys.stderr)
+        code = run_command(command, stdout=STDERR)
         if code or not result.is_file():
             return code or ExitCode.BUG
         measured = msgspec.json.decode(result.read_bytes(), type=Measurements)

@@ -181,14 +181,18 @@ def main(arguments: Sequence[str]) -> int:
         dist.destroy_process_group()
     except OSError as error:
         return fail(_refusal(f"the drive of {options.folder} cannot be measured: {error.strerror}"), ExitCode.NEGATIVE)
+    except torch.OutOfMemoryError:
+        message = "a device has too little free memory to be measured"
+        hint = "end what else runs on it; `nvidia-smi` shows it"
+        return fail(_refusal(message, hint), ExitCode.NEGATIVE)
     except Exception as error:
         reason = str(error).strip().splitlines()[:1]
         return fail(_refusal(f"{type(error).__name__} while measuring: {''.join(reason)}"), ExitCode.BUG)
     return ExitCode.OK
 
 
-def _refusal(message: str) -> str:
-    return render(Diagnostic(rule="CAL001", message=message))
+def _refusal(message: str, hint: str = "") -> str:
+    return render(Diagnostic(rule="CAL001", message=message, hint=hint))
 
 
 if __name__ == "__main__":

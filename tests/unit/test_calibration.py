@@ -67,7 +67,7 @@ def measurements(**changes: object) -> Measurements:
         device="cuda", device_name="NVIDIA H200", torch_version="2.11", num_devices=8, threads_per_process=4,
         products=(product(1e9, 2e14), product(1e12, 8e14), product(1e12, 4e13, "fp32")), memory_bytes_per_s=4e12,
         kernel_launch_s=5e-6, collectives=LINKS,
-        device_memory=DeviceMemory(total_bytes=140 * GIB, context_bytes=1000 * MIB, communicator_bytes=300 * MIB),
+        device_memory=DeviceMemory(total_bytes=140 * GIB, context_bytes=1000 * MIB, communicator_bytes=700 * MIB),
         host_memory_bytes=1000 * GIB, host_copy_bytes_per_s=2e11, adam_parameters_per_s=1e10, adam="an AdamW",
         pinned_bytes_per_s=5e10, pageable_bytes_per_s=2e9, disk_free_bytes=10 * GIB, disk_read_bytes_per_s=5e9,
         disk_write_bytes_per_s=3e9, seconds=90.0,
@@ -112,7 +112,7 @@ def test_a_known_card_keeps_its_datasheet_and_gets_measured_shares() -> None:
     assert spec.efficiency.memory == pytest.approx(4 / 4.8, abs=1e-3)
     assert spec.node_link.bandwidth_bytes_per_s * spec.node_link.efficiency == pytest.approx(1e11, rel=1e-3)
     assert spec.node_link.latency_s == pytest.approx(3e-6)
-    assert (spec.memory_bytes, spec.context_bytes, spec.communicator_bytes) == (140 * GIB, 1000 * MIB, 300 * MIB)
+    assert (spec.memory_bytes, spec.context_bytes, spec.communicator_bytes) == (140 * GIB, 1722 * MIB, 700 * MIB)
     assert spec.host.memory_bandwidth_bytes_per_s == 1e10 * ADAM_BYTES
     assert spec.network == base.network
 
