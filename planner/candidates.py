@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 
 import numpy as np
+from numpy.typing import NDArray
 
 from planner import pins
 from planner.layout import (
@@ -29,25 +30,28 @@ from planner.rules.rule import divisors
 from planner.rules.states import SHARDS_WEIGHTS
 
 _Row = tuple[float, ...]
+_FLAT_MODES = ("none", "1d")
+"""Tensor modes that are no grid."""
 
 
 def enumerate_layouts(problem: Problem) -> LayoutColumns:
     """All candidate layouts of a problem, in a fixed order."""
-    divided = [
-        (*mesh, *batch, *schedule)
-        for mesh in _meshes(problem)
-        for batch in _batch_splits(problem, data_parallel=int(mesh[4]))
-        for schedule in _schedules(problem, pipeline_parallel=int(mesh[3]))
-    ]
-    states = np.array(_state_options(problem))
-    rows = np.hstack([np.repeat(np.array(divided), len(states), axis=0), np.tile(states, (len(divided), 1))])
-    by_name = dict(zip(_COLUMN_ORDER, rows.T, strict=True))
+    by_name = dict(zip(_COLUMN_ORDER, np.vstack([_rows_of(problem, mesh) for mesh in _meshes(problem)]).T, strict=True))
     return LayoutColumns(
         **{
-            f.name: by_name[f.name] if f.name in _SHARES else by_name[f.name].astype(np.int64)
+            f.name: by_name[f.name].copy() if f.name in _SHARES else by_name[f.name].astype(np.int64)
             for f in fields(LayoutColumns)
         }
     )
+
+
+def _rows_of(problem: Problem, mesh: _Row) -> NDArray[np.float64]:
+    """The candidates of one mesh: every split of its batch and every schedule with every option of its states."""
+    mode, tensor, _, pipeline, data = map(int, mesh)
+    batches, schedules = _batch_splits(problem, data), _schedules(problem, TENSOR_MODES[mode], pipeline)
+    divided = np.array([(*mesh, *batch, *schedule) for batch in batches for schedule in schedules])
+    states = np.array(_state_options(problem, TENSOR_MODES[mode], tensor, pipeline))
+    return np.hstack([np.repeat(divided, len(states), axis=0), np.tile(states, (len(divided), 1))])
 
 
 _COLUMN_ORDER = (
@@ -103,10 +107,11 @@ def _batch_splits(problem: Problem, data_parallel: int) -> list[_Row]:
     return [(micro, local // micro) for micro in divisors(local)]
 
 
-def _schedules(problem: Problem, pipeline_parallel: int) -> list[_Row]:
-    """(schedule, model chunks) for a number of stages."""
+def _schedules(problem: Problem, mode: str, pipeline_parallel: int) -> list[_Row]:
+    """(schedule, model chunks) for a number of stages; of interleaved grids one stands for all chunks."""
     words = [SCHEDULES[i] for i in _options(problem, "schedule", SCHEDULES, problem.stack.schedules)]
-    chunks = {"none": [1], "1f1b": [1], "interleaved": _chunk_counts(problem, pipeline_parallel)}
+    counts = _chunk_counts(problem, pipeline_parallel)
+    chunks = {"none": [1], "1f1b": [1], "interleaved": counts if mode in _FLAT_MODES else counts[:1]}
     possible = [word for word in words if (word == "none") == (pipeline_parallel == 1)]
     return [(SCHEDULES.index(word), count) for word in possible for count in chunks[word]]
 
@@ -119,17 +124,21 @@ def _chunk_counts(problem: Problem, pipeline_parallel: int) -> list[int]:
     return sorted({*whole, *([int(pinned)] if pinned else [])}) or [2]
 
 
-def _state_options(problem: Problem) -> list[_Row]:
-    """(ZeRO, sequence parallel, recompute, tier, offloaded shares of the optimizer and of the weights)."""
-    stack, words = problem.stack, ("0", "1", "2", "3")
-    zeros = _options(problem, "zero_stage", words, [str(stage) for stage in stack.zero_stages])
-    sequences = _options(
-        problem, "sequence_parallel", ("false", "true"), ("false", "true") if stack.sequence_parallel else ("false",)
-    )
+def _state_options(problem: Problem, mode: str, tensor_parallel: int, pipeline_parallel: int) -> list[_Row]:
+    """(ZeRO, sequence parallel, recompute, tier, offloaded shares of the optimizer and of the weights).
+
+    What a rule refuses whatever its other options are, such as offload without ZeRO, is there without them.
+    """
+    words = ("0", "1", "2", "3")
+    zeros = _options(problem, "zero_stage", words, [str(stage) for stage in problem.stack.zero_stages])
+    split = problem.stack.sequence_parallel and mode == "1d" and tensor_parallel > 1
+    sequences = _options(problem, "sequence_parallel", ("false", "true"), ("false", "true") if split else ("false",))
+    in_pipeline = SHARDS_WEIGHTS in problem.stack.zero_stages_with_pipeline
+    alone, grid = tensor_parallel == 1 and (pipeline_parallel == 1 or in_pipeline), mode not in _FLAT_MODES
     return [
         (zero, sequence, recompute, *offload)
         for zero, sequence, recompute in itertools.product(zeros, sequences, _recomputes(problem))
-        for offload in _offloads(problem, zero)
+        for offload in _offloads(problem, zero, alone=alone, grid=grid)
     ]
 
 
@@ -142,9 +151,15 @@ def _recomputes(problem: Problem) -> list[int]:
     return _options(problem, pins.RECOMPUTE, RECOMPUTES, executable)
 
 
-def _offloads(problem: Problem, zero_stage: int) -> list[tuple[int, float, float]]:
-    """(tier, optimizer share, weight share) up to the allowed tier; weights leave after the optimizer."""
+def _offloads(problem: Problem, zero_stage: int, *, alone: bool, grid: bool) -> list[tuple[int, float, float]]:
+    """(tier, optimizer share, weight share) up to the allowed tier; weights leave after the optimizer.
+
+    ``alone``: where nothing else divides the weights that ZeRO 3 divides.
+    """
     stack, sharded = problem.stack, zero_stage >= SHARDS_WEIGHTS
+    named = any(field.startswith("offload.") for field in problem.pins)
+    if not named and (grid or zero_stage == 0 or (sharded and not alone)):
+        return [(0, 0.0, 0.0)]
     tiers = _options(problem, "offload.tier", OFFLOAD_TIERS, stack.offload_tiers)
     allowed = [tier for tier in tiers if 0 < tier <= OFFLOAD_TIERS.index(problem.allow_offload)]
     of_optimizer = stack.zero3_offload_fractions if sharded else stack.offload_optimizer_fractions

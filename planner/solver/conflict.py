@@ -12,10 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 from ortools.sat.python import cp_model
 
-from planner.layout import LayoutColumns
+from planner.layout import LayoutColumns, columns_of
 from planner.problem import Problem
 from planner.solver.cp_sat import deterministic_solver
 from planner.solver.divisions import Broken, divisions
+from planner.solver.feasibility import good_layout
 from planner.solver.relaxed import relaxed_layouts
 from planner.solver.requirements import COUNT, Requirement, holds, requirements
 from planner.stages import Integers
@@ -61,10 +62,11 @@ def smallest_conflict(problem: Problem, elsewhere: Problem | None = None) -> Con
 
 
 def _with_other_count(misses: list[Miss], elsewhere: Problem) -> list[Miss]:
-    count = Requirement(rule=COUNT)
-    there = minimal_misses(elsewhere, relaxed_layouts(elsewhere), requirements(elsewhere))
-    kept = [Miss(broken=frozenset({count}), layout=m.layout, num_devices=m.num_devices) for m in there if not m.broken]
-    return [*kept, *(miss for miss in misses if not kept or count not in miss.broken)]
+    count, layout = Requirement(rule=COUNT), good_layout(elsewhere)
+    if layout is None:
+        return misses
+    known = Miss(broken=frozenset({count}), layout=columns_of(layout), num_devices=elsewhere.num_devices)
+    return [known, *(miss for miss in misses if count not in miss.broken)]
 
 
 def _witness(misses: list[Miss], chosen: tuple[Requirement, ...], one: Requirement) -> Miss:

@@ -8,10 +8,10 @@ import msgspec
 import numpy as np
 
 from planner.cost_model import MODELLED_MODES
-from planner.layout import OFFLOAD_TIERS, SOME_RECOMPUTE, LayoutColumns
+from planner.layout import SOME_RECOMPUTE, LayoutColumns
 from planner.pins import EVEN, pinned_layers
 from planner.problem import Problem
-from planner.solver import limits
+from planner.solver.fit import FitTable
 from planner.solver.requirements import EVEN_STAGES, LAYERS, MEMORIES, PIN, Requirement
 from planner.stages import Booleans
 
@@ -55,24 +55,15 @@ class Division:
         yield frozenset(), ~judged
         if not judged.any():
             return
-        part = columns.take(judged)
-        on_nvme = (part.offload_tier == OFFLOAD_TIERS.index("nvme")).any()
-        together = MEMORIES if on_nvme else MEMORIES[:-1]
-        fits: dict[frozenset[Requirement], Booleans] = {}
-        for size in range(len(together), -1, -1):
-            for kept in map(frozenset, itertools.combinations(together, size)):
-                fits[kept] = self._fits(part, kept)
+        table = FitTable(self.problem, columns.take(judged), interleaved_is_even=False)
+        fits: dict[frozenset[int], Booleans] = {}
+        for size in range(len(MEMORIES), -1, -1):
+            for kept in map(frozenset, itertools.combinations(range(len(MEMORIES)), size)):
+                fits[kept] = table.fit(kept)
                 better = [rows for others, rows in fits.items() if kept < others]
                 mask = np.zeros(len(columns), dtype=bool)
                 mask[judged] = fits[kept] & ~np.logical_or.reduce(better, axis=0) if better else fits[kept]
-                yield frozenset(together) - kept, mask
-
-    def _fits(self, columns: LayoutColumns, kept: frozenset[Requirement]) -> Booleans:
-        """Where some division fits all of some memories at once."""
-        where = [fit for memory, fit in zip(MEMORIES, limits.MEMORIES, strict=True) if memory in kept]
-        if not where:
-            return np.ones(len(columns), dtype=bool)
-        return limits.fit(self.problem, columns, where, interleaved_is_even=False)
+                yield frozenset(one for number, one in enumerate(MEMORIES) if number not in kept), mask
 
 
 def judged_by_memory(problem: Problem, columns: LayoutColumns) -> Booleans:

@@ -6,7 +6,8 @@ from planner.layout import Layout
 from planner.problem import Problem
 from planner.rules import judge
 from planner.solver import peak_memory, step_time
-from planner.solver.limits import StageLimits, fitting
+from planner.solver.fit import fitting
+from planner.solver.limits import StageLimits
 
 
 def fitting_limits(problem: Problem) -> StageLimits | None:

@@ -72,10 +72,17 @@ def stage_limits(
     """
     stages = stages_of(columns)
     most = np.min([most_layers(problem, stages, fits) for fits in where], axis=0)
+    return limits_within(problem, stages, most, interleaved_is_even=interleaved_is_even)
+
+
+def limits_within(
+    problem: Problem, stages: StageColumns, most: Integers, *, interleaved_is_even: bool = True
+) -> StageLimits:
+    """Limits of stages that can hold at most ``most`` layers, with the pinned layers where there are some."""
     fewest = np.where(stages.layouts.recompute == SOME_RECOMPUTE, 2, 1)
     pinned = problem.pins.get("layers_per_stage") or (None if problem.stack.uneven_stages else EVEN)
     if pinned is not None:
-        wanted = _wanted_layers(problem, columns, pinned, interleaved_is_even=interleaved_is_even)
+        wanted = _wanted_layers(problem, stages, pinned, interleaved_is_even=interleaved_is_even)
     else:
         wanted = _even_layers(problem, stages) if interleaved_is_even else np.zeros_like(fewest)
     possible = (fewest <= wanted) & (wanted <= most)
@@ -92,52 +99,13 @@ def fits_somehow(problem: Problem, stages: StageColumns, fits: Fits) -> NDArray[
     One of them needs the least: what a stage needs falls with each recomputed layer after the first.
     """
     fit = fits(problem, stages)
+    if fits in (fits_host, fits_nvme):  # which activations do not touch
+        return fit
     rows = np.flatnonzero(stages.may_recompute_more() & ~fit)
     if len(rows):
         some = stages.take(rows)
         fit[rows] = fits(problem, some.with_recompute(np.maximum(some.most_recomputed(), some.fewest_recomputed())))
     return fit
-
-
-def fitting(problem: Problem, columns: LayoutColumns) -> tuple[StageLimits | None, NDArray[np.bool_]]:
-    """The limits of the layouts that fit every memory, and which of ``columns`` those are."""
-    fits = fit(problem, columns)
-    return stage_limits(problem, columns.take(fits)) if fits.any() else None, fits
-
-
-def fit(
-    problem: Problem,
-    columns: LayoutColumns,
-    where: Sequence[Fits] = MEMORIES,
-    *,
-    interleaved_is_even: bool = True,
-) -> NDArray[np.bool_]:
-    """Layouts of which some division of the layers fits all of ``where``.
-
-    First each stage with its share of an even division, rounded up. Where no stage can hold that, nothing
-    fits; where all can and any division will do, it fits. Only the others need the limits of their stages.
-    """
-    stages = stages_of(columns)
-    share = -(-problem.model.num_layers // stages.layouts.pipeline_parallel)
-    here, starts = stages.with_layers(share), stages.first_rows()
-    each = [fits_somehow(problem, here, fits) for fits in where]
-    some = np.logical_and.reduce([np.logical_or.reduceat(fits, starts) for fits in each])
-    found = some & np.logical_and.reduceat(np.logical_and.reduce(each), starts)
-    found &= _any_division(problem, columns, interleaved_is_even=interleaved_is_even)
-    open_ = np.flatnonzero(some & ~found)
-    if len(open_):
-        limits = stage_limits(problem, columns.take(open_), where, interleaved_is_even=interleaved_is_even)
-        found[open_] = limits.fitting_layouts(problem.model.num_layers)
-    return np.asarray(found)
-
-
-def _any_division(problem: Problem, columns: LayoutColumns, *, interleaved_is_even: bool) -> NDArray[np.bool_]:
-    """Where every division of at most an even share for each stage is allowed."""
-    whole = problem.model.num_layers % columns.pipeline_parallel == 0
-    enough = columns.pipeline_parallel * np.where(columns.recompute == SOME_RECOMPUTE, 2, 1) <= problem.model.num_layers
-    free = np.full(len(columns), "layers_per_stage" not in problem.pins)
-    uneven = ~columns.schedule_is("interleaved") if interleaved_is_even else np.ones(len(columns), dtype=bool)
-    return np.asarray(enough & free & (whole | (uneven & problem.stack.uneven_stages)))
 
 
 def most_layers(problem: Problem, stages: StageColumns, fits: Fits) -> Integers:
@@ -162,15 +130,20 @@ def _even_layers(problem: Problem, stages: StageColumns) -> Integers:
     return np.where(stages.layouts.schedule_is("interleaved") & (rest == 0), each, 0)
 
 
-def _wanted_layers(problem: Problem, columns: LayoutColumns, pinned: str, *, interleaved_is_even: bool) -> Integers:
+def _wanted_layers(problem: Problem, stages: StageColumns, pinned: str, *, interleaved_is_even: bool) -> Integers:
     """The pinned layers of every stage; one more than the model has where a layout cannot have them."""
-    wanted = []
+    columns = stages.layouts.take(stages.first_rows())
     even = np.full(len(columns), not problem.stack.uneven_stages)
     if interleaved_is_even:
         even |= columns.schedule_is("interleaved")
-    for pipeline, has_even in zip(columns.pipeline_parallel, even, strict=True):
-        layers = pinned_layers(pinned, problem.model.num_layers, int(pipeline))
-        if layers is not None and len(set(layers)) > 1 and has_even:
-            layers = None
-        wanted.append(np.array(layers or (problem.model.num_layers + 1,) * int(pipeline)))
-    return np.concatenate(wanted)
+    kinds = list(zip(columns.pipeline_parallel.tolist(), even.tolist(), strict=True))
+    wanted = {kind: _pinned_or_too_many(problem, pinned, *kind) for kind in set(kinds)}
+    return np.concatenate([wanted[kind] for kind in kinds])
+
+
+def _pinned_or_too_many(problem: Problem, pinned: str, num_stages: int, has_to_be_even: bool) -> Integers:
+    num_layers = problem.model.num_layers
+    layers = pinned_layers(pinned, num_layers, num_stages)
+    if layers is None or (has_to_be_even and len(set(layers)) > 1):
+        return np.full(num_stages, num_layers + 1)
+    return np.array(layers)

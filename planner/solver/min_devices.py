@@ -20,7 +20,8 @@ from planner.pins import EVEN, pinned_devices, pinned_layers
 from planner.problem import Problem
 from planner.rules import capacity, judge
 from planner.solver.counts import on
-from planner.solver.limits import fit, fits_host, fits_nvme
+from planner.solver.fit import fit
+from planner.solver.limits import fits_host, fits_nvme
 from planner.solver.recompute import least_peak_bytes
 from planner.solver.search import require_modelled, solve
 from planner.stages import Booleans, StageColumns, stages_of, stages_of_layout

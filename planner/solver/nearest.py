@@ -12,7 +12,8 @@ from planner.layout import Layout, LayoutColumns
 from planner.problem import Problem
 from planner.rules import Rule
 from planner.rules.capacity import DEVICE_MEMORY, HOST_MEMORY, NVME
-from planner.solver.limits import Fits, fit, fits_device, fits_host, fits_nvme, stage_limits
+from planner.solver.fit import fit
+from planner.solver.limits import Fits, fits_device, fits_host, fits_nvme, stage_limits
 from planner.solver.recompute import with_least_peak
 from planner.solver.tables import deal_evenly
 from planner.stages import Booleans, Floats, StageColumns

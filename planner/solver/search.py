@@ -17,8 +17,8 @@ from planner.plan import FORMAT_VERSION, Plan, seal
 from planner.problem import Problem
 from planner.rules import capacity, judge
 from planner.solver import peak_memory, step_time
+from planner.solver.fit import FitTable, fitting
 from planner.solver.found import Found
-from planner.solver.limits import MEMORIES, fit, fitting
 from planner.solver.reasons import why_infeasible
 from planner.stages import Booleans
 
@@ -55,12 +55,14 @@ def solve(problem: Problem, *, time_limit_s: float | None = None, top: int = 1) 
 
 def _misfits(problem: Problem, columns: LayoutColumns, fits: Booleans) -> dict[str, int]:
     """How many valid layouts do not fit each memory; one is counted for the first of them."""
-    counts, left = {}, np.flatnonzero(~fits)
+    if fits.all():
+        return {}
+    left = np.ones(np.count_nonzero(~fits), dtype=bool)
+    table, counts = FitTable(problem, columns.take(~fits)), {}
     for number, rule in enumerate(capacity.RULES, start=1):
-        if len(left):
-            fits_these = fit(problem, columns.take(left), MEMORIES[:number])
-            counts[rule.id] = int(np.count_nonzero(~fits_these))
-            left = left[fits_these]
+        fit = table.fit(range(number))
+        counts[rule.id] = int(np.count_nonzero(left & ~fit))
+        left &= fit
     return {rule: count for rule, count in counts.items() if count}
 
 

@@ -8,7 +8,7 @@ import msgspec
 from planner import pins
 from planner.cost_model import predict
 from planner.diagnostics import Diagnostic
-from planner.layout import Layout, columns_of
+from planner.layout import FREE_RECOMPUTE, OFFLOAD_TIERS, Layout, columns_of
 from planner.problem import Problem, Reserve
 from planner.question import MAX_GLOBAL_BATCH
 from planner.rules.rule import divisors
@@ -96,11 +96,20 @@ def _dropped_pins(problem: Problem) -> Iterator[Diagnostic]:
         layout = good_layout(without)
         if layout is None:
             continue
+        if field == pins.RECOMPUTE and columns_of(layout).recompute[0] == FREE_RECOMPUTE:
+            words = f"with {_listed(layout.recompute_layers_per_stage)} recomputed layers per stage there is a layout"
+            hint = f"leave out `--pin {field}={pinned}`"
+            yield _way(UNPIN, words, without, hint, {"field": field, "pinned": pinned})
+            continue
         for value in _other_values(without, field, pinned, layout):
             there = changed(problem, pins=problem.pins | {field: value})
             words = f"with {field} {value} instead of {pinned} there is a layout"
             hint = f"use `--pin {field}={value}` instead of `{field}={pinned}`"
             yield _way(UNPIN, words, there, hint, {"field": field, "pinned": pinned, "value": value})
+
+
+def _listed(layers: tuple[int, ...]) -> str:
+    return ",".join(map(str, layers))
 
 
 def _other_values(without: Problem, field: str, pinned: str, layout: Layout) -> list[str]:
@@ -120,12 +129,14 @@ def _other_values(without: Problem, field: str, pinned: str, layout: Layout) -> 
 def _value_of(layout: Layout, field: str) -> str:
     """A field of a layout, as a pin would say it."""
     if field == "layers_per_stage":
-        return ",".join(map(str, layout.layers_per_stage))
-    if field == "offload.optimizer":
-        return str(layout.offload.optimizer)
+        return _listed(layout.layers_per_stage)
+    if field in pins.SHARES:
+        return str(getattr(layout.offload, field.removeprefix("offload.")))
     column, _ = pins.column_value(field, pins.words_of(field)[0])
     number = int(getattr(columns_of(layout), column)[0])
-    return str(number) if field in pins.COUNTS else pins.words_of(field)[number]
+    if field in pins.COUNTS:
+        return str(number)
+    return pins.words_of(field)[number]
 
 
 def _dropped_forbids(problem: Problem) -> Iterator[Diagnostic]:
@@ -139,11 +150,23 @@ def _dropped_forbids(problem: Problem) -> Iterator[Diagnostic]:
                 yield _way(UNPIN, words, without, hint, {"field": field, "forbidden": forbidden})
 
 
+_PLACES = {"cpu": "the host", "nvme": "the host and NVMe"}
+
+
 def _offload(problem: Problem) -> Iterator[Diagnostic]:
-    with_host = changed(problem, allow_offload="cpu")
-    if problem.allow_offload == "none" and "cpu" in problem.stack.offload_tiers and feasible(with_host):
-        words = "with the optimizer on the host there is a layout"
-        yield _way(OFFLOAD, words, with_host, "add `--allow-offload cpu`", {"allow_offload": "cpu"})
+    """The nearest further tier of offload that leaves a layout, and how much of the states it then takes."""
+    for tier in OFFLOAD_TIERS[OFFLOAD_TIERS.index(problem.allow_offload) + 1 :]:
+        further = changed(problem, allow_offload=tier)
+        layout = good_layout(further) if tier in problem.stack.offload_tiers else None
+        if layout is not None:
+            offload = layout.offload
+            weights = f" and {offload.parameters:.0%} of the weights" if offload.parameters else ""
+            words = (
+                f"with {offload.optimizer:.0%} of the optimizer{weights} on {_PLACES[offload.tier]} there is a layout"
+            )
+            values = {"allow_offload": tier, "optimizer": offload.optimizer, "parameters": offload.parameters}
+            yield _way(OFFLOAD, words, further, f"add `--allow-offload {tier}`", values)
+            return
 
 
 def _cards(problem: Problem) -> Iterator[Diagnostic]:

@@ -1,0 +1,95 @@
+"""Which layouts fit which memories, decided with as few looks at the memory model as possible."""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from planner.layout import SOME_RECOMPUTE, LayoutColumns
+from planner.problem import Problem
+from planner.solver.limits import MEMORIES, Fits, StageLimits, fits_somehow, limits_within, most_layers, stage_limits
+from planner.stages import Booleans, Integers, StageColumns, stages_of
+
+
+def fitting(problem: Problem, columns: LayoutColumns) -> tuple[StageLimits | None, Booleans]:
+    """The limits of the layouts that fit every memory, and which of ``columns`` those are."""
+    fits = fit(problem, columns)
+    return stage_limits(problem, columns.take(fits)) if fits.any() else None, fits
+
+
+def fit(problem: Problem, columns: LayoutColumns, where: Sequence[Fits] = MEMORIES) -> Booleans:
+    """Layouts of which some division of the layers fits all of ``where``."""
+    return FitTable(problem, columns, where).fit(range(len(where)))
+
+
+class FitTable:
+    """Layouts and memories; which layouts fit which of them together.
+
+    First each stage with its share of an even division, rounded up. Where no stage can hold that, nothing
+    fits; where all can and any division will do, it fits. Only the others need the limits of their stages.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        columns: LayoutColumns,
+        where: Sequence[Fits] = MEMORIES,
+        *,
+        interleaved_is_even: bool = True,
+    ) -> None:
+        """Look at every stage with its share of the layers."""
+        self.problem, self.columns, self.where, self.even = problem, columns, where, interleaved_is_even
+        stages = _telling_stages(columns)
+        share = -(-problem.model.num_layers // stages.layouts.pipeline_parallel)
+        here, starts = stages.with_layers(share), stages.first_rows()
+        each = [fits_somehow(problem, here, fits) for fits in where]
+        self.some = [np.logical_or.reduceat(fits, starts) for fits in each]
+        """For each memory: layouts of which some stage can hold its share."""
+        free = _any_division(problem, columns, interleaved_is_even=interleaved_is_even)
+        self.all = [np.logical_and.reduceat(fits, starts) & free for fits in each]
+        """For each memory: layouts of which every stage can, if any division will do."""
+        self._rows = np.flatnonzero(~np.logical_and.reduce(self.all))
+        self._stages = stages_of(columns.take(self._rows)) if len(self._rows) else None
+        self._most: dict[int, Integers] = {}
+
+    def fit(self, memories: Iterable[int]) -> Booleans:
+        """Layouts that fit some of the memories, by number, all at once."""
+        numbers = list(memories)
+        if not numbers:
+            return np.ones(len(self.columns), dtype=bool)
+        found = np.logical_and.reduce([self.all[number] for number in numbers])
+        some = np.logical_and.reduce([self.some[number] for number in numbers])
+        if self._stages is not None and (some & ~found).any():
+            most = np.min([self._most_layers(number) for number in numbers], axis=0)
+            limits = limits_within(self.problem, self._stages, most, interleaved_is_even=self.even)
+            found[self._rows] |= limits.fitting_layouts(self.problem.model.num_layers)
+        return np.asarray(found)
+
+    def _most_layers(self, number: int) -> Integers:
+        """The most layers of each stage of ``_rows`` that a memory holds; 0 where it does not hold its share."""
+        if number not in self._most:
+            assert self._stages is not None
+            counts = self.columns.pipeline_parallel[self._rows]
+            asked = np.repeat(self.some[number][self._rows], counts)
+            most = np.zeros(len(asked), dtype=np.int64)
+            most[asked] = most_layers(self.problem, self._stages.take(asked), self.where[number]) if asked.any() else 0
+            self._most[number] = most
+        return self._most[number]
+
+
+def _telling_stages(columns: LayoutColumns) -> StageColumns:
+    """The stages that tell for all: the first, the last, and of those between the first and the last one.
+
+    Between the ends stages differ in the micro batches they hold, which fall from one to the next.
+    """
+    stages = stages_of(columns)
+    behind = stages.layouts.pipeline_parallel - stages.stage
+    return stages.take(np.minimum(stages.stage, behind - 1) <= 1)
+
+
+def _any_division(problem: Problem, columns: LayoutColumns, *, interleaved_is_even: bool) -> Booleans:
+    """Where every division of at most an even share for each stage is allowed."""
+    whole = problem.model.num_layers % columns.pipeline_parallel == 0
+    enough = columns.pipeline_parallel * np.where(columns.recompute == SOME_RECOMPUTE, 2, 1) <= problem.model.num_layers
+    free = np.full(len(columns), "layers_per_stage" not in problem.pins)
+    uneven = ~columns.schedule_is("interleaved") if interleaved_is_even else np.ones(len(columns), dtype=bool)
+    return np.asarray(enough & free & (whole | (uneven & problem.stack.uneven_stages)))
