@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from planner import __version__, plan_commands
+from planner.cli_calibrate import calibrate
 from planner.diagnostics import ExitCode, PlanError, render
 from planner.problem import Objective
 from planner.spec import OffloadTier, Precision, TensorMode
@@ -249,6 +250,9 @@ def validate(  # noqa: PLR0913 - one parameter for each option
         as_json=as_json,
     )  # fmt: skip
     _end(validating.validate_tables(tables, options))
+
+
+app.command()(calibrate)
 
 
 @app.command()

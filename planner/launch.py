@@ -33,8 +33,6 @@ OLDEST_TORCH = (2, 2)
 STOP_TIMEOUT_S = 45.0
 """How long the workers may take to stop before they are killed; torchrun itself gives them 30 s."""
 INTERRUPTED = 130
-_STDERR = 2
-
 NVME_FOLDER = "GPTPLAN_NVME_FOLDER"
 """Environment variable: where the workers keep moments of the optimizer while they run."""
 
@@ -154,7 +152,7 @@ def _other_hardware(plan: Plan) -> Iterator[Diagnostic]:
         hint = f"run it where the GPUs are, or {_solve(plan, gpu='local-cpu', gpus=2)}"
         yield Diagnostic(rule="RUN003", message=message, hint=hint)
         return
-    here = _builtin_for(names[0]) or "FILE.toml"
+    here = builtin_for(names[0]) or "FILE.toml"
     if len(names) < wanted:
         message = f"the plan needs {wanted} GPUs on this machine, {len(names)} found"
         hint = _solve(plan, gpu=here, gpus=len(names))
@@ -189,7 +187,8 @@ def _is_named(name: str, hardware: HardwareSpec) -> bool:
     return any(part.lower() in name.lower() for part in hardware.device_names)
 
 
-def _builtin_for(name: str) -> str | None:
+def builtin_for(name: str) -> str | None:
+    """The built-in spec of the GPU that the driver reports under that name."""
     specs = (load_spec(known, HardwareSpec) for known in builtin_names(HardwareSpec))
     return next((spec.name for spec in specs if spec.device == "cuda" and _is_named(name, spec)), None)
 
@@ -220,9 +219,7 @@ def _command(
 ) -> Command:
     # The same as `python -m torch.distributed.run`, which users may call themselves.
     argv = [sys.executable, "-m", "runtime.elastic", f"--nproc-per-node={processes}", *rendezvous, "-m", *worker]
-    env = {"PYTHONSAFEPATH": "1", "PYTHONPATH": _python_path()}
-    if "OMP_NUM_THREADS" not in os.environ:
-        env["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // processes))
+    env = _worker_env(processes)
     if nvme_path is not None and plan.layout.offload.tier == "nvme":
         env[NVME_FOLDER] = str(nvme_path.resolve())
     return Command(argv=tuple(argv), env=env)
@@ -287,9 +284,31 @@ def run_plan(plan: Plan, path: Path, options: RunOptions) -> int:
     return run_command(torchrun_command(plan, path, options))
 
 
-def run_command(command: Command, *, output_to_stderr: bool = False) -> int:
-    """Run ``command`` until it ends; its exit code. A signal that asks this process to end ends it first."""
-    stdout = _STDERR if output_to_stderr else None
+def calibration_command(
+    result: Path, *, device: str, devices: int, time_limit_s: float, folder: Path, free_bytes: int
+) -> Command:
+    """The command that measures this node with one process per device and leaves JSON in ``result``."""
+    argv = [
+        sys.executable, "-m", "runtime.elastic", f"--nproc-per-node={devices}", "--standalone",
+        "-m", "runtime.calibrate.worker", str(result), f"--device={device}", f"--time-limit={time_limit_s!r}",
+        f"--folder={folder}", f"--free-bytes={free_bytes}",
+    ]  # fmt: skip
+    return Command(argv=tuple(argv), env=_worker_env(devices))
+
+
+def _worker_env(here: int) -> dict[str, str]:
+    """Environment of the workers of a node that runs ``here`` of them."""
+    env = {"PYTHONSAFEPATH": "1", "PYTHONPATH": _python_path()}
+    if "OMP_NUM_THREADS" not in os.environ:
+        env["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // here))
+    return env
+
+
+def run_command(command: Command, stdout: int | None = None) -> int:
+    """Run the workers until they end, their output on the descriptor ``stdout`` if given; their exit code.
+
+    A signal that asks this process to end ends the workers first.
+    """
     # In a session of its own: a Ctrl-C then reaches the launcher once, from us, and not every rank.
     process = subprocess.Popen(command.argv, env=os.environ | command.env, start_new_session=True, stdout=stdout)
     with _signals_end(process) as received:

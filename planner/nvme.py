@@ -23,7 +23,7 @@ MOMENT_BYTES = 8
 """Two float32 moments of each parameter."""
 
 _NETWORK = ("nfs", "cifs", "smb", "9p", "afs", "ceph", "glusterfs", "lustre", "gpfs", "beegfs", "pvfs", "sshfs", "fuse")
-_MEMORY = ("tmpfs", "ramfs", "devtmpfs")
+MEMORY_FILE_SYSTEMS = ("tmpfs", "ramfs", "devtmpfs")
 _LIBAIO = ("libaio.so.1", "libaio.so.1t64")
 _APT = "`apt update && apt install libaio-dev`"
 _BUILD = "pip install --no-build-isolation --no-deps tensornvme==0.1.0"
@@ -97,7 +97,7 @@ def _unusable_folder(plan: Plan, folder: Path | None, node_rank: int) -> Iterato
     kind = file_system(folder)
     if kind.startswith(_NETWORK):
         yield _finding(f"this folder is on a network file system ({kind}), not on a local drive", hint, **place)
-    elif kind in _MEMORY:
+    elif kind in MEMORY_FILE_SYSTEMS:
         yield _finding(f"this folder is in memory ({kind}), not on a drive", hint, **place)
     if not _is_writable(folder):
         yield _finding("this folder cannot be written to", hint, **place)

@@ -55,3 +55,8 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True):
     expected_error: ExpectedError
     assumptions: tuple[str, ...]
     not_modelled: tuple[str, ...]
+    schedule_step_s: float | None = None
+    """The exact longest path through the schedule; ``step_s`` is the closed form that the search compares.
+
+    ``None`` where the schedule cannot be played.
+    """

@@ -6,7 +6,7 @@ from types import TracebackType
 from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from planner.units import format_rate
@@ -52,6 +52,40 @@ class StepDisplay:
     def _is_tenth(self, number: int) -> bool:
         tenth = max(1, self._num_steps // 10)
         return number % tenth == 0 or number in (1, self._num_steps)
+
+
+class PhaseDisplay:
+    """Progress over named parts of one job, on stderr: a bar on a terminal, a line for each part elsewhere."""
+
+    def __init__(self, count: int, *, shown: bool) -> None:
+        """Count ``count`` parts; a display that is not ``shown`` writes nothing."""
+        self._count, self._shown, self._begun = count, shown, 0
+        self._console = Console(stderr=True, highlight=False)
+        self._progress = Progress(
+            MofNCompleteColumn(), BarColumn(), TextColumn("{task.description}"), TimeElapsedColumn(),
+            console=self._console, disable=not (shown and self._console.is_terminal),
+        )  # fmt: skip
+        self._task = self._progress.add_task("starting", total=count)
+
+    def __enter__(self) -> Self:
+        """Show the bar."""
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Leave the terminal as it was."""
+        self._progress.update(self._task, completed=self._begun)
+        self._progress.stop()
+
+    def phase(self, name: str) -> None:
+        """The next part begins."""
+        if not self._progress.disable:
+            self._progress.update(self._task, completed=self._begun, description=name)
+        elif self._shown:
+            self._console.print(f"{self._begun + 1}/{self._count} {name}", soft_wrap=True)
+        self._begun += 1
 
 
 def show_result(losses: Sequence[float], comparisons: Sequence[Comparison], metrics_path: str) -> None:

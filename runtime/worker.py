@@ -52,10 +52,10 @@ def serve(plan_path: Path, logs: Path, work: Callable[[Plan], None]) -> int:
         work(plan)
         dist.destroy_process_group()
     except PlanError as error:
-        return _fail("\n".join(map(render, error.diagnostics)), error.exit_code)
+        return fail("\n".join(map(render, error.diagnostics)), error.exit_code)
     except Exception as error:
         log = _write_log(logs.with_name(f"{logs.name}.rank{rank}.log"))
-        return _fail(render(_explain(error, rank, log)), _exit_code(error))
+        return fail(render(_explain(error, rank, log)), _exit_code(error))
     return ExitCode.OK
 
 
@@ -143,7 +143,7 @@ def _exit_code(error: Exception) -> ExitCode:
     return ExitCode.NEGATIVE if is_environment else ExitCode.BUG
 
 
-def _fail(text: str, code: int) -> int:
+def fail(text: str, code: int) -> int:
     """Say why, unless another rank of this node was first: its peers fail only because it did."""
     path = os.environ.get(FAILURE_FILE)
     if path is None:

@@ -83,7 +83,7 @@ def _run(small: Shrunken, path: Path, result: Path, options: VerifyOptions) -> i
         check_nvme(small.plan, nvme)
     write_plan(small.plan, path)
     # What the libraries print must not mix with the answer.
-    return run_command(verify_command(small.plan, path, result, options, nvme_path=nvme), output_to_stderr=True)
+    return run_command(verify_command(small.plan, path, result, options, nvme_path=nvme), stdout=2)
 
 
 def document(small: Shrunken, found: Verification, options: VerifyOptions) -> dict[str, Any]:

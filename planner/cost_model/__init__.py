@@ -4,6 +4,7 @@ from planner.cost_model.errors import expected_error
 from planner.cost_model.flops import model_flops_per_step
 from planner.cost_model.memory import host_bytes_per_rank, nvme_bytes_per_rank, predicted_stages
 from planner.cost_model.pipeline import step_breakdown
+from planner.cost_model.schedule_graph import schedule_step_seconds
 from planner.layout import Layout
 from planner.prediction import Prediction
 from planner.problem import Problem
@@ -49,6 +50,7 @@ def predict(problem: Problem, layout: Layout) -> Prediction:
         expected_error=expected_error(problem, stages.layouts),
         assumptions=_assumptions(problem, layout),
         not_modelled=NOT_MODELLED,
+        schedule_step_s=schedule_step_seconds(problem, stages),
     )
 
 

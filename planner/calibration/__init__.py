@@ -1,0 +1,1 @@
+"""From measurements of a machine, or of runs on it, to specs."""

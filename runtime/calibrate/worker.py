@@ -1,0 +1,202 @@
+"""One rank of a calibration; started once per device by torchrun as ``-m runtime.calibrate.worker RESULT``."""
+
+import argparse
+import os
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+import torch
+import torch.distributed as dist
+
+from planner.calibration.measurements import Collective, DeviceMemory, Measurements, Product
+from planner.diagnostics import Diagnostic, ExitCode, render
+from planner.spec import Precision
+from runtime.calibrate.adam import AdamRate, measure_adam
+from runtime.calibrate.collectives import measure_collectives
+from runtime.calibrate.memory import (
+    host_copy_bytes_per_s,
+    host_memory_bytes,
+    kernel_launch_s,
+    memory_bytes_per_s,
+    process_bytes,
+    transfer_bytes_per_s,
+)
+from runtime.calibrate.products import Shape, measure_products, shapes_for
+from runtime.calibrate.storage import DiskRates, measure_disk
+from runtime.display import PhaseDisplay
+from runtime.worker import fail
+
+Found = TypeVar("Found")
+
+AMPERE = 8
+"""Major compute capability of the first GPUs with bf16."""
+OTHER_SHAPES = 4
+"""Shapes, the largest but for the very largest, that other precisions than the main one are measured with."""
+SHARES = {
+    "matrix products": 0.30, "other precisions": 0.10, "memory bandwidth": 0.05, "kernel launches": 0.02,
+    "collectives": 0.23, "host copies": 0.05, "host to device": 0.07, "Adam on the host": 0.08, "disk": 0.10,
+}  # fmt: skip
+"""Parts of the time limit that the measurements get."""
+
+
+class Ranks:
+    """This rank, its device and the others."""
+
+    def __init__(self, kind: str) -> None:
+        """Join the process group of torchrun. ``kind`` is cuda or cpu."""
+        self.rank, self.world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        self.device = torch.device(kind, int(os.environ["LOCAL_RANK"])) if kind == "cuda" else torch.device("cpu")
+        if kind == "cuda":
+            torch.cuda.set_device(self.device)
+        self.before: int | None = process_bytes(self.device) if kind == "cuda" else None
+        dist.init_process_group("nccl" if kind == "cuda" else "gloo")
+
+    def gathered(self, value: Found) -> list[Found]:
+        """What every rank found, in their order."""
+        values: list[Found | None] = [None] * self.world
+        dist.all_gather_object(values, value)
+        return [one for one in values if one is not None]
+
+    def median(self, value: float) -> float:
+        """The median over all ranks."""
+        return statistics.median(self.gathered(value))
+
+    def device_memory(self) -> DeviceMemory | None:
+        """Memory of the device before and after the first communicator."""
+        if self.before is None:
+            return None
+        dist.all_reduce(torch.ones(1, device=self.device))
+        after = process_bytes(self.device)
+        total = torch.cuda.mem_get_info(self.device)[1]
+        return DeviceMemory(
+            total_bytes=int(min(self.gathered(total))),
+            context_bytes=int(self.median(self.before)),
+            communicator_bytes=int(self.median(max(0, after - self.before))) if self.world > 1 else None,
+        )
+
+
+class Calibration:
+    """All measurements of one machine, in turn, with progress on rank 0."""
+
+    def __init__(self, ranks: Ranks, limit_s: float, folder: Path, free_bytes: int) -> None:
+        """Measure for about ``limit_s`` seconds; the drive of ``folder`` has ``free_bytes`` free."""
+        self._ranks, self._limit_s, self._folder, self._free_bytes = ranks, limit_s, folder, free_bytes
+        self._display = PhaseDisplay(len(SHARES), shown=ranks.rank == 0)
+
+    def run(self) -> Measurements:
+        """Every rank has to call it; all get the same answer."""
+        ranks, device = self._ranks, self._ranks.device
+        started, memory = time.perf_counter(), self._ranks.device_memory()
+        with self._display:
+            products = self._products()
+            memory_rate = ranks.median(memory_bytes_per_s(device, self._phase("memory bandwidth")))
+            launch = ranks.median(kernel_launch_s(device, self._phase("kernel launches")))
+            collectives = self._collectives()
+            copies = sum(ranks.gathered(host_copy_bytes_per_s(self._phase("host copies"))))
+            half = self._phase("host to device") / 2
+            pinned = ranks.median(transfer_bytes_per_s(device, pinned=True, budget_s=half))
+            pageable = ranks.median(transfer_bytes_per_s(device, pinned=False, budget_s=half))
+            adam = ranks.gathered(measure_adam(self._phase("Adam on the host")))
+            disk = self._disk()
+        return Measurements(
+            device="cuda" if device.type == "cuda" else "cpu", device_name=_device_name(device),
+            torch_version=str(torch.__version__), num_devices=ranks.world, threads_per_process=torch.get_num_threads(),
+            products=tuple(products), memory_bytes_per_s=memory_rate, kernel_launch_s=launch,
+            collectives=tuple(collectives), device_memory=memory, host_memory_bytes=host_memory_bytes(),
+            host_copy_bytes_per_s=copies, adam_parameters_per_s=sum(AdamRate(*one).parameters_per_s for one in adam),
+            adam=AdamRate(*adam[0]).name, pinned_bytes_per_s=pinned, pageable_bytes_per_s=pageable,
+            disk_free_bytes=self._free_bytes, disk_read_bytes_per_s=disk.read_bytes_per_s,
+            disk_write_bytes_per_s=disk.write_bytes_per_s, seconds=time.perf_counter() - started,
+        )  # fmt: skip
+
+    def _phase(self, name: str) -> float:
+        """Announce a measurement, start it on all ranks at once; its budget in seconds."""
+        self._display.phase(name)
+        dist.barrier()
+        return SHARES[name] * self._limit_s
+
+    def _products(self) -> list[Product]:
+        device = self._ranks.device
+        order: Sequence[Precision] = ("fp32", "bf16", "fp16") if device.type == "cpu" else ("bf16", "fp16", "fp32")
+        if device.type == "cuda" and torch.cuda.get_device_capability(device)[0] < AMPERE:
+            order = ("fp16", "fp32")
+        main, *others = order
+        shapes = shapes_for(device)
+        found = self._agreed(measure_products(device, main, shapes, self._phase("matrix products")))
+        budget_s = self._phase("other precisions") / len(others)
+        reached = found[-OTHER_SHAPES:] or found
+        few = [Shape(one.m, one.k, one.n) for one in reached]
+        for precision in others:
+            found += self._agreed(measure_products(device, precision, few, budget_s))
+        return found
+
+    def _agreed(self, products: list[Product]) -> list[Product]:
+        """The median over the ranks that measured a shape."""
+        by_shape: dict[tuple[int, int, int], list[Product]] = {}
+        for one in (product for rank in self._ranks.gathered(products) for product in rank):
+            by_shape.setdefault((one.m, one.k, one.n), []).append(one)
+        return [
+            msgspec.structs.replace(same[0], seconds=statistics.median(one.seconds for one in same))
+            for same in by_shape.values()
+        ]
+
+    def _collectives(self) -> list[Collective]:
+        budget_s = self._phase("collectives")
+        return measure_collectives(self._ranks.device, budget_s) if self._ranks.world > 1 else []
+
+    def _disk(self) -> DiskRates:
+        """One process writes and reads: the drive is that of the node."""
+        budget_s = self._phase("disk")
+        rates = measure_disk(self._folder, self._free_bytes, budget_s) if self._ranks.rank == 0 else DiskRates(0, 0)
+        return DiskRates(*self._ranks.gathered(rates)[0])
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if Path("/proc/cpuinfo").is_file() else []
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "CPU")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Measure, and write the result as JSON; the exit code says how it ended."""
+    parser = argparse.ArgumentParser(prog="runtime.calibrate.worker")
+    parser.add_argument("result", type=Path)
+    parser.add_argument("--device", choices=("cuda", "cpu"), required=True)
+    parser.add_argument("--time-limit", type=float, required=True)
+    parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--free-bytes", type=int, required=True)
+    options = parser.parse_args(arguments)
+    try:
+        ranks = Ranks(options.device)
+        found = Calibration(ranks, options.time_limit, options.folder, options.free_bytes).run()
+        if ranks.rank == 0:
+            options.result.write_bytes(msgspec.json.encode(found))
+        dist.barrier()
+        dist.destroy_process_group()
+    except OSError as error:
+        return fail(_refusal(f"the drive of {options.folder} cannot be measured: {error.strerror}"), ExitCode.NEGATIVE)
+    except torch.OutOfMemoryError:
+        message = "a device has too little free memory to be measured"
+        hint = "end what else runs on it; `nvidia-smi` shows it"
+        return fail(_refusal(message, hint), ExitCode.NEGATIVE)
+    except Exception as error:
+        reason = str(error).strip().splitlines()[:1]
+        return fail(_refusal(f"{type(error).__name__} while measuring: {''.join(reason)}"), ExitCode.BUG)
+    return ExitCode.OK
+
+
+def _refusal(message: str, hint: str = "") -> str:
+    return render(Diagnostic(rule="CAL001", message=message, hint=hint))
+
+
+if __name__ == "__main__":
+    status = main(sys.argv[1:])
+    sys.stdout.flush()
+    # Without the interpreter's shutdown, in which a process group waits for peers that are gone.
+    os._exit(status)
