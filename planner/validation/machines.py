@@ -5,7 +5,7 @@ import re
 import msgspec
 
 from planner.spec import HardwareSpec, NetworkSpec
-from planner.spec_files import load_spec
+from planner.spec_files import builtin_names, load_spec
 from planner.units import BytesPerSecond
 from planner.validation.cases import Assumptions, SkippedRow
 from planner.validation.tables import Row
@@ -33,6 +33,8 @@ def hardware_of(row: Row, default_gb: int, assumed: Assumptions) -> HardwareSpec
         SkippedRow: there is no spec for the card.
     """
     words = row.text("gpu")
+    if words in builtin_names(HardwareSpec):
+        return _with_network(load_spec(words, HardwareSpec), row.text("interconnect"), assumed)
     match = re.fullmatch(r"([A-Z]+[0-9]+)(?:-.*?)?(?:-([0-9]+)G)?", words)
     stated_gb = row.count("gpu_mem_gb") or (int(match[2]) if match and match[2] else None)
     if stated_gb is None:
