@@ -1,6 +1,7 @@
 """One step under torch's profiler: what its time went into, in the terms of the cost model."""
 
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -11,6 +12,8 @@ from torch.profiler import ProfilerActivity, profile
 
 from runtime.trainer import Batch, PlanTrainer
 
+LONGEST_KERNELS = 40
+"""How many of them a profile names."""
 _POINT_TO_POINT = ("sendrecv", "_send", "_recv")
 _COLLECTIVE = "nccl"
 _ANNOTATION = "nccl:"
@@ -32,13 +35,19 @@ class Phase(NamedTuple):
     kernels: tuple[Kernel, ...]
 
 
-def profiled_step(trainer: PlanTrainer, batch: Batch) -> dict[str, float]:
-    """Terms of one more training step on this rank, in seconds; they sum to the step. Every rank has to ask.
+class StepProfile(NamedTuple):
+    """What one step of one rank went into; empty where the profiler sees no device."""
 
-    Empty where the profiler sees no device.
-    """
+    terms_s: dict[str, float]
+    """They sum to the step."""
+    kernels_s: dict[str, float]
+    """The kernels that take most of the device's time, by name, longest first."""
+
+
+def profiled_step(trainer: PlanTrainer, batch: Batch) -> StepProfile:
+    """One more training step on this rank under the profiler. Every rank has to ask."""
     if trainer.device.type != "cuda":
-        return {}
+        return StepProfile({}, {})
     on_device = {name: tensor.to(trainer.device) for name, tensor in batch.items()}
     found: list[Phase] = []
     with _phase(found):
@@ -47,14 +56,24 @@ def profiled_step(trainer: PlanTrainer, batch: Batch) -> dict[str, float]:
         trainer.optimizer.step()
     trainer.optimizer.zero_grad()
     gradients, update = found
-    return step_terms(gradients, update) if gradients.kernels else {}
+    if not gradients.kernels:
+        return StepProfile({}, {})
+    return StepProfile(step_terms(gradients, update), longest_kernels((*gradients.kernels, *update.kernels)))
 
 
-def slowest_rank_terms(own: dict[str, float]) -> dict[str, float]:
-    """The terms of the rank that computes longest; every rank has to ask."""
-    everyone: list[dict[str, float]] = [{} for _ in range(dist.get_world_size())]
+def longest_kernels(kernels: Iterable[Kernel]) -> dict[str, float]:
+    """Time of all runs of a kernel, by name, of those that take longest, in seconds."""
+    totals: Counter[str] = Counter()
+    for kernel in kernels:
+        totals[kernel.name] += kernel.end_s - kernel.start_s
+    return dict(totals.most_common(LONGEST_KERNELS))
+
+
+def slowest_rank(own: StepProfile) -> StepProfile:
+    """The profile of the rank that computes longest; every rank has to ask."""
+    everyone = [own for _ in range(dist.get_world_size())]
     dist.all_gather_object(everyone, own)
-    return max(everyone, key=lambda terms: terms.get("compute", 0.0))
+    return max(everyone, key=lambda one: one.terms_s.get("compute", 0.0))
 
 
 def step_terms(gradients: Phase, update: Phase) -> dict[str, float]:

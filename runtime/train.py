@@ -15,7 +15,7 @@ from runtime.data import PackedBatches, Tokenizer, check_vocabulary, read_tokens
 from runtime.display import StepDisplay, show_result
 from runtime.measure import WARM_UP_STEPS, MetricsFile, compare, header, median_step_s
 from runtime.memory import FIRST_STEPS, RankMemory, forget_peaks, gather_memory, memory_records
-from runtime.profile import profiled_step, slowest_rank_terms
+from runtime.profile import StepProfile, profiled_step, slowest_rank
 from runtime.trainer import PlanTrainer
 from runtime.trainers import make_trainer
 
@@ -61,10 +61,10 @@ def run_training(plan: Plan, options: RunOptions, name: str) -> None:
             display.step(step + 1, loss, tokens_per_s)
             _check_finite(loss, step + 1, plan)
         memory = gather_memory(stage, device)
-        terms_s = _profiled_terms(trainer, batches, options)
-        metrics.write("summary", **_summary(losses, step_times_s, memory), terms_s=terms_s)
+        profile = _profile(trainer, batches, options)
+        metrics.write("summary", **_summary(losses, step_times_s, memory), **profile._asdict())
     if is_first:
-        show_result(losses, compare(plan, step_times_s, memory, terms_s), str(metrics_path))
+        show_result(losses, compare(plan, step_times_s, memory, profile.terms_s), str(metrics_path))
 
 
 def learning_rate_at(step: int, options: RunOptions) -> float:
@@ -92,11 +92,11 @@ def _timed_step(trainer: PlanTrainer, batches: PackedBatches, step: int) -> tupl
     return loss, time.perf_counter() - start
 
 
-def _profiled_terms(trainer: PlanTrainer, batches: PackedBatches, options: RunOptions) -> dict[str, float]:
+def _profile(trainer: PlanTrainer, batches: PackedBatches, options: RunOptions) -> StepProfile:
     """Terms of one more step, after the measured ones; none of a run too short to be measured."""
     if options.steps <= WARM_UP_STEPS:
-        return {}
-    return slowest_rank_terms(profiled_step(trainer, batches.batch(options.steps - 1, trainer.rows)))
+        return StepProfile({}, {})
+    return slowest_rank(profiled_step(trainer, batches.batch(options.steps - 1, trainer.rows)))
 
 
 def _check_finite(loss: float, step: int, plan: Plan) -> None:

@@ -35,8 +35,8 @@ def hardware_of(row: Row, default_gb: int, assumed: Assumptions) -> HardwareSpec
     words = row.text("gpu")
     if words in builtin_names(HardwareSpec):
         return _with_network(load_spec(words, HardwareSpec), row.text("interconnect"), assumed)
-    match = re.fullmatch(r"([A-Z]+[0-9]+)(?:-.*?)?(?:-([0-9]+)G)?", words)
-    stated_gb = row.count("gpu_mem_gb") or (int(match[2]) if match and match[2] else None)
+    match, memory = re.fullmatch(r"([A-Z]+[0-9]+)(-.*)?", words), re.search(r"-([0-9]+)G$", words)
+    stated_gb = row.count("gpu_mem_gb") or (int(memory[1]) if memory else None)
     if stated_gb is None:
         assumed.note(f"card memory {default_gb} GB where the table states none")
     name = CARDS.get((match[1], stated_gb or _default_gb(match[1], default_gb))) if match else None
