@@ -156,6 +156,9 @@ def run(  # noqa: PLR0913 - one parameter for each option
     nvme_path: Annotated[
         Path | None, typer.Option(help="Folder on a local NVMe drive, for a plan that offloads to one.")
     ] = None,
+    record: Annotated[
+        Path | None, typer.Option(metavar="TABLE", help="CSV table to append this run to, for `gptplan validate`.")
+    ] = None,
     node_rank: Annotated[int, typer.Option(help="Which node this is, when the plan needs several.")] = 0,
     rendezvous: Annotated[
         str | None, typer.Option(help="HOST:PORT of node 0, when the plan needs several nodes.")
@@ -167,7 +170,7 @@ def run(  # noqa: PLR0913 - one parameter for each option
 
     options = launch.RunOptions(
         steps=steps, data=data, tokenizer=tokenizer, output=output, seed=seed, learning_rate=learning_rate,
-        warmup_steps=warmup_steps, nvme_path=nvme_path,
+        warmup_steps=warmup_steps, nvme_path=nvme_path, record=record,
         node_rank=node_rank, rendezvous=rendezvous,
     )  # fmt: skip
     _end(running.run(plan, options))

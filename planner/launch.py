@@ -37,6 +37,10 @@ NVME_FOLDER = "GPTPLAN_NVME_FOLDER"
 """Environment variable: where the workers keep moments of the optimizer while they run."""
 
 
+OUT_OF_MEMORY_FILE = "GPTPLAN_OUT_OF_MEMORY_FILE"
+"""Environment variable: the file that a worker makes when it runs out of device memory."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
     """What `gptplan run` may be told beside the plan."""
@@ -54,6 +58,8 @@ class RunOptions:
     """Steps over which the learning rate rises to its value."""
     nvme_path: Path | None = None
     """A folder on a local drive, for the optimizer's moments of a plan that offloads them to NVMe."""
+    record: Path | None = None
+    """A table to append the run to, as a row that `gptplan validate` reads."""
     node_rank: int = 0
     rendezvous: str | None = None
     """``HOST:PORT`` of node 0, the same on every node; needed only for several nodes."""

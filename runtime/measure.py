@@ -6,7 +6,6 @@ import importlib.metadata
 import json
 import os
 import platform
-import resource
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,33 +15,26 @@ from typing import Any, NamedTuple, Self
 import torch
 
 from planner.plan import Plan
+from planner.prediction import StagePrediction
 from planner.units import format_bytes, format_seconds
+from runtime.memory import RankMemory
 
 WARM_UP_STEPS = 3
 """Steps left out of the median: the first ones allocate memory and open connections."""
 
+TERMS: dict[str, tuple[str, ...]] = {
+    "compute": ("forward_backward", "recompute", "embedding", "loss_head"),
+    "communication": (
+        "tensor_parallel_communication", "weight_gathering", "data_parallel_communication",
+        "tied_embedding_reduction",
+    ),
+    "pipeline": ("pipeline_communication", "pipeline_bubble"),
+    "optimizer": ("optimizer", "offload"),
+    "host": ("host",),
+}  # fmt: skip
+"""Term of a profiled step to the predicted ones that it stands for."""
+
 PACKAGES = ("torch", "colossalai", "transformers")
-
-
-class RankMemory(NamedTuple):
-    """Peak memory of one rank, in bytes."""
-
-    rank: int
-    stage: int
-    allocated_bytes: int
-    """Device memory in tensors; on the CPU the largest resident size of the process."""
-    reserved_bytes: int
-    """Device memory taken by PyTorch's allocator; on the CPU the same as ``allocated_bytes``."""
-
-
-def rank_memory(rank: int, stage: int, device: str) -> RankMemory:
-    """The peak of this process since it started."""
-    if device == "cuda":
-        return RankMemory(rank, stage, torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved())
-    # Linux counts ru_maxrss in KiB, macOS in bytes.
-    unit = 1 if platform.system() == "Darwin" else 1024
-    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-    return RankMemory(rank, stage, resident, resident)
 
 
 class MetricsFile:
@@ -122,8 +114,10 @@ class Comparison(NamedTuple):
     """Predicted over measured; empty where the two are not the same quantity."""
 
 
-def compare(plan: Plan, step_times_s: Sequence[float], memory: Sequence[RankMemory]) -> list[Comparison]:
-    """The prediction beside the measurement: step time, and peak memory of each stage's ranks."""
+def compare(
+    plan: Plan, step_times_s: Sequence[float], memory: Sequence[RankMemory], terms_s: dict[str, float]
+) -> list[Comparison]:
+    """The prediction beside the measurement: step time, its terms, and peak memory of each stage's ranks."""
     expected = plan.predicted
     measured_s = median_step_s(step_times_s)
     lines = [
@@ -132,14 +126,31 @@ def compare(plan: Plan, step_times_s: Sequence[float], memory: Sequence[RankMemo
             f"{expected.step_s / measured_s:.2f}",
         )
     ]  # fmt: skip
+    lines += _step_terms(predicted_terms(expected.breakdown_s), terms_s)
     on_gpu = plan.problem.hardware.device == "cuda"
     for number, stage in enumerate(expected.stages):
         largest = max((m for m in memory if m.stage == number), key=lambda m: m.allocated_bytes)
         if on_gpu:
-            lines += _device_memory(number, stage.peak_bytes, largest)
+            lines += _device_memory(number, stage, largest)
         else:
             lines.append(_process_memory(number, stage.peak_bytes + plan.problem.hardware.context_bytes, largest))
     return lines
+
+
+def predicted_terms(breakdown_s: dict[str, float]) -> dict[str, float]:
+    """A predicted breakdown in the terms of a profiled step, in seconds."""
+    return {name: sum(breakdown_s.get(part, 0.0) for part in parts) for name, parts in TERMS.items()}
+
+
+def _step_terms(expected_s: dict[str, float], measured_s: dict[str, float]) -> list[Comparison]:
+    return [
+        Comparison(
+            f"  {name}", format_seconds(expected_s[name]), format_seconds(measured),
+            f"{expected_s[name] / measured:.2f}" if measured else "",
+        )
+        for name, measured in measured_s.items()
+        if measured or expected_s[name]
+    ]  # fmt: skip
 
 
 def _process_memory(stage: int, predicted_bytes: int, measured: RankMemory) -> Comparison:
@@ -150,11 +161,15 @@ def _process_memory(stage: int, predicted_bytes: int, measured: RankMemory) -> C
     )  # fmt: skip
 
 
-def _device_memory(stage: int, predicted_bytes: int, measured: RankMemory) -> list[Comparison]:
+def _device_memory(stage: int, predicted: StagePrediction, measured: RankMemory) -> list[Comparison]:
     return [
         Comparison(
             f"stage {stage} peak, {kind}", format_bytes(predicted_bytes), format_bytes(num_bytes),
             f"{predicted_bytes / num_bytes:.2f}",
         )
-        for kind, num_bytes in (("allocated", measured.allocated_bytes), ("reserved", measured.reserved_bytes))
+        for kind, predicted_bytes, num_bytes in (
+            ("allocated", predicted.peak_bytes, measured.allocated_bytes),
+            ("reserved", predicted.reserved_bytes, measured.reserved_bytes),
+            ("in use", predicted.device_bytes, measured.device_used_bytes),
+        )
     ]  # fmt: skip

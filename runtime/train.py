@@ -6,7 +6,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import torch
 import torch.distributed as dist
 
 from planner.diagnostics import Diagnostic, ExitCode, PlanError
@@ -14,7 +13,9 @@ from planner.launch import NVME_FOLDER, RunOptions
 from planner.plan import Plan
 from runtime.data import PackedBatches, Tokenizer, check_vocabulary, read_tokens
 from runtime.display import StepDisplay, show_result
-from runtime.measure import MetricsFile, RankMemory, compare, header, median_step_s, rank_memory
+from runtime.measure import WARM_UP_STEPS, MetricsFile, compare, header, median_step_s
+from runtime.memory import FIRST_STEPS, RankMemory, forget_peaks, gather_memory, memory_records
+from runtime.profile import StepProfile, profiled_step, slowest_rank
 from runtime.trainer import PlanTrainer
 from runtime.trainers import make_trainer
 
@@ -33,6 +34,9 @@ def run_training(plan: Plan, options: RunOptions, name: str) -> None:
         plan, seed=options.seed, learning_rate=options.learning_rate,
         nvme_folder=None if folder is None else Path(folder),
     )  # fmt: skip
+    stage, device = trainer.position.stage, trainer.device
+    boosted = memory_records(gather_memory(stage, device))
+    forget_peaks(device)
     is_first = dist.get_rank() == 0
     metrics_path = options.output / f"{name}.metrics.jsonl"
     losses: list[float] = []
@@ -41,7 +45,7 @@ def run_training(plan: Plan, options: RunOptions, name: str) -> None:
         MetricsFile(metrics_path if is_first else None) as metrics,
         StepDisplay(options.steps, shown=is_first) as display,
     ):
-        metrics.write("header", **header(plan, steps=options.steps, seed=options.seed))
+        metrics.write("header", **header(plan, steps=options.steps, seed=options.seed), memory=boosted)
         for step in range(options.steps):
             learning_rate = learning_rate_at(step, options)
             trainer.set_learning_rate(learning_rate)
@@ -49,16 +53,18 @@ def run_training(plan: Plan, options: RunOptions, name: str) -> None:
             losses.append(loss)
             step_times_s.append(step_s)
             tokens_per_s = plan.problem.global_batch * plan.problem.seq_len / step_s
+            reading = {"memory": memory_records(gather_memory(stage, device))} if step < FIRST_STEPS else {}
             metrics.write(
                 "step", step=step + 1, loss=loss if math.isfinite(loss) else None, step_s=step_s,
-                tokens_per_s=tokens_per_s, learning_rate=learning_rate,
+                tokens_per_s=tokens_per_s, learning_rate=learning_rate, **reading,
             )  # fmt: skip
             display.step(step + 1, loss, tokens_per_s)
             _check_finite(loss, step + 1, plan)
-        memory = _gather_memory(trainer, plan)
-        metrics.write("summary", **_summary(losses, step_times_s, memory))
+        memory = gather_memory(stage, device)
+        profile = _profile(trainer, batches, options)
+        metrics.write("summary", **_summary(losses, step_times_s, memory), **profile._asdict())
     if is_first:
-        show_result(losses, compare(plan, step_times_s, memory), str(metrics_path))
+        show_result(losses, compare(plan, step_times_s, memory, profile.terms_s), str(metrics_path))
 
 
 def learning_rate_at(step: int, options: RunOptions) -> float:
@@ -86,6 +92,13 @@ def _timed_step(trainer: PlanTrainer, batches: PackedBatches, step: int) -> tupl
     return loss, time.perf_counter() - start
 
 
+def _profile(trainer: PlanTrainer, batches: PackedBatches, options: RunOptions) -> StepProfile:
+    """Terms of one more step, after the measured ones; none of a run too short to be measured."""
+    if options.steps <= WARM_UP_STEPS:
+        return StepProfile({}, {})
+    return slowest_rank(profiled_step(trainer, batches.batch(options.steps - 1, trainer.rows)))
+
+
 def _check_finite(loss: float, step: int, plan: Plan) -> None:
     if math.isfinite(loss):
         return
@@ -98,17 +111,10 @@ def _check_finite(loss: float, step: int, plan: Plan) -> None:
     )
 
 
-def _gather_memory(trainer: PlanTrainer, plan: Plan) -> list[RankMemory]:
-    own = rank_memory(dist.get_rank(), trainer.position.stage, plan.problem.hardware.device)
-    gathered = [torch.empty(len(own), dtype=torch.int64, device=trainer.device) for _ in range(dist.get_world_size())]
-    dist.all_gather(gathered, torch.tensor(own, dtype=torch.int64, device=trainer.device))
-    return [RankMemory(*map(int, one)) for one in gathered]
-
-
 def _summary(losses: list[float], step_times_s: list[float], memory: list[RankMemory]) -> dict[str, Any]:
     return {
         "first_loss": losses[0],
         "last_loss": losses[-1],
         "median_step_s": median_step_s(step_times_s),
-        "ranks": [one._asdict() for one in memory],
+        "ranks": memory_records(memory),
     }

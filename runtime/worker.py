@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 
 from planner.diagnostics import Diagnostic, ExitCode, PlanError, render
-from planner.launch import RunOptions
+from planner.launch import OUT_OF_MEMORY_FILE, RunOptions
 from planner.plan import Plan, read_plan
 from runtime.display import show_failure
 from runtime.elastic import FAILURE_FILE
@@ -55,6 +55,7 @@ def serve(plan_path: Path, logs: Path, work: Callable[[Plan], None]) -> int:
         return fail("\n".join(map(render, error.diagnostics)), error.exit_code)
     except Exception as error:
         log = _write_log(logs.with_name(f"{logs.name}.rank{rank}.log"))
+        _note_out_of_memory(error)
         return fail(render(_explain(error, rank, log)), _exit_code(error))
     return ExitCode.OK
 
@@ -132,6 +133,13 @@ def _explain(error: Exception, rank: int, log: Path) -> Diagnostic:
         message = f"rank {rank} failed with {type(error).__name__}"
     reason = str(error).strip().splitlines()[:1]
     return Diagnostic(rule=rule, message=message, location=str(log), detail="".join(reason), hint=hint)
+
+
+def _note_out_of_memory(error: Exception) -> None:
+    path = os.environ.get(OUT_OF_MEMORY_FILE)
+    if path is not None and isinstance(error, torch.OutOfMemoryError):
+        with contextlib.suppress(OSError):
+            Path(path).touch()
 
 
 def _is_full_drive(error: Exception) -> bool:

@@ -1,15 +1,18 @@
 """``run``: execute a plan."""
 
 import math
+import os
 import sys
+import tempfile
 from pathlib import Path
 
-from planner.diagnostics import usage_error
-from planner.launch import RunOptions, check_machine, run_plan
+from planner.diagnostics import ExitCode, usage_error
+from planner.launch import OUT_OF_MEMORY_FILE, RunOptions, check_machine, run_plan
 from planner.nvme import check_nvme, moment_bytes
 from planner.plan import Plan, read_plan
 from planner.toolchain import check_toolchain
 from planner.units import format_bytes
+from planner.validation.recording import append_run, check_record
 
 
 def run(path: Path, options: RunOptions) -> int:
@@ -21,7 +24,23 @@ def run(path: Path, options: RunOptions) -> int:
     if plan.layout.offload.tier == "nvme":
         check_nvme(plan, options.nvme_path, options.node_rank)
         _say_what_nvme_means(plan, options)
-    return run_plan(plan, path, options)
+    if options.record is None or options.node_rank > 0:
+        return run_plan(plan, path, options)
+    return _run_recorded(plan, path, options, options.record)
+
+
+def _run_recorded(plan: Plan, path: Path, options: RunOptions, table: Path) -> int:
+    check_record(table, plan)
+    with tempfile.TemporaryDirectory(prefix="gptplan-") as folder:
+        out_of_memory = Path(folder) / "out-of-memory"
+        os.environ[OUT_OF_MEMORY_FILE] = str(out_of_memory)
+        code = run_plan(plan, path, options)
+        if code == ExitCode.OK:
+            metrics = options.output / f"{path.stem}.metrics.jsonl"
+            append_run(table, plan, name=path.stem, outcome="fit", metrics=metrics)
+        elif out_of_memory.exists():
+            append_run(table, plan, name=path.stem, outcome="oom", metrics=None)
+    return code
 
 
 def _say_what_nvme_means(plan: Plan, options: RunOptions) -> None:

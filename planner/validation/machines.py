@@ -5,7 +5,7 @@ import re
 import msgspec
 
 from planner.spec import HardwareSpec, NetworkSpec
-from planner.spec_files import load_spec
+from planner.spec_files import builtin_names, load_spec
 from planner.units import BytesPerSecond
 from planner.validation.cases import Assumptions, SkippedRow
 from planner.validation.tables import Row
@@ -33,8 +33,10 @@ def hardware_of(row: Row, default_gb: int, assumed: Assumptions) -> HardwareSpec
         SkippedRow: there is no spec for the card.
     """
     words = row.text("gpu")
-    match = re.fullmatch(r"([A-Z]+[0-9]+)(?:-.*?)?(?:-([0-9]+)G)?", words)
-    stated_gb = row.count("gpu_mem_gb") or (int(match[2]) if match and match[2] else None)
+    if words in builtin_names(HardwareSpec):
+        return _with_network(load_spec(words, HardwareSpec), row.text("interconnect"), assumed)
+    match, memory = re.fullmatch(r"([A-Z]+[0-9]+)(-.*)?", words), re.search(r"-([0-9]+)G$", words)
+    stated_gb = row.count("gpu_mem_gb") or (int(memory[1]) if memory else None)
     if stated_gb is None:
         assumed.note(f"card memory {default_gb} GB where the table states none")
     name = CARDS.get((match[1], stated_gb or _default_gb(match[1], default_gb))) if match else None

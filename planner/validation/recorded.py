@@ -1,10 +1,13 @@
 """Rows of runs on Colossal-AI: what ``gptplan run --record`` appends, and tables of the same columns."""
 
 from functools import partial
+from typing import cast, get_args
+
+import msgspec
 
 from planner.layout import Layout, Offload
 from planner.problem import Problem
-from planner.spec import HardwareSpec, ModelSpec, Schedule, StackSpec
+from planner.spec import HardwareSpec, ModelSpec, OffloadTier, Schedule, StackSpec, TensorMode
 from planner.spec_files import builtin_names, load_spec
 from planner.units import MIB
 from planner.validation import shapes
@@ -42,27 +45,30 @@ def _problem(row: Row, hardware: HardwareSpec, assumed: Assumptions) -> Problem:
     fill = partial(filled_value, row.set_name, facts, assumed)
     known = load_spec(row.text("model"), ModelSpec) if row.text("model") in builtin_names(ModelSpec) else None
     own_dropout = known.dropout if known and facts is OWN_BLOCKS else None
+    stated = row.rate("dropout")
     model = shapes.model_of(
         row, vocab=row.needed_count("vocab"), num_heads=row.needed_count("heads"),
-        dropout=fill("dropout", own_dropout, facts.dropout), precision=precision,
+        dropout=fill("dropout", own_dropout if stated is None else stated, facts.dropout), precision=precision,
+        ffn_hidden=row.count("ffn_hidden") or (known.ffn_hidden_size if known else None),
     )  # fmt: skip
+    if row.choice("tied_embeddings", {"yes": "", "no": "no"}):
+        model = msgspec.structs.replace(model, tied_embeddings=False)
     return Problem(
         model=model,
         hardware=hardware,
         stack=load_spec(fill("stack", None, facts.stack), StackSpec),
         num_devices=row.needed_count("n_gpus"),
-        devices_per_node=hardware.devices_per_node,
+        devices_per_node=row.count("gpus_per_node") or hardware.devices_per_node,
         global_batch=model.global_batch,
         seq_len=model.seq_len,
         precision=precision,
-        allow_offload="cpu" if row.fraction("offload_optim_frac") else "none",
+        allow_offload=_offload(row).tier,
     )
 
 
 def _layout(row: Row, problem: Problem, assumed: Assumptions) -> Layout:
     stages, tensor, data = row.needed_count("pp"), row.needed_count("tp"), row.needed_count("dp")
-    chunks, offloaded = row.count("num_model_chunks") or 1, row.fraction("offload_optim_frac")
-    micro_batch = row.needed_count("micro_batch")
+    chunks, micro_batch = row.count("num_model_chunks") or 1, row.needed_count("micro_batch")
     layers = row.wholes("layers_per_stage") or shapes.stage_layers(
         problem.model.num_layers, stages, middle=True, assumed=assumed
     )
@@ -72,9 +78,9 @@ def _layout(row: Row, problem: Problem, assumed: Assumptions) -> Layout:
         raise SkippedRow("the batch of a rank times DP is not the global batch")
     schedules: dict[str, Schedule] = {"1f1b": "1f1b", "interleaved": "interleaved"}
     return Layout(
-        tensor_mode="1d" if tensor > 1 else "none",
+        tensor_mode=_tensor_mode(row, tensor),
         tensor_parallel=tensor,
-        tensor_depth=1,
+        tensor_depth=row.count("tensor_depth") or 1,
         pipeline_parallel=stages,
         data_parallel=data,
         zero_stage=row.whole("zero_stage") or 0,
@@ -84,14 +90,37 @@ def _layout(row: Row, problem: Problem, assumed: Assumptions) -> Layout:
         schedule=schedules.get(row.text("pp_style"), "1f1b") if stages > 1 else "none",
         num_model_chunks=chunks,
         layers_per_stage=layers,
-        recompute_layers_per_stage=layers if _recomputes(row) else (0,) * stages,
-        offload=Offload(optimizer=offloaded, tier="cpu") if offloaded else Offload(),
+        recompute_layers_per_stage=_recomputed(row, layers),
+        offload=_offload(row),
         precision=problem.precision,
     )
 
 
-def _recomputes(row: Row) -> bool:
-    return row.choice("recompute", {"full": "full", "none": "none"}) == "full"
+def _tensor_mode(row: Row, tensor_parallel: int) -> TensorMode:
+    stated = row.choice("tensor_mode", {mode: mode for mode in get_args(TensorMode)})
+    return cast(TensorMode, stated or ("1d" if tensor_parallel > 1 else "none"))
+
+
+def _recomputed(row: Row, layers: tuple[int, ...]) -> tuple[int, ...]:
+    """Recomputed layers of each stage: of all or no layers, or as many as the cell says."""
+    words = {"full": layers, "none": (0,) * len(layers), "": (0,) * len(layers)}
+    text = row.text("recompute")
+    if text in words:
+        return words[text]
+    if not text.replace(" ", "").isdigit():
+        row.choice("recompute", {"full": "full", "none": "none"})
+    stated = row.wholes("recompute")
+    if len(stated) != len(layers) or any(some > held for some, held in zip(stated, layers, strict=False)):
+        raise row.error("recompute", "the recomputed layers are not one number a stage, within its layers", "")
+    return stated
+
+
+def _offload(row: Row) -> Offload:
+    optimizer, parameters = row.fraction("offload_optim_frac"), row.fraction("offload_param_frac")
+    if not (optimizer or parameters):
+        return Offload()
+    tier = row.choice("offload_tier", {"cpu": "cpu", "nvme": "nvme"}) or "cpu"
+    return Offload(optimizer=optimizer, parameters=parameters, tier=cast(OffloadTier, tier))
 
 
 def _measured(row: Row) -> Measured:

@@ -55,7 +55,8 @@ RECORDED = Dialect(
     _columns(
         "torch colossalai transformers pp_style num_model_chunks layers_per_stage flash_attention sequence_parallel "
         "shard_param_frac offload_optim_frac optimizer peak_reserved_mib_max device_used_mib_max "
-        "after_boost_allocated_mib fresh_process"
+        "after_boost_allocated_mib fresh_process gpus_per_node ffn_hidden tied_embeddings dropout tensor_mode "
+        "tensor_depth offload_param_frac offload_tier"
     ),
 )
 SEED = Dialect(
@@ -116,12 +117,16 @@ class Row:
         """A number above 0, or ``None`` where the cell is blank."""
         return self._number(column, zero=False)
 
-    def fraction(self, column: str) -> float:
-        """A number from 0 to 1; 0 where the cell is blank."""
+    def rate(self, column: str) -> float | None:
+        """A number from 0 to 1, or ``None`` where the cell is blank."""
         value = self._number(column, zero=True)
         if value is not None and value > 1:
             raise self.error(column, f"`{self.text(column)}` is no share from 0 to 1", "write it like `0.5`")
-        return value or 0.0
+        return value
+
+    def fraction(self, column: str) -> float:
+        """A number from 0 to 1; 0 where the cell is blank."""
+        return self.rate(column) or 0.0
 
     def choice(self, column: str, known: dict[str, str]) -> str:
         """What the cell's word means by ``known``; a blank cell stays empty."""
