@@ -38,8 +38,8 @@ say: of `colossalai-hf` (kept elements, logits, buckets, host times, attention, 
 off vTrain-single. The passes over scores of `megatron` are carried over from there. `megatron-deepspeed-2021` has what
 its ZeRO-3 gathers reach of the links from the three rows of the 174.6B model in Narayanan2021-T2, not from those of the
 529.6B one; `llm-foundry` that nothing hides behind its gathers from the rows of MosaicML on A100 of 40 GB; and the cards
-what unaligned products keep from the rows of BLOOM-prequel with 13824 and 14400 hidden units. Errors on BLOOM-prequel,
-BigScience-1B3-V100 and MosaicML pointed to what the other stacks had wrong; the values there are counts and published
+what unaligned products keep from the rows of BLOOM-prequel with 13824 and 14400 hidden units. Errors on
+BLOOM-prequel, BigScience-1B3-V100 and MosaicML pointed to what the other stacks had wrong; the values there are counts and published
 figures, not fits.
 
 A run is predicted to fit if its peak and what the process takes beside it are no more than the card has: the margin for

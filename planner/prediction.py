@@ -7,7 +7,8 @@ TERM_WORDS = {
     "tensor_parallel_communication": "tensor-parallel communication",
     "pipeline_communication": "pipeline communication", "pipeline_bubble": "pipeline bubble",
     "data_parallel_communication": "data-parallel communication",
-    "tied_embedding_reduction": "tied-embedding reduction",
+    "tied_embedding_reduction": "tied-embedding reduction", "gradient_accumulation": "gradient accumulation",
+    "weight_gathering": "weight gathering",
 }  # fmt: skip
 """Terms of the step time in words."""
 

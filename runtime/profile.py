@@ -1,7 +1,6 @@
 """One step under torch's profiler: what its time went into, in the terms of the cost model."""
 
 import time
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -63,10 +62,11 @@ def profiled_step(trainer: PlanTrainer, batch: Batch) -> StepProfile:
 
 def longest_kernels(kernels: Iterable[Kernel]) -> dict[str, float]:
     """Time of all runs of a kernel, by name, of those that take longest, in seconds."""
-    totals: Counter[str] = Counter()
+    totals: dict[str, float] = {}
     for kernel in kernels:
-        totals[kernel.name] += kernel.end_s - kernel.start_s
-    return dict(totals.most_common(LONGEST_KERNELS))
+        totals[kernel.name] = totals.get(kernel.name, 0.0) + kernel.end_s - kernel.start_s
+    longest = sorted(totals.items(), key=lambda item: -item[1])
+    return dict(longest[:LONGEST_KERNELS])
 
 
 def slowest_rank(own: StepProfile) -> StepProfile:
