@@ -34,17 +34,18 @@ training stack and card in `specs/`, each with its source. Errors are 100 (predi
 
 Not every figure below is a test on unseen runs. Some constants were read off rows of these tables, as their sources
 say: of `colossalai-hf` (kept elements, logits, buckets, host times, attention, and dropout 0) off colossalai-h100, of
-`colossalai` off colossalai-h200, and of `megatron-deepspeed` (host time, fixed cost of collectives, passes over scores)
-off vTrain-single. The passes over scores of `megatron` are carried over from there. `megatron-deepspeed-2021` has what
-its ZeRO-3 gathers reach of the links from the three rows of the 174.6B model in Narayanan2021-T2, not from those of the
-529.6B one; `llm-foundry` that nothing hides behind its gathers from the rows of MosaicML on A100 of 40 GB; and the cards
-what unaligned products keep from the rows of BLOOM-prequel with 13824 and 14400 hidden units. Errors on
-BLOOM-prequel, BigScience-1B3-V100 and MosaicML pointed to what the other stacks had wrong; the values there are counts and published
-figures, not fits.
+`colossalai` off colossalai-h200, and of `megatron-deepspeed` (host time, fixed cost of collectives, passes over
+scores) off vTrain-single, which `megatron-deepspeed-2021` shares. The passes over scores of `megatron` are carried
+over from there. `megatron-deepspeed-2021` has what its ZeRO-3 gathers reach of the links from the three rows of the
+174.6B model in Narayanan2021-T2, not from those of the 529.6B one; `llm-foundry` that nothing hides behind its
+gathers from the rows of MosaicML on A100 of 40 GB; and the cards what unaligned products keep from the rows of
+BLOOM-prequel with 13824 and 14400 hidden units. Errors on BLOOM-prequel, BigScience-1B3-V100 and MosaicML pointed to
+what the other stacks had wrong; the values there are counts and published figures, not fits.
 
-A run is predicted to fit if its peak and what the process takes beside it are no more than the card has: the margin for
-errors that a plan leaves on top does not count here. Readings in GB of nvidia-smi, which counts in MiB, are taken as
-1000 MiB: cards of 79.15 GiB are said to hold 80 of them.
+A run is predicted to fit if its peak and what the process takes beside it are no more than the card has (with the
+fragments of the allocator where optimizer steps need flat buffers): the margin for errors that a plan leaves does not
+count here. Readings in GB of nvidia-smi, which counts in MiB, are taken as 1000 MiB: cards of 79.15 GiB are said to
+hold 80 of them.
 """
 _MEMORY_NOTE = """\
 Memory readings are compared with what they count: `allocated` is the peak of live tensors, `reserved` adds what

@@ -50,9 +50,9 @@ _BIGSCIENCE = {
     "blocking_launches": "larger runs hung on that cluster without, says train/tr11-176B-ml/chronicles-prequel.md",
 }
 _VTRAIN = SetFacts(
-    stack="megatron-deepspeed", precision="fp16", attention="materialised", recompute="full", zero_stage=0,
+    stack="megatron-deepspeed-2021", precision="fp16", attention="materialised", recompute="full", zero_stage=0,
     why={
-        "stack": "the set's note names Megatron-DeepSpeed",
+        "stack": "the set's note names Megatron-DeepSpeed; without ZeRO its optimizer is Megatron-LM's",
         "precision": "--fp16 is what Megatron-DeepSpeed's GPT examples set",
         "attention": _BEFORE_FLASH,
         "zero_stage": "vTrain simulates an all-reduce of gradients over data parallelism",

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import msgspec
 
 from planner.cost_model import predict
-from planner.cost_model.reserve import device_overhead_bytes
+from planner.cost_model.reserve import device_overhead_bytes, fragmentation_share
 from planner.layout import Layout
 from planner.prediction import Prediction, StagePrediction
 from planner.problem import Problem
@@ -88,10 +88,14 @@ def _title(rule_id: str) -> str:
 
 
 def _fits(predicted: Prediction, problem: Problem, layout: Layout) -> bool:
-    """Whether the run fits by the best estimate: without the margin for errors that a plan leaves."""
-    overhead = device_overhead_bytes(problem, stages_of_layout(layout))
-    pairs = zip(predicted.stages, overhead, strict=True)
-    on_device = all(stage.peak_bytes + beside <= stage.capacity_bytes for stage, beside in pairs)
+    """Whether the run fits by the best estimate: without the margin for errors that a plan leaves.
+
+    Fragments are room that tensors of activations still find, but no flat buffer of an optimizer step.
+    """
+    stages, flat = stages_of_layout(layout), problem.stack.process.flat_step_buffers
+    taken = 1.0 + fragmentation_share(problem, stages) * flat
+    rows = zip(predicted.stages, taken, device_overhead_bytes(problem, stages), strict=True)
+    on_device = all(stage.peak_bytes * share + beside <= stage.capacity_bytes for stage, share, beside in rows)
     host = problem.hardware.host
     return (
         on_device
