@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from benchmarks.residuals import residuals
+from docs.speed_page import PAGE, page
 from planner.spec import StackSpec
 from planner.spec_files import load_spec, to_builtins
 from planner.validation import Report, validate
@@ -75,3 +76,7 @@ def test_reserved_memory_is_within_a_few_percent() -> None:
 def test_the_errors_that_the_stack_states_are_those_of_the_runs() -> None:
     stated = to_builtins(load_spec("colossalai", StackSpec).errors)
     assert stated == residuals(REPORT, "colossalai")
+
+
+def test_the_page_of_speeds_is_that_of_the_runs() -> None:
+    assert PAGE.read_text(encoding="utf-8") == page(Path(__file__).with_name("h200_runs.csv"))
