@@ -1,15 +1,13 @@
 """One step under torch's profiler: what its time went into, in the terms of the cost model."""
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch.profiler import ProfilerActivity, profile
-
-from runtime.trainer import Batch, PlanTrainer
 
 LONGEST_KERNELS = 40
 """How many of them a profile names."""
@@ -43,21 +41,20 @@ class StepProfile(NamedTuple):
     """The kernels that take most of the device's time, by name, longest first."""
 
 
-def profiled_step(trainer: PlanTrainer, batch: Batch) -> StepProfile:
-    """One more training step on this rank under the profiler. Every rank has to ask."""
-    if trainer.device.type != "cuda":
+def profiled_step(
+    device: torch.device, accumulate_gradients: Callable[[], object], update: Callable[[], object]
+) -> StepProfile:
+    """One more training step of this rank, in its two parts, under the profiler. Every rank has to ask."""
+    if device.type != "cuda":
         return StepProfile({}, {})
-    on_device = {name: tensor.to(trainer.device) for name, tensor in batch.items()}
     found: list[Phase] = []
-    with _phase(found):
-        trainer.accumulate_gradients(on_device)
-    with _phase(found):
-        trainer.optimizer.step()
-    trainer.optimizer.zero_grad()
-    gradients, update = found
+    for part in (accumulate_gradients, update):
+        with _phase(found):
+            part()
+    gradients, updating = found
     if not gradients.kernels:
         return StepProfile({}, {})
-    return StepProfile(step_terms(gradients, update), longest_kernels((*gradients.kernels, *update.kernels)))
+    return StepProfile(step_terms(gradients, updating), longest_kernels((*gradients.kernels, *updating.kernels)))
 
 
 def longest_kernels(kernels: Iterable[Kernel]) -> dict[str, float]:
@@ -65,8 +62,7 @@ def longest_kernels(kernels: Iterable[Kernel]) -> dict[str, float]:
     totals: dict[str, float] = {}
     for kernel in kernels:
         totals[kernel.name] = totals.get(kernel.name, 0.0) + kernel.end_s - kernel.start_s
-    longest = sorted(totals.items(), key=lambda item: -item[1])
-    return dict(longest[:LONGEST_KERNELS])
+    return dict(sorted(totals.items(), key=lambda item: -item[1])[:LONGEST_KERNELS])
 
 
 def slowest_rank(own: StepProfile) -> StepProfile:

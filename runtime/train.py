@@ -96,7 +96,10 @@ def _profile(trainer: PlanTrainer, batches: PackedBatches, options: RunOptions) 
     """Terms of one more step, after the measured ones; none of a run too short to be measured."""
     if options.steps <= WARM_UP_STEPS:
         return StepProfile({}, {})
-    return slowest_rank(profiled_step(trainer, batches.batch(options.steps - 1, trainer.rows)))
+    batch = {name: tensor.to(trainer.device) for name, tensor in batches.batch(options.steps - 1, trainer.rows).items()}
+    return slowest_rank(
+        profiled_step(trainer.device, lambda: trainer.accumulate_gradients(batch), trainer.optimizer.step)
+    )
 
 
 def _check_finite(loss: float, step: int, plan: Plan) -> None:

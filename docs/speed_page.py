@@ -1,0 +1,69 @@
+"""Writes docs/speed.md, the measured speed of large models: ``python -m docs.speed_page TABLE.csv``."""
+
+import sys
+from pathlib import Path
+
+from planner.cost_model.flops import model_flops_per_step
+from planner.units import MIB, format_seconds
+from planner.validation.replay import Replay
+from planner.validation.report import validate
+from planner.validation.words import layout_words
+
+PAGE = Path(__file__).parent / "speed.md"
+LEAST_HIDDEN = 2560
+"""Hidden size from which a model is on the page: GPT-3 2.7B."""
+
+_HEAD = """\
+# Measured speed of large models
+
+This page is written by `make docs` from the rows of `tests/validation/h200_runs.csv`; do not edit it. Every row is a
+run of `gptplan run` in fresh processes: GPT blocks of gptplan on Colossal-AI 0.5.0, torch 2.11, on one or two NVIDIA
+H200 SXM of one host, sequences of 2,048 tokens, bf16, the optimizer step included. The step time is the median of the
+steps after the third, the memory what PyTorch allocated at most on the fullest GPU.
+
+TFLOP/s count the model's own operations per GPU, 6 for each weight and token and the whole attention matrix; recomputed
+ones do not count. The share is that of 989 TFLOP/s, the dense bf16 peak on the data sheets of both H200 and H100. The
+two have the same peak; an H200 has 141 GB at 4.8 TB/s where an H100 has 80 GB at 3.35 TB/s, so that layouts of more
+than 80 GB below do not fit on an H100, and no figure here is one of an H100. What runs on four GPUs and more was not
+measured.
+
+"""
+
+
+def page(table: Path) -> str:
+    """The whole page."""
+    large = [one for one in validate([table]).replays if _is_large(one)]
+    lines = [
+        "| row | model | GPUs | layout | sequences | step | tokens/s | TFLOP/s per GPU | share of the peak | memory |",
+        "| --- | --- | ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    return _HEAD + "\n".join([*lines, *map(_line, sorted(large, key=_order))]) + "\n"
+
+
+def _is_large(one: Replay) -> bool:
+    return bool(one.case and one.case.measured.step_s and one.case.problem.model.hidden_size >= LEAST_HIDDEN)
+
+
+def _order(one: Replay) -> tuple[int, int, float]:
+    assert one.case
+    problem = one.case.problem
+    rate = (one.case.measured.step_s or 0.0) / problem.global_batch
+    return problem.model.hidden_size, problem.num_devices, rate
+
+
+def _line(one: Replay) -> str:
+    assert one.case
+    problem, step_s = one.case.problem, one.case.measured.step_s or 0.0
+    rate = model_flops_per_step(problem) / step_s / problem.num_devices
+    peak = problem.hardware.peak_flops_per_s[problem.precision]
+    memory = one.case.measured.memory_bytes["allocated"] / MIB / 1024
+    tokens_per_s = problem.global_batch * problem.seq_len / step_s
+    run = f"{one.row.id} | {one.row.text('model')} | {problem.num_devices} | {layout_words(one)}"
+    return (
+        f"| {run} | {problem.global_batch} "
+        f"| {format_seconds(step_s)} | {tokens_per_s:,.0f} | {rate / 1e12:.0f} | {rate / peak:.1%} | {memory:.1f} GiB |"
+    )
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(Path(sys.argv[1])), encoding="utf-8")
