@@ -44,6 +44,16 @@ def test_the_excluded_counts_of_gpt3_have_no_solution(count: int) -> None:
     assert answer.space.valid > 0
 
 
+def test_gpt3_with_zero_3_and_offload_at_three_sequences_a_device() -> None:
+    pins = ("zero_stage=3", "micro_batch=3", "num_microbatches=1")
+    asked = build_problem(Question(model="gpt3", gpus=96, global_batch=192, allow_offload="cpu", pin=pins))
+    answer, least = solve_least_devices(asked)
+    assert least.num_devices == 64
+    assert answer.plan is not None
+    assert (answer.plan.layout.data_parallel, answer.plan.layout.zero_stage) == (64, 3)
+    assert answer.plan.predicted.host_bytes_per_node <= asked.hardware.host.memory_bytes
+
+
 def test_one_device_is_the_least_where_everything_fits() -> None:
     least = ask(num_devices=8)
     assert (least.num_devices, least.excluded_by_bound, least.nearest_miss) == (1, 0, None)
