@@ -17,9 +17,10 @@ from planner.calibration.measurements import Measurements
 from planner.calibration.refit import refit
 from planner.commands.output import print_json
 from planner.diagnostics import Diagnostic, ExitCode, PlanError, render, usage_error
-from planner.launch import builtin_for, calibration_command, present_gpus, run_command
+from planner.launch import builtin_for, calibration_command, present_gpus
 from planner.nvme import MEMORY_FILE_SYSTEMS, file_system
 from planner.plan import write_bytes
+from planner.processes import run_command
 from planner.spec import HardwareSpec, StackSpec
 from planner.spec_files import load_spec, spec_digest, to_builtins
 from planner.spec_toml import to_toml

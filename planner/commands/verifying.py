@@ -10,9 +10,10 @@ import msgspec
 from planner import verify_view
 from planner.commands.output import print_json
 from planner.diagnostics import Diagnostic, ExitCode, render, usage_error
-from planner.launch import STACK, VerifyOptions, check_machine, present_gpus, run_command, verify_command
+from planner.launch import STACK, VerifyOptions, check_machine, present_gpus, verify_command
 from planner.nvme import check_nvme
 from planner.plan import read_plan, write_plan
+from planner.processes import run_command
 from planner.shrink import Shrunken, shrink
 from planner.spec_files import did_you_mean, to_builtins
 from planner.toolchain import check_toolchain

@@ -15,7 +15,7 @@ MAX_NEIGHBOUR = 64
 """How far from the asked device count one with a valid layout is looked for."""
 MAX_COUNTS = 128
 """Device counts above the asked one that are tried one by one; after them it is doubled."""
-MAX_ROWS = 110_000
+MAX_ROWS = 300_000
 """Candidates of these device counts after which no further one is tried; seconds of work."""
 
 

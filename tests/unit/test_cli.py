@@ -89,7 +89,9 @@ def test_solve_is_infeasible_with_reasons_and_no_plan(gptplan: Run) -> None:
     assert document["status"] == "infeasible"
     assert document["plan"] is None
     assert document["plan_file"] is None
-    assert [reason["rule"] for reason in document["reasons"]] == ["INF001", "DEV001", "MEM001", "WAY001"]
+    assert [reason["rule"] for reason in document["reasons"]] == [
+        "INF001", "DEV001", "OFF001", "MEM001", "WAY001",
+    ]  # fmt: skip
 
 
 def test_solve_names_the_nearest_miss_in_memory(gptplan: Run) -> None:
@@ -201,7 +203,7 @@ def test_lists(gptplan: Run) -> None:
     assert "h200-141g" in gptplan("hardware").out
     assert "TP001" in gptplan("rules").out
     assert gptplan("models", "--json").document()[0]["name"] == "gpt2-large"
-    assert len(gptplan("hardware", "--json").document()) == 6
+    assert len(gptplan("hardware", "--json").document()) == 7
     assert {"id", "title", "why", "source", "hint"} <= set(gptplan("rules", "--json").document()[0])
 
 
