@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 
 from planner.plan import Plan
 from runtime.adapter import Device
+from runtime.gemini_shares import count_chunks_once
 from runtime.model import DTYPES, build_lazy_model
 from runtime.optimizers import host_adam
 from runtime.placement import recomputed_layers
@@ -49,6 +50,7 @@ class GeminiTrainer(PlanTrainer):
         if type(plain_optimizer) not in ACCEPTED_OPTIMIZERS:
             accepted = ", ".join(kind.__name__ for kind in ACCEPTED_OPTIMIZERS)
             raise TypeError(f"ZeRO stage 3 takes {accepted}, not {type(plain_optimizer).__name__}")
+        count_chunks_once()
         self.booster = Booster(plugin=gemini_plugin(plan))
         self.model, self.optimizer, *_ = self.booster.boost(model, plain_optimizer)
 

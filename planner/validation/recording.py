@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from planner.diagnostics import usage_error
+from planner.diagnostics import PlanError, usage_error
 from planner.layout import Layout
 from planner.plan import Plan
 from planner.rules.states import SHARDS_WEIGHTS
@@ -39,6 +39,8 @@ INFORMATIVE = _names(
 )
 """Columns that a table may lack whatever is in them; of the model's, a replay fills in those of its built-in spec."""
 
+_ANOTHER_FILE = "name another file with `--record`; a new one gets a header with every column"
+
 Outcome = Literal["fit", "oom"]
 
 
@@ -53,18 +55,22 @@ def check_record(path: Path, plan: Plan) -> None:
         raise usage_error(problem, location=str(path), hint="name a CSV file with `--record`")
     if _is_new(path):
         return
-    table = read_table(path)
+    try:
+        table = read_table(path)
+    except PlanError as error:
+        found = error.diagnostics[0]
+        raise usage_error(found.message, location=found.location, hint=_ANOTHER_FILE) from error
     if table.dialect is not RECORDED:
         raise usage_error(
             f"this is a table of {table.dialect.name} runs, with other columns than those of a recorded run",
-            location=f"{path}:1", hint="name another file with `--record`; a new one gets its header",
+            location=f"{path}:1", hint=_ANOTHER_FILE,
         )  # fmt: skip
     cells = {**_plan_cells(plan), **_model_cells(plan)}
     lacking = [name for name, text in cells.items() if text and name not in {*table.columns, *INFORMATIVE}]
     if lacking:
         raise usage_error(
             f"the table has no column {lacking[0]}, which this plan needs (`{cells[lacking[0]]}`)",
-            location=f"{path}:1", hint="name another file with `--record`; a new one has every column",
+            location=f"{path}:1", hint=_ANOTHER_FILE,
         )  # fmt: skip
 
 
