@@ -88,10 +88,11 @@ def _depths(problem: Problem, mode: str, tensor_parallel: int) -> list[int]:
     """
     if mode in ("none", "1d"):
         return [1] if (mode == "none") == (tensor_parallel == 1) else []
-    if problem.pins.get("tensor_mode") == mode:
-        return divisors(tensor_parallel) if mode == "2.5d" else [1] if tensor_parallel > 1 else []
+    if tensor_parallel == 1:
+        return []
     depths = divisors(tensor_parallel) if mode == "2.5d" else [1]
-    return [depth for depth in depths if tensor_parallel > 1 and _is_grid(mode, tensor_parallel // depth)]
+    pinned = problem.pins.get("tensor_mode") == mode
+    return [depth for depth in depths if pinned or _is_grid(mode, tensor_parallel // depth)]
 
 
 def _is_grid(mode: str, ranks: int) -> bool:

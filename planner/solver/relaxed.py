@@ -86,7 +86,7 @@ def _with_pins(problem: Problem, columns: LayoutColumns, pinned: tuple[str, ...]
         group = columns.tensor_parallel * columns.pipeline_parallel
         columns = _put(columns, {"data_parallel": np.maximum(1, problem.num_devices // group)})
     columns = _put(columns, _batch_split(problem, columns, values))
-    repeats = columns.mode_is("1d", "2d", "3d") & (columns.tensor_parallel == 1)
+    repeats = columns.mode_is("1d", "2d", "2.5d", "3d") & (columns.tensor_parallel == 1)
     return columns.take(~repeats)
 
 

@@ -52,9 +52,11 @@ def _pinned_away(problem: Problem, layers: tuple[int, ...]) -> bool:
 
 
 def fits(problem: Problem, predicted: Prediction) -> bool:
-    """Whether every stage fits its device and every node its host."""
+    """Whether every stage fits its device and every node its host and its NVMe."""
     on_device = all(stage.peak_bytes <= stage.capacity_bytes - stage.reserve_bytes for stage in predicted.stages)
-    return on_device and predicted.host_bytes_per_node <= problem.hardware.host.memory_bytes
+    host = problem.hardware.host
+    on_host = predicted.host_bytes_per_node <= host.memory_bytes
+    return on_device and on_host and predicted.nvme_bytes_per_node <= host.nvme_capacity_bytes
 
 
 def objective_of(problem: Problem, predicted: Prediction) -> float:

@@ -9,7 +9,8 @@ from planner.units import Bytes, Seconds
 from tests.helpers import problem, slow_hardware
 
 DEVICES = st.sampled_from([4, 2, 8, 6, 4, 3, 1])
-ZERO_STAGES = st.sampled_from([(0,), (0, 1), (0, 1, 2)])
+ZERO_STAGES = st.sampled_from([(0,), (0, 1), (0, 1, 2), (0, 3), (1, 3)])
+MODES = st.sampled_from([("none", "1d"), ("none", "1d"), ("none", "1d", "2d", "2.5d", "3d"), ("none", "2d", "2.5d")])
 MEMORY = st.one_of(st.integers(100_000, 600_000), st.integers(60_000, 300_000), st.just(10**7))
 SCHEDULES = st.sampled_from([("none", "1f1b"), ("none", "1f1b"), ("none", "1f1b", "interleaved")])
 
@@ -31,10 +32,12 @@ def stacks(draw: st.DrawFn) -> dict[str, Any]:
     zero_stages = draw(ZERO_STAGES)
     return {
         "zero_stages": zero_stages,
-        "zero_stages_with_pipeline": zero_stages[:2],
+        "zero_stages_with_pipeline": tuple(stage for stage in zero_stages if stage < 2),
         "zero_stages_with_accumulation": zero_stages[:2],
+        "tensor_modes": draw(MODES),
+        "offload_tiers": draw(st.sampled_from([("none",), ("none", "cpu"), ("none", "cpu", "nvme")])),
         "schedules": draw(SCHEDULES),
-        "sequence_parallel": False,
+        "sequence_parallel": draw(st.sampled_from([False, False, True])),
         "recompute": draw(st.sampled_from(["per-layer", "all-or-nothing", "per-layer", "none"])),
         "uneven_stages": draw(st.sampled_from([True, True, False])),
         "traffic": {"optimizer_bytes": draw(st.sampled_from([40.0, 40.0, 1.0]))},
@@ -53,6 +56,7 @@ def problems(draw: st.DrawFn, /, **overrides: Any) -> Problem:
         "num_devices": draw(DEVICES),
         "devices_per_node": hardware.get("devices_per_node", 4),
         "global_batch": draw(st.sampled_from([8, 6, 4, 12])),
+        "allow_offload": draw(st.sampled_from(["none", "none", "cpu", "nvme"])),
         "objective": draw(st.sampled_from(["step-time", "memory"])),
         "reserve": draw(st.sampled_from([None, Reserve(num_bytes=Bytes(500))])),
     }
