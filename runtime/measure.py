@@ -23,7 +23,7 @@ WARM_UP_STEPS = 3
 """Steps left out of the median: the first ones allocate memory and open connections."""
 
 TERMS: dict[str, tuple[str, ...]] = {
-    "compute": ("forward_backward", "recompute", "embedding", "loss_head"),
+    "compute": ("forward_backward", "recompute", "embedding", "loss_head", "gradient_accumulation"),
     "communication": (
         "tensor_parallel_communication", "weight_gathering", "data_parallel_communication",
         "tied_embedding_reduction",
