@@ -11,7 +11,7 @@ from planner.configs.draft import Asked
 from planner.configs.files import language_of, read_source
 from planner.configs.judging import Judged, judge
 from planner.configs.source import Language, Source
-from planner.cost_model import MODELLED_MODES, predict
+from planner.cost_model import predict
 from planner.diagnostics import Diagnostic, ExitCode, PlanError
 from planner.evidence import BY_HAND, Evidence, Space
 from planner.layout import Layout
@@ -164,8 +164,6 @@ def _prediction(judged: Judged) -> tuple[Prediction | None, str]:
         return None, f"not known: {', '.join(judged.missing)}"
     if judged.draft.unmodelled:
         return None, "; ".join(judged.draft.unmodelled)
-    if judged.layout.tensor_mode not in MODELLED_MODES:
-        return None, f"no cost formulas for tensor mode {judged.layout.tensor_mode}"
     return predict(judged.problem, judged.layout), ""
 
 

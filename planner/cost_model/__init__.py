@@ -8,11 +8,7 @@ from planner.cost_model.schedule_graph import schedule_step_seconds
 from planner.layout import Layout
 from planner.prediction import Prediction
 from planner.problem import Problem
-from planner.spec import TensorMode
 from planner.stages import stages_of_layout
-
-MODELLED_MODES: tuple[TensorMode, ...] = ("none", "1d", "2d", "2.5d", "3d")
-"""Tensor modes whose memory and communication the formulas describe."""
 
 NOT_MODELLED = (
     "loading of data, logging, evaluation and checkpoints",

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import msgspec
 import numpy as np
 
-from planner.cost_model import MODELLED_MODES
 from planner.layout import SOME_RECOMPUTE, LayoutColumns
 from planner.pins import EVEN, pinned_layers
 from planner.problem import Problem
@@ -67,11 +66,11 @@ class Division:
 
 
 def judged_by_memory(problem: Problem, columns: LayoutColumns) -> Booleans:
-    """Where there are formulas for a layout: in some tensor modes, with layers for all stages.
+    """Where there are layers for all stages of a layout.
 
-    The others keep both memories in a conflict, so that it names the rule against them.
+    The others keep all memories in a conflict, so that it names the rule against them.
     """
-    return columns.mode_is(*MODELLED_MODES) & (columns.pipeline_parallel <= problem.model.num_layers)
+    return np.asarray(columns.pipeline_parallel <= problem.model.num_layers)
 
 
 def divisions(problem: Problem) -> list[Division]:

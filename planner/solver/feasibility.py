@@ -1,7 +1,6 @@
 """Whether a problem has an answer at all, and one good layout of it, without the exact model."""
 
 from planner.candidates import enumerate_layouts
-from planner.cost_model import MODELLED_MODES
 from planner.layout import Layout
 from planner.problem import Problem
 from planner.rules import judge
@@ -11,12 +10,10 @@ from planner.solver.limits import StageLimits
 
 
 def fitting_limits(problem: Problem) -> StageLimits | None:
-    """The limits of the valid layouts that fit; ``None`` where there is none, or none with formulas."""
+    """The limits of the valid layouts that fit; ``None`` where there is none."""
     columns = enumerate_layouts(problem)
     columns = columns.take(judge(problem, columns)[0])
-    if not len(columns) or not columns.mode_is(*MODELLED_MODES).all():
-        return None
-    return fitting(problem, columns)[0]
+    return fitting(problem, columns)[0] if len(columns) else None
 
 
 def feasible(problem: Problem) -> bool:

@@ -18,7 +18,7 @@ def fitting(problem: Problem, columns: LayoutColumns) -> tuple[StageLimits | Non
 
 def fit(problem: Problem, columns: LayoutColumns, where: Sequence[Fits] = MEMORIES) -> Booleans:
     """Layouts of which some division of the layers fits all of ``where``."""
-    return FitTable(problem, columns, where).fit(range(len(where)))
+    return FitTable(problem, columns, where).fit()
 
 
 class FitTable:
@@ -51,9 +51,9 @@ class FitTable:
         self._stages = stages_of(columns.take(self._rows)) if len(self._rows) else None
         self._most: dict[int, Integers] = {}
 
-    def fit(self, memories: Iterable[int]) -> Booleans:
-        """Layouts that fit some of the memories, by number, all at once."""
-        numbers = list(memories)
+    def fit(self, memories: Iterable[int] | None = None) -> Booleans:
+        """Layouts that fit some of the memories, by number, all at once; all of them unless told."""
+        numbers = list(range(len(self.where)) if memories is None else memories)
         if not numbers:
             return np.ones(len(self.columns), dtype=bool)
         found = np.logical_and.reduce([self.all[number] for number in numbers])

@@ -22,7 +22,7 @@ from planner.solver.counts import on
 from planner.solver.fit import fit
 from planner.solver.limits import fits_host, fits_nvme
 from planner.solver.recompute import least_peak_bytes
-from planner.solver.search import require_modelled, solve
+from planner.solver.search import solve
 from planner.solver.state_floor import excluded_by_bound, most_usable_bytes, state_floor_bytes
 from planner.stages import Booleans, StageColumns, stages_of
 
@@ -71,7 +71,6 @@ def _outcome(problem: Problem) -> str:
     columns = _valid_layouts(problem)
     if not len(columns):
         return NO_VALID_LAYOUT
-    require_modelled(columns)
     return FITS if fit(problem, columns).any() else NONE_FITS
 
 

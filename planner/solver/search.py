@@ -9,18 +9,17 @@ import numpy as np
 from planner import __version__
 from planner.answer import Answer, RunnerUp
 from planner.candidates import enumerate_layouts
-from planner.cost_model import MODELLED_MODES, predict
+from planner.cost_model import predict
 from planner.diagnostics import Diagnostic
 from planner.evidence import Evidence, Space
-from planner.layout import LayoutColumns
 from planner.plan import FORMAT_VERSION, Plan, seal
 from planner.problem import Problem
 from planner.rules import capacity, judge
 from planner.solver import peak_memory, step_time
-from planner.solver.fit import FitTable, fitting
+from planner.solver.fit import FitTable
 from planner.solver.found import Found
+from planner.solver.limits import stage_limits
 from planner.solver.reasons import why_infeasible
-from planner.stages import Booleans
 
 
 def solve(problem: Problem, *, time_limit_s: float | None = None, top: int = 1) -> Answer:
@@ -38,12 +37,13 @@ def solve(problem: Problem, *, time_limit_s: float | None = None, top: int = 1) 
     space = Space(layouts=num_layouts, valid=len(columns), fit=0, rejected=rejected)
     if not len(columns):
         return _infeasible(space, why_infeasible(problem), started)
-    require_modelled(columns)
-    limits, fits = fitting(problem, columns)
-    rejected |= _misfits(problem, columns, fits)
+    table = FitTable(problem, columns)
+    fits = table.fit()
+    rejected |= _misfits(table)
     space = msgspec.structs.replace(space, fit=int(np.count_nonzero(fits)), rejected=rejected)
-    if limits is None:
+    if not fits.any():
         return _infeasible(space, why_infeasible(problem), started)
+    limits = stage_limits(problem, columns.take(fits))
     objective = peak_memory if problem.objective == "memory" else step_time
     ranked = objective.rank(problem, limits)
     kept = ranked.promising()
@@ -53,27 +53,14 @@ def solve(problem: Problem, *, time_limit_s: float | None = None, top: int = 1) 
     return _answer(found, space, top, started)
 
 
-def _misfits(problem: Problem, columns: LayoutColumns, fits: Booleans) -> dict[str, int]:
+def _misfits(table: FitTable) -> dict[str, int]:
     """How many valid layouts do not fit each memory; one is counted for the first of them."""
-    if fits.all():
-        return {}
-    left = np.ones(np.count_nonzero(~fits), dtype=bool)
-    table, counts = FitTable(problem, columns.take(~fits)), {}
+    counts, left = {}, table.fit(())
     for number, rule in enumerate(capacity.RULES, start=1):
         fit = table.fit(range(number))
         counts[rule.id] = int(np.count_nonzero(left & ~fit))
-        left &= fit
+        left = fit
     return {rule: count for rule, count in counts.items() if count}
-
-
-def require_modelled(columns: LayoutColumns) -> None:
-    """Refuse to judge layouts by formulas that do not describe them.
-
-    Raises:
-        NotImplementedError: a layout has a tensor mode without cost formulas.
-    """
-    if not columns.mode_is(*MODELLED_MODES).all():
-        raise NotImplementedError("the stack executes a tensor mode that the cost model does not describe")
 
 
 def _infeasible(space: Space, reasons: list[Diagnostic], started: float) -> Answer:

@@ -11,7 +11,6 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from planner.candidates import enumerate_layouts
-from planner.cost_model import MODELLED_MODES
 from planner.cost_model.memory import host_bytes_per_rank, stage_memory, usable_bytes
 from planner.diagnostics import Diagnostic
 from planner.layout import LayoutColumns
@@ -96,13 +95,13 @@ def divided(
     if stages > problem.model.num_layers:
         yield (), kept
         return
-    modelled = columns.mode_is(*MODELLED_MODES)
     for layers in compositions(problem.model.num_layers, stages):
         here = stages_of(columns).with_layers(np.tile(layers, len(columns)))
         ranks = min(problem.devices_per_node, problem.num_devices)
-        device, possible = fits_with_some_recompute(problem, here), here.fewest_recomputed() <= here.most_recomputed()
+        device = fits_with_some_recompute(problem, here)
+        possible = here.fewest_recomputed() <= here.most_recomputed()
         host = possible & (host_bytes_per_rank(problem, here) * ranks <= problem.hardware.host.memory_bytes)
-        both = [fit.reshape(len(columns), stages).all(axis=1) | ~modelled for fit in (device, host)]
+        both = [np.all(np.reshape(fit, (len(columns), stages)), axis=1).tolist() for fit in (device, host)]
         names: list[Key] = [("MEM001", "", ""), ("MEM002", "", "")]
         yield (
             layers,

@@ -5,7 +5,7 @@ import os
 import traceback
 import warnings
 from collections.abc import Callable
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -118,6 +118,10 @@ def _rank_main(function: Callable[[int], Any], rank: int, world: int, rendezvous
         adapt("cpu")
         dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=world)
         results.send((True, function(rank)))
+        # Its peers may still be connecting to it; ``run_ranks`` stops them all.
+        parent = parent_process()
+        assert parent is not None
+        parent.join()
     except BaseException:
         results.send((False, traceback.format_exc()))
     finally:
