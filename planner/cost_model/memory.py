@@ -73,7 +73,9 @@ def stage_memory(problem: Problem, stages: StageColumns) -> StageMemory:
         "embedding_and_final_norm": activations.ends_bytes(problem, stages),
         "pipeline_buffers": activations.pipeline_buffer_bytes(problem, stages),
     }
-    accumulated = np.where(stages.layouts.num_microbatches > 1, states["gradients"], buffered_gradients(problem, stages))
+    accumulated = np.where(
+        stages.layouts.num_microbatches > 1, states["gradients"], buffered_gradients(problem, stages)
+    )
     late, ended = activations.outliving_bytes(problem, stages)
     in_forward = np.where(stages.layouts.zero_stage >= SHARDS_OPTIMIZER, 0.0, buckets)
     head_gradient = np.maximum(accumulated, head_gradient_bytes(problem, stages, states["gradients"]))
