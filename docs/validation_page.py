@@ -33,17 +33,18 @@ predicts it as it would predict any other. No constant belongs to a row or a set
 training stack and card in `specs/`, each with its source. Errors are 100 (predicted / measured - 1).
 
 Not every figure below is a test on unseen runs. Some constants were read off rows of these tables, as their sources
-say: of `colossalai-hf` (kept elements, logits, buckets, host times, attention, and dropout 0) off colossalai-h100, of
-`colossalai` (logits of ZeRO 3, fragments, host times) off colossalai-h200, and of `megatron-deepspeed` (host time, fixed cost of collectives, passes over
-scores) off vTrain-single, which `megatron-deepspeed-2021` shares. The passes over scores of `megatron` are carried
-over from there. `megatron-deepspeed-2021` has what its ZeRO-3 gathers reach of the links from the three rows of the
-174.6B model in Narayanan2021-T2, not from those of the 529.6B one; `llm-foundry` that nothing hides behind its
-gathers from the rows of MosaicML on A100 of 40 GB; and the cards what unaligned products keep from the rows of
-BLOOM-prequel with 13824 and 14400 hidden units. Errors on BLOOM-prequel, BigScience-1B3-V100, Megatron-golden-mem and
-MosaicML pointed to what the other stacks had wrong; the values there are counts in the code of the time and published
-figures, not fits. Memory of `megatron-deepspeed-2021` was compared stage by stage with peaks that BigScience logged of
-a 52B model (TP 4, PP 16; experiments/gpt2-meg-ds-3d of GitHub bigscience-workshop/bigscience), which are in no table.
-`colossalai-legacy` has one amount of cached blocks, and communicators, read off seed-gpt2.
+say: of `colossalai-hf` (kept elements, logits, buckets, host times, attention, and dropout 0) off colossalai-h100,
+of `colossalai` (logits of ZeRO 3, fragments, host times) off colossalai-h200, and of `megatron-deepspeed` (host
+time, fixed cost of collectives, passes over scores) off vTrain-single, which `megatron-deepspeed-2021` shares. The
+passes over scores of `megatron` are carried over from there. `megatron-deepspeed-2021` has what its ZeRO-3 gathers
+reach of the links from the three rows of the 174.6B model in Narayanan2021-T2, not from those of the 529.6B one;
+`llm-foundry` that nothing hides behind its gathers from the rows of MosaicML on A100 of 40 GB; and the cards what
+unaligned products keep from the rows of BLOOM-prequel with 13824 and 14400 hidden units. Errors on BLOOM-prequel,
+BigScience-1B3-V100, Megatron-golden-mem and MosaicML pointed to what the other stacks had wrong; the values there
+are counts in the code of the time and published figures, not fits. Memory of `megatron-deepspeed-2021` was compared
+stage by stage with peaks that BigScience logged of a 52B model (TP 4, PP 16; experiments/gpt2-meg-ds-3d of GitHub
+bigscience-workshop/bigscience), which are in no table. `colossalai-legacy` has one amount of cached blocks, and
+communicators, read off seed-gpt2.
 
 Readings that disagree with each other are left as they are. seed-11 trains with mixed precision as the other rows do,
 and takes less beside its tensors than their communicators alone: the README of its time prints 5287, 4590 and 4901 MiB
