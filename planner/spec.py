@@ -53,6 +53,7 @@ __all__ = [
     "StackSpec",
     "StateBytesSpec",
     "TensorMode",
+    "TilesSpec",
     "TrafficSpec",
     "ZeroTrafficSpec",
 ]
@@ -90,6 +91,18 @@ class ModelSpec(Spec, frozen=True, kw_only=True):
             raise ValueError(f"`seq_len` {self.seq_len} is longer than `max_seq_len` {self.max_seq_len}")
 
 
+class TilesSpec(Spec, frozen=True, kw_only=True):
+    """How the device cuts a matrix product into tiles, of which each multiprocessor computes one at a time."""
+
+    multiprocessors: Count
+    rate: Share
+    """Share of the peak that the best tile reaches while every multiprocessor computes one."""
+    start_s: Seconds = field(name="start")
+    """Time of a product before its first and after its last tile, on the device."""
+    shapes: tuple[tuple[Count, Count, Share], ...]
+    """Rows and columns of a tile of the result, and the share of the best tile's rate that it reaches."""
+
+
 class EfficiencySpec(Spec, frozen=True, kw_only=True):
     """What the device reaches of its peaks."""
 
@@ -103,6 +116,8 @@ class EfficiencySpec(Spec, frozen=True, kw_only=True):
     """Elements of two bytes that the sides of a product should be multiples of."""
     unaligned: Share = 1.0
     """Share of that efficiency which products with other sides reach."""
+    tiles: TilesSpec | None = None
+    """What whole products cost by their shapes, in place of ``matmul``, where the device is known that well."""
 
     def __post_init__(self) -> None:
         """Refuse a curve that cannot be interpolated."""
@@ -120,6 +135,8 @@ class LinkSpec(Spec, frozen=True, kw_only=True):
     latency_s: Seconds = field(name="latency")
     efficiency: Share
     """Share of the bandwidth that a large collective reaches."""
+    start_s: Seconds = field(name="start", default=Seconds(0))
+    """Time of an all-reduce beside its ring steps, half of it for a gathering or a scattering."""
 
 
 class NetworkSpec(Spec, frozen=True, kw_only=True):
@@ -202,6 +219,10 @@ class StackSpec(Spec, frozen=True, kw_only=True):
     """``all-or-nothing``: every layer of every stage recomputes, or none does. ``per-layer``: each stage
     recomputes as many of its layers as it needs to."""
     uneven_stages: bool
+    rank_order: Literal["data-pipeline-tensor", "pipeline-data-tensor"] = "data-pipeline-tensor"
+    """How ranks are numbered, the axis named last fastest: which of a layout's groups share a node."""
+    pipeline_slices: bool = False
+    """Whether tensor-parallel ranks send a slice each to the next stage, which gathers them."""
     vocab_multiple: Annotated[int, Meta(ge=0)]
     """The vocabulary is padded to a multiple of this times the tensor-parallel degree; 0: not padded."""
     mixed_precision: StateBytesSpec

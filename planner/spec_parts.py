@@ -108,12 +108,16 @@ class TrafficSpec(Spec, frozen=True, kw_only=True):
     """The same on the host for ZeRO stage 3, if its optimizer there is another one."""
     score_elements: float = 0.0
     """Reads and writes per attention score, forward; when scores are materialised."""
+    whole_head: Share = 1.0
+    """Share of its rate that the head's product keeps where one rank has the whole vocabulary."""
     attention_efficiency: Share | None = None
     """Share of the peak that attention kernels reach which store no scores, if not that of matrix products."""
     host_bytes_per_s: BytesPerSecond = field(name="host_bandwidth", default=BytesPerSecond(float("inf")))
     """Host memory traffic that one process reaches in an optimizer step there, if its share of the host's is more."""
     layer_host_s: Seconds = field(name="layer_host", default=Seconds(0))
     """Host time to run one layer's forward, its launches included; backward takes twice as long."""
+    layer_fixed_s: Seconds = field(name="layer_fixed", default=Seconds(0))
+    """Device time of one layer's forward that no shape changes: gaps between kernels, and kernels too small to fill it."""
     tensor_parallel_host_s: Seconds = field(name="tensor_parallel_host", default=Seconds(0))
     """More of it where tensor parallelism divides the layer."""
     sequence_parallel_host_s: Seconds = field(name="sequence_parallel_host", default=Seconds(0))

@@ -107,10 +107,15 @@ class Cluster:
 
         Between nodes a group runs one ring for each member it has on a node, each leaving through
         its own share of the NICs; inside the node the rings share the node link. Of a ring's steps one
-        for each node leaves it, so that the latency of a step is the mean over a node's members.
+        for each node leaves it, so that the latency of a step is the mean over a node's members. What a
+        collective takes to start counts to the latencies of its steps.
         """
         if size == 1:
             return GroupLink(bandwidth_bytes_per_s=float("inf"), latency_s=0.0)
+        link, start_s = self._ring(stride, size), self.hardware.node_link.start_s / (2 * (size - 1))
+        return GroupLink(bandwidth_bytes_per_s=link.bandwidth_bytes_per_s, latency_s=link.latency_s + start_s)
+
+    def _ring(self, stride: int, size: int) -> GroupLink:
         members, crosses = members_per_node(stride, size, self.num_devices, self.devices_per_node)
         if not crosses:
             return self._inside()

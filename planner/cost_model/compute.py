@@ -1,9 +1,12 @@
 """Time that a stage computes for one micro batch, and the optimizer step."""
 
+from typing import NamedTuple
+
 import numpy as np
 
 from planner.cost_model.flops import head_product, layer_products
 from planner.cost_model.host import nvme_bytes_per_rank
+from planner.cost_model.products import alignment_share, matrix_seconds, product_seconds
 from planner.cost_model.parameters import SHARDS_GRADIENTS, stage_parameters, updated_parameters
 from planner.cost_model.shares import rank_tokens, shares
 from planner.cost_model.sources import formula
@@ -12,7 +15,7 @@ from planner.problem import Problem
 from planner.rules.rule import edge_of
 from planner.rules.states import SHARDS_WEIGHTS
 from planner.spec import ELEMENT_BYTES
-from planner.stages import Floats, StageColumns, padded_vocab
+from planner.stages import Floats, StageColumns, microbatch_tokens, padded_vocab
 
 BACKWARD_PRODUCTS = 2.0
 """Backward computes a weight and an input gradient for every product of forward."""
@@ -26,56 +29,42 @@ SUMMA_KERNELS = 4
 
 
 @formula("definition")
-def product_seconds(problem: Problem, flops: Floats) -> Floats:
-    """Time of one matrix product: FLOP over dense peak times the efficiency measured at that size.
-
-    The efficiency is interpolated between the points of the hardware spec over log FLOP and held
-    constant beyond them. Zero FLOP take no time. Units: s.
-    """
-    points = np.array(problem.hardware.efficiency.matmul)
-    size = np.log10(np.maximum(flops, 1.0))
-    efficiency = np.interp(size, np.log10(points[:, 0]), points[:, 1])
-    return flops / (problem.hardware.peak_flops_per_s[problem.precision] * efficiency)
-
-
-@formula("definition")
-def alignment_share(problem: Problem, side: Floats) -> Floats:
-    """Share of its efficiency that a product keeps whose side is no multiple of what the card works on."""
-    efficiency = problem.hardware.efficiency
-    aligned = np.mod(np.broadcast_to(side, np.shape(side)), float(efficiency.alignment)) == 0
-    return np.where(aligned, 1.0, efficiency.unaligned)
-
-
-@formula("definition")
 def traffic_seconds(problem: Problem, num_bytes: Floats) -> Floats:
     """Time of memory-bound work: bytes over the share of the memory bandwidth that it reaches."""
     hardware = problem.hardware
     return num_bytes / (hardware.memory_bandwidth_bytes_per_s * hardware.efficiency.memory)
 
 
-@formula("narayanan2021", "xu2021", "wang2021")
-def weight_product_seconds(problem: Problem, stages: StageColumns) -> Floats:
-    """The four products of one layer with its weights, forward, for one micro batch. Units: s.
+class WeightProducts(NamedTuple):
+    """Time of one layer's products with its weights, for one micro batch. Units: s."""
 
-    Each takes its FLOP at the efficiency of its size, or its operands and result over the memory where
-    that is longer. In a 2D or 2.5D grid it runs in as many steps as the edge.
+    forward: Floats
+    backward: Floats
+
+
+@formula("narayanan2021", "xu2021", "wang2021")
+def weight_product_seconds(problem: Problem, stages: StageColumns) -> WeightProducts:
+    """The four products of one layer with its weights for one micro batch, and the two each has in backward.
+
+    Each takes what its shape takes, or its operands and result over the memory where that is longer. In a
+    2D or 2.5D grid it runs in as many steps as the edge. Units: s.
     """
     model, part, steps = problem.model, shares(stages.layouts), summa_steps(stages)
-    h, f, products = float(model.hidden_size), float(model.ffn_hidden_size), layer_products(problem, stages)
+    h, f = float(model.hidden_size), float(model.ffn_hidden_size)
     in_grid = stages.layouts.mode_is("2d", "2.5d", "3d")
     whole, split = np.where(in_grid, part.split_hidden, 1.0), part.split_hidden
     tokens, element = rank_tokens(problem, stages), float(ELEMENT_BYTES[problem.precision])
-    shapes = {
-        "qkv": (h * whole, 3 * h * split), "attention_output": (h * split, h * whole),
-        "ffn_in": (h * whole, f * split), "ffn_out": (f * split, h * whole),
-    }  # fmt: skip
-    seconds = np.zeros(len(stages))
-    for name, (inner, outer) in shapes.items():
+    shapes = ((h * whole, 3 * h * split), (h * split, h * whole), (h * whole, f * split), (f * split, h * whole))
+    forward = backward = np.zeros(len(stages))
+    for inner, outer in shapes:
         share = alignment_share(problem, inner) * alignment_share(problem, outer)
-        computed = product_seconds(problem, getattr(products, name) / steps) / share
         moved = traffic_seconds(problem, element * (tokens * inner + inner * outer + tokens * outer))
-        seconds = seconds + steps * np.maximum(computed, moved)
-    return seconds
+        output, input_gradient, weight_gradient = (
+            steps * np.maximum(matrix_seconds(problem, *sides) / share, moved)
+            for sides in ((tokens, outer, inner), (tokens, inner, outer), (inner, outer, tokens))
+        )
+        forward, backward = forward + output, backward + input_gradient + weight_gradient
+    return WeightProducts(forward, backward)
 
 
 @formula("narayanan2021", "dao2022")
@@ -85,8 +74,18 @@ def layer_forward_seconds(problem: Problem, stages: StageColumns) -> Floats:
     traffic = problem.stack.traffic
     elements = traffic.replicated_elements * part.whole_hidden + traffic.sharded_elements * part.split_hidden
     moved = rank_tokens(problem, stages) * problem.model.hidden_size * element * elements
-    products = weight_product_seconds(problem, stages) + attention_seconds(problem, stages)
-    return products + traffic_seconds(problem, moved)
+    products = weight_product_seconds(problem, stages).forward + attention_seconds(problem, stages)
+    return products + traffic_seconds(problem, moved) + float(traffic.layer_fixed_s)
+
+
+@formula("narayanan2021", "dao2022")
+def layer_backward_seconds(problem: Problem, stages: StageColumns) -> Floats:
+    """Backward of one layer for one micro batch on the device, without what it recomputes.
+
+    Products with weights by their shapes, everything else twice what forward takes.
+    """
+    products = weight_product_seconds(problem, stages)
+    return BACKWARD_PRODUCTS * (layer_forward_seconds(problem, stages) - products.forward) + products.backward
 
 
 @formula("definition")
@@ -115,12 +114,13 @@ def attention_seconds(problem: Problem, stages: StageColumns) -> Floats:
     if share is not None and not stores_scores:
         rate = problem.hardware.peak_flops_per_s[problem.precision] * share * problem.hardware.efficiency.attention
         return (flops[0] + flops[1]) / rate
-    seconds = product_seconds(problem, flops[0]) + product_seconds(problem, flops[1])
     if not stores_scores:
-        return seconds
-    part = shares(stages.layouts).split_hidden
-    scores = rank_tokens(problem, stages) * problem.seq_len * problem.model.num_heads * part
-    return seconds + traffic_seconds(problem, scores * ELEMENT_BYTES[problem.precision] * stack.traffic.score_elements)
+        return product_seconds(problem, flops[0]) + product_seconds(problem, flops[1])
+    side, depth = float(problem.seq_len), float(problem.model.hidden_size // problem.model.num_heads)
+    heads = rank_tokens(problem, stages) / side * problem.model.num_heads * shares(stages.layouts).split_hidden
+    seconds = matrix_seconds(problem, side, side, depth, heads) + matrix_seconds(problem, side, depth, side, heads)
+    scores = heads * side * side * ELEMENT_BYTES[problem.precision]
+    return seconds + traffic_seconds(problem, scores * stack.traffic.score_elements)
 
 
 @formula("xu2021", "wang2021")
@@ -142,8 +142,14 @@ def layer_kernels(problem: Problem, stages: StageColumns) -> Floats:
 @formula("narayanan2021")
 def head_forward_seconds(problem: Problem, stages: StageColumns) -> Floats:
     """Forward product of the loss head for one micro batch, on the last stage."""
-    steps = summa_steps(stages)
-    return steps * product_seconds(problem, head_product(problem, stages) / steps)
+    if problem.hardware.efficiency.tiles is None or stages.layouts.mode_is("2d", "2.5d", "3d").any():
+        steps = summa_steps(stages)
+        return steps * product_seconds(problem, head_product(problem, stages) / steps)
+    columns = stages.layouts
+    tokens, vocab = microbatch_tokens(problem, columns), padded_vocab(problem, columns) / columns.tensor_parallel
+    seconds = matrix_seconds(problem, tokens, vocab, float(problem.model.hidden_size))
+    kept = np.where(columns.tensor_parallel == 1, problem.stack.traffic.whole_head, 1.0)
+    return np.where(stages.is_last, seconds / kept, 0.0)
 
 
 @formula("definition")
@@ -182,7 +188,7 @@ def microbatch_compute(problem: Problem, stages: StageColumns) -> Terms:
     again = attention_seconds(problem, stages) * (stages.num_layers - stages.recompute_layers) * selective
     return {
         "layers_forward": stages.num_layers * forward,
-        "layers_backward": BACKWARD_PRODUCTS * stages.num_layers * forward + again,
+        "layers_backward": stages.num_layers * layer_backward_seconds(problem, stages) + again,
         "recompute": stages.recompute_layers * forward,
         "embedding": embedding_seconds(problem, stages),
         "loss_head": (1.0 + BACKWARD_PRODUCTS) * head + loss_seconds(problem, stages),

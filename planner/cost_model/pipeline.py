@@ -67,8 +67,8 @@ def host_seconds(problem: Problem, stages: StageColumns) -> Floats:
     if problem.stack.traffic.blocking_launches:
         return host * ((1.0 + compute.BACKWARD_PRODUCTS) * stages.num_layers + stages.recompute_layers)
     line, grid = communication.layer_collectives(problem, stages), grid_collectives(problem, stages)
-    passes = 1.0 + compute.BACKWARD_PRODUCTS
-    plain = passes * (host - forward) - line.once - grid.once
+    device = forward + compute.layer_backward_seconds(problem, stages)
+    plain = (1.0 + compute.BACKWARD_PRODUCTS) * host - device - line.once - grid.once
     recomputing = plain + host - forward - line.recomputed - grid.recomputed
     whole = stages.num_layers - stages.recompute_layers
     waits = np.multiply(whole, np.maximum(plain, 0.0), dtype=np.float64)

@@ -63,7 +63,8 @@ def _filled(row: Row, facts: SetFacts, assumed: Assumptions) -> _Filled:
     """The row's own cells, else the facts of its set; every filling is noted."""
     fill = partial(filled_value, row.set_name, facts, assumed)
     flash = row.choice("flash_attention", {"yes": "flash", "no": "materialised", "unknown": ""})
-    recompute = row.choice("recompute", {name: name for name in ("full", "none", SELECTIVE)})
+    stated = row.choice("recompute", {name: name for name in ("full", "none", SELECTIVE)})
+    recompute = stated if facts.states_recompute else ""
     precision = fill("precision", shapes.precision_of(row.text("precision")), facts.precision)
     zero_stage = fill("zero_stage", row.whole("zero_stage"), facts.zero_stage)
     other = facts.bf16_stack if precision == "bf16" else facts.zero3_stack if zero_stage == SHARDS_WEIGHTS else None
