@@ -34,6 +34,9 @@ class SetFacts(msgspec.Struct, frozen=True, kw_only=True):
     vocab: int = 50257
     micro_batch: int | Literal["whole"] | None = None
     """``whole``: a data-parallel rank's batch is one micro batch. ``None``: a row has to state it."""
+    sequence_parallel: bool = False
+    layers_per_chunk: int | None = None
+    """Layers of a chunk of the interleaved schedule, where the row states no chunks; ``None``: 1F1B."""
     blocking_launches: bool = False
     """Whether the runs were made with CUDA_LAUNCH_BLOCKING=1."""
     stage_read: StageRead = "fullest"
@@ -163,7 +166,13 @@ FACTS: dict[str, SetFacts] = {
         },
     ),
     "Korthikanti2022": msgspec.structs.replace(_NARAYANAN, stack="megatron"),
-    "Megatron-H100": _NVIDIA,
+    "Megatron-H100": msgspec.structs.replace(
+        _NVIDIA, sequence_parallel=True, layers_per_chunk=1, why=_NVIDIA.why | {
+            "sequence_parallel": "the runs set --tp-comm-overlap, which needs it",
+            "layers_per_chunk": "its sends overlap with computation, which only the interleaved schedule does; stages "
+            "of 23 and of 7 layers leave no other chunks than single layers",
+        },
+    ),
     "NVIDIA-dgxc": _NVIDIA,
     "NeMo": _NVIDIA,
     "Megatron-golden-mem": SetFacts(
