@@ -6,8 +6,8 @@ import numpy as np
 
 from planner.cost_model.flops import head_product, layer_products
 from planner.cost_model.host import nvme_bytes_per_rank
-from planner.cost_model.products import alignment_share, matrix_seconds, product_seconds
 from planner.cost_model.parameters import SHARDS_GRADIENTS, stage_parameters, updated_parameters
+from planner.cost_model.products import alignment_share, matrix_seconds, product_seconds
 from planner.cost_model.shares import rank_tokens, shares
 from planner.cost_model.sources import formula
 from planner.cost_model.terms import Terms, total
@@ -15,7 +15,7 @@ from planner.problem import Problem
 from planner.rules.rule import edge_of
 from planner.rules.states import SHARDS_WEIGHTS
 from planner.spec import ELEMENT_BYTES
-from planner.stages import Floats, StageColumns, microbatch_tokens, padded_vocab
+from planner.stages import Floats, StageColumns, padded_vocab
 
 BACKWARD_PRODUCTS = 2.0
 """Backward computes a weight and an input gradient for every product of forward."""
@@ -50,18 +50,22 @@ def weight_product_seconds(problem: Problem, stages: StageColumns) -> WeightProd
     2D or 2.5D grid it runs in as many steps as the edge. Units: s.
     """
     model, part, steps = problem.model, shares(stages.layouts), summa_steps(stages)
-    h, f = float(model.hidden_size), float(model.ffn_hidden_size)
+    h, f, products = float(model.hidden_size), float(model.ffn_hidden_size), layer_products(problem, stages)
     in_grid = stages.layouts.mode_is("2d", "2.5d", "3d")
     whole, split = np.where(in_grid, part.split_hidden, 1.0), part.split_hidden
     tokens, element = rank_tokens(problem, stages), float(ELEMENT_BYTES[problem.precision])
-    shapes = ((h * whole, 3 * h * split), (h * split, h * whole), (h * whole, f * split), (f * split, h * whole))
+    shapes = {
+        "qkv": (h * whole, 3 * h * split), "attention_output": (h * split, h * whole),
+        "ffn_in": (h * whole, f * split), "ffn_out": (f * split, h * whole),
+    }  # fmt: skip
     forward = backward = np.zeros(len(stages))
-    for inner, outer in shapes:
+    for name, (inner, outer) in shapes.items():
         share = alignment_share(problem, inner) * alignment_share(problem, outer)
+        rows = getattr(products, name) / (2.0 * inner * outer * steps)
         moved = traffic_seconds(problem, element * (tokens * inner + inner * outer + tokens * outer))
         output, input_gradient, weight_gradient = (
             steps * np.maximum(matrix_seconds(problem, *sides) / share, moved)
-            for sides in ((tokens, outer, inner), (tokens, inner, outer), (inner, outer, tokens))
+            for sides in ((rows, outer, inner), (rows, inner, outer), (inner, outer, rows))
         )
         forward, backward = forward + output, backward + input_gradient + weight_gradient
     return WeightProducts(forward, backward)
@@ -142,12 +146,11 @@ def layer_kernels(problem: Problem, stages: StageColumns) -> Floats:
 @formula("narayanan2021")
 def head_forward_seconds(problem: Problem, stages: StageColumns) -> Floats:
     """Forward product of the loss head for one micro batch, on the last stage."""
-    if problem.hardware.efficiency.tiles is None or stages.layouts.mode_is("2d", "2.5d", "3d").any():
-        steps = summa_steps(stages)
-        return steps * product_seconds(problem, head_product(problem, stages) / steps)
-    columns = stages.layouts
-    tokens, vocab = microbatch_tokens(problem, columns), padded_vocab(problem, columns) / columns.tensor_parallel
-    seconds = matrix_seconds(problem, tokens, vocab, float(problem.model.hidden_size))
+    columns, steps, part = stages.layouts, summa_steps(stages), shares(stages.layouts).split_hidden
+    inner = problem.model.hidden_size * np.where(columns.mode_is("2d", "2.5d", "3d"), part, 1.0)
+    outer = padded_vocab(problem, columns) * part
+    rows = head_product(problem, stages) / (2.0 * inner * outer * steps)
+    seconds = steps * matrix_seconds(problem, rows, outer, inner)
     kept = np.where(columns.tensor_parallel == 1, problem.stack.traffic.whole_head, 1.0)
     return np.where(stages.is_last, seconds / kept, 0.0)
 

@@ -21,7 +21,9 @@ def product_seconds(problem: Problem, flops: Floats) -> Floats:
 
 
 @formula("nvidia-matmul")
-def matrix_seconds(problem: Problem, rows: Floats, columns: Floats, depth: Floats, batch: Floats | float = 1.0) -> Floats:
+def matrix_seconds(
+    problem: Problem, rows: Floats, columns: Floats, depth: Floats, batch: Floats | float = 1.0
+) -> Floats:
     """Time of ``batch`` products of ``rows x depth`` by ``depth x columns`` at once.
 
     By tiles: the result is cut into tiles, which the multiprocessors compute wave after wave; a last wave takes

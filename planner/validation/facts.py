@@ -111,9 +111,9 @@ _DEFAULT = SetFacts(
 
 FACTS: dict[str, SetFacts] = {
     "vTrain-single": msgspec.structs.replace(_VTRAIN, recompute="none", states_recompute=False, why=_VTRAIN.why | {
-        "recompute": "the column is the simulator's setting. Step time grows by 16.4 ms a layer and micro batch at 2048 "
-        "hidden units and by 8.05 at 1024, 8 sequences on one rank: what does not grow with the square of the "
-        "hidden units taken off, products would run at 312 TFLOP/s or more with recomputation and at 230 without",
+        "recompute": "the column is the simulator's setting. Eight sequences on one rank take 16.4 ms a layer with 2048 "
+        "hidden units and 8.05 ms with 1024: with recomputation the products would run at the card's peak or beyond, "
+        "whatever the rest takes, and without it at about 230 TFLOP/s",
     }),
     "vTrain-multi": _VTRAIN,
     "BLOOM-prequel": SetFacts(

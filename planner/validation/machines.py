@@ -18,7 +18,6 @@ CARDS = {
 """Kind and memory in GB to the built-in spec."""
 
 
-
 class Network(NamedTuple):
     """The adapters of one node."""
 
@@ -70,7 +69,8 @@ def _with_network(hardware: HardwareSpec, words: str, assumed: Assumptions) -> H
     reached = f", of which {100 * known.efficiency:.1f} % are reached ({known.why})" if known.efficiency else ""
     assumed.note(f"network `{words}`: {known.nics} adapters of {known.gbit_per_s} Gbit/s a node{reached}")
     network: NetworkSpec = msgspec.structs.replace(
-        hardware.network, kind=words, nics_per_node=known.nics, efficiency=known.efficiency or hardware.network.efficiency,
+        hardware.network, kind=words, nics_per_node=known.nics,
+        efficiency=known.efficiency or hardware.network.efficiency,
         bandwidth_bytes_per_s=BytesPerSecond(known.gbit_per_s * 1e9 / 8),
     )  # fmt: skip
     return msgspec.structs.replace(hardware, network=network)
