@@ -6,6 +6,11 @@ from planner.cost_model.sources import formula
 from planner.problem import Problem
 from planner.stages import Floats
 
+Side = Floats | float
+"""A side of a matrix, of one product or of one for each row."""
+VECTOR_ELEMENTS = 8
+"""Two-byte elements of an aligned vector of 16 bytes."""
+
 
 @formula("definition")
 def product_seconds(problem: Problem, flops: Floats) -> Floats:
@@ -21,9 +26,7 @@ def product_seconds(problem: Problem, flops: Floats) -> Floats:
 
 
 @formula("nvidia-matmul")
-def matrix_seconds(
-    problem: Problem, rows: Floats, columns: Floats, depth: Floats, batch: Floats | float = 1.0
-) -> Floats:
+def matrix_seconds(problem: Problem, rows: Side, columns: Side, depth: Side, batch: Floats | float = 1.0) -> Floats:
     """Time of ``batch`` products of ``rows x depth`` by ``depth x columns`` at once.
 
     By tiles: the result is cut into tiles, which the multiprocessors compute wave after wave; a last wave takes
@@ -31,16 +34,16 @@ def matrix_seconds(
     Units: s.
     """
     tiles = problem.hardware.efficiency.tiles
+    flops = np.asarray(2.0 * batch * rows * columns * depth)
     if tiles is None:
-        return product_seconds(problem, 2.0 * batch * rows * columns * depth)
-    rate = problem.hardware.peak_flops_per_s[problem.precision] * tiles.rate
-    slots = float(tiles.multiprocessors)
+        return product_seconds(problem, flops)
     waves = [
-        np.ceil(batch * np.ceil(rows / high) * np.ceil(columns / wide) / slots) * (high * wide / share)
+        np.ceil(batch * np.ceil(rows / high) * np.ceil(columns / wide) / tiles.multiprocessors) * (high * wide / share)
         for high, wide, share in tiles.shapes
     ]
-    seconds = np.minimum.reduce(waves) * (2.0 * slots * depth / rate) + tiles.start_s
-    return np.where(batch * rows * columns * depth > 0, seconds, 0.0)
+    rate = problem.hardware.peak_flops_per_s[problem.precision] * tiles.rate
+    seconds = np.minimum.reduce(waves) * (2.0 * tiles.multiprocessors * depth / rate) + tiles.start_s
+    return np.where(flops > 0, seconds, 0.0)
 
 
 @formula("definition")
@@ -49,3 +52,10 @@ def alignment_share(problem: Problem, side: Floats) -> Floats:
     efficiency = problem.hardware.efficiency
     aligned = np.mod(np.broadcast_to(side, np.shape(side)), float(efficiency.alignment)) == 0
     return np.where(aligned, 1.0, efficiency.unaligned)
+
+
+@formula("definition")
+def odd_share(problem: Problem, side: Floats) -> Floats:
+    """Share of its efficiency that a product keeps whose side is no multiple of an aligned vector."""
+    even = np.mod(np.broadcast_to(side, np.shape(side)), VECTOR_ELEMENTS) == 0
+    return np.where(even, 1.0, problem.hardware.efficiency.odd)

@@ -76,6 +76,8 @@ def _filled(row: Row, facts: SetFacts, assumed: Assumptions) -> _Filled:
     traffic = msgspec.structs.replace(stack.traffic, blocking_launches=facts.blocking_launches)
     if facts.blocking_launches:
         fill("blocking_launches", None, facts.blocking_launches)
+    if not facts.pads_whole_vocab:
+        fill("pads_whole_vocab", None, facts.pads_whole_vocab)
     return _Filled(
         precision=precision,
         recompute=fill("recompute", recompute or None, facts.recompute) == "full",
@@ -83,7 +85,9 @@ def _filled(row: Row, facts: SetFacts, assumed: Assumptions) -> _Filled:
         vocab=fill("vocab", row.count("vocab"), facts.vocab),
         micro_batch=row.count("micro_batch") or fill("micro_batch", None, _micro_batch(row, facts)),
         dropout=fill("dropout", None, facts.dropout),
-        stack=msgspec.structs.replace(stack, activations=activations, traffic=traffic),
+        stack=msgspec.structs.replace(
+            stack, activations=activations, traffic=traffic, pads_whole_vocab=facts.pads_whole_vocab
+        ),
     )
 
 
