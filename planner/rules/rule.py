@@ -47,9 +47,12 @@ class Rule(RuleText):
     holds: ColumnPredicate | None = None
     holds_layout: LayoutPredicate | None = None
 
-    def holds_for(self, problem: Problem, layout: Layout) -> bool:
-        """Whether one whole layout keeps the rule; true for a rule that the cost model decides."""
-        by_columns = self.holds is None or bool(self.holds(problem, columns_of(layout))[0])
+    def holds_for(self, problem: Problem, layout: Layout, columns: LayoutColumns | None = None) -> bool:
+        """Whether one whole layout keeps the rule; true for a rule that the cost model decides.
+
+        ``columns`` are those of the layout, where they are known already.
+        """
+        by_columns = self.holds is None or bool(self.holds(problem, columns or columns_of(layout))[0])
         return by_columns and (self.holds_layout is None or self.holds_layout(problem, layout))
 
     def diagnose(self, problem: Problem, layout: Layout, **numbers: Any) -> Diagnostic:

@@ -1,19 +1,17 @@
 """`gptplan check` on hand-written configurations, as a user calls it."""
 
-import json
 import os
 import shutil
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 
-from planner import cli
 from planner.configs.check import MEMORY_ERROR
 from planner.plan import read_plan
 from planner.validation import validate
+from tests.helpers import Run
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 VALID = {
@@ -38,37 +36,6 @@ BROKEN = {
     "deepspeed.json": (8, {"DSP001", "DSP002", "DSP005", "DSP006", "NVM005"}),
 }  # fmt: skip
 """Files of tests/configs/broken, the GPUs they are for, and the errors that each has."""
-
-
-class Outcome(NamedTuple):
-    """What a command left behind."""
-
-    code: int
-    out: str
-    err: str
-
-    def document(self) -> Any:
-        """The one JSON document on stdout."""
-        return json.loads(self.out)
-
-
-Run = Callable[..., Outcome]
-
-
-@pytest.fixture
-def check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """``check("file.py", "--gpus", 8)`` in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: object) -> Outcome:
-        with pytest.raises(SystemExit) as finished:
-            cli.main(["check", *(str(argument) for argument in arguments)])
-        captured = capsys.readouterr()
-        assert "Traceback" not in captured.err
-        assert "error[BUG]" not in captured.err
-        return Outcome(int(finished.value.code or 0), captured.out, captured.err)
-
-    return run
 
 
 def errors(document: Any) -> set[str]:
@@ -316,7 +283,7 @@ def test_fix_that_finds_nothing_writes_nothing(check: Run) -> None:
     assert "nothing to fix" in check(CONFIGS / "valid" / "gpt2_1d.py", "--gpus", 2, "--fix").out
 
 
-def test_as_plan_is_a_plan_that_says_it_was_written_by_hand(check: Run, capsys: pytest.CaptureFixture[str]) -> None:
+def test_as_plan_is_a_plan_that_says_it_was_written_by_hand(check: Run, gptplan: Run) -> None:
     path = CONFIGS / "valid" / "gpt2_pp1d.py"
     outcome = check(path, "--gpus", 8, "--as-plan")
     assert outcome.code == 0
@@ -327,9 +294,7 @@ def test_as_plan_is_a_plan_that_says_it_was_written_by_hand(check: Run, capsys: 
     assert plan.evidence.objective == plan.predicted.step_s >= plan.evidence.bound > 0
     assert plan.problem.pins == {}
     assert check("plans/gpt2_pp1d.plan").code == 0
-    with pytest.raises(SystemExit):
-        cli.main(["show", "plans/gpt2_pp1d.plan"])
-    assert "written by hand, not chosen; at most" in capsys.readouterr().out
+    assert "written by hand, not chosen; at most" in gptplan("show", "plans/gpt2_pp1d.plan").out
 
 
 def test_as_plan_refuses_what_cannot_run(check: Run) -> None:
@@ -340,9 +305,8 @@ def test_as_plan_refuses_what_cannot_run(check: Run) -> None:
     assert not Path("plans").exists()
 
 
-def test_plans_are_still_checked(check: Run) -> None:
-    with pytest.raises(SystemExit):
-        cli.main(["solve", "--model", "gpt2-small", "--gpus", "2", "-o", "a.plan"])
+def test_plans_are_still_checked(check: Run, gptplan: Run) -> None:
+    assert gptplan("solve", "--model", "gpt2-small", "--gpus", 2, "-o", "a.plan").code == 0
     assert check("a.plan").code == 0
     Path("a.plan").rename("a.json")
     assert check("a.json").code == 0
