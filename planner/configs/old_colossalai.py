@@ -27,7 +27,7 @@ def read_old_config(source: Source, asked: Asked) -> Draft:
     """The layout of the file, and the facts of the rules of the old modes."""
     draft = Draft(
         dialect=OLD, framework="Colossal-AI configuration", stack="colossalai", words=_WORDS,
-        own_rules=(*OWN_RULES, "ZER001", "ZER003", "TP005", "OFF002", "OFF003"),
+        own_rules=(*OWN_RULES, "ZER001", "ZER003", "TP005", "OFF002", "OFF003", "PP004"),
     )  # fmt: skip
     draft.settings = source.settings
     keys = Keys(source, draft.settings, draft)

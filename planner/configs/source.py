@@ -80,6 +80,10 @@ class Source:
     calls: tuple[Call, ...] = ()
     called: frozenset[str] = field(default_factory=frozenset)
     """Last names of everything the file calls or passes around."""
+    variables: Mapping[str, Value] = field(default_factory=dict)
+    """What a shell script assigns."""
+    options: Mapping[str, int] = field(default_factory=dict)
+    """Offset behind each option of a shell script with its value, where another one can be written."""
 
     def with_text(self, value: Value, replacement: str) -> str:
         """The text of the file with one value replaced."""
