@@ -15,7 +15,7 @@ from planner.diagnostics import Diagnostic
 from planner.layout import Layout, Offload, columns_of
 from planner.problem import Problem
 from planner.rules import CONFIG_RULES, RULES
-from planner.rules.rule import Rule, divisors
+from planner.rules.rule import Rule, divisors, edge_of
 from planner.spec import ModelSpec, StackSpec
 from planner.spec_files import builtin_names, load_spec
 
@@ -184,11 +184,23 @@ def _layout_violations(keys: Keys, draft: Draft, candidates: list[tuple[Problem,
 
 
 def _follows(rule: Rule, problem: Problem, layout: Layout) -> bool:
-    """Whether a rule only repeats another one: layers per stage that the file does not set."""
+    """Whether a rule only repeats another one: layers per stage that the file does not set, a grid that is none."""
     too_many = layout.pipeline_parallel > problem.model.num_layers
-    return (too_many and rule.id in ("PP010", "PP011", "RC001")) or (
-        rule.id == "RC001" and problem.stack.recompute == "none"
+    return (
+        (too_many and rule.id in ("PP010", "PP011", "RC001"))
+        or (rule.id == "RC001" and problem.stack.recompute == "none")
+        or (rule.id in _ABOUT_GRID and not _is_grid(layout))
     )
+
+
+_ABOUT_GRID = ("TP021", "TP022", "TP023", "TP024")
+"""Rules about the edge of a grid, which mean nothing where the degree makes no grid."""
+
+
+def _is_grid(layout: Layout) -> bool:
+    edge = int(edge_of(columns_of(layout))[0])
+    degree = {"2d": edge**2, "2.5d": edge**2 * layout.tensor_depth, "3d": edge**3}
+    return degree.get(layout.tensor_mode, layout.tensor_parallel) == layout.tensor_parallel
 
 
 def _diagnosed(rule: Rule, problem: Problem, layout: Layout, keys: Keys, draft: Draft) -> Diagnostic:
@@ -200,7 +212,7 @@ def _diagnosed(rule: Rule, problem: Problem, layout: Layout, keys: Keys, draft: 
         word = draft.words.get(field, field)
         shown = f"{keys.source.shown}: {word}"
     names = {name: keys.name(draft.keys[name]) if draft.keys.get(name) else "" for name in draft.words}
-    names = {name: found or draft.words[name] for name, found in names.items()}
+    names = {name: found or draft.words[name] for name, found in names.items()} | draft.spoken
     message, hint = reworded(plain.message, names), reworded(plain.hint, names)
     if own:
         hint = f"{draft.framework.partition(' ')[0]} may run it; gptplan does not"

@@ -24,6 +24,8 @@ class Unknown:
     why: str
     line: int
     column: int
+    name: str = ""
+    """The name that hides it, where another value is made from that name."""
 
 
 @dataclass(frozen=True, kw_only=True)
