@@ -12,7 +12,8 @@ from planner.commands.output import print_json
 from planner.configs.check import Checked, by_hand, check_text, fix_text
 from planner.configs.draft import Asked
 from planner.configs.files import SUFFIXES, is_plan, read_text
-from planner.configs.fixing import Change, listed_changes
+from planner.configs.fixing import listed_changes
+from planner.configs.steps import Change
 from planner.diagnostics import Diagnostic, ExitCode, PlanError, usage_error
 from planner.plan import write_bytes, write_plan
 from planner.question import MAX_DEVICES, check_count, parse_reserve

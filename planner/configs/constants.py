@@ -8,7 +8,7 @@ import ast
 import itertools
 import math
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from planner.configs.source import Symbol, Unknown, Value, shortened
@@ -197,6 +197,15 @@ class Constants:
         if not isinstance(content, dict):
             raise HiddenError(node, f"`**{self.written(node)}` is no table that can be told")
         return content
+
+    def arguments(self, node: ast.Call, order: Sequence[str], names: Mapping[str, Value]) -> dict[str, Value]:
+        """The arguments of a call by name; those before the names are in ``order``."""
+        table: dict[str, Value] = {}
+        for name, argument in zip(order, node.args, strict=False):
+            if isinstance(argument, ast.Starred):
+                break
+            table[name] = self._entry(argument, names, 0)
+        return table | self.keywords(node, names)
 
     def keywords(self, node: ast.Call, names: Mapping[str, Value], depth: int = 0) -> dict[str, Value]:
         """The keyword arguments of a call."""

@@ -7,6 +7,7 @@ import stat
 from pathlib import Path
 
 from planner.configs import data_source, python_source, shell_source
+from planner.configs.plugin_arguments import ARGUMENTS
 from planner.configs.source import Language, Source, unreadable
 
 MAX_BYTES = 1024**2
@@ -15,7 +16,7 @@ SUFFIXES: dict[str, Language] = {
     ".bash": "shell", ".args": "shell",
 }  # fmt: skip
 """Languages by the ending of a file's name."""
-PLUGINS = ("HybridParallelPlugin", "GeminiPlugin", "LowLevelZeroPlugin", "TorchDDPPlugin")
+PLUGINS = tuple(ARGUMENTS)
 """Classes whose calls are looked for in Python files."""
 
 _HINT = "name a Python, JSON, TOML, YAML or shell file, or a gptplan plan"
@@ -90,7 +91,7 @@ def read_source(text: str, shown: str, language: Language | None = None) -> Sour
     """
     match language or language_of(text, shown):
         case "python":
-            return python_source.read_python(text, shown, PLUGINS)
+            return python_source.read_python(text, shown, ARGUMENTS)
         case "json":
             return data_source.read_json(text, shown)
         case "toml":

@@ -67,6 +67,8 @@ class Call:
     line: int
     column: int
     arguments: dict[str, Value]
+    complete: bool = True
+    """Whether these are all; a table that is unpacked and cannot be told may hide some."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -89,6 +89,14 @@ def listed(values: list[int], most: int = 8) -> str:
     return words[0] if len(words) == 1 else ", ".join(words[:-1]) + " or " + words[-1] if words else "no value"
 
 
+def micro_batches(stages: int, batch: int | None) -> int:
+    """The least number of micro batches, from one a stage on, that divides a batch; best a multiple of the stages."""
+    if batch is None:
+        return stages
+    fitting = [number for number in divisors(batch) if number >= stages]
+    return next((number for number in fitting if number % stages == 0), fitting[0] if fitting else stages)
+
+
 @once_per_table
 def edge_of(columns: LayoutColumns) -> NDArray[np.int64]:
     """Edge of the tensor-parallel grid: root of the degree (2D), of degree / depth (2.5D), cube root (3D).
