@@ -27,10 +27,11 @@ def why_infeasible(problem: Problem) -> list[Diagnostic]:
     counts = nearest_counts(problem)
     known = counts.above or counts.below
     elsewhere = msgspec.structs.replace(problem, num_devices=known) if known is not None else None
-    conflict = smallest_conflict(problem, elsewhere)
+    relaxed = relaxed_layouts(problem)
+    conflict = smallest_conflict(problem, relaxed, elsewhere)
     # The hints of the rules know one layout. Those of the ways out have been tried.
     errors = [
-        msgspec.structs.replace(_diagnose(problem, conflict, requirement, witness), hint="")
+        msgspec.structs.replace(_diagnose(problem, relaxed, conflict, requirement, witness), hint="")
         for requirement, witness in zip(conflict.requirements, conflict.witnesses, strict=True)
     ]
     return [_summary(problem, conflict), *errors, *ways_out(problem, conflict.requirements, counts)]
@@ -69,13 +70,15 @@ def _mesh_of(miss: Miss) -> str:
     return f"TP {tensor} x PP {pipeline} x DP {data} on {_gpus(tensor * pipeline * data)}"
 
 
-def _diagnose(problem: Problem, conflict: Conflict, requirement: Requirement, witness: Miss) -> Diagnostic:
+def _diagnose(
+    problem: Problem, relaxed: LayoutColumns, conflict: Conflict, requirement: Requirement, witness: Miss
+) -> Diagnostic:
     if requirement.rule in (PIN, FORBID):
         return _typed(problem, requirement)
     if requirement.rule == COUNT:
         return _count(problem, witness)
     if requirement in MEMORIES:
-        contenders = _contenders(problem, conflict, requirement)
+        contenders = _contenders(problem, relaxed, conflict, requirement)
         if requirement == MEMORIES[0]:
             return nearest_device_miss(problem, *contenders)
         return nearest_node_miss(problem, *contenders, rule_of(requirement))
@@ -122,12 +125,13 @@ def _whole(problem: Problem, columns: LayoutColumns) -> Layout:
     return columns.layout(0, layers, recompute, problem.precision)
 
 
-def _contenders(problem: Problem, conflict: Conflict, memory: Requirement) -> tuple[LayoutColumns, str]:
+def _contenders(
+    problem: Problem, relaxed: LayoutColumns, conflict: Conflict, memory: Requirement
+) -> tuple[LayoutColumns, str]:
     """Layouts that only this memory keeps from the conflict's other requirements, and what to call them.
 
     The valid ones among them, if there are any.
     """
-    relaxed = relaxed_layouts(problem)
     kept = judged_by_memory(problem, relaxed)
     for other in conflict.requirements:
         if other.field == LAYERS:

@@ -26,6 +26,8 @@ MAX_SUBSETS = 16
 
 LARGEST_KEY = 2**62
 """Combinations of values that an integer can number."""
+FEW = 8
+"""Whole numbers below this are their own code; others are sorted, which takes time."""
 
 
 def relaxed_layouts(problem: Problem) -> LayoutColumns:
@@ -45,12 +47,20 @@ def _first_of_each(columns: list[NDArray[Any]]) -> NDArray[np.int64]:
     """The first row of each combination of values."""
     key, size = np.zeros(len(columns[0]), dtype=np.int64), 1
     for column in columns:
-        values, code = np.unique(column, return_inverse=True)
-        size *= len(values)
+        code, num_codes = _coded(column)
+        size *= num_codes
         if size > LARGEST_KEY:
             raise ValueError(f"{size} combinations are too many to tell apart")
-        key = key * len(values) + code.ravel()
+        key = key * num_codes + code
     return np.sort(np.unique(key, return_index=True)[1])
+
+
+def _coded(column: NDArray[Any]) -> tuple[NDArray[np.int64], int]:
+    """Numbers from 0 that are equal where the values of a column are, and how many there may be."""
+    if column.dtype == np.int64 and column.min() >= 0 and column.max() < FEW:
+        return column, int(column.max()) + 1
+    values, code = np.unique(column, return_inverse=True)
+    return code.ravel(), len(values)
 
 
 def _any_recompute(problem: Problem) -> list[LayoutColumns]:

@@ -8,6 +8,7 @@ from planner.problem import Problem
 from planner.question import Question, build_problem
 from planner.solver import Answer, solve
 from planner.solver.conflict import smallest_conflict, smallest_hitting_set
+from planner.solver.relaxed import relaxed_layouts
 from planner.solver.requirements import Requirement, requirements
 from tests.helpers import problem
 
@@ -46,7 +47,7 @@ def test_an_empty_set_is_not_hit() -> None:
 
 def test_a_problem_with_a_layout_has_no_conflict() -> None:
     with pytest.raises(ValueError, match="no conflict"):
-        smallest_conflict(problem())
+        smallest_conflict(problem(), relaxed_layouts(problem()))
 
 
 def test_what_the_user_typed_comes_first_and_memory_last() -> None:
