@@ -148,9 +148,8 @@ def _with_others(tries: Tries, judged: Judged, key: str, value: Value, tried: _T
     if left or not taken:
         rules = _listed(sorted({rule for _, rule, _ in tried.lost}))
         return f"{use}{written}, and change what then breaks {rules}"
-    keys = Keys(tries.source, judged.draft.settings, judged.draft)
     joint = " " if use.endswith(" ") and "--" in use else " = "
-    changes = [f"{keys.name(change.key)}{joint}{change.after}" for step in taken for change in step.changes]
+    changes = [f"{change.key}{joint}{change.after}" for step in taken for change in step.changes]
     return f"{use}{written} with {' and '.join(changes)}"
 
 
