@@ -17,6 +17,10 @@ from planner.rules.old_configs import OLD
 from planner.rules.rule import divisors
 
 MAX_PAIRS = 40
+PAIR_RANK = 10
+"""How much farther a change of two values is than one of a single value."""
+MAX_FOLLOWING = 4
+"""Values that follow from one change."""
 LAYOUT_ADDITIONS: dict[tuple[str, str], dict[str, Any]] = {(OLD, "TP010"): {"parallel.tensor.mode": "1d"}}
 """Dialect and rule about layouts to the keys that keep it where the file lacks them."""
 
@@ -65,7 +69,31 @@ def steps_of(tries: Tries, judged: Judged, error: Diagnostic) -> Iterator[Step]:
         if exact is not None:
             return
     if error.rule in ABOUT_MESH:
-        yield from _pairs(tries, judged)
+        yield from pairs_of(tries, judged)
+
+
+def settled(tries: Tries, keep: str = "") -> tuple[Tries, tuple[Change, ...]]:
+    """The text with every value that follows from others put right, but not that of the key ``keep``."""
+    changes: tuple[Change, ...] = ()
+    for _ in range(MAX_FOLLOWING):
+        following = next(_exact_steps(tries, keep), None)
+        if following is None:
+            break
+        tries, change = following
+        changes += change
+    return tries, changes
+
+
+def _exact_steps(tries: Tries, keep: str) -> Iterator[tuple[Tries, tuple[Change, ...]]]:
+    for judged in tries.judged:
+        for error in judged.errors:
+            exact, key = exact_value(error, judged), _key(error)
+            if exact is None or key == keep:
+                continue
+            for step in _values(tries, judged, key, exact):
+                after = tries.at(step.text)
+                if after is not None and after.broken < tries.broken:
+                    yield after, step.changes
 
 
 def exact_value(error: Diagnostic, judged: Judged) -> Any:
@@ -97,7 +125,7 @@ def _values(tries: Tries, judged: Judged, key: str, exact: Any) -> Iterator[Step
         yield Step(rank=rank, changes=(_change(tries, judged, key, after),), text=text, keys=frozenset((key,)))
 
 
-def _pairs(tries: Tries, judged: Judged) -> Iterator[Step]:
+def pairs_of(tries: Tries, judged: Judged) -> Iterator[Step]:
     """Both degrees at once, where no single one makes the mesh whole."""
     keys = [judged.draft.keys.get(name, "") for name in ("tensor_parallel", "pipeline_parallel")]
     first, second = (editable(tries, judged, key) for key in keys)
@@ -114,7 +142,7 @@ def _pairs(tries: Tries, judged: Judged) -> Iterator[Step]:
         text = tries.source.text
         for value, word in edits:
             text = text[: value.start] + word + text[value.end :]
-        yield Step(rank=rank, changes=changes, text=text, keys=frozenset(keys))
+        yield Step(rank=PAIR_RANK + rank, changes=changes, text=text, keys=frozenset(keys))
 
 
 def _change(tries: Tries, judged: Judged, key: str, after: str) -> Change:
