@@ -1,5 +1,6 @@
 """Opening a configuration: size, kind of file, encoding and language."""
 
+import codecs
 import json
 import os
 import re
@@ -40,6 +41,12 @@ def read_text(path: Path, shown: str) -> str:
     if len(raw) > MAX_BYTES:
         raise unreadable("CFG007", "the file is larger than 1 MiB, which no configuration is", shown, hint=_HINT)
     return decoded(raw, shown)
+
+
+def byte_order_mark(path: Path) -> bytes:
+    """The mark that some editors put before UTF-8 text, which the text of :func:`read_text` does not have."""
+    with path.open("rb") as file:
+        return codecs.BOM_UTF8 if file.read(3) == codecs.BOM_UTF8 else b""
 
 
 def decoded(raw: bytes, shown: str) -> str:

@@ -4,49 +4,52 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from planner.configs.draft import Asked
-from planner.configs.repair import Broken, Check, Tries, broken_rules
+from planner.configs.repair import Check, Tries
 from planner.configs.source import Source
-from planner.configs.steps import Change, Step, steps_of
+from planner.configs.steps import Change, settled, steps_of
 
 MAX_STEPS = 20
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Option:
-    """A step that leaves fewer violations."""
+    """A step, with what follows from it, that leaves fewer violations."""
 
     left: int
-    step: Step
+    rank: int
+    changes: tuple[Change, ...]
+    tries: Tries
 
 
 def fix(check: Check, source: Source, asked: Asked) -> tuple[str, list[Change]]:
     """The nearest text without violations and what was changed.
 
-    Takes the nearest value that helps, step by step; if that ends with violations left, the value that helps most.
-    The text that comes back may still break rules.
+    Takes the nearest change that mends everything; where none does, the nearest that helps, step by step; if that
+    ends with violations left, the change that helps most. The text that comes back may still break rules.
     """
     found: list[tuple[str, list[Change]]] = []
     for nearest_first in (True, False):
-        text, changes, left = _improve(check, source.text, asked, nearest_first=nearest_first)
-        if not left:
-            return text, changes
-        found.append((text, changes))
+        read, judged = check(source.text)
+        start = Tries(check=check, source=read, judged=judged, asked=asked)
+        end, changes = _improve(start, nearest_first=nearest_first)
+        if not end.broken:
+            return end.source.text, changes
+        found.append((end.source.text, changes))
     return found[0]
 
 
-def _improve(check: Check, text: str, asked: Asked, *, nearest_first: bool) -> tuple[str, list[Change], Broken]:
+def _improve(tries: Tries, *, nearest_first: bool) -> tuple[Tries, list[Change]]:
     changes: list[Change] = []
-    left: Broken = frozenset()
     for _ in range(MAX_STEPS):
-        source, judged = check(text)
-        left = broken_rules(judged)
-        options = list(_options(Tries(check=check, source=source, judged=judged, asked=asked), left)) if left else []
+        options = list(_options(tries)) if tries.broken else []
         if not options:
             break
-        best = min(options, key=lambda o: (o.step.rank, o.left) if nearest_first else (o.left, o.step.rank))
-        changes += best.step.changes
-        text = best.step.text
-    return text, _merged(changes), left
+        best = min(
+            options, key=lambda o: (o.left > 0, *((o.rank, o.left) if nearest_first else (o.left, o.rank)))
+        )  # fmt: skip
+        changes += best.changes
+        tries = best.tries
+    return tries, _merged(changes)
 
 
 def _merged(changes: list[Change]) -> list[Change]:
@@ -59,18 +62,20 @@ def _merged(changes: list[Change]) -> list[Change]:
     return [change for change in merged.values() if change.before != change.after]
 
 
-def _options(tries: Tries, left: Broken) -> Iterator[_Option]:
-    """Every step that leaves fewer violations than ``left``."""
+def _options(tries: Tries) -> Iterator[_Option]:
+    """Every step after which fewer violations are left."""
     done: set[str] = set()
     for judged in tries.judged:
         for error in judged.errors:
             for step in steps_of(tries, judged, error):
-                if step.text in done:
-                    continue
+                there = tries.at(step.text) if step.text not in done else None
                 done.add(step.text)
-                broken = tries.broken(step.text)
-                if broken is not None and len(broken) < len(left):
-                    yield _Option(left=len(broken), step=step)
+                if there is None:
+                    continue
+                after, following = settled(there)
+                if len(after.broken) < len(tries.broken):
+                    changes = step.changes + following
+                    yield _Option(left=len(after.broken), rank=step.rank, changes=changes, tries=after)
 
 
 def listed_changes(changes: list[Change]) -> str:

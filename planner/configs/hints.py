@@ -11,13 +11,11 @@ import msgspec
 
 from planner.configs.draft import Keys
 from planner.configs.judging import Judged
-from planner.configs.repair import ABOUT_MESH, RULES_OF_KEYS, Broken, Tries, broken_rules, candidates, editable, keys_of
+from planner.configs.repair import ABOUT_MESH, RULES_OF_KEYS, Broken, Tries, candidates, editable, keys_of
 from planner.configs.source import Value, spelled
-from planner.configs.steps import Step, exact_value, steps_of
+from planner.configs.steps import MAX_FOLLOWING, Change, pairs_of, settled, steps_of
 from planner.diagnostics import Diagnostic
 
-MAX_FOLLOWING = 4
-"""Further changes after which a value is no longer suggested."""
 MAX_COMPLETED = 8
 """Values of one key that are tried together with further changes."""
 
@@ -50,72 +48,77 @@ def _hinted(tries: Tries, judged: Judged, diagnostic: Diagnostic) -> Diagnostic:
         hint = _nearest(tries, judged, diagnostic, key)
         if hint:
             return msgspec.structs.replace(diagnostic, hint=hint)
-    return diagnostic
+    hint = _pair(tries, judged, diagnostic)
+    return msgspec.structs.replace(diagnostic, hint=hint) if hint else diagnostic
+
+
+def _pair(tries: Tries, judged: Judged, diagnostic: Diagnostic) -> str:
+    """The nearest two degrees, where no single one divides the GPUs."""
+    for step in pairs_of(tries, judged) if diagnostic.rule in ABOUT_MESH else ():
+        there = tries.at(step.text)
+        if there is not None and settled(there)[0].broken < tries.broken:
+            return f"use {' and '.join(_written(change) for change in step.changes)}"
+    return ""
+
+
+def _written(change: Change) -> str:
+    return f"{change.key}{' ' if change.key.startswith('--') else ' = '}{change.after}"
 
 
 def _nearest(tries: Tries, judged: Judged, diagnostic: Diagnostic, key: str) -> str:
     value = editable(tries, judged, key)
     if value is None:
         return ""
-    before = broken_rules(tries.judged)
-    number = next(index for index, one in enumerate(tries.judged) if one is judged)
+    number = tries.judged.index(judged)
     this = (number, diagnostic.rule, str(diagnostic.values.get("key", "")))
-    about = {error for error in before if error[0] == number and error[2] == key}
+    about = {error for error in tries.broken if error[0] == number and error[2] == key}
+    free = frozenset(str(error.values.get("key", "")) for error in judged.errors) - {key}
     keeping: list[_Tried] = []
     for candidate in candidates(value, judged.draft, key, tries.asked):
-        text = tries.source.with_text(value, spelled(candidate, tries.source.language))
-        after = tries.broken(text)
-        if after is None or this in after:
+        after = tries.at(tries.source.with_text(value, spelled(candidate, tries.source.language)))
+        if after is None or this in after.broken:
             continue
-        lost = after - before | after & about
+        lost = after.broken - tries.broken | after.broken & about
         if lost and len(keeping) < MAX_COMPLETED:
-            lost = _completed(tries, text, number, key, lost, _offending(tries.judged[number], key))[0]
+            lost = _completed(after, number, key, lost, free)[0]
         keeping.append(_Tried(value=candidate, lost=lost))
     return _phrase(tries, judged, key, value, keeping) if keeping else ""
 
 
-def _offending(judged: Judged, key: str) -> frozenset[str]:
-    """Keys that other violations are about."""
-    found = {name for error in judged.errors for name in keys_of(error, judged.draft)}
-    return frozenset(found - {key})
-
-
 def _completed(
-    tries: Tries, text: str, number: int, key: str, lost: Broken, free: frozenset[str] | None
-) -> tuple[Broken, tuple[Step, ...]]:
+    tries: Tries, number: int, key: str, lost: Broken, free: frozenset[str] | None
+) -> tuple[Broken, tuple[Change, ...]]:
     """What of ``lost`` is left after changes elsewhere: of what follows from other values, and of the ``free`` keys.
 
-    ``None`` for ``free`` lets every other key change. The steps that were taken come with it.
+    ``None`` for ``free`` lets every other key change. The changes of keys that were not wrong come with it.
     """
-    taken: list[Step] = []
-    while lost and len(taken) < MAX_FOLLOWING:
-        source, judged = tries.check(text)
-        inner = Tries(check=tries.check, source=source, judged=judged, asked=tries.asked, seen=tries.seen,
-                      judgements=tries.judgements)  # fmt: skip
-        step = _following(inner, judged[number], key, lost, free) if number < len(judged) else None
-        tries.judgements = inner.judgements
+    taken: tuple[Change, ...] = ()
+    for _ in range(MAX_FOLLOWING):
+        tries, following = settled(tries, key)
+        lost, taken = lost & tries.broken, taken + following
+        step = _following(tries, number, key, lost, free) if lost else None
         if step is None:
             break
-        taken.append(step)
-        text = step.text
-        lost &= tries.broken(text) or frozenset()
-    return lost, tuple(taken)
+        tries, changes = step
+        taken += changes
+    return lost & tries.broken, taken
 
 
-def _following(tries: Tries, judged: Judged, key: str, lost: Broken, free: frozenset[str] | None) -> Step | None:
-    """The nearest change of another key that mends some of ``lost`` and breaks nothing."""
-    now = broken_rules(tries.judged)
+def _following(
+    tries: Tries, number: int, key: str, lost: Broken, free: frozenset[str] | None
+) -> tuple[Tries, tuple[Change, ...]] | None:
+    """The nearest change of another key that mends some of ``lost`` and breaks nothing that does not follow."""
+    judged = tries.judged[number]
     for error in judged.errors:
-        name = str(error.values.get("key", ""))
-        if error.rule not in {rule for _, rule, _ in lost}:
+        if (number, error.rule, str(error.values.get("key", ""))) not in lost:
             continue
         for step in steps_of(tries, judged, error):
-            derived = exact_value(error, judged) is not None and name != key
-            if key in step.keys or not (derived or free is None or step.keys <= free):
+            there = tries.at(step.text) if key not in step.keys and (free is None or step.keys <= free) else None
+            if there is None:
                 continue
-            after = tries.broken(step.text)
-            if after is not None and after < now:
-                return step
+            after, more = settled(there, key)
+            if after.broken < tries.broken:
+                return after, step.changes + more
     return None
 
 
@@ -129,8 +132,9 @@ def _phrase(tries: Tries, judged: Judged, key: str, value: Value, keeping: list[
     def words(values: list[Any]) -> str:
         return _listed([spelled(candidate, tries.source.language) for candidate in values])
 
-    if not best:
-        return _with_others(tries, judged, key, value, keeping[0], use)
+    if not {*map(repr, best)} & {*map(repr, near)}:
+        nearest = _with_others(tries, judged, key, value, [t for t in keeping if t.value in near], use)
+        return f"{nearest}, or {use.removeprefix('use ')}{words(best)}" if best else nearest
     if not set(map(repr, best)) < set(map(repr, near)):
         return f"{use}{words(best)}"
     lost = {rule for tried in keeping if tried.value in near for _, rule, _ in tried.lost}
@@ -139,19 +143,18 @@ def _phrase(tries: Tries, judged: Judged, key: str, value: Value, keeping: list[
     return f"{use}{words(near)}; with {tries.asked.gpus} GPUs only {words(best)} {verb}"
 
 
-def _with_others(tries: Tries, judged: Judged, key: str, value: Value, tried: _Tried, use: str) -> str:
+def _with_others(tries: Tries, judged: Judged, key: str, value: Value, near: list[_Tried], use: str) -> str:
     """The nearest value with what has to change elsewhere."""
-    written = spelled(tried.value, tries.source.language)
-    number = next(index for index, one in enumerate(tries.judged) if one is judged)
-    text = tries.source.with_text(value, written)
-    left, taken = _completed(tries, text, number, key, tried.lost, None)
-    if left or not taken:
-        rules = _listed(sorted({rule for _, rule, _ in tried.lost}))
-        return f"{use}{written}, and change what then breaks {rules}"
-    keys = Keys(tries.source, judged.draft.settings, judged.draft)
-    joint = " " if use.endswith(" ") and "--" in use else " = "
-    changes = [f"{keys.name(change.key)}{joint}{change.after}" for step in taken for change in step.changes]
-    return f"{use}{written} with {' and '.join(changes)}"
+    for tried in near:
+        written = spelled(tried.value, tries.source.language)
+        after = tries.at(tries.source.with_text(value, written))
+        if after is None:
+            continue
+        left, taken = _completed(after, tries.judged.index(judged), key, tried.lost, None)
+        if taken and not left:
+            return f"{use}{written} with {' and '.join(map(_written, taken))}"
+    written = spelled(near[0].value, tries.source.language)
+    return f"{use}{written}, and change what then breaks {_listed(sorted({rule for _, rule, _ in near[0].lost}))}"
 
 
 def _listed(words: list[str]) -> str:

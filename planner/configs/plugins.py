@@ -73,7 +73,8 @@ def _refuse_unknown(keys: Keys, draft: Draft, name: str) -> None:
         draft.diagnostics.append(
             Diagnostic(
                 rule="CFG004", message=f"{name} has no argument {key}", hint=near or f"remove {key}",
-                location=f"{keys.source.shown}:{value.line}: {key}", values={"key": key, "near": "".join(near.split("`")[1:2])},
+                location=f"{keys.source.shown}:{value.line}: {key}",
+                values={"key": key, "near": "".join(near.split("`")[1:2])},
             )
         )  # fmt: skip
 

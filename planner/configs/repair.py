@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from planner.configs.draft import Asked, Draft
@@ -31,29 +32,43 @@ _COUNTS = (*_MESH, "tensor_depth", "num_microbatches", "micro_batch", "num_model
 
 
 @dataclass(kw_only=True)
+class _Memory:
+    """What was judged for one file, however many texts the search went through."""
+
+    characters: int = 0
+    seen: dict[str, "Tries | None"] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Tries:
-    """Judges changed texts, each once, within a budget."""
+    """A judged text and the way to judge others, each once, within a budget."""
 
     check: Check
     source: Source
     judged: list[Judged]
     asked: Asked
-    characters: int = 0
-    judgements: int = 0
-    seen: dict[str, Broken | None] = field(default_factory=dict)
+    memory: _Memory = field(default_factory=_Memory)
 
-    def broken(self, text: str) -> Broken | None:
-        """Rules with the messages' keys that a text breaks; ``None`` if it cannot be read or nothing is left to try."""
-        if text not in self.seen:
-            if self.characters > MAX_TRIED_CHARACTERS or self.judgements >= MAX_JUDGEMENTS:
+    def at(self, text: str) -> "Tries | None":
+        """Another text; ``None`` if it cannot be read or nothing is left to try."""
+        memory = self.memory
+        if text not in memory.seen:
+            if memory.characters > MAX_TRIED_CHARACTERS or len(memory.seen) >= MAX_JUDGEMENTS:
                 return None
-            self.characters += len(text)
-            self.judgements += 1
+            memory.characters += len(text)
             try:
-                self.seen[text] = broken_rules(self.check(text)[1])
+                source, judged = self.check(text)
+                memory.seen[text] = Tries(
+                    check=self.check, source=source, judged=judged, asked=self.asked, memory=memory
+                )
             except PlanError:
-                self.seen[text] = None
-        return self.seen[text]
+                memory.seen[text] = None
+        return memory.seen[text]
+
+    @cached_property
+    def broken(self) -> Broken:
+        """Rules with the messages' keys that the text breaks."""
+        return broken_rules(self.judged)
 
 
 def broken_rules(judged: Iterable[Judged]) -> Broken:

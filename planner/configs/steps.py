@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from planner.configs.draft import Keys
 from planner.configs.insertion import inserted
 from planner.configs.judging import Judged
 from planner.configs.plugin_arguments import ARGUMENTS
@@ -16,6 +17,10 @@ from planner.rules.old_configs import OLD
 from planner.rules.rule import divisors
 
 MAX_PAIRS = 40
+PAIR_RANK = 10
+"""How much farther a change of two values is than one of a single value."""
+MAX_FOLLOWING = 4
+"""Values that follow from one change."""
 LAYOUT_ADDITIONS: dict[tuple[str, str], dict[str, Any]] = {(OLD, "TP010"): {"parallel.tensor.mode": "1d"}}
 """Dialect and rule about layouts to the keys that keep it where the file lacks them."""
 
@@ -46,6 +51,9 @@ def steps_of(tries: Tries, judged: Judged, error: Diagnostic) -> Iterator[Step]:
     """Every step that may help against one violation, the nearest first for each key."""
     rule = RULES_OF_KEYS.get(error.rule)
     remedy = rule.remedy if rule is not None else "change"
+    if error.rule in ("CFG001", "CFG003"):
+        # What is hidden or contradicts itself only its author knows.
+        return
     if error.rule == "CFG004":
         yield from _renamings(tries, judged, error)
         yield from _removals(tries, judged, error)
@@ -61,7 +69,31 @@ def steps_of(tries: Tries, judged: Judged, error: Diagnostic) -> Iterator[Step]:
         if exact is not None:
             return
     if error.rule in ABOUT_MESH:
-        yield from _pairs(tries, judged)
+        yield from pairs_of(tries, judged)
+
+
+def settled(tries: Tries, keep: str = "") -> tuple[Tries, tuple[Change, ...]]:
+    """The text with every value that follows from others put right, but not that of the key ``keep``."""
+    changes: tuple[Change, ...] = ()
+    for _ in range(MAX_FOLLOWING):
+        following = next(_exact_steps(tries, keep), None)
+        if following is None:
+            break
+        tries, change = following
+        changes += change
+    return tries, changes
+
+
+def _exact_steps(tries: Tries, keep: str) -> Iterator[tuple[Tries, tuple[Change, ...]]]:
+    for judged in tries.judged:
+        for error in judged.errors:
+            exact, key = exact_value(error, judged), _key(error)
+            if exact is None or key == keep:
+                continue
+            for step in _values(tries, judged, key, exact):
+                after = tries.at(step.text)
+                if after is not None and after.broken < tries.broken:
+                    yield after, step.changes
 
 
 def exact_value(error: Diagnostic, judged: Judged) -> Any:
@@ -90,10 +122,10 @@ def _values(tries: Tries, judged: Judged, key: str, exact: Any) -> Iterator[Step
     for rank, candidate in enumerate(tried):
         after = spelled(candidate, tries.source.language)
         text = tries.source.with_text(value, after)
-        yield Step(rank=rank, changes=(_change(tries, value, key, after),), text=text, keys=frozenset((key,)))
+        yield Step(rank=rank, changes=(_change(tries, judged, key, after),), text=text, keys=frozenset((key,)))
 
 
-def _pairs(tries: Tries, judged: Judged) -> Iterator[Step]:
+def pairs_of(tries: Tries, judged: Judged) -> Iterator[Step]:
     """Both degrees at once, where no single one makes the mesh whole."""
     keys = [judged.draft.keys.get(name, "") for name in ("tensor_parallel", "pipeline_parallel")]
     first, second = (editable(tries, judged, key) for key in keys)
@@ -105,16 +137,18 @@ def _pairs(tries: Tries, judged: Judged) -> Iterator[Step]:
     pairs.sort(key=lambda pair: sum(abs(math.log(new / max(1, was))) for new, was in zip(pair, old, strict=True)))
     for rank, pair in enumerate(pairs[:MAX_PAIRS]):
         words = [spelled(degree, tries.source.language) for degree in pair]
-        changes = tuple(_change(tries, v, k, w) for v, k, w in zip((first, second), keys, words, strict=True))
+        changes = tuple(_change(tries, judged, key, word) for key, word in zip(keys, words, strict=True))
         edits = sorted(zip((first, second), words, strict=True), key=lambda edit: -edit[0].start)
         text = tries.source.text
         for value, word in edits:
             text = text[: value.start] + word + text[value.end :]
-        yield Step(rank=rank, changes=changes, text=text, keys=frozenset(keys))
+        yield Step(rank=PAIR_RANK + rank, changes=changes, text=text, keys=frozenset(keys))
 
 
-def _change(tries: Tries, value: Value, key: str, after: str) -> Change:
-    return Change(line=value.line, key=key, before=shortened(tries.source.written(value)), after=after)
+def _change(tries: Tries, judged: Judged, key: str, after: str) -> Change:
+    value = judged.draft.settings[key]
+    name = Keys(tries.source, judged.draft.settings, judged.draft).name(key)
+    return Change(line=value.line, key=name, before=shortened(tries.source.written(value)), after=after)
 
 
 def _key(error: Diagnostic) -> str:
@@ -125,7 +159,7 @@ def _removals(tries: Tries, judged: Judged, error: Diagnostic) -> Iterator[Step]
     value = judged.draft.settings.get(_key(error))
     text = removed(tries.source, value, _written_key(tries, value, _key(error))) if value is not None else None
     if value is not None and text is not None:
-        change = _change(tries, value, _key(error), "removed")
+        change = _change(tries, judged, _key(error), "removed")
         yield Step(rank=0, changes=(change,), text=text, keys=frozenset((_key(error),)))
 
 
