@@ -170,9 +170,10 @@ def _errors(broken: dict[str, dict[str, Any]]) -> str:
 def _on_gpus() -> str:
     record = GPU_RECORD.read_text(encoding="utf-8")
     text = (
-        "## On GPUs\n\nZeRO stage 3 through Gemini needs GPUs. No A100 and no four H100 were to be had. On two H200 "
-        "with torch 2.11, over NCCL, the command printed what follows, with weights and optimizer on the device and with "
-        "half of the optimizer on the host. With all of both on the host, as in the plans of the tables, "
+        "## On GPUs\n\n"
+        "ZeRO stage 3 through Gemini needs GPUs. No A100 and no four H100 were to be had. On two H200 with torch "
+        "2.11, over NCCL, the command printed what follows, with weights and optimizer on the device and with half of "
+        "the optimizer on the host. With all of both on the host, as in the plans of the tables, "
         "`tests/runtime/test_gpu_modes.py` passed there, which compares losses and the norms of gradients. Moments on "
         "NVMe were compared by their losses, which were within 3.5e-4 under ZeRO 1 and with half of the optimizer "
         "under ZeRO 3; with the weights on the host too they have not run on a GPU.\n"
