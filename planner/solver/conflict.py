@@ -4,11 +4,14 @@ Every layout of the relaxed space, with every way to divide its layers, breaks a
 Requirements conflict if each of these sets contains one of them, so a smallest conflict is a smallest
 hitting set of the minimal ones. Two things follow from a set being smallest: no layout keeps all of it,
 and without any one of its requirements some layout of the relaxed space keeps the rest.
+
+Where every layout breaks something outside of that set too, the rest holds another conflict, which is
+found the same way.
 """
 
 import itertools
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from ortools.sat.python import cp_model
@@ -21,6 +24,8 @@ from planner.solver.feasibility import good_layout
 from planner.solver.requirements import COUNT, Requirement, holds, requirements
 from planner.stages import Integers
 
+MAX_CONFLICTS = 3
+"""Conflicts that are told; who is free of them may meet another."""
 WORD = 48
 """Requirements whose bits go into one integer."""
 
@@ -44,21 +49,28 @@ class Conflict:
     """For each requirement a layout that keeps all the others of the set."""
 
 
-def smallest_conflict(problem: Problem, relaxed: LayoutColumns, elsewhere: Problem | None = None) -> Conflict:
-    """Find a smallest conflict of an infeasible problem.
+def conflicts_of(problem: Problem, relaxed: LayoutColumns, elsewhere: Problem | None = None) -> tuple[Conflict, ...]:
+    """A smallest conflict of an infeasible problem, and those that are left without its requirements.
 
     Args:
         problem: a problem without a layout.
         relaxed: its relaxed space.
         elsewhere: the same problem on another number of devices where it has a layout, if one is known.
-            With it the number of devices is part of every conflict; else only where a layout of
+            With it the number of devices is part of the only conflict; else only where a layout of
             the relaxed space has another one.
+
+    Raises:
+        ValueError: the problem has a layout.
     """
     order = requirements(problem)
     known = [] if elsewhere is None else _on_other_count(elsewhere)
-    misses = minimal_misses(problem, relaxed, order, known)
-    chosen = smallest_hitting_set([miss.broken for miss in misses], order)
-    return Conflict(requirements=chosen, witnesses=tuple(_witness(misses, chosen, one) for one in chosen))
+    left = minimal_misses(problem, relaxed, order, known)
+    found: list[Conflict] = []
+    while not found or (all(miss.broken for miss in left) and len(found) < MAX_CONFLICTS):
+        chosen = smallest_hitting_set([miss.broken for miss in left], order)
+        found.append(Conflict(requirements=chosen, witnesses=tuple(_witness(left, chosen, one) for one in chosen)))
+        left = [replace(miss, broken=miss.broken - set(chosen)) for miss in left]
+    return tuple(found)
 
 
 def _on_other_count(elsewhere: Problem) -> list[Miss]:

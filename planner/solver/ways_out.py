@@ -13,7 +13,7 @@ from planner.layout import FREE_RECOMPUTE, OFFLOAD_TIERS, Layout, LayoutColumns,
 from planner.problem import Problem, Reserve
 from planner.question import MAX_GLOBAL_BATCH
 from planner.rules.rule import divisors
-from planner.solver.counts import Counts, on
+from planner.solver.counts import Counts, nearest_counts, on
 from planner.solver.feasibility import best_known, candidates, feasible, fitting_limits, good_layout, valid
 from planner.solver.fit import fit
 from planner.solver.limits import StageLimits
@@ -29,22 +29,39 @@ BATCH_RULES = ("BAT001", "PP004", "PP005", "TP023", "ZER003")
 NONE, MORE, UNPIN, OFFLOAD = "WAY000", "WAY001", "WAY002", "WAY003"
 CARD, BATCH, RESERVE = "WAY004", "WAY005", "WAY006"
 NO_WAY = "no single change of GPU count, pins, offload, card, global batch or reserve was found that leaves a layout"
+LEAVE_OUT_ALL = "leave out every `--pin`, `--mode` and `--forbid`"
 
 
 def ways_out(problem: Problem, conflict: Iterable[Requirement], counts: Counts) -> list[Diagnostic]:
     """A note for each single change that leaves a layout, with what the layout then takes.
+
+    Where there is none, each that does so together with leaving out all pins and forbidden values.
 
     Args:
         problem: a problem without a layout.
         conflict: requirements that are in each other's way.
         counts: what :func:`planner.solver.counts.nearest_counts` found.
     """
-    in_the_way = {requirement.rule for requirement in conflict}
     ways = [*_counts(problem, counts), *_dropped(problem), *_offload(problem), *_cards(problem)]
-    if in_the_way & set(BATCH_RULES):
+    if {requirement.rule for requirement in conflict} & set(BATCH_RULES):
         ways += _batches(problem)
     ways += _reserve(problem)
-    return ways or [Diagnostic(rule=NONE, severity="note", message=NO_WAY)]
+    return ways or _without_pins(problem) or [Diagnostic(rule=NONE, severity="note", message=NO_WAY)]
+
+
+def _without_pins(problem: Problem) -> list[Diagnostic]:
+    """What helps a problem that has no layout without its pins and forbidden values either."""
+    free = changed(problem, pins={}, forbids={})
+    if free == problem:
+        return []
+    ways = [*_counts(free, nearest_counts(free)), *_offload(free), *_cards(free), *_reserve(free)]
+    return [
+        msgspec.structs.replace(
+            way, message=f"without any pin or forbidden value, {way.message}", hint=f"{LEAVE_OUT_ALL}, and {way.hint}",
+            values=way.values | {"field": "all"},
+        )
+        for way in ways
+    ]  # fmt: skip
 
 
 def changed(problem: Problem, **fields: Any) -> Problem:
@@ -91,8 +108,8 @@ def _dropped(problem: Problem) -> Iterator[Diagnostic]:
     yield from found
     without = changed(problem, pins={}, forbids={})
     if not found and len(problem.pins) + len(problem.forbids) > 1 and feasible(without):
-        hint = "leave out every `--pin`, `--mode` and `--forbid`"
-        yield _way(UNPIN, "without any pin or forbidden value there is a layout", without, hint, {"field": "all"})
+        words = "without any pin or forbidden value there is a layout"
+        yield _way(UNPIN, words, without, LEAVE_OUT_ALL, {"field": "all"})
 
 
 def _dropped_pins(problem: Problem) -> Iterator[Diagnostic]:
