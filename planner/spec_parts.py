@@ -86,12 +86,16 @@ class ActivationSpec(Spec, frozen=True, kw_only=True):
     """Gathered inputs that sequence parallelism keeps beside a rank's slices; without them backward gathers again."""
     gathered_outlive_backward: bool = False
     """Whether they stay after a layer's backward, until the next micro batch's forward has ended."""
+    pipeline_divided: bool = False
+    """Whether the ranks of a tensor-parallel group hold their own part of a stage's output only."""
     pipeline_extra_microbatches: float = 0.0
     """Micro batches beyond those of its schedule whose outputs each stage but the last keeps."""
     causal_buffer_bytes: float = 0.0
     """Bytes per pair of positions of a causal mask that each layer owns."""
     backward_elements: float = 0.0
     """Gradients of activations at the peak of a layer's backward, sharded elements per token and hidden unit."""
+    backward_replicated_elements: float = 0.0
+    """The same, of gradients that every tensor-parallel rank has whole."""
 
 
 class TrafficSpec(Spec, frozen=True, kw_only=True):

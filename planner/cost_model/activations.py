@@ -147,6 +147,8 @@ def pipeline_buffer_bytes(problem: Problem, stages: StageColumns) -> Floats:
     extra = np.where(stages.is_last, 0.0, kept.pipeline_extra_microbatches)
     held = np.minimum(in_flight_microbatches(stages) + extra, columns.num_microbatches)
     held = held * kept.pipeline_elements * columns.num_model_chunks
+    if kept.pipeline_divided:
+        held = held / np.where(columns.sequence_parallel == 1, 1, columns.tensor_parallel)
     return np.where(columns.pipeline_parallel > 1, held * boundary_bytes(problem, stages), 0.0)
 
 
@@ -154,11 +156,11 @@ def pipeline_buffer_bytes(problem: Problem, stages: StageColumns) -> Floats:
 def layer_backward_bytes(problem: Problem, stages: StageColumns) -> Floats:
     """What the layer that goes backward takes on top: its recomputed activations and their gradients.
 
-    Gradients of activations are the stack's count of sharded elements.
+    Gradients of activations are the stack's counts of sharded and of whole elements.
     """
     kept, element, part = problem.stack.activations, ELEMENT_BYTES[problem.precision], shares(stages.layouts)
-    share = rank_tokens(problem, stages) * float(element) * part.split_hidden
-    gradients = share * problem.model.hidden_size * kept.backward_elements
+    elements = part.split_hidden * kept.backward_elements + part.whole_hidden * kept.backward_replicated_elements
+    gradients = rank_tokens(problem, stages) * float(element) * problem.model.hidden_size * elements
     return np.where(stages.recompute_layers > 0, layer_activation_bytes(problem, stages), 0.0) + gradients
 
 
