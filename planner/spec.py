@@ -99,10 +99,16 @@ class EfficiencySpec(Spec, frozen=True, kw_only=True):
     """Share of the memory bandwidth that element-wise kernels reach."""
     attention: Share = 1.0
     """What attention kernels written for the generation before keep of their share of the peak."""
+    native_attention: tuple[Share, Share] | None = None
+    """Share of the peak that attention kernels written for this card reach, forward and backward."""
+    native_attention_head: Count = 1
+    """Their tiles hold heads whose size is a multiple of this; smaller ones leave a part of a tile unused."""
     alignment: Count = 1
     """Elements of two bytes that the sides of a product should be multiples of."""
     unaligned: Share = 1.0
     """Share of that efficiency which products with other sides reach."""
+    odd: Share = 1.0
+    """Share of it for sides that are no multiple of 8 elements, with which no vector of 16 bytes is aligned."""
 
     def __post_init__(self) -> None:
         """Refuse a curve that cannot be interpolated."""
@@ -120,6 +126,8 @@ class LinkSpec(Spec, frozen=True, kw_only=True):
     latency_s: Seconds = field(name="latency")
     efficiency: Share
     """Share of the bandwidth that a large collective reaches."""
+    pair_efficiency: Share | None = None
+    """The same of a collective over two devices, if it differs."""
 
 
 class NetworkSpec(Spec, frozen=True, kw_only=True):
@@ -219,7 +227,9 @@ class StackSpec(Spec, frozen=True, kw_only=True):
     zero_gathers_in_place: bool = False
     """Whether the weights that ZeRO 1 and 2 gather after a step arrive where they stay, without a buffer."""
     offload_copy_bytes_per_s: BytesPerSecond = field(name="offload_copy_bandwidth")
-    """The rate at which it copies offloaded states, one way, if the host link is not slower."""
+    """The rate at which it copies offloaded states to the host, if the host link is not slower."""
+    offload_return_bytes_per_s: BytesPerSecond | None = field(name="offload_return_bandwidth", default=None)
+    """The rate at which it copies them back, if it differs."""
     fragmentation: Fraction
     """Share of the peak that the caching allocator reserves on top."""
     process: ProcessSpec = ProcessSpec()

@@ -6,7 +6,7 @@ order in which Colossal-AI lays out its mesh (process group mesh of ``HybridPara
 
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import networkx as nx
@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from planner.spec import HardwareSpec
+
+PAIR = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +97,12 @@ class Cluster:
         graph = cluster_graph(self.hardware, self.devices_per_node)
         return _path(graph, ("device", 0, 0), ("device", 0, 1))
 
+    def _pair(self) -> GroupLink:
+        """The link of a collective over two devices of a node, whose rings are shorter but reach less of it."""
+        link, inside = self.hardware.node_link, self._inside()
+        share = (link.pair_efficiency or link.efficiency) / link.efficiency
+        return replace(inside, bandwidth_bytes_per_s=inside.bandwidth_bytes_per_s * share)
+
     def _outside(self) -> GroupLink:
         """One device's way to another node, with its share of the node's NICs."""
         graph = cluster_graph(self.hardware, self.devices_per_node)
@@ -113,7 +121,7 @@ class Cluster:
             return GroupLink(bandwidth_bytes_per_s=float("inf"), latency_s=0.0)
         members, crosses = members_per_node(stride, size, self.num_devices, self.devices_per_node)
         if not crosses:
-            return self._inside()
+            return self._pair() if size == PAIR else self._inside()
         outside = self._outside()
         bandwidth, latency = outside.bandwidth_bytes_per_s * members, outside.latency_s
         if members > 1:

@@ -132,6 +132,20 @@ def data_parallel_seconds(problem: Problem, stages: StageColumns) -> Floats:
 
 
 @formula("rajbhandari2020", "colossalai0.5.0")
+def zero_gather_seconds(problem: Problem, stages: StageColumns) -> Floats:
+    """The part of :func:`data_parallel_seconds` that gathers updated weights, where that hides behind nothing.
+
+    One ring all-gather of a stage's weights under ZeRO 1 and 2. Units: s.
+    """
+    columns = stages.layouts
+    bandwidth, latency = ring_links(problem, columns.tensor_parallel * columns.pipeline_parallel, columns.data_parallel)
+    weights = total(stage_parameters(problem, stages)) * ELEMENT_BYTES[problem.precision]
+    gathers = (columns.zero_stage >= 1) & (columns.zero_stage < SHARDS_WEIGHTS)
+    seconds = ring_seconds(weights, columns.data_parallel, 1.0, bandwidth, latency)
+    return np.where(gathers & (not problem.stack.overlap.gathers_hide), seconds, 0.0)
+
+
+@formula("rajbhandari2020", "colossalai0.5.0")
 def sharded_seconds(problem: Problem, stages: StageColumns) -> Floats:
     """Gathering of weights and scattering of gradients under ZeRO 3 for one micro batch, nothing hidden yet.
 

@@ -11,6 +11,7 @@ from planner.cost_model.communication import (
     sharded_seconds,
     tensor_parallel_seconds,
     tied_embedding_seconds,
+    zero_gather_seconds,
 )
 from tests.helpers import layout, problem, problem_of, stages
 
@@ -180,3 +181,12 @@ def test_tied_embedding_seconds_stay_in_the_node_that_holds_the_whole_pipeline()
 def test_tied_embedding_seconds_leave_the_node_with_a_pipeline_over_two() -> None:
     seconds = tied_embedding_seconds(problem(devices_per_node=2), stages(pipeline_parallel=4))
     assert seconds[0] == pytest.approx(2 * (2048 / 1e8 + 12e-6))
+
+
+def test_zero_gather_seconds_by_hand() -> None:
+    exposed = problem(num_devices=2, stack={"overlap": {"gathers_hide": False}})
+    # One of the steps of a ring over two ranks: half of 15328 parameters of two bytes, and a hop.
+    for zero_stage, seconds in ((0, 0.0), (1, 15328 / 1e9 + 1e-6), (2, 15328 / 1e9 + 1e-6), (3, 0.0)):
+        rows = stages(data_parallel=2, zero_stage=zero_stage)
+        assert zero_gather_seconds(exposed, rows).tolist() == pytest.approx([seconds])
+        assert zero_gather_seconds(problem(num_devices=2), rows).tolist() == [0.0]

@@ -114,3 +114,14 @@ def test_link_columns_look_up_each_row() -> None:
     bandwidth, latency = link_columns(cluster(8).ring, np.array([1, 4, 1, 8]), np.array([4, 2, 8, 1]))
     assert bandwidth.tolist() == [1e9, 1e8, 4e8, float("inf")]
     assert latency.tolist() == pytest.approx([1e-6, 12e-6, 3.75e-6, 0.0])
+
+
+def test_a_ring_of_two_has_an_efficiency_of_its_own() -> None:
+    links = [Cluster(hardware=tiny_hardware(node_link={"pair_efficiency": share}), devices_per_node=4, num_devices=8)
+             for share in (None, 0.25)]  # fmt: skip
+    usual, paired = links
+    assert usual.ring(1, 2).bandwidth_bytes_per_s == pytest.approx(1e9)
+    assert paired.ring(1, 2).bandwidth_bytes_per_s == pytest.approx(5e8)
+    for stride, size in ((1, 4), (4, 2), (1, 8)):
+        assert paired.ring(stride, size) == usual.ring(stride, size)
+    assert paired.neighbours(1, 2) == usual.neighbours(1, 2)
