@@ -125,8 +125,6 @@ def _layout_table(plan: Plan) -> Table:
     table = Table(box=None, show_header=False, pad_edge=False)
     for _ in range(4):
         table.add_column()
-    offload = layout.offload
-    moved = f"{offload.optimizer:.0%} of the optimizer to {offload.tier}" if offload.optimizer else "none"
     recomputed = sum(layout.recompute_layers_per_stage)
     rows = [
         ("tensor parallel", f"{layout.tensor_parallel} ({layout.tensor_mode})",
@@ -134,7 +132,7 @@ def _layout_table(plan: Plan) -> Table:
         ("pipeline parallel", f"{layout.pipeline_parallel} ({layout.schedule})",
          "micro batches", f"{layout.num_microbatches} of {layout.micro_batch}"),
         ("data parallel", str(layout.data_parallel), "recompute", f"{recomputed} of {problem.model.num_layers} layers"),
-        ("ZeRO stage", str(layout.zero_stage), "offload", moved),
+        ("ZeRO stage", str(layout.zero_stage), "offload", layout.offload.words),
         ("sequence parallel", "yes" if layout.sequence_parallel else "no", "precision", layout.precision),
     ]  # fmt: skip
     for left, left_value, right, right_value in rows:

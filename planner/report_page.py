@@ -84,8 +84,6 @@ def _layout(plan: Plan) -> list[tuple[str, str]]:
     layout = plan.layout
     depth = f", depth {layout.tensor_depth}" if layout.tensor_depth > 1 else ""
     chunks = f", {layout.num_model_chunks} chunks a stage" if layout.num_model_chunks > 1 else ""
-    offload = layout.offload
-    moved = f"{offload.optimizer:.0%} of the optimizer, {offload.parameters:.0%} of the weights to {offload.tier}"
     recomputed, layers = sum(layout.recompute_layers_per_stage), sum(layout.layers_per_stage)
     return [
         ("Tensor parallel", f"{layout.tensor_parallel} ({layout.tensor_mode}{depth})"),
@@ -94,7 +92,7 @@ def _layout(plan: Plan) -> list[tuple[str, str]]:
         ("Sequence parallel", "yes" if layout.sequence_parallel else "no"),
         ("Micro batches", f"{layout.num_microbatches} of {layout.micro_batch}"),
         ("Recomputed", f"{recomputed} of {layers} layers"),
-        ("Offload", "none" if offload.tier == "none" else moved),
+        ("Offload", layout.offload.words),
         ("Precision", layout.precision),
     ]
 

@@ -186,11 +186,13 @@ class HardwareSpec(Spec, frozen=True, kw_only=True):
     memory_bytes: Bytes = field(name="memory")
     """What one process can allocate on an idle device."""
     context_bytes: Bytes = field(name="context")
+    """Taken by the driver and the libraries of a process that communicates with nobody."""
     eager_context_bytes: Bytes | None = field(name="eager_context", default=None)
     """The same where every kernel is loaded with it, before CUDA 11.7; ``None``: no more than ``context``."""
-    """Taken by the driver and the libraries of a process that communicates with nobody."""
     communicator_bytes: Bytes = field(name="communicator")
     """Taken by the communicators of each parallel axis that a process takes part in."""
+    workspace_bytes: Bytes = field(name="workspace", default=Bytes(0))
+    """One workspace of PyTorch's matrix products."""
     memory_bandwidth_bytes_per_s: BytesPerSecond = field(name="memory_bandwidth")
     kernel_launch_s: Seconds = field(name="kernel_launch")
     """Host time to issue one kernel: the floor under small layers."""
@@ -243,6 +245,8 @@ class StackSpec(Spec, frozen=True, kw_only=True):
     zero_traffic: ZeroTrafficSpec
     sharded: ShardedSpec = ShardedSpec()
     zero_bucket_bytes: Bytes = field(name="zero_bucket")
+    zero_gather_bytes: Bytes | None = field(name="zero_gather", default=None)
+    """The buffer of the all-gather after a step of ZeRO 1 and 2; ``None``: a bucket for every rank."""
     zero_gathers_in_place: bool = False
     """Whether the weights that ZeRO 1 and 2 gather after a step arrive where they stay, without a buffer."""
     offload_copy_bytes_per_s: BytesPerSecond = field(name="offload_copy_bandwidth")

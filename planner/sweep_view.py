@@ -14,7 +14,9 @@ Item = TypeVar("Item")
 
 MIN_WIDTH = 200
 
-HEADINGS = ("status", "step", "tokens/s", "MFU", "fullest stage", "TP", "PP", "DP", "ZeRO", "micro batch", "recomputed")
+HEADINGS = (
+    "status", "step", "tokens/s", "MFU", "fullest stage", "mode", "TP", "PP", "DP", "ZeRO", "micro batch", "recomputed",
+)  # fmt: skip
 
 
 def track(done: Iterable[Item], total: int) -> Iterator[Item]:
@@ -51,6 +53,7 @@ def _figures(row: Row) -> list[str]:
         f"{row.tokens_per_s:,.0f}",
         f"{row.mfu:.1%}",
         format_gib(row.fullest_stage_bytes or 0),
+        str(row.tensor_mode),
         *map(str, (row.tensor_parallel, row.pipeline_parallel, row.data_parallel, row.zero_stage, row.micro_batch)),
         str(row.recompute_layers),
     ]

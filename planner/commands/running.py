@@ -24,6 +24,7 @@ def run(path: Path, options: RunOptions) -> int:
     if plan.layout.offload.tier == "nvme":
         check_nvme(plan, options.nvme_path, options.node_rank)
         _say_what_nvme_means(plan, options)
+    _check_output(options.output)
     if options.record is None or options.node_rank > 0:
         return run_plan(plan, path, options)
     return _run_recorded(plan, path, options, options.record)
@@ -61,6 +62,18 @@ def _check_options(options: RunOptions) -> None:
     ):
         if value < least:
             raise _out_of_range(option, f"at least {least}", value, example)
+
+
+def _check_output(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise usage_error(
+            f"metrics and logs cannot be written there: {error.strerror}", location=f"--output {folder}",
+            hint="name another folder with `--output`",
+        ) from error  # fmt: skip
 
 
 def _out_of_range(option: str, wanted: str, value: float, example: str) -> Exception:

@@ -56,6 +56,8 @@ class Draft:
     """Layout rules that the dialect's own rules say in its own words."""
     words: Mapping[str, str] = field(default_factory=dict)
     """How the framework calls a layout field, where the file does not set it."""
+    spoken: dict[str, str] = field(default_factory=dict)
+    """How messages call a layout field that several keys of the file make together."""
     fields: dict[str, Any] = field(default_factory=dict)
     """Layout field to its value or :data:`UNDECIDED`."""
     keys: dict[str, str] = field(default_factory=dict)
@@ -104,7 +106,9 @@ class Keys:
         if name:
             self.draft.keys[name] = key
         if isinstance(value.content, Unknown):
-            self._complain(key, value, "CFG001", f"{key} cannot be told: {value.content.why}", "write it as a constant")
+            hidden = value.content.name or self.name(key)
+            message = f"{hidden} cannot be told: {value.content.why}"
+            self._complain(key, value, "CFG001", message, "write it as a constant")
             return UNDECIDED
         return value.content
 
@@ -217,12 +221,12 @@ class Keys:
         self._complain(key, value, "CFG002", f"{self.name(key)} is {shown}, and it has to be {wanted}", hint)
 
     def _complain(self, key: str, value: Value, code: str, message: str, hint: str, severity: str = "error") -> None:
-        if key in self.complained:
+        about = message if code == "CFG001" else key
+        if about in self.complained:
             return
-        self.complained.add(key)
-        hidden = isinstance(value.content, Unknown) and value.content.line != value.line
+        self.complained.add(about)
         place = self.place(key)
-        if isinstance(value.content, Unknown) and not hidden:
+        if isinstance(value.content, Unknown):
             place = f"{self.source.shown}:{value.content.line}:{value.content.column}"
         self.draft.diagnostics.append(
             Diagnostic(

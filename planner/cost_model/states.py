@@ -108,10 +108,16 @@ def step_gradient_bytes(problem: Problem, stages: StageColumns) -> Floats:
 
 @formula("colossalai0.5.0")
 def gather_bytes(problem: Problem, stages: StageColumns) -> Floats:
-    """Buffer of the parameter all-gather after a ZeRO 1 or 2 step: a bucket per rank, at most all weights."""
+    """Buffer of the parameter all-gather after a ZeRO 1 or 2 step: at most all weights.
+
+    A bucket per rank, or one of a size that the stack sets.
+    """
     columns, stack = stages.layouts, problem.stack
     weights = total(stage_parameters(problem, stages)) * ELEMENT_BYTES[problem.precision]
-    gathered: Floats = np.minimum(columns.data_parallel * float(stack.zero_bucket_bytes), weights)
+    buckets = columns.data_parallel * float(stack.zero_bucket_bytes)
+    if stack.zero_gather_bytes is not None:
+        buckets = np.full(len(stages), float(stack.zero_gather_bytes))
+    gathered: Floats = np.minimum(buckets, weights)
     whole = weight_shards(problem, stages) == 1
     gathers = (columns.zero_stage >= SHARDS_OPTIMIZER) & (columns.zero_stage < SHARDS_WEIGHTS) & whole
     return np.where(gathers & (columns.data_parallel > 1) & (not stack.zero_gathers_in_place), gathered, 0.0)

@@ -10,7 +10,7 @@ from planner.problem import Problem
 from planner.rules.states import SHARDS_WEIGHTS
 from planner.spec import Precision, Schedule, StackSpec
 from planner.spec_files import load_spec
-from planner.units import GIB, MIB
+from planner.units import GIB, MIB, Bytes
 from planner.validation import shapes
 from planner.validation.cases import Assumptions, Case, Measured, MemoryKind, SkippedRow
 from planner.validation.facts import SetFacts, facts_of, filled_value
@@ -62,14 +62,13 @@ class _Filled:
 def _filled(row: Row, facts: SetFacts, assumed: Assumptions) -> _Filled:
     """The row's own cells, else the facts of its set; every filling is noted."""
     fill = partial(filled_value, row.set_name, facts, assumed)
-    flash = row.choice("flash_attention", {"yes": "flash", "no": "materialised", "unknown": ""})
     stated = row.choice("recompute", {name: name for name in ("full", "none", SELECTIVE)})
     recompute = stated if facts.states_recompute else ""
     precision = fill("precision", shapes.precision_of(row.text("precision")), facts.precision)
     zero_stage = fill("zero_stage", row.whole("zero_stage"), facts.zero_stage)
     other = facts.bf16_stack if precision == "bf16" else facts.zero3_stack if zero_stage == SHARDS_WEIGHTS else None
     stack = load_spec(fill("stack", None, other or facts.stack), StackSpec)
-    attention: str = fill("attention", flash or None, facts.attention)
+    attention: str = fill("attention", _stated_attention(row), facts.attention)
     if recompute == SELECTIVE and attention == "materialised":
         attention = "recomputed"
     activations = msgspec.structs.replace(stack.activations, attention=attention)
@@ -91,6 +90,12 @@ def _filled(row: Row, facts: SetFacts, assumed: Assumptions) -> _Filled:
     )
 
 
+def _stated_attention(row: Row) -> str | None:
+    """Megatron Core's own blocks (`impl local`) have no fused attention."""
+    flash = row.choice("flash_attention", {"yes": "flash", "no": "materialised", "unknown": ""})
+    return flash or ("materialised" if "impl local" in row.text("note") else None)
+
+
 def _micro_batch(row: Row, facts: SetFacts) -> int:
     if facts.micro_batch is None:
         raise SkippedRow("micro_batch not stated")
@@ -101,6 +106,9 @@ def _micro_batch(row: Row, facts: SetFacts) -> int:
 
 def _problem(row: Row, filled: _Filled, assumed: Assumptions) -> Problem:
     hardware = hardware_of(row, facts_of(row.set_name).card_gb, assumed)
+    if "deterministic-mode" in row.text("note"):
+        assumed.note("deterministic-mode: CUBLAS_WORKSPACE_CONFIG=:4096:8, workspaces of 32 MiB on any card")
+        hardware = msgspec.structs.replace(hardware, workspace_bytes=Bytes(32 * MIB))
     heads = row.count("heads")
     if heads is None:
         heads = shapes.head_count(row.needed_count("hidden"), row.needed_count("tp"))

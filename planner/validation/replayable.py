@@ -9,6 +9,14 @@ _NOT_GPT2 = ("llama", "nemotron", "rope", "rotary", "swiglu")
 """Words in a model's name that mark gated or squared-ReLU MLPs and rotary positions."""
 
 
+_OPTIONS = {
+    "cross-entropy-loss-fusion": "a fused loss (cross-entropy-loss-fusion) is not modelled",
+    "defer-embedding-wgrad-compute": "a deferred gradient of the head (defer-embedding-wgrad-compute) is not modelled",
+    "decoder-last-pipeline-num-layers": "layers of the last stage not stated (decoder-last-pipeline-num-layers)",
+}
+"""Options that a row's note names, and why it cannot be replayed with them."""
+
+
 def _blank(column: str) -> Callable[[Row], bool]:
     return lambda row: not row.text(column)
 
@@ -29,6 +37,14 @@ REASONS: tuple[tuple[str, Callable[[Row], bool]], ...] = (
     (
         "recomputation of single operators or layers is not modelled",
         lambda row: row.text("recompute").startswith("selective("),
+    ),
+    *(
+        (reason, lambda row, option=option: option in row.text("note"))  # type: ignore[misc]
+        for option, reason in _OPTIONS.items()
+    ),
+    (
+        "interleaved groups of other than PP micro batches (tunable_overlap) are not modelled",
+        lambda row: row.text("model").endswith("tunable_overlap"),
     ),
     (
         "sharding within a node and replication between nodes is not modelled",

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from planner import launch
+from planner import cli, launch
 from planner.layout import Offload
 from planner.plan import Plan, write_plan
 
@@ -120,6 +120,36 @@ def test_a_failing_worker_names_its_rank_and_log(plan: MakePlan, start: Run, tmp
     assert "Traceback" in log.read_text()
 
 
+def test_a_log_that_cannot_be_written_goes_elsewhere(plan: MakePlan, start: Run, tmp_path: Path) -> None:
+    (tmp_path / "out").touch()
+    process = start(plan(data_parallel=2))
+    _, stderr = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == 3, stderr
+    first, location, *_ = stderr.splitlines()
+    assert first == "error[RUN008]: rank 0 failed with FileExistsError"
+    log = Path(location.removeprefix("  --> "))
+    assert "Traceback" in log.read_text()
+    log.unlink()
+    assert stderr.count("error[") == 1
+    assert "Traceback" not in stderr
+
+
+def test_an_output_folder_is_tried_before_the_run(
+    plan: MakePlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_plan(plan(data_parallel=2), Path("small.plan"))
+    Path("taken").touch()
+    with pytest.raises(SystemExit) as finished:
+        cli.main(["run", "small.plan", "--output", "taken"])
+    assert finished.value.code == 2
+    stderr = capfd.readouterr().err
+    assert stderr.startswith(
+        "error[USAGE]: metrics and logs cannot be written there: File exists\n  --> --output taken\n"
+    )
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["small.plan", "taken"]
+
+
 def test_a_full_drive_is_named(plan: MakePlan, start: Run, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "small.metrics.jsonl").symlink_to("/dev/full")
@@ -200,6 +230,14 @@ def test_a_killed_worker_is_named(plan: MakePlan, start: Run, tmp_path: Path) ->
     assert process.returncode == 137, stderr
     assert "was killed by SIGKILL" in stderr
     assert stderr.count("error[") == 1
+    assert ranks_of(tmp_path) == []
+
+
+def test_workers_end_with_a_killed_launcher(plan: MakePlan, start: Run, tmp_path: Path) -> None:
+    process = start(plan(data_parallel=2), steps=100_000)
+    wait_for_steps(tmp_path)
+    process.kill()
+    process.communicate(timeout=TIMEOUT_S)  # until all who write there have ended
     assert ranks_of(tmp_path) == []
 
 

@@ -99,7 +99,16 @@ def test_gib_never_changes_the_unit() -> None:
 
 @pytest.mark.parametrize(
     ("duration_s", "expected"),
-    [(20.1, "20.1 s"), (3.42e-3, "3.42 ms"), (12e-6, "12.0 us"), (5e-8, "50 ns"), (123.0, "123 s")],
+    [
+        (20.1, "20.1 s"),
+        (3.42e-3, "3.42 ms"),
+        (12e-6, "12.0 us"),
+        (5e-8, "50 ns"),
+        (123.0, "123 s"),
+        (1331.0, "1,331 s"),
+        (0.9997, "1.00 s"),
+        (-0.9994, "-999 ms"),
+    ],
 )
 def test_seconds_have_three_digits(duration_s: float, expected: str) -> None:
     assert format_seconds(duration_s) == expected
