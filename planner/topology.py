@@ -1,7 +1,8 @@
 """The cluster as a graph, and the link that a group of ranks gets from it.
 
-Ranks fill nodes in order, and a layout numbers them ``(data * PP + pipeline) * TP + tensor``, the
-order in which Colossal-AI lays out its mesh (process group mesh of ``HybridParallelPlugin``).
+Ranks fill nodes in order. A layout numbers them ``(data * PP + pipeline) * TP + tensor``, the order in
+which Colossal-AI lays out its mesh (process group mesh of ``HybridParallelPlugin``), or with the first two
+axes changed, as Megatron-LM does: the stack's ``rank_order``.
 """
 
 import itertools
@@ -58,6 +59,7 @@ def cluster_graph(hardware: HardwareSpec, devices_per_node: int) -> nx.Graph:
     )
 
 
+@lru_cache(maxsize=256)
 def _path(graph: nx.Graph, source: tuple[str, int, int], target: tuple[str, int, int]) -> GroupLink:
     nodes = nx.shortest_path(graph, source, target, weight="latency")
     edges = [graph.edges[pair] for pair in itertools.pairwise(nodes)]

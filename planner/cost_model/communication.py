@@ -40,8 +40,9 @@ def ring_links(problem: Problem, strides: Integers, sizes: Integers) -> tuple[Fl
     return link_columns(_cluster(problem).ring, strides, sizes)
 
 
+@formula("narayanan2021", "colossalai0.5.0")
 def axis_strides(problem: Problem, stages: StageColumns) -> tuple[Integers, Integers]:
-    """Distance of neighbouring ranks along the data and the pipeline axis, in ranks."""
+    """Distance of neighbouring ranks along the data and the pipeline axis, in ranks, by the stack's order."""
     columns, tensor = stages.layouts, stages.layouts.tensor_parallel
     if problem.stack.rank_order == "pipeline-data-tensor":
         return tensor, tensor * columns.data_parallel

@@ -20,6 +20,8 @@ from planner.cost_model.compute import (
     traffic_seconds,
     weight_product_seconds,
 )
+from planner.spec import TilesSpec
+from planner.units import Seconds
 from tests.helpers import problem, stages
 
 LAYER_S = 2048 / 5e11 + (10240 + 7680) / 5e8
@@ -248,3 +250,28 @@ def test_layer_host_seconds_of_zero_buckets() -> None:
     assert layer_host_seconds(asked, stages(data_parallel=2, zero_stage=1)).tolist() == [5.0]
     assert layer_host_seconds(asked, stages(data_parallel=2, zero_stage=2)).tolist() == [12.0]
     assert layer_host_seconds(asked, stages(zero_stage=1)).tolist() == [4.0]
+
+
+def test_head_forward_seconds_of_an_unpadded_vocabulary_on_one_rank() -> None:
+    odd: dict[str, Any] = {"hardware": {"efficiency": {"odd": 0.5}}, "model": {"vocab_size": 127}}
+    padded = problem(**odd, stack={"vocab_multiple": 128})
+    bare = problem(**odd, stack={"vocab_multiple": 128, "pads_whole_vocab": False})
+    assert head_forward_seconds(padded, stages()).tolist() == pytest.approx([32768 / 5e11])
+    assert head_forward_seconds(bare, stages()).tolist() == pytest.approx([2 * 32768 / 5e11])
+    halves = stages(tensor_parallel=2)
+    assert head_forward_seconds(bare, halves).tolist() == head_forward_seconds(padded, halves).tolist()
+
+
+def test_layer_seconds_have_a_part_that_no_shape_changes() -> None:
+    fixed = layer_seconds(problem(stack={"traffic": {"layer_fixed_s": 0.5}}), stages())
+    assert fixed.forward.tolist() == pytest.approx([LAYER_S + 0.5])
+    assert fixed.backward.tolist() == pytest.approx([2 * LAYER_S + 1.0])
+
+
+def test_weight_product_seconds_of_tiles_differ_in_forward_and_backward() -> None:
+    tiles = TilesSpec(multiprocessors=1, rate=0.5, start_s=Seconds(0), shapes=((16, 16, 1.0),))
+    asked = problem(hardware=FAST_MEMORY | {"efficiency": {"tiles": tiles}})
+    products = weight_product_seconds(asked, stages())
+    # Of 16 rows of a tile, 8 tokens fill half; gradients of weights have no such side.
+    assert products.forward.tolist() == pytest.approx([2 * 49152 / 5e11])
+    assert products.backward.tolist() == pytest.approx([3 * 49152 / 5e11])
