@@ -161,7 +161,7 @@ class TrafficSpec(Spec, frozen=True, kw_only=True):
     blocking_launches: bool = False
     """Whether the host waits for every kernel (CUDA_LAUNCH_BLOCKING=1), so that nothing hides its time."""
     collective_s: Seconds = field(name="collective", default=Seconds(0))
-    """Fixed cost of one tensor-parallel collective, beside the links' latency."""
+    """What ranks of a tensor-parallel all-reduce wait for each other, for each doubling of them."""
 
 
 class OverlapSpec(Spec, frozen=True, kw_only=True):

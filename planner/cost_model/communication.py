@@ -59,11 +59,11 @@ class LayerCollectives(NamedTuple):
 
 
 def _tensor_parallel_ring(problem: Problem, stages: StageColumns, num_bytes: Floats, steps: float) -> Floats:
-    """A collective over the 1D tensor-parallel group, with what the stack takes for any; nothing in a grid."""
+    """A collective over the 1D tensor-parallel group, whose ranks wait for each other; nothing in a grid."""
     columns = stages.layouts
     size = np.where(columns.mode_is("2d", "2.5d", "3d"), 1, columns.tensor_parallel)
     bandwidth, latency = ring_links(problem, np.ones_like(size), size)
-    fixed = np.where(size > 1, float(problem.stack.traffic.collective_s) * steps / 2.0, 0.0)
+    fixed = np.log2(size) * float(problem.stack.traffic.collective_s) * steps / 2.0
     return ring_seconds(num_bytes, size, steps, bandwidth, latency) + fixed
 
 

@@ -51,6 +51,11 @@ def test_layer_collectives_take_what_the_stack_does_beside_the_links() -> None:
     assert once.tolist() == pytest.approx([3 * (REDUCE_S + 0.5)])
     assert again.tolist() == pytest.approx([2 * (REDUCE_S + 0.5)])
     assert layer_collectives(asked, stages()).once.tolist() == [0.0]
+    four = (
+        layer_collectives(asked, stages(tensor_parallel=4)).once
+        - layer_collectives(problem(), stages(tensor_parallel=4)).once
+    )
+    assert four.tolist() == pytest.approx([3 * 2 * 0.5])
 
 
 def test_tensor_parallel_seconds_by_hand() -> None:
