@@ -239,6 +239,8 @@ class ZeroTrafficSpec(Spec, frozen=True, kw_only=True):
     stage1: float
     stage2: float
     """One of them gathers the weights; the others follow every micro batch."""
+    by_layer: bool = False
+    """Whether each layer is reduced and gathered by itself, with the latencies that this takes."""
 
 
 class ProcessSpec(Spec, frozen=True, kw_only=True):

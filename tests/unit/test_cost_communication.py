@@ -130,6 +130,12 @@ def test_data_parallel_seconds_by_hand(zero_stage: int, num_microbatches: int, r
     assert seconds.tolist() == pytest.approx([ring_steps * (15328 / 1e9 + 1e-6)])
 
 
+def test_data_parallel_seconds_by_layer_wait_for_the_links_with_each() -> None:
+    asked = problem(num_devices=2, stack={"zero_traffic": {"by_layer": True}})
+    seconds = data_parallel_seconds(asked, stages(data_parallel=2))
+    assert seconds.tolist() == pytest.approx([2 * (15328 / 1e9 + 4e-6)])
+
+
 def test_data_parallel_seconds_are_zero_for_one_rank() -> None:
     assert data_parallel_seconds(problem(), stages(zero_stage=1)).tolist() == [0.0]
 
