@@ -131,7 +131,7 @@ FACTS: dict[str, SetFacts] = {
     ),
     "BLOOM-prequel": SetFacts(
         caveat="one iteration of each run on a shared cluster, memory printed as whole GB",
-        worst="heads of 108 units (rows 64, 98, 101) run the whole step 35 % slower than those of 144 or 216, and heads "
+        worst="heads of 108 units (rows 64, 98, 101) run the whole step 35 % slower than those of 144 or 216, heads "
         "of 128 (59, 68) 15 to 20 %; heads of 150 do not, so that alignment is no reason. Row 95 is 30 % slower than "
         "its neighbours. Rows of before the nodes' PCIe links were mended, by the source's words 1 to 5 % slower, are "
         "not told apart",
@@ -195,8 +195,8 @@ FACTS: dict[str, SetFacts] = {
             "sequence_parallel": "the runs set --tp-comm-overlap, which needs it",
             "layers_per_chunk": "its sends overlap with computation, which only the interleaved schedule does; stages "
             "of 23 and of 7 layers leave no other chunks than single layers",
-        }, worst="its 32B model reduces 4 billion parameters a rank over 48 ranks, which one sequence of computation "
-        "cannot hide; its micro batch is not stated, and larger ones would hide it but make the smaller models too fast",
+        }, worst="its 32B model reduces 4 billion parameters a rank over 48 ranks, which one sequence of computation"
+        " cannot hide; its micro batch is not stated, and larger ones would hide it but make the smaller models too fast",
     ),
     "NVIDIA-dgxc": _NVIDIA,
     "NeMo": _NVIDIA,
