@@ -196,6 +196,18 @@ def test_a_port_in_use_is_named(plan: MakePlan, start: Run, tmp_path: Path) -> N
     assert "Traceback" not in stderr
 
 
+def test_a_host_that_is_not_known_is_named(
+    plan: MakePlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_plan(plan(data_parallel=2, devices_per_node=1), Path("small.plan"))
+    with pytest.raises(SystemExit) as finished:
+        cli.main(["run", "small.plan", "--rendezvous", "no-such-host.invalid:29500"])
+    assert finished.value.code == 1
+    assert capfd.readouterr().err.startswith("error[RUN010]: this machine finds no host `no-such-host.invalid`: ")
+    assert [path.name for path in tmp_path.iterdir()] == ["small.plan"]
+
+
 def wait_for_steps(tmp_path: Path) -> None:
     deadline = time.monotonic() + TIMEOUT_S
     path = tmp_path / "out" / "small.metrics.jsonl"
