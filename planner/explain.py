@@ -89,9 +89,12 @@ def _print_plan(console: Console, plan: Plan) -> None:
     console.print(_layout_table(plan))
     console.print(
         f"\nstep {format_seconds(predicted.step_s)}   {predicted.tokens_per_s:,.0f} tokens/s   "
-        f"{format_rate(predicted.model_flops_per_s_per_gpu, 'FLOP/s')} per GPU   MFU {predicted.mfu:.1%}\n",
+        f"{format_rate(predicted.model_flops_per_s_per_gpu, 'FLOP/s')} per GPU   MFU {predicted.mfu:.1%}",
         soft_wrap=True,
     )
+    if plan.layout.pipeline_parallel > 1 and predicted.schedule_step_s is not None:
+        console.print(f"longest path of the pipeline's schedule {format_seconds(predicted.schedule_step_s)}")
+    console.print(f"expected error: {predicted.expected_error.words(problem.hardware.name)}\n", soft_wrap=True)
     console.print(_time_table(predicted))
     console.print()
     console.print(_memory_table(plan.layout, predicted))

@@ -109,9 +109,10 @@ def _evidence(plan: Plan) -> list[tuple[str, str]]:
         ("Proven with", f"OR-Tools {evidence.ortools_version}"),
     ]
     error = plan.predicted.expected_error
-    if error.runs:
-        measured = f"{error.step_time:.1%} of the step time, {error.memory:.1%} of the memory ({error.runs} runs)"
-        rows.append(("Predictions missed by", measured))
+    rows.append(("Expected error", error.words(plan.problem.hardware.name)))
+    exact = plan.predicted.schedule_step_s
+    if plan.layout.pipeline_parallel > 1 and exact is not None:
+        rows.append(("Longest path of the schedule", format_seconds(exact)))
     rejected = sorted(space.rejected.items(), key=lambda item: -item[1])
     rows.append(("Rejected by rule", ", ".join(f"{rule} {count:,}" for rule, count in rejected) or "none"))
     return rows

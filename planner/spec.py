@@ -203,6 +203,8 @@ class HardwareSpec(Spec, frozen=True, kw_only=True):
     node_link: LinkSpec
     network: NetworkSpec
     host: HostSpec
+    calibrated: bool = False
+    """Whether `gptplan calibrate` measured it on the machine that it stands for."""
     sources: dict[str, str]
 
 
@@ -261,6 +263,10 @@ class StackSpec(Spec, frozen=True, kw_only=True):
     process: ProcessSpec = ProcessSpec()
     errors: dict[str, ErrorSpec] = field(default_factory=dict)
     """By kind of layout, and of all of them (``all``): what the stack's predictions missed by so far."""
+    measured_on: tuple[Name, ...] = ()
+    """Names of the hardware that the runs behind ``errors`` were on."""
+    transfer_error: Annotated[float, Meta(ge=0.0)] = 0.0
+    """What is added to the step-time error on other hardware that nobody calibrated, as a share of the step time."""
     sources: dict[str, str]
 
     def state_bytes(self, precision: str) -> StateBytesSpec:
