@@ -42,10 +42,7 @@ REASONS: tuple[tuple[str, Callable[[Row], bool]], ...] = (
         "recomputation of single operators or layers is not modelled",
         lambda row: row.text("recompute").startswith("selective("),
     ),
-    *(
-        (reason, lambda row, option=option: option in row.text("note"))  # type: ignore[misc]
-        for option, reason in _OPTIONS.items()
-    ),
+    *((reason, lambda row, option=option: option in row.text("note")) for option, reason in _OPTIONS.items()),
     (
         "interleaved groups of other than PP micro batches (tunable_overlap) are not modelled",
         lambda row: row.text("model").endswith("tunable_overlap"),
