@@ -17,7 +17,8 @@ CODES = {
     "of the file is checked.",
     "CFG002": "A value of a configuration is not of the kind that its key takes.",
     "CFG003": "A key of a configuration is defined twice, with different values.",
-    "CFG004": "A plugin of Colossal-AI has no such argument and would refuse it.",
+    "CFG004": "A plugin of Colossal-AI, or a section of DeepSpeed's configuration, has no such key and would refuse "
+    "it; as a warning, DeepSpeed drops a key that is nearly called like one that it reads.",
     "CFG005": "Something is not known that memory and time depend on, or no formula describes the layout, so only the "
     "rules were checked.",
     "CFG006": "A configuration file is not of the language that its name or its beginning says.",

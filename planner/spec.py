@@ -203,6 +203,8 @@ class HardwareSpec(Spec, frozen=True, kw_only=True):
     node_link: LinkSpec
     network: NetworkSpec
     host: HostSpec
+    calibrated: bool = False
+    """Whether `gptplan calibrate` measured it on the machine that it stands for."""
     sources: dict[str, str]
 
 
@@ -245,8 +247,11 @@ class StackSpec(Spec, frozen=True, kw_only=True):
     zero_traffic: ZeroTrafficSpec
     sharded: ShardedSpec = ShardedSpec()
     zero_bucket_bytes: Bytes = field(name="zero_bucket")
+    zero_reduces_late: bool = False
+    """Whether ZeRO 1 and 2 reduce gradients after the last backward without a pipeline too."""
     zero_gather_bytes: Bytes | None = field(name="zero_gather", default=None)
-    """The buffer of the all-gather after a step of ZeRO 1 and 2; ``None``: a bucket for every rank."""
+    """The least part of a stage's weights that a step of ZeRO 1 and 2 gathers at once, or all of them if they
+    are less; ``None``: a bucket for every rank."""
     zero_gathers_in_place: bool = False
     """Whether the weights that ZeRO 1 and 2 gather after a step arrive where they stay, without a buffer."""
     offload_copy_bytes_per_s: BytesPerSecond = field(name="offload_copy_bandwidth")
@@ -258,6 +263,10 @@ class StackSpec(Spec, frozen=True, kw_only=True):
     process: ProcessSpec = ProcessSpec()
     errors: dict[str, ErrorSpec] = field(default_factory=dict)
     """By kind of layout, and of all of them (``all``): what the stack's predictions missed by so far."""
+    measured_on: tuple[Name, ...] = ()
+    """Names of the hardware that the runs behind ``errors`` were on."""
+    transfer_error: Annotated[float, Meta(ge=0.0)] = 0.0
+    """What is added to the step-time error on other hardware that nobody calibrated, as a share of the step time."""
     sources: dict[str, str]
 
     def state_bytes(self, precision: str) -> StateBytesSpec:

@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from planner.console import stdout_console
 from planner.sweep import Row
 from planner.units import format_gib, format_seconds
 
@@ -32,8 +33,7 @@ def track(done: Iterable[Item], total: int) -> Iterator[Item]:
 
 def print_rows(rows: Sequence[Row]) -> None:
     """One line for each answer."""
-    # A narrow terminal wraps long lines; Rich would cut words.
-    console = Console(highlight=False, width=max(Console().width, MIN_WIDTH))
+    console = stdout_console(MIN_WIDTH)
     table = Table(box=None, pad_edge=False)
     for key in rows[0].varied if rows else ():
         table.add_column(key, justify="right")

@@ -4,6 +4,7 @@ Inside gptplan every quantity is in SI base units: bytes, seconds, FLOP/s, bytes
 write them as strings with a unit; this module is the only place that reads or prints one.
 """
 
+import math
 import re
 from typing import Any
 
@@ -90,6 +91,11 @@ def format_seconds(duration_s: float) -> str:
         if abs(duration_s) >= scale * LEAST_FOUR_DIGITS / 1000:
             return f"{duration_s / scale:#.3g} {unit}".replace(". ", " ")
     return f"{duration_s / 1e-9:.0f} ns"
+
+
+def format_gap(share: float) -> str:
+    """A bound on a share in percent, rounded up: ``format_gap(0.00011)`` is ``"0.02%"``."""
+    return f"{math.ceil(share * 1e4) / 1e4:.2%}"
 
 
 def format_rate(value: float, unit: str) -> str:

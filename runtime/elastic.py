@@ -64,10 +64,11 @@ def _report(error: ChildFailedError, failure_file: Path) -> int:
     # SIGTERM is how torchrun ends the others once one has failed.
     failures = list(error.failures.values())
     failures = [failure for failure in failures if failure.exitcode != -signal.SIGTERM] or failures
-    # A killed worker says nothing itself, and its peers only that they lost it.
+    # A killed worker says nothing itself, and its peers only that they lost it. NCCL ends those by SIGABRT, so that
+    # what a worker said comes before that.
     killed = [failure for failure in failures if failure.exitcode < 0]
     code, _, text = _left_in(failure_file).partition("\n")
-    if text and not killed:
+    if text and all(failure.exitcode == -signal.SIGABRT for failure in killed):
         show_failure(text)
         return int(code)
     if killed:

@@ -148,6 +148,8 @@ class Constants:
                 return self._comparison(node, comparison, (left, right), (names, depth))
             case ast.Call():
                 return self._call(node, names, depth)
+            case ast.JoinedStr(values=parts):
+                return _bounded(node, "".join(self._text_of(part, names, depth) for part in parts))
             case ast.Subscript(value=table, slice=ast.Constant(value=str() | int() as key)):
                 return self._item(node, self.plain(table, names, depth), key)
         raise HiddenError(node, f"`{self.written(node)}` is not a constant")
@@ -173,6 +175,13 @@ class Constants:
                 raise HiddenError(key, f"`{self.written(key)}` is no text key")
             table[str(name)] = self._entry(item, names, depth)
         return table
+
+    def _text_of(self, node: ast.expr, names: Mapping[str, Value], depth: int) -> str:
+        """A part of a formatted text; formats are not applied, as no value of a layout comes from one."""
+        content = self.plain(node.value if isinstance(node, ast.FormattedValue) else node, names, depth)
+        if not isinstance(content, int | float | str | None) or isinstance(content, Symbol):
+            raise HiddenError(node, f"`{self.written(node)}` is not known before the file runs")
+        return str(content)[:MAX_LENGTH]
 
     def _item(self, node: ast.Subscript, content: Any, key: str | int) -> Any:
         """One entry of a table or of a tuple."""

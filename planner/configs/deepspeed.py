@@ -2,13 +2,15 @@
 
 from typing import Any
 
+from planner.configs.deepspeed_keys import SECTIONS
 from planner.configs.draft import OWN_RULES, UNDECIDED, Asked, Draft, Keys
 from planner.configs.model_names import model_named
 from planner.configs.old_colossalai import add_nvme_facts
 from planner.configs.source import Source
+from planner.diagnostics import Diagnostic
 from planner.rules.deepspeed_configs import DEEPSPEED
 from planner.spec import StackSpec
-from planner.spec_files import builtin_names
+from planner.spec_files import builtin_names, did_you_mean
 
 MARKS = ("zero_optimization", "train_micro_batch_size_per_gpu", "train_batch_size", "gradient_accumulation_steps")
 """Keys by which such a file is recognised."""
@@ -42,6 +44,7 @@ def read_deepspeed(source: Source, asked: Asked) -> Draft:
         "schedule": UNDECIDED if stages is UNDECIDED else "none" if stages == 1 else "1f1b",
         "sequence_parallel": False, "recompute": False, "seq_len": keys.count("seq_len", default=asked.seq_len),
     }  # fmt: skip
+    _unknown_keys(keys, draft)
     _zero(keys, draft)
     _precision(keys, draft)
     _engine(keys, draft)
@@ -49,6 +52,24 @@ def read_deepspeed(source: Source, asked: Asked) -> Draft:
     if draft.fields["offload.tier"] == "nvme":
         _nvme(keys, draft, asked)
     return draft
+
+
+def _unknown_keys(keys: Keys, draft: Draft) -> None:
+    """Keys that DeepSpeed refuses, or drops without a word though they are nearly called like one that it reads."""
+    for key, value in keys.settings.items():
+        table, _, name = key.rpartition(".")
+        known = SECTIONS.get(table)
+        near = did_you_mean(name, known) if known and name not in known else ""
+        if known is None or name in known or (not table and not near):
+            continue
+        draft.diagnostics.append(
+            Diagnostic(
+                rule="CFG004", severity="error" if table else "warning", hint=near or f"remove {key}",
+                message=f"{table} has no key {name}" if table else f"DeepSpeed reads no key {name}",
+                location=f"{keys.source.shown}:{value.line}: {key}",
+                values={"key": key, "near": "".join(near.split("`")[1:2])},
+            )
+        )  # fmt: skip
 
 
 def _degree(keys: Keys) -> Any:

@@ -68,6 +68,8 @@ class Draft:
     model: ModelSpec | None = None
     diagnostics: list[Diagnostic] = field(default_factory=list)
     assumptions: list[str] = field(default_factory=list)
+    autos: list[str] = field(default_factory=list)
+    """Keys that are left to the trainer."""
     unmodelled: list[str] = field(default_factory=list)
     """What of the file a layout cannot say, so that nothing is predicted."""
 
@@ -210,14 +212,28 @@ class Keys:
         return UNDECIDED
 
     def _auto(self, key: str, value: Value) -> Any:
-        why = f"{key} is auto, so the trainer fills it in"
-        self._complain(key, value, "CFG001", why, "check again with its value", severity="warning")
+        """One warning for all such keys."""
+        autos = self.draft.autos
+        if key not in autos:
+            autos.append(key)
+        listed, verb = ", ".join(autos), "is" if len(autos) == 1 else "are"
+        merged = Diagnostic(
+            rule="CFG001", severity="warning", message=f"{listed} {verb} auto, so the trainer decides",
+            location=self.place(autos[0]), values={"key": key},
+            hint="check again with what the trainer puts there",
+        )  # fmt: skip
+        others = [found for found in self.draft.diagnostics if not found.message.endswith("so the trainer decides")]
+        self.draft.diagnostics[:] = [*others, merged]
         return UNDECIDED
 
     def _bad(self, key: str, value: Value, wanted: str, choices: tuple[Any, ...] = ()) -> None:
         near = did_you_mean(str(value.content).lower(), [str(choice) for choice in choices])
         shown = shortened(self.source.written(value))
         hint = near or (f"use one of {', '.join(spelled(c, self.source.language) for c in choices)}" if choices else "")
+        meant = str(value.content).strip()
+        if not hint and isinstance(value.content, str) and meant.isascii() and meant.isdecimal():
+            hint = f"use {int(meant[:9])}"
+        hint = hint or f"use {wanted}"
         self._complain(key, value, "CFG002", f"{self.name(key)} is {shown}, and it has to be {wanted}", hint)
 
     def _complain(self, key: str, value: Value, code: str, message: str, hint: str, severity: str = "error") -> None:
@@ -231,6 +247,6 @@ class Keys:
         self.draft.diagnostics.append(
             Diagnostic(
                 rule=code, severity=severity, message=message, location=place, values={"key": key},
-                hint=hint or "see the documentation of the framework",
+                hint=hint,
             )
         )  # fmt: skip

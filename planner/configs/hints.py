@@ -133,18 +133,24 @@ def _phrase(tries: Tries, judged: Judged, key: str, value: Value, keeping: list[
         return _listed([spelled(candidate, tries.source.language) for candidate in values])
 
     if not {*map(repr, best)} & {*map(repr, near)}:
-        nearest = _with_others(tries, judged, key, value, [t for t in keeping if t.value in near], use)
-        return f"{nearest}, or {use.removeprefix('use ')}{words(best)}" if best else nearest
+        nearest, mended = _with_others(tries, judged, key, value, [t for t in keeping if t.value in near], use)
+        if not best:
+            return nearest
+        alone = f"{use.removeprefix('use ')}{words(best)}"
+        return f"{nearest}, or {alone}" if mended else f"use {alone}"
     if not set(map(repr, best)) < set(map(repr, near)):
         return f"{use}{words(best)}"
     lost = {rule for tried in keeping if tried.value in near for _, rule, _ in tried.lost}
-    what = "leaves a whole DP" if lost & {*ABOUT_MESH} else f"keeps {_listed(sorted(lost))} as well"
-    verb = what if len(best) == 1 else what.replace("leaves", "leave").replace("keeps", "keep")
-    return f"{use}{words(near)}; with {tries.asked.gpus} GPUs only {words(best)} {verb}"
+    verb = ("leaves", "keeps") if len(best) == 1 else ("leave", "keep")
+    if lost & {*ABOUT_MESH}:
+        return f"{use}{words(near)}; with {tries.asked.gpus} GPUs only {words(best)} {verb[0]} a whole DP"
+    return f"{use}{words(near)}; only {words(best)} {verb[1]} {_listed(sorted(lost))} as well"
 
 
-def _with_others(tries: Tries, judged: Judged, key: str, value: Value, near: list[_Tried], use: str) -> str:
-    """The nearest value with what has to change elsewhere."""
+def _with_others(
+    tries: Tries, judged: Judged, key: str, value: Value, near: list[_Tried], use: str
+) -> tuple[str, bool]:
+    """The nearest value with what has to change elsewhere, and whether that mends everything."""
     for tried in near:
         written = spelled(tried.value, tries.source.language)
         after = tries.at(tries.source.with_text(value, written))
@@ -152,9 +158,10 @@ def _with_others(tries: Tries, judged: Judged, key: str, value: Value, near: lis
             continue
         left, taken = _completed(after, tries.judged.index(judged), key, tried.lost, None)
         if taken and not left:
-            return f"{use}{written} with {' and '.join(map(_written, taken))}"
+            return f"{use}{written} with {' and '.join(map(_written, taken))}", True
     written = spelled(near[0].value, tries.source.language)
-    return f"{use}{written}, and change what then breaks {_listed(sorted({rule for _, rule, _ in near[0].lost}))}"
+    rules = _listed(sorted({rule for _, rule, _ in near[0].lost}))
+    return f"{use}{written}, and change what then breaks {rules}", False
 
 
 def _listed(words: list[str]) -> str:

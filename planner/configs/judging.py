@@ -56,6 +56,9 @@ def judge(source: Source, draft: Draft, asked: Asked) -> Judged:
     keys = Keys(source, draft.settings, draft)
     found = [*draft.diagnostics, *_config_violations(keys, draft, candidates)]
     found += _layout_violations(keys, draft, candidates)
+    if any(diagnostic.severity == "error" for diagnostic in found):
+        # What gptplan's stack does not execute is of interest once the file is valid.
+        found = [one for one in found if one.severity == "error" or not one.rule.startswith(draft.own_rules)]
     problem, layout = candidates[0] if not missing else (None, None)
     return Judged(
         draft=draft, diagnostics=tuple(sorted(found, key=_order)), problem=problem, layout=layout, missing=missing

@@ -93,6 +93,9 @@ def _context(context: Keys, source: Source, draft: Draft, asked: Asked) -> None:
     draft.fields["seq_len"] = context.count(*SEQUENCE, default=asked.seq_len, name="seq_len")
     named = context.raw(*MODEL, name="model")
     draft.model = asked.model or (model_named(named) if isinstance(named, str) else None)
+    if draft.model is not None:
+        # All models with formulas are GPT-2's.
+        draft.facts["model"] = draft.model.name
     draft.facts |= {
         "num_devices": asked.gpus, "calls_no_sync": "no_sync" in source.called,
         "calls_lora": "enable_lora" in source.called, "uses_galore": "DistGaloreAwamW" in source.called,

@@ -112,6 +112,8 @@ def candidates(value: Value, draft: Draft, key: str, asked: Asked) -> list[Any]:
     powers = {r**2 for r in range(1, 12)} | {r**3 for r in range(1, 6)} | {depth * r**2 for r in range(1, 8)}
     near = {start + step for step in range(-8, 9)} | {start * 2, start // 2, start * 4, start // 4}
     batch = {step * -(-start // step) for step in (2, 4, 8, 16, draft.known("pipeline_parallel", 1))}
+    unit = draft.facts.get("batch_unit") or draft.facts.get("micro_batch", 1) * draft.facts.get("data_parallel", 1)
+    batch |= {start // unit * unit, (start // unit + 1) * unit}
     every = {*divisors(asked.gpus), *powers, *near, *batch} - {current}
     ranked = sorted((n for n in every if n >= 1), key=lambda n: (abs(math.log(n / start)), n))
     return ranked[:MAX_CANDIDATES]

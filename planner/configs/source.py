@@ -117,6 +117,8 @@ def spelled(value: Any, language: Language) -> str:
         words = {"python": ("True", "False", "None"), "shell": ("true", "false", "")}
         true, false, none = words.get(language, ("true", "false", "null"))
         return none if value is None else true if value else false
+    if isinstance(value, Symbol):
+        return str(value)
     if isinstance(value, str):
         quote = "" if language in ("shell", "yaml") else '"' if language in ("json", "toml") else "'"
         return f"{quote}{value}{quote}"

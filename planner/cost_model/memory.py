@@ -85,8 +85,8 @@ def stage_memory(problem: Problem, stages: StageColumns) -> StageMemory:
         {
             "forward": {
                 **held, **kept, "gradients": accumulated, "logits": activations.logits_bytes(problem, stages),
-                "inputs_of_the_micro_batch_before": late,
-                "communication_buckets": in_forward, "gathered_weights": gathered["head"], "product_buffers": head_buffer,
+                "inputs_of_the_micro_batch_before": late, "communication_buckets": in_forward,
+                "gathered_weights": gathered["head"], "product_buffers": head_buffer,
             },
             "backward": {
                 **held, **kept, "gradients": head_gradient, "layer_in_backward": working,
@@ -133,7 +133,8 @@ def reserved_bytes(problem: Problem, stages: StageColumns) -> Floats:
     """What the allocator holds on a roomy card: the peak, its fragments, and cached blocks.
 
     A stack whose optimizer step works on flat buffers has them beside the peak of everything else, whose
-    blocks are too small for them; blocks are given back before the card is full.
+    blocks are too small for them: flat gradients, where the reduce buckets were, and gathered weights. Blocks
+    are given back before the card is full.
     """
     memory, process = stage_memory(problem, stages), problem.stack.process
     phases, peak = memory.phases, memory.peak_bytes()
@@ -142,7 +143,8 @@ def reserved_bytes(problem: Problem, stages: StageColumns) -> Floats:
         return peak * share + cached
     rest = [total(terms) - terms.get("step_temporaries", 0.0) - terms.get("gradient_cast", 0.0)
             for terms in phases.values()]  # fmt: skip
-    flat = sum(step_buffers(problem, stages), start=cast_bytes(problem, stages))
+    gradients, gathered, late = step_buffers(problem, stages)
+    flat = np.maximum(gradients, late) + gathered + cast_bytes(problem, stages)
     room = problem.hardware.memory_bytes - device_overhead_bytes(problem, stages)
     held = (np.max(rest, axis=0) + flat) * share + cached
     return np.maximum(peak, np.minimum(held, room))

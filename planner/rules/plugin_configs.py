@@ -146,7 +146,7 @@ RULES = (
     ),
     rule_for(
         HYBRID, id="HPP018", title="sequence parallelism that GPT-2 does not have", fact="sequence_parallelism_mode",
-        needs=("enable_sequence_parallelism", "sequence_parallelism_mode"),
+        needs=("model", "enable_sequence_parallelism", "sequence_parallelism_mode"),
         message="GPT-2 does not run sequence_parallelism_mode {sequence_parallelism_mode}",
         hint="use sequence_parallelism_mode = 'split_gather'",
         source="colossalai 0.5.0: shardformer/policies/gpt2.py:55-61",
@@ -175,7 +175,8 @@ RULES = (
         holds=lambda f: f["sp_size"] % f["inner_ring_size"] == 0,
     ),
     rule_for(
-        HYBRID, id="HPP021", title="zero-bubble pipeline with GPT-2", fact="pp_style", needs=("pp_style", "pp_size"),
+        HYBRID, id="HPP021", title="zero-bubble pipeline with GPT-2", fact="pp_style",
+        needs=("model", "pp_style", "pp_size"),
         message="pp_style zbv places GPT-2's last norm on another device than its last layers",
         hint="use pp_style = '1f1b'", severity="warning",
         source="colossalai 0.5.0: shardformer/policies/gpt2.py:311-312,452",
@@ -184,7 +185,7 @@ RULES = (
     ),
     rule_for(
         HYBRID, id="HPP022", title="sequence parallelism that spoils bias gradients", fact="sequence_parallelism_mode",
-        needs=("enable_sequence_parallelism", "sequence_parallelism_mode", "tp_size"),
+        needs=("model", "enable_sequence_parallelism", "sequence_parallelism_mode", "tp_size"),
         message="split_gather gives GPT-2 wrong gradients of the biases of its row-parallel layers",
         hint="use enable_sequence_parallelism = False, or mark these biases as partial after boosting",
         source="colossalai 0.5.0: shardformer/policies/gpt2.py:248-269", severity="warning",

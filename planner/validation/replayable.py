@@ -33,15 +33,16 @@ REASONS: tuple[tuple[str, Callable[[Row], bool]], ...] = (
         "not the GPT-2 architecture: rotary positions, or a gated or squared-ReLU MLP",
         lambda row: any(word in row.text("model").lower() for word in _NOT_GPT2),
     ),
+    (
+        "its own source doubts the memory reading (suspect)",
+        lambda row: "suspect" in row.text("note") and row.number("measured_mem_gib") is not None,
+    ),
     ("context parallelism is not modelled", lambda row: (row.count("cp") or 1) > 1),
     (
         "recomputation of single operators or layers is not modelled",
         lambda row: row.text("recompute").startswith("selective("),
     ),
-    *(
-        (reason, lambda row, option=option: option in row.text("note"))  # type: ignore[misc]
-        for option, reason in _OPTIONS.items()
-    ),
+    *((reason, lambda row, option=option: option in row.text("note")) for option, reason in _OPTIONS.items()),
     (
         "interleaved groups of other than PP micro batches (tunable_overlap) are not modelled",
         lambda row: row.text("model").endswith("tunable_overlap"),

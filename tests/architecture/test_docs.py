@@ -97,6 +97,14 @@ def test_the_page_of_plans_is_up_to_date() -> None:
     assert plans_page.PAGE.read_text(encoding="utf-8") == plans_page.plans_page(), "run `make plans`"
 
 
+def test_every_plan_is_on_the_page_of_verified_layouts() -> None:
+    page = (ROOT / "docs" / "verification.md").read_text(encoding="utf-8")
+    rows = {line.split("`")[1]: line for line in page.splitlines() if line.startswith("| `")}
+    names = {path.stem for path in (ROOT / "plans").glob("*.plan")}
+    assert names <= rows.keys(), "run `python -m docs.verification_page`"
+    assert all(rows[name].endswith(("| yes |", "| needs GPUs |")) for name in names)
+
+
 def test_rules_named_in_pages_exist() -> None:
     text = "".join(page.read_text(encoding="utf-8") for page in PAGES)
     prefixes = {rule.id.rstrip("0123456789") for rule in EVERY_RULE}

@@ -196,6 +196,47 @@ def test_a_port_in_use_is_named(plan: MakePlan, start: Run, tmp_path: Path) -> N
     assert "Traceback" not in stderr
 
 
+def test_a_host_that_is_not_known_is_named(
+    plan: MakePlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_plan(plan(data_parallel=2, devices_per_node=1), Path("small.plan"))
+    with pytest.raises(SystemExit) as finished:
+        cli.main(["run", "small.plan", "--rendezvous", "no-such-host.invalid:29500"])
+    assert finished.value.code == 1
+    assert capfd.readouterr().err.startswith("error[RUN010]: this machine finds no host `no-such-host.invalid`: ")
+    assert [path.name for path in tmp_path.iterdir()] == ["small.plan"]
+
+
+@pytest.mark.parametrize(
+    ("exit_codes", "said", "expected"),
+    [
+        ([3, -15], "3\nrank 0 said", (3, "rank 0 said")),
+        ([3, -6], "3\nrank 0 said", (3, "rank 0 said")),
+        ([3, -9], "3\nlost a peer", (137, "the worker of local rank 1 was killed by SIGKILL")),
+        ([3, -11], "3\nlost a peer", (139, "killed by SIGSEGV")),
+        ([-15, -6], None, (134, "killed by SIGABRT")),
+        ([1, -15], None, (1, "")),
+        ([1, -15], "", (1, "")),
+    ],
+)
+def test_the_cause_is_told_from_what_it_caused(
+    exit_codes: list[int], said: str | None, expected: tuple[int, str], tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
+
+    from runtime import elastic
+
+    failures = {rank: ProcessFailure(rank, 0, code, "none") for rank, code in enumerate(exit_codes)}
+    file = tmp_path / "failure.txt"
+    if said is not None:
+        file.write_text(said)
+    code, words = expected
+    assert elastic._report(ChildFailedError("workers", failures), file) == code
+    assert words in capsys.readouterr().err
+
+
 def wait_for_steps(tmp_path: Path) -> None:
     deadline = time.monotonic() + TIMEOUT_S
     path = tmp_path / "out" / "small.metrics.jsonl"

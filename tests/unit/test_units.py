@@ -13,6 +13,7 @@ from planner.units import (
     FlopsPerSecond,
     Seconds,
     format_bytes,
+    format_gap,
     format_gib,
     format_rate,
     format_seconds,
@@ -112,6 +113,11 @@ def test_gib_never_changes_the_unit() -> None:
 )
 def test_seconds_have_three_digits(duration_s: float, expected: str) -> None:
     assert format_seconds(duration_s) == expected
+
+
+@pytest.mark.parametrize(("share", "expected"), [(0.0, "0.00%"), (1e-9, "0.01%"), (0.00011, "0.02%"), (0.5, "50.00%")])
+def test_a_gap_is_rounded_up(share: float, expected: str) -> None:
+    assert format_gap(share) == expected
 
 
 @pytest.mark.parametrize(
