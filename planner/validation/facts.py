@@ -196,7 +196,7 @@ FACTS: dict[str, SetFacts] = {
             "layers_per_chunk": "its sends overlap with computation, which only the interleaved schedule does; stages "
             "of 23 and of 7 layers leave no other chunks than single layers",
         }, worst="its 32B model reduces 4 billion parameters a rank over 48 ranks, which one sequence of computation"
-        " cannot hide; its micro batch is not stated, and larger ones would hide it but make the smaller models too fast",
+        " cannot hide; its micro batch is not stated, and larger ones hide it, but make the smaller models too fast",
     ),
     "NVIDIA-dgxc": _NVIDIA,
     "NeMo": _NVIDIA,
