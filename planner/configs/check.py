@@ -10,6 +10,7 @@ from planner.configs import detect, fixing, hints, repair
 from planner.configs.draft import Asked
 from planner.configs.files import language_of, read_source
 from planner.configs.judging import Judged, judge
+from planner.configs.megatron import dashed_name
 from planner.configs.source import Language, Source
 from planner.configs.steps import Change
 from planner.cost_model import predict
@@ -93,7 +94,10 @@ def read_and_judge(text: str, shown: str, language: Language, asked: Asked) -> t
 def _with_notes(source: Source, judged: Judged) -> Judged:
     """Places of the file that could not be read, unless a finding about the same line says more."""
     lines = {diagnostic.location.split(":")[1] for diagnostic in judged.diagnostics if ":" in diagnostic.location}
-    used = {name.partition(".")[0] for name in judged.draft.keys.values()}
+    used = {name.partition(".")[0] for name in (*judged.draft.keys.values(), *judged.draft.read)}
+    if source.language == "shell":
+        # Branches and messages of a script repeat options; only those that the layout is read from matter.
+        used = {name for name in source.settings if dashed_name(name) in judged.draft.read}
     notes = [
         Diagnostic(
             rule=note.code, severity=_severity(note.severity, note.key, used), message=note.message, detail=note.detail,
@@ -101,7 +105,7 @@ def _with_notes(source: Source, judged: Judged) -> Judged:
             hint=note.hint or "write constants where gptplan should see them; nothing of the file was executed",
         )
         for note in source.notes
-        if note.code != "CFG001" or str(note.line) not in lines
+        if (note.code != "CFG001" or str(note.line) not in lines) and (source.language != "shell" or note.key in used)
     ]  # fmt: skip
     notes.sort(key=lambda note: int(note.location.rsplit(":", 2)[1]))
     return Judged(
@@ -111,7 +115,7 @@ def _with_notes(source: Source, judged: Judged) -> Judged:
 
 
 def _severity(severity: str, key: str, used: set[str]) -> str:
-    return severity if not key or key.isupper() or key in used or "-" in key else "warning"
+    return severity if not key or key.isupper() or key in used else "warning"
 
 
 def check_text(text: str, shown: str, asked: Asked, *, compare: bool = True) -> list[Checked]:

@@ -68,6 +68,8 @@ class Draft:
     model: ModelSpec | None = None
     diagnostics: list[Diagnostic] = field(default_factory=list)
     assumptions: list[str] = field(default_factory=list)
+    read: set[str] = field(default_factory=set)
+    """Keys that the dialect has looked at."""
     autos: list[str] = field(default_factory=list)
     """Keys that are left to the trainer."""
     unmodelled: list[str] = field(default_factory=list)
@@ -105,6 +107,7 @@ class Keys:
         if found is None:
             return default
         key, value = found
+        self.draft.read.add(key)
         if name:
             self.draft.keys[name] = key
         if isinstance(value.content, Unknown):
@@ -171,6 +174,8 @@ class Keys:
             return content is not False
         if content == "auto":
             return self._auto(key, value)
+        if isinstance(content, Symbol):
+            return self._symbol(key, value)
         if not isinstance(content, bool):
             self._bad(key, value, "true or false", (False, True))
             return UNDECIDED
@@ -182,6 +187,10 @@ class Keys:
         found = self.get(*keys)
         if found is None or content is UNDECIDED:
             return content
+        if isinstance(content, Symbol):
+            return self._symbol(*found)
+        if content == "auto":
+            return self._auto(*found)
         if isinstance(content, bool) or not isinstance(content, int | float):
             self._bad(*found, "a number")
             return UNDECIDED
