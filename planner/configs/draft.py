@@ -163,15 +163,18 @@ class Keys:
         return content
 
     def flag(self, *keys: str, default: bool = False, name: str = "") -> Any:
-        """True or false."""
+        """True or false; an option of a script is given or not, whatever stands behind it."""
+        there = self.get(*keys)
+        if self.source.language == "shell" and there is not None:
+            self.draft.read.add(there[0])
+            self.draft.keys |= {name: there[0]} if name else {}
+            return there[1].content is not False
         content = self.raw(*keys, default=default, name=name)
         found = self.get(*keys)
         if found is None or content is UNDECIDED:
             return content
         key, value = found
         self.draft.choices[key] = (False, True)
-        if self.source.language == "shell":
-            return content is not False
         if content == "auto":
             return self._auto(key, value)
         if isinstance(content, Symbol):
