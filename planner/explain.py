@@ -35,6 +35,8 @@ def least_devices_text(least: LeastDevices) -> str:
     """Why a number of GPUs is the least, or why none suffices."""
     if least.num_devices is None:
         lines = [f"no number of GPUs up to {least.most_devices} is enough:"]
+    elif least.num_devices == 1:
+        lines = ["1 GPU is enough"]
     else:
         lines = [f"{least.num_devices} GPUs is the least:"]
     if least.excluded_by_bound:
