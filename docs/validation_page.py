@@ -54,6 +54,19 @@ benchmark), tiles and multiprocessors of A100 (NVIDIA), the order of ranks and t
 DeepSpeed (their sources), and the passes over logits of LLM Foundry's train metrics (its source). The share of
 the peak that Transformer Engine's attention reaches is an estimate.
 
+What the other stacks had wrong in memory was found on BLOOM-prequel, BigScience-1B3, Megatron-golden-mem and MosaicML;
+the values are counts in the code of the time and published figures, not fits. Memory of `megatron-deepspeed-2021` was
+compared stage by stage with peaks that BigScience logged of a 52B model (TP 4, PP 16; experiments/gpt2-meg-ds-3d of
+GitHub bigscience-workshop/bigscience), which are in no table. `colossalai-legacy` has one amount of cached blocks, and
+communicators, read off seed-gpt2.
+
+Readings that disagree with each other are left as they are. seed-11 trains with mixed precision as the other rows do,
+and takes less beside its tensors than their communicators alone: the README of its time prints 5287, 4590 and 4901 MiB
+for the configurations that seed-03, seed-04 and seed-06 have at 6269, 6167 and 6167, so that the table joins machines
+whose communicators differ by more than a gigabyte. mgold-0011 and mgold-0141 equal the runs without fused attention to
+the MiB and were recorded before theirs was fused. bs1b3-0016 prints for two-way tensor parallelism what the two-stage
+pipeline takes.
+
 A run is predicted to fit if its peak and what the process takes beside it are no more than the card has (with the
 fragments of the allocator where optimizer steps need flat buffers): the margin for errors that a plan leaves does not
 count here. Readings in GB of nvidia-smi, which counts in MiB, are taken as 1000 MiB: cards of 79.15 GiB are said to

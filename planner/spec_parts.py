@@ -68,6 +68,8 @@ class ActivationSpec(Spec, frozen=True, kw_only=True):
     score_elements: float
     """Elements kept per attention score when scores are materialised."""
     score_mask_bytes: float
+    softmax_bytes: float = 0.0
+    """Per token and head, kept by attention that stores no scores: the logarithm of each softmax's sum."""
     pipeline_elements: float
     """Hidden states that each micro batch in flight holds beside its layers: the stage's output."""
     logits_mixed_bytes: float
