@@ -7,16 +7,12 @@ from rich.console import Console
 from rich.table import Table
 
 from planner.configs.check import MEMORY_ERROR, Checked, layout_words
+from planner.console import stdout_console
 from planner.diagnostics import Diagnostic, render
 from planner.layout import Layout
 from planner.prediction import Prediction
 from planner.problem import Problem
 from planner.units import format_gib, format_rate, format_seconds
-
-
-def _console() -> Console:
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=160)
 
 
 def verdict(checked: Checked) -> str:
@@ -68,7 +64,7 @@ def comparison(checked: Checked) -> str:
 
 def print_checked(checked: Checked) -> None:
     """Every finding, then the verdict; then layout, time and memory where they are known."""
-    console = _console()
+    console = stdout_console()
     for diagnostic in checked.diagnostics:
         console.print(render(diagnostic) + "\n", markup=False, soft_wrap=True)
     draft, problem = checked.judged.draft, checked.judged.problem
@@ -84,6 +80,15 @@ def print_checked(checked: Checked) -> None:
         _print_prediction(console, checked.predicted)
 
 
+def _tensor(layout: Layout) -> str:
+    return f"{layout.tensor_mode}, sequence parallel" if layout.sequence_parallel else layout.tensor_mode
+
+
+def _schedule(layout: Layout) -> str:
+    chunks = layout.num_model_chunks
+    return f"{layout.schedule}, {chunks} chunks" if chunks > 1 else layout.schedule
+
+
 def _layout(problem: Problem, layout: Layout) -> Table:
     table = Table(box=None, show_header=False, pad_edge=False)
     for _ in range(4):
@@ -91,9 +96,9 @@ def _layout(problem: Problem, layout: Layout) -> Table:
     offload = layout.offload
     rows = [
         ("model", problem.model.name, "GPUs", f"{problem.num_devices} x {problem.hardware.name}"),
-        ("tensor parallel", f"{layout.tensor_parallel} ({layout.tensor_mode})",
+        ("tensor parallel", f"{layout.tensor_parallel} ({_tensor(layout)})",
          "global batch", f"{problem.global_batch} x {problem.seq_len} tokens"),
-        ("pipeline parallel", f"{layout.pipeline_parallel} ({layout.schedule})",
+        ("pipeline parallel", f"{layout.pipeline_parallel} ({_schedule(layout)})",
          "micro batches", f"{layout.num_microbatches} of {layout.micro_batch}"),
         ("data parallel", f"{layout.data_parallel} (set automatically)", "precision", layout.precision),
         ("ZeRO stage", str(layout.zero_stage),

@@ -8,7 +8,7 @@ import msgspec
 
 from planner.calibration.curves import LEAST_TIMINGS, best_rate, efficiency_curve, fit_link
 from planner.calibration.measurements import Measurements
-from planner.spec import EfficiencySpec, HardwareSpec, HostSpec, LinkSpec, Precision
+from planner.spec import HardwareSpec, HostSpec, LinkSpec, Precision
 from planner.units import GIB, MIB, Bytes, BytesPerSecond, FlopsPerSecond, Seconds, format_bytes, format_rate
 
 ADAM_BYTES = 28
@@ -65,7 +65,7 @@ def _identity(measured: Measurements, origin: Origin) -> _Fields:
     names = origin.base.device_names if origin.same_device else (measured.device_name,)
     values = {
         "name": origin.name, "title": title, "device": measured.device, "device_names": names,
-        "devices_per_node": origin.devices_per_node,
+        "devices_per_node": origin.devices_per_node, "calibrated": True,
     }  # fmt: skip
     if measured.device == "cpu":
         return _Fields(values, {})
@@ -103,7 +103,7 @@ def _rates(measured: Measurements, origin: Origin) -> _Fields:
     sources["kernel_launch"] = "host time of one small operation that autograd records"
     values: dict[str, object] = {
         "peak_flops_per_s": peaks,
-        "efficiency": EfficiencySpec(matmul=curve, memory=share),
+        "efficiency": msgspec.structs.replace(origin.base.efficiency, matmul=curve, memory=share),
         "memory_bandwidth_bytes_per_s": BytesPerSecond(bandwidth),
         "kernel_launch_s": Seconds(measured.kernel_launch_s),
     }

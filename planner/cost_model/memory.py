@@ -85,9 +85,8 @@ def stage_memory(problem: Problem, stages: StageColumns) -> StageMemory:
         {
             "forward": {
                 **held, **kept, "gradients": accumulated, "logits": activations.logits_bytes(problem, stages),
-                "inputs_of_the_micro_batch_before": late,
-                "communication_buckets": in_forward, "gathered_weights": gathered["head"],
-                "product_buffers": head_buffer,
+                "inputs_of_the_micro_batch_before": late, "communication_buckets": in_forward,
+                "gathered_weights": gathered["head"], "product_buffers": head_buffer,
             },
             "backward": {
                 **held, **kept, "gradients": head_gradient, "layer_in_backward": working,

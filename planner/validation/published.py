@@ -62,7 +62,8 @@ class _Filled:
 def _filled(row: Row, facts: SetFacts, assumed: Assumptions) -> _Filled:
     """The row's own cells, else the facts of its set; every filling is noted."""
     fill = partial(filled_value, row.set_name, facts, assumed)
-    recompute = row.choice("recompute", {name: name for name in ("full", "none", SELECTIVE)})
+    stated = row.choice("recompute", {name: name for name in ("full", "none", SELECTIVE)})
+    recompute = stated if facts.states_recompute else ""
     precision = fill("precision", shapes.precision_of(row.text("precision")), facts.precision)
     zero_stage = fill("zero_stage", row.whole("zero_stage"), facts.zero_stage)
     other = facts.bf16_stack if precision == "bf16" else facts.zero3_stack if zero_stage == SHARDS_WEIGHTS else None
@@ -74,6 +75,8 @@ def _filled(row: Row, facts: SetFacts, assumed: Assumptions) -> _Filled:
     traffic = msgspec.structs.replace(stack.traffic, blocking_launches=facts.blocking_launches)
     if facts.blocking_launches:
         fill("blocking_launches", None, facts.blocking_launches)
+    if not facts.pads_whole_vocab:
+        fill("pads_whole_vocab", None, facts.pads_whole_vocab)
     return _Filled(
         precision=precision,
         recompute=fill("recompute", recompute or None, facts.recompute) == "full",
@@ -81,7 +84,9 @@ def _filled(row: Row, facts: SetFacts, assumed: Assumptions) -> _Filled:
         vocab=fill("vocab", row.count("vocab"), facts.vocab),
         micro_batch=row.count("micro_batch") or fill("micro_batch", None, _micro_batch(row, facts)),
         dropout=fill("dropout", None, facts.dropout),
-        stack=msgspec.structs.replace(stack, activations=activations, traffic=traffic),
+        stack=msgspec.structs.replace(
+            stack, activations=activations, traffic=traffic, pads_whole_vocab=facts.pads_whole_vocab
+        ),
     )
 
 
@@ -123,8 +128,8 @@ def _problem(row: Row, filled: _Filled, assumed: Assumptions) -> Problem:
 
 def _layout(row: Row, filled: _Filled, problem: Problem, assumed: Assumptions) -> Layout:
     stages, tensor = row.needed_count("pp"), row.needed_count("tp")
-    chunks = row.count("vpp") or 1
     layers = shapes.stage_layers(problem.model.num_layers, stages, middle=False, assumed=assumed)
+    chunks = row.count("vpp") or _chunks(row, layers, assumed)
     schedule: Schedule = "none" if stages == 1 else "1f1b" if chunks == 1 else "interleaved"
     return Layout(
         tensor_mode="1d" if tensor > 1 else "none",
@@ -133,7 +138,7 @@ def _layout(row: Row, filled: _Filled, problem: Problem, assumed: Assumptions) -
         pipeline_parallel=stages,
         data_parallel=row.needed_count("dp"),
         zero_stage=filled.zero_stage,
-        sequence_parallel=tensor > 1 and row.choice("sequence_parallel", {"yes": "yes", "no": "no"}) == "yes",
+        sequence_parallel=tensor > 1 and _sequence_parallel(row, assumed),
         micro_batch=filled.micro_batch,
         num_microbatches=shapes.microbatches(problem.global_batch, row.needed_count("dp"), filled.micro_batch),
         schedule=schedule,
@@ -143,6 +148,21 @@ def _layout(row: Row, filled: _Filled, problem: Problem, assumed: Assumptions) -
         offload=_offload(row),
         precision=filled.precision,
     )
+
+
+def _chunks(row: Row, layers: tuple[int, ...], assumed: Assumptions) -> int:
+    """Chunks of a stage where the row does not say: what the set's facts know of them, else one."""
+    facts = facts_of(row.set_name)
+    if facts.layers_per_chunk is None or len(layers) == 1 or layers[0] % facts.layers_per_chunk:
+        return 1
+    return layers[0] // filled_value(row.set_name, facts, assumed, "layers_per_chunk", None, facts.layers_per_chunk)
+
+
+def _sequence_parallel(row: Row, assumed: Assumptions) -> bool:
+    facts, stated = facts_of(row.set_name), row.choice("sequence_parallel", {"yes": "yes", "no": "no"})
+    if stated or not facts.sequence_parallel:
+        return stated == "yes"
+    return filled_value(row.set_name, facts, assumed, "sequence_parallel", None, facts.sequence_parallel)
 
 
 def _offload(row: Row) -> Offload:
