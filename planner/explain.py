@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from planner.answer import Answer, LeastDevices
+from planner.console import stdout_console
 from planner.cost_model.parameters import model_parameters
 from planner.diagnostics import Diagnostic, render
 from planner.evidence import BY_HAND, Evidence
@@ -15,25 +16,19 @@ from planner.plan import Plan
 from planner.prediction import TERM_WORDS, Prediction
 from planner.rules import RuleText
 from planner.spec import HardwareSpec, ModelSpec
-from planner.units import format_bytes, format_gib, format_rate, format_seconds
+from planner.units import format_bytes, format_gap, format_gib, format_rate, format_seconds
 
 
-def _console() -> Console:
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=160)
-    return console
-
-
-def print_answer(answer: Answer, plan: Plan, path: Path) -> None:
-    """The chosen layout, what was proven, and where the plan is."""
-    console = _console()
+def print_answer(answer: Answer, plan: Plan, path: Path | None) -> None:
+    """The chosen layout, what was proven, and where the plan is if it is anywhere."""
+    console = stdout_console()
     _print_plan(console, plan)
     console.print(f"\nsearched {_space(plan.evidence)} in {format_seconds(answer.solve_s)}", soft_wrap=True)
     if answer.runners_up:
         console.print()
         console.print(_runner_up_table(plan, answer))
-    console.print(f"\nplan: {path}", soft_wrap=True)
+    if path is not None:
+        console.print(f"\nplan: {path}", soft_wrap=True)
 
 
 def least_devices_text(least: LeastDevices) -> str:
@@ -77,7 +72,7 @@ def _ranges(counts: Sequence[int], most: int = 12) -> str:
 
 def print_plan(plan: Plan) -> None:
     """A plan that was read from a file."""
-    console = _console()
+    console = stdout_console()
     _print_plan(console, plan)
     console.print(f"\nsearched {_space(plan.evidence)}", soft_wrap=True)
     console.print(f"made by gptplan {plan.gptplan_version}, OR-Tools {plan.evidence.ortools_version}")
@@ -112,10 +107,10 @@ def _print_plan(console: Console, plan: Plan) -> None:
 def _verdict(evidence: Evidence, objective: str) -> str:
     goal = {"step-time": "fastest", "memory": "least memory"}[objective]
     if evidence.status == BY_HAND:
-        return f"written by hand, not chosen; at most {evidence.gap:.1%} from the {goal}"
+        return f"written by hand, not chosen; at most {format_gap(evidence.gap)} from the {goal}"
     if evidence.status == "optimal":
         return f"optimal, proven {goal} of {evidence.space.fit:,} layouts that fit"
-    return f"{evidence.status}, at most {evidence.gap:.1%} from the {goal}"
+    return f"{evidence.status}, at most {format_gap(evidence.gap)} from the {goal}"
 
 
 def _space(evidence: Evidence) -> str:
@@ -128,8 +123,6 @@ def _layout_table(plan: Plan) -> Table:
     table = Table(box=None, show_header=False, pad_edge=False)
     for _ in range(4):
         table.add_column()
-    offload = layout.offload
-    moved = f"{offload.optimizer:.0%} of the optimizer to {offload.tier}" if offload.optimizer else "none"
     recomputed = sum(layout.recompute_layers_per_stage)
     rows = [
         ("tensor parallel", f"{layout.tensor_parallel} ({layout.tensor_mode})",
@@ -137,7 +130,7 @@ def _layout_table(plan: Plan) -> Table:
         ("pipeline parallel", f"{layout.pipeline_parallel} ({layout.schedule})",
          "micro batches", f"{layout.num_microbatches} of {layout.micro_batch}"),
         ("data parallel", str(layout.data_parallel), "recompute", f"{recomputed} of {problem.model.num_layers} layers"),
-        ("ZeRO stage", str(layout.zero_stage), "offload", moved),
+        ("ZeRO stage", str(layout.zero_stage), "offload", layout.offload.words),
         ("sequence parallel", "yes" if layout.sequence_parallel else "no", "precision", layout.precision),
     ]  # fmt: skip
     for left, left_value, right, right_value in rows:
@@ -207,7 +200,7 @@ def _recomputed(layout: Layout) -> str:
 
 def print_check(plan: Plan, diagnostics: Sequence[Diagnostic]) -> None:
     """The verdict on a layout, with every violation."""
-    console = _console()
+    console = stdout_console()
     if diagnostics:
         console.print("\n\n".join(render(d) for d in diagnostics), markup=False, soft_wrap=True)
         return
@@ -221,12 +214,12 @@ def print_rules(rules: Sequence[RuleText]) -> None:
     table = Table("rule", "what it finds", "field", box=None, pad_edge=False)
     for rule in rules:
         table.add_row(rule.id, rule.title, rule.field)
-    _console().print(table)
+    stdout_console().print(table)
 
 
 def print_rule(rule: RuleText) -> None:
     """One rule's page."""
-    console = _console()
+    console = stdout_console()
     console.print(f"{rule.id}: {rule.title}\n\n{rule.why}\n", markup=False, soft_wrap=True)
     for name, text in (("field", rule.field), ("message", rule.message), ("hint", rule.hint), ("source", rule.source)):
         console.print(f"{name + ':':9}{text}", markup=False, soft_wrap=True)
@@ -234,7 +227,7 @@ def print_rule(rule: RuleText) -> None:
 
 def print_code(code: str, meaning: str) -> None:
     """What a code means that comes from no rule."""
-    _console().print(f"{code}: {meaning}", markup=False, soft_wrap=True)
+    stdout_console().print(f"{code}: {meaning}", markup=False, soft_wrap=True)
 
 
 def print_models(specs: Sequence[ModelSpec]) -> None:
@@ -246,7 +239,7 @@ def print_models(specs: Sequence[ModelSpec]) -> None:
         parameters = sum(model_parameters(spec).values())
         counts = (spec.num_layers, spec.hidden_size, spec.num_heads, spec.max_seq_len, spec.global_batch)
         table.add_row(spec.name, f"{parameters:,}", *map(str, counts))
-    _console().print(table)
+    stdout_console().print(table)
 
 
 def print_hardware(specs: Sequence[HardwareSpec]) -> None:
@@ -265,4 +258,4 @@ def print_hardware(specs: Sequence[HardwareSpec]) -> None:
             format_rate(spec.node_link.bandwidth_bytes_per_s, "B/s"),
             f"{spec.network.nics_per_node} x {format_rate(spec.network.bandwidth_bytes_per_s, 'B/s')}",
         )
-    _console().print(table)
+    stdout_console().print(table)

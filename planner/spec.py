@@ -53,6 +53,7 @@ __all__ = [
     "StackSpec",
     "StateBytesSpec",
     "TensorMode",
+    "TilesSpec",
     "TrafficSpec",
     "ZeroTrafficSpec",
 ]
@@ -90,6 +91,18 @@ class ModelSpec(Spec, frozen=True, kw_only=True):
             raise ValueError(f"`seq_len` {self.seq_len} is longer than `max_seq_len` {self.max_seq_len}")
 
 
+class TilesSpec(Spec, frozen=True, kw_only=True):
+    """How the device cuts a matrix product into tiles, of which each multiprocessor computes one at a time."""
+
+    multiprocessors: Count
+    rate: Share
+    """Share of the peak that the best tile reaches while every multiprocessor computes one."""
+    start_s: Seconds = field(name="start")
+    """Time of a product before its first and after its last tile, on the device."""
+    shapes: tuple[tuple[Count, Count, Share], ...]
+    """Rows and columns of a tile of the result, and the share of the best tile's rate that it reaches."""
+
+
 class EfficiencySpec(Spec, frozen=True, kw_only=True):
     """What the device reaches of its peaks."""
 
@@ -107,6 +120,8 @@ class EfficiencySpec(Spec, frozen=True, kw_only=True):
     """Elements of two bytes that the sides of a product should be multiples of."""
     unaligned: Share = 1.0
     """Share of that efficiency which products with other sides reach."""
+    tiles: TilesSpec | None = None
+    """What whole products cost by their shapes, in place of ``matmul``, where the device is known that well."""
     odd: Share = 1.0
     """Share of it for sides that are no multiple of 8 elements, with which no vector of 16 bytes is aligned."""
 
@@ -126,6 +141,8 @@ class LinkSpec(Spec, frozen=True, kw_only=True):
     latency_s: Seconds = field(name="latency")
     efficiency: Share
     """Share of the bandwidth that a large collective reaches."""
+    start_s: Seconds = field(name="start", default=Seconds(0))
+    """Time of an all-reduce beside its ring steps, half of it for a gathering or a scattering."""
     pair_efficiency: Share | None = None
     """The same of a collective over two devices, if it differs."""
 
@@ -169,11 +186,13 @@ class HardwareSpec(Spec, frozen=True, kw_only=True):
     memory_bytes: Bytes = field(name="memory")
     """What one process can allocate on an idle device."""
     context_bytes: Bytes = field(name="context")
+    """Taken by the driver and the libraries of a process that communicates with nobody."""
     eager_context_bytes: Bytes | None = field(name="eager_context", default=None)
     """The same where every kernel is loaded with it, before CUDA 11.7; ``None``: no more than ``context``."""
-    """Taken by the driver and the libraries of a process that communicates with nobody."""
     communicator_bytes: Bytes = field(name="communicator")
     """Taken by the communicators of each parallel axis that a process takes part in."""
+    workspace_bytes: Bytes = field(name="workspace", default=Bytes(0))
+    """One workspace of PyTorch's matrix products."""
     memory_bandwidth_bytes_per_s: BytesPerSecond = field(name="memory_bandwidth")
     kernel_launch_s: Seconds = field(name="kernel_launch")
     """Host time to issue one kernel: the floor under small layers."""
@@ -212,8 +231,14 @@ class StackSpec(Spec, frozen=True, kw_only=True):
     """``all-or-nothing``: every layer of every stage recomputes, or none does. ``per-layer``: each stage
     recomputes as many of its layers as it needs to."""
     uneven_stages: bool
+    rank_order: Literal["data-pipeline-tensor", "pipeline-data-tensor"] = "data-pipeline-tensor"
+    """How ranks are numbered, the axis named last fastest: which of a layout's groups share a node."""
+    pipeline_slices: bool = False
+    """Whether tensor-parallel ranks send a slice each to the next stage, which gathers them."""
     vocab_multiple: Annotated[int, Meta(ge=0)]
     """The vocabulary is padded to a multiple of this times the tensor-parallel degree; 0: not padded."""
+    pads_whole_vocab: bool = True
+    """Whether a rank that has the whole vocabulary pads it too, so that the head's product is aligned."""
     mixed_precision: StateBytesSpec
     full_precision: StateBytesSpec
     activations: ActivationSpec
@@ -222,6 +247,11 @@ class StackSpec(Spec, frozen=True, kw_only=True):
     zero_traffic: ZeroTrafficSpec
     sharded: ShardedSpec = ShardedSpec()
     zero_bucket_bytes: Bytes = field(name="zero_bucket")
+    zero_reduces_late: bool = False
+    """Whether ZeRO 1 and 2 reduce gradients after the last backward without a pipeline too."""
+    zero_gather_bytes: Bytes | None = field(name="zero_gather", default=None)
+    """The least part of a stage's weights that a step of ZeRO 1 and 2 gathers at once, or all of them if they
+    are less; ``None``: a bucket for every rank."""
     zero_gathers_in_place: bool = False
     """Whether the weights that ZeRO 1 and 2 gather after a step arrive where they stay, without a buffer."""
     offload_copy_bytes_per_s: BytesPerSecond = field(name="offload_copy_bandwidth")

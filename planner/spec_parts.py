@@ -45,6 +45,8 @@ class StateBytesSpec(Spec, frozen=True, kw_only=True):
     """Gradient buckets of torch DDP, which wraps layouts without ZeRO and pipeline."""
     zero_step_copy: float = 0.0
     """Copies of gradients in the optimizer step of ZeRO 1 and 2, per parameter of the whole stage."""
+    gradient_buffer: float = 0.0
+    """Of the gradients, what lies in buffers that exist before the first of them is made."""
     tensor_cast: float = 0.0
     """The copy through which the gradient of one weight at a time accumulates, per parameter of the largest."""
 
@@ -84,12 +86,18 @@ class ActivationSpec(Spec, frozen=True, kw_only=True):
     """Elements per pair of positions of the attention mask that each sequence in flight keeps."""
     gathered_elements: float = 0.0
     """Gathered inputs that sequence parallelism keeps beside a rank's slices; without them backward gathers again."""
+    gathered_outlive_backward: bool = False
+    """Whether they stay after a layer's backward, until the next micro batch's forward has ended."""
+    pipeline_divided: bool = False
+    """Whether the ranks of a tensor-parallel group hold their own part of a stage's output only."""
     pipeline_extra_microbatches: float = 0.0
     """Micro batches beyond those of its schedule whose outputs each stage but the last keeps."""
     causal_buffer_bytes: float = 0.0
     """Bytes per pair of positions of a causal mask that each layer owns."""
     backward_elements: float = 0.0
     """Gradients of activations at the peak of a layer's backward, sharded elements per token and hidden unit."""
+    backward_replicated_elements: float = 0.0
+    """The same, of gradients that every tensor-parallel rank has whole."""
 
 
 class TrafficSpec(Spec, frozen=True, kw_only=True):
@@ -132,6 +140,8 @@ class TrafficSpec(Spec, frozen=True, kw_only=True):
     """Host memory traffic that one process reaches in an optimizer step there, if its share of the host's is more."""
     layer_host_s: Seconds = field(name="layer_host", default=Seconds(0))
     """Host time to run one layer's forward, its launches included; backward takes twice as long."""
+    layer_fixed_s: Seconds = field(name="layer_fixed", default=Seconds(0))
+    """Device time of one layer's forward that no shape changes: gaps between kernels, and kernels too small for it."""
     tensor_parallel_host_s: Seconds = field(name="tensor_parallel_host", default=Seconds(0))
     """More of it where tensor parallelism divides the layer."""
     sequence_parallel_host_s: Seconds = field(name="sequence_parallel_host", default=Seconds(0))
@@ -242,6 +252,8 @@ class ProcessSpec(Spec, frozen=True, kw_only=True):
     """Taken by one communicator, in place of the card's figure."""
     cached_bytes: Bytes = field(name="cached", default=Bytes(0))
     """Blocks of the set-up that the allocator still holds on a roomy card and gives back on a full one."""
+    workspaces: float = 0.0
+    """Workspaces of matrix products among the tensors, each of the size that the card's spec names."""
     flat_step_buffers: bool = False
     """Whether the optimizer step works on flat buffers that no cached block of activations has room for."""
     all_ranks: float = 0.0

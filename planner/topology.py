@@ -1,7 +1,8 @@
 """The cluster as a graph, and the link that a group of ranks gets from it.
 
-Ranks fill nodes in order, and a layout numbers them ``(data * PP + pipeline) * TP + tensor``, the
-order in which Colossal-AI lays out its mesh (process group mesh of ``HybridParallelPlugin``).
+Ranks fill nodes in order. A layout numbers them ``(data * PP + pipeline) * TP + tensor``, the order in
+which Colossal-AI lays out its mesh (process group mesh of ``HybridParallelPlugin``), or with the first two
+axes changed, as Megatron-LM does: the stack's ``rank_order``.
 """
 
 import itertools
@@ -58,6 +59,7 @@ def cluster_graph(hardware: HardwareSpec, devices_per_node: int) -> nx.Graph:
     )
 
 
+@lru_cache(maxsize=256)
 def _path(graph: nx.Graph, source: tuple[str, int, int], target: tuple[str, int, int]) -> GroupLink:
     nodes = nx.shortest_path(graph, source, target, weight="latency")
     edges = [graph.edges[pair] for pair in itertools.pairwise(nodes)]
@@ -115,10 +117,15 @@ class Cluster:
 
         Between nodes a group runs one ring for each member it has on a node, each leaving through
         its own share of the NICs; inside the node the rings share the node link. Of a ring's steps one
-        for each node leaves it, so that the latency of a step is the mean over a node's members.
+        for each node leaves it, so that the latency of a step is the mean over a node's members. What a
+        collective takes to start counts to the latencies of its steps.
         """
         if size == 1:
             return GroupLink(bandwidth_bytes_per_s=float("inf"), latency_s=0.0)
+        link, start_s = self._ring(stride, size), self.hardware.node_link.start_s / (2 * (size - 1))
+        return GroupLink(bandwidth_bytes_per_s=link.bandwidth_bytes_per_s, latency_s=link.latency_s + start_s)
+
+    def _ring(self, stride: int, size: int) -> GroupLink:
         members, crosses = members_per_node(stride, size, self.num_devices, self.devices_per_node)
         if not crosses:
             return self._pair() if size == PAIR else self._inside()

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 import msgspec
 
 from planner import __version__
-from planner.configs import detect, fixing, repair
+from planner.configs import detect, fixing, hints, repair
 from planner.configs.draft import Asked
 from planner.configs.files import language_of, read_source
 from planner.configs.judging import Judged, judge
 from planner.configs.source import Language, Source
+from planner.configs.steps import Change
 from planner.cost_model import predict
 from planner.diagnostics import Diagnostic, ExitCode, PlanError
 from planner.evidence import BY_HAND, Evidence, Space
@@ -130,10 +131,10 @@ def check_text(text: str, shown: str, asked: Asked, *, compare: bool = True) -> 
     tries = repair.Tries(
         check=lambda changed: read_and_judge(changed, shown, language, asked), source=source, judged=judged, asked=asked
     )
-    return [_checked(source, repair.with_hints(tries, one), compare=compare) for one in judged]
+    return [_checked(source, hints.with_hints(tries, one), compare=compare) for one in judged]
 
 
-def fix_text(text: str, shown: str, asked: Asked) -> tuple[str, list[fixing.Change]]:
+def fix_text(text: str, shown: str, asked: Asked) -> tuple[str, list[Change]]:
     """The nearest valid text and what was changed.
 
     Raises:

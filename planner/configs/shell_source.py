@@ -40,6 +40,7 @@ def read_shell(text: str, shown: str) -> Source:
             reader.assignment(match[1], word, match.end())
     return Source(
         shown=shown, text=text, language="shell", settings=reader.settings, notes=tuple(reader.notes),
+        variables=reader.variables, options=reader.ends,
     )  # fmt: skip
 
 
@@ -78,6 +79,7 @@ class _Options:
     def __init__(self, text: str, shown: str) -> None:
         self.text, self.shown = text, shown
         self.settings: dict[str, Value] = {}
+        self.ends: dict[str, int] = {}
         self.variables: dict[str, Value] = {}
         self.notes: list[Note] = []
         self.line, self.offset = 1, 0
@@ -101,11 +103,13 @@ class _Options:
     def option(self, word: _Word, following: _Word | None) -> None:
         name, equals, inline = word.text.partition("=")
         line, column = self.place(word.start)
+        self.ends[name] = word.end
         if equals:
             start = word.start + len(name) + 1
             value = self._value(_Word(inline, start, start + len(inline)))
         elif following is not None and self._belongs(word, following):
             value = self._value(following)
+            self.ends[name] = following.end
         else:
             value = Value(content=True, line=line, column=column, start=0, end=-1)
         self._keep(name, value, line, column)

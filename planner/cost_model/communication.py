@@ -40,6 +40,15 @@ def ring_links(problem: Problem, strides: Integers, sizes: Integers) -> tuple[Fl
     return link_columns(_cluster(problem).ring, strides, sizes)
 
 
+@formula("narayanan2021", "colossalai0.5.0")
+def axis_strides(problem: Problem, stages: StageColumns) -> tuple[Integers, Integers]:
+    """Distance of neighbouring ranks along the data and the pipeline axis, in ranks, by the stack's order."""
+    columns, tensor = stages.layouts, stages.layouts.tensor_parallel
+    if problem.stack.rank_order == "pipeline-data-tensor":
+        return tensor, tensor * columns.data_parallel
+    return tensor * columns.pipeline_parallel, tensor
+
+
 class LayerCollectives(NamedTuple):
     """Communication of one layer for one micro batch. Units: s."""
 
@@ -100,12 +109,19 @@ def tensor_parallel_seconds(problem: Problem, stages: StageColumns) -> Terms:
 def pipeline_seconds(problem: Problem, stages: StageColumns) -> Floats:
     """Blocking sends of one micro batch: a hidden state on to the next stage, its gradient back.
 
+    Where the stack sends slices, each tensor-parallel rank sends its own and the next stage gathers them.
     Under the interleaved schedule every chunk sends, also from the last stage to the first, and the stack
-    may hide a share of it.
+    may hide a share of it. Units: s.
     """
     columns = stages.layouts
-    bandwidth, latency = link_columns(_cluster(problem).neighbours, columns.tensor_parallel, columns.pipeline_parallel)
-    message = np.where(columns.pipeline_parallel > 1, boundary_bytes(problem, stages) / bandwidth + latency, 0.0)
+    _, stride = axis_strides(problem, stages)
+    bandwidth, latency = link_columns(_cluster(problem).neighbours, stride, columns.pipeline_parallel)
+    sent, gathered = boundary_bytes(problem, stages), np.zeros(len(stages))
+    if problem.stack.pipeline_slices:
+        whole = columns.sequence_parallel == 0
+        gathered = np.where(whole, _tensor_parallel_ring(problem, stages, sent, 1.0), 0.0)
+        sent = sent / np.where(whole, columns.tensor_parallel, 1)
+    message = np.where(columns.pipeline_parallel > 1, sent / bandwidth + latency + gathered, 0.0)
     ends = stages.is_first.astype(np.float64) + stages.is_last
     exposed = 1.0 - problem.stack.overlap.pipeline
     sends = np.where(columns.num_model_chunks > 1, 2.0 * columns.num_model_chunks * exposed, 2.0 - ends)
@@ -122,7 +138,7 @@ def data_parallel_seconds(problem: Problem, stages: StageColumns) -> Floats:
     """
     columns, traffic = stages.layouts, problem.stack.zero_traffic
     size = columns.data_parallel
-    bandwidth, latency = ring_links(problem, columns.tensor_parallel * columns.pipeline_parallel, size)
+    bandwidth, latency = ring_links(problem, axis_strides(problem, stages)[0], size)
     weights = total(stage_parameters(problem, stages)) * ELEMENT_BYTES[problem.precision]
     every_microbatch = 1.0 + (traffic.stage2 - 1.0) * columns.num_microbatches
     fixed = np.where(columns.zero_stage == 0, traffic.stage0, traffic.stage1)
@@ -138,7 +154,7 @@ def zero_gather_seconds(problem: Problem, stages: StageColumns) -> Floats:
     One ring all-gather of a stage's weights under ZeRO 1 and 2. Units: s.
     """
     columns = stages.layouts
-    bandwidth, latency = ring_links(problem, columns.tensor_parallel * columns.pipeline_parallel, columns.data_parallel)
+    bandwidth, latency = ring_links(problem, axis_strides(problem, stages)[0], columns.data_parallel)
     weights = total(stage_parameters(problem, stages)) * ELEMENT_BYTES[problem.precision]
     gathers = (columns.zero_stage >= 1) & (columns.zero_stage < SHARDS_WEIGHTS)
     seconds = ring_seconds(weights, columns.data_parallel, 1.0, bandwidth, latency)
@@ -154,7 +170,7 @@ def sharded_seconds(problem: Problem, stages: StageColumns) -> Floats:
     """
     columns, sharded, plan = stages.layouts, problem.stack.sharded, pieces(problem)
     size = columns.data_parallel
-    bandwidth, latency = ring_links(problem, columns.tensor_parallel * columns.pipeline_parallel, size)
+    bandwidth, latency = ring_links(problem, axis_strides(problem, stages)[0], size)
     parts = stage_parameters(problem, stages)
     recomputed = parts["layers"] * stages.recompute_layers / np.maximum(stages.num_layers, 1)
     passes = sharded.gathers + sharded.scatters if plan.is_sharded else 2.0
@@ -171,7 +187,8 @@ def tied_embedding_seconds(problem: Problem, stages: StageColumns) -> Floats:
     """All-reduce of the tied embedding's gradient between the first and the last stage, once a step."""
     columns = stages.layouts
     pair = np.minimum(columns.pipeline_parallel, 2)
-    bandwidth, latency = link_columns(_cluster(problem).ends, columns.tensor_parallel, columns.pipeline_parallel)
+    _, stride = axis_strides(problem, stages)
+    bandwidth, latency = link_columns(_cluster(problem).ends, stride, columns.pipeline_parallel)
     vocab_share = padded_vocab(problem, columns) * shares(columns).matrix
     gradient = vocab_share * problem.model.hidden_size * ELEMENT_BYTES[problem.precision]
     tied = float(problem.model.tied_embeddings)

@@ -6,6 +6,7 @@ import numpy as np
 
 from planner.cost_model.flops import head_product, layer_products
 from planner.cost_model.parameters import SHARDS_GRADIENTS
+from planner.cost_model.products import alignment_share, matrix_seconds, odd_share, product_seconds
 from planner.cost_model.shares import rank_tokens, shares
 from planner.cost_model.sources import formula
 from planner.cost_model.terms import Terms
@@ -21,8 +22,6 @@ BACKWARD_PRODUCTS = 2.0
 CAUSAL_SHARE = 0.5
 """Share of the attention scores that a causal flash kernel computes."""
 WEIGHT_PRODUCTS = 4
-VECTOR_ELEMENTS = 8
-"""Two-byte elements of an aligned vector of 16 bytes."""
 SUMMA_KERNELS = 4
 """Kernels of one step of a product in a 2D or 2.5D grid: two broadcasts, the product and its addition."""
 
@@ -35,34 +34,6 @@ class Passes(NamedTuple):
 
 
 @formula("definition")
-def product_seconds(problem: Problem, flops: Floats) -> Floats:
-    """Time of one matrix product: FLOP over dense peak times the efficiency measured at that size.
-
-    The efficiency is interpolated between the points of the hardware spec over log FLOP and held
-    constant beyond them. Zero FLOP take no time. Units: s.
-    """
-    points = np.array(problem.hardware.efficiency.matmul)
-    size = np.log10(np.maximum(flops, 1.0))
-    efficiency = np.interp(size, np.log10(points[:, 0]), points[:, 1])
-    return flops / (problem.hardware.peak_flops_per_s[problem.precision] * efficiency)
-
-
-@formula("definition")
-def alignment_share(problem: Problem, side: Floats) -> Floats:
-    """Share of its efficiency that a product keeps whose side is no multiple of what the card works on."""
-    efficiency = problem.hardware.efficiency
-    aligned = np.mod(np.broadcast_to(side, np.shape(side)), float(efficiency.alignment)) == 0
-    return np.where(aligned, 1.0, efficiency.unaligned)
-
-
-@formula("definition")
-def odd_share(problem: Problem, side: Floats) -> Floats:
-    """Share of its efficiency that a product keeps whose side is no multiple of an aligned vector."""
-    even = np.mod(np.broadcast_to(side, np.shape(side)), VECTOR_ELEMENTS) == 0
-    return np.where(even, 1.0, problem.hardware.efficiency.odd)
-
-
-@formula("definition")
 def traffic_seconds(problem: Problem, num_bytes: Floats) -> Floats:
     """Time of memory-bound work: bytes over the share of the memory bandwidth that it reaches."""
     hardware = problem.hardware
@@ -71,11 +42,11 @@ def traffic_seconds(problem: Problem, num_bytes: Floats) -> Floats:
 
 @formula("narayanan2021", "xu2021", "wang2021")
 @once_per_places
-def weight_product_seconds(problem: Problem, stages: StageColumns) -> Floats:
-    """The four products of one layer with its weights, forward, for one micro batch. Units: s.
+def weight_product_seconds(problem: Problem, stages: StageColumns) -> Passes:
+    """The four products of one layer with its weights for one micro batch, and the two each has in backward.
 
-    Each takes its FLOP at the efficiency of its size, or its operands and result over the memory where
-    that is longer. In a 2D or 2.5D grid it runs in as many steps as the edge.
+    Each takes what its shape takes, or its operands and result over the memory where that is longer. In a
+    2D or 2.5D grid it runs in as many steps as the edge. Units: s.
     """
     model, part, steps = problem.model, shares(stages.layouts), summa_steps(stages)
     h, f, products = float(model.hidden_size), float(model.ffn_hidden_size), layer_products(problem, stages)
@@ -86,13 +57,17 @@ def weight_product_seconds(problem: Problem, stages: StageColumns) -> Floats:
         "qkv": (h * whole, 3 * h * split), "attention_output": (h * split, h * whole),
         "ffn_in": (h * whole, f * split), "ffn_out": (f * split, h * whole),
     }  # fmt: skip
-    seconds = np.zeros(len(stages))
+    forward = backward = np.zeros(len(stages))
     for name, (inner, outer) in shapes.items():
         share = alignment_share(problem, inner) * alignment_share(problem, outer)
-        computed = product_seconds(problem, getattr(products, name) / steps) / share
+        rows = getattr(products, name) / (2.0 * inner * outer * steps)
         moved = traffic_seconds(problem, element * (tokens * inner + inner * outer + tokens * outer))
-        seconds = seconds + steps * np.maximum(computed, moved)
-    return seconds
+        output, input_gradient, weight_gradient = (
+            steps * np.maximum(matrix_seconds(problem, *sides) / share, moved)
+            for sides in ((rows, outer, inner), (rows, inner, outer), (inner, outer, rows))
+        )
+        forward, backward = forward + output, backward + input_gradient + weight_gradient
+    return Passes(forward, backward)
 
 
 @formula("definition")
@@ -127,10 +102,10 @@ def element_wise_seconds(problem: Problem, stages: StageColumns) -> Passes:
 def layer_seconds(problem: Problem, stages: StageColumns) -> Passes:
     """One layer for one micro batch on the device: products, attention, element-wise traffic. Units: s."""
     products, element_wise = weight_product_seconds(problem, stages), element_wise_seconds(problem, stages)
-    attention = attention_seconds(problem, stages)
+    attention, fixed = attention_seconds(problem, stages), float(problem.stack.traffic.layer_fixed_s)
     return Passes(
-        products + attention.forward + element_wise.forward,
-        BACKWARD_PRODUCTS * products + attention.backward + element_wise.backward,
+        products.forward + attention.forward + element_wise.forward + fixed,
+        products.backward + attention.backward + element_wise.backward + BACKWARD_PRODUCTS * fixed,
     )
 
 
@@ -172,12 +147,14 @@ def _attention(problem: Problem, stages: StageColumns, kind: Attention | None) -
     stores_scores = kind in ("materialised", "recomputed")
     if stack.traffic.attention_efficiency is not None and not stores_scores:
         return kernel_attention_seconds(problem, flops[0] + flops[1], kind == "flash")
-    seconds = product_seconds(problem, flops[0]) + product_seconds(problem, flops[1])
-    if stores_scores:
-        part = shares(stages.layouts).split_hidden
-        scores = rank_tokens(problem, stages) * problem.seq_len * problem.model.num_heads * part
-        element = ELEMENT_BYTES[problem.precision]
-        seconds = seconds + traffic_seconds(problem, scores * element * stack.traffic.score_elements)
+    if not stores_scores:
+        seconds = product_seconds(problem, flops[0]) + product_seconds(problem, flops[1])
+        return Passes(seconds, BACKWARD_PRODUCTS * seconds)
+    side, depth = float(problem.seq_len), float(problem.model.hidden_size // problem.model.num_heads)
+    heads = rank_tokens(problem, stages) / side * problem.model.num_heads * shares(stages.layouts).split_hidden
+    seconds = matrix_seconds(problem, side, side, depth, heads) + matrix_seconds(problem, side, depth, side, heads)
+    scores = heads * side * side * ELEMENT_BYTES[problem.precision]
+    seconds = seconds + traffic_seconds(problem, scores * stack.traffic.score_elements)
     return Passes(seconds, BACKWARD_PRODUCTS * seconds)
 
 
@@ -224,10 +201,14 @@ def layer_kernels(problem: Problem, stages: StageColumns) -> Floats:
 @formula("narayanan2021")
 def head_forward_seconds(problem: Problem, stages: StageColumns) -> Floats:
     """Forward product of the loss head for one micro batch, on the last stage."""
-    columns, steps = stages.layouts, summa_steps(stages)
+    columns, steps, part = stages.layouts, summa_steps(stages), shares(stages.layouts).split_hidden
     unpadded = (columns.zero_stage >= SHARDS_WEIGHTS) & (not problem.stack.sharded.pads_vocab)
+    unpadded |= (columns.tensor_parallel == 1) & (not problem.stack.pads_whole_vocab)
     vocab = np.where(unpadded, problem.model.vocab_size, padded_vocab(problem, columns))
-    return steps * product_seconds(problem, head_product(problem, stages) / steps) / odd_share(problem, vocab)
+    inner = problem.model.hidden_size * np.where(columns.mode_is("2d", "2.5d", "3d"), part, 1.0)
+    outer = padded_vocab(problem, columns) * part
+    rows = head_product(problem, stages) / (2.0 * inner * outer * steps)
+    return steps * matrix_seconds(problem, rows, outer, inner) / odd_share(problem, vocab)
 
 
 @formula("definition")

@@ -26,12 +26,19 @@ class SetFacts(msgspec.Struct, frozen=True, kw_only=True):
     precision: Precision = "bf16"
     attention: Attention = "flash"
     recompute: Literal["full", "none"] = "none"
+    states_recompute: bool = True
+    """Whether the table's column of it holds for the runs; if not, ``recompute`` does."""
     zero_stage: int = 0
     dropout: float = 0.1
     card_gb: int = 80
     vocab: int = 50257
     micro_batch: int | Literal["whole"] | None = None
     """``whole``: a data-parallel rank's batch is one micro batch. ``None``: a row has to state it."""
+    sequence_parallel: bool = False
+    layers_per_chunk: int | None = None
+    """Layers of a chunk of the interleaved schedule, where the row states no chunks; ``None``: 1F1B."""
+    pads_whole_vocab: bool = True
+    """Whether a rank that has the whole vocabulary pads it."""
     blocking_launches: bool = False
     """Whether the runs were made with CUDA_LAUNCH_BLOCKING=1."""
     stage_read: StageRead = "fullest"
@@ -51,7 +58,9 @@ _BIGSCIENCE = {
 }
 _VTRAIN = SetFacts(
     stack="megatron-deepspeed-2021", precision="fp16", attention="materialised", recompute="full", zero_stage=0,
-    why={
+    pads_whole_vocab=False, why={
+        "pads_whole_vocab": "on one rank alone a sequence adds 4.1 ms with 1024 hidden units and 8.0 ms with 2048, as "
+        "unaligned products with 50257 columns would, and on two ranks a fourth of that",
         "stack": "the set's note names Megatron-DeepSpeed; without ZeRO its optimizer is Megatron-LM's",
         "precision": "--fp16 is what Megatron-DeepSpeed's GPT examples set",
         "attention": _BEFORE_FLASH,
@@ -105,7 +114,11 @@ _DEFAULT = SetFacts(
 )  # fmt: skip
 
 FACTS: dict[str, SetFacts] = {
-    "vTrain-single": _VTRAIN,
+    "vTrain-single": msgspec.structs.replace(_VTRAIN, recompute="none", states_recompute=False, why=_VTRAIN.why | {
+        "recompute": "the column is the simulator's setting. Eight sequences on a rank take 16.4 ms a layer with 2048 "
+        "hidden units and 8.05 ms with 1024: with recomputation the products would run at the card's peak or beyond, "
+        "whatever the rest takes, and without it at about 230 TFLOP/s",
+    }),
     "vTrain-multi": _VTRAIN,
     "BLOOM-prequel": SetFacts(
         caveat="one iteration of each run on a shared cluster, memory printed as whole GB",
@@ -157,7 +170,13 @@ FACTS: dict[str, SetFacts] = {
         },
     ),
     "Korthikanti2022": msgspec.structs.replace(_NARAYANAN, stack="megatron"),
-    "Megatron-H100": _NVIDIA,
+    "Megatron-H100": msgspec.structs.replace(
+        _NVIDIA, sequence_parallel=True, layers_per_chunk=1, why=_NVIDIA.why | {
+            "sequence_parallel": "the runs set --tp-comm-overlap, which needs it",
+            "layers_per_chunk": "its sends overlap with computation, which only the interleaved schedule does; stages "
+            "of 23 and of 7 layers leave no other chunks than single layers",
+        },
+    ),
     "NVIDIA-dgxc": _NVIDIA,
     "NeMo": _NVIDIA,
     "Megatron-golden-mem": SetFacts(

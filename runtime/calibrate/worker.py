@@ -31,6 +31,7 @@ from runtime.calibrate.memory import (
 from runtime.calibrate.products import Shape, measure_products, shapes_for
 from runtime.calibrate.storage import DiskRates, measure_disk
 from runtime.display import PhaseDisplay
+from runtime.parent import end_with_parent
 from runtime.worker import fail
 
 Found = TypeVar("Found")
@@ -224,6 +225,7 @@ def _refusal(message: str, hint: str = "") -> str:
 
 
 if __name__ == "__main__":
+    end_with_parent()
     status = main(sys.argv[1:])
     sys.stdout.flush()
     # Without the interpreter's shutdown, in which a process group waits for peers that are gone.

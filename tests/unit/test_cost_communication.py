@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from planner.cost_model.communication import (
+    axis_strides,
     data_parallel_seconds,
     layer_collectives,
     pipeline_seconds,
@@ -190,3 +191,35 @@ def test_zero_gather_seconds_by_hand() -> None:
         rows = stages(data_parallel=2, zero_stage=zero_stage)
         assert zero_gather_seconds(exposed, rows).tolist() == pytest.approx([seconds])
         assert zero_gather_seconds(problem(num_devices=2), rows).tolist() == [0.0]
+
+
+MEGATRON = {"rank_order": "pipeline-data-tensor"}
+
+
+def test_axis_strides_by_the_order_of_the_stack() -> None:
+    cube = stages(tensor_parallel=2, pipeline_parallel=4, data_parallel=3)
+    assert [stride[0] for stride in axis_strides(problem(), cube)] == [8, 2]
+    assert [stride[0] for stride in axis_strides(problem(stack=MEGATRON), cube)] == [2, 6]
+
+
+def test_pipeline_seconds_leave_the_node_where_replicas_fill_it() -> None:
+    """Two replicas of two stages on two nodes of two: a stage is a node, or half of each."""
+    replicas = stages(pipeline_parallel=2, data_parallel=2)
+    near, far = (problem(num_devices=4, devices_per_node=2, stack=stack) for stack in ({}, MEGATRON))
+    assert pipeline_seconds(near, replicas)[0] == pytest.approx(256 / 1e9 + 1e-6)
+    assert pipeline_seconds(far, replicas)[0] == pytest.approx(256 / 1e8 + 12e-6)
+    assert data_parallel_seconds(far, replicas)[0] < data_parallel_seconds(near, replicas)[0] / 5
+
+
+def test_tied_embedding_seconds_by_the_order_of_the_stack() -> None:
+    replicas = stages(pipeline_parallel=2, data_parallel=2)
+    far = problem(num_devices=4, devices_per_node=2, stack=MEGATRON)
+    assert tied_embedding_seconds(far, replicas)[0] == pytest.approx(2 * (2048 / 1e8 + 12e-6))
+
+
+def test_pipeline_seconds_of_slices_that_the_next_stage_gathers() -> None:
+    sliced = problem(num_devices=4, stack={"pipeline_slices": True})
+    halves = stages(tensor_parallel=2, pipeline_parallel=2)
+    assert pipeline_seconds(sliced, halves)[0] == pytest.approx(128 / 1e9 + 1e-6 + GATHER_S)
+    sequence = stages(tensor_parallel=2, pipeline_parallel=2, sequence_parallel=True)
+    assert pipeline_seconds(sliced, sequence)[0] == pytest.approx(128 / 1e9 + 1e-6)

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from planner.cost_model.compute import (
-    alignment_share,
     attention_seconds,
     element_wise_seconds,
     embedding_seconds,
@@ -17,12 +16,12 @@ from planner.cost_model.compute import (
     layer_seconds,
     loss_seconds,
     microbatch_compute,
-    odd_share,
-    product_seconds,
     summa_steps,
     traffic_seconds,
     weight_product_seconds,
 )
+from planner.spec import TilesSpec
+from planner.units import Seconds
 from tests.helpers import problem, stages
 
 LAYER_S = 2048 / 5e11 + (10240 + 7680) / 5e8
@@ -30,16 +29,6 @@ LAYER_S = 2048 / 5e11 + (10240 + 7680) / 5e8
 FLOP, 2560 + 1024 + 2 * 3328 bytes, and 8 * 16 * 2 * (10 + 20) bytes of element-wise work."""
 FAST_MEMORY = {"memory_bandwidth_bytes_per_s": 1e15}
 """Memory so fast that products take as long as their FLOP."""
-
-
-def test_product_seconds_by_hand() -> None:
-    assert product_seconds(problem(), np.array([0.0, 1000.0])).tolist() == [0.0, pytest.approx(2e-9)]
-
-
-def test_product_seconds_interpolate_over_the_logarithm_and_stay_constant_beyond() -> None:
-    curve = {"efficiency": {"matmul": ((10.0, 0.1), (1000.0, 0.3))}}
-    seconds = product_seconds(problem(hardware=curve), np.array([1.0, 10.0, 100.0, 1000.0, 1e6]))
-    assert seconds.tolist() == pytest.approx([1e-11, 1e-10, 5e-10, 1e-8 / 3, 1e-5 / 3])
 
 
 def test_traffic_seconds_by_hand() -> None:
@@ -53,21 +42,21 @@ def test_layer_seconds_by_hand() -> None:
 
 
 def test_weight_product_seconds_by_hand() -> None:
-    assert weight_product_seconds(problem(), stages()).tolist() == pytest.approx([10240 / 5e8])
+    assert weight_product_seconds(problem(), stages()).forward.tolist() == pytest.approx([10240 / 5e8])
     fast = problem(hardware=FAST_MEMORY)
-    assert weight_product_seconds(fast, stages()).tolist() == pytest.approx([49152 / 5e11])
+    assert weight_product_seconds(fast, stages()).forward.tolist() == pytest.approx([49152 / 5e11])
     # Two ranks: 2 * (128 + 384 + 192), 2 * (64 + 128 + 128), 2 * (128 + 512 + 256) and as much again.
     halves = stages(tensor_parallel=2)
-    assert weight_product_seconds(problem(), halves).tolist() == pytest.approx([(1408 + 640 + 2 * 1792) / 5e8])
+    assert weight_product_seconds(problem(), halves).forward.tolist() == pytest.approx([(1408 + 640 + 2 * 1792) / 5e8])
 
 
 def test_weight_product_seconds_in_a_grid_are_those_of_smaller_products() -> None:
     curve = {"efficiency": {"matmul": ((1.0, 0.1), (1e6, 0.5))}} | FAST_MEMORY
     flat, whole = stages(tensor_mode="2d", tensor_parallel=4, micro_batch=4), stages()
     fast = problem(hardware=FAST_MEMORY)
-    assert weight_product_seconds(fast, flat).tolist() == pytest.approx([49152 / 5e11])
+    assert weight_product_seconds(fast, flat).forward.tolist() == pytest.approx([49152 / 5e11])
     slow = problem(hardware=curve)
-    assert weight_product_seconds(slow, flat)[0] > weight_product_seconds(slow, whole)[0]
+    assert weight_product_seconds(slow, flat).forward[0] > weight_product_seconds(slow, whole).forward[0]
 
 
 def test_layer_seconds_of_materialised_attention_compute_every_score() -> None:
@@ -168,17 +157,11 @@ def test_layer_kernels_by_hand() -> None:
 SHARED = {"data_parallel": 2, "zero_stage": 3}
 
 
-def test_alignment_share_by_hand() -> None:
-    blocks = problem(hardware={"efficiency": {"alignment": 64, "unaligned": 0.5}})
-    assert alignment_share(blocks, np.array([64.0, 1800.0, 1792.0])).tolist() == [1.0, 0.5, 1.0]
-    assert alignment_share(problem(), np.array([1.0, 7.0])).tolist() == [1.0, 1.0]
-
-
 def test_weight_product_seconds_of_unaligned_sides() -> None:
     blocks = problem(hardware=FAST_MEMORY | {"efficiency": {"alignment": 32, "unaligned": 0.5}})
     # Hidden states of 16 are no multiple of 32, the 48 of q, k and v neither; the 64 of the feed-forward are.
     flops = 2 * 8 * 16 * (48 * 4 + 16 * 4 + 64 * 2 * 2)
-    assert weight_product_seconds(blocks, stages()).tolist() == pytest.approx([flops / 5e11])
+    assert weight_product_seconds(blocks, stages()).forward.tolist() == pytest.approx([flops / 5e11])
 
 
 HIDDEN_BYTES = 8 * 16 * 2
@@ -246,12 +229,6 @@ def test_attention_seconds_under_zero_3_by_its_own_kernels() -> None:
     assert attention_seconds(problem(stack=stack), stages()).forward.tolist() == pytest.approx([4096 / 5e11])
 
 
-def test_odd_share_by_hand() -> None:
-    vectors = problem(hardware={"efficiency": {"odd": 0.25}})
-    assert odd_share(vectors, np.array([50257.0, 50264.0])).tolist() == [0.25, 1.0]
-    assert odd_share(problem(), np.array([50257.0])).tolist() == [1.0]
-
-
 def test_head_forward_seconds_of_an_unpadded_vocabulary_under_zero_3() -> None:
     odd: dict[str, Any] = {"model": {"vocab_size": 127}, "hardware": {"efficiency": {"odd": 0.25}}}
     rows = stages(data_parallel=2, zero_stage=3)
@@ -273,3 +250,28 @@ def test_layer_host_seconds_of_zero_buckets() -> None:
     assert layer_host_seconds(asked, stages(data_parallel=2, zero_stage=1)).tolist() == [5.0]
     assert layer_host_seconds(asked, stages(data_parallel=2, zero_stage=2)).tolist() == [12.0]
     assert layer_host_seconds(asked, stages(zero_stage=1)).tolist() == [4.0]
+
+
+def test_head_forward_seconds_of_an_unpadded_vocabulary_on_one_rank() -> None:
+    odd: dict[str, Any] = {"hardware": {"efficiency": {"odd": 0.5}}, "model": {"vocab_size": 127}}
+    padded = problem(**odd, stack={"vocab_multiple": 128})
+    bare = problem(**odd, stack={"vocab_multiple": 128, "pads_whole_vocab": False})
+    assert head_forward_seconds(padded, stages()).tolist() == pytest.approx([32768 / 5e11])
+    assert head_forward_seconds(bare, stages()).tolist() == pytest.approx([2 * 32768 / 5e11])
+    halves = stages(tensor_parallel=2)
+    assert head_forward_seconds(bare, halves).tolist() == head_forward_seconds(padded, halves).tolist()
+
+
+def test_layer_seconds_have_a_part_that_no_shape_changes() -> None:
+    fixed = layer_seconds(problem(stack={"traffic": {"layer_fixed_s": 0.5}}), stages())
+    assert fixed.forward.tolist() == pytest.approx([LAYER_S + 0.5])
+    assert fixed.backward.tolist() == pytest.approx([2 * LAYER_S + 1.0])
+
+
+def test_weight_product_seconds_of_tiles_differ_in_forward_and_backward() -> None:
+    tiles = TilesSpec(multiprocessors=1, rate=0.5, start_s=Seconds(0), shapes=((16, 16, 1.0),))
+    asked = problem(hardware=FAST_MEMORY | {"efficiency": {"tiles": tiles}})
+    products = weight_product_seconds(asked, stages())
+    # Of 16 rows of a tile, 8 tokens fill half; gradients of weights have no such side.
+    assert products.forward.tolist() == pytest.approx([2 * 49152 / 5e11])
+    assert products.backward.tolist() == pytest.approx([3 * 49152 / 5e11])

@@ -125,3 +125,10 @@ def test_a_ring_of_two_has_an_efficiency_of_its_own() -> None:
     for stride, size in ((1, 4), (4, 2), (1, 8)):
         assert paired.ring(stride, size) == usual.ring(stride, size)
     assert paired.neighbours(1, 2) == usual.neighbours(1, 2)
+
+
+def test_what_a_collective_takes_to_start_is_shared_by_its_steps() -> None:
+    ring = cluster(8, node_link={"start_s": 6e-6}).ring(stride=1, size=4)
+    # An all-reduce over four ranks has six steps.
+    assert ring.latency_s == pytest.approx(1e-6 + 1e-6)
+    assert cluster(8, node_link={"start_s": 6e-6}).neighbours(stride=1, size=4) == INSIDE
