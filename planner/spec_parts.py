@@ -114,6 +114,8 @@ class TrafficSpec(Spec, frozen=True, kw_only=True):
     """The same in backward, if not twice those of forward."""
     backward_sharded_elements: float | None = None
     """The same in backward, if not twice those of forward."""
+    recompute_stops_early: bool = False
+    """Whether the second forward of a layer ends with the last tensor that backward needs, before its last product."""
     dropout_elements: float = 0.0
     """More of the replicated ones, in forward and in backward, where the model drops activations."""
     bias_passes: float = 0.0
