@@ -5,8 +5,12 @@ from typing import Any
 
 import msgspec
 import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from planner.cost_model.memory import stage_memory
+from planner.cost_model.terms import total
 from planner.plan import Plan
 from planner.spec import StackSpec
 from planner.spec_files import load_spec
@@ -37,38 +41,37 @@ LAYOUTS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
+class Held(TorchDispatchMode):
+    """Counts storages from when an operation returns them until they are freed."""
+
+    def __init__(self, before: set[int]) -> None:
+        """Count none of the storages ``before``."""
+        super().__init__()
+        self.known, self.now, self.most = before, 0, 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run ``func`` and look at what it returns."""
+        returned = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(returned):
+            if isinstance(tensor, torch.Tensor):
+                self._add(tensor.untyped_storage())
+        self.most = max(self.most, self.now)
+        return returned
+
+    def _add(self, storage: Any) -> None:
+        if storage._cdata not in self.known:
+            self.known.add(storage._cdata)
+            self.now += storage.nbytes()
+            weakref.finalize(storage, self._free, storage._cdata, storage.nbytes())
+
+    def _free(self, key: int, size: int) -> None:
+        self.known.discard(key)
+        self.now -= size
+
+
 def most_bytes(plan: Plan) -> int:
     """The most that a rank holds during one step's forward and backward, beyond what was there before."""
-    import torch
-    from torch.utils._python_dispatch import TorchDispatchMode
-    from torch.utils._pytree import tree_leaves
-
-    from runtime.booster import Trainer
-
-    class Held(TorchDispatchMode):
-        """Counts storages from when an operation returns them until they are freed."""
-
-        def __init__(self, before: set[int]) -> None:
-            super().__init__()
-            self.known, self.now, self.most = before, 0, 0
-
-        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            returned = func(*args, **(kwargs or {}))
-            for tensor in tree_leaves(returned):
-                if isinstance(tensor, torch.Tensor):
-                    self.add(tensor.untyped_storage())
-            self.most = max(self.most, self.now)
-            return returned
-
-        def add(self, storage: Any) -> None:
-            if storage._cdata not in self.known:
-                self.known.add(storage._cdata)
-                self.now += storage.nbytes()
-                weakref.finalize(storage, self.free, storage._cdata, storage.nbytes())
-
-        def free(self, key: int, size: int) -> None:
-            self.known.discard(key)
-            self.now -= size
+    from runtime.booster import Trainer  # takes seconds to import
 
     trainer = Trainer(plan, "cpu", seed=SEED, learning_rate=1e-3)
     share = plan.layout.micro_batch * plan.layout.num_microbatches
@@ -86,8 +89,11 @@ def predicted_bytes(plan: Plan) -> list[float]:
     """The same of each stage, by the cost model with the constants of the runtime's stack."""
     problem = msgspec.structs.replace(plan.problem, stack=load_spec("colossalai", StackSpec))
     phases = stage_memory(problem, stages_of_layout(plan.layout)).phases
-    made = [sum(v for k, v in phases[name].items() if k not in RESIDENT) for name in ("forward", "backward")]
-    return [max(pair) for pair in zip(*(column.tolist() for column in made), strict=True)]
+    made = [
+        total({name: term for name, term in phases[phase].items() if name not in RESIDENT}).tolist()
+        for phase in ("forward", "backward")
+    ]
+    return [max(pair) for pair in zip(*made, strict=True)]
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
