@@ -88,7 +88,8 @@ def read_and_judge(text: str, shown: str, language: Language, asked: Asked) -> t
     """
     source = read_source(text, shown, language)
     judged = [judge(source, draft, asked) for draft in detect.drafts_of(source, asked)]
-    return source, [_with_notes(source, one) for one in judged]
+    # What is true of the whole file is said once.
+    return source, [_with_notes(source, judged[0]), *judged[1:]]
 
 
 def _with_notes(source: Source, judged: Judged) -> Judged:
