@@ -1,11 +1,11 @@
 """A calibration for people: what was measured beside what the base spec says, or errors before and after."""
 
-from rich.console import Console
 from rich.table import Table
 
 from planner.calibration.hardware import main_precision
 from planner.calibration.measurements import Measurements
 from planner.calibration.refit import Refit
+from planner.console import stdout_console
 from planner.spec import HardwareSpec
 from planner.units import format_bytes, format_rate, format_seconds
 from planner.validation.score import Errors
@@ -15,7 +15,7 @@ WIDTH = 120
 
 def print_hardware(measured: Measurements, spec: HardwareSpec, base: HardwareSpec, path: str) -> None:
     """The new spec's figures beside those of the base, on stdout."""
-    console = Console(highlight=False, width=WIDTH)
+    console = stdout_console(WIDTH)
     devices = f"{measured.num_devices} x {measured.device_name}"
     console.print(f"{devices}, torch {measured.torch_version}, {measured.seconds:.0f} s of measuring")
     table = Table(box=None, pad_edge=False)
@@ -74,7 +74,7 @@ def _link(spec: HardwareSpec) -> str:
 
 def print_refit(found: Refit, path: str) -> None:
     """Constants and errors before and after, on stdout."""
-    console = Console(highlight=False, width=WIDTH)
+    console = stdout_console(WIDTH)
     table = Table(box=None, pad_edge=False)
     for heading in (f"constant of {found.base}", "before", "after"):
         table.add_column(heading, justify="left" if "constant" in heading else "right", no_wrap=True)

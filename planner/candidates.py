@@ -5,9 +5,10 @@ what the user pinned. Everything else is left to the rules, so that what they re
 and can be explained.
 """
 
+import functools
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 
 import numpy as np
@@ -34,9 +35,16 @@ _FLAT_MODES = ("none", "1d")
 """Tensor modes that are no grid."""
 
 
-def enumerate_layouts(problem: Problem) -> LayoutColumns:
-    """All candidate layouts of a problem, in a fixed order."""
-    by_name = dict(zip(_COLUMN_ORDER, np.vstack([_rows_of(problem, mesh) for mesh in _meshes(problem)]).T, strict=True))
+def enumerate_layouts(problem: Problem, *, keeping_pins: bool = False) -> LayoutColumns:
+    """All candidate layouts of a problem, in a fixed order.
+
+    ``keeping_pins`` leaves those out that a pinned column of theirs contradicts, which is quicker than to judge them.
+    """
+    pinned = _pinned_columns(problem) if keeping_pins else {}
+    states = functools.cache(lambda *place: np.array(_kept(_state_options(problem, *place), _STATES, pinned)))
+    meshes = _kept(_meshes(problem), _MESH, pinned)
+    rows = [_rows_of(problem, mesh, states(*_place(mesh)), pinned) for mesh in meshes]
+    by_name = dict(zip(_COLUMN_ORDER, np.vstack([np.empty((0, len(_COLUMN_ORDER))), *rows]).T, strict=True))
     return LayoutColumns(
         **{
             f.name: by_name[f.name].copy() if f.name in _SHARES else by_name[f.name].astype(np.int64)
@@ -45,21 +53,57 @@ def enumerate_layouts(problem: Problem) -> LayoutColumns:
     )
 
 
-def _rows_of(problem: Problem, mesh: _Row) -> NDArray[np.float64]:
+def _pinned_columns(problem: Problem) -> dict[str, float]:
+    """The columns that have to have one value, and which."""
+    pinned: dict[str, float] = {}
+    for field, value in problem.pins.items():
+        if field == "layers_per_stage":
+            pinned |= _pinned_stages(problem, value)
+        elif field != pins.RECOMPUTE:
+            column, number = pins.column_value(field, value)
+            pinned[column] = number
+    return pinned
+
+
+def _pinned_stages(problem: Problem, layers_per_stage: str) -> dict[str, float]:
+    """The number of stages that pinned layers leave; 0 where they are not those of the model."""
+    if layers_per_stage == pins.EVEN:
+        return {}
+    num_stages = len(layers_per_stage.split(","))
+    possible = pins.pinned_layers(layers_per_stage, problem.model.num_layers, num_stages) is not None
+    return {"pipeline_parallel": num_stages if possible else 0}
+
+
+def _kept(rows: list[_Row], names: Sequence[str], pinned: Mapping[str, float]) -> list[_Row]:
+    """The rows with the pinned value in each of these columns that has one."""
+    wanted = [(at, pinned[name]) for at, name in enumerate(names) if name in pinned]
+    return [row for row in rows if all(row[at] == value for at, value in wanted)] if wanted else rows
+
+
+def _place(mesh: _Row) -> tuple[str, bool, bool]:
+    """What the options of a layout's states depend on: mode, and whether there is more than one rank and stage."""
+    mode, tensor, _, pipeline, _ = map(int, mesh)
+    return TENSOR_MODES[mode], tensor > 1, pipeline > 1
+
+
+def _rows_of(
+    problem: Problem, mesh: _Row, states: NDArray[np.float64], pinned: Mapping[str, float]
+) -> NDArray[np.float64]:
     """The candidates of one mesh: every split of its batch and every schedule with every option of its states."""
-    mode, tensor, _, pipeline, data = map(int, mesh)
-    batches, schedules = _batch_splits(problem, data), _schedules(problem, TENSOR_MODES[mode], pipeline)
+    mode, _, _, pipeline, data = map(int, mesh)
+    batches = _kept(_batch_splits(problem, data), _BATCH, pinned)
+    schedules = _kept(_schedules(problem, TENSOR_MODES[mode], pipeline), _SCHEDULE, pinned)
     divided = np.array([(*mesh, *batch, *schedule) for batch in batches for schedule in schedules])
-    states = np.array(_state_options(problem, TENSOR_MODES[mode], tensor, pipeline))
+    if not len(divided) or not len(states):
+        return np.empty((0, len(_COLUMN_ORDER)))
     return np.hstack([np.repeat(divided, len(states), axis=0), np.tile(states, (len(divided), 1))])
 
 
-_COLUMN_ORDER = (
-    "tensor_mode", "tensor_parallel", "tensor_depth", "pipeline_parallel", "data_parallel",
-    "micro_batch", "num_microbatches", "schedule", "num_model_chunks",
-    "zero_stage", "sequence_parallel", "recompute", "offload_tier", "offload_optimizer",
-    "offload_parameters",
-)  # fmt: skip
+_MESH = ("tensor_mode", "tensor_parallel", "tensor_depth", "pipeline_parallel", "data_parallel")
+_BATCH = ("micro_batch", "num_microbatches")
+_SCHEDULE = ("schedule", "num_model_chunks")
+_STATES = ("zero_stage", "sequence_parallel", "recompute", "offload_tier", "offload_optimizer", "offload_parameters")
+_COLUMN_ORDER = (*_MESH, *_BATCH, *_SCHEDULE, *_STATES)
 _SHARES = ("offload_optimizer", "offload_parameters")
 
 
@@ -75,10 +119,16 @@ def _meshes(problem: Problem) -> list[_Row]:
     return [
         (mode, tensor, depth, pipeline, problem.num_devices // tensor // pipeline)
         for tensor in divisors(problem.num_devices)
-        for pipeline in divisors(problem.num_devices // tensor)
+        for pipeline in _pipelines(problem, problem.num_devices // tensor)
         for mode in modes
         for depth in _depths(problem, TENSOR_MODES[mode], tensor)
     ]
+
+
+def _pipelines(problem: Problem, num_devices: int) -> list[int]:
+    """Numbers of stages to try: one alone for a stack without a schedule for more."""
+    can_divide = any(word != "none" for word in _schedule_words(problem))
+    return divisors(num_devices) if can_divide else [1]
 
 
 def _depths(problem: Problem, mode: str, tensor_parallel: int) -> list[int]:
@@ -110,11 +160,14 @@ def _batch_splits(problem: Problem, data_parallel: int) -> list[_Row]:
 
 def _schedules(problem: Problem, mode: str, pipeline_parallel: int) -> list[_Row]:
     """(schedule, model chunks) for a number of stages; of interleaved grids one stands for all chunks."""
-    words = [SCHEDULES[i] for i in _options(problem, "schedule", SCHEDULES, problem.stack.schedules)]
     counts = _chunk_counts(problem, pipeline_parallel)
     chunks = {"none": [1], "1f1b": [1], "interleaved": counts if mode in _FLAT_MODES else counts[:1]}
-    possible = [word for word in words if (word == "none") == (pipeline_parallel == 1)]
+    possible = [word for word in _schedule_words(problem) if (word == "none") == (pipeline_parallel == 1)]
     return [(SCHEDULES.index(word), count) for word in possible for count in chunks[word]]
+
+
+def _schedule_words(problem: Problem) -> list[str]:
+    return [SCHEDULES[i] for i in _options(problem, "schedule", SCHEDULES, problem.stack.schedules)]
 
 
 def _chunk_counts(problem: Problem, pipeline_parallel: int) -> list[int]:
@@ -125,17 +178,18 @@ def _chunk_counts(problem: Problem, pipeline_parallel: int) -> list[int]:
     return sorted({*whole, *([int(pinned)] if pinned else [])}) or [2]
 
 
-def _state_options(problem: Problem, mode: str, tensor_parallel: int, pipeline_parallel: int) -> list[_Row]:
+def _state_options(problem: Problem, mode: str, has_ranks: bool, has_stages: bool) -> list[_Row]:
     """(ZeRO, sequence parallel, recompute, tier, offloaded shares of the optimizer and of the weights).
 
+    ``has_ranks`` and ``has_stages``: whether tensor and pipeline parallelism divide anything.
     What a rule refuses whatever its other options are, such as offload without ZeRO, is there without them.
     """
     words = ("0", "1", "2", "3")
     zeros = _options(problem, "zero_stage", words, [str(stage) for stage in problem.stack.zero_stages])
-    split = problem.stack.sequence_parallel and mode == "1d" and tensor_parallel > 1
+    split = problem.stack.sequence_parallel and mode == "1d" and has_ranks
     sequences = _options(problem, "sequence_parallel", ("false", "true"), ("false", "true") if split else ("false",))
     in_pipeline = SHARDS_WEIGHTS in problem.stack.zero_stages_with_pipeline
-    alone, grid = tensor_parallel == 1 and (pipeline_parallel == 1 or in_pipeline), mode not in _FLAT_MODES
+    alone, grid = not has_ranks and (not has_stages or in_pipeline), mode not in _FLAT_MODES
     return [
         (zero, sequence, recompute, *offload)
         for zero, sequence, recompute in itertools.product(zeros, sequences, _recomputes(problem))

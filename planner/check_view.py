@@ -7,16 +7,12 @@ from rich.console import Console
 from rich.table import Table
 
 from planner.configs.check import MEMORY_ERROR, Checked, layout_words
+from planner.console import stdout_console
 from planner.diagnostics import Diagnostic, render
 from planner.layout import Layout
 from planner.prediction import Prediction
 from planner.problem import Problem
 from planner.units import format_gib, format_rate, format_seconds
-
-
-def _console() -> Console:
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=160)
 
 
 def verdict(checked: Checked) -> str:
@@ -68,7 +64,7 @@ def comparison(checked: Checked) -> str:
 
 def print_checked(checked: Checked) -> None:
     """Every finding, then the verdict; then layout, time and memory where they are known."""
-    console = _console()
+    console = stdout_console()
     for diagnostic in checked.diagnostics:
         console.print(render(diagnostic) + "\n", markup=False, soft_wrap=True)
     draft, problem = checked.judged.draft, checked.judged.problem

@@ -3,16 +3,14 @@
 Imports nothing heavy at module level, so that ``gptplan --help`` answers at once.
 """
 
-import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from planner import __version__, plan_commands
+from planner import __version__, ending, plan_commands
 from planner.cli_calibrate import calibrate
-from planner.diagnostics import ExitCode, PlanError, render
 from planner.problem import Objective
 from planner.spec import OffloadTier, Precision, TensorMode
 
@@ -311,26 +309,8 @@ def main(argv: list[str] | None = None) -> None:
 def _run(argv: list[str] | None) -> int:
     try:
         code: Any = app(args=argv, standalone_mode=True)
-    except SystemExit as finished:
-        return int(finished.code or 0) if isinstance(finished.code, int | None) else int(ExitCode.USAGE)
-    except PlanError as error:
-        sys.stderr.write("\n\n".join(render(diagnostic) for diagnostic in error.diagnostics) + "\n")
-        return int(error.exit_code)
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted\n")
-        return int(ExitCode.INTERRUPTED)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return int(ExitCode.OK)
-    except Exception as error:
-        if os.environ.get("GPTPLAN_DEBUG"):
-            raise
-        sys.stderr.write(
-            f"error[BUG]: {type(error).__name__}: {error}\n"
-            "  this is a defect of gptplan, not of your input\n"
-            "hint: run again with GPTPLAN_DEBUG=1 for the traceback and report it\n"
-        )
-        return int(ExitCode.BUG)
+    except BaseException as error:
+        return ending.exit_code(error)
     return int(code or 0)
 
 

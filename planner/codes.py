@@ -4,8 +4,9 @@ CODES = {
     "USAGE": "An option, a name, a number or a file cannot be read as what it should be. Nothing was done.",
     "BUG": "gptplan itself failed. GPTPLAN_DEBUG=1 shows the traceback, which belongs into a report.",
     "INF001": "No layout keeps the named requirements together. The set is a smallest one: without any of them some "
-    "layout keeps the others, though it may break a requirement that is not named.",
-    "WAY000": "No single change that gptplan tries leaves a layout.",
+    "layout keeps the others; what else that layout breaks is said. Where no layout keeps the requirements that are "
+    "left, they hold another such set, which follows.",
+    "WAY000": "No change that gptplan tries leaves a layout, nor one together with leaving out all pins.",
     "WAY001": "Another number of GPUs leaves a layout.",
     "WAY002": "Another value of a pin, or no forbidden value, leaves a layout.",
     "WAY003": "Offload of the optimizer to the host leaves a layout.",
@@ -46,5 +47,6 @@ CODES = {
     "RUN010": "The nodes of a run did not find each other, or the port at which they meet is in use.",
     "RUN012": "The optimizer of the plan is compiled at first use, and a compiler for that is missing.",
     "RUN011": "A drive that the run writes to is full.",
+    "RUN013": "ZeRO stage 3 does not take this optimizer: it updates chunks of weights, some of them on the host.",
 }
 """Code to what it means."""

@@ -3,21 +3,20 @@
 from collections.abc import Sequence
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from planner.comparison import Comparison, Difference, Figure, Term
+from planner.console import stdout_console
 from planner.prediction import TERM_WORDS
 from planner.units import format_gib, format_rate, format_seconds
 
-MIN_WIDTH = 160
 MOST_REASONS = 3
 LONGEST_VALUE = 60
 
 
 def print_comparison(found: Comparison, names: tuple[str, str]) -> None:
     """Everything that differs; ``names`` head the columns."""
-    console = Console(highlight=False, width=max(Console().width, MIN_WIDTH))
+    console = stdout_console()
     for title, differences in (("question", found.question), ("specs", found.specs), ("layout", found.layout)):
         if differences:
             console.print(_differences(title, differences, names))

@@ -7,39 +7,37 @@ from rich.console import Console
 from rich.table import Table
 
 from planner.answer import Answer, LeastDevices
+from planner.console import stdout_console
 from planner.cost_model.parameters import model_parameters
 from planner.diagnostics import Diagnostic, render
 from planner.evidence import BY_HAND, Evidence
 from planner.layout import Layout
 from planner.plan import Plan
-from planner.prediction import TERM_WORDS, Prediction
+from planner.prediction import TERM_WORDS, ExpectedError, Prediction
 from planner.rules import RuleText
+from planner.runner_up_view import runner_up_table
 from planner.spec import HardwareSpec, ModelSpec
-from planner.units import format_bytes, format_gib, format_rate, format_seconds
+from planner.units import format_bytes, format_gap, format_gib, format_rate, format_seconds
 
 
-def _console() -> Console:
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=160)
-    return console
-
-
-def print_answer(answer: Answer, plan: Plan, path: Path) -> None:
-    """The chosen layout, what was proven, and where the plan is."""
-    console = _console()
+def print_answer(answer: Answer, plan: Plan, path: Path | None) -> None:
+    """The chosen layout, what was proven, and where the plan is if it is anywhere."""
+    console = stdout_console()
     _print_plan(console, plan)
     console.print(f"\nsearched {_space(plan.evidence)} in {format_seconds(answer.solve_s)}", soft_wrap=True)
     if answer.runners_up:
         console.print()
-        console.print(_runner_up_table(plan, answer))
-    console.print(f"\nplan: {path}", soft_wrap=True)
+        console.print(runner_up_table(plan, answer))
+    if path is not None:
+        console.print(f"\nplan: {path}", soft_wrap=True)
 
 
 def least_devices_text(least: LeastDevices) -> str:
     """Why a number of GPUs is the least, or why none suffices."""
     if least.num_devices is None:
         lines = [f"no number of GPUs up to {least.most_devices} is enough:"]
+    elif least.num_devices == 1:
+        lines = ["1 GPU is enough"]
     else:
         lines = [f"{least.num_devices} GPUs is the least:"]
     if least.excluded_by_bound:
@@ -77,7 +75,7 @@ def _ranges(counts: Sequence[int], most: int = 12) -> str:
 
 def print_plan(plan: Plan) -> None:
     """A plan that was read from a file."""
-    console = _console()
+    console = stdout_console()
     _print_plan(console, plan)
     console.print(f"\nsearched {_space(plan.evidence)}", soft_wrap=True)
     console.print(f"made by gptplan {plan.gptplan_version}, OR-Tools {plan.evidence.ortools_version}")
@@ -94,25 +92,48 @@ def _print_plan(console: Console, plan: Plan) -> None:
     console.print(_layout_table(plan))
     console.print(
         f"\nstep {format_seconds(predicted.step_s)}   {predicted.tokens_per_s:,.0f} tokens/s   "
-        f"{format_rate(predicted.model_flops_per_s_per_gpu, 'FLOP/s')} per GPU   MFU {predicted.mfu:.1%}\n",
+        f"{format_rate(predicted.model_flops_per_s_per_gpu, 'FLOP/s')} per GPU   MFU {predicted.mfu:.1%}",
         soft_wrap=True,
     )
+    if plan.layout.pipeline_parallel > 1 and predicted.schedule_step_s is not None:
+        console.print(f"longest path of the pipeline's schedule {format_seconds(predicted.schedule_step_s)}")
+    console.print(f"expected error: {predicted.expected_error.words(problem.hardware.name)}\n", soft_wrap=True)
     console.print(_time_table(predicted))
     console.print()
     console.print(_memory_table(plan.layout, predicted))
     if predicted.host_bytes_per_node:
-        console.print(f"\nhost memory: {format_gib(predicted.host_bytes_per_node)} of a node", soft_wrap=True)
+        of = format_gib(problem.hardware.host.memory_bytes)
+        console.print(f"\nhost memory: {format_gib(predicted.host_bytes_per_node)} of a node's {of}", soft_wrap=True)
+    if predicted.nvme_bytes_per_node:
+        of = format_gib(problem.hardware.host.nvme_capacity_bytes)
+        console.print(f"NVMe: {format_gib(predicted.nvme_bytes_per_node)} of a node's {of}", soft_wrap=True)
+    console.print(f"\nexpected error: {error_words(predicted.expected_error)}", soft_wrap=True)
     for words, lines in (("assumes", predicted.assumptions), ("not modelled", predicted.not_modelled)):
         console.print(f"\n{words}: {'; '.join(lines)}", soft_wrap=True)
+
+
+_KIND_WORDS = {
+    "grid": "grids", "sharded": "ZeRO stage 3", "offload": "offload", "pipeline": "pipelines",
+    "tensor": "tensor parallelism", "data": "data parallelism alone",
+}  # fmt: skip
+
+
+def error_words(error: ExpectedError) -> str:
+    """``"1.0% of the memory, 8.7% of the step time (mean of 6 measured runs with pipelines)"``."""
+    sizes = f"{error.memory:.1%} of the memory, {error.step_time:.1%} of the step time"
+    if not error.runs:
+        return f"{sizes} (taken for a stack that was never measured)"
+    kind = _KIND_WORDS.get(error.basis)
+    return f"{sizes} (mean of {error.runs} measured runs{f' with {kind}' if kind else ''})"
 
 
 def _verdict(evidence: Evidence, objective: str) -> str:
     goal = {"step-time": "fastest", "memory": "least memory"}[objective]
     if evidence.status == BY_HAND:
-        return f"written by hand, not chosen; at most {evidence.gap:.1%} from the {goal}"
+        return f"written by hand, not chosen; at most {format_gap(evidence.gap)} from the {goal}"
     if evidence.status == "optimal":
         return f"optimal, proven {goal} of {evidence.space.fit:,} layouts that fit"
-    return f"{evidence.status}, at most {evidence.gap:.1%} from the {goal}"
+    return f"{evidence.status}, at most {format_gap(evidence.gap)} from the {goal}"
 
 
 def _space(evidence: Evidence) -> str:
@@ -125,8 +146,6 @@ def _layout_table(plan: Plan) -> Table:
     table = Table(box=None, show_header=False, pad_edge=False)
     for _ in range(4):
         table.add_column()
-    offload = layout.offload
-    moved = f"{offload.optimizer:.0%} of the optimizer to {offload.tier}" if offload.optimizer else "none"
     recomputed = sum(layout.recompute_layers_per_stage)
     rows = [
         ("tensor parallel", f"{layout.tensor_parallel} ({layout.tensor_mode})",
@@ -134,7 +153,7 @@ def _layout_table(plan: Plan) -> Table:
         ("pipeline parallel", f"{layout.pipeline_parallel} ({layout.schedule})",
          "micro batches", f"{layout.num_microbatches} of {layout.micro_batch}"),
         ("data parallel", str(layout.data_parallel), "recompute", f"{recomputed} of {problem.model.num_layers} layers"),
-        ("ZeRO stage", str(layout.zero_stage), "offload", moved),
+        ("ZeRO stage", str(layout.zero_stage), "offload", layout.offload.words),
         ("sequence parallel", "yes" if layout.sequence_parallel else "no", "precision", layout.precision),
     ]  # fmt: skip
     for left, left_value, right, right_value in rows:
@@ -174,37 +193,9 @@ def _memory_table(layout: Layout, predicted: Prediction) -> Table:
     return table
 
 
-def _runner_up_table(plan: Plan, answer: Answer) -> Table:
-    table = Table(box=None, pad_edge=False)
-    names = ("#", "step", "slower", "fullest stage", "TP", "PP", "DP", "ZeRO", "micro batches", "recompute")
-    for name in names:
-        table.add_column(name, justify="right")
-    entries = [(plan.layout, plan.predicted), *((r.layout, r.predicted) for r in answer.runners_up)]
-    for rank, (layout, predicted) in enumerate(entries, start=1):
-        table.add_row(
-            str(rank),
-            format_seconds(predicted.step_s),
-            f"{predicted.step_s / plan.predicted.step_s - 1:+.1%}",
-            format_gib(max(stage.peak_bytes for stage in predicted.stages)),
-            str(layout.tensor_parallel),
-            str(layout.pipeline_parallel),
-            str(layout.data_parallel),
-            str(layout.zero_stage),
-            f"{layout.num_microbatches} of {layout.micro_batch}",
-            _recomputed(layout),
-        )
-    return table
-
-
-def _recomputed(layout: Layout) -> str:
-    """How many layers recompute, over all stages."""
-    recomputed = sum(layout.recompute_layers_per_stage)
-    return {0: "none", sum(layout.layers_per_stage): "all"}.get(recomputed, str(recomputed))
-
-
 def print_check(plan: Plan, diagnostics: Sequence[Diagnostic]) -> None:
     """The verdict on a layout, with every violation."""
-    console = _console()
+    console = stdout_console()
     if diagnostics:
         console.print("\n\n".join(render(d) for d in diagnostics), markup=False, soft_wrap=True)
         return
@@ -218,12 +209,12 @@ def print_rules(rules: Sequence[RuleText]) -> None:
     table = Table("rule", "what it finds", "field", box=None, pad_edge=False)
     for rule in rules:
         table.add_row(rule.id, rule.title, rule.field)
-    _console().print(table)
+    stdout_console().print(table)
 
 
 def print_rule(rule: RuleText) -> None:
     """One rule's page."""
-    console = _console()
+    console = stdout_console()
     console.print(f"{rule.id}: {rule.title}\n\n{rule.why}\n", markup=False, soft_wrap=True)
     for name, text in (("field", rule.field), ("message", rule.message), ("hint", rule.hint), ("source", rule.source)):
         console.print(f"{name + ':':9}{text}", markup=False, soft_wrap=True)
@@ -231,7 +222,7 @@ def print_rule(rule: RuleText) -> None:
 
 def print_code(code: str, meaning: str) -> None:
     """What a code means that comes from no rule."""
-    _console().print(f"{code}: {meaning}", markup=False, soft_wrap=True)
+    stdout_console().print(f"{code}: {meaning}", markup=False, soft_wrap=True)
 
 
 def print_models(specs: Sequence[ModelSpec]) -> None:
@@ -243,7 +234,7 @@ def print_models(specs: Sequence[ModelSpec]) -> None:
         parameters = sum(model_parameters(spec).values())
         counts = (spec.num_layers, spec.hidden_size, spec.num_heads, spec.max_seq_len, spec.global_batch)
         table.add_row(spec.name, f"{parameters:,}", *map(str, counts))
-    _console().print(table)
+    stdout_console().print(table)
 
 
 def print_hardware(specs: Sequence[HardwareSpec]) -> None:
@@ -262,4 +253,4 @@ def print_hardware(specs: Sequence[HardwareSpec]) -> None:
             format_rate(spec.node_link.bandwidth_bytes_per_s, "B/s"),
             f"{spec.network.nics_per_node} x {format_rate(spec.network.bandwidth_bytes_per_s, 'B/s')}",
         )
-    _console().print(table)
+    stdout_console().print(table)

@@ -89,9 +89,11 @@ def _is_list(value: str) -> bool:
 
 
 def pinned_devices(pinned: Mapping[str, str]) -> int:
-    """What TP x PP x DP is a multiple of, by the pinned ones of the three."""
-    degrees = ("tensor_parallel", "pipeline_parallel", "data_parallel")
-    return math.prod(int(pinned.get(degree, 1)) for degree in degrees)
+    """What TP x PP x DP is a multiple of, by the pinned ones of the three and a pinned list of layers."""
+    layers = pinned.get("layers_per_stage", EVEN)
+    stages = 1 if layers == EVEN else len(layers.split(","))
+    degrees = {"tensor_parallel": 1, "pipeline_parallel": stages, "data_parallel": 1}
+    return math.prod(int(pinned.get(degree, default)) for degree, default in degrees.items())
 
 
 def pinned_layers(value: str, num_layers: int, num_stages: int) -> tuple[int, ...] | None:

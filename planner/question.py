@@ -123,7 +123,7 @@ def parse_reserve(text: str, hardware: HardwareSpec) -> Reserve:
         if percent:
             reserve = Reserve(fraction=float(percent[1]) / 100)
         else:
-            reserve = Reserve(num_bytes=parse_quantity(text, Bytes))
+            reserve = Reserve(num_bytes=Bytes(0) if text.strip() == "0" else parse_quantity(text, Bytes))
     except ValueError as error:
         raise usage_error(
             f"`{text}` is no amount of memory: {error}", location="--reserve", hint="use `--reserve 2GiB` or `6%`"

@@ -18,7 +18,7 @@ from planner.problem import Problem
 from planner.question import Question, build_problem
 from planner.rules import ALL_RULES
 from planner.solver import solve
-from planner.spec import HardwareSpec, OffloadTier, Precision
+from planner.spec import HardwareSpec, OffloadTier, Precision, TensorMode
 from planner.spec_files import did_you_mean
 from planner.units import BytesPerSecond, parse_quantity
 
@@ -27,6 +27,8 @@ MAX_POINTS = 10_000
 
 
 def _number(text: str) -> int:
+    if not text.isdecimal():
+        raise ValueError("it is no whole number")
     return int(text)
 
 
@@ -77,6 +79,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     tokens_per_s: float | None = None
     mfu: float | None = None
     fullest_stage_bytes: int | None = None
+    tensor_mode: TensorMode | None = None
     tensor_parallel: int | None = None
     pipeline_parallel: int | None = None
     data_parallel: int | None = None
@@ -209,6 +212,7 @@ def _row(point: Point, answer: Answer, plan: Plan) -> Row:
         tokens_per_s=plan.predicted.tokens_per_s,
         mfu=plan.predicted.mfu,
         fullest_stage_bytes=max(stage.peak_bytes for stage in plan.predicted.stages),
+        tensor_mode=layout.tensor_mode,
         tensor_parallel=layout.tensor_parallel,
         pipeline_parallel=layout.pipeline_parallel,
         data_parallel=layout.data_parallel,

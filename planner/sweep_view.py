@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from planner.console import stdout_console
 from planner.sweep import Row
 from planner.units import format_gib, format_seconds
 
@@ -14,7 +15,9 @@ Item = TypeVar("Item")
 
 MIN_WIDTH = 200
 
-HEADINGS = ("status", "step", "tokens/s", "MFU", "fullest stage", "TP", "PP", "DP", "ZeRO", "micro batch", "recomputed")
+HEADINGS = (
+    "status", "step", "tokens/s", "MFU", "fullest stage", "mode", "TP", "PP", "DP", "ZeRO", "micro batch", "recomputed",
+)  # fmt: skip
 
 
 def track(done: Iterable[Item], total: int) -> Iterator[Item]:
@@ -30,8 +33,7 @@ def track(done: Iterable[Item], total: int) -> Iterator[Item]:
 
 def print_rows(rows: Sequence[Row]) -> None:
     """One line for each answer."""
-    # A narrow terminal wraps long lines; Rich would cut words.
-    console = Console(highlight=False, width=max(Console().width, MIN_WIDTH))
+    console = stdout_console(MIN_WIDTH)
     table = Table(box=None, pad_edge=False)
     for key in rows[0].varied if rows else ():
         table.add_column(key, justify="right")
@@ -51,6 +53,7 @@ def _figures(row: Row) -> list[str]:
         f"{row.tokens_per_s:,.0f}",
         f"{row.mfu:.1%}",
         format_gib(row.fullest_stage_bytes or 0),
+        str(row.tensor_mode),
         *map(str, (row.tensor_parallel, row.pipeline_parallel, row.data_parallel, row.zero_stage, row.micro_batch)),
         str(row.recompute_layers),
     ]

@@ -4,6 +4,7 @@ Inside gptplan every quantity is in SI base units: bytes, seconds, FLOP/s, bytes
 write them as strings with a unit; this module is the only place that reads or prints one.
 """
 
+import math
 import re
 from typing import Any
 
@@ -78,12 +79,23 @@ def format_gib(num_bytes: float) -> str:
     return f"{num_bytes / GIB:.2f} GiB"
 
 
+LEAST_FOUR_DIGITS = 999.5
+"""What rounds to 1,000."""
+
+
 def format_seconds(duration_s: float) -> str:
-    """``"20.1 s"``, ``"3.42 ms"`` or ``"12.0 us"``: three significant digits."""
+    """``"20.1 s"``, ``"3.42 ms"`` or ``"1,210 s"``: three significant digits, and all of whole seconds."""
+    if abs(duration_s) >= LEAST_FOUR_DIGITS:
+        return f"{duration_s:,.0f} s"
     for unit, scale in (("s", 1.0), ("ms", 1e-3), ("us", 1e-6)):
-        if abs(duration_s) >= scale:
+        if abs(duration_s) >= scale * LEAST_FOUR_DIGITS / 1000:
             return f"{duration_s / scale:#.3g} {unit}".replace(". ", " ")
     return f"{duration_s / 1e-9:.0f} ns"
+
+
+def format_gap(share: float) -> str:
+    """A bound on a share in percent, rounded up: ``format_gap(0.00011)`` is ``"0.02%"``."""
+    return f"{math.ceil(share * 1e4) / 1e4:.2%}"
 
 
 def format_rate(value: float, unit: str) -> str:

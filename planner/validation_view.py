@@ -5,19 +5,17 @@ from collections.abc import Callable, Sequence
 from rich.console import Console
 from rich.table import Table
 
+from planner.console import stdout_console
 from planner.units import format_gib, format_seconds
 from planner.validation.report import Report, SetScore, memory_pair, time_pair
 from planner.validation.score import Errors, error_pct
 from planner.validation.words import layout_words, percent
 from planner.validation.worst import Worst, worst_rows
 
-MIN_WIDTH = 160
-
 
 def print_report(report: Report, *, most: int) -> None:
     """Scores, ranking, skipped rows with reasons, assumptions, and the ``most`` worst rows of each quantity."""
-    # A narrow terminal wraps long lines; Rich would cut words.
-    console = Console(highlight=False, width=max(Console().width, MIN_WIDTH))
+    console = stdout_console()
     console.print(_errors_table(report))
     if any(one.ranking.groups for one in report.sets.values()):
         console.print("\nranking of the layouts of one model, card, number of GPUs and batch by step time")

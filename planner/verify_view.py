@@ -1,17 +1,15 @@
 """A verification for people: every step of the layout beside one process, and a verdict, on stdout."""
 
-from rich.console import Console
 from rich.table import Table
 
+from planner.console import stdout_console
 from planner.shrink import Shrunken
 from planner.verification import ReplicaDifference, Verification
-
-MIN_WIDTH = 160
 
 
 def print_verification(small: Shrunken, found: Verification) -> None:
     """What ran, a row for each step, and whether everything is within the tolerance."""
-    console = Console(highlight=False, width=max(Console().width, MIN_WIDTH))
+    console = stdout_console()
     console.print("\n".join(_what_ran(small)), soft_wrap=True, markup=False)
     console.print()
     console.print(_table(found))
@@ -38,7 +36,7 @@ def _what_ran(small: Shrunken) -> list[str]:
         f"layers {'+'.join(map(str, layout.layers_per_stage))}, recomputed {recomputed}", layout.precision,
     ]  # fmt: skip
     if layout.offload.tier != "none":
-        words.append(f"offload of {layout.offload.optimizer:.0%} of the optimizer to {layout.offload.tier}")
+        words.append(f"offload of {layout.offload.words}")
     lines = [
         f"layout: {', '.join(words)}",
         f"model:  {model.num_layers} layers, hidden size {model.hidden_size}, {model.num_heads} heads, "

@@ -8,8 +8,8 @@ from typing import Any
 from planner import explain as tables
 from planner.answer import Answer, LeastDevices
 from planner.commands.output import print_json
-from planner.diagnostics import ExitCode, render, usage_error
-from planner.plan import write_plan
+from planner.diagnostics import ExitCode, PlanError, render, usage_error
+from planner.plan import Plan, write_plan
 from planner.problem import Problem
 from planner.question import Question, build_problem, plan_name
 from planner.solver import solve as find_best
@@ -41,12 +41,24 @@ def solve(asked: Question, options: SolveOptions) -> int:
     path = None
     if answer.plan is not None:
         path = options.output or _default_path(answer.plan.problem)
-        write_plan(answer.plan, path)
+        _write(answer, answer.plan, least, path, options)
     if options.as_json:
         print_json(_answer_document(answer, least, path))
     else:
         _print(answer, least, path)
     return ExitCode.OK if answer.plan is not None else ExitCode.NEGATIVE
+
+
+def _write(answer: Answer, plan: Plan, least: LeastDevices | None, path: Path, options: SolveOptions) -> None:
+    """Write the plan; where that fails, print the answer before it is lost."""
+    try:
+        write_plan(plan, path)
+    except PlanError:
+        if options.as_json:
+            print_json(_answer_document(answer, least, None))
+        else:
+            _print(answer, least, None)
+        raise
 
 
 def _default_path(problem: Problem) -> Path:
@@ -88,7 +100,7 @@ def _answer_document(answer: Answer, least: LeastDevices | None, path: Path | No
 
 
 def _print(answer: Answer, least: LeastDevices | None, path: Path | None) -> None:
-    if answer.plan is not None and path is not None:
+    if answer.plan is not None:
         if least is not None:
             sys.stdout.write(tables.least_devices_text(least) + "\n\n")
         tables.print_answer(answer, answer.plan, path)

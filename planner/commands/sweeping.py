@@ -6,9 +6,10 @@ import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,9 @@ def sweep(given: dict[str, Any], vary: Sequence[str], options: SweepOptions) -> 
 
 def _check_output(options: SweepOptions) -> None:
     if options.jobs is not None and options.jobs < 1:
-        raise usage_error(f"--jobs has to be at least 1, and it is {options.jobs}", location="--jobs", hint="use 2")
+        raise usage_error(
+            f"--jobs has to be at least 1, and it is {options.jobs}", location="--jobs", hint="use `--jobs 2`"
+        )
     out = options.out
     if out is not None and (out.is_dir() or not out.parent.is_dir()):
         what = "this is a folder" if out.is_dir() else "there is no such folder to write into"
@@ -69,26 +72,39 @@ def _collect(points: Sequence[Point], options: SweepOptions, rows: dict[int, Row
     workers = min(options.jobs or os.cpu_count() or 1, len(points))
     # Fresh interpreters: threads of the progress bar do not survive a fork.
     context = multiprocessing.get_context("spawn")
+    numbers: dict[Future[Row], int] = {}
     with ProcessPoolExecutor(workers, mp_context=context) as pool:
         try:
-            with _ignored_interrupts():
-                futures = [pool.submit(answer_point, point, options.time_limit_s) for point in points]
-            numbers = {future: number for number, future in enumerate(futures)}
-            for future in sweep_view.track(as_completed(futures), len(points)):
+            with _keeping_interrupts():
+                for number, point in enumerate(points):
+                    numbers[pool.submit(answer_point, point, options.time_limit_s)] = number
+            for future in sweep_view.track(as_completed(numbers), len(points)):
                 rows[numbers[future]] = future.result()
+        except KeyboardInterrupt:
+            rows |= {number: future.result() for future, number in numbers.items() if _answered(future)}
+            # Nobody waits for the questions that are being answered.
+            for process in multiprocessing.active_children():
+                process.terminate()
+            raise
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
 
 
+def _answered(future: Future[Row]) -> bool:
+    return future.done() and future.exception() is None
+
+
 @contextmanager
-def _ignored_interrupts() -> Iterator[None]:
-    """Ctrl-C does nothing, neither here nor ever in the processes that are started meanwhile."""
-    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _keeping_interrupts() -> Iterator[None]:
+    """The processes that are started meanwhile never get Ctrl-C, of which this one has to tell them."""
+    # It would let interrupts through when it starts.
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, previous)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _write_csv(path: Path, keys: list[str], rows: Sequence[Row]) -> None:

@@ -111,6 +111,13 @@ def _vocab_values(problem: Problem, layout: Layout) -> dict[str, Any]:
     }  # fmt: skip
 
 
+SHAPE_RULES = (
+    _shape_rule("TP011", "2d", "a square", _square, f"{_LEGACY}: initializer_2d.py:141"),
+    _shape_rule("TP012", "3d", "a cube", _cube, f"{_LEGACY}: initializer_3d.py:306"),
+    _shape_rule("TP013", "2.5d", "depth times a square", _deep_square, f"{_LEGACY}: initializer_2p5d.py:55,287"),
+)
+"""What makes the ranks of a tensor-parallel group a grid."""
+
 RULES = (
     _division("TP001", "attention heads", "num_heads"),
     _division("TP002", "hidden units", "hidden_size"),
@@ -155,9 +162,7 @@ RULES = (
         source="definition of the layout fields",
         holds=lambda problem, columns: ~columns.mode_is("none") | (columns.tensor_parallel == 1),
     ),
-    _shape_rule("TP011", "2d", "a square", _square, f"{_LEGACY}: initializer_2d.py:141"),
-    _shape_rule("TP012", "3d", "a cube", _cube, f"{_LEGACY}: initializer_3d.py:306"),
-    _shape_rule("TP013", "2.5d", "depth times a square", _deep_square, f"{_LEGACY}: initializer_2p5d.py:55,287"),
+    *SHAPE_RULES,
     Rule(
         id="TP014",
         title="depth outside 2.5d",

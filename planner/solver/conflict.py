@@ -4,10 +4,14 @@ Every layout of the relaxed space, with every way to divide its layers, breaks a
 Requirements conflict if each of these sets contains one of them, so a smallest conflict is a smallest
 hitting set of the minimal ones. Two things follow from a set being smallest: no layout keeps all of it,
 and without any one of its requirements some layout of the relaxed space keeps the rest.
+
+Where every layout breaks something outside of that set too, the rest holds another conflict, which is
+found the same way.
 """
 
+import itertools
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from ortools.sat.python import cp_model
@@ -15,12 +19,13 @@ from ortools.sat.python import cp_model
 from planner.layout import LayoutColumns, columns_of
 from planner.problem import Problem
 from planner.solver.cp_sat import deterministic_solver
-from planner.solver.divisions import Broken, divisions
+from planner.solver.divisions import Broken, Division, divisions
 from planner.solver.feasibility import good_layout
-from planner.solver.relaxed import relaxed_layouts
 from planner.solver.requirements import COUNT, Requirement, holds, requirements
 from planner.stages import Integers
 
+MAX_CONFLICTS = 3
+"""Conflicts that are told; who is free of them may meet another."""
 WORD = 48
 """Requirements whose bits go into one integer."""
 
@@ -44,29 +49,37 @@ class Conflict:
     """For each requirement a layout that keeps all the others of the set."""
 
 
-def smallest_conflict(problem: Problem, elsewhere: Problem | None = None) -> Conflict:
-    """Find a smallest conflict of an infeasible problem.
+def conflicts_of(problem: Problem, relaxed: LayoutColumns, elsewhere: Problem | None = None) -> tuple[Conflict, ...]:
+    """A smallest conflict of an infeasible problem, and those that are left without its requirements.
 
     Args:
         problem: a problem without a layout.
+        relaxed: its relaxed space.
         elsewhere: the same problem on another number of devices where it has a layout, if one is known.
-            With it the number of devices is part of every conflict; else only where a layout of
+            With it the number of devices is part of the only conflict; else only where a layout of
             the relaxed space has another one.
+
+    Raises:
+        ValueError: the problem has a layout.
     """
     order = requirements(problem)
-    misses = minimal_misses(problem, relaxed_layouts(problem), order)
-    if elsewhere is not None:
-        misses = _with_other_count(misses, elsewhere)
-    chosen = smallest_hitting_set([miss.broken for miss in misses], order)
-    return Conflict(requirements=chosen, witnesses=tuple(_witness(misses, chosen, one) for one in chosen))
+    known = [] if elsewhere is None else _on_other_count(elsewhere)
+    left = minimal_misses(problem, relaxed, order, known)
+    found: list[Conflict] = []
+    while not found or (all(miss.broken for miss in left) and len(found) < MAX_CONFLICTS):
+        chosen = smallest_hitting_set([miss.broken for miss in left], order)
+        found.append(Conflict(requirements=chosen, witnesses=tuple(_witness(left, chosen, one) for one in chosen)))
+        left = [replace(miss, broken=miss.broken - set(chosen)) for miss in left]
+    return tuple(found)
 
 
-def _with_other_count(misses: list[Miss], elsewhere: Problem) -> list[Miss]:
-    count, layout = Requirement(rule=COUNT), good_layout(elsewhere)
+def _on_other_count(elsewhere: Problem) -> list[Miss]:
+    """A layout that breaks nothing but the asked number of devices, if there is one."""
+    layout = good_layout(elsewhere)
     if layout is None:
-        return misses
-    known = Miss(broken=frozenset({count}), layout=columns_of(layout), num_devices=elsewhere.num_devices)
-    return [known, *(miss for miss in misses if count not in miss.broken)]
+        return []
+    broken = frozenset({Requirement(rule=COUNT)})
+    return [Miss(broken=broken, layout=columns_of(layout), num_devices=elsewhere.num_devices)]
 
 
 def _witness(misses: list[Miss], chosen: tuple[Requirement, ...], one: Requirement) -> Miss:
@@ -74,42 +87,72 @@ def _witness(misses: list[Miss], chosen: tuple[Requirement, ...], one: Requireme
     return min(private, key=lambda miss: len(miss.broken))
 
 
-def minimal_misses(problem: Problem, columns: LayoutColumns, order: tuple[Requirement, ...]) -> list[Miss]:
-    """The minimal sets of requirements that the layouts of a space break, each with its first layout."""
-    breaks = np.array([~holds(problem, requirement, columns) for requirement in order]).T
+def minimal_misses(
+    problem: Problem, columns: LayoutColumns, order: tuple[Requirement, ...], known: Iterable[Miss] = ()
+) -> list[Miss]:
+    """The minimal sets of requirements that the layouts of a space break, each with its first layout.
+
+    Layouts that break the fewest rules come first. Those that break all of a set which is found already are not
+    judged by memory: whatever they do not fit, their set is not minimal. ``known`` are sets found elsewhere.
+    """
     found: list[Miss] = []
-    for division in divisions(problem):
-        possible = np.flatnonzero(division.possible(columns))
-        if not len(possible):
-            continue
-        for memories, where in division.misfits(columns.take(possible)):
-            for by_rules, rows in _groups(breaks, possible[where], order):
-                miss = Miss(
-                    broken=by_rules | division.broken | memories, layout=columns.take(rows[:1]),
-                    num_devices=problem.num_devices,
-                )  # fmt: skip
-                found = _keep_minimal(found, miss)
+    for miss in known:
+        found = _keep_minimal(found, miss)
+    ways = divisions(problem)
+    for groups in _waves(problem, columns, order):
+        for division in ways:
+            found = _of_wave(problem, columns, division, groups, found)
     return found
 
 
-def _groups(breaks: np.ndarray, rows: Integers, order: tuple[Requirement, ...]) -> Iterator[tuple[Broken, Integers]]:
-    """Layouts that break the same requirements, those that break the fewest first."""
+Group = tuple[Broken, Integers]
+"""Layouts that break the same requirements by their columns alone, as rows in rising order."""
+
+
+def _of_wave(
+    problem: Problem, columns: LayoutColumns, division: Division, groups: list[Group], found: list[Miss]
+) -> list[Miss]:
+    """``found`` with what the layouts of some groups break under one division."""
+    open_groups = [group for group in groups if not _is_known(found, group[0] | division.broken)]
+    if not open_groups:
+        return found
+    rows = np.concatenate([rows for _, rows in open_groups])
+    group_of = np.repeat(np.arange(len(open_groups)), [len(rows) for _, rows in open_groups])
+    possible = division.possible(columns.take(rows))
+    rows, group_of = rows[possible], group_of[possible]
     if not len(rows):
-        return
+        return found
+    for memories, where in division.misfits(columns.take(rows)):
+        numbers, firsts = np.unique(group_of[where], return_index=True)
+        for number, row in zip(numbers.tolist(), rows[where][firsts].tolist(), strict=True):
+            broken = open_groups[number][0] | division.broken | memories
+            layout = columns.take(np.array([row]))
+            found = _keep_minimal(found, Miss(broken=broken, layout=layout, num_devices=problem.num_devices))
+    return found
+
+
+def _waves(problem: Problem, columns: LayoutColumns, order: tuple[Requirement, ...]) -> Iterator[list[Group]]:
+    """The groups of all layouts: those that break nothing, those that break one requirement, and so on."""
+    breaks = np.array([~holds(problem, requirement, columns) for requirement in order]).T
     # One bit for each requirement; whole rows as keys take a hundred times as long to sort.
     words = [
-        breaks[rows, at : at + WORD] @ (1 << np.arange(len(order[at : at + WORD]))) for at in range(0, len(order), WORD)
+        breaks[:, at : at + WORD] @ (1 << np.arange(len(order[at : at + WORD]))) for at in range(0, len(order), WORD)
     ]
     by_key = np.lexsort(words)
     keys = np.stack(words, axis=1)[by_key]
     starts = np.flatnonzero(np.append(True, (keys[1:] != keys[:-1]).any(axis=1)))
-    groups = [rows[np.sort(group)] for group in np.split(by_key, starts[1:])]
-    for group in sorted(groups, key=lambda group: (int(breaks[group[0]].sum()), int(group[0]))):
-        yield frozenset(order[i] for i in np.flatnonzero(breaks[group[0]])), group
+    groups = [np.sort(rows) for rows in np.split(by_key, starts[1:])]
+    groups.sort(key=lambda rows: (int(breaks[rows[0]].sum()), int(rows[0])))
+    for _, wave in itertools.groupby(groups, key=lambda rows: int(breaks[rows[0]].sum())):
+        yield [(frozenset(order[i] for i in np.flatnonzero(breaks[rows[0]])), rows) for rows in wave]
+
+
+def _is_known(found: list[Miss], broken: Broken) -> bool:
+    return any(miss.broken <= broken for miss in found)
 
 
 def _keep_minimal(found: list[Miss], new: Miss) -> list[Miss]:
-    if any(miss.broken <= new.broken for miss in found):
+    if _is_known(found, new.broken):
         return found
     return [*(miss for miss in found if not new.broken <= miss.broken), new]
 

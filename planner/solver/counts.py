@@ -8,7 +8,7 @@ import msgspec
 from planner.pins import pinned_devices
 from planner.problem import Problem
 from planner.question import MAX_DEVICES
-from planner.solver.feasibility import feasible, has_valid_layout, num_candidates
+from planner.solver.feasibility import candidates, feasible, has_valid_layout, some_fits
 from planner.solver.state_floor import excluded_by_bound, most_usable_bytes, state_floor_bytes
 
 MAX_NEIGHBOUR = 64
@@ -38,25 +38,29 @@ def nearest_counts(problem: Problem) -> Counts:
         below, _ = _first(problem, range(asked - 1, max(0, asked - MAX_NEIGHBOUR), -1))
     # Counts up to here have too little memory for the states alone.
     bound = excluded_by_bound(state_floor_bytes(problem), most_usable_bytes(problem), MAX_DEVICES)
-    start = max(asked, bound)
-    above, tried_to = _first(problem, range(start + 1, min(MAX_DEVICES, start + MAX_COUNTS) + 1))
+    start, unit = max(asked, bound), pinned_devices(problem.pins)
+    above, tried_to = _first(problem, range(start + 1, min(MAX_DEVICES, start + MAX_COUNTS * unit) + 1))
     tried_to = max(tried_to, min(start, MAX_DEVICES))
     if above is None:
-        doubled = (asked * 2**power for power in range(1, MAX_DEVICES.bit_length()))
+        doubled = (-(-asked // unit) * unit * 2**power for power in range(MAX_DEVICES.bit_length()))
         further = (count for count in doubled if tried_to < count <= MAX_DEVICES)
-        above = next((count for count in further if _works_on(problem, count)), None)
+        above = next((count for count in further if feasible(on(problem, count))), None)
     return Counts(below, above, tried_to)
 
 
 def _first(problem: Problem, counts: Iterable[int]) -> tuple[int | None, int]:
     """The first of some counts that has a layout, and the last one tried."""
-    rows, tried = 0, problem.num_devices
+    rows, tried, unit = 0, problem.num_devices, pinned_devices(problem.pins)
     for count in counts:
         if rows > MAX_ROWS:
             break
         tried = count
-        rows += num_candidates(on(problem, count))
-        if _works_on(problem, count):
+        if count % unit:
+            continue
+        there = on(problem, count)
+        columns = candidates(there)
+        rows += len(columns)
+        if some_fits(there, columns):
             return count, tried
     return None, tried
 
@@ -64,7 +68,3 @@ def _first(problem: Problem, counts: Iterable[int]) -> tuple[int | None, int]:
 def on(problem: Problem, num_devices: int) -> Problem:
     """The problem on another number of devices."""
     return msgspec.structs.replace(problem, num_devices=num_devices)
-
-
-def _works_on(problem: Problem, num_devices: int) -> bool:
-    return num_devices % pinned_devices(problem.pins) == 0 and feasible(on(problem, num_devices))

@@ -11,14 +11,14 @@ from collections.abc import Mapping
 import numpy as np
 
 from planner.answer import Answer, LeastDevices, NearestMiss
-from planner.candidates import enumerate_layouts
 from planner.cost_model.memory import stage_memory, usable_bytes
 from planner.diagnostics import Diagnostic
 from planner.layout import LayoutColumns
 from planner.pins import EVEN, pinned_devices, pinned_layers
 from planner.problem import Problem
-from planner.rules import capacity, judge
+from planner.rules import capacity
 from planner.solver.counts import on
+from planner.solver.feasibility import candidates, valid
 from planner.solver.fit import fit
 from planner.solver.limits import fits_host, fits_nvme
 from planner.solver.recompute import least_peak_bytes
@@ -76,9 +76,7 @@ def _outcome(problem: Problem) -> str:
 
 def _valid_layouts(problem: Problem) -> LayoutColumns:
     """Layouts that keep the rules and whose stages can have the pinned layers."""
-    columns = enumerate_layouts(problem)
-    valid, _ = judge(problem, columns)
-    columns = columns.take(valid)
+    columns = valid(problem, candidates(problem))
     pinned = problem.pins.get("layers_per_stage") or (None if problem.stack.uneven_stages else EVEN)
     if pinned is None or not len(columns):
         return columns

@@ -8,13 +8,26 @@ from planner.layout import FULL_RECOMPUTE, Layout, LayoutColumns
 from planner.pins import EVEN
 from planner.problem import Problem
 from planner.rules import judge
-from planner.solver.conflict import Conflict, Miss, smallest_conflict
+from planner.solver import limits
+from planner.solver.conflict import Conflict, Miss, conflicts_of
 from planner.solver.counts import nearest_counts
 from planner.solver.divisions import divisions, judged_by_memory
+from planner.solver.fit import fit
 from planner.solver.nearest import VALID, nearest_device_miss, nearest_node_miss, why_nothing_fits
 from planner.solver.relaxed import relaxed_layouts
-from planner.solver.requirements import COUNT, FORBID, LAYERS, MEMORIES, PIN, Requirement, holds, rule_of
+from planner.solver.requirements import (
+    COUNT,
+    FORBID,
+    LAYERS,
+    MEMORIES,
+    PIN,
+    Requirement,
+    holds,
+    requirements,
+    rule_of,
+)
 from planner.solver.ways_out import ways_out
+from planner.stages import Booleans
 
 __all__ = ["CONFLICT", "why_infeasible", "why_nothing_fits"]
 
@@ -23,39 +36,57 @@ CONFLICT = "INF001"
 
 
 def why_infeasible(problem: Problem) -> list[Diagnostic]:
-    """A smallest conflict, one diagnostic for each of its requirements, and then the ways out."""
+    """Each conflict with one diagnostic for each of its requirements, and then the ways out."""
     counts = nearest_counts(problem)
     known = counts.above or counts.below
     elsewhere = msgspec.structs.replace(problem, num_devices=known) if known is not None else None
-    conflict = smallest_conflict(problem, elsewhere)
+    relaxed = relaxed_layouts(problem)
+    conflicts = conflicts_of(problem, relaxed, elsewhere)
+    reasons = [reason for conflict in conflicts for reason in _told(problem, relaxed, conflict, conflicts[0])]
+    named = [requirement for conflict in conflicts for requirement in conflict.requirements]
+    return [*reasons, *ways_out(problem, named, counts)]
+
+
+def _told(problem: Problem, relaxed: LayoutColumns, conflict: Conflict, first: Conflict) -> list[Diagnostic]:
     # The hints of the rules know one layout. Those of the ways out have been tried.
     errors = [
-        msgspec.structs.replace(_diagnose(problem, conflict, requirement, witness), hint="")
+        msgspec.structs.replace(_diagnose(problem, relaxed, conflict, requirement, witness), hint="")
         for requirement, witness in zip(conflict.requirements, conflict.witnesses, strict=True)
     ]
-    return [_summary(problem, conflict), *errors, *ways_out(problem, conflict.requirements, counts)]
+    return [_summary(problem, conflict, besides=conflict is not first), *errors]
 
 
-def _summary(problem: Problem, conflict: Conflict) -> Diagnostic:
+def _summary(problem: Problem, conflict: Conflict, *, besides: bool) -> Diagnostic:
     names = [_title(problem, requirement) for requirement in conflict.requirements]
-    size = len(names)
-    alone, any_but_one = "this requirement alone leaves no layout", "any one less would leave one"
-    message = alone if size == 1 else f"these {size} requirements together leave no layout, and {any_but_one}"
+    if len(names) == 1:
+        message = "this requirement alone leaves no layout"
+    else:
+        message = f"these {len(names)} requirements together leave no layout, and any one less would leave one"
     without = [
-        f"{name}: {_mesh_of(witness)} keeps the others" if size > 1 else f"{name}: {_mesh_of(witness)} breaks it only"
-        for name, witness in zip(names, conflict.witnesses, strict=True)
+        f"without {_title(problem, requirement)}: {_keeps(problem, conflict, requirement, witness)}"
+        for requirement, witness in zip(conflict.requirements, conflict.witnesses, strict=True)
     ]
     return Diagnostic(
         rule=CONFLICT,
-        message=f"{message}: {', '.join(names)}",
+        message=f"{'apart from that, ' * besides}{message}: {', '.join(names)}",
         values={
             "requirements": [
                 {"rule": requirement.rule, "field": requirement.field, "value": requirement.value}
                 for requirement in conflict.requirements
             ]
         },
-        detail="\n".join(f"without {line}" for line in without),
+        detail="\n".join(without),
     )
+
+
+def _keeps(problem: Problem, conflict: Conflict, requirement: Requirement, witness: Miss) -> str:
+    """What a layout keeps that does not keep one of the conflict's requirements, and what else it does not keep."""
+    alone, mesh = len(conflict.requirements) == 1, _mesh_of(witness)
+    others = [one for one in requirements(problem) if one in witness.broken - {requirement}]
+    also = ", ".join(_title(problem, one) for one in others)
+    if alone:
+        return f"{mesh} breaks {also}" if also else f"{mesh} breaks nothing else"
+    return f"{mesh} keeps the others" + (f", and breaks {also}" if also else "")
 
 
 def _title(problem: Problem, requirement: Requirement) -> str:
@@ -69,13 +100,15 @@ def _mesh_of(miss: Miss) -> str:
     return f"TP {tensor} x PP {pipeline} x DP {data} on {_gpus(tensor * pipeline * data)}"
 
 
-def _diagnose(problem: Problem, conflict: Conflict, requirement: Requirement, witness: Miss) -> Diagnostic:
+def _diagnose(
+    problem: Problem, relaxed: LayoutColumns, conflict: Conflict, requirement: Requirement, witness: Miss
+) -> Diagnostic:
     if requirement.rule in (PIN, FORBID):
         return _typed(problem, requirement)
     if requirement.rule == COUNT:
         return _count(problem, witness)
     if requirement in MEMORIES:
-        contenders = _contenders(problem, conflict, requirement)
+        contenders = _contenders(problem, relaxed, conflict, requirement)
         if requirement == MEMORIES[0]:
             return nearest_device_miss(problem, *contenders)
         return nearest_node_miss(problem, *contenders, rule_of(requirement))
@@ -122,19 +155,34 @@ def _whole(problem: Problem, columns: LayoutColumns) -> Layout:
     return columns.layout(0, layers, recompute, problem.precision)
 
 
-def _contenders(problem: Problem, conflict: Conflict, memory: Requirement) -> tuple[LayoutColumns, str]:
+def _contenders(
+    problem: Problem, relaxed: LayoutColumns, conflict: Conflict, memory: Requirement
+) -> tuple[LayoutColumns, str]:
     """Layouts that only this memory keeps from the conflict's other requirements, and what to call them.
 
     The valid ones among them, if there are any.
     """
-    relaxed = relaxed_layouts(problem)
     kept = judged_by_memory(problem, relaxed)
     for other in conflict.requirements:
         if other.field == LAYERS:
             kept &= np.logical_or.reduce([d.possible(relaxed) for d in divisions(problem) if other not in d.broken])
         elif other != memory:
             kept &= holds(problem, other, relaxed)
+    kept &= _fits_others(problem, relaxed, kept, conflict, memory)
     valid = kept & judge(problem, relaxed)[0]
     if valid.any():
         return relaxed.take(valid), VALID
     return relaxed.take(kept), "layout that keeps the other requirements"
+
+
+def _fits_others(
+    problem: Problem, relaxed: LayoutColumns, kept: Booleans, conflict: Conflict, memory: Requirement
+) -> Booleans:
+    """Which of the kept layouts fit the conflict's other memories; all of them if none does with the pinned layers."""
+    others = [fits for one, fits in zip(MEMORIES, limits.MEMORIES, strict=True) if one in conflict.requirements]
+    others.remove(limits.MEMORIES[MEMORIES.index(memory)])
+    if not others or not kept.any():
+        return kept
+    fitting = kept.copy()
+    fitting[kept] = fit(problem, relaxed.take(kept), others)
+    return fitting if fitting.any() else kept

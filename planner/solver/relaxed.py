@@ -19,6 +19,7 @@ from planner.candidates import enumerate_layouts
 from planner.layout import OFFLOAD_TIERS, SCHEDULES, TENSOR_MODES, LayoutColumns
 from planner.pins import EVEN, RECOMPUTE, column_value
 from planner.problem import Problem
+from planner.rules.tensor import SHAPE_RULES
 
 MAX_SUBSETS = 16
 """Subsets of pins that are put in; the full set and the smallest ones come first."""
@@ -26,6 +27,8 @@ MAX_SUBSETS = 16
 
 LARGEST_KEY = 2**62
 """Combinations of values that an integer can number."""
+FEW = 8
+"""Whole numbers below this are their own code; others are sorted, which takes time."""
 
 
 def relaxed_layouts(problem: Problem) -> LayoutColumns:
@@ -45,12 +48,20 @@ def _first_of_each(columns: list[NDArray[Any]]) -> NDArray[np.int64]:
     """The first row of each combination of values."""
     key, size = np.zeros(len(columns[0]), dtype=np.int64), 1
     for column in columns:
-        values, code = np.unique(column, return_inverse=True)
-        size *= len(values)
+        code, num_codes = _coded(column)
+        size *= num_codes
         if size > LARGEST_KEY:
             raise ValueError(f"{size} combinations are too many to tell apart")
-        key = key * len(values) + code.ravel()
+        key = key * num_codes + code
     return np.sort(np.unique(key, return_index=True)[1])
+
+
+def _coded(column: NDArray[Any]) -> tuple[NDArray[np.int64], int]:
+    """Numbers from 0 that are equal where the values of a column are, and how many there may be."""
+    if column.dtype == np.int64 and column.min() >= 0 and column.max() < FEW:
+        return column, int(column.max()) + 1
+    values, code = np.unique(column, return_inverse=True)
+    return code.ravel(), len(values)
 
 
 def _any_recompute(problem: Problem) -> list[LayoutColumns]:
@@ -87,17 +98,24 @@ def _with_pins(problem: Problem, columns: LayoutColumns, pinned: tuple[str, ...]
         columns = _put(columns, {"data_parallel": np.maximum(1, problem.num_devices // group)})
     columns = _put(columns, _batch_split(problem, columns, values))
     repeats = columns.mode_is("1d", "2d", "2.5d", "3d") & (columns.tensor_parallel == 1)
+    if not {"tensor_mode", "tensor_parallel"} <= values.keys():
+        repeats |= ~_is_grid(problem, columns)
     return columns.take(~repeats)
+
+
+def _is_grid(problem: Problem, columns: LayoutColumns) -> NDArray[np.bool_]:
+    """Where the ranks of 2D, 2.5D and 3D make a grid. What others would need is a guess that nobody asked for."""
+    return np.logical_and.reduce([rule.holds(problem, columns) for rule in SHAPE_RULES if rule.holds is not None])
 
 
 def _spelled(problem: Problem, columns: LayoutColumns, values: dict[str, Any]) -> LayoutColumns:
     """Mode, schedule and chunks as the degrees want them, where they are not put in themselves."""
-    modes = [TENSOR_MODES.index(mode) for mode in problem.stack.tensor_modes if mode != "none"]
-    if "tensor_mode" not in values and modes:
+    modes = [TENSOR_MODES.index(mode) for mode in (*problem.stack.tensor_modes, "1d") if mode != "none"]
+    if "tensor_mode" not in values:
         mode = np.where(columns.tensor_mode == 0, modes[0], columns.tensor_mode)
         columns = _put(columns, {"tensor_mode": np.where(columns.tensor_parallel == 1, 0, mode)})
-    schedules = [SCHEDULES.index(schedule) for schedule in problem.stack.schedules if schedule != "none"]
-    if "schedule" not in values and schedules:
+    schedules = [SCHEDULES.index(schedule) for schedule in (*problem.stack.schedules, "1f1b") if schedule != "none"]
+    if "schedule" not in values:
         schedule = np.where(columns.schedule == 0, schedules[0], columns.schedule)
         columns = _put(columns, {"schedule": np.where(columns.pipeline_parallel == 1, 0, schedule)})
     if "num_model_chunks" not in values:

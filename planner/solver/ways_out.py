@@ -4,16 +4,19 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from planner import pins
 from planner.cost_model import predict
 from planner.diagnostics import Diagnostic
-from planner.layout import FREE_RECOMPUTE, OFFLOAD_TIERS, Layout, columns_of
+from planner.layout import FREE_RECOMPUTE, OFFLOAD_TIERS, Layout, LayoutColumns, columns_of
 from planner.problem import Problem, Reserve
 from planner.question import MAX_GLOBAL_BATCH
 from planner.rules.rule import divisors
-from planner.solver.counts import Counts, on
-from planner.solver.feasibility import feasible, good_layout
+from planner.solver.counts import Counts, nearest_counts, on
+from planner.solver.feasibility import best_known, candidates, feasible, fitting_limits, good_layout, valid
+from planner.solver.fit import fit
+from planner.solver.limits import StageLimits
 from planner.solver.requirements import Requirement
 from planner.spec import HardwareSpec
 from planner.spec_files import builtin_names, load_spec
@@ -26,22 +29,39 @@ BATCH_RULES = ("BAT001", "PP004", "PP005", "TP023", "ZER003")
 NONE, MORE, UNPIN, OFFLOAD = "WAY000", "WAY001", "WAY002", "WAY003"
 CARD, BATCH, RESERVE = "WAY004", "WAY005", "WAY006"
 NO_WAY = "no single change of GPU count, pins, offload, card, global batch or reserve was found that leaves a layout"
+LEAVE_OUT_ALL = "leave out every `--pin`, `--mode` and `--forbid`"
 
 
 def ways_out(problem: Problem, conflict: Iterable[Requirement], counts: Counts) -> list[Diagnostic]:
     """A note for each single change that leaves a layout, with what the layout then takes.
+
+    Where there is none, each that does so together with leaving out all pins and forbidden values.
 
     Args:
         problem: a problem without a layout.
         conflict: requirements that are in each other's way.
         counts: what :func:`planner.solver.counts.nearest_counts` found.
     """
-    in_the_way = {requirement.rule for requirement in conflict}
     ways = [*_counts(problem, counts), *_dropped(problem), *_offload(problem), *_cards(problem)]
-    if in_the_way & set(BATCH_RULES):
+    if {requirement.rule for requirement in conflict} & set(BATCH_RULES):
         ways += _batches(problem)
     ways += _reserve(problem)
-    return ways or [Diagnostic(rule=NONE, severity="note", message=NO_WAY)]
+    return ways or _without_pins(problem) or [Diagnostic(rule=NONE, severity="note", message=NO_WAY)]
+
+
+def _without_pins(problem: Problem) -> list[Diagnostic]:
+    """What helps a problem that has no layout without its pins and forbidden values either."""
+    free = changed(problem, pins={}, forbids={})
+    if free == problem:
+        return []
+    ways = [*_counts(free, nearest_counts(free)), *_offload(free), *_cards(free), *_reserve(free)]
+    return [
+        msgspec.structs.replace(
+            way, message=f"without any pin or forbidden value, {way.message}", hint=f"{LEAVE_OUT_ALL}, and {way.hint}",
+            values=way.values | {"field": "all"},
+        )
+        for way in ways
+    ]  # fmt: skip
 
 
 def changed(problem: Problem, **fields: Any) -> Problem:
@@ -49,9 +69,11 @@ def changed(problem: Problem, **fields: Any) -> Problem:
     return msgspec.structs.replace(problem, **fields)
 
 
-def _way(rule: str, change: str, problem: Problem, hint: str, values: dict[str, Any]) -> Diagnostic:
-    """A note on a changed problem that is known to have a layout."""
-    layout = good_layout(problem)
+def _way(
+    rule: str, change: str, problem: Problem, hint: str, values: dict[str, Any], layout: Layout | None = None
+) -> Diagnostic:
+    """A note on a changed problem that is known to have a layout; ``layout`` is its good one if that is known."""
+    layout = layout or good_layout(problem)
     if layout is None:
         raise RuntimeError("a way out leads nowhere")
     predicted = predict(problem, layout)
@@ -86,44 +108,41 @@ def _dropped(problem: Problem) -> Iterator[Diagnostic]:
     yield from found
     without = changed(problem, pins={}, forbids={})
     if not found and len(problem.pins) + len(problem.forbids) > 1 and feasible(without):
-        hint = "leave out every `--pin`, `--mode` and `--forbid`"
-        yield _way(UNPIN, "without any pin or forbidden value there is a layout", without, hint, {"field": "all"})
+        words = "without any pin or forbidden value there is a layout"
+        yield _way(UNPIN, words, without, LEAVE_OUT_ALL, {"field": "all"})
 
 
 def _dropped_pins(problem: Problem) -> Iterator[Diagnostic]:
     for field, pinned in problem.pins.items():
         without = changed(problem, pins={name: value for name, value in problem.pins.items() if name != field})
-        layout = good_layout(without)
-        if layout is None:
+        limits = fitting_limits(without)
+        if limits is None:
             continue
+        layout = best_known(without, limits)
         if field == pins.RECOMPUTE and columns_of(layout).recompute[0] == FREE_RECOMPUTE:
             words = f"with {_listed(layout.recompute_layers_per_stage)} recomputed layers per stage there is a layout"
             hint = f"leave out `--pin {field}={pinned}`"
-            yield _way(UNPIN, words, without, hint, {"field": field, "pinned": pinned})
+            yield _way(UNPIN, words, without, hint, {"field": field, "pinned": pinned}, layout)
             continue
-        for value in _other_values(without, field, pinned, layout):
+        for value in _other_values(field, pinned, layout, limits):
             there = changed(problem, pins=problem.pins | {field: value})
             words = f"with {field} {value} instead of {pinned} there is a layout"
             hint = f"use `--pin {field}={value}` instead of `{field}={pinned}`"
-            yield _way(UNPIN, words, there, hint, {"field": field, "pinned": pinned, "value": value})
+            values = {"field": field, "pinned": pinned, "value": value}
+            yield _way(UNPIN, words, there, hint, values, layout if value == _value_of(layout, field) else None)
 
 
 def _listed(layers: tuple[int, ...]) -> str:
     return ",".join(map(str, layers))
 
 
-def _other_values(without: Problem, field: str, pinned: str, layout: Layout) -> list[str]:
-    """What to pin instead: the neighbours of a pinned micro batch, or what a good layout has."""
+def _other_values(field: str, pinned: str, layout: Layout, limits: StageLimits) -> list[str]:
+    """What to pin instead: the neighbours of a pinned micro batch that fit, or what a good layout has."""
     if field != "micro_batch":
         return [_value_of(layout, field)]
-    local = without.global_batch // layout.data_parallel
-    sizes = sorted({*divisors(without.global_batch), *divisors(local)})
-    smaller, larger = [n for n in reversed(sizes) if n < int(pinned)], [n for n in sizes if n > int(pinned)]
-    works = [
-        next((n for n in tried if feasible(changed(without, pins=without.pins | {field: str(n)}))), None)
-        for tried in (smaller, larger)
-    ]
-    return [str(size) for size in works if size is not None]
+    sizes = np.unique(limits.stages.layouts.micro_batch).tolist()
+    smaller, larger = [n for n in sizes if n < int(pinned)], [n for n in sizes if n > int(pinned)]
+    return [str(size) for size in (*smaller[-1:], *larger[:1])]
 
 
 def _value_of(layout: Layout, field: str) -> str:
@@ -165,7 +184,7 @@ def _offload(problem: Problem) -> Iterator[Diagnostic]:
                 f"with {offload.optimizer:.0%} of the optimizer{weights} on {_PLACES[offload.tier]} there is a layout"
             )
             values = {"allow_offload": tier, "optimizer": offload.optimizer, "parameters": offload.parameters}
-            yield _way(OFFLOAD, words, further, f"add `--allow-offload {tier}`", values)
+            yield _way(OFFLOAD, words, further, f"add `--allow-offload {tier}`", values, layout)
             return
 
 
@@ -212,18 +231,28 @@ def _batches_near(problem: Problem) -> list[int]:
 
 
 def _reserve(problem: Problem) -> Iterator[Diagnostic]:
-    """The largest smaller reserve, in whole MiB, that leaves a layout."""
-    most = problem.hardware.memory_bytes // MIB
-    if not _works_with_reserve(problem, 0):
+    """The largest smaller reserve, in whole MiB, that leaves a layout.
+
+    A layout that fits with a reserve fits with each smaller one, so fewer of them are looked at in every step.
+    """
+    most = int(problem.hardware.memory_bytes // MIB)
+    fitting = _fitting_with_reserve(problem, 0, valid(problem, candidates(problem)))
+    if not len(fitting):
         return
-    works, fails = 0, int(most)
+    works, fails = 0, most
     while fails - works > 1:
         middle = (works + fails) // 2
-        works, fails = (middle, fails) if _works_with_reserve(problem, middle) else (works, middle)
-    there = changed(problem, reserve=Reserve(num_bytes=Bytes(works * MIB)))
+        left = _fitting_with_reserve(problem, middle, fitting)
+        works, fails, fitting = (middle, fails, left) if len(left) else (works, middle, fitting)
     words = f"a reserve of {works} MiB, which leaves less for driver, communication and allocator, would do"
+    there = _with_reserve(problem, works)
     yield _way(RESERVE, words, there, f"use `--reserve {works}MiB`", {"reserve_bytes": works * MIB})
 
 
-def _works_with_reserve(problem: Problem, mebibytes: int) -> bool:
-    return feasible(changed(problem, reserve=Reserve(num_bytes=Bytes(mebibytes * MIB))))
+def _fitting_with_reserve(problem: Problem, mebibytes: int, columns: LayoutColumns) -> LayoutColumns:
+    """Those of some valid layouts that fit if so much of the device is left free."""
+    return columns.take(fit(_with_reserve(problem, mebibytes), columns)) if len(columns) else columns
+
+
+def _with_reserve(problem: Problem, mebibytes: int) -> Problem:
+    return changed(problem, reserve=Reserve(num_bytes=Bytes(mebibytes * MIB)))

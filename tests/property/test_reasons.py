@@ -18,6 +18,7 @@ from planner.pins import matches, may_match
 from planner.problem import Problem, Reserve
 from planner.rules import RULES
 from planner.solver import Answer, solve
+from planner.solver.conflict import MAX_CONFLICTS
 from planner.solver.feasibility import feasible
 from planner.solver.relaxed import relaxed_layouts
 from planner.spec import HardwareSpec
@@ -133,8 +134,13 @@ def layers_broken(problem: Problem, layers: tuple[int, ...], *, interleaved: boo
     return frozenset(broken)
 
 
-def named(answer: Answer) -> frozenset[Key]:
-    return frozenset((one["rule"], one["field"], one["value"]) for one in answer.reasons[0].values["requirements"])
+def named(answer: Answer) -> list[frozenset[Key]]:
+    """The requirements of each conflict."""
+    return [
+        frozenset((one["rule"], one["field"], one["value"]) for one in reason.values["requirements"])
+        for reason in answer.reasons
+        if reason.rule == "INF001"
+    ]
 
 
 def hits(chosen: frozenset[Key] | set[Key], broken: set[frozenset[Key]]) -> bool:
@@ -160,6 +166,8 @@ def test_the_relaxed_space_has_every_candidate(problem: Problem) -> None:
 def applied(problem: Problem, way: Diagnostic) -> Problem:
     """The problem that a way out describes."""
     values, change = way.values, msgspec.structs.replace
+    if values.get("field") == "all":
+        problem = change(problem, pins={}, forbids={})
     if way.rule in ("WAY001", "WAY003", "WAY005"):
         names = ("num_devices", "allow_offload", "global_batch")
         return change(problem, **{name: values[name] for name in names if name in values})
@@ -169,20 +177,31 @@ def applied(problem: Problem, way: Diagnostic) -> Problem:
     if way.rule == "WAY006":
         return change(problem, reserve=Reserve(num_bytes=Bytes(values["reserve_bytes"])))
     if values["field"] == "all":
-        return change(problem, pins={}, forbids={})
+        return problem
     if "forbidden" in values:
         return change(problem, forbids={})
     return change(problem, pins=problem.pins | {values["field"]: values["value"]})
 
 
 def check_conflict(problem: Problem, answer: Answer) -> None:
-    """No layout keeps the named set, one without any of them does, and no smaller set is a conflict."""
-    chosen, broken = named(answer), minimal(patterns(problem))
-    assert hits(chosen, broken)
-    if any(reason.rule == "WAY001" for reason in answer.reasons):
+    """No layout keeps a named set, one without any of them does, and no smaller set is a conflict.
+
+    Without the sets together a layout is left.
+    """
+    broken = minimal(patterns(problem))
+    assert hits(named(answer)[0], broken)
+    if any(reason.rule == "WAY001" and "field" not in reason.values for reason in answer.reasons):
         # On another number of devices, as tried below, a layout breaks nothing but the asked number.
         broken = minimal({*broken, frozenset({("DEV001", "", "")})})
-        assert hits(chosen, broken)
+    for chosen in named(answer):
+        check_smallest(chosen, broken)
+        broken = minimal({one - chosen for one in broken})
+    assert frozenset() in broken or len(named(answer)) == MAX_CONFLICTS
+
+
+def check_smallest(chosen: frozenset[Key], broken: set[frozenset[Key]]) -> None:
+    """A set of requirements is one of the smallest that meets all of ``broken``."""
+    assert hits(chosen, broken)
     assert not any(hits(chosen - {one}, broken) for one in chosen)
     every: list[Key] = sorted(set().union(*broken))
     assert not any(hits(set(fewer), broken) for fewer in combinations(every, len(chosen) - 1))

@@ -1,6 +1,7 @@
 """The command line, in this process: what it prints where, and how it exits."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -120,6 +121,39 @@ def test_bad_options_get_one_message_and_exit_code_2(options: tuple[object, ...]
 @pytest.mark.parametrize("arguments", [("slve",), ("solve",), ("solve", "--model", "gpt3", "--gpus", "many"), ()])
 def test_bad_usage_exits_with_2(arguments: tuple[str, ...], gptplan: Run) -> None:
     assert gptplan(*arguments).code == 2
+
+
+@pytest.mark.parametrize("form", [(), ("--json",)], ids=["text", "json"])
+def test_an_answer_that_cannot_be_written_is_printed(form: tuple[str, ...], gptplan: Run) -> None:
+    Path("file").touch()
+    outcome = gptplan("solve", "--model", "gpt2-small", "--gpus", 8, "-o", "file/x.plan", *form)
+    assert outcome.code == 2
+    assert outcome.err.startswith("error[USAGE]: cannot write the plan")
+    if form:
+        assert outcome.document()["plan_file"] is None
+        assert outcome.document()["plan"]["digest"].startswith("sha256:")
+    else:
+        assert "optimal, proven fastest" in outcome.out
+        assert "plan: " not in outcome.out
+
+
+def test_a_search_that_was_cut_short_says_how_far_it_may_be(gptplan: Run) -> None:
+    """The bound is rounded up: 0.0% would be a proof."""
+    outcome = gptplan("solve", "--model", "gpt3", "--gpus", 96, "--time-limit", 0.001)
+    assert outcome.code == 0
+    found = re.search(r"feasible, at most ([0-9.]+)% from the fastest", outcome.out)
+    assert found is not None
+    evidence = read_plan(Path("plans/gpt3-96xa100-40g.plan")).evidence
+    assert evidence.gap * 100 <= float(found[1]) <= evidence.gap * 100 + 0.01
+
+
+def test_no_reserve_needs_no_unit(gptplan: Run) -> None:
+    stages = [
+        gptplan("solve", "--model", "gpt2-small", "--gpus", 8, "--reserve", none, "--json").document()
+        for none in ("0", "0 GiB")
+    ]
+    assert stages[0]["plan"]["digest"] == stages[1]["plan"]["digest"]
+    assert stages[0]["plan"]["predicted"]["stages"][0]["reserve_bytes"] == 0
 
 
 def test_a_reserve_is_kept_free(gptplan: Run) -> None:

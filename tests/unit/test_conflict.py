@@ -7,7 +7,8 @@ import pytest
 from planner.problem import Problem
 from planner.question import Question, build_problem
 from planner.solver import Answer, solve
-from planner.solver.conflict import smallest_conflict, smallest_hitting_set
+from planner.solver.conflict import conflicts_of, smallest_hitting_set
+from planner.solver.relaxed import relaxed_layouts
 from planner.solver.requirements import Requirement, requirements
 from tests.helpers import problem
 
@@ -46,7 +47,7 @@ def test_an_empty_set_is_not_hit() -> None:
 
 def test_a_problem_with_a_layout_has_no_conflict() -> None:
     with pytest.raises(ValueError, match="no conflict"):
-        smallest_conflict(problem())
+        conflicts_of(problem(), relaxed_layouts(problem()))
 
 
 def test_what_the_user_typed_comes_first_and_memory_last() -> None:
@@ -109,6 +110,44 @@ def test_contradicting_options_are_the_conflict(options: dict[str, Any], expecte
 def test_a_pinned_list_of_layers_is_said_with_its_sum() -> None:
     reason = ask(gpus=96, pin=("layers_per_stage=48,47",)).reasons[1]
     assert reason.detail == "2 stages with 95 layers in all; gpt3-175b has 96 layers"
+
+
+def test_what_else_a_layout_breaks_is_said() -> None:
+    """Offload alone does not help: the host of the one node is too small for it."""
+    reason = ask(gpus=8).reasons[0]
+    assert "without OFF001: TP 1 x PP 1 x DP 8 on 8 GPUs keeps the others, and breaks MEM002" in reason.detail
+
+
+def test_a_memory_in_the_way_is_told_of_a_layout_that_fits_the_others() -> None:
+    """The valid layouts that fit the device are too much for the host: no example of a device that is too small."""
+    options: dict[str, Any] = {"gpus": 16, "pin": ("zero_stage=3", "micro_batch=3"), "allow_offload": "cpu"}
+    reasons = {reason.rule: reason for reason in ask(**options).reasons}
+    device, host = reasons["MEM001"].values, reasons["MEM002"].values
+    assert device["need_bytes"] > device["room_bytes"]
+    assert host["need_bytes"] > host["capacity_bytes"]
+
+
+def test_a_conflict_behind_another_one_is_told_and_ways_out_of_both_are_found() -> None:
+    """Without a pipeline too this stack does not fit; without memory limits it has no pipeline."""
+    answer = ask(gpus=96, stack="fsdp", pin=("pipeline_parallel=2",))
+    first, second = (reason for reason in answer.reasons if reason.rule == "INF001")
+    assert first.message == "this requirement alone leaves no layout: MEM001"
+    assert first.detail == ("without MEM001: TP 1 x PP 1 x DP 96 on 96 GPUs breaks PIN001 (--pin pipeline_parallel=2)")
+    assert second.message.startswith("apart from that, these 2 requirements together leave no layout")
+    assert [one["rule"] for one in second.values["requirements"]] == ["PIN001", "STK002"]
+    ways = [reason for reason in answer.reasons if reason.rule.startswith("WAY")]
+    assert [way.rule for way in ways] == ["WAY001", "WAY004"]
+    for way in ways:
+        assert way.message.startswith("without any pin or forbidden value, ")
+        assert way.hint.startswith("leave out every `--pin`, `--mode` and `--forbid`, and use `--gpu")
+    assert ask(gpus=ways[0].values["num_devices"], stack="fsdp").plan is not None
+    assert ask(gpus=96, stack="fsdp", gpu=ways[1].values["hardware"]).plan is not None
+
+
+def test_ranks_that_are_no_grid_are_no_reason() -> None:
+    """With TP 4 alone pinned nobody asked for 3D, which has no grid of 4 ranks."""
+    assert conflict_of(ask(gpus=64, pin=("tensor_parallel=4",))) == ["DEV001", "OFF001", "MEM001"]
+    assert "TP012" in conflict_of(ask(gpus=64, mode="3d", pin=("tensor_parallel=4",)))
 
 
 def test_heads_that_no_degree_divides() -> None:

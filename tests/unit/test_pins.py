@@ -6,7 +6,7 @@ import pytest
 
 from planner.diagnostics import ExitCode, PlanError
 from planner.layout import Offload, columns_of
-from planner.pins import FIELDS, layers_match, matches, parse_pin, pinned_layers
+from planner.pins import FIELDS, layers_match, matches, parse_pin, pinned_devices, pinned_layers
 from tests.helpers import layout
 
 
@@ -121,3 +121,16 @@ def test_layers_match(value: str, expected: bool) -> None:
 def test_what_matches_parses(field: str) -> None:
     values: tuple[Any, ...] = (PINNED[field], OTHER.get(field, "7"))
     assert [parse_pin(f"{field}={value}", "--forbid") for value in values] == [(field, value) for value in values]
+
+
+@pytest.mark.parametrize(
+    ("pinned", "expected"),
+    [
+        ({}, 1),
+        ({"tensor_parallel": "4", "data_parallel": "3", "micro_batch": "5"}, 12),
+        ({"tensor_parallel": "4", "layers_per_stage": "1,2,1"}, 12),
+        ({"pipeline_parallel": "2", "layers_per_stage": "even"}, 2),
+    ],
+)
+def test_pinned_degrees_and_stages_divide_the_number_of_devices(pinned: dict[str, str], expected: int) -> None:
+    assert pinned_devices(pinned) == expected

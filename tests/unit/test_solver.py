@@ -1,5 +1,6 @@
 """Answers of the solver to questions with a known answer."""
 
+from dataclasses import fields
 from typing import Any
 
 import pytest
@@ -8,8 +9,10 @@ from planner.candidates import enumerate_layouts
 from planner.cost_model import predict
 from planner.layout import SCHEDULES
 from planner.question import Question, build_problem
-from planner.rules import violations
+from planner.rules import judge, violations
 from planner.solver import Answer, solve
+from planner.spec import StackSpec
+from planner.spec_files import builtin_names
 from planner.units import Bytes
 from tests.helpers import problem, slow_hardware
 
@@ -128,6 +131,40 @@ def test_built_in_stacks_are_solved(name: str, devices: int, stack: str) -> None
     answer = solve(build_problem(question))
     assert answer.plan is not None
     assert answer.objective == pytest.approx(answer.plan.predicted.step_s, rel=1e-6)
+
+
+@pytest.mark.parametrize("stack", builtin_names(StackSpec))
+def test_every_built_in_stack_has_an_answer(stack: str) -> None:
+    """One without pipelines or tensor parallelism too, on counts that leave room for both."""
+    asked = [Question(model=name, gpus=12, global_batch=1536, stack=stack) for name in ("gpt3-1.3b", "gpt3")]
+    answers = [solve(build_problem(question)) for question in asked]
+    assert [answer.status for answer in answers] == ["optimal", "infeasible"]
+    assert answers[1].reasons[0].rule == "INF001"
+
+
+@pytest.mark.parametrize(
+    "pins",
+    [
+        {"pipeline_parallel": "2", "micro_batch": "2"},
+        {"tensor_mode": "2.5d", "tensor_depth": "3"},
+        {"zero_stage": "1", "offload.optimizer": "0.5", "offload.tier": "cpu"},
+        {"schedule": "interleaved", "recompute_layers_per_stage": "all", "data_parallel": "3"},
+        {"layers_per_stage": "1,2,1", "sequence_parallel": "false"},
+        {"layers_per_stage": "1,2,2"},
+        {"layers_per_stage": "even", "num_model_chunks": "2"},
+    ],
+    ids=str,
+)
+def test_candidates_that_keep_the_pins_are_all_that_a_pin_leaves(pins: dict[str, str]) -> None:
+    asked = problem(pins=pins, num_devices=6, global_batch=12, stack={"tensor_modes": ("none", "1d", "2d", "2.5d")})
+    every, kept = enumerate_layouts(asked), enumerate_layouts(asked, keeping_pins=True)
+    keeps = judge(asked, every)[0]
+    if "layers_per_stage" in pins and pins["layers_per_stage"] != "even":
+        keeps &= (every.pipeline_parallel == 3) & (pins["layers_per_stage"] == "1,2,1")
+    left, right = every.take(keeps), kept.take(judge(asked, kept)[0])
+    assert len(kept) < len(every)
+    for field in fields(left):
+        assert getattr(left, field.name).tolist() == getattr(right, field.name).tolist()
 
 
 def test_a_large_batch_on_a_slow_machine_is_solved() -> None:

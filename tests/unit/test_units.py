@@ -13,6 +13,7 @@ from planner.units import (
     FlopsPerSecond,
     Seconds,
     format_bytes,
+    format_gap,
     format_gib,
     format_rate,
     format_seconds,
@@ -99,10 +100,24 @@ def test_gib_never_changes_the_unit() -> None:
 
 @pytest.mark.parametrize(
     ("duration_s", "expected"),
-    [(20.1, "20.1 s"), (3.42e-3, "3.42 ms"), (12e-6, "12.0 us"), (5e-8, "50 ns"), (123.0, "123 s")],
+    [
+        (20.1, "20.1 s"),
+        (3.42e-3, "3.42 ms"),
+        (12e-6, "12.0 us"),
+        (5e-8, "50 ns"),
+        (123.0, "123 s"),
+        (1331.0, "1,331 s"),
+        (0.9997, "1.00 s"),
+        (-0.9994, "-999 ms"),
+    ],
 )
 def test_seconds_have_three_digits(duration_s: float, expected: str) -> None:
     assert format_seconds(duration_s) == expected
+
+
+@pytest.mark.parametrize(("share", "expected"), [(0.0, "0.00%"), (1e-9, "0.01%"), (0.00011, "0.02%"), (0.5, "50.00%")])
+def test_a_gap_is_rounded_up(share: float, expected: str) -> None:
+    assert format_gap(share) == expected
 
 
 @pytest.mark.parametrize(

@@ -95,6 +95,14 @@ def test_no_count_between_the_asked_and_the_named_one_has_a_layout() -> None:
     assert nearest_counts(problem(hardware={"memory_bytes": 2000})).above is None
 
 
+def test_counts_that_pinned_degrees_do_not_divide_are_passed_over() -> None:
+    """With DP 96 the next count is far, and all multiples of 96 before it are tried."""
+    _, above, tried_to = nearest_counts(build_problem(Question(model="gpt3", gpus=96, pin=("data_parallel=96",))))
+    assert above is not None
+    assert (above % 96, tried_to) == (0, above)
+    assert above > 96 + 128
+
+
 def test_recompute_that_a_pin_forbids_is_a_way() -> None:
     options: Options = {"model": "gpt3-1.3b", "gpus": 1, "global_batch": 8}
     pinned = ("recompute_layers_per_stage=none", "micro_batch=8")
