@@ -172,6 +172,12 @@ def test_unknown_options_of_megatron_are_not_refused() -> None:
     assert found("a.sh", f"{SHAPE} --micro-batch-size 1 --num-experts 8 --moe-router-topk 2 --my-own-option 3") == {}
 
 
+def test_sequence_parallelism_is_off_without_tensor_parallelism() -> None:
+    one = judged("a.sh", f"{SHAPE} --micro-batch-size 1 --sequence-parallel")
+    assert [d.rule for d in one.diagnostics] == ["MEG018"]
+    assert one.layout.sequence_parallel is False
+
+
 def test_expert_tensor_parallelism_is_that_of_the_others_unless_given() -> None:
     line = f"{SHAPE} --micro-batch-size 1 --num-experts 8 --expert-model-parallel-size 8 --tensor-model-parallel-size 2"
     assert found("a.sh", line)["MEG006"] == "error"
