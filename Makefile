@@ -15,7 +15,7 @@ REQUIREMENTS := $(wildcard requirements/*.txt)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint bench validate docs clean
+.PHONY: help demo test lint plans bench validate docs clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -35,6 +35,10 @@ lint: $(VENV)/dev.stamp ## Style, spelling, import directions and types
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/mypy
 
+plans: $(VENV)/planner.stamp ## Solve the questions of plans/questions.toml again; writes plans/ and docs/plans.md
+	$(BIN)/python -m plans.make
+	$(BIN)/python -m docs.plans_page
+
 bench: $(VENV)/planner.stamp ## Wall time and peak memory of start-up and of solving; writes docs/solver_scaling.md
 	$(BIN)/python benchmarks/startup_and_solve.py --runs $(BENCH_RUNS)
 	$(BIN)/python -m benchmarks.solver_scaling --runs $(BENCH_RUNS)
@@ -45,6 +49,7 @@ validate: $(VENV)/planner.stamp ## Replay measured runs, print the errors and wr
 
 docs: $(VENV)/planner.stamp ## Write the pages that are generated from code
 	$(BIN)/python -m docs.rules_page
+	$(BIN)/python -m docs.plans_page
 	$(BIN)/python -m docs.speed_page tests/validation/h200_runs.csv
 
 clean: ## Remove the environment, caches and builds; plans and runs stay
@@ -72,4 +77,5 @@ $(VENV)/runtime.stamp: $(VENV)/planner.stamp $(REQUIREMENTS)
 $(VENV)/dev.stamp: $(VENV)/runtime.stamp
 	@echo "setting up $(VENV): tools of development"
 	@$(PIP_INSTALL) --no-warn-conflicts --editable '.[dev]'
+	@$(BIN)/python -m planner.nvme_build || echo "      its tests are skipped" >&2
 	@touch $@

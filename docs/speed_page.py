@@ -24,8 +24,8 @@ steps after the third, the memory what PyTorch allocated at most on the fullest 
 TFLOP/s count the model's own operations per GPU, 6 for each weight and token and the whole attention matrix; recomputed
 ones do not count. The share is that of 989 TFLOP/s, the dense bf16 peak on the data sheets of both H200 and H100. The
 two have the same peak; an H200 has 141 GB at 4.8 TB/s where an H100 has 80 GB at 3.35 TB/s, so that layouts of more
-than 80 GB below do not fit on an H100, and no figure here is one of an H100. What runs on four GPUs and more was not
-measured.
+than 80 GB below do not fit on an H100, and no figure here is one of an H100. Four H100 were not to be had, nor more
+than two H200: layouts of four GPUs and more were not measured.
 
 """
 

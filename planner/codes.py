@@ -17,7 +17,8 @@ CODES = {
     "of the file is checked.",
     "CFG002": "A value of a configuration is not of the kind that its key takes.",
     "CFG003": "A key of a configuration is defined twice, with different values.",
-    "CFG004": "A plugin of Colossal-AI has no such argument and would refuse it.",
+    "CFG004": "A plugin of Colossal-AI, or a section of DeepSpeed's configuration, has no such key and would refuse "
+    "it; as a warning, DeepSpeed drops a key that is nearly called like one that it reads.",
     "CFG005": "Something is not known that memory and time depend on, or no formula describes the layout, so only the "
     "rules were checked.",
     "CFG006": "A configuration file is not of the language that its name or its beginning says.",
@@ -46,5 +47,6 @@ CODES = {
     "RUN010": "The nodes of a run did not find each other, or the port at which they meet is in use.",
     "RUN012": "The optimizer of the plan is compiled at first use, and a compiler for that is missing.",
     "RUN011": "A drive that the run writes to is full.",
+    "RUN013": "ZeRO stage 3 does not take this optimizer: it updates chunks of weights, some of them on the host.",
 }
 """Code to what it means."""

@@ -92,14 +92,21 @@ def _print_plan(console: Console, plan: Plan) -> None:
     console.print(_layout_table(plan))
     console.print(
         f"\nstep {format_seconds(predicted.step_s)}   {predicted.tokens_per_s:,.0f} tokens/s   "
-        f"{format_rate(predicted.model_flops_per_s_per_gpu, 'FLOP/s')} per GPU   MFU {predicted.mfu:.1%}\n",
+        f"{format_rate(predicted.model_flops_per_s_per_gpu, 'FLOP/s')} per GPU   MFU {predicted.mfu:.1%}",
         soft_wrap=True,
     )
+    if plan.layout.pipeline_parallel > 1 and predicted.schedule_step_s is not None:
+        console.print(f"longest path of the pipeline's schedule {format_seconds(predicted.schedule_step_s)}")
+    console.print(f"expected error: {predicted.expected_error.words(problem.hardware.name)}\n", soft_wrap=True)
     console.print(_time_table(predicted))
     console.print()
     console.print(_memory_table(plan.layout, predicted))
     if predicted.host_bytes_per_node:
-        console.print(f"\nhost memory: {format_gib(predicted.host_bytes_per_node)} of a node", soft_wrap=True)
+        of = format_gib(problem.hardware.host.memory_bytes)
+        console.print(f"\nhost memory: {format_gib(predicted.host_bytes_per_node)} of a node's {of}", soft_wrap=True)
+    if predicted.nvme_bytes_per_node:
+        of = format_gib(problem.hardware.host.nvme_capacity_bytes)
+        console.print(f"NVMe: {format_gib(predicted.nvme_bytes_per_node)} of a node's {of}", soft_wrap=True)
     for words, lines in (("assumes", predicted.assumptions), ("not modelled", predicted.not_modelled)):
         console.print(f"\n{words}: {'; '.join(lines)}", soft_wrap=True)
 
@@ -123,8 +130,6 @@ def _layout_table(plan: Plan) -> Table:
     table = Table(box=None, show_header=False, pad_edge=False)
     for _ in range(4):
         table.add_column()
-    offload = layout.offload
-    moved = f"{offload.optimizer:.0%} of the optimizer to {offload.tier}" if offload.optimizer else "none"
     recomputed = sum(layout.recompute_layers_per_stage)
     rows = [
         ("tensor parallel", f"{layout.tensor_parallel} ({layout.tensor_mode})",
@@ -132,7 +137,7 @@ def _layout_table(plan: Plan) -> Table:
         ("pipeline parallel", f"{layout.pipeline_parallel} ({layout.schedule})",
          "micro batches", f"{layout.num_microbatches} of {layout.micro_batch}"),
         ("data parallel", str(layout.data_parallel), "recompute", f"{recomputed} of {problem.model.num_layers} layers"),
-        ("ZeRO stage", str(layout.zero_stage), "offload", moved),
+        ("ZeRO stage", str(layout.zero_stage), "offload", layout.offload.words),
         ("sequence parallel", "yes" if layout.sequence_parallel else "no", "precision", layout.precision),
     ]  # fmt: skip
     for left, left_value, right, right_value in rows:

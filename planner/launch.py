@@ -27,6 +27,7 @@ RUNTIME_PACKAGES = ("torch", "colossalai", "transformers", "peft", "galore_torch
 TRANSFORMERS_VERSION = "4.51.3"
 """Colossal-AI's GPT-2 forward is written for this release's blocks."""
 OLDEST_TORCH = (2, 2)
+NUM_PORTS = 2**16
 
 NVME_FOLDER = "GPTPLAN_NVME_FOLDER"
 """Environment variable: where the workers keep moments of the optimizer while they run."""
@@ -189,7 +190,7 @@ def torchrun_command(plan: Plan, plan_path: Path, options: RunOptions) -> Comman
     """The command that runs ``plan`` on this node.
 
     Raises:
-        PlanError: the plan needs several nodes and ``options`` does not say where they meet.
+        PlanError: the plan needs several nodes and ``options`` does not say where they meet, or in no form known.
     """
     worker = ["runtime.worker", str(plan_path), *_worker_arguments(options)]
     here = _devices_of_node(plan, options.node_rank)
@@ -236,11 +237,20 @@ def _rendezvous(plan: Plan, options: RunOptions) -> list[str]:
             location="--rendezvous",
             hint="on every node: `--rendezvous HOST:PORT` of node 0, and `--node-rank` 0, 1, ...",
         )
+    _check_endpoint(options.rendezvous)
     return [
         f"--nnodes={plan.problem.num_nodes}",
         f"--node-rank={options.node_rank}",
         f"--rdzv-endpoint={options.rendezvous}",
     ]
+
+
+def _check_endpoint(text: str) -> None:
+    host, _, port = text.rpartition(":")
+    is_port = port.isascii() and port.isdecimal() and 0 < int(port) < NUM_PORTS
+    if not is_port or not re.fullmatch(r"[\w.-]+|[0-9a-fA-F:]+|\[[0-9a-fA-F:]+\]", host):
+        raise usage_error(f"`{text}` is no host and port", location="--rendezvous",
+                          hint="for example `--rendezvous node0:29500`")  # fmt: skip
 
 
 def _worker_arguments(options: RunOptions) -> list[str]:

@@ -37,6 +37,16 @@ class Offload(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     parameters: Fraction = 0.0
     tier: OffloadTier = "none"
 
+    @property
+    def words(self) -> str:
+        """What goes where; weights go to host memory at most."""
+        if self.tier == "none":
+            return "none"
+        optimizer, weights = f"{self.optimizer:.0%} of the optimizer", f"{self.parameters:.0%} of the weights"
+        if self.parameters == 0:
+            return f"{optimizer} to {self.tier}"
+        return f"{optimizer} and {weights} to cpu" if self.tier == "cpu" else f"{optimizer} to nvme, {weights} to cpu"
+
 
 class Layout(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One layout. The constructor does not validate: :func:`planner.rules.violations` does."""

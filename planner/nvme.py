@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from planner import nvme_build
 from planner.cost_model.parameters import updated_parameters
 from planner.diagnostics import Diagnostic, ExitCode, PlanError
 from planner.plan import Plan
@@ -26,7 +27,6 @@ _NETWORK = ("nfs", "cifs", "smb", "9p", "afs", "ceph", "glusterfs", "lustre", "g
 MEMORY_FILE_SYSTEMS = ("tmpfs", "ramfs", "devtmpfs")
 _LIBAIO = ("libaio.so.1", "libaio.so.1t64")
 _APT = "`apt update && apt install libaio-dev`"
-_BUILD = "pip install --no-build-isolation --no-deps tensornvme==0.1.0"
 
 
 def check_nvme(plan: Plan, folder: Path | None, node_rank: int = 0) -> None:
@@ -73,8 +73,8 @@ def _missing_libraries() -> Iterator[Diagnostic]:
     if not any(_opens(name) for name in _LIBAIO):
         yield _finding("offload to NVMe needs the library libaio, which is not here", _APT)
     if importlib.util.find_spec("tensornvme") is None:
-        hint = f"`apt install libaio-dev liburing-dev`, then `WITH_ROOT=1 {_BUILD}`, with the folder of liburing.a in "
-        yield _finding("offload to NVMe needs the package tensornvme, which is not installed", f"{hint}LIBRARY_PATH")
+        hint = f"`apt install {nvme_build.PACKAGES}`, then `{nvme_build.COMMAND}`"
+        yield _finding("offload to NVMe needs the package tensornvme, which is not installed", hint)
 
 
 def _opens(library: str) -> bool:

@@ -84,8 +84,6 @@ def _layout(plan: Plan) -> list[tuple[str, str]]:
     layout = plan.layout
     depth = f", depth {layout.tensor_depth}" if layout.tensor_depth > 1 else ""
     chunks = f", {layout.num_model_chunks} chunks a stage" if layout.num_model_chunks > 1 else ""
-    offload = layout.offload
-    moved = f"{offload.optimizer:.0%} of the optimizer, {offload.parameters:.0%} of the weights to {offload.tier}"
     recomputed, layers = sum(layout.recompute_layers_per_stage), sum(layout.layers_per_stage)
     return [
         ("Tensor parallel", f"{layout.tensor_parallel} ({layout.tensor_mode}{depth})"),
@@ -94,7 +92,7 @@ def _layout(plan: Plan) -> list[tuple[str, str]]:
         ("Sequence parallel", "yes" if layout.sequence_parallel else "no"),
         ("Micro batches", f"{layout.num_microbatches} of {layout.micro_batch}"),
         ("Recomputed", f"{recomputed} of {layers} layers"),
-        ("Offload", "none" if offload.tier == "none" else moved),
+        ("Offload", layout.offload.words),
         ("Precision", layout.precision),
     ]
 
@@ -111,9 +109,10 @@ def _evidence(plan: Plan) -> list[tuple[str, str]]:
         ("Proven with", f"OR-Tools {evidence.ortools_version}"),
     ]
     error = plan.predicted.expected_error
-    if error.runs:
-        measured = f"{error.step_time:.1%} of the step time, {error.memory:.1%} of the memory ({error.runs} runs)"
-        rows.append(("Predictions missed by", measured))
+    rows.append(("Expected error", error.words(plan.problem.hardware.name)))
+    exact = plan.predicted.schedule_step_s
+    if plan.layout.pipeline_parallel > 1 and exact is not None:
+        rows.append(("Longest path of the schedule", format_seconds(exact)))
     rejected = sorted(space.rejected.items(), key=lambda item: -item[1])
     rows.append(("Rejected by rule", ", ".join(f"{rule} {count:,}" for rule, count in rejected) or "none"))
     return rows

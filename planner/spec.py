@@ -53,6 +53,7 @@ __all__ = [
     "StackSpec",
     "StateBytesSpec",
     "TensorMode",
+    "TilesSpec",
     "TrafficSpec",
     "ZeroTrafficSpec",
 ]
@@ -90,6 +91,18 @@ class ModelSpec(Spec, frozen=True, kw_only=True):
             raise ValueError(f"`seq_len` {self.seq_len} is longer than `max_seq_len` {self.max_seq_len}")
 
 
+class TilesSpec(Spec, frozen=True, kw_only=True):
+    """How the device cuts a matrix product into tiles, of which each multiprocessor computes one at a time."""
+
+    multiprocessors: Count
+    rate: Share
+    """Share of the peak that the best tile reaches while every multiprocessor computes one."""
+    start_s: Seconds = field(name="start")
+    """Time of a product before its first and after its last tile, on the device."""
+    shapes: tuple[tuple[Count, Count, Share], ...]
+    """Rows and columns of a tile of the result, and the share of the best tile's rate that it reaches."""
+
+
 class EfficiencySpec(Spec, frozen=True, kw_only=True):
     """What the device reaches of its peaks."""
 
@@ -99,10 +112,18 @@ class EfficiencySpec(Spec, frozen=True, kw_only=True):
     """Share of the memory bandwidth that element-wise kernels reach."""
     attention: Share = 1.0
     """What attention kernels written for the generation before keep of their share of the peak."""
+    native_attention: tuple[Share, Share] | None = None
+    """Share of the peak that attention kernels written for this card reach, forward and backward."""
+    native_attention_head: Count = 1
+    """Their tiles hold heads whose size is a multiple of this; smaller ones leave a part of a tile unused."""
     alignment: Count = 1
     """Elements of two bytes that the sides of a product should be multiples of."""
     unaligned: Share = 1.0
     """Share of that efficiency which products with other sides reach."""
+    tiles: TilesSpec | None = None
+    """What whole products cost by their shapes, in place of ``matmul``, where the device is known that well."""
+    odd: Share = 1.0
+    """Share of it for sides that are no multiple of 8 elements, with which no vector of 16 bytes is aligned."""
 
     def __post_init__(self) -> None:
         """Refuse a curve that cannot be interpolated."""
@@ -120,6 +141,10 @@ class LinkSpec(Spec, frozen=True, kw_only=True):
     latency_s: Seconds = field(name="latency")
     efficiency: Share
     """Share of the bandwidth that a large collective reaches."""
+    start_s: Seconds = field(name="start", default=Seconds(0))
+    """Time of an all-reduce beside its ring steps, half of it for a gathering or a scattering."""
+    pair_efficiency: Share | None = None
+    """The same of a collective over two devices, if it differs."""
 
 
 class NetworkSpec(Spec, frozen=True, kw_only=True):
@@ -161,11 +186,13 @@ class HardwareSpec(Spec, frozen=True, kw_only=True):
     memory_bytes: Bytes = field(name="memory")
     """What one process can allocate on an idle device."""
     context_bytes: Bytes = field(name="context")
+    """Taken by the driver and the libraries of a process that communicates with nobody."""
     eager_context_bytes: Bytes | None = field(name="eager_context", default=None)
     """The same where every kernel is loaded with it, before CUDA 11.7; ``None``: no more than ``context``."""
-    """Taken by the driver and the libraries of a process that communicates with nobody."""
     communicator_bytes: Bytes = field(name="communicator")
     """Taken by the communicators of each parallel axis that a process takes part in."""
+    workspace_bytes: Bytes = field(name="workspace", default=Bytes(0))
+    """One workspace of PyTorch's matrix products."""
     memory_bandwidth_bytes_per_s: BytesPerSecond = field(name="memory_bandwidth")
     kernel_launch_s: Seconds = field(name="kernel_launch")
     """Host time to issue one kernel: the floor under small layers."""
@@ -176,6 +203,8 @@ class HardwareSpec(Spec, frozen=True, kw_only=True):
     node_link: LinkSpec
     network: NetworkSpec
     host: HostSpec
+    calibrated: bool = False
+    """Whether `gptplan calibrate` measured it on the machine that it stands for."""
     sources: dict[str, str]
 
 
@@ -202,8 +231,14 @@ class StackSpec(Spec, frozen=True, kw_only=True):
     """``all-or-nothing``: every layer of every stage recomputes, or none does. ``per-layer``: each stage
     recomputes as many of its layers as it needs to."""
     uneven_stages: bool
+    rank_order: Literal["data-pipeline-tensor", "pipeline-data-tensor"] = "data-pipeline-tensor"
+    """How ranks are numbered, the axis named last fastest: which of a layout's groups share a node."""
+    pipeline_slices: bool = False
+    """Whether tensor-parallel ranks send a slice each to the next stage, which gathers them."""
     vocab_multiple: Annotated[int, Meta(ge=0)]
     """The vocabulary is padded to a multiple of this times the tensor-parallel degree; 0: not padded."""
+    pads_whole_vocab: bool = True
+    """Whether a rank that has the whole vocabulary pads it too, so that the head's product is aligned."""
     mixed_precision: StateBytesSpec
     full_precision: StateBytesSpec
     activations: ActivationSpec
@@ -212,15 +247,26 @@ class StackSpec(Spec, frozen=True, kw_only=True):
     zero_traffic: ZeroTrafficSpec
     sharded: ShardedSpec = ShardedSpec()
     zero_bucket_bytes: Bytes = field(name="zero_bucket")
+    zero_reduces_late: bool = False
+    """Whether ZeRO 1 and 2 reduce gradients after the last backward without a pipeline too."""
+    zero_gather_bytes: Bytes | None = field(name="zero_gather", default=None)
+    """The least part of a stage's weights that a step of ZeRO 1 and 2 gathers at once, or all of them if they
+    are less; ``None``: a bucket for every rank."""
     zero_gathers_in_place: bool = False
     """Whether the weights that ZeRO 1 and 2 gather after a step arrive where they stay, without a buffer."""
     offload_copy_bytes_per_s: BytesPerSecond = field(name="offload_copy_bandwidth")
-    """The rate at which it copies offloaded states, one way, if the host link is not slower."""
+    """The rate at which it copies offloaded states to the host, if the host link is not slower."""
+    offload_return_bytes_per_s: BytesPerSecond | None = field(name="offload_return_bandwidth", default=None)
+    """The rate at which it copies them back, if it differs."""
     fragmentation: Fraction
     """Share of the peak that the caching allocator reserves on top."""
     process: ProcessSpec = ProcessSpec()
     errors: dict[str, ErrorSpec] = field(default_factory=dict)
     """By kind of layout, and of all of them (``all``): what the stack's predictions missed by so far."""
+    measured_on: tuple[Name, ...] = ()
+    """Names of the hardware that the runs behind ``errors`` were on."""
+    transfer_error: Annotated[float, Meta(ge=0.0)] = 0.0
+    """What is added to the step-time error on other hardware that nobody calibrated, as a share of the step time."""
     sources: dict[str, str]
 
     def state_bytes(self, precision: str) -> StateBytesSpec:

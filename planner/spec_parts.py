@@ -12,6 +12,8 @@ TensorMode = Literal["none", "1d", "2d", "2.5d", "3d"]
 Schedule = Literal["none", "1f1b", "interleaved"]
 OffloadTier = Literal["none", "cpu", "nvme"]
 
+Attention = Literal["flash", "unskipped", "materialised", "recomputed"]
+
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=64)]
 """A spec's name; it becomes part of file names."""
 Count = Annotated[int, Meta(ge=1, le=1_000_000_000)]
@@ -43,6 +45,8 @@ class StateBytesSpec(Spec, frozen=True, kw_only=True):
     """Gradient buckets of torch DDP, which wraps layouts without ZeRO and pipeline."""
     zero_step_copy: float = 0.0
     """Copies of gradients in the optimizer step of ZeRO 1 and 2, per parameter of the whole stage."""
+    gradient_buffer: float = 0.0
+    """Of the gradients, what lies in buffers that exist before the first of them is made."""
     tensor_cast: float = 0.0
     """The copy through which the gradient of one weight at a time accumulates, per parameter of the largest."""
 
@@ -57,13 +61,15 @@ class ActivationSpec(Spec, frozen=True, kw_only=True):
     sharded_elements: float
     dropout_mask_bytes: float
     """Bytes per token and hidden unit, replicated, kept when dropout is on."""
-    attention: Literal["flash", "unskipped", "materialised", "recomputed"]
+    attention: Attention
     """``flash`` and ``unskipped`` keep no scores; only ``flash`` skips the masked half of them.
     ``materialised`` keeps scores, ``recomputed`` makes them again in backward (selective recomputation).
     """
     score_elements: float
     """Elements kept per attention score when scores are materialised."""
     score_mask_bytes: float
+    softmax_bytes: float = 0.0
+    """Per token and head, kept by attention that stores no scores: the logarithm of each softmax's sum."""
     pipeline_elements: float
     """Hidden states that each micro batch in flight holds beside its layers: the stage's output."""
     logits_mixed_bytes: float
@@ -82,12 +88,18 @@ class ActivationSpec(Spec, frozen=True, kw_only=True):
     """Elements per pair of positions of the attention mask that each sequence in flight keeps."""
     gathered_elements: float = 0.0
     """Gathered inputs that sequence parallelism keeps beside a rank's slices; without them backward gathers again."""
+    gathered_outlive_backward: bool = False
+    """Whether they stay after a layer's backward, until the next micro batch's forward has ended."""
+    pipeline_divided: bool = False
+    """Whether the ranks of a tensor-parallel group hold their own part of a stage's output only."""
     pipeline_extra_microbatches: float = 0.0
     """Micro batches beyond those of its schedule whose outputs each stage but the last keeps."""
     causal_buffer_bytes: float = 0.0
     """Bytes per pair of positions of a causal mask that each layer owns."""
     backward_elements: float = 0.0
     """Gradients of activations at the peak of a layer's backward, sharded elements per token and hidden unit."""
+    backward_replicated_elements: float = 0.0
+    """The same, of gradients that every tensor-parallel rank has whole."""
 
 
 class TrafficSpec(Spec, frozen=True, kw_only=True):
@@ -98,10 +110,24 @@ class TrafficSpec(Spec, frozen=True, kw_only=True):
 
     replicated_elements: float
     sharded_elements: float
+    backward_replicated_elements: float | None = None
+    """The same in backward, if not twice those of forward."""
+    backward_sharded_elements: float | None = None
+    """The same in backward, if not twice those of forward."""
+    recompute_stops_early: bool = False
+    """Whether the second forward of a layer ends with the last tensor that backward needs, before its last product."""
+    dropout_elements: float = 0.0
+    """More of the replicated ones, in forward and in backward, where the model drops activations."""
+    bias_passes: float = 0.0
+    """Reads and writes of each output of the products, where tensor parallelism adds biases by kernels of their own."""
+    grid_elements: float = 0.0
+    """More of them in a 2D, 2.5D or 3D grid, forward; backward twice as many."""
     kernels: float
     """Kernels issued per layer in forward; backward issues twice as many."""
     loss_passes: float
     """Reads and writes of the logits by loss, forward and backward."""
+    split_loss_passes: float | None = None
+    """The same where tensor parallelism splits the vocabulary, if they differ."""
     optimizer_bytes: float
     """Bytes moved per updated parameter by one optimizer step."""
     host_optimizer_bytes: float | None = None
@@ -110,14 +136,26 @@ class TrafficSpec(Spec, frozen=True, kw_only=True):
     """Reads and writes per attention score, forward; when scores are materialised."""
     attention_efficiency: Share | None = None
     """Share of the peak that attention kernels reach which store no scores, if not that of matrix products."""
+    native_attention: bool = False
+    """Whether attention runs kernels written for the card, on cards whose spec knows what these reach."""
+    attention_dropout_flops: float = 0.0
+    """What dropping a score takes such a kernel, as FLOP of its products, in forward and in backward."""
     host_bytes_per_s: BytesPerSecond = field(name="host_bandwidth", default=BytesPerSecond(float("inf")))
     """Host memory traffic that one process reaches in an optimizer step there, if its share of the host's is more."""
     layer_host_s: Seconds = field(name="layer_host", default=Seconds(0))
     """Host time to run one layer's forward, its launches included; backward takes twice as long."""
+    layer_fixed_s: Seconds = field(name="layer_fixed", default=Seconds(0))
+    """Device time of one layer's forward that no shape changes: gaps between kernels, and kernels too small for it."""
     tensor_parallel_host_s: Seconds = field(name="tensor_parallel_host", default=Seconds(0))
     """More of it where tensor parallelism divides the layer."""
     sequence_parallel_host_s: Seconds = field(name="sequence_parallel_host", default=Seconds(0))
     """More of it under sequence parallelism."""
+    tensor_host_s: Seconds = field(name="tensor_host", default=Seconds(0))
+    """Host time per parameter tensor of an optimizer step without ZeRO; the device's work hides it."""
+    zero_layer_host_s: Seconds = field(name="zero_layer_host", default=Seconds(0))
+    """More of a layer's where its gradients go into buckets: under ZeRO 1 once a step, under ZeRO 2 every time."""
+    zero_gradient_bytes: float = 0.0
+    """Bytes moved per parameter of a stage to take gradients into buckets and out of them, under ZeRO 1 and 2."""
     zero_tensor_host_s: Seconds = field(name="zero_tensor_host", default=Seconds(0))
     """Host time per parameter tensor of one optimizer step under ZeRO 1 and 2."""
     overflow_tensor_host_s: Seconds = field(name="overflow_tensor_host", default=Seconds(0))
@@ -127,7 +165,7 @@ class TrafficSpec(Spec, frozen=True, kw_only=True):
     blocking_launches: bool = False
     """Whether the host waits for every kernel (CUDA_LAUNCH_BLOCKING=1), so that nothing hides its time."""
     collective_s: Seconds = field(name="collective", default=Seconds(0))
-    """Fixed cost of one tensor-parallel collective, beside the links' latency."""
+    """What ranks of a tensor-parallel all-reduce wait for each other, for each doubling of them."""
 
 
 class OverlapSpec(Spec, frozen=True, kw_only=True):
@@ -141,6 +179,8 @@ class OverlapSpec(Spec, frozen=True, kw_only=True):
     """Gathers and scatters of ZeRO stage 3 behind the computation of layers."""
     pipeline: Fraction = 0.0
     """Sends between stages that computation hides under the interleaved schedule, as a share of them."""
+    gathers_hide: bool = True
+    """Whether the weights that ZeRO 1 and 2 gather after an update hide as their reduction does, or behind nothing."""
     data_parallel_pipeline: Fraction = 0.0
     """Gradient reduction that computation hides with a pipeline, as a share of it."""
 
@@ -186,6 +226,10 @@ class ShardedSpec(Spec, frozen=True, kw_only=True):
     """Whether pinned pieces are rounded up to powers of two."""
     copy_bytes_per_s: BytesPerSecond = field(name="copy_bandwidth", default=BytesPerSecond(float("inf")))
     """The rate at which pieces move between device and host, one way, if the host link is not slower."""
+    attention: Literal["flash", "unskipped"] | None = None
+    """Attention kernels under ZeRO stage 3, if not those of the stack without it."""
+    pads_vocab: bool = True
+    """Whether the loss head works on a padded vocabulary under ZeRO stage 3 too."""
     logits_bytes: float | None = None
     """Bytes per logit at the peak of the loss, where ZeRO stage 3 runs another loss."""
     fragmentation: Fraction | None = None
@@ -199,6 +243,8 @@ class ZeroTrafficSpec(Spec, frozen=True, kw_only=True):
     stage1: float
     stage2: float
     """One of them gathers the weights; the others follow every micro batch."""
+    by_layer: bool = False
+    """Whether each layer is reduced and gathered by itself, with the latencies that this takes."""
 
 
 class ProcessSpec(Spec, frozen=True, kw_only=True):
@@ -212,6 +258,8 @@ class ProcessSpec(Spec, frozen=True, kw_only=True):
     """Taken by one communicator, in place of the card's figure."""
     cached_bytes: Bytes = field(name="cached", default=Bytes(0))
     """Blocks of the set-up that the allocator still holds on a roomy card and gives back on a full one."""
+    workspaces: float = 0.0
+    """Workspaces of matrix products among the tensors, each of the size that the card's spec names."""
     flat_step_buffers: bool = False
     """Whether the optimizer step works on flat buffers that no cached block of activations has room for."""
     all_ranks: float = 0.0

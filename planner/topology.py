@@ -1,12 +1,13 @@
 """The cluster as a graph, and the link that a group of ranks gets from it.
 
-Ranks fill nodes in order, and a layout numbers them ``(data * PP + pipeline) * TP + tensor``, the
-order in which Colossal-AI lays out its mesh (process group mesh of ``HybridParallelPlugin``).
+Ranks fill nodes in order. A layout numbers them ``(data * PP + pipeline) * TP + tensor``, the order in
+which Colossal-AI lays out its mesh (process group mesh of ``HybridParallelPlugin``), or with the first two
+axes changed, as Megatron-LM does: the stack's ``rank_order``.
 """
 
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import networkx as nx
@@ -14,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from planner.spec import HardwareSpec
+
+PAIR = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +59,7 @@ def cluster_graph(hardware: HardwareSpec, devices_per_node: int) -> nx.Graph:
     )
 
 
+@lru_cache(maxsize=256)
 def _path(graph: nx.Graph, source: tuple[str, int, int], target: tuple[str, int, int]) -> GroupLink:
     nodes = nx.shortest_path(graph, source, target, weight="latency")
     edges = [graph.edges[pair] for pair in itertools.pairwise(nodes)]
@@ -95,6 +99,12 @@ class Cluster:
         graph = cluster_graph(self.hardware, self.devices_per_node)
         return _path(graph, ("device", 0, 0), ("device", 0, 1))
 
+    def _pair(self) -> GroupLink:
+        """The link of a collective over two devices of a node, whose rings are shorter but reach less of it."""
+        link, inside = self.hardware.node_link, self._inside()
+        share = (link.pair_efficiency or link.efficiency) / link.efficiency
+        return replace(inside, bandwidth_bytes_per_s=inside.bandwidth_bytes_per_s * share)
+
     def _outside(self) -> GroupLink:
         """One device's way to another node, with its share of the node's NICs."""
         graph = cluster_graph(self.hardware, self.devices_per_node)
@@ -107,13 +117,18 @@ class Cluster:
 
         Between nodes a group runs one ring for each member it has on a node, each leaving through
         its own share of the NICs; inside the node the rings share the node link. Of a ring's steps one
-        for each node leaves it, so that the latency of a step is the mean over a node's members.
+        for each node leaves it, so that the latency of a step is the mean over a node's members. What a
+        collective takes to start counts to the latencies of its steps.
         """
         if size == 1:
             return GroupLink(bandwidth_bytes_per_s=float("inf"), latency_s=0.0)
+        link, start_s = self._ring(stride, size), self.hardware.node_link.start_s / (2 * (size - 1))
+        return GroupLink(bandwidth_bytes_per_s=link.bandwidth_bytes_per_s, latency_s=link.latency_s + start_s)
+
+    def _ring(self, stride: int, size: int) -> GroupLink:
         members, crosses = members_per_node(stride, size, self.num_devices, self.devices_per_node)
         if not crosses:
-            return self._inside()
+            return self._pair() if size == PAIR else self._inside()
         outside = self._outside()
         bandwidth, latency = outside.bandwidth_bytes_per_s * members, outside.latency_s
         if members > 1:

@@ -36,7 +36,7 @@ def _what_ran(small: Shrunken) -> list[str]:
         f"layers {'+'.join(map(str, layout.layers_per_stage))}, recomputed {recomputed}", layout.precision,
     ]  # fmt: skip
     if layout.offload.tier != "none":
-        words.append(f"offload of {layout.offload.optimizer:.0%} of the optimizer to {layout.offload.tier}")
+        words.append(f"offload of {layout.offload.words}")
     lines = [
         f"layout: {', '.join(words)}",
         f"model:  {model.num_layers} layers, hidden size {model.hidden_size}, {model.num_heads} heads, "

@@ -51,7 +51,7 @@ class Trainer(PlanTrainer):
         layout, stage = self.layout, self.position.stage
         layers, dtype = held_layers(layout, stage), DTYPES[layout.precision]
         model = build_model(plan.problem.model, seed, layers=layers, dtype=dtype, attention=attention)
-        recompute_blocks(model, recomputed_layers(layout, stage))
+        recompute_blocks(model, recomputed_layers(layout, stage), without_graph=layout.sequence_parallel)
         # Dropout differs where activations differ and agrees on the replicas of tensor parallelism.
         replicas = layout.data_parallel * layout.pipeline_parallel
         replica_seed = seed + 1 + self.position.data * layout.pipeline_parallel + stage

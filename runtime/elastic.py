@@ -21,6 +21,7 @@ from torch.distributed.elastic.rendezvous import RendezvousError
 from planner.diagnostics import Diagnostic, ExitCode, render
 from planner.launch import NVME_FOLDER
 from runtime.display import show_failure
+from runtime.parent import end_with_parent
 
 FAILURE_FILE = "GPTPLAN_FAILURE_FILE"
 """Environment variable: the file in which the first worker that fails leaves its exit code and message."""
@@ -63,16 +64,25 @@ def _report(error: ChildFailedError, failure_file: Path) -> int:
     # SIGTERM is how torchrun ends the others once one has failed.
     failures = list(error.failures.values())
     failures = [failure for failure in failures if failure.exitcode != -signal.SIGTERM] or failures
-    # A killed worker says nothing itself, and its peers only that they lost it.
+    # A killed worker says nothing itself, and its peers only that they lost it. NCCL ends those by SIGABRT, so that
+    # what a worker said comes before that.
     killed = [failure for failure in failures if failure.exitcode < 0]
-    if failure_file.exists() and not killed:
-        code, _, text = failure_file.read_text(encoding="utf-8").partition("\n")
+    code, _, text = _left_in(failure_file).partition("\n")
+    if text and all(failure.exitcode == -signal.SIGABRT for failure in killed):
         show_failure(text)
         return int(code)
     if killed:
         show_failure(_killed_message(killed[0].local_rank, -killed[0].exitcode))
         return 128 - killed[0].exitcode
     return int(failures[0].exitcode)
+
+
+def _left_in(failure_file: Path) -> str:
+    """What the first worker that failed has to say; empty if it could not, as on a full drive."""
+    try:
+        return failure_file.read_text(encoding="utf-8")
+    except OSError:
+        return ""
 
 
 def _meeting_message(arguments: list[str], error: Exception) -> str:
@@ -95,4 +105,5 @@ def _killed_message(local_rank: int, number: int) -> str:
 
 
 if __name__ == "__main__":
+    end_with_parent()
     sys.exit(main(sys.argv[1:]))

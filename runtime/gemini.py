@@ -3,11 +3,13 @@
 from collections.abc import Callable
 
 import torch
+import torch.distributed as dist
 from colossalai.booster import Booster
 from colossalai.nn.optimizer import CPUAdam, FusedAdam, HybridAdam
 from torch import Tensor
 from torch.optim import Optimizer
 
+from planner.diagnostics import Diagnostic, ExitCode, PlanError
 from planner.plan import Plan
 from runtime.adapter import Device
 from runtime.gemini_shares import count_chunks_once
@@ -40,7 +42,7 @@ class GeminiTrainer(PlanTrainer):
         The library takes no ``optimizer`` but its own AdamW.
 
         Raises:
-            PlanError: the runtime cannot execute the plan's layout.
+            PlanError: the runtime cannot execute the plan's layout, or the library does not take the optimizer.
         """
         super().__init__(plan, device)
         model = build_lazy_model(plan.problem.model, seed, dtype=DTYPES[self.layout.precision])
@@ -49,7 +51,9 @@ class GeminiTrainer(PlanTrainer):
         plain_optimizer = optimizer(model.parameters(), lr=learning_rate)
         if type(plain_optimizer) not in ACCEPTED_OPTIMIZERS:
             accepted = ", ".join(kind.__name__ for kind in ACCEPTED_OPTIMIZERS)
-            raise TypeError(f"ZeRO stage 3 takes {accepted}, not {type(plain_optimizer).__name__}")
+            message = f"rank {dist.get_rank()}: ZeRO stage 3 takes {accepted}, not {type(plain_optimizer).__name__}"
+            hint = "leave the optimizer to gptplan, or use HybridAdam of colossalai.nn.optimizer"
+            raise PlanError(Diagnostic(rule="RUN013", message=message, hint=hint), exit_code=ExitCode.NEGATIVE)
         count_chunks_once()
         self.booster = Booster(plugin=gemini_plugin(plan))
         self.model, self.optimizer, *_ = self.booster.boost(model, plain_optimizer)

@@ -9,6 +9,7 @@ from pathlib import Path
 from planner.launch import NVME_FOLDER, VerifyOptions
 from planner.plan import Plan, canonical_json, write_bytes
 from planner.verification import WORKAROUNDS
+from runtime.parent import end_with_parent
 from runtime.worker import leave, serve
 
 
@@ -37,4 +38,5 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
+    end_with_parent()
     leave(main(sys.argv[1:]))

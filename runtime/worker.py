@@ -21,6 +21,7 @@ from planner.launch import OUT_OF_MEMORY_FILE, RunOptions
 from planner.plan import Plan, read_plan
 from runtime.display import show_failure
 from runtime.elastic import FAILURE_FILE
+from runtime.parent import end_with_parent
 from runtime.support import check_supported
 
 
@@ -109,13 +110,15 @@ def _join(plan: Plan) -> None:
 
 
 def _write_log(path: Path) -> Path:
+    """Keep the traceback, in the folder for temporary files if not in ``path``; never raises."""
     text = traceback.format_exc()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
     except OSError:
         # Where the metrics could not be written either; a full drive leaves an empty file.
-        path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            path.unlink()
         path = Path(tempfile.gettempdir()) / f"gptplan-{os.getpid()}-{path.name}"
         with contextlib.suppress(OSError):
             path.write_text(text, encoding="utf-8")
@@ -162,8 +165,11 @@ def fail(text: str, code: int) -> int:
             file.write(f"{int(code)}\n{text}")
     except FileExistsError:
         pass
+    except OSError:  # the drive for temporary files is full
+        show_failure(text)
     return code
 
 
 if __name__ == "__main__":
+    end_with_parent()
     leave(main(sys.argv[1:]))

@@ -1,6 +1,8 @@
 """Specs, problems and layouts with round numbers, so that tests can do their arithmetic by hand."""
 
-from typing import Any, TypeVar
+import json
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
@@ -25,6 +27,21 @@ from planner.stages import StageColumns, stages_of_layout
 from planner.units import Bytes, BytesPerSecond, FlopsPerSecond, Seconds
 
 Struct = TypeVar("Struct", bound=msgspec.Struct)
+
+
+class Outcome(NamedTuple):
+    """What a command left behind."""
+
+    code: int
+    out: str
+    err: str
+
+    def document(self) -> Any:
+        """The one JSON document on stdout."""
+        return json.loads(self.out)
+
+
+Run = Callable[..., Outcome]
 
 
 def changed(struct: Struct, **overrides: Any) -> Struct:

@@ -41,6 +41,8 @@ CONSTANTS = (
     Constant("traffic.layer_host", "traffic", "layer_host_s", 0.0, 5e-3, Seconds),
     Constant("traffic.tensor_parallel_host", "traffic", "tensor_parallel_host_s", 0.0, 3e-3, Seconds),
     Constant("traffic.sequence_parallel_host", "traffic", "sequence_parallel_host_s", 0.0, 3e-3, Seconds),
+    Constant("traffic.tensor_host", "traffic", "tensor_host_s", 0.0, 1e-3, Seconds),
+    Constant("traffic.zero_layer_host", "traffic", "zero_layer_host_s", 0.0, 3e-3, Seconds),
     Constant("traffic.zero_tensor_host", "traffic", "zero_tensor_host_s", 0.0, 2e-3, Seconds),
     Constant("traffic.collective", "traffic", "collective_s", 0.0, 1e-3, Seconds),
     Constant("traffic.sharded_elements", "traffic", "sharded_elements", 4.0, 60.0),

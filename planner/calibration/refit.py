@@ -108,8 +108,10 @@ def _fitted(
         for one in moved
     }
     note = f"step times: {len(held_out)} rows of {source} that the constants were not fitted to"
+    cards = tuple(sorted({case.problem.hardware.name for case in (*fit, *held_out)}))
     changed = msgspec.structs.replace(
-        changed, name=name, title=f"{base.title}, refitted", errors=_error_specs(base, changed, held_out),
+        changed, measured_on=cards, name=name, title=f"{base.title}, refitted",
+        errors=_error_specs(base, changed, held_out),
         sources=base.sources | sources | {"errors": f"{note}; memory as in stack {base.name}"},
     )  # fmt: skip
     return Refit(

@@ -11,8 +11,9 @@ from planner.commands import reading
 from planner.commands.output import print_json
 from planner.configs.check import Checked, by_hand, check_text, fix_text
 from planner.configs.draft import Asked
-from planner.configs.files import SUFFIXES, is_plan, read_text
-from planner.configs.fixing import Change, listed_changes
+from planner.configs.files import SUFFIXES, byte_order_mark, is_plan, read_text
+from planner.configs.fixing import listed_changes
+from planner.configs.steps import Change
 from planner.diagnostics import Diagnostic, ExitCode, PlanError, usage_error
 from planner.plan import write_bytes, write_plan
 from planner.question import MAX_DEVICES, check_count, parse_reserve
@@ -129,14 +130,16 @@ def _fix(path: Path, text: str, asked: Asked, options: CheckOptions) -> int:
     checked = check_text(fixed, str(path), asked)
     valid = all(one.valid for one in checked)
     if valid and changes:
-        write_bytes(fixed.encode(), target)
+        write_bytes(byte_order_mark(path) + fixed.encode(), target)
     if options.as_json:
         print_json(
             _document(checked) | {"changes": _changes(changes), "file": str(target) if changes and valid else None}
         )
     elif not valid:
         for one in checked:
-            check_view.print_checked(one)
+            if not one.valid:
+                check_view.print_checked(one)
+        sys.stdout.write(f"{path}: nothing was written: these findings need values that only you know\n")
     elif changes:
         sys.stdout.write(f"{listed_changes(changes)}\n{target}: {check_view.verdict(checked[0])}\n")
     else:

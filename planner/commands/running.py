@@ -2,12 +2,13 @@
 
 import math
 import os
+import socket
 import sys
 import tempfile
 from pathlib import Path
 
-from planner.diagnostics import ExitCode, usage_error
-from planner.launch import OUT_OF_MEMORY_FILE, RunOptions, check_machine, run_plan
+from planner.diagnostics import Diagnostic, ExitCode, PlanError, usage_error
+from planner.launch import OUT_OF_MEMORY_FILE, RunOptions, check_machine, run_plan, torchrun_command
 from planner.nvme import check_nvme, moment_bytes
 from planner.plan import Plan, read_plan
 from planner.toolchain import check_toolchain
@@ -24,6 +25,10 @@ def run(path: Path, options: RunOptions) -> int:
     if plan.layout.offload.tier == "nvme":
         check_nvme(plan, options.nvme_path, options.node_rank)
         _say_what_nvme_means(plan, options)
+    torchrun_command(plan, path, options)  # refuses what does not go together, before anything is made
+    if plan.problem.num_nodes > 1:
+        _check_host(options.rendezvous or "")
+    _check_output(options.output)
     if options.record is None or options.node_rank > 0:
         return run_plan(plan, path, options)
     return _run_recorded(plan, path, options, options.record)
@@ -61,6 +66,29 @@ def _check_options(options: RunOptions) -> None:
     ):
         if value < least:
             raise _out_of_range(option, f"at least {least}", value, example)
+
+
+def _check_host(endpoint: str) -> None:
+    host = endpoint.rpartition(":")[0].strip("[]")
+    try:
+        socket.getaddrinfo(host, None)
+    except OSError as error:
+        message = f"this machine finds no host `{host}`: {error.strerror}"
+        hint = "name node 0 as every node knows it, or by its address, with `--rendezvous HOST:PORT`"
+        found = Diagnostic(rule="RUN010", message=message, location=f"--rendezvous {endpoint}", hint=hint)
+        raise PlanError(found, exit_code=ExitCode.NEGATIVE) from error
+
+
+def _check_output(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise usage_error(
+            f"metrics and logs cannot be written there: {error.strerror}", location=f"--output {folder}",
+            hint="name another folder with `--output`",
+        ) from error  # fmt: skip
 
 
 def _out_of_range(option: str, wanted: str, value: float, example: str) -> Exception:

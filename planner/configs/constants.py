@@ -8,7 +8,7 @@ import ast
 import itertools
 import math
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from planner.configs.source import Symbol, Unknown, Value, shortened
@@ -27,7 +27,11 @@ _COMPARISONS: dict[type[ast.cmpop], Callable[[Any, Any], bool]] = {
     ast.Eq: operator.eq, ast.NotEq: operator.ne, ast.Lt: operator.lt, ast.LtE: operator.le, ast.Gt: operator.gt,
     ast.GtE: operator.ge, ast.Is: operator.is_, ast.IsNot: operator.is_not,
 }  # fmt: skip
-_FUNCTIONS: dict[str, Callable[..., Any]] = {"int": int, "float": float, "min": min, "max": max, "abs": abs}
+_FUNCTIONS: dict[str, Callable[..., Any]] = {
+    "int": int, "float": float, "min": min, "max": max, "abs": abs, "round": round, "math.sqrt": math.sqrt,
+    "math.ceil": math.ceil, "math.floor": math.floor, "sqrt": math.sqrt, "ceil": math.ceil, "floor": math.floor,
+}  # fmt: skip
+"""Functions of plain numbers; a name that the file defines itself is not taken for one of them."""
 
 
 class HiddenError(Exception):
@@ -39,10 +43,18 @@ class HiddenError(Exception):
         self.why = why
         self.line = getattr(node, "lineno", 1)
         self.column = getattr(node, "col_offset", 0) + 1
+        self.name = ""
+
+    @classmethod
+    def of(cls, hidden: Unknown, name: str) -> "HiddenError":
+        """What is made from a hidden name: it is hidden where the name is."""
+        error = cls(ast.AST(), hidden.why)
+        error.line, error.column, error.name = hidden.line, hidden.column, hidden.name or name
+        return error
 
     def unknown(self) -> Unknown:
         """The value that stands for the expression."""
-        return Unknown(why=self.why, line=self.line, column=self.column)
+        return Unknown(why=self.why, line=self.line, column=self.column, name=self.name)
 
 
 class Lines:
@@ -83,7 +95,7 @@ class Constants:
         if isinstance(node, ast.Name) and node.id in names:
             found = names[node.id]
             if isinstance(found.content, Unknown):
-                raise HiddenError(node, f"`{node.id}` is not known: {found.content.why}")
+                raise HiddenError.of(found.content, node.id)
             return found
         return self._at(node, self._content(node, names, depth + 1))
 
@@ -136,6 +148,10 @@ class Constants:
                 return self._comparison(node, comparison, (left, right), (names, depth))
             case ast.Call():
                 return self._call(node, names, depth)
+            case ast.JoinedStr(values=parts):
+                return _bounded(node, "".join(self._text_of(part, names, depth) for part in parts))
+            case ast.Subscript(value=table, slice=index):
+                return self._item(node, self.plain(table, names, depth), self.plain(index, names, depth))
         raise HiddenError(node, f"`{self.written(node)}` is not a constant")
 
     def _attribute(self, node: ast.Attribute) -> Symbol:
@@ -160,6 +176,24 @@ class Constants:
             table[str(name)] = self._entry(item, names, depth)
         return table
 
+    def _text_of(self, node: ast.expr, names: Mapping[str, Value], depth: int) -> str:
+        """A part of a formatted text; formats are not applied, as no value of a layout comes from one."""
+        content = self.plain(node.value if isinstance(node, ast.FormattedValue) else node, names, depth)
+        if not isinstance(content, int | float | str | None) or isinstance(content, Symbol):
+            raise HiddenError(node, f"`{self.written(node)}` is not known before the file runs")
+        return str(content)[:MAX_LENGTH]
+
+    def _item(self, node: ast.Subscript, content: Any, key: Any) -> Any:
+        """One entry of a table or of a tuple."""
+        found = content.get(key) if isinstance(content, dict) and isinstance(key, str) else None
+        if isinstance(found, Value):
+            if isinstance(found.content, Unknown):
+                raise HiddenError.of(found.content, self.written(node))
+            return found.content
+        if isinstance(content, tuple) and isinstance(key, int) and -len(content) <= key < len(content):
+            return content[key]
+        raise HiddenError(node, f"`{self.written(node)}` is not a constant")
+
     def _entry(self, node: ast.expr, names: Mapping[str, Value], depth: int) -> Value:
         """A value of a table; one that is hidden does not hide its neighbours."""
         try:
@@ -173,6 +207,15 @@ class Constants:
             raise HiddenError(node, f"`**{self.written(node)}` is no table that can be told")
         return content
 
+    def arguments(self, node: ast.Call, order: Sequence[str], names: Mapping[str, Value]) -> dict[str, Value]:
+        """The arguments of a call by name; those before the names are in ``order``."""
+        table: dict[str, Value] = {}
+        for name, argument in zip(order, node.args, strict=False):
+            if isinstance(argument, ast.Starred):
+                break
+            table[name] = self._entry(argument, names, 0)
+        return table | self.keywords(node, names)
+
     def keywords(self, node: ast.Call, names: Mapping[str, Value], depth: int = 0) -> dict[str, Value]:
         """The keyword arguments of a call."""
         table: dict[str, Value] = {}
@@ -184,7 +227,9 @@ class Constants:
         return table
 
     def _call(self, node: ast.Call, names: Mapping[str, Value], depth: int) -> Any:
-        name = node.func.id if isinstance(node.func, ast.Name) else ""
+        name = ast.unparse(node.func) if isinstance(node.func, ast.Name | ast.Attribute) else ""
+        if isinstance(node.func, ast.Attribute) and name not in _FUNCTIONS:
+            self._refuse_call(node)
         if name in names or any(isinstance(argument, ast.Starred) for argument in node.args):
             self._refuse_call(node)
         if name == "dict":

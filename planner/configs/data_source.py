@@ -13,6 +13,8 @@ from planner.configs.source import Note, Source, Unknown, Value, flatten, unread
 MAX_YAML_CHARACTERS = 128 * 1024
 MAX_NODES = 50_000
 MAX_DEPTH = 60
+_DEEPSPEED_MARKS = ("zero_optimization", "train_batch_size", "train_micro_batch_size_per_gpu")
+"""Keys of files that DeepSpeed reads as Hjson, with comments."""
 
 
 def read_json(text: str, shown: str) -> Source:
@@ -21,7 +23,7 @@ def read_json(text: str, shown: str) -> Source:
     Raises:
         PlanError: not JSON, or no object.
     """
-    reader = JsonReader(text)
+    reader = JsonReader(text, relaxed=any(f'"{mark}"' in text for mark in _DEEPSPEED_MARKS))
     try:
         root = reader.read()
     except JsonError as error:

@@ -25,7 +25,9 @@ def drafts_of(source: Source, asked: Asked) -> list[Draft]:
         PlanError: none is recognised.
     """
     if source.calls:
-        return [read_plugin(source, call.name, call.arguments, asked) for call in source.calls]
+        return [
+            read_plugin(source, call.name, call.arguments, asked, whole_call=call.complete) for call in source.calls
+        ]
     if tables := _plugin_tables(source):
         return [read_plugin(source, name, arguments, asked) for name, arguments in tables]
     top = {key for key in source.settings if "." not in key or key.startswith("-")}

@@ -56,6 +56,8 @@ class Draft:
     """Layout rules that the dialect's own rules say in its own words."""
     words: Mapping[str, str] = field(default_factory=dict)
     """How the framework calls a layout field, where the file does not set it."""
+    spoken: dict[str, str] = field(default_factory=dict)
+    """How messages call a layout field that several keys of the file make together."""
     fields: dict[str, Any] = field(default_factory=dict)
     """Layout field to its value or :data:`UNDECIDED`."""
     keys: dict[str, str] = field(default_factory=dict)
@@ -66,6 +68,10 @@ class Draft:
     model: ModelSpec | None = None
     diagnostics: list[Diagnostic] = field(default_factory=list)
     assumptions: list[str] = field(default_factory=list)
+    read: set[str] = field(default_factory=set)
+    """Keys that the dialect has looked at."""
+    autos: list[str] = field(default_factory=list)
+    """Keys that are left to the trainer."""
     unmodelled: list[str] = field(default_factory=list)
     """What of the file a layout cannot say, so that nothing is predicted."""
 
@@ -101,10 +107,13 @@ class Keys:
         if found is None:
             return default
         key, value = found
+        self.draft.read.add(key)
         if name:
             self.draft.keys[name] = key
         if isinstance(value.content, Unknown):
-            self._complain(key, value, "CFG001", f"{key} cannot be told: {value.content.why}", "write it as a constant")
+            hidden = value.content.name or self.name(key)
+            message = f"{hidden} cannot be told: {value.content.why}"
+            self._complain(key, value, "CFG001", message, "write it as a constant")
             return UNDECIDED
         return value.content
 
@@ -154,17 +163,22 @@ class Keys:
         return content
 
     def flag(self, *keys: str, default: bool = False, name: str = "") -> Any:
-        """True or false."""
+        """True or false; an option of a script is given or not, whatever stands behind it."""
+        there = self.get(*keys)
+        if self.source.language == "shell" and there is not None:
+            self.draft.read.add(there[0])
+            self.draft.keys |= {name: there[0]} if name else {}
+            return there[1].content is not False
         content = self.raw(*keys, default=default, name=name)
         found = self.get(*keys)
         if found is None or content is UNDECIDED:
             return content
         key, value = found
         self.draft.choices[key] = (False, True)
-        if self.source.language == "shell":
-            return content is not False
         if content == "auto":
             return self._auto(key, value)
+        if isinstance(content, Symbol):
+            return self._symbol(key, value)
         if not isinstance(content, bool):
             self._bad(key, value, "true or false", (False, True))
             return UNDECIDED
@@ -176,6 +190,10 @@ class Keys:
         found = self.get(*keys)
         if found is None or content is UNDECIDED:
             return content
+        if isinstance(content, Symbol):
+            return self._symbol(*found)
+        if content == "auto":
+            return self._auto(*found)
         if isinstance(content, bool) or not isinstance(content, int | float):
             self._bad(*found, "a number")
             return UNDECIDED
@@ -206,27 +224,41 @@ class Keys:
         return UNDECIDED
 
     def _auto(self, key: str, value: Value) -> Any:
-        why = f"{key} is auto, so the trainer fills it in"
-        self._complain(key, value, "CFG001", why, "check again with its value", severity="warning")
+        """One warning for all such keys."""
+        autos = self.draft.autos
+        if key not in autos:
+            autos.append(key)
+        listed, verb = ", ".join(autos), "is" if len(autos) == 1 else "are"
+        merged = Diagnostic(
+            rule="CFG001", severity="warning", message=f"{listed} {verb} auto, so the trainer decides",
+            location=self.place(autos[0]), values={"key": key},
+            hint="check again with what the trainer puts there",
+        )  # fmt: skip
+        others = [found for found in self.draft.diagnostics if not found.message.endswith("so the trainer decides")]
+        self.draft.diagnostics[:] = [*others, merged]
         return UNDECIDED
 
     def _bad(self, key: str, value: Value, wanted: str, choices: tuple[Any, ...] = ()) -> None:
         near = did_you_mean(str(value.content).lower(), [str(choice) for choice in choices])
         shown = shortened(self.source.written(value))
         hint = near or (f"use one of {', '.join(spelled(c, self.source.language) for c in choices)}" if choices else "")
+        meant = str(value.content).strip()
+        if not hint and isinstance(value.content, str) and meant.isascii() and meant.isdecimal():
+            hint = f"use {int(meant[:9])}"
+        hint = hint or f"use {wanted}"
         self._complain(key, value, "CFG002", f"{self.name(key)} is {shown}, and it has to be {wanted}", hint)
 
     def _complain(self, key: str, value: Value, code: str, message: str, hint: str, severity: str = "error") -> None:
-        if key in self.complained:
+        about = message if code == "CFG001" else key
+        if about in self.complained:
             return
-        self.complained.add(key)
-        hidden = isinstance(value.content, Unknown) and value.content.line != value.line
+        self.complained.add(about)
         place = self.place(key)
-        if isinstance(value.content, Unknown) and not hidden:
+        if isinstance(value.content, Unknown):
             place = f"{self.source.shown}:{value.content.line}:{value.content.column}"
         self.draft.diagnostics.append(
             Diagnostic(
                 rule=code, severity=severity, message=message, location=place, values={"key": key},
-                hint=hint or "see the documentation of the framework",
+                hint=hint,
             )
         )  # fmt: skip

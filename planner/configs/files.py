@@ -1,5 +1,6 @@
 """Opening a configuration: size, kind of file, encoding and language."""
 
+import codecs
 import json
 import os
 import re
@@ -7,6 +8,7 @@ import stat
 from pathlib import Path
 
 from planner.configs import data_source, python_source, shell_source
+from planner.configs.plugin_arguments import ARGUMENTS
 from planner.configs.source import Language, Source, unreadable
 
 MAX_BYTES = 1024**2
@@ -15,7 +17,7 @@ SUFFIXES: dict[str, Language] = {
     ".bash": "shell", ".args": "shell",
 }  # fmt: skip
 """Languages by the ending of a file's name."""
-PLUGINS = ("HybridParallelPlugin", "GeminiPlugin", "LowLevelZeroPlugin", "TorchDDPPlugin")
+PLUGINS = tuple(ARGUMENTS)
 """Classes whose calls are looked for in Python files."""
 
 _HINT = "name a Python, JSON, TOML, YAML or shell file, or a gptplan plan"
@@ -39,6 +41,12 @@ def read_text(path: Path, shown: str) -> str:
     if len(raw) > MAX_BYTES:
         raise unreadable("CFG007", "the file is larger than 1 MiB, which no configuration is", shown, hint=_HINT)
     return decoded(raw, shown)
+
+
+def byte_order_mark(path: Path) -> bytes:
+    """The mark that some editors put before UTF-8 text, which the text of :func:`read_text` does not have."""
+    with path.open("rb") as file:
+        return codecs.BOM_UTF8 if file.read(3) == codecs.BOM_UTF8 else b""
 
 
 def decoded(raw: bytes, shown: str) -> str:
@@ -90,7 +98,7 @@ def read_source(text: str, shown: str, language: Language | None = None) -> Sour
     """
     match language or language_of(text, shown):
         case "python":
-            return python_source.read_python(text, shown, PLUGINS)
+            return python_source.read_python(text, shown, ARGUMENTS)
         case "json":
             return data_source.read_json(text, shown)
         case "toml":

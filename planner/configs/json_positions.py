@@ -9,6 +9,7 @@ from planner.configs.source import Note, Value
 
 MAX_DEPTH = 60
 _SPACE = re.compile(r"[ \t\n\r]*")
+_SPACE_AND_COMMENTS = re.compile(r"(?:[ \t\n\r]+|//[^\n]*|#[^\n]*|/\*(?s:.*?)\*/)*")
 _NUMBER = re.compile(r"-?(?:0|[1-9]\d{0,300})(\.\d{1,300})?([eE][+-]?\d{1,4})?")
 _WORDS = {"true": True, "false": False, "null": None}
 
@@ -25,9 +26,11 @@ class JsonError(ValueError):
 class JsonReader:
     """One pass over a text."""
 
-    def __init__(self, text: str) -> None:
-        """Read nothing yet."""
+    def __init__(self, text: str, *, relaxed: bool = False) -> None:
+        """Read nothing yet; ``relaxed`` lets comments and a comma before a closing bracket pass, as Hjson does."""
         self.text = text
+        self.relaxed = relaxed
+        self.space = _SPACE_AND_COMMENTS if relaxed else _SPACE
         self.notes: list[Note] = []
         self.line_starts = [0, *(match.end() for match in re.finditer("\n", text))]
 
@@ -52,7 +55,7 @@ class JsonReader:
         raise JsonError(message, *self.place(offset))
 
     def _skip(self, offset: int) -> int:
-        match = _SPACE.match(self.text, offset)
+        match = self.space.match(self.text, offset)
         return match.end() if match else offset
 
     def _value(self, start: int, depth: int) -> tuple[Value, int]:
@@ -120,7 +123,7 @@ class JsonReader:
         found = self.text[offset : offset + 1]
         if found == ",":
             after = self._skip(offset + 1)
-            if self.text[after : after + 1] == closing:
+            if self.text[after : after + 1] == closing and not self.relaxed:
                 self._fail("a comma before the closing bracket", offset)
             return after
         if found != closing:

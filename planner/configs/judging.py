@@ -1,8 +1,9 @@
 """From a draft to a verdict: the problem and layout it stands for, and every rule that they break."""
 
-import itertools
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import msgspec
@@ -11,10 +12,10 @@ from planner.configs.draft import UNDECIDED, Asked, Draft, Keys
 from planner.configs.source import Source, shortened
 from planner.configs.wording import reworded
 from planner.diagnostics import Diagnostic
-from planner.layout import Layout, Offload
+from planner.layout import Layout, Offload, columns_of
 from planner.problem import Problem
 from planner.rules import CONFIG_RULES, RULES
-from planner.rules.rule import Rule, divisors
+from planner.rules.rule import Rule, divisors, edge_of
 from planner.spec import ModelSpec, StackSpec
 from planner.spec_files import builtin_names, load_spec
 
@@ -55,6 +56,9 @@ def judge(source: Source, draft: Draft, asked: Asked) -> Judged:
     keys = Keys(source, draft.settings, draft)
     found = [*draft.diagnostics, *_config_violations(keys, draft, candidates)]
     found += _layout_violations(keys, draft, candidates)
+    if any(diagnostic.severity == "error" for diagnostic in found):
+        # What gptplan's stack does not execute is of interest once the file is valid.
+        found = [one for one in found if one.severity == "error" or not one.rule.startswith(draft.own_rules)]
     problem, layout = candidates[0] if not missing else (None, None)
     return Judged(
         draft=draft, diagnostics=tuple(sorted(found, key=_order)), problem=problem, layout=layout, missing=missing
@@ -73,11 +77,24 @@ def _alternatives(draft: Draft, asked: Asked) -> Iterator[tuple[dict[str, Any], 
     """All that the file may mean: one entry when everything is known, several values for what is not."""
     known = {name: value for name, value in draft.fields.items() if value is not UNDECIDED}
     open_fields = [name for name, value in draft.fields.items() if value is UNDECIDED]
-    models = [draft.model] if draft.model else [load_spec(name, ModelSpec) for name in builtin_names(ModelSpec)]
-    options = [_options(name, asked) for name in open_fields]
-    combined = itertools.product(models, *options)
-    for model, *values in itertools.islice(combined, MAX_ALTERNATIVES):
-        yield {**_DEFAULTS, **known, **dict(zip(open_fields, values, strict=True))}, model
+    models = (draft.model,) if draft.model else _builtin_models()
+    options = [models, *(_options(name, asked) for name in open_fields)]
+    total = math.prod(map(len, options))
+    for number in range(min(total, MAX_ALTERNATIVES)):
+        # Steps of a prime number spread what is tried over all values of all of them.
+        index, values = number * _PRIME % total if total > MAX_ALTERNATIVES else number, []
+        for choices in options:
+            index, place = divmod(index, len(choices))
+            values.append(choices[place])
+        yield {**_DEFAULTS, **known, **dict(zip(open_fields, values[1:], strict=True))}, values[0]
+
+
+_PRIME = 7919
+
+
+@cache
+def _builtin_models() -> tuple[ModelSpec, ...]:
+    return tuple(load_spec(name, ModelSpec) for name in builtin_names(ModelSpec))
 
 
 def _options(name: str, asked: Asked) -> tuple[Any, ...]:
@@ -160,29 +177,41 @@ def _location(keys: Keys, key: str, field: str) -> str:
 
 def _layout_violations(keys: Keys, draft: Draft, candidates: list[tuple[Problem, Layout]]) -> list[Diagnostic]:
     """What the rule table says, for every value of what is not known; only what is the same for all of them."""
+    rules = [rule for rule in RULES if rule.id not in draft.restated]
     common: dict[tuple[str, str], Diagnostic] | None = None
     for problem, layout in candidates:
-        broken = {}
-        for rule in RULES:
-            if (
-                rule.id not in draft.restated
-                and not _follows(rule, problem, layout)
-                and not rule.holds_for(problem, layout)
-            ):
-                diagnostic = _diagnosed(rule, problem, layout, keys, draft)
-                broken[rule.id, diagnostic.message] = diagnostic
-        common = broken if common is None else {key: common[key] for key in common if key in broken}
-        if not common:
+        columns = columns_of(layout)
+        rules = [
+            rule
+            for rule in rules
+            if not _follows(rule, problem, layout) and not rule.holds_for(problem, layout, columns)
+        ]
+        if not rules:
             return []
+        found = [_diagnosed(rule, problem, layout, keys, draft) for rule in rules]
+        broken = {(diagnostic.rule, diagnostic.message): diagnostic for diagnostic in found}
+        common = broken if common is None else {key: common[key] for key in common if key in broken}
     return list((common or {}).values())
 
 
 def _follows(rule: Rule, problem: Problem, layout: Layout) -> bool:
-    """Whether a rule only repeats another one: layers per stage that the file does not set."""
+    """Whether a rule only repeats another one: layers per stage that the file does not set, a grid that is none."""
     too_many = layout.pipeline_parallel > problem.model.num_layers
-    return (too_many and rule.id in ("PP010", "PP011", "RC001")) or (
-        rule.id == "RC001" and problem.stack.recompute == "none"
+    return (
+        (too_many and rule.id in ("PP010", "PP011", "RC001"))
+        or (rule.id == "RC001" and problem.stack.recompute == "none")
+        or (rule.id in _ABOUT_GRID and not _is_grid(layout))
     )
+
+
+_ABOUT_GRID = ("TP021", "TP022", "TP023", "TP024")
+"""Rules about the edge of a grid, which mean nothing where the degree makes no grid."""
+
+
+def _is_grid(layout: Layout) -> bool:
+    edge = int(edge_of(columns_of(layout))[0])
+    degree = {"2d": edge**2, "2.5d": edge**2 * layout.tensor_depth, "3d": edge**3}
+    return degree.get(layout.tensor_mode, layout.tensor_parallel) == layout.tensor_parallel
 
 
 def _diagnosed(rule: Rule, problem: Problem, layout: Layout, keys: Keys, draft: Draft) -> Diagnostic:
@@ -194,7 +223,7 @@ def _diagnosed(rule: Rule, problem: Problem, layout: Layout, keys: Keys, draft: 
         word = draft.words.get(field, field)
         shown = f"{keys.source.shown}: {word}"
     names = {name: keys.name(draft.keys[name]) if draft.keys.get(name) else "" for name in draft.words}
-    names = {name: found or draft.words[name] for name, found in names.items()}
+    names = {name: found or draft.words[name] for name, found in names.items()} | draft.spoken
     message, hint = reworded(plain.message, names), reworded(plain.hint, names)
     if own:
         hint = f"{draft.framework.partition(' ')[0]} may run it; gptplan does not"

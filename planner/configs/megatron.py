@@ -7,7 +7,7 @@ import msgspec
 
 from planner.configs.draft import OWN_RULES, UNDECIDED, Asked, Draft, Keys
 from planner.configs.source import Source, Value
-from planner.rules.megatron_configs import MEGATRON
+from planner.rules.megatron_options import MEGATRON, OBSOLETE
 from planner.spec import ModelSpec
 
 MARKS = (
@@ -15,6 +15,13 @@ MARKS = (
     "--num-attention-heads", "--use-distributed-optimizer", "--context-parallel-size",
 )  # fmt: skip
 """Options by which such a file is recognised."""
+_RESTATED = frozenset(
+    ("DEV001", "BAT001", "ZER001", "ZER003", "TP002", "SP001", "PP001", "PP002", "PP003", "PP004", "PP005", "PP006",
+     "PP010", "PP011")
+)  # fmt: skip
+"""Layout rules that Megatron-LM's own rules say, or that it does not have."""
+_FIRST, _LAST = "--decoder-first-pipeline-num-layers", "--decoder-last-pipeline-num-layers"
+_LAYOUT = "--pipeline-model-parallel-layout"
 _SHAPE = ("num_layers", "hidden_size", "num_heads")
 _WORDS = {
     "tensor_parallel": "--tensor-model-parallel-size", "pipeline_parallel": "--pipeline-model-parallel-size",
@@ -29,16 +36,21 @@ def dashed(settings: Any) -> dict[str, Value]:
     """Settings under the names of the command line, whether written with dashes or as in a data file."""
     found: dict[str, Value] = {}
     for key, value in settings.items():
-        last = key.rpartition(".")[2] if not key.startswith("-") else key
-        found.setdefault("--" + last.lstrip("-").replace("_", "-"), value)
+        found.setdefault(dashed_name(key), value)
     return found
+
+
+def dashed_name(key: str) -> str:
+    """A key as the command line has it: ``model.num_layers`` and ``--num_layers`` are ``--num-layers``."""
+    last = key.rpartition(".")[2] if not key.startswith("-") else key
+    return "--" + last.lstrip("-").replace("_", "-")
 
 
 def read_megatron(source: Source, asked: Asked) -> Draft:
     """The layout of the arguments, and the facts of Megatron's own checks."""
     draft = Draft(
         dialect=MEGATRON, framework="Megatron-LM arguments", stack="megatron", words=_WORDS,
-        own_rules=(*OWN_RULES, "TP005"), restated=frozenset({"DEV001", "BAT001", "ZER001", "ZER003"}),
+        own_rules=(*OWN_RULES, "TP005"), restated=_RESTATED,
     )  # fmt: skip
     draft.settings = dashed(source.settings)
     keys = Keys(source, draft.settings, draft)
@@ -101,8 +113,9 @@ def _own_model(keys: Keys, draft: Draft, sizes: tuple[Any, Any, Any]) -> ModelSp
     try:
         return ModelSpec(
             name=f"megatron-{layers}x{hidden}", title="the model of the arguments", num_layers=layers,
-            hidden_size=hidden, num_heads=heads, ffn_hidden_size=ffn or 4 * hidden, vocab_size=vocab or 50257,
-            max_seq_len=max(positions or seq_len, 1), dropout=0.1, seq_len=min(seq_len, positions or seq_len),
+            hidden_size=hidden, num_heads=heads, ffn_hidden_size=ffn or _default_ffn(keys, hidden),
+            vocab_size=vocab or 50257, max_seq_len=max(positions or seq_len, 1), dropout=0.1,
+            seq_len=min(seq_len, positions or seq_len),
             tied_embeddings=not keys.has("--untie-embeddings-and-output-weights"), global_batch=1, precision="bf16",
             sources={"num_layers": "the arguments of the file"},
         )  # fmt: skip
@@ -110,24 +123,68 @@ def _own_model(keys: Keys, draft: Draft, sizes: tuple[Any, Any, Any]) -> ModelSp
         return None
 
 
+def _default_ffn(keys: Keys, hidden: int) -> int:
+    return max(64, int(4 * hidden * 2 / 3 / 64) * 64) if keys.has("--swiglu") else 4 * hidden
+
+
 def _schedule(keys: Keys, draft: Draft) -> None:
-    fields = draft.fields
+    """Virtual stages from the one option that sets them; what a second one says is left to its rule."""
+    fields, facts = draft.fields, draft.facts
     stages = fields["pipeline_parallel"]
     per_virtual = keys.count("--num-layers-per-virtual-pipeline-stage", name="virtual_stage")
-    virtual = keys.count("--num-virtual-stages-per-pipeline-rank", name="virtual_count")
-    layers = draft.facts.get("num_layers", draft.model.num_layers if draft.model else None)
+    count = keys.count("--num-virtual-stages-per-pipeline-rank", name="virtual_count")
+    given = [name for name, value in (("virtual_stage", per_virtual), ("virtual_count", count)) if value is not None]
+    layers = _split_layers(keys, draft)
     chunks: Any = 1
-    for name, value in (("virtual_stage", per_virtual), ("virtual_count", virtual)):
-        if value is None:
-            continue
+    if given:
+        key = draft.keys[given[0]]
+        value = per_virtual if given[0] == "virtual_stage" else count
+        draft.keys["num_model_chunks"] = draft.keys["schedule"] = draft.keys["virtual_stage"] = key
         chunks = value
-        draft.keys["num_model_chunks"] = draft.keys["schedule"] = draft.keys["virtual_stage"] = draft.keys[name]
-        draft.facts |= {"virtual_stage": value, "virtual_key": draft.keys[name]} if value is not UNDECIDED else {}
-        if name == "virtual_stage" and value is not UNDECIDED:
-            chunks = max(1, layers // stages // value) if layers and stages is not UNDECIDED else UNDECIDED
+        if given[0] == "virtual_stage":
+            known = value is not UNDECIDED and layers is not None and stages is not UNDECIDED
+            chunks = max(1, layers // stages // value) if known and layers else UNDECIDED
+        if value is not UNDECIDED:
+            facts |= {"virtual_stage": value, "virtual_key": key}
+    others = [draft.keys[name] for name in given[1:]] + ([_LAYOUT] if given and keys.has(_LAYOUT) else [])
+    if others:
+        facts["second_virtual"] = draft.keys["second_virtual"] = others[0]
+        draft.keys["second_virtual"] = others[0]
     undecided = UNDECIDED in (stages, chunks)
     fields["num_model_chunks"] = UNDECIDED if undecided else chunks if stages > 1 else 1
     fields["schedule"] = UNDECIDED if undecided else "none" if stages == 1 else "interleaved" if chunks > 1 else "1f1b"
+    facts |= {"overlap_p2p": not keys.has("--no-overlap-p2p-communication")}
+    facts |= {} if undecided else {"virtual_size": chunks}
+
+
+def _split_layers(keys: Keys, draft: Draft) -> int | None:
+    """Layers that are divided evenly over the stages; nothing where the stages may differ."""
+    layers = draft.facts.get("num_layers", draft.model.num_layers if draft.model else None)
+    stages = draft.fields["pipeline_parallel"]
+    if layers is None or keys.has(_LAYOUT):
+        return None
+    if keys.has(_FIRST, _LAST):
+        _uneven(keys, draft, layers, stages)
+        return None
+    extra = [o for o in ("--account-for-embedding-in-pipeline-split", "--account-for-loss-in-pipeline-split")
+             if keys.has(o)]  # fmt: skip
+    if extra:
+        draft.unmodelled.append("gptplan's Megatron-LM stages have the same number of layers")
+    draft.facts |= {"split_layers": layers + len(extra)} | ({"counted": " with embedding or loss"} if extra else {})
+    return int(layers + len(extra))
+
+
+def _uneven(keys: Keys, draft: Draft, layers: int, stages: Any) -> None:
+    draft.unmodelled.append("gptplan's Megatron-LM stages have the same number of layers")
+    given = {option: keys.count(option) for option in (_FIRST, _LAST) if keys.has(option)}
+    if UNDECIDED in given.values() or stages is UNDECIDED:
+        return
+    option, value = next(iter(given.items()))
+    draft.facts |= {
+        "uneven": value, "uneven_key": option, "middle_layers": layers - sum(given.values()),
+        "middle_stages": stages - len(given),
+    }  # fmt: skip
+    draft.keys["uneven"] = option
 
 
 def _states(keys: Keys, draft: Draft) -> None:
@@ -143,7 +200,7 @@ def _states(keys: Keys, draft: Draft) -> None:
     if granularity == "selective":
         draft.unmodelled.append("gptplan recomputes whole layers, not attention alone")
     draft.facts |= {
-        "fp16": half is True, "bf16": brain is True, "has_recompute_method": keys.has("--recompute-method"),
+        "fp16": half is True, "bf16": brain is True,
         **({"recompute_granularity": granularity} if granularity not in (None, UNDECIDED) else {}),
     }  # fmt: skip
 
@@ -162,25 +219,53 @@ def _batch(keys: Keys, draft: Draft, asked: Asked) -> None:
         total = micro * ranks
         draft.assumptions.append(f"the file has no --global-batch-size: {total}, one micro batch a rank, is taken")
     fields["num_microbatches"] = max(1, total // (micro * ranks))
-    draft.facts |= {"global_batch": total, "micro_batch": micro, "data_parallel": ranks}
+    draft.facts |= {
+        "global_batch": total, "micro_batch": micro, "data_parallel": ranks,
+        "num_microbatches": fields["num_microbatches"],
+    }  # fmt: skip
 
 
 def _facts(keys: Keys, draft: Draft, asked: Asked) -> None:
+    fields = draft.fields
     found = {
         "num_devices": asked.gpus, "num_query_groups": keys.count("--num-query-groups", name="num_query_groups"),
         "expert_parallel": keys.count("--expert-model-parallel-size", name="expert_parallel"),
-        "expert_tensor_parallel": keys.count("--expert-tensor-parallel-size", default=1),
+        "expert_tensor_parallel": keys.count(
+            "--expert-tensor-parallel-size", default=fields["tensor_parallel"], name="expert_tensor_parallel"
+        ),
         "num_experts": keys.count("--num-experts", name="num_experts"), "has_experts": keys.has("--num-experts"),
-        "has_kv_channels": keys.has("--kv-channels"),
-        **{name: draft.fields[name] for name in ("tensor_parallel", "pipeline_parallel", "context_parallel")},
+        "vp_group": keys.count(
+            "--microbatch-group-size-per-virtual-pipeline-stage", default=fields["pipeline_parallel"]
+        ),
+        **{name: fields[name] for name in ("tensor_parallel", "pipeline_parallel", "context_parallel", "seq_len",
+                                           "sequence_parallel")},
     }  # fmt: skip
-    draft.facts |= {name: value for name, value in found.items() if value not in (None, UNDECIDED)}
+    draft.facts |= {name: value for name, value in found.items() if value is not None and value is not UNDECIDED}
+    _options(keys, draft)
     nodes, processes = keys.settings.get("--nnodes"), keys.settings.get("--nproc-per-node")
     per_node = processes.content if processes else None
     count = nodes.content if nodes else 1
     if type(per_node) is int and type(count) is int and 0 < per_node * count < 10**7:
         draft.facts["launched"] = per_node * count
         draft.keys["launched"] = "--nproc-per-node"
+
+
+def _options(keys: Keys, draft: Draft) -> None:
+    """Which options are given, for the rules that one needs or excludes another."""
+    given = frozenset(key for key, value in keys.settings.items() if value.content is not False)
+    draft.facts |= {"options": given} | {key: True for key in given if key not in draft.facts}
+    draft.keys |= {key: key for key in given}
+    half = [option for option in ("--fp16-lm-cross-entropy", "--fp32-residual-connection") if option in given]
+    selective = [option for option in ("--recompute-method", "--recompute-num-layers") if option in given]
+    for name, options in (("half_option", half), ("selective_with", selective)):
+        if options:
+            draft.facts[name] = draft.keys[name] = options[0]
+    obsolete = [option for option in OBSOLETE if option in given]
+    draft.keys["options"] = obsolete[0] if obsolete else ""
+    if re.search(r"\btorchrun\b|torch\.distributed", keys.source.text):
+        found = keys.source.variables.get("CUDA_DEVICE_MAX_CONNECTIONS")
+        draft.facts["max_connections"] = str(found.content) if found else ""
+        draft.facts["own_sharding"] = bool(given & {"--use-torch-fsdp2", "--use-megatron-fsdp"})
 
 
 def is_megatron(settings: Any) -> bool:

@@ -6,7 +6,7 @@ from typing import Any
 from planner.configs.draft import OWN_RULES, UNDECIDED, Asked, Draft, Keys
 from planner.configs.model_names import model_named
 from planner.configs.nvme import nvme_facts
-from planner.configs.source import Source, Symbol
+from planner.configs.source import Source, Symbol, Unknown
 from planner.rules.old_configs import OLD
 
 MODES = (None, "1d", "2d", "2.5d", "3d")
@@ -27,7 +27,7 @@ def read_old_config(source: Source, asked: Asked) -> Draft:
     """The layout of the file, and the facts of the rules of the old modes."""
     draft = Draft(
         dialect=OLD, framework="Colossal-AI configuration", stack="colossalai", words=_WORDS,
-        own_rules=(*OWN_RULES, "ZER001", "ZER003", "TP005", "OFF002", "OFF003"),
+        own_rules=(*OWN_RULES, "ZER001", "ZER003", "TP005", "OFF002", "OFF003", "PP004"),
     )  # fmt: skip
     draft.settings = source.settings
     keys = Keys(source, draft.settings, draft)
@@ -144,9 +144,33 @@ def _batch(keys: Keys, draft: Draft, asked: Asked) -> None:
         fields |= {"micro_batch": UNDECIDED, "num_microbatches": UNDECIDED}
         return
     if batch is None:
-        draft.assumptions.append("the file has no BATCH_SIZE: one sequence a micro batch is taken")
-        batch = pieces
+        share = _share(draft)
+        batch = pieces * share
+        sequences = "sequence" if share == 1 else "sequences"
+        draft.assumptions.append(f"the file has no BATCH_SIZE: {share} {sequences} a micro batch is taken")
     fields |= {"micro_batch": max(1, batch // pieces), "num_microbatches": pieces * accumulated}
+    if pieces > 1:
+        draft.spoken["micro_batch"] = "BATCH_SIZE / NUM_MICRO_BATCHES"
+    deep = fields["tensor_mode"] == "2.5d" and UNDECIDED not in (fields["tensor_parallel"], fields["tensor_depth"])
+    if deep and fields["micro_batch"] % _edge(draft) == 0:
+        # Colossal-AI splits the batch by the edge alone; gptplan's runtime by the depth as well.
+        draft.own_rules = (*draft.own_rules, "TP023")
+
+
+def _edge(draft: Draft) -> int:
+    """Edge of the grid of mode 2D, 2.5D or 3D; 1 where there is none, or where it is not known."""
+    fields = draft.fields
+    if not draft.decided("tensor_mode", "tensor_parallel", "tensor_depth"):
+        return 1
+    degree, depth = fields["tensor_parallel"], fields["tensor_depth"]
+    edges = {"2d": math.isqrt(degree), "2.5d": math.isqrt(degree // depth), "3d": round(degree ** (1 / 3))}
+    return max(1, edges.get(fields["tensor_mode"], 1))
+
+
+def _share(draft: Draft) -> int:
+    """The least micro batch that the grid splits."""
+    mode = draft.known("tensor_mode")
+    return _edge(draft) ** (2 if mode == "3d" else 1) * (draft.known("tensor_depth", 1) if mode == "2.5d" else 1)
 
 
 def _facts(keys: Keys, draft: Draft, asked: Asked) -> None:
@@ -198,10 +222,10 @@ def _unused_constants(keys: Keys, draft: Draft) -> None:
         ("MODE", "parallel.tensor.mode"), ("DEPTH", "parallel.tensor.depth"),
     )  # fmt: skip
     for constant, used in pairs:
-        if not (keys.has(constant) and keys.has(used)):
+        if not (keys.has(constant) and keys.has(used)) or keys.name(used) not in (used, constant):
             continue
-        left, right = keys.raw(constant), keys.raw(used)
-        if left != right and not isinstance(left, Symbol) and not isinstance(right, Symbol | dict):
+        left, right = (keys.settings[key].content for key in (constant, used))
+        if left != right and not isinstance(left, Symbol | Unknown) and not isinstance(right, Symbol | Unknown | dict):
             draft.facts |= {"unused_constant": left, "unused_key": constant, "used_key": used, "used_value": right}
             draft.keys["unused_constant"] = constant
             return

@@ -5,7 +5,7 @@ from typing import Any
 
 from planner.configs.draft import UNDECIDED, Asked, Draft, Keys
 from planner.configs.model_names import model_named
-from planner.configs.plugin_arguments import ARGUMENTS
+from planner.configs.plugin_arguments import ARGUMENTS, REQUIRED
 from planner.configs.source import Source, Value, flatten
 from planner.diagnostics import Diagnostic
 from planner.rules.plugin_names import (
@@ -35,8 +35,10 @@ _WORDS = {
 }  # fmt: skip
 
 
-def read_plugin(source: Source, name: str, arguments: Mapping[str, Value], asked: Asked) -> Draft:
-    """The layout that a plugin with these arguments gives."""
+def read_plugin(
+    source: Source, name: str, arguments: Mapping[str, Value], asked: Asked, *, whole_call: bool = False
+) -> Draft:
+    """The layout that a plugin with these arguments gives; ``whole_call`` where they are all that a script gives it."""
     draft = Draft(
         dialect=name, framework=f"Colossal-AI {name}", stack="colossalai", words=_WORDS,
         restated=frozenset({"DEV001", "ZER001", "ZER002", "SP001", "PP002", "PP003", "PP010"}),
@@ -46,6 +48,9 @@ def read_plugin(source: Source, name: str, arguments: Mapping[str, Value], asked
     if flat:
         arguments = {key: value for key, value in arguments.items() if key.partition(".")[0] not in CONTEXT}
     draft.settings = {**source.settings, **arguments}
+    missing = [key for key in REQUIRED.get(name, ()) if key not in arguments]
+    if whole_call and missing:
+        draft.facts["missing_argument"] = missing[0]
     keys = Keys(source, arguments, draft)
     context = Keys(source, {key: value for key, value in source.settings.items() if key not in arguments}, draft)
     _refuse_unknown(keys, draft, name)
@@ -62,13 +67,14 @@ def _refuse_unknown(keys: Keys, draft: Draft, name: str) -> None:
             continue
         if keys.source.language != "python" and "." in key:
             continue
-        near = did_you_mean(key, known)
+        near = did_you_mean(key, set(known))
         if keys.source.language != "python" and not near:
             continue
         draft.diagnostics.append(
             Diagnostic(
                 rule="CFG004", message=f"{name} has no argument {key}", hint=near or f"remove {key}",
-                location=f"{keys.source.shown}:{value.line}: {key}", values={"key": key},
+                location=f"{keys.source.shown}:{value.line}: {key}",
+                values={"key": key, "near": "".join(near.split("`")[1:2])},
             )
         )  # fmt: skip
 
@@ -87,6 +93,9 @@ def _context(context: Keys, source: Source, draft: Draft, asked: Asked) -> None:
     draft.fields["seq_len"] = context.count(*SEQUENCE, default=asked.seq_len, name="seq_len")
     named = context.raw(*MODEL, name="model")
     draft.model = asked.model or (model_named(named) if isinstance(named, str) else None)
+    if draft.model is not None:
+        # All models with formulas are GPT-2's.
+        draft.facts["model"] = draft.model.name
     draft.facts |= {
         "num_devices": asked.gpus, "calls_no_sync": "no_sync" in source.called,
         "calls_lora": "enable_lora" in source.called, "uses_galore": "DistGaloreAwamW" in source.called,
@@ -221,7 +230,7 @@ def _gemini_facts(keys: Keys, draft: Draft, facts: dict[str, Any]) -> None:
     needing = ("enable_sequence_parallelism", "enable_flash_attention", "enable_jit_fused",
     "enable_fused_normalization",
                "enable_all_optimization")  # fmt: skip
-    without = next((name for name in needing if keys.has(name) and keys.flag(name) is True), None)
+    without = next((name for name in needing if keys.has(name) and keys.settings[name].content is True), None)
     if without is not None:
         facts["needs_tp"] = without
         draft.keys["needs_tp"] = without

@@ -2,7 +2,7 @@
 
 import ast
 import warnings
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from planner.configs.constants import Constants, HiddenError
 from planner.configs.source import Call, Note, Source, Symbol, Unknown, Value, flatten, shortened, unreadable
@@ -17,8 +17,13 @@ _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 Names = dict[str, Value]
 
 
-def read_python(text: str, shown: str, known_calls: Collection[str]) -> Source:
+def read_python(text: str, shown: str, known_calls: Mapping[str, Sequence[str]]) -> Source:
     """The settings of a file: its module-level constants, and the calls of ``known_calls`` anywhere in it.
+
+    Args:
+        text: the file's content.
+        shown: its name.
+        known_calls: names of classes with their arguments in order.
 
     Raises:
         PlanError: it is not Python, with line, column and a caret.
@@ -87,7 +92,7 @@ def _last_name(node: ast.Name | ast.Attribute) -> str:
 class _Reader:
     """Walks statements in order, keeping what every name is known to be."""
 
-    def __init__(self, text: str, known_calls: Collection[str]) -> None:
+    def __init__(self, text: str, known_calls: Mapping[str, Sequence[str]]) -> None:
         self.constants = Constants(text)
         self.known_calls = known_calls
         self.imported: dict[str, int] = {}
@@ -264,12 +269,20 @@ class _Reader:
                     self._keep_call(name, inner, names)
 
     def _keep_call(self, name: str, node: ast.Call, names: Names) -> None:
+        complete = True
         try:
-            arguments = self.constants.keywords(node, names)
+            arguments = self.constants.arguments(node, self.known_calls[name], names)
         except HiddenError as hidden:
             self._note(hidden, hidden.why)
-            arguments = {}
-        self.calls.append(Call(name=name, line=node.lineno, column=node.col_offset + 1, arguments=arguments))
+            plain = [keyword for keyword in node.keywords if keyword.arg is not None]
+            shorter = ast.copy_location(ast.Call(func=node.func, args=node.args, keywords=plain), node)
+            arguments, complete = self.constants.arguments(shorter, self.known_calls[name], names), False
+        self.calls.append(
+            Call(
+                name=name, line=node.lineno, column=node.col_offset + 1, arguments=arguments,
+                complete=complete and not any(isinstance(argument, ast.Starred) for argument in node.args),
+            )
+        )  # fmt: skip
 
     def _hide(self, targets: Sequence[ast.expr], names: Names, node: ast.AST, why: str) -> None:
         for target in targets:

@@ -24,6 +24,8 @@ class Unknown:
     why: str
     line: int
     column: int
+    name: str = ""
+    """The name that hides it, where another value is made from that name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +67,8 @@ class Call:
     line: int
     column: int
     arguments: dict[str, Value]
+    complete: bool = True
+    """Whether these are all; a table that is unpacked and cannot be told may hide some."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +84,10 @@ class Source:
     calls: tuple[Call, ...] = ()
     called: frozenset[str] = field(default_factory=frozenset)
     """Last names of everything the file calls or passes around."""
+    variables: Mapping[str, Value] = field(default_factory=dict)
+    """What a shell script assigns."""
+    options: Mapping[str, int] = field(default_factory=dict)
+    """Offset behind each option of a shell script with its value, where another one can be written."""
 
     def with_text(self, value: Value, replacement: str) -> str:
         """The text of the file with one value replaced."""
@@ -109,6 +117,8 @@ def spelled(value: Any, language: Language) -> str:
         words = {"python": ("True", "False", "None"), "shell": ("true", "false", "")}
         true, false, none = words.get(language, ("true", "false", "null"))
         return none if value is None else true if value else false
+    if isinstance(value, Symbol):
+        return str(value)
     if isinstance(value, str):
         quote = "" if language in ("shell", "yaml") else '"' if language in ("json", "toml") else "'"
         return f"{quote}{value}{quote}"

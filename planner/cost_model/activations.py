@@ -21,7 +21,8 @@ def layer_activation_bytes(problem: Problem, stages: StageColumns) -> Floats:
     sharded elements of the stack and ``m`` mask bytes while dropout is on; in 16 bit with dropout
     ``T h (10 + 24/t)``, equation 2 without its attention scores. Materialised scores add
     ``a s T / t`` times their element and mask bytes. Sequence parallelism divides ``r`` and ``m`` by
-    ``t`` as well (equation 4), beside inputs that the stack keeps as gathered. 2D and 2.5D divide
+    ``t`` as well (equation 4), beside :func:`gathered_input_bytes`. Attention that stores no scores adds
+    its softmax statistics. 2D and 2.5D divide
     everything by ``t``, tokens by the one axis of the grid and hidden states by the other, and 3D adds
     :func:`gathered_operand_bytes`.
     """
@@ -32,13 +33,40 @@ def layer_activation_bytes(problem: Problem, stages: StageColumns) -> Floats:
     whole = element * kept.replicated_elements + dropout * kept.dropout_mask_bytes
     split = element * kept.sharded_elements
     hidden = tokens * model.hidden_size * (whole * part.whole_hidden + split * part.split_hidden)
-    in_slices = (columns.sequence_parallel == 1) & (columns.tensor_parallel > 1)
-    hidden = hidden + np.where(in_slices, tokens * model.hidden_size * element * kept.gathered_elements, 0.0)
-    hidden = hidden + gathered_operand_bytes(problem, stages)
+    hidden = hidden + gathered_input_bytes(problem, stages) + gathered_operand_bytes(problem, stages)
+    if kept.attention in ("flash", "unskipped"):
+        return hidden + tokens * model.num_heads * part.split_hidden * kept.softmax_bytes
     if kept.attention != "materialised":
         return hidden
     score_bytes = element * kept.score_elements + dropout * kept.score_mask_bytes
     return hidden + tokens * problem.seq_len * model.num_heads * part.split_hidden * score_bytes
+
+
+@formula("colossalai0.5.0")
+@once_per_places
+def gathered_input_bytes(problem: Problem, stages: StageColumns) -> Floats:
+    """Inputs of one layer's products that sequence parallelism keeps as gathered, of one micro batch."""
+    columns = stages.layouts
+    gathered = problem.stack.activations.gathered_elements * ELEMENT_BYTES[problem.precision]
+    in_slices = (columns.sequence_parallel == 1) & (columns.tensor_parallel > 1)
+    return np.where(in_slices, rank_tokens(problem, stages) * problem.model.hidden_size * gathered, 0.0)
+
+
+@formula("colossalai0.5.0")
+def outliving_bytes(problem: Problem, stages: StageColumns) -> tuple[Floats, Floats]:
+    """Gathered inputs that outlive backward: while the next forward runs, and when a backward ends.
+
+    They hang on the nodes of the autograd graph, not among its saved tensors, so that they go with the
+    micro batch's loss: one micro batch more than the schedule holds, if there is one before, and all
+    layers that do not recompute instead of the first alone.
+    """
+    columns, layers = stages.layouts, stages.num_layers - stages.recompute_layers
+    if not problem.stack.activations.gathered_outlive_backward:
+        return np.zeros(len(stages)), np.zeros(len(stages))
+    per_layer = gathered_input_bytes(problem, stages)
+    before = np.minimum(in_flight_microbatches(stages) + 1.0 / columns.num_model_chunks, columns.num_microbatches)
+    more = np.maximum(before - in_flight_microbatches(stages), 0.0)
+    return more * layers * per_layer, np.maximum(layers - 1, 0) * per_layer
 
 
 @formula("bian2021", "colossalai0.5.0")
@@ -116,6 +144,8 @@ def pipeline_buffer_bytes(problem: Problem, stages: StageColumns) -> Floats:
     extra = np.where(stages.is_last, 0.0, kept.pipeline_extra_microbatches)
     held = np.minimum(in_flight_microbatches(stages) + extra, columns.num_microbatches)
     held = held * kept.pipeline_elements * columns.num_model_chunks
+    if kept.pipeline_divided:
+        held = held / np.where(columns.sequence_parallel == 1, 1, columns.tensor_parallel)
     return np.where(columns.pipeline_parallel > 1, held * boundary_bytes(problem, stages), 0.0)
 
 
@@ -123,11 +153,11 @@ def pipeline_buffer_bytes(problem: Problem, stages: StageColumns) -> Floats:
 def layer_backward_bytes(problem: Problem, stages: StageColumns) -> Floats:
     """What the layer that goes backward takes on top: its recomputed activations and their gradients.
 
-    Gradients of activations are the stack's count of sharded elements.
+    Gradients of activations are the stack's counts of sharded and of whole elements.
     """
     kept, element, part = problem.stack.activations, ELEMENT_BYTES[problem.precision], shares(stages.layouts)
-    share = rank_tokens(problem, stages) * float(element) * part.split_hidden
-    gradients = share * problem.model.hidden_size * kept.backward_elements
+    elements = part.split_hidden * kept.backward_elements + part.whole_hidden * kept.backward_replicated_elements
+    gradients = rank_tokens(problem, stages) * float(element) * problem.model.hidden_size * elements
     return np.where(stages.recompute_layers > 0, layer_activation_bytes(problem, stages), 0.0) + gradients
 
 

@@ -40,6 +40,15 @@ def ring_links(problem: Problem, strides: Integers, sizes: Integers) -> tuple[Fl
     return link_columns(_cluster(problem).ring, strides, sizes)
 
 
+@formula("narayanan2021", "colossalai0.5.0")
+def axis_strides(problem: Problem, stages: StageColumns) -> tuple[Integers, Integers]:
+    """Distance of neighbouring ranks along the data and the pipeline axis, in ranks, by the stack's order."""
+    columns, tensor = stages.layouts, stages.layouts.tensor_parallel
+    if problem.stack.rank_order == "pipeline-data-tensor":
+        return tensor, tensor * columns.data_parallel
+    return tensor * columns.pipeline_parallel, tensor
+
+
 class LayerCollectives(NamedTuple):
     """Communication of one layer for one micro batch. Units: s."""
 
@@ -50,11 +59,11 @@ class LayerCollectives(NamedTuple):
 
 
 def _tensor_parallel_ring(problem: Problem, stages: StageColumns, num_bytes: Floats, steps: float) -> Floats:
-    """A collective over the 1D tensor-parallel group, with what the stack takes for any; nothing in a grid."""
+    """A collective over the 1D tensor-parallel group, whose ranks wait for each other; nothing in a grid."""
     columns = stages.layouts
     size = np.where(columns.mode_is("2d", "2.5d", "3d"), 1, columns.tensor_parallel)
     bandwidth, latency = ring_links(problem, np.ones_like(size), size)
-    fixed = np.where(size > 1, float(problem.stack.traffic.collective_s) * steps / 2.0, 0.0)
+    fixed = np.log2(size) * float(problem.stack.traffic.collective_s) * steps / 2.0
     return ring_seconds(num_bytes, size, steps, bandwidth, latency) + fixed
 
 
@@ -100,12 +109,19 @@ def tensor_parallel_seconds(problem: Problem, stages: StageColumns) -> Terms:
 def pipeline_seconds(problem: Problem, stages: StageColumns) -> Floats:
     """Blocking sends of one micro batch: a hidden state on to the next stage, its gradient back.
 
+    Where the stack sends slices, each tensor-parallel rank sends its own and the next stage gathers them.
     Under the interleaved schedule every chunk sends, also from the last stage to the first, and the stack
-    may hide a share of it.
+    may hide a share of it. Units: s.
     """
     columns = stages.layouts
-    bandwidth, latency = link_columns(_cluster(problem).neighbours, columns.tensor_parallel, columns.pipeline_parallel)
-    message = np.where(columns.pipeline_parallel > 1, boundary_bytes(problem, stages) / bandwidth + latency, 0.0)
+    _, stride = axis_strides(problem, stages)
+    bandwidth, latency = link_columns(_cluster(problem).neighbours, stride, columns.pipeline_parallel)
+    sent, gathered = boundary_bytes(problem, stages), np.zeros(len(stages))
+    if problem.stack.pipeline_slices:
+        whole = columns.sequence_parallel == 0
+        gathered = np.where(whole, _tensor_parallel_ring(problem, stages, sent, 1.0), 0.0)
+        sent = sent / np.where(whole, columns.tensor_parallel, 1)
+    message = np.where(columns.pipeline_parallel > 1, sent / bandwidth + latency + gathered, 0.0)
     ends = stages.is_first.astype(np.float64) + stages.is_last
     exposed = 1.0 - problem.stack.overlap.pipeline
     sends = np.where(columns.num_model_chunks > 1, 2.0 * columns.num_model_chunks * exposed, 2.0 - ends)
@@ -117,18 +133,34 @@ def data_parallel_seconds(problem: Problem, stages: StageColumns) -> Floats:
     """Reduction of a stage's gradients, and under ZeRO the gathering of its weights; nothing hidden yet.
 
     Gradient bytes times the stack's ring steps for the ZeRO stage. ZeRO 2 keeps only its own share of
-    the gradients, so it scatters them after every micro batch; its weights are gathered once. ZeRO 3
-    communicates with every micro batch: :func:`sharded_seconds`. Units: s.
+    the gradients, so it scatters them after every micro batch; its weights are gathered once. Stacks that
+    reduce by layer wait for the links once for each. ZeRO 3 communicates with every micro batch:
+    :func:`sharded_seconds`. Units: s.
     """
     columns, traffic = stages.layouts, problem.stack.zero_traffic
     size = columns.data_parallel
-    bandwidth, latency = ring_links(problem, columns.tensor_parallel * columns.pipeline_parallel, size)
+    bandwidth, latency = ring_links(problem, axis_strides(problem, stages)[0], size)
     weights = total(stage_parameters(problem, stages)) * ELEMENT_BYTES[problem.precision]
     every_microbatch = 1.0 + (traffic.stage2 - 1.0) * columns.num_microbatches
     fixed = np.where(columns.zero_stage == 0, traffic.stage0, traffic.stage1)
     steps = np.where(columns.zero_stage >= SHARDS_GRADIENTS, every_microbatch, fixed)
     steps = np.where(columns.zero_stage >= SHARDS_WEIGHTS, 0.0, steps)
-    return steps * ring_seconds(weights, size, 1.0, bandwidth, latency)
+    collectives = np.maximum(stages.num_layers, 1) if traffic.by_layer else 1.0
+    return steps * ring_seconds(weights, size, 1.0, bandwidth, latency * collectives)
+
+
+@formula("rajbhandari2020", "colossalai0.5.0")
+def zero_gather_seconds(problem: Problem, stages: StageColumns) -> Floats:
+    """The part of :func:`data_parallel_seconds` that gathers updated weights, where that hides behind nothing.
+
+    One ring all-gather of a stage's weights under ZeRO 1 and 2. Units: s.
+    """
+    columns = stages.layouts
+    bandwidth, latency = ring_links(problem, axis_strides(problem, stages)[0], columns.data_parallel)
+    weights = total(stage_parameters(problem, stages)) * ELEMENT_BYTES[problem.precision]
+    gathers = (columns.zero_stage >= 1) & (columns.zero_stage < SHARDS_WEIGHTS)
+    seconds = ring_seconds(weights, columns.data_parallel, 1.0, bandwidth, latency)
+    return np.where(gathers & (not problem.stack.overlap.gathers_hide), seconds, 0.0)
 
 
 @formula("rajbhandari2020", "colossalai0.5.0")
@@ -140,7 +172,7 @@ def sharded_seconds(problem: Problem, stages: StageColumns) -> Floats:
     """
     columns, sharded, plan = stages.layouts, problem.stack.sharded, pieces(problem)
     size = columns.data_parallel
-    bandwidth, latency = ring_links(problem, columns.tensor_parallel * columns.pipeline_parallel, size)
+    bandwidth, latency = ring_links(problem, axis_strides(problem, stages)[0], size)
     parts = stage_parameters(problem, stages)
     recomputed = parts["layers"] * stages.recompute_layers / np.maximum(stages.num_layers, 1)
     passes = sharded.gathers + sharded.scatters if plan.is_sharded else 2.0
@@ -157,7 +189,8 @@ def tied_embedding_seconds(problem: Problem, stages: StageColumns) -> Floats:
     """All-reduce of the tied embedding's gradient between the first and the last stage, once a step."""
     columns = stages.layouts
     pair = np.minimum(columns.pipeline_parallel, 2)
-    bandwidth, latency = link_columns(_cluster(problem).ends, columns.tensor_parallel, columns.pipeline_parallel)
+    _, stride = axis_strides(problem, stages)
+    bandwidth, latency = link_columns(_cluster(problem).ends, stride, columns.pipeline_parallel)
     vocab_share = padded_vocab(problem, columns) * shares(columns).matrix
     gradient = vocab_share * problem.model.hidden_size * ELEMENT_BYTES[problem.precision]
     tied = float(problem.model.tied_embeddings)

@@ -1,49 +1,37 @@
 """Time that a stage computes for one micro batch, and the optimizer step."""
 
+from collections.abc import Iterable
+from typing import NamedTuple
+
 import numpy as np
 
 from planner.cost_model.flops import head_product, layer_products
-from planner.cost_model.host import nvme_bytes_per_rank
-from planner.cost_model.parameters import SHARDS_GRADIENTS, stage_parameters, updated_parameters
+from planner.cost_model.parameters import SHARDS_GRADIENTS
+from planner.cost_model.products import alignment_share, matrix_seconds, odd_share, product_seconds
 from planner.cost_model.shares import rank_tokens, shares
 from planner.cost_model.sources import formula
-from planner.cost_model.terms import Terms, total
+from planner.cost_model.terms import Terms
 from planner.problem import Problem
 from planner.rules.rule import edge_of
 from planner.rules.states import SHARDS_WEIGHTS
 from planner.spec import ELEMENT_BYTES
-from planner.stages import Floats, StageColumns, padded_vocab
+from planner.spec_parts import Attention
+from planner.stages import Floats, StageColumns, once_per_places, padded_vocab
 
 BACKWARD_PRODUCTS = 2.0
 """Backward computes a weight and an input gradient for every product of forward."""
 CAUSAL_SHARE = 0.5
 """Share of the attention scores that a causal flash kernel computes."""
-LAYER_TENSORS = 12
-"""Parameter tensors of a layer: weights and biases of four products and two norms."""
 WEIGHT_PRODUCTS = 4
 SUMMA_KERNELS = 4
 """Kernels of one step of a product in a 2D or 2.5D grid: two broadcasts, the product and its addition."""
 
 
-@formula("definition")
-def product_seconds(problem: Problem, flops: Floats) -> Floats:
-    """Time of one matrix product: FLOP over dense peak times the efficiency measured at that size.
+class Passes(NamedTuple):
+    """What a part of a layer takes for one micro batch. Units: s."""
 
-    The efficiency is interpolated between the points of the hardware spec over log FLOP and held
-    constant beyond them. Zero FLOP take no time. Units: s.
-    """
-    points = np.array(problem.hardware.efficiency.matmul)
-    size = np.log10(np.maximum(flops, 1.0))
-    efficiency = np.interp(size, np.log10(points[:, 0]), points[:, 1])
-    return flops / (problem.hardware.peak_flops_per_s[problem.precision] * efficiency)
-
-
-@formula("definition")
-def alignment_share(problem: Problem, side: Floats) -> Floats:
-    """Share of its efficiency that a product keeps whose side is no multiple of what the card works on."""
-    efficiency = problem.hardware.efficiency
-    aligned = np.mod(np.broadcast_to(side, np.shape(side)), float(efficiency.alignment)) == 0
-    return np.where(aligned, 1.0, efficiency.unaligned)
+    forward: Floats
+    backward: Floats
 
 
 @formula("definition")
@@ -54,11 +42,12 @@ def traffic_seconds(problem: Problem, num_bytes: Floats) -> Floats:
 
 
 @formula("narayanan2021", "xu2021", "wang2021")
-def weight_product_seconds(problem: Problem, stages: StageColumns) -> Floats:
-    """The four products of one layer with its weights, forward, for one micro batch. Units: s.
+@once_per_places
+def weight_products(problem: Problem, stages: StageColumns) -> dict[str, Passes]:
+    """The four products of one layer with its weights for one micro batch, and the two each has in backward.
 
-    Each takes its FLOP at the efficiency of its size, or its operands and result over the memory where
-    that is longer. In a 2D or 2.5D grid it runs in as many steps as the edge.
+    Each takes what its shape takes, or its operands and result over the memory where that is longer. In a
+    2D or 2.5D grid it runs in as many steps as the edge. Units: s.
     """
     model, part, steps = problem.model, shares(stages.layouts), summa_steps(stages)
     h, f, products = float(model.hidden_size), float(model.ffn_hidden_size), layer_products(problem, stages)
@@ -69,24 +58,79 @@ def weight_product_seconds(problem: Problem, stages: StageColumns) -> Floats:
         "qkv": (h * whole, 3 * h * split), "attention_output": (h * split, h * whole),
         "ffn_in": (h * whole, f * split), "ffn_out": (f * split, h * whole),
     }  # fmt: skip
-    seconds = np.zeros(len(stages))
+    seconds = {}
     for name, (inner, outer) in shapes.items():
         share = alignment_share(problem, inner) * alignment_share(problem, outer)
-        computed = product_seconds(problem, getattr(products, name) / steps) / share
+        rows = getattr(products, name) / (2.0 * inner * outer * steps)
         moved = traffic_seconds(problem, element * (tokens * inner + inner * outer + tokens * outer))
-        seconds = seconds + steps * np.maximum(computed, moved)
+        output, input_gradient, weight_gradient = (
+            steps * np.maximum(matrix_seconds(problem, *sides) / share, moved)
+            for sides in ((rows, outer, inner), (rows, inner, outer), (inner, outer, rows))
+        )
+        seconds[name] = Passes(output, input_gradient + weight_gradient)
     return seconds
 
 
+@formula("definition")
+def weight_product_seconds(problem: Problem, stages: StageColumns) -> Passes:
+    """All of :func:`weight_products` together. Units: s."""
+    return _sum(weight_products(problem, stages).values())
+
+
+@formula("definition")
+@once_per_places
+def element_wise_seconds(problem: Problem, stages: StageColumns) -> Passes:
+    """Traffic of one layer's element-wise kernels for one micro batch: norms, GELU, dropout, additions.
+
+    On top of the stack's count: dropout where the model has it; with tensor parallelism the biases of
+    forward, ``2 h`` outputs that are whole and ``3 h + f`` that are divided; what a grid needs. Units: s.
+    """
+    part, traffic, model = shares(stages.layouts), problem.stack.traffic, problem.model
+    backward_whole, backward_split = (
+        BACKWARD_PRODUCTS * forward if own is None else own
+        for forward, own in (
+            (traffic.replicated_elements, traffic.backward_replicated_elements),
+            (traffic.sharded_elements, traffic.backward_sharded_elements),
+        )
+    )
+    dropped = traffic.dropout_elements * (model.dropout > 0)
+    whole, split = part.whole_hidden, part.split_hidden
+    outputs = 2.0 * whole + (3.0 + model.ffn_hidden_size / model.hidden_size) * split
+    biases = np.where(stages.layouts.tensor_parallel > 1, traffic.bias_passes * outputs, 0.0)
+    in_grid = np.where(stages.layouts.mode_is("2d", "2.5d", "3d"), traffic.grid_elements * split, 0.0)
+    forward = (traffic.replicated_elements + dropped) * whole + traffic.sharded_elements * split + biases + in_grid
+    backward = (backward_whole + dropped) * whole + backward_split * split + BACKWARD_PRODUCTS * in_grid
+    hidden = rank_tokens(problem, stages) * model.hidden_size * float(ELEMENT_BYTES[problem.precision])
+    return Passes(traffic_seconds(problem, hidden * forward), traffic_seconds(problem, hidden * backward))
+
+
 @formula("narayanan2021", "dao2022")
-def layer_forward_seconds(problem: Problem, stages: StageColumns) -> Floats:
-    """Forward of one layer for one micro batch on the device: products, attention, element-wise traffic."""
-    part, element = shares(stages.layouts), float(ELEMENT_BYTES[problem.precision])
-    traffic = problem.stack.traffic
-    elements = traffic.replicated_elements * part.whole_hidden + traffic.sharded_elements * part.split_hidden
-    moved = rank_tokens(problem, stages) * problem.model.hidden_size * element * elements
-    products = weight_product_seconds(problem, stages) + attention_seconds(problem, stages)
-    return products + traffic_seconds(problem, moved)
+@once_per_places
+def layer_seconds(problem: Problem, stages: StageColumns) -> Passes:
+    """One layer for one micro batch on the device: products, attention, element-wise traffic. Units: s."""
+    attention, element_wise = attention_seconds(problem, stages), element_wise_seconds(problem, stages)
+    moved = _sum((weight_product_seconds(problem, stages), attention, element_wise))
+    fixed = float(problem.stack.traffic.layer_fixed_s)
+    return Passes(moved.forward + fixed, moved.backward + BACKWARD_PRODUCTS * fixed)
+
+
+def _sum(parts: Iterable[Passes]) -> Passes:
+    forward, backward = (np.sum(passes, axis=0, dtype=np.float64) for passes in zip(*parts, strict=True))
+    return Passes(np.asarray(forward), np.asarray(backward))
+
+
+@formula("pytorch-checkpoint")
+@once_per_places
+def recomputed_layer_seconds(problem: Problem, stages: StageColumns) -> Floats:
+    """What one layer that recomputes takes to run forward again, on the device.
+
+    All of forward, or without its last product where the stack stops at the last tensor that backward
+    needs: that is the product's input, unless dropout follows or tensor parallelism divides it. Units: s.
+    """
+    stops = problem.stack.traffic.recompute_stops_early and problem.model.dropout == 0
+    last = weight_products(problem, stages)["ffn_out"].forward
+    left_out = np.where(stops & (stages.layouts.tensor_parallel == 1), last, 0.0)
+    return np.asarray(layer_seconds(problem, stages).forward - left_out)
 
 
 @formula("definition")
@@ -95,32 +139,71 @@ def layer_host_seconds(problem: Problem, stages: StageColumns) -> Floats:
     traffic = problem.stack.traffic
     stated = traffic.layer_host_s + np.where(stages.layouts.tensor_parallel > 1, traffic.tensor_parallel_host_s, 0.0)
     stated = stated + np.where(stages.layouts.sequence_parallel == 1, traffic.sequence_parallel_host_s, 0.0)
-    in_pieces = stages.layouts.zero_stage >= SHARDS_WEIGHTS
+    zero, in_pieces = stages.layouts.zero_stage, stages.layouts.zero_stage >= SHARDS_WEIGHTS
+    reduced = (zero >= 1) & ~in_pieces & (stages.layouts.data_parallel > 1)
+    share = np.where(zero >= SHARDS_GRADIENTS, 1.0, 1.0 / stages.layouts.num_microbatches)
+    stated = stated + np.where(reduced, traffic.zero_layer_host_s * share, 0.0)
     stated = stated + np.where(in_pieces, problem.stack.sharded.layer_host_s, 0.0)
     return np.maximum(layer_kernels(problem, stages) * problem.hardware.kernel_launch_s, stated)
 
 
 @formula("dao2022", "korthikanti2022")
-def attention_seconds(problem: Problem, stages: StageColumns) -> Floats:
-    """The two attention products of one layer's forward, and the scores' way through memory.
+@once_per_places
+def attention_seconds(problem: Problem, stages: StageColumns) -> Passes:
+    """The attention products of one layer, and the scores' way through memory.
 
     A flash kernel computes half of the scores, the others all; kernels that store scores move each as
-    often as the stack counts. Units: s.
+    often as the stack counts. Kernels that store none run at an efficiency of their own, if the stack or
+    the card has one: :func:`kernel_attention_seconds`. Units: s.
     """
+    kind, under_zero_3 = problem.stack.activations.attention, problem.stack.sharded.attention
+    plain = _attention(problem, stages, kind)
+    if under_zero_3 in (None, kind):
+        return plain
+    other, in_pieces = _attention(problem, stages, under_zero_3), stages.layouts.zero_stage >= SHARDS_WEIGHTS
+    return Passes(*(np.where(in_pieces, own, usual) for own, usual in zip(other, plain, strict=True)))
+
+
+def _attention(problem: Problem, stages: StageColumns, kind: Attention | None) -> Passes:
     stack, products = problem.stack, layer_products(problem, stages)
-    kind = stack.activations.attention
     computed = CAUSAL_SHARE if kind == "flash" else 1.0
     flops = (products.attention_scores * computed, products.attention_values * computed)
-    stores_scores, share = kind in ("materialised", "recomputed"), stack.traffic.attention_efficiency
-    if share is not None and not stores_scores:
-        rate = problem.hardware.peak_flops_per_s[problem.precision] * share * problem.hardware.efficiency.attention
-        return (flops[0] + flops[1]) / rate
-    seconds = product_seconds(problem, flops[0]) + product_seconds(problem, flops[1])
+    stores_scores = kind in ("materialised", "recomputed")
+    if stack.traffic.attention_efficiency is not None and not stores_scores:
+        return kernel_attention_seconds(problem, flops[0] + flops[1], kind == "flash")
     if not stores_scores:
-        return seconds
-    part = shares(stages.layouts).split_hidden
-    scores = rank_tokens(problem, stages) * problem.seq_len * problem.model.num_heads * part
-    return seconds + traffic_seconds(problem, scores * ELEMENT_BYTES[problem.precision] * stack.traffic.score_elements)
+        seconds = product_seconds(problem, flops[0]) + product_seconds(problem, flops[1])
+        return Passes(seconds, BACKWARD_PRODUCTS * seconds)
+    side, depth = float(problem.seq_len), float(problem.model.hidden_size // problem.model.num_heads)
+    heads = rank_tokens(problem, stages) / side * problem.model.num_heads * shares(stages.layouts).split_hidden
+    seconds = matrix_seconds(problem, side, side, depth, heads) + matrix_seconds(problem, side, depth, side, heads)
+    scores = heads * side * side * ELEMENT_BYTES[problem.precision]
+    seconds = seconds + traffic_seconds(problem, scores * stack.traffic.score_elements)
+    return Passes(seconds, BACKWARD_PRODUCTS * seconds)
+
+
+@formula("dao2022")
+def kernel_attention_seconds(problem: Problem, flops: Floats, causal: bool) -> Passes:
+    """Attention kernels that store no scores: ``flops`` of forward, twice as many in backward.
+
+    Either at the stack's share of the peak times the card's; or, by causal kernels written for the card, at its
+    shares for forward and backward, with heads filled up to whole tiles and, where the model drops
+    scores, the FLOP that this takes for each. Units: s.
+    """
+    traffic, efficiency, model = problem.stack.traffic, problem.hardware.efficiency, problem.model
+    peak = problem.hardware.peak_flops_per_s[problem.precision]
+    if not (traffic.native_attention and causal) or efficiency.native_attention is None:
+        seconds = flops / (peak * (traffic.attention_efficiency or 1.0) * efficiency.attention)
+        return Passes(seconds, BACKWARD_PRODUCTS * seconds)
+    head, tile = model.hidden_size // model.num_heads, efficiency.native_attention_head
+    filled = -(-head // tile) * tile / head
+    # Two products of 2 FLOP for each score and unit of a head.
+    dropped = flops / (4.0 * head) * traffic.attention_dropout_flops * (model.dropout > 0)
+    forward, backward = efficiency.native_attention
+    return Passes(
+        (flops * filled + dropped) / (peak * forward),
+        (BACKWARD_PRODUCTS * flops * filled + dropped) / (peak * backward),
+    )
 
 
 @formula("xu2021", "wang2021")
@@ -142,8 +225,14 @@ def layer_kernels(problem: Problem, stages: StageColumns) -> Floats:
 @formula("narayanan2021")
 def head_forward_seconds(problem: Problem, stages: StageColumns) -> Floats:
     """Forward product of the loss head for one micro batch, on the last stage."""
-    steps = summa_steps(stages)
-    return steps * product_seconds(problem, head_product(problem, stages) / steps)
+    columns, steps, part = stages.layouts, summa_steps(stages), shares(stages.layouts).split_hidden
+    unpadded = (columns.zero_stage >= SHARDS_WEIGHTS) & (not problem.stack.sharded.pads_vocab)
+    unpadded |= (columns.tensor_parallel == 1) & (not problem.stack.pads_whole_vocab)
+    vocab = np.where(unpadded, problem.model.vocab_size, padded_vocab(problem, columns))
+    inner = problem.model.hidden_size * np.where(columns.mode_is("2d", "2.5d", "3d"), part, 1.0)
+    outer = padded_vocab(problem, columns) * part
+    rows = head_product(problem, stages) / (2.0 * inner * outer * steps)
+    return steps * matrix_seconds(problem, rows, outer, inner) / odd_share(problem, vocab)
 
 
 @formula("definition")
@@ -152,8 +241,9 @@ def loss_seconds(problem: Problem, stages: StageColumns) -> Floats:
     columns, stack = stages.layouts, problem.stack
     logits = rank_tokens(problem, stages) * padded_vocab(problem, columns) * shares(columns).split_hidden
     element = float(ELEMENT_BYTES[problem.precision])
-    passes = traffic_seconds(problem, logits * stack.traffic.loss_passes * element)
-    return np.where(stages.is_last, passes, 0.0)
+    whole, split = stack.traffic.loss_passes, stack.traffic.split_loss_passes
+    passes = np.where(columns.tensor_parallel > 1, whole if split is None else split, whole)
+    return np.where(stages.is_last, traffic_seconds(problem, logits * passes * element), 0.0)
 
 
 @formula("definition")
@@ -176,89 +266,14 @@ def microbatch_compute(problem: Problem, stages: StageColumns) -> Terms:
     Where the stack recomputes attention alone, backward of every layer that does not recompute as a
     whole computes it again.
     """
-    forward = layer_forward_seconds(problem, stages)
+    layer = layer_seconds(problem, stages)
     head = head_forward_seconds(problem, stages)
     selective = problem.stack.activations.attention == "recomputed"
-    again = attention_seconds(problem, stages) * (stages.num_layers - stages.recompute_layers) * selective
+    again = attention_seconds(problem, stages).forward * (stages.num_layers - stages.recompute_layers) * selective
     return {
-        "layers_forward": stages.num_layers * forward,
-        "layers_backward": BACKWARD_PRODUCTS * stages.num_layers * forward + again,
-        "recompute": stages.recompute_layers * forward,
+        "layers_forward": stages.num_layers * layer.forward,
+        "layers_backward": stages.num_layers * layer.backward + again,
+        "recompute": stages.recompute_layers * recomputed_layer_seconds(problem, stages),
         "embedding": embedding_seconds(problem, stages),
         "loss_head": (1.0 + BACKWARD_PRODUCTS) * head + loss_seconds(problem, stages),
     }
-
-
-@formula("rajbhandari2020", "definition")
-def accumulation_seconds(problem: Problem, stages: StageColumns) -> Floats:
-    """Adding the gradients of one micro batch to those of the ones before, where there are several.
-
-    From ZeRO 2 on a rank adds up its own share alone. Units: s.
-    """
-    columns = stages.layouts
-    shards = np.where(columns.zero_stage >= SHARDS_GRADIENTS, columns.data_parallel, 1)
-    added = np.where(columns.num_microbatches > 1, total(stage_parameters(problem, stages)) / shards, 0.0)
-    return traffic_seconds(problem, added * problem.stack.traffic.gradient_bytes)
-
-
-@formula("rajbhandari2020", "definition")
-def optimizer_seconds(problem: Problem, stages: StageColumns) -> Floats:
-    """The optimizer step on the device: bytes it moves per updated parameter of the local shard.
-
-    Also the host's work for each tensor of the stage: under ZeRO 1 and 2 over several ranks, and in fp16
-    the check for an overflow.
-    """
-    columns, traffic = stages.layouts, problem.stack.traffic
-    on_device = updated_parameters(problem, stages) * (1.0 - columns.offload_optimizer)
-    zero = (columns.zero_stage >= 1) & (columns.zero_stage < SHARDS_WEIGHTS) & (columns.data_parallel > 1)
-    tensors = LAYER_TENSORS * stages.num_layers + 2.0 * stages.is_first + 2.0 * stages.is_last
-    checked = traffic.overflow_tensor_host_s if problem.precision == "fp16" else 0.0
-    host = tensors * (np.where(zero, traffic.zero_tensor_host_s, 0.0) + checked)
-    return traffic_seconds(problem, on_device * traffic.optimizer_bytes) + host
-
-
-@formula("colossalai0.5.0")
-def offload_seconds(problem: Problem, stages: StageColumns) -> Floats:
-    """The optimizer step of the offloaded share, which nothing overlaps.
-
-    Per parameter of the shard: a 4-byte gradient to the host and 4 bytes of master weight back, as
-    fast as the device's own host link and the stack's way of copying allow, and the update's traffic
-    over the host memory that all ranks of the node share. Under ZeRO 3 the copies are
-    :func:`sharded_copy_seconds`. Units: s.
-    """
-    columns, stack, host = stages.layouts, problem.stack, problem.hardware.host
-    in_pieces = columns.zero_stage >= SHARDS_WEIGHTS
-    offloaded = updated_parameters(problem, stages) * columns.offload_optimizer
-    copy_bytes_per_s = min(host.device_bandwidth_bytes_per_s, stack.offload_copy_bytes_per_s)
-    copies = np.where(in_pieces, sharded_copy_seconds(problem, stages), offloaded * 8.0 / copy_bytes_per_s)
-    of_pieces = stack.traffic.host_optimizer_bytes or stack.traffic.optimizer_bytes
-    moved = offloaded * np.where(in_pieces, of_pieces, stack.traffic.optimizer_bytes)
-    share = host.memory_bandwidth_bytes_per_s / min(problem.devices_per_node, problem.num_devices)
-    update = moved / min(share, stack.traffic.host_bytes_per_s)
-    return copies + update + nvme_seconds(problem, stages)
-
-
-@formula("colossalai0.5.0")
-def sharded_copy_seconds(problem: Problem, stages: StageColumns) -> Floats:
-    """Copies between device and host under ZeRO 3 in one step, one way each, none hidden.
-
-    Per offloaded parameter of the optimizer: master weights to the device once, gradients to the host
-    with every micro batch and back to add up. Per offloaded parameter of the weights: once to the host
-    after the first use, and to the device for every later forward and backward. Units: s.
-    """
-    columns, host, sharded = stages.layouts, problem.hardware.host, problem.stack.sharded
-    per_parameter = problem.stack.state_bytes(problem.precision)
-    uses = 2.0 * columns.num_microbatches - 1.0
-    optimizer = columns.offload_optimizer * (per_parameter.master + per_parameter.gradient * uses)
-    weights = columns.offload_parameters * per_parameter.weight * (1.0 + uses)
-    moved = updated_parameters(problem, stages) * (optimizer + weights)
-    seconds = moved / min(host.device_bandwidth_bytes_per_s, sharded.copy_bytes_per_s)
-    return np.where(columns.zero_stage >= SHARDS_WEIGHTS, seconds, 0.0)
-
-
-@formula("colossalai0.5.0")
-def nvme_seconds(problem: Problem, stages: StageColumns) -> Floats:
-    """Reading and writing the moments on NVMe, which all ranks of a node share, once a step. Units: s."""
-    host = problem.hardware.host
-    on_node = nvme_bytes_per_rank(problem, stages) * min(problem.devices_per_node, problem.num_devices)
-    return on_node / host.nvme_read_bytes_per_s + on_node / host.nvme_write_bytes_per_s

@@ -39,7 +39,21 @@ def error_of(stack: StackSpec, kind: str) -> tuple[str, ErrorSpec]:
 def expected_error(problem: Problem, columns: LayoutColumns) -> ExpectedError:
     """What the prediction of one layout may miss by."""
     basis, error = error_of(problem.stack, KINDS[int(kind_columns(columns)[0])])
-    return ExpectedError(memory=error.memory, step_time=error.step_time, runs=error.runs, basis=basis)
+    transfer = transfer_error(problem) if error.runs else 0.0
+    return ExpectedError(
+        memory=error.memory, step_time=error.step_time + transfer, runs=error.runs, basis=basis, transfer=transfer
+    )
+
+
+@formula("definition")
+def transfer_error(problem: Problem) -> float:
+    """Added to the step-time error where neither runs nor a calibration stand behind the hardware.
+
+    Memory is a count of bytes, which the card does not change. A share of the step time.
+    """
+    stack, hardware = problem.stack, problem.hardware
+    known = hardware.calibrated or not stack.measured_on or hardware.name in stack.measured_on
+    return 0.0 if known else stack.transfer_error
 
 
 @formula("definition")

@@ -55,7 +55,8 @@ def batch_bytes(problem: Problem, stages: StageColumns) -> Floats:
 def stage_memory(problem: Problem, stages: StageColumns) -> StageMemory:
     """Named terms of every phase, in bytes per rank.
 
-    Forward: states, activations, logits; gradients exist only once a micro batch went backward.
+    Forward: states, activations, logits; gradients exist only once a micro batch went backward, or where
+    the stack has buffers for them. Buckets of ZeRO are for backward.
     Backward: the same at its start, where the last layer recomputes and has gradients of its activations.
     End of backward: all gradients, and the activations of the first layer for one micro batch.
     Optimizer: states, gradients and their full-precision copy or the gather buffer.
@@ -64,6 +65,7 @@ def stage_memory(problem: Problem, stages: StageColumns) -> StageMemory:
     held = {name: states[name] for name in ("weights", "master_weights", "optimizer_moments")}
     held["batch"] = batch_bytes(problem, stages)
     held["attention_masks"] = activations.mask_bytes(problem, stages)
+    held["workspaces"] = np.full(len(stages), workspace_bytes(problem))
     buckets = bucket_bytes(problem, stages)
     gathered = gathered_bytes(problem, stages)
     kept = {
@@ -71,7 +73,11 @@ def stage_memory(problem: Problem, stages: StageColumns) -> StageMemory:
         "embedding_and_final_norm": activations.ends_bytes(problem, stages),
         "pipeline_buffers": activations.pipeline_buffer_bytes(problem, stages),
     }
-    accumulated = np.where(stages.layouts.num_microbatches > 1, states["gradients"], 0.0)
+    accumulated = np.where(
+        stages.layouts.num_microbatches > 1, states["gradients"], buffered_gradients(problem, stages)
+    )
+    late, ended = activations.outliving_bytes(problem, stages)
+    in_forward = np.where(stages.layouts.zero_stage >= SHARDS_OPTIMIZER, 0.0, buckets)
     head_gradient = np.maximum(accumulated, head_gradient_bytes(problem, stages, states["gradients"]))
     layer_buffer, head_buffer = activations.summa_buffer_bytes(problem, stages)
     working = activations.layer_backward_bytes(problem, stages) + layer_buffer
@@ -79,7 +85,8 @@ def stage_memory(problem: Problem, stages: StageColumns) -> StageMemory:
         {
             "forward": {
                 **held, **kept, "gradients": accumulated, "logits": activations.logits_bytes(problem, stages),
-                "communication_buckets": buckets, "gathered_weights": gathered["head"], "product_buffers": head_buffer,
+                "inputs_of_the_micro_batch_before": late, "communication_buckets": in_forward,
+                "gathered_weights": gathered["head"], "product_buffers": head_buffer,
             },
             "backward": {
                 **held, **kept, "gradients": head_gradient, "layer_in_backward": working,
@@ -87,13 +94,13 @@ def stage_memory(problem: Problem, stages: StageColumns) -> StageMemory:
             },
             "end_of_backward": {
                 **held, "gradients": states["gradients"], "layer_in_backward": working,
-                "activations": activations.first_layer_bytes(problem, stages),
+                "activations": activations.first_layer_bytes(problem, stages) + ended,
                 "communication_buckets": buckets, "gathered_weights": gathered["layer"],
                 "gradient_cast": cast_bytes(problem, stages),
             },
             "optimizer": {
                 **held, "gradients": states["gradients"], "step_temporaries": step_bytes(problem, stages),
-                "communication_buckets": np.where(stages.layouts.zero_stage >= SHARDS_OPTIMIZER, 0.0, buckets),
+                "communication_buckets": in_forward,
             },
         }
     )  # fmt: skip
@@ -109,11 +116,25 @@ def head_gradient_bytes(problem: Problem, stages: StageColumns, gradients: Float
 
 
 @formula("definition")
+def workspace_bytes(problem: Problem) -> float:
+    """Workspaces of matrix products, which PyTorch takes from its allocator: one for each thread that launches."""
+    return problem.stack.process.workspaces * float(problem.hardware.workspace_bytes)
+
+
+@formula("definition")
+def buffered_gradients(problem: Problem, stages: StageColumns) -> Floats:
+    """Gradients of all parameters of a stage in the stack's permanent buffers, filled or not."""
+    per_parameter = problem.stack.state_bytes(problem.precision).gradient_buffer
+    return total(stage_parameters(problem, stages)) * per_parameter
+
+
+@formula("definition")
 def reserved_bytes(problem: Problem, stages: StageColumns) -> Floats:
     """What the allocator holds on a roomy card: the peak, its fragments, and cached blocks.
 
     A stack whose optimizer step works on flat buffers has them beside the peak of everything else, whose
-    blocks are too small for them; blocks are given back before the card is full.
+    blocks are too small for them: flat gradients, where the reduce buckets were, and gathered weights. Blocks
+    are given back before the card is full.
     """
     memory, process = stage_memory(problem, stages), problem.stack.process
     phases, peak = memory.phases, memory.peak_bytes()
@@ -122,7 +143,8 @@ def reserved_bytes(problem: Problem, stages: StageColumns) -> Floats:
         return peak * share + cached
     rest = [total(terms) - terms.get("step_temporaries", 0.0) - terms.get("gradient_cast", 0.0)
             for terms in phases.values()]  # fmt: skip
-    flat = sum(step_buffers(problem, stages), start=cast_bytes(problem, stages))
+    gradients, gathered, late = step_buffers(problem, stages)
+    flat = np.maximum(gradients, late) + gathered + cast_bytes(problem, stages)
     room = problem.hardware.memory_bytes - device_overhead_bytes(problem, stages)
     held = (np.max(rest, axis=0) + flat) * share + cached
     return np.maximum(peak, np.minimum(held, room))

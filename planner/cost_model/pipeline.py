@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from planner.cost_model import communication, compute
+from planner.cost_model import communication, compute, update
 from planner.cost_model.grid_communication import grid_collectives, grid_gradient_seconds, grid_seconds
 from planner.cost_model.sources import formula
 from planner.cost_model.terms import Terms, total
@@ -36,7 +36,7 @@ def stage_times(problem: Problem, stages: StageColumns) -> StageTimes:
     microbatch = {
         "forward_backward": layers,
         "recompute": computed["recompute"],
-        "gradient_accumulation": compute.accumulation_seconds(problem, stages),
+        "gradient_accumulation": update.accumulation_seconds(problem, stages),
         "host": host_seconds(problem, stages),
         "embedding": computed["embedding"],
         "loss_head": computed["loss_head"],
@@ -44,13 +44,14 @@ def stage_times(problem: Problem, stages: StageColumns) -> StageTimes:
         "pipeline_communication": communication.pipeline_seconds(problem, stages),
         "weight_gathering": _exposed(stages, gathering, overlap.sharded, layers),
     }
-    reduction = communication.data_parallel_seconds(problem, stages)
+    gather = communication.zero_gather_seconds(problem, stages)
+    reduction = communication.data_parallel_seconds(problem, stages) - gather
     exposed = _exposed(stages, reduction, overlap.data_parallel, computed["layers_backward"])
     exposed = exposed * np.where(stages.layouts.pipeline_parallel > 1, 1.0 - overlap.data_parallel_pipeline, 1.0)
     tail = {
-        "data_parallel_communication": _grid_or(problem, stages, exposed),
-        "optimizer": compute.optimizer_seconds(problem, stages),
-        "offload": compute.offload_seconds(problem, stages),
+        "data_parallel_communication": _grid_or(problem, stages, exposed + gather),
+        "optimizer": update.optimizer_seconds(problem, stages),
+        "offload": update.offload_seconds(problem, stages),
     }
     return StageTimes(microbatch=microbatch, tail=tail)
 
@@ -63,13 +64,13 @@ def host_seconds(problem: Problem, stages: StageColumns) -> Floats:
     takes for its forward and backward, and once more forward where it recomputes. Where the host waits
     for every kernel, neither hides the other.
     """
-    forward, host = compute.layer_forward_seconds(problem, stages), compute.layer_host_seconds(problem, stages)
+    layer, host = compute.layer_seconds(problem, stages), compute.layer_host_seconds(problem, stages)
     if problem.stack.traffic.blocking_launches:
         return host * ((1.0 + compute.BACKWARD_PRODUCTS) * stages.num_layers + stages.recompute_layers)
     line, grid = communication.layer_collectives(problem, stages), grid_collectives(problem, stages)
     passes = 1.0 + compute.BACKWARD_PRODUCTS
-    plain = passes * (host - forward) - line.once - grid.once
-    recomputing = plain + host - forward - line.recomputed - grid.recomputed
+    plain = passes * host - layer.forward - layer.backward - line.once - grid.once
+    recomputing = plain + host - compute.recomputed_layer_seconds(problem, stages) - line.recomputed - grid.recomputed
     whole = stages.num_layers - stages.recompute_layers
     waits = np.multiply(whole, np.maximum(plain, 0.0), dtype=np.float64)
     return waits + stages.recompute_layers * np.maximum(recomputing, 0.0)

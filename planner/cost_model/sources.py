@@ -29,6 +29,12 @@ SOURCES = {
     "bian2021": Source("Maximizing Parallelism in Distributed Training for Huge Neural Networks", "arXiv 2105.14450"),
     "thakur2005": Source("Optimization of Collective Communication Operations in MPICH", "IJHPCA 19(1), 2005"),
     "colossalai0.5.0": Source("Colossal-AI 0.5.0, source of the plugins and the ZeRO optimizer", "colossalai 0.5.0"),
+    "nvidia-matmul": Source(
+        "Matrix Multiplication Background User's Guide, tile and wave quantization", "NVIDIA Deep Learning Performance"
+    ),
+    "pytorch-checkpoint": Source(
+        "PyTorch documentation, torch.utils.checkpoint: early stopping of the recomputation", "PyTorch 2.5"
+    ),
     "definition": Source("Follows from the definition of the quantity", "-"),
 }
 

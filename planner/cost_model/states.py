@@ -16,7 +16,7 @@ from planner.cost_model.terms import Terms, total
 from planner.problem import Problem
 from planner.rules.states import SHARDS_WEIGHTS
 from planner.spec import ELEMENT_BYTES
-from planner.stages import Floats, StageColumns, once_per_places, once_per_stages
+from planner.stages import Booleans, Floats, StageColumns, once_per_places, once_per_stages
 
 
 @formula("rajbhandari2020", "colossalai0.5.0")
@@ -55,7 +55,8 @@ def bucket_bytes(problem: Problem, stages: StageColumns) -> Floats:
 
     Without a pipeline, and without ZeRO or on a single data-parallel rank, torch DDP's gradient
     buckets (a copy of the gradients). With ZeRO 1 and 2 two reduce buckets: the flattened gradients and
-    the copy in flight, no larger than the gradients; with a pipeline they come after the last backward:
+    the copy in flight, no larger than the gradients; with a pipeline, or where the stack has one engine for
+    both, they come after the last backward:
     :func:`step_bytes`. ZeRO 3 has pieces: :func:`gathered_bytes`.
     """
     columns, stack = stages.layouts, problem.stack
@@ -65,8 +66,13 @@ def bucket_bytes(problem: Problem, stages: StageColumns) -> Floats:
     zero = _zero_buckets(problem, stages)
     wrapped = (columns.zero_stage == 0) | (columns.data_parallel == 1)
     buckets = np.where(columns.zero_stage >= SHARDS_OPTIMIZER, zero, 0.0)
-    during = np.where(columns.pipeline_parallel == 1, np.where(wrapped, ddp, 0.0) + buckets, 0.0)
+    buckets = np.where(_reduces_late(problem, stages), 0.0, buckets)
+    during = np.where(columns.pipeline_parallel == 1, np.where(wrapped, ddp, 0.0), 0.0) + buckets
     return np.where(in_pieces, 0.0, during)
+
+
+def _reduces_late(problem: Problem, stages: StageColumns) -> Booleans:
+    return (stages.layouts.pipeline_parallel > 1) | problem.stack.zero_reduces_late
 
 
 def _zero_buckets(problem: Problem, stages: StageColumns) -> Floats:
@@ -108,10 +114,15 @@ def step_gradient_bytes(problem: Problem, stages: StageColumns) -> Floats:
 
 @formula("colossalai0.5.0")
 def gather_bytes(problem: Problem, stages: StageColumns) -> Floats:
-    """Buffer of the parameter all-gather after a ZeRO 1 or 2 step: a bucket per rank, at most all weights."""
+    """Buffer of the parameter all-gather after a ZeRO 1 or 2 step: at most all weights.
+
+    A bucket per rank; or all weights in as many equal parts as reach the size that the stack sets.
+    """
     columns, stack = stages.layouts, problem.stack
     weights = total(stage_parameters(problem, stages)) * ELEMENT_BYTES[problem.precision]
     gathered: Floats = np.minimum(columns.data_parallel * float(stack.zero_bucket_bytes), weights)
+    if stack.zero_gather_bytes is not None:
+        gathered = weights / np.maximum(weights // float(stack.zero_gather_bytes), 1.0)
     whole = weight_shards(problem, stages) == 1
     gathers = (columns.zero_stage >= SHARDS_OPTIMIZER) & (columns.zero_stage < SHARDS_WEIGHTS) & whole
     return np.where(gathers & (columns.data_parallel > 1) & (not stack.zero_gathers_in_place), gathered, 0.0)
@@ -134,7 +145,7 @@ def step_buffers(problem: Problem, stages: StageColumns) -> tuple[Floats, Floats
     columns, per_parameter = stages.layouts, problem.stack.state_bytes(problem.precision)
     below = (columns.zero_stage >= SHARDS_OPTIMIZER) & (columns.zero_stage < SHARDS_WEIGHTS)
     copies = np.where(below, total(stage_parameters(problem, stages)) * per_parameter.zero_step_copy, 0.0)
-    late = np.where(below & (columns.pipeline_parallel > 1), _zero_buckets(problem, stages), 0.0)
+    late = np.where(below & _reduces_late(problem, stages), _zero_buckets(problem, stages), 0.0)
     return step_gradient_bytes(problem, stages) + copies, gather_bytes(problem, stages), late
 
 

@@ -12,6 +12,7 @@ from planner.rules import (
     deepspeed_configs,
     grid,
     megatron_configs,
+    megatron_options,
     offload_configs,
     old_configs,
     pipeline,
@@ -45,6 +46,7 @@ CONFIG_RULES: tuple[ConfigRule, ...] = (
     *plugin_configs.RULES,
     *zero_plugin_configs.RULES,
     *megatron_configs.RULES,
+    *megatron_options.RULES,
     *deepspeed_configs.RULES,
 )
 """Rules about the keys of one framework's configuration files."""

@@ -39,6 +39,8 @@ class ConfigRule(RuleText):
     """The one value of ``fact`` that keeps the rule, where there is only one."""
     remedy: Literal["change", "add", "remove"] = "change"
     """What a repair does: another value of ``fact``, a key that the file lacks, or ``fact`` taken out."""
+    added: Callable[[Facts], dict[str, Any]] | None = None
+    """Keys that the file lacks with the values that keep the rule; ``True`` for an option without a value."""
     severity: Literal["error", "warning"] = "error"
     """A warning is what runs, and not as its author may think, or depends on the machine that runs it."""
 
@@ -50,7 +52,7 @@ class ConfigRule(RuleText):
         """Message, detail, hint and the numbers in them."""
         numbers = dict(self.values(facts))
         shown = _Shown({**facts, **numbers})
-        used = {name: facts[name] for name in self.needs}
+        used = {name: facts[name] for name in self.needs if not isinstance(facts[name], frozenset)}
         message, detail, hint = (text.format_map(shown) for text in (self.message, self.detail, self.hint))
         return message, detail, hint, used | numbers
 

@@ -67,7 +67,6 @@ RULES = (
     ),
     ConfigRule(
         id="NVM005",
-        remedy="add",
         dialects=NVME,
         title="offload to NVMe without a path",
         field="nvme_path",
@@ -75,9 +74,11 @@ RULES = (
         needs=("nvme_device", "has_nvme_path"),
         message="states go to NVMe, and there is no nvme_path",
         detail="device = nvme",
-        hint="add nvme_path with a folder of a local file system",
-        why="The states have to be written somewhere.",
-        source="DeepSpeed configuration: offload_optimizer.nvme_path and offload_param.nvme_path",
+        hint="add nvme_path with a folder of a local file system, or use device cpu",
+        repaired=lambda f: "cpu",
+        why="The states have to be written somewhere, and only the owner of the machine knows where.",
+        source="DeepSpeed 0.16.5 at 38327e0 (February 2025): deepspeed/runtime/zero/offload_config.py and "
+        "partition_parameters.py, _validate_remote_device",
         holds=lambda f: f["has_nvme_path"],
     ),
 )

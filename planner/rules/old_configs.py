@@ -3,6 +3,7 @@
 from typing import Any
 
 from planner.rules.config_rule import ConfigRule, Facts
+from planner.rules.rule import micro_batches
 
 OLD = "colossalai-config"
 _INITIALIZE = "colossalai 0.5.0: legacy/initialize.py"
@@ -11,6 +12,12 @@ _EXAMPLE = "ColossalAI-Examples, language/gpt"
 
 def _rule(**fields: Any) -> ConfigRule:
     return ConfigRule(dialects=(OLD,), **fields)
+
+
+def _naive(mode: str) -> str:
+    """The naive mode in the way the file names a mode: ``AMP_TYPE.NAIVE`` or ``naive``."""
+    prefix, dot, _ = mode.rpartition(".")
+    return f"{prefix}{dot}NAIVE" if dot or mode.isupper() else "naive"
 
 
 def _shape(facts: Facts) -> dict[str, Any]:
@@ -26,12 +33,8 @@ RULES = (
         needs=("batch_size", "num_micro_batches"),
         message="BATCH_SIZE {batch_size} does not divide by NUM_MICRO_BATCHES {num_micro_batches}",
         detail="{batch_size} % {num_micro_batches} = {rest}",
-        hint="use BATCH_SIZE = {below} or {above}",
-        values=lambda f: {
-            "rest": f["batch_size"] % f["num_micro_batches"],
-            "below": max(1, f["batch_size"] // f["num_micro_batches"]) * f["num_micro_batches"],
-            "above": (f["batch_size"] // f["num_micro_batches"] + 1) * f["num_micro_batches"],
-        },
+        hint="use a BATCH_SIZE that is a multiple of {num_micro_batches}",
+        values=lambda f: {"rest": f["batch_size"] % f["num_micro_batches"]},
         why="Every micro batch of the pipeline has the same number of sequences.",
         source=f"{_EXAMPLE}, README: BATCH_SIZE / NUM_MICRO_BATCHES is an integer",
         holds=lambda f: f["batch_size"] % f["num_micro_batches"] == 0,
@@ -61,7 +64,9 @@ RULES = (
         needs=("pipeline", "has_micro_batches"),
         message="a pipeline of {pipeline} stages needs NUM_MICRO_BATCHES, and the file has none",
         detail="pipeline = {pipeline}",
-        hint="add NUM_MICRO_BATCHES = {pipeline} or a multiple of it that divides BATCH_SIZE",
+        hint="add NUM_MICRO_BATCHES = {wanted}",
+        values=lambda f: {"wanted": micro_batches(f["pipeline"], f.get("batch_size"))},
+        added=lambda f: {"NUM_MICRO_BATCHES": micro_batches(f["pipeline"], f.get("batch_size"))},
         why="The schedule has to know into how many micro batches it cuts the batch.",
         source=f"{_EXAMPLE}, train_gpt.py reads gpc.config.NUM_MICRO_BATCHES",
         holds=lambda f: f["pipeline"] == 1 or f["has_micro_batches"],
@@ -103,6 +108,7 @@ RULES = (
         message="a pipeline takes AMP_TYPE.NAIVE only, and fp16 mode is {fp16_mode}",
         detail="pipeline = {pipeline}, mode = {fp16_mode}",
         hint="use mode = AMP_TYPE.NAIVE",
+        repaired=lambda f: _naive(str(f["fp16_mode"])),
         why="The pipeline schedule casts and scales by itself, which only the naive mode leaves to it.",
         source=f"{_INITIALIZE}:350",
         holds=lambda f: f["pipeline"] == 1 or "NAIVE" in str(f["fp16_mode"]).upper(),

@@ -2,7 +2,7 @@
 
 from planner.rules.config_rule import Facts, divides, one_of, rule_for
 from planner.rules.plugin_names import HYBRID, PIPELINE_STYLES, PLUGINS, SEQUENCE_MODES
-from planner.rules.rule import divisors, listed
+from planner.rules.rule import divisors, listed, micro_batches
 
 _HP = f"{PLUGINS}/hybrid_parallel_plugin.py"
 
@@ -16,9 +16,9 @@ _CHUNKS = {"1f1b": "1", "zbv": "2", "interleaved": "2 or more"}
 
 RULES = (
     rule_for(
-        HYBRID, id="HPP001", remedy="add", title="zero-bubble pipeline without scheduler_nodes", fact="pp_style",
+        HYBRID, id="HPP001", title="zero-bubble pipeline without scheduler_nodes", fact="pp_style",
         needs=("pp_style", "has_scheduler_nodes"), message="pp_style zbv needs scheduler_nodes, and there are none",
-        hint="pass scheduler_nodes, or use pp_style = '1f1b'", source=f"{_HP}:1056",
+        hint="pass scheduler_nodes, or use pp_style = '1f1b'", repaired=lambda f: "1f1b", source=f"{_HP}:1056",
         why="The zero-bubble schedule is computed beforehand; the plugin asks for it even with one stage.",
         holds=lambda f: f["pp_style"] != "zbv" or f["has_scheduler_nodes"],
     ),
@@ -66,6 +66,7 @@ RULES = (
         message="num_model_chunks {num_model_chunks} does not go with pp_style {pp_style}",
         hint="use num_model_chunks = {wanted}", source=f"{_HP}:1125-1130,1151",
         values=lambda f: {"wanted": _CHUNKS.get(f["pp_style"], "1")},
+        added=lambda f: {"num_model_chunks": int(_CHUNKS.get(f["pp_style"], "1")[0])},
         why="Each schedule gives a stage its own number of runs of layers.",
         holds=lambda f: f["pp_size"] == 1 or f["pp_style"] not in _CHUNKS or (
             f["num_model_chunks"] > 1 if f["pp_style"] == "interleaved"
@@ -77,7 +78,9 @@ RULES = (
         needs=("pp_size", "has_microbatches"), field="num_microbatches",
         message="pp_size {pp_size} needs num_microbatches or microbatch_size, and neither is given",
         detail="pp_size = {pp_size}",
-        hint="add num_microbatches = {pp_size} or a multiple of it that divides the batch", source=f"{_HP}:1131",
+        hint="add num_microbatches = {wanted}", source=f"{_HP}:1131",
+        values=lambda f: {"wanted": micro_batches(f["pp_size"], f.get("batch_size"))},
+        added=lambda f: {"num_microbatches": micro_batches(f["pp_size"], f.get("batch_size"))},
         why="The schedule has to know into how many micro batches it cuts the batch.",
         holds=lambda f: f["pp_size"] == 1 or f["has_microbatches"],
     ),
@@ -143,7 +146,7 @@ RULES = (
     ),
     rule_for(
         HYBRID, id="HPP018", title="sequence parallelism that GPT-2 does not have", fact="sequence_parallelism_mode",
-        needs=("enable_sequence_parallelism", "sequence_parallelism_mode"),
+        needs=("model", "enable_sequence_parallelism", "sequence_parallelism_mode"),
         message="GPT-2 does not run sequence_parallelism_mode {sequence_parallelism_mode}",
         hint="use sequence_parallelism_mode = 'split_gather'",
         source="colossalai 0.5.0: shardformer/policies/gpt2.py:55-61",
@@ -172,7 +175,8 @@ RULES = (
         holds=lambda f: f["sp_size"] % f["inner_ring_size"] == 0,
     ),
     rule_for(
-        HYBRID, id="HPP021", title="zero-bubble pipeline with GPT-2", fact="pp_style", needs=("pp_style", "pp_size"),
+        HYBRID, id="HPP021", title="zero-bubble pipeline with GPT-2", fact="pp_style",
+        needs=("model", "pp_style", "pp_size"),
         message="pp_style zbv places GPT-2's last norm on another device than its last layers",
         hint="use pp_style = '1f1b'", severity="warning",
         source="colossalai 0.5.0: shardformer/policies/gpt2.py:311-312,452",
@@ -181,7 +185,7 @@ RULES = (
     ),
     rule_for(
         HYBRID, id="HPP022", title="sequence parallelism that spoils bias gradients", fact="sequence_parallelism_mode",
-        needs=("enable_sequence_parallelism", "sequence_parallelism_mode", "tp_size"),
+        needs=("model", "enable_sequence_parallelism", "sequence_parallelism_mode", "tp_size"),
         message="split_gather gives GPT-2 wrong gradients of the biases of its row-parallel layers",
         hint="use enable_sequence_parallelism = False, or mark these biases as partial after boosting",
         source="colossalai 0.5.0: shardformer/policies/gpt2.py:248-269", severity="warning",
@@ -196,6 +200,13 @@ RULES = (
         detail="zero_stage = {zero_stage}", hint="use zero_stage = 0, or another optimizer", source=f"{_HP}:1301-1307",
         why="The memory that ZeRO was to save is not saved.", severity="warning",
         holds=lambda f: f["zero_stage"] == 0 or not f["uses_galore"],
+    ),
+    rule_for(
+        HYBRID, id="HPP024", remedy="add", title="an argument that has no default", fact="missing_argument",
+        needs=("missing_argument",), field="tp_size", message="HybridParallelPlugin has no {missing_argument}",
+        detail="tp_size and pp_size have no default", hint="add {missing_argument} = 1",
+        added=lambda f: {f["missing_argument"]: 1}, source=f"{_HP}:928",
+        why="Python stops at the call.", holds=lambda f: False,
     ),
 )  # fmt: skip
 

@@ -47,9 +47,12 @@ class Rule(RuleText):
     holds: ColumnPredicate | None = None
     holds_layout: LayoutPredicate | None = None
 
-    def holds_for(self, problem: Problem, layout: Layout) -> bool:
-        """Whether one whole layout keeps the rule; true for a rule that the cost model decides."""
-        by_columns = self.holds is None or bool(self.holds(problem, columns_of(layout))[0])
+    def holds_for(self, problem: Problem, layout: Layout, columns: LayoutColumns | None = None) -> bool:
+        """Whether one whole layout keeps the rule; true for a rule that the cost model decides.
+
+        ``columns`` are those of the layout, where they are known already.
+        """
+        by_columns = self.holds is None or bool(self.holds(problem, columns or columns_of(layout))[0])
         return by_columns and (self.holds_layout is None or self.holds_layout(problem, layout))
 
     def diagnose(self, problem: Problem, layout: Layout, **numbers: Any) -> Diagnostic:
@@ -84,6 +87,14 @@ def listed(values: list[int], most: int = 8) -> str:
     if len(values) > most:
         return ", ".join(words) + ", ..."
     return words[0] if len(words) == 1 else ", ".join(words[:-1]) + " or " + words[-1] if words else "no value"
+
+
+def micro_batches(stages: int, batch: int | None) -> int:
+    """The least number of micro batches, from one a stage on, that divides a batch; best a multiple of the stages."""
+    if batch is None:
+        return stages
+    fitting = [number for number in divisors(batch) if number >= stages]
+    return next((number for number in fitting if number % stages == 0), fitting[0] if fitting else stages)
 
 
 @once_per_table

@@ -1,6 +1,7 @@
 """From a table's words for cards and networks to hardware specs."""
 
 import re
+from typing import NamedTuple
 
 import msgspec
 
@@ -16,13 +17,27 @@ CARDS = {
 }  # fmt: skip
 """Kind and memory in GB to the built-in spec."""
 
-# Network adapters of one node and the one-way rate of each, in Gbit/s.
+
+class Network(NamedTuple):
+    """The adapters of one node."""
+
+    nics: int
+    gbit_per_s: int
+    """One-way rate of each."""
+    efficiency: float | None = None
+    """Share of it that collectives reach, if that was measured there; else the card's spec has it."""
+    why: str = ""
+
+
+_OMNI_PATH = (
+    "BigScience's all-reduce over 32 A100 of four nodes, one ring and so one adapter: 40.5 Gbit/s of bus bandwidth"
+)
 NETWORKS = {
-    "800 Gbps inter-node (config)": (4, 200),
-    "NVLink; 4x Omni-Path per node": (4, 100),
-    "Jean Zay, 400 Gb Omni-Path": (4, 100),
-    "Jean Zay, Omni-Path": (4, 100),
-    "1600 Gbps RoCE": (8, 200),
+    "800 Gbps inter-node (config)": Network(4, 200),
+    "NVLink; 4x Omni-Path per node": Network(4, 100, 0.405, _OMNI_PATH),
+    "Jean Zay, 400 Gb Omni-Path": Network(4, 100, 0.405, _OMNI_PATH),
+    "Jean Zay, Omni-Path": Network(4, 100, 0.405, _OMNI_PATH),
+    "1600 Gbps RoCE": Network(8, 200),
 }
 
 
@@ -52,9 +67,12 @@ def _default_gb(kind: str, default_gb: int) -> int:
 def _with_network(hardware: HardwareSpec, words: str, assumed: Assumptions) -> HardwareSpec:
     if words not in NETWORKS:
         return hardware
-    nics, gbit_per_s = NETWORKS[words]
-    assumed.note(f"network `{words}`: {nics} adapters of {gbit_per_s} Gbit/s a node")
+    known = NETWORKS[words]
+    reached = f", of which {100 * known.efficiency:.1f} % are reached ({known.why})" if known.efficiency else ""
+    assumed.note(f"network `{words}`: {known.nics} adapters of {known.gbit_per_s} Gbit/s a node{reached}")
     network: NetworkSpec = msgspec.structs.replace(
-        hardware.network, kind=words, nics_per_node=nics, bandwidth_bytes_per_s=BytesPerSecond(gbit_per_s * 1e9 / 8)
-    )
+        hardware.network, kind=words, nics_per_node=known.nics,
+        efficiency=known.efficiency or hardware.network.efficiency,
+        bandwidth_bytes_per_s=BytesPerSecond(known.gbit_per_s * 1e9 / 8),
+    )  # fmt: skip
     return msgspec.structs.replace(hardware, network=network)

@@ -10,7 +10,7 @@ from planner.problem import Problem
 from planner.rules.states import SHARDS_WEIGHTS
 from planner.spec import Precision, Schedule, StackSpec
 from planner.spec_files import load_spec
-from planner.units import GIB, MIB
+from planner.units import GIB, MIB, Bytes
 from planner.validation import shapes
 from planner.validation.cases import Assumptions, Case, Measured, MemoryKind, SkippedRow
 from planner.validation.facts import SetFacts, facts_of, filled_value
@@ -62,19 +62,21 @@ class _Filled:
 def _filled(row: Row, facts: SetFacts, assumed: Assumptions) -> _Filled:
     """The row's own cells, else the facts of its set; every filling is noted."""
     fill = partial(filled_value, row.set_name, facts, assumed)
-    flash = row.choice("flash_attention", {"yes": "flash", "no": "materialised", "unknown": ""})
-    recompute = row.choice("recompute", {name: name for name in ("full", "none", SELECTIVE)})
+    stated = row.choice("recompute", {name: name for name in ("full", "none", SELECTIVE)})
+    recompute = stated if facts.states_recompute else ""
     precision = fill("precision", shapes.precision_of(row.text("precision")), facts.precision)
     zero_stage = fill("zero_stage", row.whole("zero_stage"), facts.zero_stage)
     other = facts.bf16_stack if precision == "bf16" else facts.zero3_stack if zero_stage == SHARDS_WEIGHTS else None
     stack = load_spec(fill("stack", None, other or facts.stack), StackSpec)
-    attention: str = fill("attention", flash or None, facts.attention)
+    attention: str = fill("attention", _stated_attention(row), facts.attention)
     if recompute == SELECTIVE and attention == "materialised":
         attention = "recomputed"
     activations = msgspec.structs.replace(stack.activations, attention=attention)
     traffic = msgspec.structs.replace(stack.traffic, blocking_launches=facts.blocking_launches)
     if facts.blocking_launches:
         fill("blocking_launches", None, facts.blocking_launches)
+    if not facts.pads_whole_vocab:
+        fill("pads_whole_vocab", None, facts.pads_whole_vocab)
     return _Filled(
         precision=precision,
         recompute=fill("recompute", recompute or None, facts.recompute) == "full",
@@ -82,8 +84,16 @@ def _filled(row: Row, facts: SetFacts, assumed: Assumptions) -> _Filled:
         vocab=fill("vocab", row.count("vocab"), facts.vocab),
         micro_batch=row.count("micro_batch") or fill("micro_batch", None, _micro_batch(row, facts)),
         dropout=fill("dropout", None, facts.dropout),
-        stack=msgspec.structs.replace(stack, activations=activations, traffic=traffic),
+        stack=msgspec.structs.replace(
+            stack, activations=activations, traffic=traffic, pads_whole_vocab=facts.pads_whole_vocab
+        ),
     )
+
+
+def _stated_attention(row: Row) -> str | None:
+    """Megatron Core's own blocks (`impl local`) have no fused attention."""
+    flash = row.choice("flash_attention", {"yes": "flash", "no": "materialised", "unknown": ""})
+    return flash or ("materialised" if "impl local" in row.text("note") else None)
 
 
 def _micro_batch(row: Row, facts: SetFacts) -> int:
@@ -96,6 +106,9 @@ def _micro_batch(row: Row, facts: SetFacts) -> int:
 
 def _problem(row: Row, filled: _Filled, assumed: Assumptions) -> Problem:
     hardware = hardware_of(row, facts_of(row.set_name).card_gb, assumed)
+    if "deterministic-mode" in row.text("note"):
+        assumed.note("deterministic-mode: CUBLAS_WORKSPACE_CONFIG=:4096:8, workspaces of 32 MiB on any card")
+        hardware = msgspec.structs.replace(hardware, workspace_bytes=Bytes(32 * MIB))
     heads = row.count("heads")
     if heads is None:
         heads = shapes.head_count(row.needed_count("hidden"), row.needed_count("tp"))
@@ -115,8 +128,8 @@ def _problem(row: Row, filled: _Filled, assumed: Assumptions) -> Problem:
 
 def _layout(row: Row, filled: _Filled, problem: Problem, assumed: Assumptions) -> Layout:
     stages, tensor = row.needed_count("pp"), row.needed_count("tp")
-    chunks = row.count("vpp") or 1
     layers = shapes.stage_layers(problem.model.num_layers, stages, middle=False, assumed=assumed)
+    chunks = row.count("vpp") or _chunks(row, layers, assumed)
     schedule: Schedule = "none" if stages == 1 else "1f1b" if chunks == 1 else "interleaved"
     return Layout(
         tensor_mode="1d" if tensor > 1 else "none",
@@ -125,7 +138,7 @@ def _layout(row: Row, filled: _Filled, problem: Problem, assumed: Assumptions) -
         pipeline_parallel=stages,
         data_parallel=row.needed_count("dp"),
         zero_stage=filled.zero_stage,
-        sequence_parallel=tensor > 1 and row.choice("sequence_parallel", {"yes": "yes", "no": "no"}) == "yes",
+        sequence_parallel=tensor > 1 and _sequence_parallel(row, assumed),
         micro_batch=filled.micro_batch,
         num_microbatches=shapes.microbatches(problem.global_batch, row.needed_count("dp"), filled.micro_batch),
         schedule=schedule,
@@ -135,6 +148,21 @@ def _layout(row: Row, filled: _Filled, problem: Problem, assumed: Assumptions) -
         offload=_offload(row),
         precision=filled.precision,
     )
+
+
+def _chunks(row: Row, layers: tuple[int, ...], assumed: Assumptions) -> int:
+    """Chunks of a stage where the row does not say: what the set's facts know of them, else one."""
+    facts = facts_of(row.set_name)
+    if facts.layers_per_chunk is None or len(layers) == 1 or layers[0] % facts.layers_per_chunk:
+        return 1
+    return layers[0] // filled_value(row.set_name, facts, assumed, "layers_per_chunk", None, facts.layers_per_chunk)
+
+
+def _sequence_parallel(row: Row, assumed: Assumptions) -> bool:
+    facts, stated = facts_of(row.set_name), row.choice("sequence_parallel", {"yes": "yes", "no": "no"})
+    if stated or not facts.sequence_parallel:
+        return stated == "yes"
+    return filled_value(row.set_name, facts, assumed, "sequence_parallel", None, facts.sequence_parallel)
 
 
 def _offload(row: Row) -> Offload:

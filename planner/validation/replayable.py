@@ -9,6 +9,14 @@ _NOT_GPT2 = ("llama", "nemotron", "rope", "rotary", "swiglu")
 """Words in a model's name that mark gated or squared-ReLU MLPs and rotary positions."""
 
 
+_OPTIONS = {
+    "cross-entropy-loss-fusion": "a fused loss (cross-entropy-loss-fusion) is not modelled",
+    "defer-embedding-wgrad-compute": "a deferred gradient of the head (defer-embedding-wgrad-compute) is not modelled",
+    "decoder-last-pipeline-num-layers": "layers of the last stage not stated (decoder-last-pipeline-num-layers)",
+}
+"""Options that a row's note names, and why it cannot be replayed with them."""
+
+
 def _blank(column: str) -> Callable[[Row], bool]:
     return lambda row: not row.text(column)
 
@@ -25,10 +33,19 @@ REASONS: tuple[tuple[str, Callable[[Row], bool]], ...] = (
         "not the GPT-2 architecture: rotary positions, or a gated or squared-ReLU MLP",
         lambda row: any(word in row.text("model").lower() for word in _NOT_GPT2),
     ),
+    (
+        "its own source doubts the memory reading (suspect)",
+        lambda row: "suspect" in row.text("note") and row.number("measured_mem_gib") is not None,
+    ),
     ("context parallelism is not modelled", lambda row: (row.count("cp") or 1) > 1),
     (
         "recomputation of single operators or layers is not modelled",
         lambda row: row.text("recompute").startswith("selective("),
+    ),
+    *((reason, lambda row, option=option: option in row.text("note")) for option, reason in _OPTIONS.items()),
+    (
+        "interleaved groups of other than PP micro batches (tunable_overlap) are not modelled",
+        lambda row: row.text("model").endswith("tunable_overlap"),
     ),
     (
         "sharding within a node and replication between nodes is not modelled",

@@ -16,9 +16,6 @@ from planner.validation.machines import hardware_of
 from planner.validation.published import OUTCOMES
 from planner.validation.tables import Row
 
-PURE_HALF = "gpt2-pp1d"
-"""The one config of the examples that trains in fp16 alone: no fp32 copies, no loss scaling."""
-
 
 def case_of(row: Row) -> Case:
     """Replayable form of one row.
@@ -36,7 +33,7 @@ def case_of(row: Row) -> Case:
         _with_batch(row, layout.global_batch), vocab=row.needed_count("vocab"), num_heads=row.needed_count("heads"),
         dropout=fill("dropout", None, LEGACY_EXAMPLES.dropout), precision=precision,
     )  # fmt: skip
-    stack = load_spec(fill("stack", None, _stack_of(row, assumed)), StackSpec)
+    stack = load_spec(fill("stack", None, LEGACY_EXAMPLES.stack), StackSpec)
     problem = Problem(
         model=model, hardware=hardware, stack=stack, num_devices=row.needed_count("n_gpus"),
         devices_per_node=hardware.devices_per_node, global_batch=layout.global_batch, seq_len=model.seq_len,
@@ -55,13 +52,6 @@ def case_of(row: Row) -> Case:
         ),
         assumptions=tuple(assumed.stated),
     )
-
-
-def _stack_of(row: Row, assumed: Assumptions) -> str:
-    if row.text("config") != PURE_HALF:
-        return LEGACY_EXAMPLES.stack
-    assumed.note(f"{PURE_HALF}: its config builds the model with dtype half and no mixed precision")
-    return f"{LEGACY_EXAMPLES.stack}-half"
 
 
 def _with_batch(row: Row, global_batch: int) -> Row:

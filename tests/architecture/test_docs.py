@@ -13,6 +13,7 @@ import pytest
 import typer.main
 from typer.core import TyperGroup
 
+from docs import plans_page
 from docs.rules_page import PAGE, rules_page
 from planner.cli import app
 from planner.rules import EVERY_RULE
@@ -90,6 +91,18 @@ def test_the_readme_shows_what_solve_prints(tmp_path: Path) -> None:
 
 def test_rules_page_is_up_to_date() -> None:
     assert PAGE.read_text(encoding="utf-8") == rules_page() + "\n", "run `make docs`"
+
+
+def test_the_page_of_plans_is_up_to_date() -> None:
+    assert plans_page.PAGE.read_text(encoding="utf-8") == plans_page.plans_page(), "run `make plans`"
+
+
+def test_every_plan_is_on_the_page_of_verified_layouts() -> None:
+    page = (ROOT / "docs" / "verification.md").read_text(encoding="utf-8")
+    rows = {line.split("`")[1]: line for line in page.splitlines() if line.startswith("| `")}
+    names = {path.stem for path in (ROOT / "plans").glob("*.plan")}
+    assert names <= rows.keys(), "run `python -m docs.verification_page`"
+    assert all(rows[name].endswith(("| yes |", "| needs GPUs |")) for name in names)
 
 
 def test_rules_named_in_pages_exist() -> None:

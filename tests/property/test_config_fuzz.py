@@ -4,6 +4,7 @@ By default a few hundred inputs a property. `GPTPLAN_FUZZ_EXAMPLES=25000 python 
 tests/property/test_config_fuzz.py` tries 125 000 in all, in about a quarter of an hour.
 """
 
+import difflib
 import os
 import sys
 import time
@@ -13,8 +14,7 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from planner.configs import fixing
-from planner.configs.check import check_text, read_and_judge
+from planner.configs.check import check_text, fix_text, read_and_judge
 from planner.configs.draft import Asked
 from planner.configs.files import decoded, language_of
 from planner.diagnostics import Diagnostic, PlanError
@@ -186,7 +186,10 @@ def test_any_expression(assignments: list[tuple[str, str]], asked: Asked) -> Non
 @settings(max_examples=max(20, EXAMPLES // 50), deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.sampled_from(TEXTS), edits, st.sampled_from(ASKED))
 def test_hints_and_repairs_of_damaged_configurations(example: tuple[str, str], changes: Any, asked: Asked) -> None:
-    """What is suggested and written has been judged: a repaired text breaks nothing, or no repair is claimed."""
+    """What is suggested and written has been judged: a repaired text breaks nothing, or says what is left.
+
+    A text that was mended is another one only where a change is listed, and mending it again changes nothing.
+    """
     name, text = example
     text = edited(text, changes)
     try:
@@ -195,7 +198,14 @@ def test_hints_and_repairs_of_damaged_configurations(example: tuple[str, str], c
         return
     language = language_of(text, name)
     source = checked[0].source
-    fixed, _ = fixing.fix(lambda changed: read_and_judge(changed, name, language, asked), source, asked)
+    fixed, changes = fix_text(text, name, asked)
     left = [error for one in read_and_judge(fixed, name, language, asked)[1] for error in one.errors]
     before = [error for one in checked for error in one.judged.errors]
     assert len(left) <= len(before)
+    assert all(error.message and error.location and error.hint for error in left)
+    assert bool(changes) == (fixed != source.text)
+    old, new = source.text.splitlines(), fixed.splitlines()
+    blocks = difflib.SequenceMatcher(None, old, new, autojunk=False).get_opcodes()
+    assert sum(1 for tag, *_ in blocks if tag != "equal") <= len(changes)
+    if not left:
+        assert fix_text(fixed, name, asked) == (fixed, [])

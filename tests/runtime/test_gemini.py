@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from planner.diagnostics import PlanError, render
 from planner.plan import Plan
 from tests.runtime.host_gemini import divide_on_host, host_plugin
 from tests.runtime.training import (
@@ -161,11 +162,12 @@ def test_only_an_optimizer_that_works_is_taken(plan: MakePlan, ranks: Ranks) -> 
     def refused(rank: int) -> str:
         from runtime.gemini import GeminiTrainer
 
-        with pytest.raises(TypeError) as caught:
+        with pytest.raises(PlanError) as caught:
             GeminiTrainer(plan(**ZERO3), "cpu", seed=SEED, learning_rate=0.1, optimizer=ADAMW)
-        return str(caught.value)
+        return render(caught.value.diagnostics[0])
 
-    assert ranks(1, refused) == ["ZeRO stage 3 takes FusedAdam, CPUAdam, HybridAdam, not AdamW"]
+    (message,) = ranks(1, refused)
+    assert message.startswith("error[RUN013]: rank 0: ZeRO stage 3 takes FusedAdam, CPUAdam, HybridAdam, not AdamW\n")
 
 
 def test_weights_drawn_late_are_the_same(plan: MakePlan) -> None:

@@ -134,12 +134,23 @@ def test_each_node_starts_its_own_devices(node_rank: int, devices: int, plan: Ma
     [
         (RunOptions(), "does not know where they meet"),
         (RunOptions(node_rank=2, rendezvous="host0:29500"), "there is no node 2"),
+        (RunOptions(rendezvous="host0"), "`host0` is no host and port"),
+        (RunOptions(rendezvous="host0:ssh"), "no host and port"),
+        (RunOptions(rendezvous="host0:65536"), "no host and port"),
+        (RunOptions(rendezvous=":29500"), "no host and port"),
+        (RunOptions(rendezvous="host 0:29500"), "no host and port"),
     ],
 )
 def test_several_nodes_need_a_rendezvous(options: RunOptions, message: str, plan: MakePlan) -> None:
     with pytest.raises(PlanError, match=message) as caught:
         torchrun_command(plan(data_parallel=8, devices_per_node=4), PLAN_PATH, options)
     assert caught.value.exit_code == ExitCode.USAGE
+
+
+@pytest.mark.parametrize("endpoint", ["node-0.cluster:29500", "10.0.0.1:1", "[fe80::1]:65535"])
+def test_a_rendezvous_is_a_name_or_an_address(endpoint: str, plan: MakePlan) -> None:
+    command = torchrun_command(plan(data_parallel=8, devices_per_node=4), PLAN_PATH, RunOptions(rendezvous=endpoint))
+    assert f"--rdzv-endpoint={endpoint}" in command.argv
 
 
 @pytest.mark.parametrize(("given", "expected"), [(None, "3"), ("5", None)])

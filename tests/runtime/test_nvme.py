@@ -97,7 +97,7 @@ def test_missing_libraries_are_named(plan: MakePlan, tmp_path: Path, monkeypatch
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     libaio, tensornvme = refusals(plan(**OFFLOADED), tmp_path)
     assert libaio.hint == "`apt update && apt install libaio-dev`"
-    assert "pip install --no-build-isolation --no-deps tensornvme==0.1.0" in tensornvme.hint
+    assert tensornvme.hint == "`apt install libaio-dev liburing-dev`, then `python -m planner.nvme_build`"
 
 
 def test_the_file_system_is_that_of_the_deepest_mount(tmp_path: Path) -> None:

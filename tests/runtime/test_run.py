@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from planner import launch
+from planner import cli, launch
 from planner.layout import Offload
 from planner.plan import Plan, write_plan
 
@@ -87,6 +87,8 @@ def test_a_run_learns_and_reports(layout: dict[str, Any], plan: MakePlan, start:
     assert [step["step"] for step in steps] == list(range(1, 31))
     assert steps[-1]["loss"] < steps[0]["loss"] - 1.0
     assert [rank["rank"] for rank in summary["ranks"]] == [0, 1]
+    assert summary["predicted"]["step_s"] == chosen.predicted.step_s
+    assert summary["predicted"]["terms_s"].keys() >= {"compute", "communication", "pipeline", "optimizer"}
     assert all(rank["allocated_bytes"] > 0 for rank in summary["ranks"])
     assert f"loss: {steps[0]['loss']:.4f} at step 1, {steps[-1]['loss']:.4f} at step 30" in stdout
     assert "step time (median)" in stdout
@@ -118,6 +120,36 @@ def test_a_failing_worker_names_its_rank_and_log(plan: MakePlan, start: Run, tmp
     assert stderr.startswith(f"error[RUN008]: rank 0 failed with IsADirectoryError\n  --> {log}\n")
     assert stderr.count("error[") == 1
     assert "Traceback" in log.read_text()
+
+
+def test_a_log_that_cannot_be_written_goes_elsewhere(plan: MakePlan, start: Run, tmp_path: Path) -> None:
+    (tmp_path / "out").touch()
+    process = start(plan(data_parallel=2))
+    _, stderr = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == 3, stderr
+    first, location, *_ = stderr.splitlines()
+    assert first == "error[RUN008]: rank 0 failed with FileExistsError"
+    log = Path(location.removeprefix("  --> "))
+    assert "Traceback" in log.read_text()
+    log.unlink()
+    assert stderr.count("error[") == 1
+    assert "Traceback" not in stderr
+
+
+def test_an_output_folder_is_tried_before_the_run(
+    plan: MakePlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_plan(plan(data_parallel=2), Path("small.plan"))
+    Path("taken").touch()
+    with pytest.raises(SystemExit) as finished:
+        cli.main(["run", "small.plan", "--output", "taken"])
+    assert finished.value.code == 2
+    stderr = capfd.readouterr().err
+    assert stderr.startswith(
+        "error[USAGE]: metrics and logs cannot be written there: File exists\n  --> --output taken\n"
+    )
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["small.plan", "taken"]
 
 
 def test_a_full_drive_is_named(plan: MakePlan, start: Run, tmp_path: Path) -> None:
@@ -166,6 +198,47 @@ def test_a_port_in_use_is_named(plan: MakePlan, start: Run, tmp_path: Path) -> N
     assert "Traceback" not in stderr
 
 
+def test_a_host_that_is_not_known_is_named(
+    plan: MakePlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_plan(plan(data_parallel=2, devices_per_node=1), Path("small.plan"))
+    with pytest.raises(SystemExit) as finished:
+        cli.main(["run", "small.plan", "--rendezvous", "no-such-host.invalid:29500"])
+    assert finished.value.code == 1
+    assert capfd.readouterr().err.startswith("error[RUN010]: this machine finds no host `no-such-host.invalid`: ")
+    assert [path.name for path in tmp_path.iterdir()] == ["small.plan"]
+
+
+@pytest.mark.parametrize(
+    ("exit_codes", "said", "expected"),
+    [
+        ([3, -15], "3\nrank 0 said", (3, "rank 0 said")),
+        ([3, -6], "3\nrank 0 said", (3, "rank 0 said")),
+        ([3, -9], "3\nlost a peer", (137, "the worker of local rank 1 was killed by SIGKILL")),
+        ([3, -11], "3\nlost a peer", (139, "killed by SIGSEGV")),
+        ([-15, -6], None, (134, "killed by SIGABRT")),
+        ([1, -15], None, (1, "")),
+        ([1, -15], "", (1, "")),
+    ],
+)
+def test_the_cause_is_told_from_what_it_caused(
+    exit_codes: list[int], said: str | None, expected: tuple[int, str], tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
+
+    from runtime import elastic
+
+    failures = {rank: ProcessFailure(rank, 0, code, "none") for rank, code in enumerate(exit_codes)}
+    file = tmp_path / "failure.txt"
+    if said is not None:
+        file.write_text(said)
+    code, words = expected
+    assert elastic._report(ChildFailedError("workers", failures), file) == code
+    assert words in capsys.readouterr().err
+
+
 def wait_for_steps(tmp_path: Path) -> None:
     deadline = time.monotonic() + TIMEOUT_S
     path = tmp_path / "out" / "small.metrics.jsonl"
@@ -200,6 +273,14 @@ def test_a_killed_worker_is_named(plan: MakePlan, start: Run, tmp_path: Path) ->
     assert process.returncode == 137, stderr
     assert "was killed by SIGKILL" in stderr
     assert stderr.count("error[") == 1
+    assert ranks_of(tmp_path) == []
+
+
+def test_workers_end_with_a_killed_launcher(plan: MakePlan, start: Run, tmp_path: Path) -> None:
+    process = start(plan(data_parallel=2), steps=100_000)
+    wait_for_steps(tmp_path)
+    process.kill()
+    process.communicate(timeout=TIMEOUT_S)  # until all who write there have ended
     assert ranks_of(tmp_path) == []
 
 

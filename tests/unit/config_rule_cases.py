@@ -184,6 +184,11 @@ CASES = (
         "HPP023", "a.py", hybrid("DistGaloreAwamW", zero_stage=1), hybrid("AdamW", zero_stage=1),
         "DistGaloreAwamW sets zero_stage 1 to 0 without a word",
     ),
+    Case(
+        "HPP024", "a.py", plugin("HybridParallelPlugin", tp_size=2),
+        plugin("HybridParallelPlugin", tp_size=2, pp_size=1),
+        "HybridParallelPlugin has no pp_size",
+    ),
     Case("GEM001", "a.py", gemini(tp_size=3), gemini(tp_size=2), "8 GPUs do not divide by tp_size x extra_dp_size = 3"),
     Case("GEM002", "a.py", gemini(precision="fp32"), gemini(precision="bf16"), "precision fp32 is none of fp16, bf16"),
     Case(

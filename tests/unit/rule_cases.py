@@ -182,7 +182,7 @@ CASES = (
     ),
     Case(
         "PP004", layout(pipeline_parallel=4, num_microbatches=4), layout(pipeline_parallel=4, num_microbatches=3),
-        "3 micro batches cannot fill 4 pipeline stages", "use at least 4 micro batches, or fewer stages",
+        "num_microbatches 3 cannot fill 4 pipeline stages", "use at least 4 micro batches, or fewer stages",
         {"num_microbatches": 3, "pipeline_parallel": 4},
     ),
     Case(

@@ -9,7 +9,7 @@ from planner.configs import nvme
 from planner.configs.check import read_and_judge
 from planner.configs.draft import Asked
 from planner.configs.files import language_of
-from planner.configs.plugin_arguments import ARGUMENTS
+from planner.configs.plugin_arguments import ARGUMENTS, REQUIRED
 from planner.diagnostics import Diagnostic
 from planner.rules import CONFIG_RULES, EVERY_RULE, ConfigRule
 from planner.rules.offload_configs import INSTALL_LIBAIO
@@ -128,4 +128,5 @@ def test_plugin_arguments_are_those_of_the_library() -> None:
     classes = {n.name: n for tree in trees for n in tree.body if isinstance(n, ast.ClassDef)}
     for name, arguments in ARGUMENTS.items():
         init = next(n for n in classes[name].body if isinstance(n, ast.FunctionDef) and n.name == "__init__")
-        assert {argument.arg for argument in init.args.args[1:]} == arguments
+        assert tuple(argument.arg for argument in init.args.args[1:]) == arguments
+        assert arguments[: len(arguments) - len(init.args.defaults)] == REQUIRED.get(name, ())

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from planner.cost_model.communication import (
+    axis_strides,
     data_parallel_seconds,
     layer_collectives,
     pipeline_seconds,
@@ -11,6 +12,7 @@ from planner.cost_model.communication import (
     sharded_seconds,
     tensor_parallel_seconds,
     tied_embedding_seconds,
+    zero_gather_seconds,
 )
 from tests.helpers import layout, problem, problem_of, stages
 
@@ -49,6 +51,11 @@ def test_layer_collectives_take_what_the_stack_does_beside_the_links() -> None:
     assert once.tolist() == pytest.approx([3 * (REDUCE_S + 0.5)])
     assert again.tolist() == pytest.approx([2 * (REDUCE_S + 0.5)])
     assert layer_collectives(asked, stages()).once.tolist() == [0.0]
+    four = (
+        layer_collectives(asked, stages(tensor_parallel=4)).once
+        - layer_collectives(problem(), stages(tensor_parallel=4)).once
+    )
+    assert four.tolist() == pytest.approx([3 * 2 * 0.5])
 
 
 def test_tensor_parallel_seconds_by_hand() -> None:
@@ -123,6 +130,12 @@ def test_data_parallel_seconds_by_hand(zero_stage: int, num_microbatches: int, r
     assert seconds.tolist() == pytest.approx([ring_steps * (15328 / 1e9 + 1e-6)])
 
 
+def test_data_parallel_seconds_by_layer_wait_for_the_links_with_each() -> None:
+    asked = problem(num_devices=2, stack={"zero_traffic": {"by_layer": True}})
+    seconds = data_parallel_seconds(asked, stages(data_parallel=2))
+    assert seconds.tolist() == pytest.approx([2 * (15328 / 1e9 + 4e-6)])
+
+
 def test_data_parallel_seconds_are_zero_for_one_rank() -> None:
     assert data_parallel_seconds(problem(), stages(zero_stage=1)).tolist() == [0.0]
 
@@ -180,3 +193,44 @@ def test_tied_embedding_seconds_stay_in_the_node_that_holds_the_whole_pipeline()
 def test_tied_embedding_seconds_leave_the_node_with_a_pipeline_over_two() -> None:
     seconds = tied_embedding_seconds(problem(devices_per_node=2), stages(pipeline_parallel=4))
     assert seconds[0] == pytest.approx(2 * (2048 / 1e8 + 12e-6))
+
+
+def test_zero_gather_seconds_by_hand() -> None:
+    exposed = problem(num_devices=2, stack={"overlap": {"gathers_hide": False}})
+    # One of the steps of a ring over two ranks: half of 15328 parameters of two bytes, and a hop.
+    for zero_stage, seconds in ((0, 0.0), (1, 15328 / 1e9 + 1e-6), (2, 15328 / 1e9 + 1e-6), (3, 0.0)):
+        rows = stages(data_parallel=2, zero_stage=zero_stage)
+        assert zero_gather_seconds(exposed, rows).tolist() == pytest.approx([seconds])
+        assert zero_gather_seconds(problem(num_devices=2), rows).tolist() == [0.0]
+
+
+MEGATRON = {"rank_order": "pipeline-data-tensor"}
+
+
+def test_axis_strides_by_the_order_of_the_stack() -> None:
+    cube = stages(tensor_parallel=2, pipeline_parallel=4, data_parallel=3)
+    assert [stride[0] for stride in axis_strides(problem(), cube)] == [8, 2]
+    assert [stride[0] for stride in axis_strides(problem(stack=MEGATRON), cube)] == [2, 6]
+
+
+def test_pipeline_seconds_leave_the_node_where_replicas_fill_it() -> None:
+    """Two replicas of two stages on two nodes of two: a stage is a node, or half of each."""
+    replicas = stages(pipeline_parallel=2, data_parallel=2)
+    near, far = (problem(num_devices=4, devices_per_node=2, stack=stack) for stack in ({}, MEGATRON))
+    assert pipeline_seconds(near, replicas)[0] == pytest.approx(256 / 1e9 + 1e-6)
+    assert pipeline_seconds(far, replicas)[0] == pytest.approx(256 / 1e8 + 12e-6)
+    assert data_parallel_seconds(far, replicas)[0] < data_parallel_seconds(near, replicas)[0] / 5
+
+
+def test_tied_embedding_seconds_by_the_order_of_the_stack() -> None:
+    replicas = stages(pipeline_parallel=2, data_parallel=2)
+    far = problem(num_devices=4, devices_per_node=2, stack=MEGATRON)
+    assert tied_embedding_seconds(far, replicas)[0] == pytest.approx(2 * (2048 / 1e8 + 12e-6))
+
+
+def test_pipeline_seconds_of_slices_that_the_next_stage_gathers() -> None:
+    sliced = problem(num_devices=4, stack={"pipeline_slices": True})
+    halves = stages(tensor_parallel=2, pipeline_parallel=2)
+    assert pipeline_seconds(sliced, halves)[0] == pytest.approx(128 / 1e9 + 1e-6 + GATHER_S)
+    sequence = stages(tensor_parallel=2, pipeline_parallel=2, sequence_parallel=True)
+    assert pipeline_seconds(sliced, sequence)[0] == pytest.approx(128 / 1e9 + 1e-6)

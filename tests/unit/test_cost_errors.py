@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from planner.cost_model.errors import KINDS, error_of, expected_error, kind_columns, memory_margin
+from benchmarks.transfer import with_host_times
+from planner.cost_model.errors import KINDS, error_of, expected_error, kind_columns, memory_margin, transfer_error
 from planner.layout import Offload
 from planner.spec import ErrorSpec
 from tests.helpers import problem, stages, tiny_stack
@@ -49,3 +50,37 @@ def test_memory_margin_is_fragmentation_and_the_mean_error() -> None:
     asked = problem(stack={"errors": ERRORS, "fragmentation": 0.03})
     assert memory_margin(asked, stages()).tolist() == pytest.approx([0.04])
     assert memory_margin(asked, stages(pipeline_parallel=2)).tolist() == pytest.approx([0.06, 0.06])
+
+
+ELSEWHERE = {"errors": ERRORS, "measured_on": ("other-gpu",), "transfer_error": 0.15}
+
+
+def test_transfer_error_widens_hardware_without_runs_and_calibration() -> None:
+    assert transfer_error(problem(stack=ELSEWHERE)) == 0.15
+    assert transfer_error(problem(stack=ELSEWHERE, hardware={"calibrated": True})) == 0.0
+    assert transfer_error(problem(stack=ELSEWHERE, hardware={"name": "other-gpu"})) == 0.0
+    assert transfer_error(problem(stack=ELSEWHERE | {"measured_on": ()})) == 0.0
+
+
+def test_expected_error_says_what_is_carried_over() -> None:
+    layouts = stages(pipeline_parallel=2).layouts
+    wide = expected_error(problem(stack=ELSEWHERE), layouts)
+    assert (wide.step_time, wide.transfer, wide.memory) == pytest.approx((0.25, 0.15, 0.03))
+    assert wide.words("tiny-gpu") == (
+        "25.0% of the step time (10.0% in 5 measured runs, 15.0% more as none was on tiny-gpu, which is not "
+        "calibrated), 3.0% of the memory"
+    )
+    near = expected_error(problem(stack=ELSEWHERE, hardware={"calibrated": True}), layouts)
+    assert near.words("tiny-gpu") == "10.0% of the step time (10.0% in 5 measured runs), 3.0% of the memory"
+
+
+def test_expected_error_of_a_stack_never_measured_is_no_wider_elsewhere() -> None:
+    unknown = expected_error(problem(stack=ELSEWHERE | {"errors": {}}), stages().layouts)
+    assert (unknown.step_time, unknown.transfer) == (0.3, 0.0)
+    assert "no run of this stack was measured" in unknown.words("tiny-gpu")
+
+
+def test_host_times_of_another_stack_leave_the_rest() -> None:
+    slow = tiny_stack(traffic={"layer_host_s": 2.0, "kernels": 99.0}, sharded={"layer_host_s": 3.0})
+    mixed = with_host_times(tiny_stack(), slow)
+    assert (mixed.traffic.layer_host_s, mixed.sharded.layer_host_s, mixed.traffic.kernels) == (2.0, 3.0, 5.0)

@@ -5,7 +5,7 @@ import pytest
 
 from planner.cost_model import predict
 from planner.cost_model.communication import layer_collectives
-from planner.cost_model.compute import layer_forward_seconds
+from planner.cost_model.compute import layer_seconds
 from planner.cost_model.grid_communication import grid_gradient_seconds
 from planner.cost_model.pipeline import host_seconds, pipeline_bubble, stage_times, step_breakdown
 from planner.cost_model.terms import total
@@ -96,7 +96,7 @@ def test_host_seconds_are_what_a_layer_waits() -> None:
 def test_host_seconds_run_ahead_of_communication_too() -> None:
     slow = problem(num_devices=2, stack={"traffic": {"layer_host_s": 1e-3}})
     shared = stages(tensor_parallel=2)
-    layer = layer_forward_seconds(slow, shared) * 3 + layer_collectives(slow, shared).once
+    layer = sum(layer_seconds(slow, shared)) + layer_collectives(slow, shared).once
     assert host_seconds(slow, shared).tolist() == pytest.approx((4 * (3e-3 - layer)).tolist())
 
 

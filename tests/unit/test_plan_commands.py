@@ -1,42 +1,15 @@
 """`diff`, `report` and the refusals of `verify`, in this process."""
 
 import json
-from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 
-from planner import cli, launch
+from planner import launch
 from planner.plan import Plan, read_plan, seal, write_plan
-from tests.helpers import changed
-
-
-class Outcome(NamedTuple):
-    """What a command left behind."""
-
-    code: int
-    out: str
-    err: str
-
-
-Run = Callable[..., Outcome]
-
-
-@pytest.fixture
-def gptplan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """``gptplan("diff", first, second)`` in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: object) -> Outcome:
-        with pytest.raises(SystemExit) as finished:
-            cli.main([str(argument) for argument in arguments])
-        captured = capsys.readouterr()
-        assert "Traceback" not in captured.err
-        return Outcome(int(finished.value.code or 0), captured.out, captured.err)
-
-    return run
+from tests.helpers import Run, changed
 
 
 @pytest.fixture

@@ -155,8 +155,12 @@ def test_model_shape_is_consistent(name: str) -> None:
 def test_matmul_curve_rises_and_stays_below_the_peak(name: str) -> None:
     flops, shares = zip(*load_spec(name, HardwareSpec).efficiency.matmul, strict=True)
     assert list(flops) == sorted(set(flops))
-    assert list(shares) == sorted(shares)
-    assert shares[-1] < 1.0
+    best = shares.index(max(shares))
+    assert list(shares[: best + 1]) == sorted(shares[: best + 1])
+    # Long products lower the clock, by no more than a sixth.
+    assert list(shares[best:]) == sorted(shares[best:], reverse=True)
+    assert shares[-1] > 5 / 6 * shares[best]
+    assert max(shares) < 1.0
 
 
 @pytest.mark.parametrize("name", HARDWARE)

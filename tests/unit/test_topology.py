@@ -114,3 +114,21 @@ def test_link_columns_look_up_each_row() -> None:
     bandwidth, latency = link_columns(cluster(8).ring, np.array([1, 4, 1, 8]), np.array([4, 2, 8, 1]))
     assert bandwidth.tolist() == [1e9, 1e8, 4e8, float("inf")]
     assert latency.tolist() == pytest.approx([1e-6, 12e-6, 3.75e-6, 0.0])
+
+
+def test_a_ring_of_two_has_an_efficiency_of_its_own() -> None:
+    links = [Cluster(hardware=tiny_hardware(node_link={"pair_efficiency": share}), devices_per_node=4, num_devices=8)
+             for share in (None, 0.25)]  # fmt: skip
+    usual, paired = links
+    assert usual.ring(1, 2).bandwidth_bytes_per_s == pytest.approx(1e9)
+    assert paired.ring(1, 2).bandwidth_bytes_per_s == pytest.approx(5e8)
+    for stride, size in ((1, 4), (4, 2), (1, 8)):
+        assert paired.ring(stride, size) == usual.ring(stride, size)
+    assert paired.neighbours(1, 2) == usual.neighbours(1, 2)
+
+
+def test_what_a_collective_takes_to_start_is_shared_by_its_steps() -> None:
+    ring = cluster(8, node_link={"start_s": 6e-6}).ring(stride=1, size=4)
+    # An all-reduce over four ranks has six steps.
+    assert ring.latency_s == pytest.approx(1e-6 + 1e-6)
+    assert cluster(8, node_link={"start_s": 6e-6}).neighbours(stride=1, size=4) == INSIDE

@@ -57,6 +57,27 @@ def test_selective_recomputation_makes_the_scores_again() -> None:
     assert flash.problem.stack.activations.attention == "flash"
 
 
+def test_a_set_may_know_better_than_its_table() -> None:
+    """The column of vTrain's single-node runs is its simulator's setting."""
+    case = published.case_of(row(PUBLISHED, set="vTrain-single"))
+    assert case.layout.recompute_layers_per_stage == (0, 0, 0, 0)
+    assert not case.problem.stack.pads_whole_vocab
+    assert any(text.startswith("vTrain-single: recompute none (the column") for text in case.assumptions)
+    assert published.case_of(row(PUBLISHED, set="vTrain-multi")).layout.recompute_layers_per_stage == (10, 10, 10, 10)
+
+
+def test_chunks_and_slices_that_a_table_leaves_out() -> None:
+    layout = published.case_of(row(PUBLISHED, set="Megatron-H100", gpu="H100", sequence_parallel="")).layout
+    assert (layout.schedule, layout.num_model_chunks, layout.sequence_parallel) == ("interleaved", 10, True)
+    stated = published.case_of(row(PUBLISHED, set="Megatron-H100", gpu="H100", vpp="5")).layout
+    assert (stated.num_model_chunks, stated.sequence_parallel) == (5, False)
+
+
+def test_a_network_may_be_known_by_measurement() -> None:
+    network = published.case_of(row(PUBLISHED, interconnect="NVLink; 4x Omni-Path per node")).problem.hardware.network
+    assert (network.nics_per_node, network.bandwidth_bytes_per_s, network.efficiency) == (4, 12.5e9, 0.405)
+
+
 def test_a_named_network_replaces_that_of_the_card() -> None:
     network = published.case_of(row(PUBLISHED, interconnect="NVLink; 4x Omni-Path per node")).problem.hardware.network
     assert (network.nics_per_node, network.bandwidth_bytes_per_s) == (4, 12.5e9)

@@ -1,0 +1,73 @@
+"""What constants of another machine cost: ``python -m benchmarks.transfer TABLE.csv ...``.
+
+Rows of each stack are predicted once with its own host times, which were measured on the machine of the rows, and
+once with those of the other stack, measured on another machine. The difference of the mean errors is the
+``transfer_error`` of both: what a step-time prediction may miss by more on a machine that nobody measured.
+"""
+
+import statistics
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+from planner.calibration.constants import CONSTANTS
+from planner.calibration.refit import predicted_s
+from planner.spec import StackSpec
+from planner.spec_files import load_spec
+from planner.units import Seconds
+from planner.validation import validate
+from planner.validation.cases import Case
+
+RUNS = Path(__file__).parent.parent / "tests" / "validation" / "h200_runs.csv"
+OTHERS = {"colossalai": "colossalai-hf", "colossalai-hf": "colossalai"}
+"""Stacks whose host times were measured on different machines, each with the other."""
+
+
+class Transfer(NamedTuple):
+    """Mean absolute relative errors of step time over the rows of one stack."""
+
+    runs: int
+    own: float
+    other: float
+
+
+def with_host_times(stack: StackSpec, other: StackSpec) -> StackSpec:
+    """``stack`` with the host times of ``other``: those of :data:`CONSTANTS` that are times."""
+    for constant in CONSTANTS:
+        value = constant.of(other)
+        if constant.unit is Seconds and value is not None:
+            stack = constant.put(stack, value)
+    return stack
+
+
+def transfers(tables: Iterable[Path]) -> dict[str, Transfer]:
+    """Errors with own and with foreign host times, by stack."""
+    cases: dict[str, list[Case]] = {name: [] for name in OTHERS}
+    for replay in validate(list(tables)).replays:
+        if replay.case is not None and replay.case.measured.step_s is not None:
+            cases.get(replay.case.problem.stack.name, []).append(replay.case)
+    found = {}
+    for name, rows in cases.items():
+        if rows:
+            own = load_spec(name, StackSpec)
+            foreign = with_host_times(own, load_spec(OTHERS[name], StackSpec))
+            found[name] = Transfer(len(rows), _error(rows, own), _error(rows, foreign))
+    return found
+
+
+def _error(rows: list[Case], stack: StackSpec) -> float:
+    return statistics.mean(abs(predicted_s(row, stack) / (row.measured.step_s or 1.0) - 1.0) for row in rows)
+
+
+def main() -> None:
+    """Print the errors of every stack, and what they grow by over all rows."""
+    found = transfers([Path(name) for name in sys.argv[1:]] or [RUNS])
+    for name, one in found.items():
+        print(f"{name}: {one.runs} runs, {one.own:.1%} with own host times, {one.other:.1%} with those of the other")
+    runs = sum(one.runs for one in found.values())
+    print(f"transfer_error = {sum(one.runs * (one.other - one.own) for one in found.values()) / runs:.3f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,92 @@
+"""Writes docs/plans.md from the plans in plans/: ``python -m docs.plans_page``."""
+
+from pathlib import Path
+
+from planner.layout import Layout
+from planner.plan import Plan, read_plan
+from planner.units import GIB, format_seconds
+from plans.make import Asked, asked, command, path_of
+
+PAGE = Path(__file__).with_name("plans.md")
+
+_HEAD = """\
+# Plans that come with gptplan
+
+`gptplan run` executes them, and `gptplan verify` compares their layouts with one process; [what that
+found](verification.md) is on a page of its own. The questions that they answer are in `plans/questions.toml`; what a
+question does not pin, gptplan chose. `make plans` solves all of them again and writes this page; do not edit it.
+
+The batch is that of one data-parallel rank. Step and memory are predictions; the memory is what the fullest GPU has
+allocated at its peak, to which `gptplan show` adds the reserve.
+"""
+
+_ROWS = """\
+## The rows of two tables
+
+Colossal-AI's GPT examples of 2022 had these layouts, on A100-80G for GPT-2 small and A100-40G for GPT-3 175B. TP, PP,
+DP, ZeRO, offload, GPUs and batch are those of the row and of its config, unless a remark says otherwise.
+"""
+
+_COLUMNS = (
+    "| plan | {} | GPUs | batch | TP | PP | DP | ZeRO | offload | chosen by gptplan | step | memory |\n"
+    "| --- | --- | ---: | ---: | --- | ---: | ---: | ---: | --- | --- | ---: | ---: |"
+)
+
+
+def plans_page() -> str:
+    """The whole page."""
+    known = asked()
+    rows = {name: one for name, one in known.items() if one.row}
+    others = [name for name in known if name not in rows]
+    remarks = [f"- `{name}`: {one.note}." for name, one in rows.items() if one.note]
+    commands = [command(name, one.question) for name, one in known.items()]
+    parts = [
+        _HEAD, _ROWS, _COLUMNS.format("row"), *(_line(name, rows[name]) for name in rows), "", *remarks, "",
+        "## Others\n", _COLUMNS.format("model"), *(_line(name, known[name]) for name in others), "",
+        "## The commands that make them\n", "```", *commands, "```",
+    ]  # fmt: skip
+    return "\n".join(parts) + "\n"
+
+
+def _line(name: str, one: Asked) -> str:
+    plan = read_plan(path_of(name))
+    layout = plan.layout
+    cells = [
+        f"[`{name}`](../plans/{name}.plan)", one.row or plan.problem.model.name, str(layout.num_devices),
+        str(layout.micro_batch * layout.num_microbatches), _tensor(layout), str(layout.pipeline_parallel),
+        str(layout.data_parallel), str(layout.zero_stage), layout.offload.words, _chosen(plan),
+        format_seconds(plan.predicted.step_s), _memory(plan),
+    ]  # fmt: skip
+    return f"| {' | '.join(cells)} |"
+
+
+def _tensor(layout: Layout) -> str:
+    if layout.tensor_mode == "none":
+        return "1"
+    depth = f", depth {layout.tensor_depth}" if layout.tensor_mode == "2.5d" else ""
+    return f"{layout.tensor_parallel} ({layout.tensor_mode}{depth})"
+
+
+def _chosen(plan: Plan) -> str:
+    layout = plan.layout
+    words = [f"{layout.num_microbatches} x {layout.micro_batch}"]
+    if layout.schedule != "none":
+        chunks = f" with {layout.num_model_chunks} chunks a stage" if layout.num_model_chunks > 1 else ""
+        words.append(layout.schedule + chunks)
+    if layout.sequence_parallel:
+        words.append("sequence parallel")
+    words.append(f"{sum(layout.recompute_layers_per_stage)} of {plan.problem.model.num_layers} layers recomputed")
+    return ", ".join(words)
+
+
+def _memory(plan: Plan) -> str:
+    return f"{max(stage.peak_bytes for stage in plan.predicted.stages) / GIB:.1f} GiB"
+
+
+def main() -> None:
+    """Write the page."""
+    PAGE.write_text(plans_page(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,37 @@
+"""Keys that DeepSpeed reads, read off its source at 38327e0 (February 2025, 0.16.5)."""
+
+_ZERO = """
+    stage contiguous_gradients reduce_scatter reduce_bucket_size use_multi_rank_bucket_allreduce allgather_partitions
+    allgather_bucket_size overlap_comm load_from_fp32_weights elastic_checkpoint offload_param offload_optimizer
+    sub_group_size cpu_offload_param cpu_offload_params cpu_offload_use_pin_memory cpu_offload prefetch_bucket_size
+    stage3_prefetch_bucket_size param_persistence_threshold stage3_param_persistence_threshold
+    model_persistence_threshold stage3_model_persistence_threshold max_live_parameters stage3_max_live_parameters
+    max_reuse_distance stage3_max_reuse_distance gather_16bit_weights_on_model_save
+    stage3_gather_16bit_weights_on_model_save module_granularity_threshold stage3_module_granularity_threshold
+    use_all_reduce_for_fetch_params stage3_use_all_reduce_for_fetch_params stage3_gather_fp16_weights_on_model_save
+    ignore_unused_parameters legacy_stage1 round_robin_gradients zero_hpz_partition_size zero_quantized_weights
+    zero_quantized_nontrainable_weights zero_quantized_gradients zeropp_loco_param mics_shard_size
+    mics_hierarchical_params_gather memory_efficient_linear pipeline_loading_checkpoint override_module_apply
+    log_trace_cache_warnings
+"""
+_TOP = """
+    train_batch_size train_micro_batch_size_per_gpu gradient_accumulation_steps optimizer scheduler fp16 bf16 bfloat16
+    amp gradient_clipping zero_optimization zero_allow_untested_optimizer zero_force_ds_cpu_optimizer
+    steps_per_print wall_clock_breakdown dump_state activation_checkpointing sparse_attention aio data_types
+    communication_data_type prescale_gradients gradient_predivide_factor sparse_gradients pipeline tensor_parallel
+    flops_profiler autotuning elasticity checkpoint comms_logger tensorboard wandb csv_monitor compression_training
+    data_efficiency curriculum_learning eigenvalue hybrid_engine progressive_layer_drop memory_breakdown model seq_len
+    disable_allgather dataloader_drop_last grad_accum_dtype zero_quantized nebula timers compile seed
+"""
+SECTIONS: dict[str, frozenset[str]] = {
+    "": frozenset(_TOP.split()),
+    "zero_optimization": frozenset(_ZERO.split()),
+    "zero_optimization.offload_param": frozenset(
+        ("device", "nvme_path", "buffer_count", "buffer_size", "max_in_cpu", "pin_memory")
+    ),
+    "zero_optimization.offload_optimizer": frozenset(
+        ("device", "nvme_path", "buffer_count", "buffer_size", "pin_memory", "pipeline_read", "pipeline_write",
+         "fast_init", "ratio", "pipeline")
+    ),
+}  # fmt: skip
+"""Section to all the keys that it takes, with those of older versions; the first ones are a help against typos."""

@@ -1,0 +1,116 @@
+"""What follows computation on a device: adding up gradients, the optimizer step and its offloaded share."""
+
+import numpy as np
+
+from planner.cost_model.compute import traffic_seconds
+from planner.cost_model.host import nvme_bytes_per_rank
+from planner.cost_model.parameters import SHARDS_GRADIENTS, stage_parameters, updated_parameters
+from planner.cost_model.sources import formula
+from planner.cost_model.terms import Terms, total
+from planner.problem import Problem
+from planner.rules.states import SHARDS_WEIGHTS
+from planner.stages import Floats, StageColumns
+
+LAYER_TENSORS = 12
+"""Parameter tensors of a layer: weights and biases of four products and two norms."""
+
+
+@formula("rajbhandari2020", "definition")
+def accumulation_seconds(problem: Problem, stages: StageColumns) -> Floats:
+    """Adding the gradients of one micro batch to those of the ones before, where there are several.
+
+    From ZeRO 2 on a rank adds up its own share alone. Units: s.
+    """
+    columns = stages.layouts
+    shards = np.where(columns.zero_stage >= SHARDS_GRADIENTS, columns.data_parallel, 1)
+    added = np.where(columns.num_microbatches > 1, total(stage_parameters(problem, stages)) / shards, 0.0)
+    return traffic_seconds(problem, added * problem.stack.traffic.gradient_bytes)
+
+
+@formula("rajbhandari2020", "definition")
+def optimizer_seconds(problem: Problem, stages: StageColumns) -> Floats:
+    """The optimizer step on the device: bytes it moves per updated parameter of the local shard.
+
+    Under ZeRO 1 and 2 over several ranks also those of the whole stage's gradients on their way through
+    buckets. And the host's work for each tensor of the stage: without ZeRO what the device does not hide,
+    under ZeRO 1 and 2 all of it, as the host waits for results; in fp16 the check for an overflow.
+    """
+    columns, traffic = stages.layouts, problem.stack.traffic
+    on_device = updated_parameters(problem, stages) * (1.0 - columns.offload_optimizer)
+    zero = (columns.zero_stage >= 1) & (columns.zero_stage < SHARDS_WEIGHTS) & (columns.data_parallel > 1)
+    plain = (columns.zero_stage == 0) | (columns.data_parallel == 1)
+    tensors = stage_tensors(problem, stages)
+    checked = traffic.overflow_tensor_host_s if problem.precision == "fp16" else 0.0
+    host = total(tensors) * (np.where(zero, traffic.zero_tensor_host_s, 0.0) + checked)
+    waits = np.zeros(len(stages))
+    # Part by part, which keeps the sum affine in the layers of a stage.
+    for name, parameters in stage_parameters(problem, stages).items():
+        moved = traffic_seconds(problem, parameters * traffic.optimizer_bytes)
+        waits = waits + np.maximum(tensors[name] * float(traffic.tensor_host_s) - moved, 0.0)
+    in_buckets = np.where(zero, total(stage_parameters(problem, stages)) * traffic.zero_gradient_bytes, 0.0)
+    moved = traffic_seconds(problem, on_device * traffic.optimizer_bytes + in_buckets)
+    return moved + host + np.where(plain, waits, 0.0)
+
+
+@formula("radford2019")
+def stage_tensors(problem: Problem, stages: StageColumns) -> Terms:
+    """Parameter tensors of each stage, by the parts of :func:`planner.cost_model.parameters.stage_parameters`."""
+    one_copy = problem.model.tied_embeddings & stages.is_first
+    return {
+        "layers": LAYER_TENSORS * stages.num_layers.astype(np.float64),
+        "token_embedding": stages.is_first.astype(np.float64),
+        "position_embedding": stages.is_first.astype(np.float64),
+        "final_norm": 2.0 * stages.is_last.astype(np.float64),
+        "head": (stages.is_last & ~one_copy).astype(np.float64),
+    }
+
+
+@formula("colossalai0.5.0")
+def offload_seconds(problem: Problem, stages: StageColumns) -> Floats:
+    """The optimizer step of the offloaded share, which nothing overlaps.
+
+    Per parameter of the shard: a 4-byte gradient to the host and 4 bytes of master weight back, each as
+    fast as the device's own host link and the stack's way of copying allow, and the update's traffic
+    over the host memory that all ranks of the node share. Under ZeRO 3 the copies are
+    :func:`sharded_copy_seconds`. Units: s.
+    """
+    columns, stack, host = stages.layouts, problem.stack, problem.hardware.host
+    in_pieces = columns.zero_stage >= SHARDS_WEIGHTS
+    offloaded = updated_parameters(problem, stages) * columns.offload_optimizer
+    out_bytes_per_s = min(host.device_bandwidth_bytes_per_s, stack.offload_copy_bytes_per_s)
+    back_bytes_per_s = min(
+        host.device_bandwidth_bytes_per_s, stack.offload_return_bytes_per_s or stack.offload_copy_bytes_per_s
+    )
+    plain = offloaded * (4.0 / out_bytes_per_s + 4.0 / back_bytes_per_s)
+    copies = np.where(in_pieces, sharded_copy_seconds(problem, stages), plain)
+    of_pieces = stack.traffic.host_optimizer_bytes or stack.traffic.optimizer_bytes
+    moved = offloaded * np.where(in_pieces, of_pieces, stack.traffic.optimizer_bytes)
+    share = host.memory_bandwidth_bytes_per_s / min(problem.devices_per_node, problem.num_devices)
+    update = moved / min(share, stack.traffic.host_bytes_per_s)
+    return copies + update + nvme_seconds(problem, stages)
+
+
+@formula("colossalai0.5.0")
+def sharded_copy_seconds(problem: Problem, stages: StageColumns) -> Floats:
+    """Copies between device and host under ZeRO 3 in one step, one way each, none hidden.
+
+    Per offloaded parameter of the optimizer: master weights to the device once, gradients to the host
+    with every micro batch and back to add up. Per offloaded parameter of the weights: once to the host
+    after the first use, and to the device for every later forward and backward. Units: s.
+    """
+    columns, host, sharded = stages.layouts, problem.hardware.host, problem.stack.sharded
+    per_parameter = problem.stack.state_bytes(problem.precision)
+    uses = 2.0 * columns.num_microbatches - 1.0
+    optimizer = columns.offload_optimizer * (per_parameter.master + per_parameter.gradient * uses)
+    weights = columns.offload_parameters * per_parameter.weight * (1.0 + uses)
+    moved = updated_parameters(problem, stages) * (optimizer + weights)
+    seconds = moved / min(host.device_bandwidth_bytes_per_s, sharded.copy_bytes_per_s)
+    return np.where(columns.zero_stage >= SHARDS_WEIGHTS, seconds, 0.0)
+
+
+@formula("colossalai0.5.0")
+def nvme_seconds(problem: Problem, stages: StageColumns) -> Floats:
+    """Reading and writing the moments on NVMe, which all ranks of a node share, once a step. Units: s."""
+    host = problem.hardware.host
+    on_node = nvme_bytes_per_rank(problem, stages) * min(problem.devices_per_node, problem.num_devices)
+    return on_node / host.nvme_read_bytes_per_s + on_node / host.nvme_write_bytes_per_s

@@ -1,0 +1,88 @@
+"""The plans in plans/: the launcher takes each on its machine, and each that needs no GPU agrees with one process."""
+
+import importlib.metadata
+import importlib.util
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from planner import cli, launch
+from planner.diagnostics import PlanError
+from planner.launch import RunOptions, check_machine, torchrun_command
+from planner.plan import Plan, read_plan
+from planner.shrink import shrink
+from planner.verification import Verification
+from tests.runtime.training import Ranks
+
+PLANS = sorted((Path(__file__).parents[2] / "plans").glob("*.plan"))
+NEED_GPUS = {"gpt2-zero3", "gpt2-nvme", "gpt3-zero3-min", "gpt3-zero3"}
+CARDS = {"a100-80g": "NVIDIA A100-SXM4-80GB", "a100-40g": "NVIDIA A100-SXM4-40GB", "local-cpu": ""}
+
+
+@pytest.fixture(params=PLANS, ids=[path.stem for path in PLANS])
+def path(request: pytest.FixtureRequest) -> Path:
+    chosen: Path = request.param
+    return chosen
+
+
+def test_the_launcher_takes_a_plan_on_its_machine(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = read_plan(path)
+    versions = {"torch": "2.5.1", "colossalai": "0.5.0", "transformers": "4.51.3"}
+    monkeypatch.setattr(importlib.metadata, "version", versions.__getitem__)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
+    on_node = min(8, plan.problem.num_devices)
+    monkeypatch.setattr(launch, "present_gpus", lambda: [CARDS[plan.problem.hardware.name]] * on_node)
+    check_machine(plan, str(path))
+    last = plan.problem.num_nodes - 1
+    options = RunOptions(node_rank=last, rendezvous="host0:29500")
+    argv = torchrun_command(plan, path, options).argv
+    assert f"--nproc-per-node={on_node}" in argv
+    assert (f"--nnodes={last + 1}" in argv) == (last > 0)
+
+
+@pytest.mark.parametrize("path", [one for one in PLANS if "cpu" not in one.stem], ids=lambda path: path.stem)
+def test_a_machine_without_gpus_says_so_in_one_message(
+    path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    plan = read_plan(path)
+    pytest.importorskip("colossalai")
+    monkeypatch.setattr(launch, "present_gpus", list)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as finished:
+        cli.main(["run", str(path)])
+    captured = capfd.readouterr()
+    assert finished.value.code == 1
+    assert captured.err.startswith(f"error[RUN003]: the plan needs {min(8, plan.problem.num_devices)} NVIDIA A100")
+    assert "no GPU was found" in captured.err
+    assert captured.err.count("error[") == 1
+    assert len(captured.err.splitlines()) == 3
+    assert not captured.out
+    assert list(tmp_path.iterdir()) == []
+
+
+def verified(plan: Plan, ranks: Ranks) -> Verification:
+    def verify(rank: int) -> Verification | None:
+        with warnings.catch_warnings(action="ignore"):  # the libraries' own
+            from runtime.verifying import verify
+
+        return verify(plan, steps=3, seed=7)
+
+    found: Any = ranks(plan.layout.num_devices, verify)[0]
+    assert isinstance(found, Verification)
+    return found
+
+
+@pytest.mark.runtime
+def test_the_layout_of_a_plan_agrees_with_one_process(path: Path, ranks: Ranks) -> None:
+    pytest.importorskip("colossalai")
+    plan = read_plan(path)
+    if path.stem in NEED_GPUS:
+        with pytest.raises(PlanError, match="cannot be verified on processor cores"):
+            shrink(plan, max_processes=8, on_gpus=False)
+        return
+    small = shrink(plan, max_processes=8, on_gpus=False).plan
+    found = verified(small, ranks)
+    assert found.holds, found
+    assert found.num_parameters == 12 * small.problem.model.num_layers + 4
