@@ -204,6 +204,8 @@ class ShardedSpec(Spec, frozen=True, kw_only=True):
     """Gathered pieces on the device at once: the one in use and those gathered ahead."""
     gradient_units: float = 1.0
     """Pieces of unscattered gradients on the device at once."""
+    keeps_weights: bool = True
+    """Whether a rank's pieces of working weights stay beside its master weights while they are not in use."""
     gradients_reuse_weights: bool = False
     """Whether gradients of a single micro batch take the place of the weights' pieces."""
     step_gradient: float = 0.0
