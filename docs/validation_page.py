@@ -34,7 +34,9 @@ training stack and card in `specs/`, each with its source. Errors are 100 (predi
 
 Not every figure below is a test on unseen runs. Some constants were read off rows of these tables, as their sources
 say: of `colossalai-hf` (kept elements, logits, buckets, host times, attention, and dropout 0) off colossalai-h100, of
-`colossalai` off colossalai-h200, and of `megatron-deepspeed` (host time, fixed cost of collectives, passes over
+`colossalai` (host times, copies and updates on the host, passes of its kernels) off colossalai-h200 and the kernels of
+eight of its steps that were profiled, as were the curve of products, attention, unaligned heads and rings over two
+cards of H100 and H200; and of `megatron-deepspeed` (host time, fixed cost of collectives, passes over
 scores) off vTrain-single, which `megatron-deepspeed-2021` shares. The passes over scores of `megatron` are carried
 over from there. `megatron-deepspeed-2021` has what its ZeRO-3 gathers reach of the links from the three rows of the
 174.6B model in Narayanan2021-T2, not from those of the 529.6B one; `llm-foundry` that nothing hides behind its
