@@ -13,7 +13,7 @@ from planner.diagnostics import Diagnostic, render
 from planner.evidence import BY_HAND, Evidence
 from planner.layout import Layout
 from planner.plan import Plan
-from planner.prediction import TERM_WORDS, ExpectedError, Prediction
+from planner.prediction import TERM_WORDS, Prediction
 from planner.rules import RuleText
 from planner.runner_up_view import runner_up_table
 from planner.spec import HardwareSpec, ModelSpec
@@ -107,24 +107,8 @@ def _print_plan(console: Console, plan: Plan) -> None:
     if predicted.nvme_bytes_per_node:
         of = format_gib(problem.hardware.host.nvme_capacity_bytes)
         console.print(f"NVMe: {format_gib(predicted.nvme_bytes_per_node)} of a node's {of}", soft_wrap=True)
-    console.print(f"\nexpected error: {error_words(predicted.expected_error)}", soft_wrap=True)
     for words, lines in (("assumes", predicted.assumptions), ("not modelled", predicted.not_modelled)):
         console.print(f"\n{words}: {'; '.join(lines)}", soft_wrap=True)
-
-
-_KIND_WORDS = {
-    "grid": "grids", "sharded": "ZeRO stage 3", "offload": "offload", "pipeline": "pipelines",
-    "tensor": "tensor parallelism", "data": "data parallelism alone",
-}  # fmt: skip
-
-
-def error_words(error: ExpectedError) -> str:
-    """``"1.0% of the memory, 8.7% of the step time (mean of 6 measured runs with pipelines)"``."""
-    sizes = f"{error.memory:.1%} of the memory, {error.step_time:.1%} of the step time"
-    if not error.runs:
-        return f"{sizes} (taken for a stack that was never measured)"
-    kind = _KIND_WORDS.get(error.basis)
-    return f"{sizes} (mean of {error.runs} measured runs{f' with {kind}' if kind else ''})"
 
 
 def _verdict(evidence: Evidence, objective: str) -> str:
