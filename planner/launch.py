@@ -69,6 +69,8 @@ class VerifyOptions:
     seed: int = 7
     max_processes: int = 8
     on_gpus: bool = False
+    own_precision: bool = False
+    """In the precision of the plan, rather than in the one that shows errors best."""
     nvme_path: Path | None = None
     """A folder for the optimizer's moments of a plan that offloads them; ``None`` is one for temporary files."""
     output: Path = Path("runs")

@@ -75,14 +75,16 @@ def verified(plan: Plan, ranks: Ranks) -> Verification:
 
 
 @pytest.mark.runtime
-def test_the_layout_of_a_plan_agrees_with_one_process(path: Path, ranks: Ranks) -> None:
+@pytest.mark.parametrize("own_precision", [False, True], ids=["best", "own"])
+def test_the_layout_of_a_plan_agrees_with_one_process(path: Path, own_precision: bool, ranks: Ranks) -> None:
     pytest.importorskip("colossalai")
     plan = read_plan(path)
     if path.stem in NEED_GPUS:
         with pytest.raises(PlanError, match="cannot be verified on processor cores"):
             shrink(plan, max_processes=8, on_gpus=False)
         return
-    small = shrink(plan, max_processes=8, on_gpus=False).plan
+    small = shrink(plan, max_processes=8, on_gpus=False, own_precision=own_precision).plan
+    assert not own_precision or small.layout.precision == plan.layout.precision
     found = verified(small, ranks)
     assert found.holds, found
     assert found.num_parameters == 12 * small.problem.model.num_layers + 4
