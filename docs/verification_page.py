@@ -45,7 +45,8 @@ _HEAD = """\
 process of plain PyTorch. It compares the loss and the gradient of every parameter in each step, put together where
 ranks divide it and taken where the optimizer begins its update, and compares the ranks that hold the same parameter.
 A difference is the norm of the difference over the norm of the right gradient. Layouts without ZeRO run in fp32,
-those with ZeRO in bf16, or in the plan's own precision with `--own-precision`. Updates are gradient descent, or AdamW where states are offloaded or in chunks.
+those with ZeRO in bf16, and with `--own-precision` in that of the plan. Updates are gradient descent, or AdamW where
+states are offloaded or in chunks.
 
 This page is written by `python -m docs.verification_page`; do not edit it.
 """
