@@ -119,7 +119,8 @@ def _plans(found: dict[str, list[dict[str, Any]]]) -> str:
         "Each of [plans/](plans.md), on processor cores over gloo with at most eight processes: `gptplan verify "
         "plans/NAME.plan` prints every step. Largest differences in three steps. The second row of a plan is with "
         "`--own-precision`. Gemini, which is ZeRO stage 3, needs GPUs; what was verified of it is at the end of this "
-        "page.\n",
+        "page. `tests/runtime/test_committed_plans.py` compares the chunks of these plans on processor cores, without "
+        "their offload.\n",
         "| plan | smaller than the plan | precision | loss | gradient | in | between ranks | verified |",
         "|---|---|---|---|---|---|---|---|",
     ]
