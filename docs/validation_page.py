@@ -12,7 +12,7 @@ from docs.validation_plots import draw
 from planner.diagnostics import PlanError, render
 from planner.units import format_gib, format_seconds
 from planner.validation import Report, validate
-from planner.validation.facts import caveat_of
+from planner.validation.facts import caveat_of, worst_of
 from planner.validation.replay import Replay
 from planner.validation.report import SetScore, memory_pair, time_pair
 from planner.validation.score import Errors, Pair, error_pct
@@ -32,15 +32,40 @@ Every row of a table of measured runs is turned into the problem and the layout 
 predicts it as it would predict any other. No constant belongs to a row or a set: constants live once for each
 training stack and card in `specs/`, each with its source. Errors are 100 (predicted / measured - 1).
 
-Not every figure below is a test on unseen runs. Some constants were read off rows of these tables, as their sources
-say: of `colossalai-hf` (kept elements, logits, buckets, host times, attention, and dropout 0) off colossalai-h100, of
-`colossalai` off colossalai-h200, and of `megatron-deepspeed` (host time, fixed cost of collectives, passes over
-scores) off vTrain-single, which `megatron-deepspeed-2021` shares. The passes over scores of `megatron` are carried
-over from there. `megatron-deepspeed-2021` has what its ZeRO-3 gathers reach of the links from the three rows of the
-174.6B model in Narayanan2021-T2, not from those of the 529.6B one; `llm-foundry` that nothing hides behind its
-gathers from the rows of MosaicML on A100 of 40 GB; and the cards what unaligned products keep from the rows of
-BLOOM-prequel with 13824 and 14400 hidden units. Errors on BLOOM-prequel, BigScience-1B3-V100 and MosaicML pointed to
-what the other stacks had wrong; the values there are counts and published figures, not fits.
+Not every figure below is a test on unseen runs. These constants were read off rows of these tables, as their sources
+in `specs/` say:
+
+- off vTrain-single: of `megatron-deepspeed` and its two variants the host's and the device's fixed time of a layer and
+  what the ranks of an all-reduce wait for each other, of `megatron-2021` the first two; of A100 what products with an
+  unpadded vocabulary keep; and that these runs do not recompute and do not pad the vocabulary on one rank;
+- off Megatron-H100, its smallest model: the host's time of a layer of `megatron`;
+- off BLOOM-prequel, rows with 13824 and 14400 hidden units: what unaligned products keep on the cards;
+- off Narayanan2021-T2, the three ZeRO-3 rows of its 174.6B model, not those of its 529.6B one: the share of the links
+  that ZeRO-3 reaches in `megatron-deepspeed-2021`;
+- off MosaicML, rows on A100 of 40 GB: that nothing hides behind the gathers of `llm-foundry`;
+- off Narayanan2021-T2, Megatron-2020, Korthikanti2022 and vTrain-single together, one of three round values: the
+  share of its peak that an A100 reaches in full waves of its best tiles, 0.83;
+- off colossalai-h100 and colossalai-h200: constants of `colossalai-hf` and `colossalai`, and of the cards H100 and
+  H200.
+
+Everything else is a count, a datasheet or a measurement published elsewhere. Among those: all-reduces of two to eight
+A100 by size (vTrain's tables of nccl-tests), the one adapter that a ring reaches of Jean Zay's network (BigScience's
+benchmark), tiles and multiprocessors of A100 (NVIDIA), the order of ranks and the sends of slices of Megatron-LM and
+DeepSpeed (their sources), and the passes over logits of LLM Foundry's train metrics (its source). The share of
+the peak that Transformer Engine's attention reaches is an estimate.
+
+What the other stacks had wrong in memory was found on BLOOM-prequel, BigScience-1B3, Megatron-golden-mem and MosaicML;
+the values are counts in the code of the time and published figures, not fits. Memory of `megatron-deepspeed-2021` was
+compared stage by stage with peaks that BigScience logged of a 52B model (TP 4, PP 16; experiments/gpt2-meg-ds-3d of
+GitHub bigscience-workshop/bigscience), which are in no table. `colossalai-legacy` has one amount of cached blocks, and
+communicators, read off seed-gpt2.
+
+Readings that disagree with each other are left as they are. seed-11 trains with mixed precision as the other rows do,
+and takes less beside its tensors than their communicators alone: the README of its time prints 5287, 4590 and 4901 MiB
+for the configurations that seed-03, seed-04 and seed-06 have at 6269, 6167 and 6167, so that the table joins machines
+whose communicators differ by more than a gigabyte. mgold-0011 and mgold-0141 equal the runs without fused attention to
+the MiB and were recorded before theirs was fused. bs1b3-0016 prints for two-way tensor parallelism what the two-stage
+pipeline takes.
 
 A run is predicted to fit if its peak and what the process takes beside it are no more than the card has (with the
 fragments of the allocator where optimizer steps need flat buffers): the margin for errors that a plan leaves does not
@@ -133,6 +158,8 @@ def _section(name: str, one: SetScore, report: Report, plots: dict[str, str]) ->
     for what, pair_of, words in (("memory", memory_pair, format_gib), ("step time", time_pair, format_seconds)):
         if lines := _worst(replays, pair_of, words):
             parts += [f"Worst by {what}:\n", lines, ""]
+    if why := worst_of(name):
+        parts += [f"Why: {why}.", ""]
     return "\n".join(parts)
 
 

@@ -80,6 +80,15 @@ def print_checked(checked: Checked) -> None:
         _print_prediction(console, checked.predicted)
 
 
+def _tensor(layout: Layout) -> str:
+    return f"{layout.tensor_mode}, sequence parallel" if layout.sequence_parallel else layout.tensor_mode
+
+
+def _schedule(layout: Layout) -> str:
+    chunks = layout.num_model_chunks
+    return f"{layout.schedule}, {chunks} chunks" if chunks > 1 else layout.schedule
+
+
 def _layout(problem: Problem, layout: Layout) -> Table:
     table = Table(box=None, show_header=False, pad_edge=False)
     for _ in range(4):
@@ -87,9 +96,9 @@ def _layout(problem: Problem, layout: Layout) -> Table:
     offload = layout.offload
     rows = [
         ("model", problem.model.name, "GPUs", f"{problem.num_devices} x {problem.hardware.name}"),
-        ("tensor parallel", f"{layout.tensor_parallel} ({layout.tensor_mode})",
+        ("tensor parallel", f"{layout.tensor_parallel} ({_tensor(layout)})",
          "global batch", f"{problem.global_batch} x {problem.seq_len} tokens"),
-        ("pipeline parallel", f"{layout.pipeline_parallel} ({layout.schedule})",
+        ("pipeline parallel", f"{layout.pipeline_parallel} ({_schedule(layout)})",
          "micro batches", f"{layout.num_microbatches} of {layout.micro_batch}"),
         ("data parallel", f"{layout.data_parallel} (set automatically)", "precision", layout.precision),
         ("ZeRO stage", str(layout.zero_stage),

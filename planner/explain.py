@@ -15,6 +15,7 @@ from planner.layout import Layout
 from planner.plan import Plan
 from planner.prediction import TERM_WORDS, Prediction
 from planner.rules import RuleText
+from planner.runner_up_view import runner_up_table
 from planner.spec import HardwareSpec, ModelSpec
 from planner.units import format_bytes, format_gap, format_gib, format_rate, format_seconds
 
@@ -26,7 +27,7 @@ def print_answer(answer: Answer, plan: Plan, path: Path | None) -> None:
     console.print(f"\nsearched {_space(plan.evidence)} in {format_seconds(answer.solve_s)}", soft_wrap=True)
     if answer.runners_up:
         console.print()
-        console.print(_runner_up_table(plan, answer))
+        console.print(runner_up_table(plan, answer))
     if path is not None:
         console.print(f"\nplan: {path}", soft_wrap=True)
 
@@ -35,6 +36,8 @@ def least_devices_text(least: LeastDevices) -> str:
     """Why a number of GPUs is the least, or why none suffices."""
     if least.num_devices is None:
         lines = [f"no number of GPUs up to {least.most_devices} is enough:"]
+    elif least.num_devices == 1:
+        lines = ["1 GPU is enough"]
     else:
         lines = [f"{least.num_devices} GPUs is the least:"]
     if least.excluded_by_bound:
@@ -99,7 +102,11 @@ def _print_plan(console: Console, plan: Plan) -> None:
     console.print()
     console.print(_memory_table(plan.layout, predicted))
     if predicted.host_bytes_per_node:
-        console.print(f"\nhost memory: {format_gib(predicted.host_bytes_per_node)} of a node", soft_wrap=True)
+        of = format_gib(problem.hardware.host.memory_bytes)
+        console.print(f"\nhost memory: {format_gib(predicted.host_bytes_per_node)} of a node's {of}", soft_wrap=True)
+    if predicted.nvme_bytes_per_node:
+        of = format_gib(problem.hardware.host.nvme_capacity_bytes)
+        console.print(f"NVMe: {format_gib(predicted.nvme_bytes_per_node)} of a node's {of}", soft_wrap=True)
     for words, lines in (("assumes", predicted.assumptions), ("not modelled", predicted.not_modelled)):
         console.print(f"\n{words}: {'; '.join(lines)}", soft_wrap=True)
 
@@ -168,34 +175,6 @@ def _memory_table(layout: Layout, predicted: Prediction) -> Table:
             ", ".join(f"{name.replace('_', ' ')} {format_gib(value)}" for name, value in terms),
         )
     return table
-
-
-def _runner_up_table(plan: Plan, answer: Answer) -> Table:
-    table = Table(box=None, pad_edge=False)
-    names = ("#", "step", "slower", "fullest stage", "TP", "PP", "DP", "ZeRO", "micro batches", "recompute")
-    for name in names:
-        table.add_column(name, justify="right")
-    entries = [(plan.layout, plan.predicted), *((r.layout, r.predicted) for r in answer.runners_up)]
-    for rank, (layout, predicted) in enumerate(entries, start=1):
-        table.add_row(
-            str(rank),
-            format_seconds(predicted.step_s),
-            f"{predicted.step_s / plan.predicted.step_s - 1:+.1%}",
-            format_gib(max(stage.peak_bytes for stage in predicted.stages)),
-            str(layout.tensor_parallel),
-            str(layout.pipeline_parallel),
-            str(layout.data_parallel),
-            str(layout.zero_stage),
-            f"{layout.num_microbatches} of {layout.micro_batch}",
-            _recomputed(layout),
-        )
-    return table
-
-
-def _recomputed(layout: Layout) -> str:
-    """How many layers recompute, over all stages."""
-    recomputed = sum(layout.recompute_layers_per_stage)
-    return {0: "none", sum(layout.layers_per_stage): "all"}.get(recomputed, str(recomputed))
 
 
 def print_check(plan: Plan, diagnostics: Sequence[Diagnostic]) -> None:

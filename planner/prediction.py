@@ -12,6 +12,11 @@ TERM_WORDS = {
 }  # fmt: skip
 """Terms of the step time in words."""
 
+_KIND_WORDS = {
+    "grid": "grids", "sharded": "ZeRO stage 3", "offload": "offload", "pipeline": "pipelines",
+    "tensor": "tensor parallelism", "data": "data parallelism alone",
+}  # fmt: skip
+
 
 class StagePrediction(msgspec.Struct, frozen=True, kw_only=True):
     """Predicted memory of the ranks of one pipeline stage."""
@@ -43,7 +48,8 @@ class ExpectedError(msgspec.Struct, frozen=True, kw_only=True):
 
     def words(self, hardware: str) -> str:
         """One line for people: ``14.4 % of the step time (4.7 % in 30 measured runs ...), 1.5 % of the memory``."""
-        known = f"{self.step_time - self.transfer:.1%} in {self.runs} measured runs"
+        kind = _KIND_WORDS.get(self.basis)
+        known = f"{self.step_time - self.transfer:.1%} in {self.runs} measured runs{f' with {kind}' if kind else ''}"
         if not self.runs:
             known = "no run of this stack was measured"
         elif self.transfer:

@@ -68,6 +68,8 @@ class ActivationSpec(Spec, frozen=True, kw_only=True):
     score_elements: float
     """Elements kept per attention score when scores are materialised."""
     score_mask_bytes: float
+    softmax_bytes: float = 0.0
+    """Per token and head, kept by attention that stores no scores: the logarithm of each softmax's sum."""
     pipeline_elements: float
     """Hidden states that each micro batch in flight holds beside its layers: the stage's output."""
     logits_mixed_bytes: float
@@ -112,6 +114,8 @@ class TrafficSpec(Spec, frozen=True, kw_only=True):
     """The same in backward, if not twice those of forward."""
     backward_sharded_elements: float | None = None
     """The same in backward, if not twice those of forward."""
+    recompute_stops_early: bool = False
+    """Whether the second forward of a layer ends with the last tensor that backward needs, before its last product."""
     dropout_elements: float = 0.0
     """More of the replicated ones, in forward and in backward, where the model drops activations."""
     bias_passes: float = 0.0
@@ -161,7 +165,7 @@ class TrafficSpec(Spec, frozen=True, kw_only=True):
     blocking_launches: bool = False
     """Whether the host waits for every kernel (CUDA_LAUNCH_BLOCKING=1), so that nothing hides its time."""
     collective_s: Seconds = field(name="collective", default=Seconds(0))
-    """Fixed cost of one tensor-parallel collective, beside the links' latency."""
+    """What ranks of a tensor-parallel all-reduce wait for each other, for each doubling of them."""
 
 
 class OverlapSpec(Spec, frozen=True, kw_only=True):
@@ -239,6 +243,8 @@ class ZeroTrafficSpec(Spec, frozen=True, kw_only=True):
     stage1: float
     stage2: float
     """One of them gathers the weights; the others follow every micro batch."""
+    by_layer: bool = False
+    """Whether each layer is reduced and gathered by itself, with the latencies that this takes."""
 
 
 class ProcessSpec(Spec, frozen=True, kw_only=True):

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, Self
 
 import torch
 
+from planner.layout import Layout
 from planner.plan import Plan
 from planner.prediction import StagePrediction
 from planner.units import format_bytes, format_seconds
@@ -126,7 +127,8 @@ def compare(
             f"{expected.step_s / measured_s:.2f}",
         )
     ]  # fmt: skip
-    lines += _step_terms(predicted_terms(expected.breakdown_s), terms_s)
+    words = {"communication": communication_words(plan.layout)}
+    lines += _step_terms(predicted_terms(expected.breakdown_s), terms_s, words)
     on_gpu = plan.problem.hardware.device == "cuda"
     for number, stage in enumerate(expected.stages):
         largest = max((m for m in memory if m.stage == number), key=lambda m: m.allocated_bytes)
@@ -142,10 +144,26 @@ def predicted_terms(breakdown_s: dict[str, float]) -> dict[str, float]:
     return {name: sum(breakdown_s.get(part, 0.0) for part in parts) for name, parts in TERMS.items()}
 
 
-def _step_terms(expected_s: dict[str, float], measured_s: dict[str, float]) -> list[Comparison]:
+def communication_words(layout: Layout) -> str:
+    """What the collectives of a step are for: the profiler sees their kernels, not their groups."""
+    kinds = [
+        kind
+        for kind, ranks in (("tensor-parallel", layout.tensor_parallel), ("data-parallel", layout.data_parallel))
+        if ranks > 1
+    ]
+    return " ".join([" and ".join(kinds), "communication"]).strip()
+
+
+def prediction_record(plan: Plan) -> dict[str, Any]:
+    """What a plan predicts, for the record of its run: step time and the terms that a profile tells."""
+    expected = plan.predicted
+    return {"step_s": expected.step_s, "terms_s": predicted_terms(expected.breakdown_s)}
+
+
+def _step_terms(expected_s: dict[str, float], measured_s: dict[str, float], words: dict[str, str]) -> list[Comparison]:
     return [
         Comparison(
-            f"  {name}", format_seconds(expected_s[name]), format_seconds(measured),
+            f"  {words.get(name, name)}", format_seconds(expected_s[name]), format_seconds(measured),
             f"{expected_s[name] / measured:.2f}" if measured else "",
         )
         for name, measured in measured_s.items()

@@ -13,7 +13,7 @@ from planner.launch import NVME_FOLDER, RunOptions
 from planner.plan import Plan
 from runtime.data import PackedBatches, Tokenizer, check_vocabulary, read_tokens
 from runtime.display import StepDisplay, show_result
-from runtime.measure import WARM_UP_STEPS, MetricsFile, compare, header, median_step_s
+from runtime.measure import WARM_UP_STEPS, MetricsFile, compare, header, median_step_s, prediction_record
 from runtime.memory import FIRST_STEPS, RankMemory, forget_peaks, gather_memory, memory_records
 from runtime.profile import StepProfile, profiled_step, slowest_rank
 from runtime.trainer import PlanTrainer
@@ -62,7 +62,9 @@ def run_training(plan: Plan, options: RunOptions, name: str) -> None:
             _check_finite(loss, step + 1, plan)
         memory = gather_memory(stage, device)
         profile = _profile(trainer, batches, options)
-        metrics.write("summary", **_summary(losses, step_times_s, memory), **profile._asdict())
+        metrics.write(
+            "summary", **_summary(losses, step_times_s, memory), predicted=prediction_record(plan), **profile._asdict()
+        )
     if is_first:
         show_result(losses, compare(plan, step_times_s, memory, profile.terms_s), str(metrics_path))
 

@@ -6,9 +6,10 @@ from typing import NamedTuple
 
 import msgspec
 
-from planner.calibration.curves import LEAST_TIMINGS, best_rate, efficiency_curve, fit_link
-from planner.calibration.measurements import Measurements
+from planner.calibration.curves import LEAST_TIMINGS, Link, best_rate, efficiency_curve, fit_link
+from planner.calibration.measurements import Collective, Measurements
 from planner.spec import HardwareSpec, HostSpec, LinkSpec, Precision
+from planner.topology import PAIR
 from planner.units import GIB, MIB, Bytes, BytesPerSecond, FlopsPerSecond, Seconds, format_bytes, format_rate
 
 ADAM_BYTES = 28
@@ -101,9 +102,18 @@ def _rates(measured: Measurements, origin: Origin) -> _Fields:
     if share == 1.0:
         sources["memory_bandwidth"] = sources["efficiency.memory"]
     sources["kernel_launch"] = "host time of one small operation that autograd records"
+    efficiency = msgspec.structs.replace(origin.base.efficiency, matmul=curve, memory=share)
+    if measured.attention is not None:
+        rates = (measured.attention.forward_flops_per_s, measured.attention.backward_flops_per_s)
+        forward, backward = (round(min(1.0, rate / peaks[main]), 4) for rate in rates)
+        efficiency = msgspec.structs.replace(efficiency, native_attention=(forward, backward))
+        sources["efficiency.native_attention"] = (
+            f"causal attention with 128 units a head, {format_rate(rates[0], 'FLOP/s')} forward and "
+            f"{format_rate(rates[1], 'FLOP/s')} backward"
+        )
     values: dict[str, object] = {
         "peak_flops_per_s": peaks,
-        "efficiency": msgspec.structs.replace(origin.base.efficiency, matmul=curve, memory=share),
+        "efficiency": efficiency,
         "memory_bandwidth_bytes_per_s": BytesPerSecond(bandwidth),
         "kernel_launch_s": Seconds(measured.kernel_launch_s),
     }
@@ -146,25 +156,39 @@ def _whole_mib(num_bytes: float) -> Bytes:
 
 
 def _link(measured: Measurements, origin: Origin) -> _Fields:
-    if len(measured.collectives) < LEAST_TIMINGS:
+    """The link of rings over more than two devices where there are any, and what rings over two keep of it."""
+    pairs = [one for one in measured.collectives if one.size == PAIR]
+    larger = [one for one in measured.collectives if one.size > PAIR]
+    fitted = larger or pairs
+    if len(fitted) < LEAST_TIMINGS:
         return _Fields({}, {})
-    link, base = fit_link(measured.collectives), origin.base.node_link
+    link, base = fit_link(fitted), origin.base.node_link
     stated = float(base.bandwidth_bytes_per_s)
     keep = origin.same_device and measured.device == "cuda" and stated >= link.bandwidth_bytes_per_s
+    bandwidth = stated if keep else link.bandwidth_bytes_per_s
+    rings = [one for one in pairs if one.kind != "send"] if larger else []
+    pair = fit_link(rings) if len(rings) >= LEAST_TIMINGS else None
     spec = LinkSpec(
         kind=base.kind,
-        bandwidth_bytes_per_s=BytesPerSecond(stated if keep else link.bandwidth_bytes_per_s),
+        bandwidth_bytes_per_s=BytesPerSecond(bandwidth),
         latency_s=Seconds(link.latency_s),
         efficiency=round(link.bandwidth_bytes_per_s / stated, 4) if keep else 1.0,
-    )
-    sizes = sorted({one.size for one in measured.collectives})
-    kinds = ", ".join(sorted({one.kind for one in measured.collectives}))
-    text = (
-        f"{format_rate(link.bandwidth_bytes_per_s, 'B/s')} and latency fitted to {len(measured.collectives)} timings "
-        f"of {kinds} over groups of {', '.join(map(str, sizes))}, mean error {link.error:.0%}"
+        pair_efficiency=round(min(1.0, pair.bandwidth_bytes_per_s / bandwidth), 4) if pair else None,
     )
     keys = ("efficiency", "latency") if keep else ("bandwidth", "efficiency", "latency")
-    return _Fields({"node_link": spec}, {f"node_link.{key}": text for key in keys})
+    sources = {f"node_link.{key}": _fit_words(link, fitted) for key in keys}
+    if pair is not None:
+        sources["node_link.pair_efficiency"] = _fit_words(pair, rings)
+    return _Fields({"node_link": spec}, sources)
+
+
+def _fit_words(link: Link, timings: Sequence[Collective]) -> str:
+    sizes = ", ".join(str(size) for size in sorted({one.size for one in timings}))
+    kinds = ", ".join(sorted({one.kind for one in timings}))
+    return (
+        f"{format_rate(link.bandwidth_bytes_per_s, 'B/s')} and latency fitted to {len(timings)} timings of {kinds} "
+        f"over groups of {sizes}, mean error {link.error:.0%}"
+    )
 
 
 def _host(measured: Measurements, origin: Origin) -> _Fields:

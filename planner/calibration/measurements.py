@@ -48,6 +48,13 @@ class DeviceMemory(msgspec.Struct, frozen=True, kw_only=True):
     """More of it after the first communicator; ``None`` with one device."""
 
 
+class AttentionRates(msgspec.Struct, frozen=True, kw_only=True):
+    """Causal attention with 128 units a head, at the precision of the curve; only scores that are computed count."""
+
+    forward_flops_per_s: float
+    backward_flops_per_s: float
+
+
 class Measurements(msgspec.Struct, frozen=True, kw_only=True):
     """Everything one calibration found. Rates are those of one device while all work, unless they say otherwise."""
 
@@ -57,6 +64,8 @@ class Measurements(msgspec.Struct, frozen=True, kw_only=True):
     num_devices: int
     threads_per_process: int
     products: tuple[Product, ...]
+    attention: AttentionRates | None = None
+    """``None`` on a CPU, and on an accelerator without bf16."""
     memory_bytes_per_s: float
     """Reads and writes of an element-wise kernel."""
     kernel_launch_s: float

@@ -150,8 +150,8 @@ class Constants:
                 return self._call(node, names, depth)
             case ast.JoinedStr(values=parts):
                 return _bounded(node, "".join(self._text_of(part, names, depth) for part in parts))
-            case ast.Subscript(value=table, slice=ast.Constant(value=str() | int() as key)):
-                return self._item(node, self.plain(table, names, depth), key)
+            case ast.Subscript(value=table, slice=index):
+                return self._item(node, self.plain(table, names, depth), self.plain(index, names, depth))
         raise HiddenError(node, f"`{self.written(node)}` is not a constant")
 
     def _attribute(self, node: ast.Attribute) -> Symbol:
@@ -183,9 +183,9 @@ class Constants:
             raise HiddenError(node, f"`{self.written(node)}` is not known before the file runs")
         return str(content)[:MAX_LENGTH]
 
-    def _item(self, node: ast.Subscript, content: Any, key: str | int) -> Any:
+    def _item(self, node: ast.Subscript, content: Any, key: Any) -> Any:
         """One entry of a table or of a tuple."""
-        found = content.get(key) if isinstance(content, dict) else None
+        found = content.get(key) if isinstance(content, dict) and isinstance(key, str) else None
         if isinstance(found, Value):
             if isinstance(found.content, Unknown):
                 raise HiddenError.of(found.content, self.written(node))

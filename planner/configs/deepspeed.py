@@ -1,5 +1,6 @@
 """DeepSpeed's JSON configuration."""
 
+from difflib import get_close_matches
 from typing import Any
 
 from planner.configs.deepspeed_keys import SECTIONS
@@ -10,7 +11,7 @@ from planner.configs.source import Source
 from planner.diagnostics import Diagnostic
 from planner.rules.deepspeed_configs import DEEPSPEED
 from planner.spec import StackSpec
-from planner.spec_files import builtin_names, did_you_mean
+from planner.spec_files import builtin_names
 
 MARKS = ("zero_optimization", "train_micro_batch_size_per_gpu", "train_batch_size", "gradient_accumulation_steps")
 """Keys by which such a file is recognised."""
@@ -59,7 +60,8 @@ def _unknown_keys(keys: Keys, draft: Draft) -> None:
     for key, value in keys.settings.items():
         table, _, name = key.rpartition(".")
         known = SECTIONS.get(table)
-        near = did_you_mean(name, known) if known and name not in known else ""
+        likely = get_close_matches(name, known or (), n=1, cutoff=0.6 if table else 0.85)
+        near = f"did you mean `{likely[0]}`?" if likely else ""
         if known is None or name in known or (not table and not near):
             continue
         draft.diagnostics.append(
@@ -67,7 +69,7 @@ def _unknown_keys(keys: Keys, draft: Draft) -> None:
                 rule="CFG004", severity="error" if table else "warning", hint=near or f"remove {key}",
                 message=f"{table} has no key {name}" if table else f"DeepSpeed reads no key {name}",
                 location=f"{keys.source.shown}:{value.line}: {key}",
-                values={"key": key, "near": "".join(near.split("`")[1:2])},
+                values={"key": key, "near": "".join(likely)},
             )
         )  # fmt: skip
 

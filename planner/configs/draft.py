@@ -68,6 +68,8 @@ class Draft:
     model: ModelSpec | None = None
     diagnostics: list[Diagnostic] = field(default_factory=list)
     assumptions: list[str] = field(default_factory=list)
+    read: set[str] = field(default_factory=set)
+    """Keys that the dialect has looked at."""
     autos: list[str] = field(default_factory=list)
     """Keys that are left to the trainer."""
     unmodelled: list[str] = field(default_factory=list)
@@ -105,6 +107,7 @@ class Keys:
         if found is None:
             return default
         key, value = found
+        self.draft.read.add(key)
         if name:
             self.draft.keys[name] = key
         if isinstance(value.content, Unknown):
@@ -160,17 +163,22 @@ class Keys:
         return content
 
     def flag(self, *keys: str, default: bool = False, name: str = "") -> Any:
-        """True or false."""
+        """True or false; an option of a script is given or not, whatever stands behind it."""
+        there = self.get(*keys)
+        if self.source.language == "shell" and there is not None:
+            self.draft.read.add(there[0])
+            self.draft.keys |= {name: there[0]} if name else {}
+            return there[1].content is not False
         content = self.raw(*keys, default=default, name=name)
         found = self.get(*keys)
         if found is None or content is UNDECIDED:
             return content
         key, value = found
         self.draft.choices[key] = (False, True)
-        if self.source.language == "shell":
-            return content is not False
         if content == "auto":
             return self._auto(key, value)
+        if isinstance(content, Symbol):
+            return self._symbol(key, value)
         if not isinstance(content, bool):
             self._bad(key, value, "true or false", (False, True))
             return UNDECIDED
@@ -182,6 +190,10 @@ class Keys:
         found = self.get(*keys)
         if found is None or content is UNDECIDED:
             return content
+        if isinstance(content, Symbol):
+            return self._symbol(*found)
+        if content == "auto":
+            return self._auto(*found)
         if isinstance(content, bool) or not isinstance(content, int | float):
             self._bad(*found, "a number")
             return UNDECIDED

@@ -71,7 +71,11 @@ def _nearest(tries: Tries, judged: Judged, diagnostic: Diagnostic, key: str) -> 
         return ""
     number = tries.judged.index(judged)
     this = (number, diagnostic.rule, str(diagnostic.values.get("key", "")))
-    about = {error for error in tries.broken if error[0] == number and error[2] == key}
+    about = {
+        (number, error.rule, str(error.values.get("key", "")))
+        for error in judged.errors
+        if key in keys_of(error, judged.draft)
+    }
     free = frozenset(str(error.values.get("key", "")) for error in judged.errors) - {key}
     keeping: list[_Tried] = []
     for candidate in candidates(value, judged.draft, key, tries.asked):

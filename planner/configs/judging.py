@@ -1,6 +1,6 @@
 """From a draft to a verdict: the problem and layout it stands for, and every rule that they break."""
 
-import itertools
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -78,10 +78,18 @@ def _alternatives(draft: Draft, asked: Asked) -> Iterator[tuple[dict[str, Any], 
     known = {name: value for name, value in draft.fields.items() if value is not UNDECIDED}
     open_fields = [name for name, value in draft.fields.items() if value is UNDECIDED]
     models = (draft.model,) if draft.model else _builtin_models()
-    options = [_options(name, asked) for name in open_fields]
-    combined = itertools.product(models, *options)
-    for model, *values in itertools.islice(combined, MAX_ALTERNATIVES):
-        yield {**_DEFAULTS, **known, **dict(zip(open_fields, values, strict=True))}, model
+    options = [models, *(_options(name, asked) for name in open_fields)]
+    total = math.prod(map(len, options))
+    for number in range(min(total, MAX_ALTERNATIVES)):
+        # Steps of a prime number spread what is tried over all values of all of them.
+        index, values = number * _PRIME % total if total > MAX_ALTERNATIVES else number, []
+        for choices in options:
+            index, place = divmod(index, len(choices))
+            values.append(choices[place])
+        yield {**_DEFAULTS, **known, **dict(zip(open_fields, values[1:], strict=True))}, values[0]
+
+
+_PRIME = 7919
 
 
 @cache

@@ -36,9 +36,14 @@ def dashed(settings: Any) -> dict[str, Value]:
     """Settings under the names of the command line, whether written with dashes or as in a data file."""
     found: dict[str, Value] = {}
     for key, value in settings.items():
-        last = key.rpartition(".")[2] if not key.startswith("-") else key
-        found.setdefault("--" + last.lstrip("-").replace("_", "-"), value)
+        found.setdefault(dashed_name(key), value)
     return found
+
+
+def dashed_name(key: str) -> str:
+    """A key as the command line has it: ``model.num_layers`` and ``--num_layers`` are ``--num-layers``."""
+    last = key.rpartition(".")[2] if not key.startswith("-") else key
+    return "--" + last.lstrip("-").replace("_", "-")
 
 
 def read_megatron(source: Source, asked: Asked) -> Draft:

@@ -230,7 +230,7 @@ def _gemini_facts(keys: Keys, draft: Draft, facts: dict[str, Any]) -> None:
     needing = ("enable_sequence_parallelism", "enable_flash_attention", "enable_jit_fused",
     "enable_fused_normalization",
                "enable_all_optimization")  # fmt: skip
-    without = next((name for name in needing if keys.has(name) and keys.flag(name) is True), None)
+    without = next((name for name in needing if keys.has(name) and keys.settings[name].content is True), None)
     if without is not None:
         facts["needs_tp"] = without
         draft.keys["needs_tp"] = without

@@ -14,7 +14,7 @@ from planner.rules import CONFIG_RULES, RULES
 from planner.rules.rule import divisors
 
 MAX_CANDIDATES = 28
-MAX_TRIED_CHARACTERS = 4_000_000
+MAX_TRIED_CHARACTERS = 2_000_000
 """Text that is judged again for suggestions: a large file gets fewer."""
 MAX_JUDGEMENTS = 900
 """Texts that are judged for the suggestions of one file."""

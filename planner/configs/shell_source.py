@@ -16,6 +16,7 @@ _VARIABLE = re.compile(r"\$(?:\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}$`]*))?\}|([A-Z
 _ARITHMETIC = re.compile(r"\$\(\(([^()$`]*(?:\$\{?\w+\}?[^()$`]*)*)\)\)")
 _NUMBER = re.compile(r"[+-]?\d{1,18}")
 _FLOAT = re.compile(r"[+-]?(\d{1,18}\.\d*|\.\d{1,18}|\d{1,18})([eE][+-]?\d{1,3})?")
+_MESSAGE = re.compile(r"[ \t]*(?:echo|printf)\b")
 _OPTION = re.compile(r"--?[A-Za-z][A-Za-z0-9_-]*$")
 
 
@@ -33,7 +34,10 @@ def read_shell(text: str, shown: str) -> Source:
     """
     words = _words(text)
     reader = _Options(text, shown)
+    patterns = _patterns(text)
     for index, word in enumerate(words):
+        if word.end in patterns or _MESSAGE.match(text, text.rfind("\n", 0, word.start) + 1, word.start):
+            continue
         if _OPTION.match(word.text.partition("=")[0]) and word.text.startswith("--"):
             reader.option(word, words[index + 1] if index + 1 < len(words) else None)
         elif match := _ASSIGNMENT.match(word.text):
@@ -42,6 +46,19 @@ def read_shell(text: str, shown: str) -> Source:
         shown=shown, text=text, language="shell", settings=reader.settings, notes=tuple(reader.notes),
         variables=reader.variables, options=reader.ends,
     )  # fmt: skip
+
+
+def _patterns(text: str) -> set[int]:
+    """Offsets of closing brackets that no bracket opened, and of bars before them: they end patterns of `case`."""
+    found, depth = set(), 0
+    for match in re.finditer(r"(?m)[()]|(?<!\S)#[^\n]*|(?<=[\w-])\|(?=[\s\w-])", text):
+        if match[0] == "(":
+            depth += 1
+        elif match[0] == ")" and depth:
+            depth -= 1
+        elif match[0] in ")|":
+            found.add(match.start())
+    return found
 
 
 def _words(text: str) -> list[_Word]:
@@ -159,6 +176,8 @@ class _Options:
         if arithmetic:
             return self._computed(arithmetic[1])
         expanded = _VARIABLE.sub(self._variable, text)
+        if found := re.search(r"\$[0-9@*#]", expanded):
+            raise HiddenError(_NOWHERE, f"`{found[0]}` is only given when the script is called")
         if "$" in expanded or "`" in expanded:
             raise HiddenError(_NOWHERE, f"`{text[:60]}` would have to be run, and nothing is executed")
         return expanded

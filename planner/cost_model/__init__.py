@@ -14,7 +14,8 @@ NOT_MODELLED = (
     "loading of data, logging, evaluation and checkpoints",
     "contention between kinds of communication, and network congestion by other jobs",
     "clock throttling and stragglers",
-    "allocator fragmentation beyond the reserved share",
+    "allocator fragmentation beyond the reserved share, and how it rounds blocks of some MiB",
+    "gradient buckets that communication still holds when DDP lays them out anew",
 )
 """What a prediction leaves out, for every layout."""
 

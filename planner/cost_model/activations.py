@@ -11,9 +11,6 @@ from planner.rules.states import SHARDS_WEIGHTS
 from planner.spec import ELEMENT_BYTES
 from planner.stages import Floats, StageColumns, once_per_places, padded_vocab
 
-SOFTMAX_BYTES = 4.0
-"""Per token and head: the fp32 logarithm of a softmax's sum, which attention keeps instead of the scores."""
-
 
 @formula("korthikanti2022", "dao2022", "xu2021", "wang2021")
 @once_per_places
@@ -38,7 +35,7 @@ def layer_activation_bytes(problem: Problem, stages: StageColumns) -> Floats:
     hidden = tokens * model.hidden_size * (whole * part.whole_hidden + split * part.split_hidden)
     hidden = hidden + gathered_input_bytes(problem, stages) + gathered_operand_bytes(problem, stages)
     if kept.attention in ("flash", "unskipped"):
-        return hidden + tokens * model.num_heads * part.split_hidden * SOFTMAX_BYTES
+        return hidden + tokens * model.num_heads * part.split_hidden * kept.softmax_bytes
     if kept.attention != "materialised":
         return hidden
     score_bytes = element * kept.score_elements + dropout * kept.score_mask_bytes

@@ -59,11 +59,11 @@ class LayerCollectives(NamedTuple):
 
 
 def _tensor_parallel_ring(problem: Problem, stages: StageColumns, num_bytes: Floats, steps: float) -> Floats:
-    """A collective over the 1D tensor-parallel group, with what the stack takes for any; nothing in a grid."""
+    """A collective over the 1D tensor-parallel group, whose ranks wait for each other; nothing in a grid."""
     columns = stages.layouts
     size = np.where(columns.mode_is("2d", "2.5d", "3d"), 1, columns.tensor_parallel)
     bandwidth, latency = ring_links(problem, np.ones_like(size), size)
-    fixed = np.where(size > 1, float(problem.stack.traffic.collective_s) * steps / 2.0, 0.0)
+    fixed = np.log2(size) * float(problem.stack.traffic.collective_s) * steps / 2.0
     return ring_seconds(num_bytes, size, steps, bandwidth, latency) + fixed
 
 
@@ -133,8 +133,9 @@ def data_parallel_seconds(problem: Problem, stages: StageColumns) -> Floats:
     """Reduction of a stage's gradients, and under ZeRO the gathering of its weights; nothing hidden yet.
 
     Gradient bytes times the stack's ring steps for the ZeRO stage. ZeRO 2 keeps only its own share of
-    the gradients, so it scatters them after every micro batch; its weights are gathered once. ZeRO 3
-    communicates with every micro batch: :func:`sharded_seconds`. Units: s.
+    the gradients, so it scatters them after every micro batch; its weights are gathered once. Stacks that
+    reduce by layer wait for the links once for each. ZeRO 3 communicates with every micro batch:
+    :func:`sharded_seconds`. Units: s.
     """
     columns, traffic = stages.layouts, problem.stack.zero_traffic
     size = columns.data_parallel
@@ -144,7 +145,8 @@ def data_parallel_seconds(problem: Problem, stages: StageColumns) -> Floats:
     fixed = np.where(columns.zero_stage == 0, traffic.stage0, traffic.stage1)
     steps = np.where(columns.zero_stage >= SHARDS_GRADIENTS, every_microbatch, fixed)
     steps = np.where(columns.zero_stage >= SHARDS_WEIGHTS, 0.0, steps)
-    return steps * ring_seconds(weights, size, 1.0, bandwidth, latency)
+    collectives = np.maximum(stages.num_layers, 1) if traffic.by_layer else 1.0
+    return steps * ring_seconds(weights, size, 1.0, bandwidth, latency * collectives)
 
 
 @formula("rajbhandari2020", "colossalai0.5.0")

@@ -1,5 +1,6 @@
 """Time that a stage computes for one micro batch, and the optimizer step."""
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -42,7 +43,7 @@ def traffic_seconds(problem: Problem, num_bytes: Floats) -> Floats:
 
 @formula("narayanan2021", "xu2021", "wang2021")
 @once_per_places
-def weight_product_seconds(problem: Problem, stages: StageColumns) -> Passes:
+def weight_products(problem: Problem, stages: StageColumns) -> dict[str, Passes]:
     """The four products of one layer with its weights for one micro batch, and the two each has in backward.
 
     Each takes what its shape takes, or its operands and result over the memory where that is longer. In a
@@ -57,7 +58,7 @@ def weight_product_seconds(problem: Problem, stages: StageColumns) -> Passes:
         "qkv": (h * whole, 3 * h * split), "attention_output": (h * split, h * whole),
         "ffn_in": (h * whole, f * split), "ffn_out": (f * split, h * whole),
     }  # fmt: skip
-    forward = backward = np.zeros(len(stages))
+    seconds = {}
     for name, (inner, outer) in shapes.items():
         share = alignment_share(problem, inner) * alignment_share(problem, outer)
         rows = getattr(products, name) / (2.0 * inner * outer * steps)
@@ -66,8 +67,14 @@ def weight_product_seconds(problem: Problem, stages: StageColumns) -> Passes:
             steps * np.maximum(matrix_seconds(problem, *sides) / share, moved)
             for sides in ((rows, outer, inner), (rows, inner, outer), (inner, outer, rows))
         )
-        forward, backward = forward + output, backward + input_gradient + weight_gradient
-    return Passes(forward, backward)
+        seconds[name] = Passes(output, input_gradient + weight_gradient)
+    return seconds
+
+
+@formula("definition")
+def weight_product_seconds(problem: Problem, stages: StageColumns) -> Passes:
+    """All of :func:`weight_products` together. Units: s."""
+    return _sum(weight_products(problem, stages).values())
 
 
 @formula("definition")
@@ -101,12 +108,29 @@ def element_wise_seconds(problem: Problem, stages: StageColumns) -> Passes:
 @once_per_places
 def layer_seconds(problem: Problem, stages: StageColumns) -> Passes:
     """One layer for one micro batch on the device: products, attention, element-wise traffic. Units: s."""
-    products, element_wise = weight_product_seconds(problem, stages), element_wise_seconds(problem, stages)
-    attention, fixed = attention_seconds(problem, stages), float(problem.stack.traffic.layer_fixed_s)
-    return Passes(
-        products.forward + attention.forward + element_wise.forward + fixed,
-        products.backward + attention.backward + element_wise.backward + BACKWARD_PRODUCTS * fixed,
-    )
+    attention, element_wise = attention_seconds(problem, stages), element_wise_seconds(problem, stages)
+    moved = _sum((weight_product_seconds(problem, stages), attention, element_wise))
+    fixed = float(problem.stack.traffic.layer_fixed_s)
+    return Passes(moved.forward + fixed, moved.backward + BACKWARD_PRODUCTS * fixed)
+
+
+def _sum(parts: Iterable[Passes]) -> Passes:
+    forward, backward = (np.sum(passes, axis=0, dtype=np.float64) for passes in zip(*parts, strict=True))
+    return Passes(np.asarray(forward), np.asarray(backward))
+
+
+@formula("pytorch-checkpoint")
+@once_per_places
+def recomputed_layer_seconds(problem: Problem, stages: StageColumns) -> Floats:
+    """What one layer that recomputes takes to run forward again, on the device.
+
+    All of forward, or without its last product where the stack stops at the last tensor that backward
+    needs: that is the product's input, unless dropout follows or tensor parallelism divides it. Units: s.
+    """
+    stops = problem.stack.traffic.recompute_stops_early and problem.model.dropout == 0
+    last = weight_products(problem, stages)["ffn_out"].forward
+    left_out = np.where(stops & (stages.layouts.tensor_parallel == 1), last, 0.0)
+    return np.asarray(layer_seconds(problem, stages).forward - left_out)
 
 
 @formula("definition")
@@ -249,7 +273,7 @@ def microbatch_compute(problem: Problem, stages: StageColumns) -> Terms:
     return {
         "layers_forward": stages.num_layers * layer.forward,
         "layers_backward": stages.num_layers * layer.backward + again,
-        "recompute": stages.recompute_layers * layer.forward,
+        "recompute": stages.recompute_layers * recomputed_layer_seconds(problem, stages),
         "embedding": embedding_seconds(problem, stages),
         "loss_head": (1.0 + BACKWARD_PRODUCTS) * head + loss_seconds(problem, stages),
     }

@@ -70,7 +70,7 @@ def host_seconds(problem: Problem, stages: StageColumns) -> Floats:
     line, grid = communication.layer_collectives(problem, stages), grid_collectives(problem, stages)
     passes = 1.0 + compute.BACKWARD_PRODUCTS
     plain = passes * host - layer.forward - layer.backward - line.once - grid.once
-    recomputing = plain + host - layer.forward - line.recomputed - grid.recomputed
+    recomputing = plain + host - compute.recomputed_layer_seconds(problem, stages) - line.recomputed - grid.recomputed
     whole = stages.num_layers - stages.recompute_layers
     waits = np.multiply(whole, np.maximum(plain, 0.0), dtype=np.float64)
     return waits + stages.recompute_layers * np.maximum(recomputing, 0.0)

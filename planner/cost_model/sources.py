@@ -32,6 +32,9 @@ SOURCES = {
     "nvidia-matmul": Source(
         "Matrix Multiplication Background User's Guide, tile and wave quantization", "NVIDIA Deep Learning Performance"
     ),
+    "pytorch-checkpoint": Source(
+        "PyTorch documentation, torch.utils.checkpoint: early stopping of the recomputation", "PyTorch 2.5"
+    ),
     "definition": Source("Follows from the definition of the quantity", "-"),
 }
 

@@ -8,9 +8,11 @@ from planner.layout import FULL_RECOMPUTE, Layout, LayoutColumns
 from planner.pins import EVEN
 from planner.problem import Problem
 from planner.rules import judge
+from planner.solver import limits
 from planner.solver.conflict import Conflict, Miss, conflicts_of
 from planner.solver.counts import nearest_counts
 from planner.solver.divisions import divisions, judged_by_memory
+from planner.solver.fit import fit
 from planner.solver.nearest import VALID, nearest_device_miss, nearest_node_miss, why_nothing_fits
 from planner.solver.relaxed import relaxed_layouts
 from planner.solver.requirements import (
@@ -25,6 +27,7 @@ from planner.solver.requirements import (
     rule_of,
 )
 from planner.solver.ways_out import ways_out
+from planner.stages import Booleans
 
 __all__ = ["CONFLICT", "why_infeasible", "why_nothing_fits"]
 
@@ -165,7 +168,21 @@ def _contenders(
             kept &= np.logical_or.reduce([d.possible(relaxed) for d in divisions(problem) if other not in d.broken])
         elif other != memory:
             kept &= holds(problem, other, relaxed)
+    kept &= _fits_others(problem, relaxed, kept, conflict, memory)
     valid = kept & judge(problem, relaxed)[0]
     if valid.any():
         return relaxed.take(valid), VALID
     return relaxed.take(kept), "layout that keeps the other requirements"
+
+
+def _fits_others(
+    problem: Problem, relaxed: LayoutColumns, kept: Booleans, conflict: Conflict, memory: Requirement
+) -> Booleans:
+    """Which of the kept layouts fit the conflict's other memories; all of them if none does with the pinned layers."""
+    others = [fits for one, fits in zip(MEMORIES, limits.MEMORIES, strict=True) if one in conflict.requirements]
+    others.remove(limits.MEMORIES[MEMORIES.index(memory)])
+    if not others or not kept.any():
+        return kept
+    fitting = kept.copy()
+    fitting[kept] = fit(problem, relaxed.take(kept), others)
+    return fitting if fitting.any() else kept

@@ -29,7 +29,9 @@ class Network(NamedTuple):
     why: str = ""
 
 
-_OMNI_PATH = "BigScience's all-reduce over 32 A100 of four nodes has a bus bandwidth of 40.5 Gbit/s, one adapter's"
+_OMNI_PATH = (
+    "BigScience's all-reduce over 32 A100 of four nodes, one ring and so one adapter: 40.5 Gbit/s of bus bandwidth"
+)
 NETWORKS = {
     "800 Gbps inter-node (config)": Network(4, 200),
     "NVLink; 4x Omni-Path per node": Network(4, 100, 0.405, _OMNI_PATH),

@@ -11,7 +11,8 @@ from runtime.calibrate.timing import QueuedTimer, median_seconds, timed
 
 KERNELS = 200
 """Small operations issued one after another; fewer than the queue of a device holds."""
-DEVICE_ELEMENTS = 2**28
+DEVICE_ELEMENTS = 2**25
+"""As many bytes as a micro batch's hidden states, and more than caches hold: larger tensors reach more."""
 CPU_ELEMENTS = 2**24
 COPY_BYTES = 128 * 1024**2
 

@@ -63,13 +63,17 @@ def _spread(shapes: Sequence[Shape], per_decade: int) -> list[Shape]:
 def measure_products(
     device: torch.device, precision: Precision, shapes: Sequence[Shape], budget_s: float
 ) -> list[Product]:
-    """Each shape in turn until the budget is spent; a precision that the device lacks gives nothing. Units: s."""
+    """Each shape in turn until the budget or the device's memory is spent. Units: s.
+
+    A precision that the device lacks gives nothing.
+    """
+    found: list[Product] = []
     try:
-        return list(_measured(device, precision, shapes, budget_s))
+        found.extend(_measured(device, precision, shapes, budget_s))
     except RuntimeError as error:
-        if isinstance(error, torch.OutOfMemoryError) or "not implemented" in str(error):
-            return []
-        raise
+        if not isinstance(error, torch.OutOfMemoryError) and "not implemented" not in str(error):
+            raise
+    return found
 
 
 def _measured(

@@ -9,6 +9,8 @@ from typing import NamedTuple
 CHUNK_BYTES = 16 * 1024**2
 LEAST_CHUNKS = 2
 MOST_CHUNKS = 256
+FLUSHED_CHUNKS = 8
+"""Chunks between which the drive is waited for, so that a slow one has little left to write when time is up."""
 FREE_SHARE = 0.5
 """No more than this share of what is free is written."""
 
@@ -29,6 +31,8 @@ def measure_disk(folder: Path, free_bytes: int, budget_s: float) -> DiskRates:
         while written < most and (written < LEAST_CHUNKS or time.perf_counter() - began < budget_s / 3):
             file.write(chunk)
             written += 1
+            if written % FLUSHED_CHUNKS == 0:
+                os.fsync(file.fileno())
         os.fsync(file.fileno())
         write_s = time.perf_counter() - began
         _forget(file.fileno())

@@ -1,6 +1,7 @@
 """One rank of a calibration; started once per device by torchrun as ``-m runtime.calibrate.worker RESULT``."""
 
 import argparse
+import datetime
 import os
 import statistics
 import sys
@@ -13,10 +14,11 @@ import msgspec
 import torch
 import torch.distributed as dist
 
-from planner.calibration.measurements import Collective, DeviceMemory, Measurements, Product
+from planner.calibration.measurements import AttentionRates, Collective, DeviceMemory, Measurements, Product
 from planner.diagnostics import Diagnostic, ExitCode, render
 from planner.spec import Precision
 from runtime.calibrate.adam import AdamRate, measure_adam
+from runtime.calibrate.attention import measure_attention
 from runtime.calibrate.collectives import measure_collectives
 from runtime.calibrate.memory import (
     host_copy_bytes_per_s,
@@ -38,11 +40,15 @@ AMPERE = 8
 """Major compute capability of the first GPUs with bf16."""
 OTHER_SHAPES = 4
 """Shapes, the largest but for the very largest, that other precisions than the main one are measured with."""
+ATTENTION = "attention"
 SHARES = {
-    "matrix products": 0.30, "other precisions": 0.10, "memory bandwidth": 0.05, "kernel launches": 0.02,
-    "collectives": 0.23, "host copies": 0.05, "host to device": 0.07, "Adam on the host": 0.08, "disk": 0.10,
+    "matrix products": 0.28, "other precisions": 0.10, ATTENTION: 0.03, "memory bandwidth": 0.05,
+    "kernel launches": 0.02, "collectives": 0.22, "host copies": 0.05, "host to device": 0.07,
+    "Adam on the host": 0.08, "disk": 0.10,
 }  # fmt: skip
 """Parts of the time limit that the measurements get."""
+COLLECTIVE_TIMEOUT = datetime.timedelta(minutes=5)
+"""Longer than any rank is alone with a measurement; then the others give up waiting for it."""
 
 
 class Ranks:
@@ -55,7 +61,7 @@ class Ranks:
         if kind == "cuda":
             torch.cuda.set_device(self.device)
         self.before: int | None = process_bytes(self.device) if kind == "cuda" else None
-        dist.init_process_group("nccl" if kind == "cuda" else "gloo")
+        dist.init_process_group("nccl" if kind == "cuda" else "gloo", timeout=COLLECTIVE_TIMEOUT)
 
     def gathered(self, value: Found) -> list[Found]:
         """What every rank found, in their order."""
@@ -87,7 +93,8 @@ class Calibration:
     def __init__(self, ranks: Ranks, limit_s: float, folder: Path, free_bytes: int) -> None:
         """Measure for about ``limit_s`` seconds; the drive of ``folder`` has ``free_bytes`` free."""
         self._ranks, self._limit_s, self._folder, self._free_bytes = ranks, limit_s, folder, free_bytes
-        self._display = PhaseDisplay(len(SHARES), shown=ranks.rank == 0)
+        self._has_attention = ranks.device.type == "cuda" and _is_ampere_or_newer(ranks.device)
+        self._display = PhaseDisplay(len(SHARES) - (not self._has_attention), shown=ranks.rank == 0)
 
     def run(self) -> Measurements:
         """Every rank has to call it; all get the same answer."""
@@ -95,6 +102,7 @@ class Calibration:
         started, memory = time.perf_counter(), self._ranks.device_memory()
         with self._display:
             products = self._products()
+            attention = self._attention()
             memory_rate = ranks.median(memory_bytes_per_s(device, self._phase("memory bandwidth")))
             launch = ranks.median(kernel_launch_s(device, self._phase("kernel launches")))
             collectives = self._collectives()
@@ -107,7 +115,7 @@ class Calibration:
         return Measurements(
             device="cuda" if device.type == "cuda" else "cpu", device_name=_device_name(device),
             torch_version=str(torch.__version__), num_devices=ranks.world, threads_per_process=torch.get_num_threads(),
-            products=tuple(products), memory_bytes_per_s=memory_rate, kernel_launch_s=launch,
+            products=tuple(products), attention=attention, memory_bytes_per_s=memory_rate, kernel_launch_s=launch,
             collectives=tuple(collectives), device_memory=memory, host_memory_bytes=host_memory_bytes(),
             host_copy_bytes_per_s=copies, adam_parameters_per_s=sum(AdamRate(*one).parameters_per_s for one in adam),
             adam=AdamRate(*adam[0]).name, pinned_bytes_per_s=pinned, pageable_bytes_per_s=pageable,
@@ -124,7 +132,7 @@ class Calibration:
     def _products(self) -> list[Product]:
         device = self._ranks.device
         order: Sequence[Precision] = ("fp32", "bf16", "fp16") if device.type == "cpu" else ("bf16", "fp16", "fp32")
-        if device.type == "cuda" and torch.cuda.get_device_capability(device)[0] < AMPERE:
+        if device.type == "cuda" and not _is_ampere_or_newer(device):
             order = ("fp16", "fp32")
         main, *others = order
         shapes = shapes_for(device)
@@ -135,6 +143,21 @@ class Calibration:
         for precision in others:
             found += self._agreed(measure_products(device, precision, few, budget_s))
         return found
+
+    def _attention(self) -> AttentionRates | None:
+        """The median over the ranks of forward and of backward."""
+        if not self._has_attention:
+            return None
+        found = [one for one in self._ranks.gathered(self._own_attention()) if one is not None]
+        if not found:
+            return None
+        return AttentionRates(
+            forward_flops_per_s=statistics.median(one.forward_flops_per_s for one in found),
+            backward_flops_per_s=statistics.median(one.backward_flops_per_s for one in found),
+        )
+
+    def _own_attention(self) -> AttentionRates | None:
+        return measure_attention(self._ranks.device, self._phase(ATTENTION))
 
     def _agreed(self, products: list[Product]) -> list[Product]:
         """The median over the ranks that measured a shape."""
@@ -155,6 +178,11 @@ class Calibration:
         budget_s = self._phase("disk")
         rates = measure_disk(self._folder, self._free_bytes, budget_s) if self._ranks.rank == 0 else DiskRates(0, 0)
         return DiskRates(*self._ranks.gathered(rates)[0])
+
+
+def _is_ampere_or_newer(device: torch.device) -> bool:
+    major: int = torch.cuda.get_device_capability(device)[0]
+    return major >= AMPERE
 
 
 def _device_name(device: torch.device) -> str:

@@ -5,6 +5,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from planner.problem import Problem, Reserve
+from planner.spec import TilesSpec
 from planner.units import Bytes, Seconds
 from tests.helpers import problem, slow_hardware
 
@@ -13,6 +14,7 @@ ZERO_STAGES = st.sampled_from([(0,), (0, 1), (0, 1, 2), (0, 3), (1, 3)])
 MODES = st.sampled_from([("none", "1d"), ("none", "1d"), ("none", "1d", "2d", "2.5d", "3d"), ("none", "2d", "2.5d")])
 MEMORY = st.one_of(st.integers(100_000, 600_000), st.integers(60_000, 300_000), st.just(10**7))
 SCHEDULES = st.sampled_from([("none", "1f1b"), ("none", "1f1b"), ("none", "1f1b", "interleaved")])
+TILES = TilesSpec(multiprocessors=3, rate=0.5, start_s=Seconds(0.01), shapes=((8, 8, 1.0), (4, 8, 0.8), (2, 2, 0.3)))
 
 
 @st.composite
@@ -40,7 +42,14 @@ def stacks(draw: st.DrawFn) -> dict[str, Any]:
         "sequence_parallel": draw(st.sampled_from([False, False, True])),
         "recompute": draw(st.sampled_from(["per-layer", "all-or-nothing", "per-layer", "none"])),
         "uneven_stages": draw(st.sampled_from([True, True, False])),
-        "traffic": {"optimizer_bytes": draw(st.sampled_from([40.0, 40.0, 1.0]))},
+        "rank_order": draw(st.sampled_from(["data-pipeline-tensor", "pipeline-data-tensor"])),
+        "pipeline_slices": draw(st.booleans()),
+        "traffic": {
+            "optimizer_bytes": draw(st.sampled_from([40.0, 40.0, 1.0])),
+            "collective_s": Seconds(draw(st.sampled_from([0.0, 0.1]))),
+            "layer_fixed_s": Seconds(draw(st.sampled_from([0.0, 0.1]))),
+        },
+        "zero_traffic": {"by_layer": draw(st.sampled_from([False, False, True]))},
         "zero_bucket_bytes": Bytes(draw(st.sampled_from([0, 1000, 10**6]))),
     }
 
@@ -50,6 +59,7 @@ def problems(draw: st.DrawFn, /, **overrides: Any) -> Problem:
     """A small problem; ``overrides`` are fixed fields."""
     hardware = slow_hardware(memory_bytes=Bytes(draw(MEMORY)))
     hardware["node_link"] |= draw(st.sampled_from([{}, {}, {"latency_s": Seconds(0.2)}]))
+    hardware["efficiency"] = hardware.get("efficiency", {}) | draw(st.sampled_from([{}, {"tiles": TILES}]))
     if draw(st.booleans()):
         hardware["devices_per_node"] = 2
     fields: dict[str, Any] = {

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from planner import launch
 from planner.plan import read_plan
@@ -68,3 +69,27 @@ def test_one_process_leaves_the_link_to_the_base_and_its_spec_solves(tmp_path: P
     plan = read_plan(tmp_path / "x.plan")
     assert plan.problem.hardware.name == "one"
     assert plan.spec_digests["hardware"] == spec_digest(spec)
+
+
+def test_attention_is_measured_in_both_directions() -> None:
+    from runtime.calibrate.attention import attention_flops, measure_attention
+
+    assert attention_flops(2, 64) == 2 * 2 * 16 * 64 * 64 * 128
+    found = measure_attention(torch.device("cpu"), 0.2, kind=torch.float32, tokens=64, sequences=2)
+    assert found is not None
+    assert 1e6 < found.forward_flops_per_s < 1e14
+    assert 0 < found.backward_flops_per_s <= 2 * found.forward_flops_per_s
+
+
+def test_products_that_no_longer_fit_keep_those_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    from runtime.calibrate import products
+
+    def full(*arguments: object) -> float:
+        if arguments[3] == products.Shape(8, 8, 8):
+            raise torch.OutOfMemoryError("no memory")
+        return 1e-6
+
+    monkeypatch.setattr(products, "_one", full)
+    shapes = [products.Shape(2, 2, 2), products.Shape(8, 8, 8), products.Shape(9, 9, 9)]
+    found = products.measure_products(torch.device("cpu"), "fp32", shapes, 1.0)
+    assert [one.m for one in found] == [2]

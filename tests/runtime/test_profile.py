@@ -2,8 +2,10 @@
 
 import pytest
 
-from runtime.measure import TERMS, predicted_terms
+from planner.cost_model import predict
+from runtime.measure import TERMS, communication_words, predicted_terms
 from runtime.profile import Kernel, Phase, longest_kernels, step_terms
+from tests.helpers import layout, problem
 
 ALL_REDUCE, SEND = "ncclDevKernel_AllReduce_Sum_bf16_RING_LL", "ncclDevKernel_SendRecv"
 
@@ -52,3 +54,21 @@ def test_every_predicted_term_has_a_measured_one() -> None:
 def test_kernels_are_summed_by_name() -> None:
     kernels = [Kernel("a", 0, 1), Kernel("b", 0, 3), Kernel("a", 4, 5)]
     assert longest_kernels(kernels) == {"b": 3, "a": 2}
+
+
+@pytest.mark.parametrize(
+    ("degrees", "words"),
+    [
+        ({"tensor_parallel": 2}, "tensor-parallel communication"),
+        ({"data_parallel": 2}, "data-parallel communication"),
+        ({"tensor_parallel": 2, "data_parallel": 2}, "tensor-parallel and data-parallel communication"),
+        ({"pipeline_parallel": 2}, "communication"),
+    ],
+)
+def test_communication_is_called_what_it_is_for(degrees: dict[str, int], words: str) -> None:
+    assert communication_words(layout(**degrees)) == words
+
+
+def test_every_term_of_a_prediction_is_one_of_a_profile() -> None:
+    predicted = predict(problem(num_devices=4), layout(tensor_parallel=2, pipeline_parallel=2))
+    assert sum(predicted_terms(predicted.breakdown_s).values()) == pytest.approx(predicted.step_s)

@@ -87,6 +87,8 @@ def test_a_run_learns_and_reports(layout: dict[str, Any], plan: MakePlan, start:
     assert [step["step"] for step in steps] == list(range(1, 31))
     assert steps[-1]["loss"] < steps[0]["loss"] - 1.0
     assert [rank["rank"] for rank in summary["ranks"]] == [0, 1]
+    assert summary["predicted"]["step_s"] == chosen.predicted.step_s
+    assert summary["predicted"]["terms_s"].keys() >= {"compute", "communication", "pipeline", "optimizer"}
     assert all(rank["allocated_bytes"] > 0 for rank in summary["ranks"])
     assert f"loss: {steps[0]['loss']:.4f} at step 1, {steps[-1]['loss']:.4f} at step 30" in stdout
     assert "step time (median)" in stdout

@@ -14,7 +14,14 @@ from planner.calibration.constants import CONSTANTS
 from planner.calibration.curves import efficiency_curve, fit_link
 from planner.calibration.hardware import ADAM_BYTES, Origin, calibrated, spec_name
 from planner.calibration.least_squares import minimise
-from planner.calibration.measurements import Collective, CollectiveKind, DeviceMemory, Measurements, Product
+from planner.calibration.measurements import (
+    AttentionRates,
+    Collective,
+    CollectiveKind,
+    DeviceMemory,
+    Measurements,
+    Product,
+)
 from planner.calibration.refit import LEAST_ROWS, halves, refit
 from planner.plan import read_plan
 from planner.spec import HardwareSpec, ModelSpec, Precision, StackSpec
@@ -115,6 +122,35 @@ def test_a_known_card_keeps_its_datasheet_and_gets_measured_shares() -> None:
     assert (spec.memory_bytes, spec.context_bytes, spec.communicator_bytes) == (140 * GIB, 1722 * MIB, 700 * MIB)
     assert spec.host.memory_bandwidth_bytes_per_s == 1e10 * ADAM_BYTES
     assert spec.network == base.network
+
+
+def test_a_known_card_keeps_what_is_not_measured_of_its_efficiency() -> None:
+    spec, base = calibrated(measurements(), origin()), load_spec("h200-141g", HardwareSpec)
+    for name in ("attention", "alignment", "unaligned", "odd", "native_attention", "native_attention_head"):
+        assert getattr(spec.efficiency, name) == getattr(base.efficiency, name)
+    assert spec.calibrated
+    assert not base.calibrated
+
+
+def test_measured_attention_replaces_that_of_the_card() -> None:
+    rates = AttentionRates(forward_flops_per_s=4e14, backward_flops_per_s=2e14)
+    spec = calibrated(measurements(attention=rates), origin())
+    assert spec.efficiency.native_attention == pytest.approx((4e14 / 989e12, 2e14 / 989e12), abs=1e-4)
+    assert "400 TFLOP/s forward" in spec.sources["efficiency.native_attention"]
+
+
+def test_rings_over_two_devices_have_an_efficiency_of_their_own() -> None:
+    slow = tuple(
+        msgspec.structs.replace(one, seconds=2 * one.seconds) if one.size == 2 and one.kind != "send" else one
+        for one in LINKS
+    )
+    spec = calibrated(measurements(collectives=slow), origin())
+    assert spec.node_link.efficiency * 450e9 == pytest.approx(1e11, rel=1e-3)
+    assert spec.node_link.pair_efficiency == pytest.approx(5e10 / 450e9, abs=1e-4)
+    two = tuple(one for one in LINKS if one.size == 2)
+    alone = calibrated(measurements(collectives=two, num_devices=2), origin())
+    assert alone.node_link.pair_efficiency is None
+    assert alone.node_link.efficiency * 450e9 == pytest.approx(1e11, rel=1e-3)
 
 
 def test_a_card_that_beats_its_datasheet_is_taken_at_its_word() -> None:

@@ -94,7 +94,7 @@ def test_a_valid_configuration_is_compared_with_the_best(check: Run) -> None:
     out = check(*asked).out
     assert "valid and fits; 1." in out
     assert "x slower than the best: TP 1 x PP 1 x DP 8" in out
-    for words in ("2 (set automatically)", "+-1.", "step ", "MFU"):
+    for words in ("2 (set automatically)", "+-0.", "step ", "MFU"):
         assert words in out
     (note,) = check(*asked, "--json").document()["diagnostics"]
     assert (note["rule"], note["severity"]) == ("CFG010", "note")

@@ -118,6 +118,15 @@ def test_what_else_a_layout_breaks_is_said() -> None:
     assert "without OFF001: TP 1 x PP 1 x DP 8 on 8 GPUs keeps the others, and breaks MEM002" in reason.detail
 
 
+def test_a_memory_in_the_way_is_told_of_a_layout_that_fits_the_others() -> None:
+    """The valid layouts that fit the device are too much for the host: no example of a device that is too small."""
+    options: dict[str, Any] = {"gpus": 16, "pin": ("zero_stage=3", "micro_batch=3"), "allow_offload": "cpu"}
+    reasons = {reason.rule: reason for reason in ask(**options).reasons}
+    device, host = reasons["MEM001"].values, reasons["MEM002"].values
+    assert device["need_bytes"] > device["room_bytes"]
+    assert host["need_bytes"] > host["capacity_bytes"]
+
+
 def test_a_conflict_behind_another_one_is_told_and_ways_out_of_both_are_found() -> None:
     """Without a pipeline too this stack does not fit; without memory limits it has no pipeline."""
     answer = ask(gpus=96, stack="fsdp", pin=("pipeline_parallel=2",))

@@ -8,6 +8,7 @@ from planner.cost_model.activations import (
     boundary_bytes,
     ends_bytes,
     first_layer_bytes,
+    gathered_input_bytes,
     gathered_operand_bytes,
     in_flight_microbatches,
     kept_bytes,
@@ -15,6 +16,7 @@ from planner.cost_model.activations import (
     layer_backward_bytes,
     logits_bytes,
     mask_bytes,
+    outliving_bytes,
     pipeline_buffer_bytes,
     summa_buffer_bytes,
 )
@@ -195,3 +197,57 @@ def test_summa_buffer_bytes_exist_in_flat_grids_alone() -> None:
     for other in ({}, {"tensor_mode": "3d", "tensor_parallel": 8, "micro_batch": 4}):
         layer, head = summa_buffer_bytes(problem(), stages(**other))
         assert (layer.tolist(), head.tolist()) == ([0], [0])
+
+
+def test_layer_activation_bytes_include_softmax_statistics_where_no_scores_are_kept() -> None:
+    # 8 tokens with 4 heads, 4 bytes each.
+    fused = {"activations": {"softmax_bytes": 4.0}}
+    assert layer_activation_bytes(problem(stack=fused), stages()).tolist() == [4096 + 8 * 4 * 4]
+    assert layer_activation_bytes(problem(stack=fused), stages(tensor_parallel=2)).tolist() == [2560 + 8 * 2 * 4]
+    scores = {"activations": {"softmax_bytes": 4.0, "attention": "materialised"}}
+    assert layer_activation_bytes(problem(stack=scores), stages()) == layer_activation_bytes(
+        problem(stack=MATERIALISED), stages()
+    )
+
+
+def test_gathered_input_bytes_are_whole_under_sequence_parallelism_alone() -> None:
+    asked = problem(stack={"activations": {"gathered_elements": 2.0}})
+    assert gathered_input_bytes(asked, stages(tensor_parallel=2, sequence_parallel=True)).tolist() == [512]
+    assert gathered_input_bytes(asked, stages(tensor_parallel=2)).tolist() == [0]
+
+
+def test_outliving_bytes_by_hand() -> None:
+    asked = problem(stack={"activations": {"gathered_elements": 2.0, "gathered_outlive_backward": True}})
+    split = {"tensor_parallel": 2, "sequence_parallel": True}
+    # The micro batch before in the next forward, four layers; all but the first when a backward ends.
+    late, ended = outliving_bytes(asked, stages(**split))
+    assert (late.tolist(), ended.tolist()) == ([4 * 512], [3 * 512])
+    # Two stages: each has one micro batch more than it holds, of its two layers.
+    late, ended = outliving_bytes(asked, stages(pipeline_parallel=2, **split))
+    assert (late.tolist(), ended.tolist()) == ([2 * 512] * 2, [512] * 2)
+
+
+def test_outliving_bytes_need_a_micro_batch_before_and_layers_that_do_not_recompute() -> None:
+    asked = problem(stack={"activations": {"gathered_elements": 2.0, "gathered_outlive_backward": True}})
+    split = {"tensor_parallel": 2, "sequence_parallel": True}
+    late, ended = outliving_bytes(asked, stages(num_microbatches=1, micro_batch=8, **split))
+    assert (late.tolist(), ended.tolist()) == ([0], [3 * 8 * 512])
+    late, ended = outliving_bytes(asked, stages(recompute_layers_per_stage=(4,), **split))
+    assert (late.tolist(), ended.tolist()) == ([0], [0])
+
+
+def test_outliving_bytes_are_none_where_tensors_are_saved() -> None:
+    asked = problem(stack={"activations": {"gathered_elements": 2.0}})
+    late, ended = outliving_bytes(asked, stages(tensor_parallel=2, sequence_parallel=True))
+    assert (late.tolist(), ended.tolist()) == ([0], [0])
+
+
+def test_layer_backward_bytes_have_gradients_that_every_rank_holds_whole() -> None:
+    asked = problem(stack={"activations": {"backward_elements": 8.0, "backward_replicated_elements": 4.0}})
+    assert layer_backward_bytes(asked, stages(tensor_parallel=2)).tolist() == [256 * (4 + 4)]
+
+
+def test_pipeline_buffer_bytes_are_divided_where_ranks_hold_their_part() -> None:
+    parts = problem(stack={"activations": {"pipeline_divided": True}})
+    whole = pipeline_buffer_bytes(problem(), stages(tensor_parallel=2, pipeline_parallel=2))
+    assert pipeline_buffer_bytes(parts, stages(tensor_parallel=2, pipeline_parallel=2)).tolist() == (whole / 2).tolist()

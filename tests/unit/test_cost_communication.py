@@ -51,6 +51,11 @@ def test_layer_collectives_take_what_the_stack_does_beside_the_links() -> None:
     assert once.tolist() == pytest.approx([3 * (REDUCE_S + 0.5)])
     assert again.tolist() == pytest.approx([2 * (REDUCE_S + 0.5)])
     assert layer_collectives(asked, stages()).once.tolist() == [0.0]
+    four = (
+        layer_collectives(asked, stages(tensor_parallel=4)).once
+        - layer_collectives(problem(), stages(tensor_parallel=4)).once
+    )
+    assert four.tolist() == pytest.approx([3 * 2 * 0.5])
 
 
 def test_tensor_parallel_seconds_by_hand() -> None:
@@ -123,6 +128,12 @@ def test_data_parallel_seconds_by_hand(zero_stage: int, num_microbatches: int, r
     seconds = data_parallel_seconds(problem(num_devices=2), divided)
     # 15328 parameters of 2 bytes, half of them to the other rank in each step of the ring.
     assert seconds.tolist() == pytest.approx([ring_steps * (15328 / 1e9 + 1e-6)])
+
+
+def test_data_parallel_seconds_by_layer_wait_for_the_links_with_each() -> None:
+    asked = problem(num_devices=2, stack={"zero_traffic": {"by_layer": True}})
+    seconds = data_parallel_seconds(asked, stages(data_parallel=2))
+    assert seconds.tolist() == pytest.approx([2 * (15328 / 1e9 + 4e-6)])
 
 
 def test_data_parallel_seconds_are_zero_for_one_rank() -> None:

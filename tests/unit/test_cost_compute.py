@@ -16,9 +16,11 @@ from planner.cost_model.compute import (
     layer_seconds,
     loss_seconds,
     microbatch_compute,
+    recomputed_layer_seconds,
     summa_steps,
     traffic_seconds,
     weight_product_seconds,
+    weight_products,
 )
 from planner.spec import TilesSpec
 from planner.units import Seconds
@@ -275,3 +277,27 @@ def test_weight_product_seconds_of_tiles_differ_in_forward_and_backward() -> Non
     # Of 16 rows of a tile, 8 tokens fill half; gradients of weights have no such side.
     assert products.forward.tolist() == pytest.approx([2 * 49152 / 5e11])
     assert products.backward.tolist() == pytest.approx([3 * 49152 / 5e11])
+
+
+def test_recomputed_layer_seconds_by_hand() -> None:
+    plain = layer_seconds(problem(), stages()).forward
+    assert recomputed_layer_seconds(problem(), stages()).tolist() == plain.tolist()
+    early = {"traffic": {"recompute_stops_early": True}}
+    # The last product moves 2 * (8 * 64 + 64 * 16 + 8 * 16) bytes.
+    stopped = recomputed_layer_seconds(problem(stack=early), stages())
+    assert stopped.tolist() == pytest.approx((plain - 3328 / 5e8).tolist())
+    terms = microbatch_compute(problem(stack=early), stages(recompute_layers_per_stage=(3,)))
+    assert terms["recompute"].tolist() == pytest.approx((3 * stopped).tolist())
+    dropped = problem(stack=early, model={"dropout": 0.1})
+    for asked, rows in ((dropped, stages()), (problem(stack=early), stages(tensor_parallel=2))):
+        assert recomputed_layer_seconds(asked, rows).tolist() == layer_seconds(asked, rows).forward.tolist()
+
+
+def test_weight_products_by_hand() -> None:
+    products = weight_products(problem(), stages())
+    # 2 * (8 * 16 + 16 * 48 + 8 * 48) bytes and so on; backward has two such products for each.
+    moved = {"qkv": 2560, "attention_output": 1024, "ffn_in": 3328, "ffn_out": 3328}
+    assert {name: passes.forward[0] for name, passes in products.items()} == pytest.approx(
+        {name: num_bytes / 5e8 for name, num_bytes in moved.items()}
+    )
+    assert products["qkv"].backward.tolist() == pytest.approx([2 * 2560 / 5e8])

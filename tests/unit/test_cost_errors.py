@@ -67,11 +67,13 @@ def test_expected_error_says_what_is_carried_over() -> None:
     wide = expected_error(problem(stack=ELSEWHERE), layouts)
     assert (wide.step_time, wide.transfer, wide.memory) == pytest.approx((0.25, 0.15, 0.03))
     assert wide.words("tiny-gpu") == (
-        "25.0% of the step time (10.0% in 5 measured runs, 15.0% more as none was on tiny-gpu, which is not "
-        "calibrated), 3.0% of the memory"
+        "25.0% of the step time (10.0% in 5 measured runs with pipelines, 15.0% more as none was on tiny-gpu, "
+        "which is not calibrated), 3.0% of the memory"
     )
     near = expected_error(problem(stack=ELSEWHERE, hardware={"calibrated": True}), layouts)
-    assert near.words("tiny-gpu") == "10.0% of the step time (10.0% in 5 measured runs), 3.0% of the memory"
+    assert near.words("tiny-gpu") == (
+        "10.0% of the step time (10.0% in 5 measured runs with pipelines), 3.0% of the memory"
+    )
 
 
 def test_expected_error_of_a_stack_never_measured_is_no_wider_elsewhere() -> None:

@@ -2,7 +2,15 @@
 
 import numpy as np
 
-from planner.cost_model.memory import batch_bytes, head_gradient_bytes, predicted_stages, reserved_bytes, stage_memory
+from planner.cost_model.memory import (
+    batch_bytes,
+    buffered_gradients,
+    head_gradient_bytes,
+    predicted_stages,
+    reserved_bytes,
+    stage_memory,
+    workspace_bytes,
+)
 from planner.cost_model.terms import total
 from planner.units import Bytes
 from tests.helpers import problem, stages
@@ -92,3 +100,23 @@ def test_reserved_bytes_have_flat_step_buffers_beside_the_rest() -> None:
 def test_reserved_bytes_of_flat_step_buffers_end_where_the_card_is_full() -> None:
     small = problem(stack={"process": {"flat_step_buffers": True}}, hardware={"memory_bytes": Bytes(310000)})
     assert reserved_bytes(small, stages()).tolist() == [309000]
+
+
+def test_workspace_bytes_are_there_in_every_phase() -> None:
+    asked = problem(stack={"process": {"workspaces": 2.0}}, hardware={"workspace_bytes": Bytes(1000)})
+    assert workspace_bytes(asked) == 2000
+    assert stage_memory(asked, stages()).peak_bytes().tolist() == [308096 + 2000]
+    assert workspace_bytes(problem()) == 0
+
+
+def test_buffered_gradients_exist_before_the_first_backward() -> None:
+    asked = problem(stack={"mixed_precision": {"gradient_buffer": 2.0}})
+    single = stages(micro_batch=8, num_microbatches=1)
+    assert buffered_gradients(asked, single).tolist() == [2 * 15328]
+    assert stage_memory(asked, single).phases["forward"]["gradients"].tolist() == [2 * 15328]
+
+
+def test_stage_memory_has_buckets_of_zero_in_backward_alone() -> None:
+    phases = stage_memory(problem(), stages(data_parallel=4, zero_stage=1)).phases
+    in_phases = {name: terms["communication_buckets"].tolist() for name, terms in phases.items()}
+    assert in_phases == {"forward": [0], "backward": [2000], "end_of_backward": [2000], "optimizer": [0]}

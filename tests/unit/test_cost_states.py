@@ -164,3 +164,17 @@ def test_cast_bytes_by_hand() -> None:
     # The embedding has 128 * 16 parameters, the products of the feed-forward 64 * 16.
     assert cast_bytes(cast, stages(pipeline_parallel=3, layers_per_stage=(2, 1, 1))).tolist() == [8192, 4096, 8192]
     assert cast_bytes(cast, stages(tensor_parallel=2)).tolist() == [4096]
+
+
+def test_gather_bytes_are_equal_parts_of_all_weights_where_the_stack_sets_their_size() -> None:
+    divided = stages(data_parallel=4, zero_stage=1)
+    # 30656 bytes of weights: three parts of at least 10000, or all of them at once.
+    assert gather_bytes(problem(stack={"zero_gather_bytes": Bytes(10_000)}), divided).tolist() == [30656 / 3]
+    assert gather_bytes(problem(stack={"zero_gather_bytes": Bytes(10**6)}), divided).tolist() == [30656]
+
+
+def test_bucket_bytes_come_after_the_last_backward_where_the_stack_reduces_late() -> None:
+    late = problem(stack={"zero_reduces_late": True})
+    divided = stages(data_parallel=4, zero_stage=1)
+    assert bucket_bytes(late, divided).tolist() == [0]
+    assert step_buffers(late, divided)[2].tolist() == [2 * 1000]

@@ -97,3 +97,8 @@ def test_the_text_names_bound_counts_and_nearest_miss() -> None:
     assert 0 < miss.short_bytes < 40 * GIB
     long = msgspec.structs.replace(least, none_fits=tuple(range(1, 101, 2)))
     assert "21, 23, ... 99: valid" in least_devices_text(long)
+
+
+def test_one_gpu_has_nothing_below_it() -> None:
+    proof = least_devices(build_problem(Question(model="gpt2", gpus=8)))
+    assert least_devices_text(proof) == "1 GPU is enough"

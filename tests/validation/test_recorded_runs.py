@@ -23,8 +23,8 @@ def test_peak_memory_is_within_a_few_percent() -> None:
     assert allocated.n == 30
     assert allocated.mean_abs_pct is not None
     assert allocated.max_abs_pct is not None
-    assert allocated.mean_abs_pct < 3
-    assert allocated.max_abs_pct < 13
+    assert allocated.mean_abs_pct < 1
+    assert allocated.max_abs_pct < 4
 
 
 def test_every_stage_of_a_pipeline_is_within_a_few_percent() -> None:
@@ -34,7 +34,7 @@ def test_every_stage_of_a_pipeline_is_within_a_few_percent() -> None:
         assert one.predicted
         measured = one.row.wholes("peak_allocated_mib_per_rank")
         predicted = [stage.peak_bytes / 2**20 for stage in one.predicted.stages]
-        assert all(abs(p / m - 1) < 0.08 for p, m in zip(predicted, measured, strict=True))
+        assert all(abs(p / m - 1) < 0.04 for p, m in zip(predicted, measured, strict=True))
 
 
 def test_every_run_that_fitted_is_predicted_to_fit() -> None:
@@ -70,7 +70,7 @@ def test_reserved_memory_is_within_a_few_percent() -> None:
     reserved = SCORE.memory_by_kind["reserved"]
     assert reserved.n == 30
     assert reserved.mean_abs_pct is not None
-    assert reserved.mean_abs_pct < 5
+    assert reserved.mean_abs_pct < 4
 
 
 def test_the_errors_that_the_stack_states_are_those_of_the_runs() -> None:
