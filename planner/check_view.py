@@ -129,10 +129,8 @@ def _print_prediction(console: Console, predicted: Prediction) -> None:
     console.print(table)
 
 
-def folder_line(path: Path, checked: Sequence[Checked], refused: Sequence[Diagnostic]) -> str:
+def folder_line(path: Path, checked: Sequence[Checked]) -> str:
     """One line for a file of a folder."""
-    if refused:
-        return f"{path}: {refused[0].rule}: {refused[0].message}"
     broken = [error for one in checked for error in one.judged.errors]
     if broken:
         words = ", ".join(f"{error.rule} {_line(error)}".strip() for error in broken[:4])
@@ -149,7 +147,12 @@ def _line(diagnostic: Diagnostic) -> str:
 def _short(checked: Checked) -> str:
     if checked.predicted is None:
         return f"valid; no prediction: {checked.no_prediction}"
-    fullest = max(checked.predicted.stages, key=lambda stage: stage.peak_bytes)
-    step = format_seconds(checked.predicted.step_s)
     fits = "valid and fits" if checked.fits else "valid, and does not fit"
-    return f"{fits}: {format_gib(fullest.peak_bytes)} of {format_gib(fullest.capacity_bytes)}, step {step}"
+    return f"{fits}: {in_short(checked.predicted)}"
+
+
+def in_short(predicted: Prediction) -> str:
+    """Memory of the fullest stage, and the step time."""
+    fullest = max(predicted.stages, key=lambda stage: stage.peak_bytes)
+    step = format_seconds(predicted.step_s)
+    return f"{format_gib(fullest.peak_bytes)} of {format_gib(fullest.capacity_bytes)}, step {step}"

@@ -164,6 +164,8 @@ class TrafficSpec(Spec, frozen=True, kw_only=True):
     """Bytes moved per parameter of a stage and micro batch to add its gradient to that of the ones before."""
     blocking_launches: bool = False
     """Whether the host waits for every kernel (CUDA_LAUNCH_BLOCKING=1), so that nothing hides its time."""
+    slice_collective_s: Seconds = field(name="slice_collective", default=Seconds(0))
+    """What a gather or scatter of the slices of sequence parallelism takes beside that of its bytes."""
     collective_s: Seconds = field(name="collective", default=Seconds(0))
     """What ranks of a tensor-parallel all-reduce wait for each other, for each doubling of them."""
 

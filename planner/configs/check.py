@@ -1,11 +1,9 @@
 """Checking one configuration: read, judge, predict, compare with the best layout."""
 
-import importlib.metadata
 from dataclasses import dataclass
 
 import msgspec
 
-from planner import __version__
 from planner.configs import detect, fixing, hints, repair
 from planner.configs.draft import Asked
 from planner.configs.files import language_of, read_source
@@ -14,10 +12,8 @@ from planner.configs.megatron import dashed_name
 from planner.configs.source import Language, Source
 from planner.configs.steps import Change
 from planner.cost_model import predict
-from planner.diagnostics import Diagnostic, ExitCode, PlanError
-from planner.evidence import BY_HAND, Evidence, Space
+from planner.diagnostics import Diagnostic
 from planner.layout import Layout
-from planner.plan import FORMAT_VERSION, Plan, seal
 from planner.prediction import Prediction
 from planner.problem import Problem
 from planner.rules.capacity import misfits
@@ -88,7 +84,8 @@ def read_and_judge(text: str, shown: str, language: Language, asked: Asked) -> t
     """
     source = read_source(text, shown, language)
     judged = [judge(source, draft, asked) for draft in detect.drafts_of(source, asked)]
-    return source, [_with_notes(source, one) for one in judged]
+    # What is true of the whole file is said once.
+    return source, [_with_notes(source, judged[0]), *judged[1:]]
 
 
 def _with_notes(source: Source, judged: Judged) -> Judged:
@@ -158,7 +155,7 @@ def _checked(source: Source, judged: Judged, *, compare: bool) -> Checked:
             msgspec.structs.replace(misfit, location=source.shown)
             for misfit in misfits(judged.problem, judged.layout, predicted)
         )
-        best = _best(judged.problem) if compare else None
+        best = best_layout(judged.problem) if compare else None
     return Checked(source=source, judged=judged, predicted=predicted, no_prediction=why, misfits=found, best=best)
 
 
@@ -172,40 +169,9 @@ def _prediction(judged: Judged) -> tuple[Prediction | None, str]:
     return predict(judged.problem, judged.layout), ""
 
 
-def _best(problem: Problem) -> Answer:
+def best_layout(problem: Problem) -> Answer:
+    """The best layout for the question of a configuration: its model, GPUs, batch, sequence and precision."""
     return solve(problem, time_limit_s=SEARCH_LIMIT_S)
-
-
-def by_hand(checked: Checked) -> Plan:
-    """The layout as a sealed plan, whose evidence says that it was written by hand, and how far from the best it is.
-
-    Raises:
-        PlanError: the configuration is not valid, does not fit, or cannot be executed.
-    """
-    predicted, problem, layout = checked.predicted, checked.judged.problem, checked.judged.layout
-    if predicted is None or problem is None or layout is None or checked.misfits or checked.not_executed:
-        unfit = "it does not fit" if checked.misfits else "gptplan's stack does not execute it"
-        why = checked.no_prediction or unfit
-        raise PlanError(
-            Diagnostic(
-                rule="CFG009", message=f"this configuration cannot become a plan: {why}", location=checked.source.shown,
-                hint="see the findings of `gptplan check`",
-            ),
-            exit_code=ExitCode.NEGATIVE,
-        )  # fmt: skip
-    found = checked.best.plan if checked.best is not None else None
-    bound = found.evidence.bound if found is not None else 0.0
-    space = checked.best.space if checked.best is not None else Space(layouts=1, valid=1, fit=1, rejected={})
-    evidence = Evidence(
-        status=BY_HAND, objective=predicted.step_s, bound=bound, gap=(predicted.step_s - bound) / predicted.step_s,
-        space=space, bounded_out=0, lowest_bounded_out=None, ortools_version=importlib.metadata.version("ortools"),
-    )  # fmt: skip
-    return seal(
-        Plan(
-            format_version=FORMAT_VERSION, gptplan_version=__version__, problem=problem, spec_digests={}, layout=layout,
-            predicted=predicted, evidence=evidence,
-        )
-    )  # fmt: skip
 
 
 def layout_words(layout: Layout) -> str:

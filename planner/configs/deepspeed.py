@@ -37,7 +37,7 @@ def read_deepspeed(source: Source, asked: Asked) -> Draft:
     keys = Keys(source, draft.settings, draft)
     degree = _degree(keys)
     stages = _stages(keys, draft)
-    named = keys.raw("model", name="model")
+    named = keys.plain("model", name="model")
     draft.model = asked.model or (model_named(named) if isinstance(named, str) else None)
     draft.fields |= {
         "tensor_parallel": degree, "tensor_mode": UNDECIDED if degree is UNDECIDED else "1d" if degree > 1 else "none",

@@ -117,13 +117,26 @@ class Keys:
             return UNDECIDED
         return value.content
 
+    def plain(self, *keys: str, name: str = "") -> Any:
+        """The value of the first key, or nothing where it is hidden, as what a script makes of it is no constant."""
+        found = self.get(*keys)
+        if found is None or isinstance(found[1].content, Unknown):
+            return None
+        return self.raw(*keys, name=name)
+
+    def given(self, *keys: str) -> bool:
+        """Whether one of the keys has a value, which ``None`` is not."""
+        return any(key in self.settings and self.settings[key].content is not None for key in keys)
+
     def count(self, *keys: str, default: Any = None, name: str = "", least: int = 1) -> Any:
         """A whole number from ``least``."""
         content = self.raw(*keys, default=default, name=name)
         found = self.get(*keys)
-        if found is None or content is UNDECIDED or (content is None and default is None):
+        if found is None or content is UNDECIDED:
             return content
         key, value = found
+        if content is None:
+            return default
         if isinstance(content, Symbol):
             return self._symbol(key, value)
         if content == "auto":
@@ -153,8 +166,10 @@ class Keys:
         """A text; the dialect's rules say which are known."""
         content = self.raw(*keys, default=default, name=name)
         found = self.get(*keys)
-        if found is None or content is UNDECIDED or content is None:
+        if found is None or content is UNDECIDED:
             return content
+        if content is None:
+            return default
         if isinstance(content, Symbol):
             return self._symbol(*found)
         if not isinstance(content, str):
@@ -173,8 +188,11 @@ class Keys:
         found = self.get(*keys)
         if found is None or content is UNDECIDED:
             return content
-        key, value = found
-        self.draft.choices[key] = (False, True)
+        self.draft.choices[found[0]] = (False, True)
+        return default if content is None else self._truth(*found)
+
+    def _truth(self, key: str, value: Value) -> Any:
+        content = value.content
         if content == "auto":
             return self._auto(key, value)
         if isinstance(content, Symbol):
@@ -190,6 +208,8 @@ class Keys:
         found = self.get(*keys)
         if found is None or content is UNDECIDED:
             return content
+        if content is None:
+            return default
         if isinstance(content, Symbol):
             return self._symbol(*found)
         if content == "auto":

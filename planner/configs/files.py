@@ -20,6 +20,7 @@ SUFFIXES: dict[str, Language] = {
 PLUGINS = tuple(ARGUMENTS)
 """Classes whose calls are looked for in Python files."""
 
+_BOOSTER = ("device", "mixed_precision", "plugin")
 _HINT = "name a Python, JSON, TOML, YAML or shell file, or a gptplan plan"
 
 
@@ -98,7 +99,7 @@ def read_source(text: str, shown: str, language: Language | None = None) -> Sour
     """
     match language or language_of(text, shown):
         case "python":
-            return python_source.read_python(text, shown, ARGUMENTS)
+            return python_source.read_python(text, shown, {**ARGUMENTS, python_source.BOOSTER: _BOOSTER})
         case "json":
             return data_source.read_json(text, shown)
         case "toml":

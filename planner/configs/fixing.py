@@ -1,14 +1,17 @@
 """Writing the nearest valid configuration: which values are changed, which keys are added, which are taken out."""
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from planner.configs.draft import Asked
 from planner.configs.repair import Check, Tries
 from planner.configs.source import Source
-from planner.configs.steps import Change, settled, steps_of
+from planner.configs.steps import PAIR_RANK, Change, settled, steps_of
 
 MAX_STEPS = 20
+MAX_FIRST = 6
+"""First ones of two steps that are tried against one violation."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,14 +45,19 @@ def _improve(tries: Tries, *, nearest_first: bool) -> tuple[Tries, list[Change]]
     changes: list[Change] = []
     for _ in range(MAX_STEPS):
         options = list(_options(tries)) if tries.broken else []
+        options = options or (list(_two_steps(tries)) if tries.broken else [])
         if not options:
             break
-        best = min(
-            options, key=lambda o: (o.left > 0, *((o.rank, o.left) if nearest_first else (o.left, o.rank)))
-        )  # fmt: skip
+        best = min(options, key=lambda option: _order(option, nearest_first=nearest_first))
         changes += best.changes
         tries = best.tries
     return tries, _merged(changes)
+
+
+def _order(option: _Option, *, nearest_first: bool) -> tuple[bool, int, int]:
+    """A single change that mends everything comes first."""
+    whole = option.left == 0 and option.rank < PAIR_RANK
+    return (not whole, *((option.rank, option.left) if nearest_first else (option.left, option.rank)))
 
 
 def _merged(changes: list[Change]) -> list[Change]:
@@ -76,6 +84,21 @@ def _options(tries: Tries) -> Iterator[_Option]:
                 if len(after.broken) < len(tries.broken):
                     changes = step.changes + following
                     yield _Option(left=len(after.broken), rank=step.rank, changes=changes, tries=after)
+
+
+def _two_steps(tries: Tries) -> Iterator[_Option]:
+    """Two steps, where no single one leaves fewer violations: what the first breaks the second mends."""
+    for judged in tries.judged:
+        for error in judged.errors:
+            for first in itertools.islice(steps_of(tries, judged, error), MAX_FIRST):
+                there = tries.at(first.text)
+                if there is None or len(there.broken) > len(tries.broken):
+                    continue
+                for second in _options(there):
+                    yield _Option(
+                        left=second.left, rank=first.rank + second.rank, changes=first.changes + second.changes,
+                        tries=second.tries,
+                    )  # fmt: skip
 
 
 def listed_changes(changes: list[Change]) -> str:

@@ -70,7 +70,8 @@ def _mesh(keys: Keys, draft: Draft) -> None:
     draft.fields |= {
         "tensor_parallel": degree, "pipeline_parallel": stages, "context_parallel": context, "tensor_depth": 1,
         "tensor_mode": UNDECIDED if degree is UNDECIDED else "1d" if degree > 1 else "none",
-        "sequence_parallel": keys.flag("--sequence-parallel", name="sequence_parallel"),
+        # Without tensor parallelism the arguments switch it off.
+        "sequence_parallel": keys.flag("--sequence-parallel", name="sequence_parallel") and degree != 1,
         "offload.optimizer": 0.0, "offload.parameters": 0.0, "offload.tier": "none",
     }  # fmt: skip
     if context != 1:
@@ -237,8 +238,8 @@ def _facts(keys: Keys, draft: Draft, asked: Asked) -> None:
         "vp_group": keys.count(
             "--microbatch-group-size-per-virtual-pipeline-stage", default=fields["pipeline_parallel"]
         ),
-        **{name: fields[name] for name in ("tensor_parallel", "pipeline_parallel", "context_parallel", "seq_len",
-                                           "sequence_parallel")},
+        "sequence_parallel": keys.has("--sequence-parallel"),
+        **{name: fields[name] for name in ("tensor_parallel", "pipeline_parallel", "context_parallel", "seq_len")},
     }  # fmt: skip
     draft.facts |= {name: value for name, value in found.items() if value is not None and value is not UNDECIDED}
     _options(keys, draft)

@@ -42,7 +42,7 @@ def read_old_config(source: Source, asked: Asked) -> Draft:
 
 
 def _model(keys: Keys, draft: Draft, asked: Asked) -> None:
-    named = keys.raw("model.type", "model", "MODEL", name="model")
+    named = keys.plain("model.type", "model", "MODEL", name="model")
     draft.model = asked.model
     if draft.model is None and isinstance(named, str):
         draft.model = model_named(named)

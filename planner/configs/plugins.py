@@ -6,7 +6,7 @@ from typing import Any
 from planner.configs.draft import UNDECIDED, Asked, Draft, Keys
 from planner.configs.model_names import model_named
 from planner.configs.plugin_arguments import ARGUMENTS, REQUIRED
-from planner.configs.source import Source, Value, flatten
+from planner.configs.source import Source, Symbol, Value, flatten
 from planner.diagnostics import Diagnostic
 from planner.rules.plugin_names import (
     DDP,
@@ -14,6 +14,7 @@ from planner.rules.plugin_names import (
     GEMINI_OPTIMIZERS,
     HYBRID,
     LOW_LEVEL_ZERO,
+    MIXED_PRECISIONS,
     PIPELINE_STYLES,
     SEQUENCE_MODES,
 )
@@ -91,7 +92,7 @@ def _context(context: Keys, source: Source, draft: Draft, asked: Asked) -> None:
         recompute = context.flag("gradient_checkpointing", "grad_checkpoint", "checkpoint", name="recompute")
         draft.fields["recompute"] = recompute
     draft.fields["seq_len"] = context.count(*SEQUENCE, default=asked.seq_len, name="seq_len")
-    named = context.raw(*MODEL, name="model")
+    named = context.plain(*MODEL, name="model")
     draft.model = asked.model or (model_named(named) if isinstance(named, str) else None)
     if draft.model is not None:
         # All models with formulas are GPT-2's.
@@ -101,7 +102,7 @@ def _context(context: Keys, source: Source, draft: Draft, asked: Asked) -> None:
         "calls_lora": "enable_lora" in source.called, "uses_galore": "DistGaloreAwamW" in source.called,
     }  # fmt: skip
     optimizers = [name for name in OPTIMIZERS if name in source.called]
-    written = context.raw("optimizer.type", "optimizer", name="optimizer")
+    written = context.plain("optimizer.type", "optimizer", name="optimizer")
     if isinstance(written, str):
         optimizers = [str(written).rpartition(".")[2]]
     if len(optimizers) == 1:
@@ -157,7 +158,7 @@ def _hybrid(keys: Keys, draft: Draft, asked: Asked) -> None:
             "pp_style": style, "has_scheduler_nodes": keys.raw("scheduler_nodes") is not None, "zero_stage": stage,
             "enable_sequence_parallelism": sequence, "sequence_parallelism_mode": sequence_mode, "tp_size": degree,
             "sp_size": groups, "pp_size": stages, "num_model_chunks": chunks, "precision": precision,
-            "has_microbatches": keys.has("num_microbatches", "microbatch_size"), "num_layers_per_stage": layers,
+            "has_microbatches": keys.given("num_microbatches", "microbatch_size"), "num_layers_per_stage": layers,
             "num_microbatches": keys.count("num_microbatches", name="num_microbatches"),
             "microbatch_size": keys.count("microbatch_size", name="micro_batch"),
             "num_layers": draft.model.num_layers if draft.model else None, "seq_len": fields["seq_len"],
@@ -272,7 +273,19 @@ def _low_level_zero(keys: Keys, draft: Draft, asked: Asked) -> None:
 
 def _ddp(keys: Keys, draft: Draft, asked: Asked) -> None:
     draft.fields["precision"] = "fp32"
-    draft.assumptions.append("TorchDDPPlugin trains in fp32 unless Booster is given mixed_precision")
+    boosters = [
+        call.arguments["mixed_precision"] for call in keys.source.boosters if "mixed_precision" in call.arguments
+    ]
+    mixed = boosters[0].content if boosters else None
+    if mixed is None:
+        draft.assumptions.append("TorchDDPPlugin trains in fp32 unless Booster is given mixed_precision")
+        return
+    draft.settings = {**draft.settings, "mixed_precision": boosters[0]}
+    draft.choices["mixed_precision"] = MIXED_PRECISIONS
+    draft.keys["mixed_precision"] = "mixed_precision"
+    draft.unmodelled.append("PyTorch's mixed precision keeps weights in fp32, which gptplan does not count")
+    if isinstance(mixed, str) and not isinstance(mixed, Symbol):
+        draft.facts["mixed_precision"] = mixed
 
 
 _READERS: dict[str, Callable[[Keys, Draft, Asked], None]] = {

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from planner.configs.constants import Constants, HiddenError
 from planner.configs.source import Call, Note, Source, Symbol, Unknown, Value, flatten, shortened, unreadable
 
+BOOSTER = "Booster"
 MAX_NESTING = 90
 """Open brackets beyond this are refused before the parser sees them."""
 MAX_OPERATORS = 2000
@@ -36,7 +37,8 @@ def read_python(text: str, shown: str, known_calls: Mapping[str, Sequence[str]])
     called = {_last_name(node) for node in ast.walk(tree) if isinstance(node, ast.Name | ast.Attribute)}
     return Source(
         shown=shown, text=text, language="python", settings=settings, notes=tuple(reader.notes),
-        calls=tuple(reader.calls), called=frozenset(called),
+        calls=tuple(call for call in reader.calls if call.name != BOOSTER),
+        boosters=tuple(call for call in reader.calls if call.name == BOOSTER), called=frozenset(called),
     )  # fmt: skip
 
 
@@ -206,7 +208,7 @@ class _Reader:
                 value = Value(content=value.content, line=node.lineno, column=node.col_offset + 1, start=0, end=-1)
         except HiddenError as hidden:
             value = self.constants._at(node.value or expression, hidden.unknown())
-            if certain:
+            if certain and not hidden.name:
                 self._note(hidden, hidden.why)
         for target in targets:
             self._bind(target, value, names, certain=certain and not isinstance(node, ast.AugAssign))
@@ -273,7 +275,8 @@ class _Reader:
         try:
             arguments = self.constants.arguments(node, self.known_calls[name], names)
         except HiddenError as hidden:
-            self._note(hidden, hidden.why)
+            if name != BOOSTER:
+                self._note(hidden, f"{hidden.name} cannot be told: {hidden.why}" if hidden.name else hidden.why)
             plain = [keyword for keyword in node.keywords if keyword.arg is not None]
             shorter = ast.copy_location(ast.Call(func=node.func, args=node.args, keywords=plain), node)
             arguments, complete = self.constants.arguments(shorter, self.known_calls[name], names), False

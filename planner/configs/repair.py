@@ -1,5 +1,6 @@
 """Judging changed texts: what they break, and which values are worth a try in place of one."""
 
+import difflib
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -97,16 +98,30 @@ def editable(tries: Tries, judged: Judged, key: str) -> Value | None:
     return value
 
 
+def _unlike(choice: Any, current: Any) -> float:
+    """How far a choice is from what the file has: by number, or by spelling."""
+    numbers = all(isinstance(one, int | float) and not isinstance(one, bool) for one in (choice, current))
+    if numbers:
+        return abs(float(choice) - float(current))
+    if not isinstance(choice, str) or not isinstance(current, str):
+        return 1.0
+    return 1 - difflib.SequenceMatcher(None, choice.lower(), current.lower()[:100]).ratio()
+
+
 def candidates(value: Value, draft: Draft, key: str, asked: Asked) -> list[Any]:
     """Values to try in place of ``value``, the nearest first."""
     current = value.content
     if key in draft.choices:
-        return [choice for choice in draft.choices[key] if choice != current or type(choice) is not type(current)]
+        others = [choice for choice in draft.choices[key] if choice != current or type(choice) is not type(current)]
+        return sorted(others, key=lambda choice: _unlike(choice, current))
     if isinstance(current, bool):
         return [not current]
     if not isinstance(current, int | float):
-        counted = any(draft.keys.get(name) == key for name in _COUNTS)
-        return divisors(asked.gpus)[:8] if counted and isinstance(current, str) else []
+        if not isinstance(current, str) or not any(draft.keys.get(name) == key for name in _COUNTS):
+            return []
+        meant = current.strip()
+        written = [int(meant[:7])] if meant.isascii() and meant.isdecimal() else []
+        return [*written, *divisors(asked.gpus)[:8]]
     start = max(1, round(min(abs(current), 10**6)))
     depth = draft.known("tensor_depth", 1)
     powers = {r**2 for r in range(1, 12)} | {r**3 for r in range(1, 6)} | {depth * r**2 for r in range(1, 8)}

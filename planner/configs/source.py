@@ -82,6 +82,8 @@ class Source:
     settings: Mapping[str, Value]
     notes: tuple[Note, ...] = ()
     calls: tuple[Call, ...] = ()
+    boosters: tuple[Call, ...] = ()
+    """Calls of Booster, which gives some plugins their precision."""
     called: frozenset[str] = field(default_factory=frozenset)
     """Last names of everything the file calls or passes around."""
     variables: Mapping[str, Value] = field(default_factory=dict)

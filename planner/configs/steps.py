@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from planner.configs.draft import Keys
@@ -17,6 +17,8 @@ from planner.rules.old_configs import OLD
 from planner.rules.rule import divisors
 
 MAX_PAIRS = 40
+OTHER_RANK = 4
+"""How much farther a change of another key is than one of the key that a finding is about."""
 PAIR_RANK = 10
 """How much farther a change of two values is than one of a single value."""
 MAX_FOLLOWING = 4
@@ -61,11 +63,15 @@ def steps_of(tries: Tries, judged: Judged, error: Diagnostic) -> Iterator[Step]:
         yield from _removals(tries, judged, error)
     else:
         yield from _additions(tries, judged, error)
-    if remedy != "change":
-        return
+    if remedy == "change":
+        yield from _changed_values(tries, judged, error)
+
+
+def _changed_values(tries: Tries, judged: Judged, error: Diagnostic) -> Iterator[Step]:
     exact = exact_value(error, judged)
-    for key in keys_of(error, judged.draft):
-        yield from _values(tries, judged, key, exact)
+    for number, key in enumerate(keys_of(error, judged.draft)):
+        for step in _values(tries, judged, key, exact):
+            yield replace(step, rank=step.rank + OTHER_RANK * number)
         if exact is not None:
             return
     if error.rule in ABOUT_MESH:
@@ -179,8 +185,12 @@ def _additions(tries: Tries, judged: Judged, error: Diagnostic) -> Iterator[Step
     added = LAYOUT_ADDITIONS.get((judged.draft.dialect, error.rule))
     if rule is not None and rule.added is not None:
         added = rule.added(_facts(judged))
-    missing = {key: value for key, value in (added or {}).items() if key not in judged.draft.settings}
+    missing = {key: value for key, value in (added or {}).items() if not _has(judged, key)}
     if len(missing) != 1:
+        return
+    if next(iter(missing)) in judged.draft.settings:
+        # The key is there and stands for nothing.
+        yield from _values(tries, judged, *next(iter(missing.items())))
         return
     ((key, value),) = missing.items()
     text = inserted(tries.source, _neighbours(tries, judged, error, key), key, value, _call_of(tries, judged))
@@ -197,6 +207,11 @@ def _written_key(tries: Tries, value: Value, key: str) -> str:
     if tries.source.language in ("python", "shell"):
         return key
     return next((name for name, there in tries.source.settings.items() if there is value), key)
+
+
+def _has(judged: Judged, key: str) -> bool:
+    value = judged.draft.settings.get(key)
+    return value is not None and value.content is not None
 
 
 def _first_difference(old: str, new: str) -> int:

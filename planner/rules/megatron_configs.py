@@ -8,7 +8,7 @@ from planner.rules.rule import divisors, listed
 
 __all__ = ["MEGATRON", "RULES"]
 
-_STATE = f"{READ}: megatron/core/parallel_state.py, initialize_model_parallel"
+_STATE = "megatron/core/parallel_state.py, initialize_model_parallel"
 _SCHEDULES = f"{READ}: megatron/core/pipeline_parallel/schedules.py, forward_backward_pipelining_with_interleaving"
 
 
@@ -108,7 +108,7 @@ _RULES_OF_MESH = (
         },
         why="Expert data parallelism is what is left of the GPUs, and it has to be a whole number; expert TP is "
         "--tensor-model-parallel-size unless it is given.",
-        source=_STATE, holds=lambda f: f["num_devices"] % _expert_group(f) == 0,
+        source=f"{READ}: {_STATE}", holds=lambda f: f["num_devices"] % _expert_group(f) == 0,
     ),
     megatron_rule(
         id="MEG007", remedy="remove", title="fp16 and bf16 together", field="--fp16", fact="fp16",

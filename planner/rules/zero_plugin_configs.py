@@ -1,7 +1,7 @@
 """Rules of the arguments of GeminiPlugin and LowLevelZeroPlugin."""
 
 from planner.rules.config_rule import divides, one_of, rule_for
-from planner.rules.plugin_names import GEMINI, GEMINI_OPTIMIZERS, LOW_LEVEL_ZERO, PLUGINS
+from planner.rules.plugin_names import DDP, GEMINI, GEMINI_OPTIMIZERS, LOW_LEVEL_ZERO, MIXED_PRECISIONS, PLUGINS
 
 _GEM = f"{PLUGINS}/gemini_plugin.py"
 _PLACEMENT = "colossalai 0.5.0: zero/gemini/placement_policy.py"
@@ -119,4 +119,8 @@ LOW_LEVEL_ZERO_RULES = (
     ),
 )  # fmt: skip
 
-RULES = (*GEMINI_RULES, *LOW_LEVEL_ZERO_RULES)
+DDP_RULES = (
+    one_of("DDP001", DDP, "mixed_precision", MIXED_PRECISIONS, "colossalai 0.5.0: booster/mixed_precision/__init__.py"),
+)
+
+RULES = (*GEMINI_RULES, *LOW_LEVEL_ZERO_RULES, *DDP_RULES)

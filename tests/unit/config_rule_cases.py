@@ -239,6 +239,11 @@ CASES = (
         "fp8_communication does not go with extra_dp_size 2",
     ),
     Case(
+        "DDP001", "a.py", plugin("TorchDDPPlugin", "Booster(mixed_precision='fp12', plugin=plugin)"),
+        plugin("TorchDDPPlugin", "Booster(mixed_precision='bf16', plugin=plugin)"),
+        "mixed_precision fp12 is none of fp16, fp16_apex, fp16_naive, bf16, fp8",
+    ),
+    Case(
         "LLZ006", "a.py", zero(norm_type=1.0), zero(), "gradients are clipped by the L2 norm only, and norm_type is 1.0"
     ),
 )  # fmt: skip

@@ -118,6 +118,14 @@ def test_line_ends_and_byte_order_mark_are_kept(check: Run, name: str) -> None:
         ("a.sh", MEGATRON + " --micro-batch-size 1 --fp16 --bf16\n", MEGATRON + " --micro-batch-size 1 --bf16\n"),
         ("a.py", OLD.replace("NAIVE", "TORCH") + "NUM_MICRO_BATCHES = 2\nparallel = dict(pipeline=2)\n",
          OLD + "NUM_MICRO_BATCHES = 2\nparallel = dict(pipeline=2)\n"),
+        ("a.py", OLD + "DATA_PARALLEL = 4\nparallel = dict(data=DATA_PARALLEL, pipeline=1)\n",
+         OLD + "parallel = dict(pipeline=1)\n"),
+        ("a.py", "p = HybridParallelPlugin(1, 2, pp_style='zbv', num_model_chunks=2, num_microbatches=4)\n",
+         "p = HybridParallelPlugin(1, 2, pp_style='1f1b', num_model_chunks=1, num_microbatches=4)\n"),
+        ("a.py", "p = HybridParallelPlugin(tp_size=1, pp_size=2, num_microbatches=None)\n",
+         "p = HybridParallelPlugin(tp_size=1, pp_size=2, num_microbatches=2)\n"),
+        ("a.py", OLD + "parallel = dict(pipeline=1, tensor=dict(size='4', mode='2D'))\n",
+         OLD + "parallel = dict(pipeline=1, tensor=dict(size=4, mode='2d'))\n"),
     ],
 )  # fmt: skip
 def test_only_the_offending_setting_is_renamed_or_taken_out(check: Run, name: str, text: str, wanted: str) -> None:

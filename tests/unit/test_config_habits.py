@@ -101,6 +101,21 @@ def test_arguments_of_a_plugin_by_place_and_unpacked() -> None:
     assert found("a.py", "p = HybridParallelPlugin(tp_size=2, **arguments())\n") == {"CFG001": "warning"}
 
 
+def test_none_is_the_default_of_an_argument() -> None:
+    text = "p = HybridParallelPlugin(tp_size=2, pp_size=2, sp_size=None, num_microbatches=None, microbatch_size={})\n"
+    assert found("a.py", text.format("1")) == {}
+    assert found("a.py", text.format("None")) == {"HPP009": "error"}
+
+
+def test_what_a_script_makes_of_model_and_optimizer_is_no_finding() -> None:
+    text = (
+        "p = GeminiPlugin(precision='bf16')\nmodel = GPT2LMHeadModel(GPT2Config())\n"
+        "optimizer = HybridAdam(model.parameters(), lr=1e-4)\nbooster = Booster(plugin=p)\n"
+    )
+    assert not [one for one in judged("a.py", text).diagnostics if one.severity == "error"]
+    assert found("a.py", text.replace("HybridAdam", "SGD"))["GEM006"] == "error"
+
+
 def test_what_only_gpt2_cannot_do_is_not_held_against_other_models() -> None:
     text = (
         "p = HybridParallelPlugin(tp_size=2, pp_size=1, sp_size=2, enable_sequence_parallelism=True, "
@@ -155,6 +170,12 @@ def test_a_value_given_at_the_call_is_named() -> None:
 
 def test_unknown_options_of_megatron_are_not_refused() -> None:
     assert found("a.sh", f"{SHAPE} --micro-batch-size 1 --num-experts 8 --moe-router-topk 2 --my-own-option 3") == {}
+
+
+def test_sequence_parallelism_is_off_without_tensor_parallelism() -> None:
+    one = judged("a.sh", f"{SHAPE} --micro-batch-size 1 --sequence-parallel")
+    assert [d.rule for d in one.diagnostics] == ["MEG018"]
+    assert one.layout.sequence_parallel is False
 
 
 def test_expert_tensor_parallelism_is_that_of_the_others_unless_given() -> None:
