@@ -45,8 +45,12 @@ in `specs/` say:
 - off MosaicML, rows on A100 of 40 GB: that nothing hides behind the gathers of `llm-foundry`;
 - off Narayanan2021-T2, Megatron-2020, Korthikanti2022 and vTrain-single together, one of three round values: the
   share of its peak that an A100 reaches in full waves of its best tiles, 0.83;
-- off colossalai-h100 and colossalai-h200: constants of `colossalai-hf` and `colossalai`, and of the cards H100 and
-  H200.
+- off colossalai-h100: of `colossalai-hf` the host's times of layers, tensors and Gemini, its attention with a mask,
+  kept elements, logits, buckets, and dropout 0;
+- off colossalai-h200, mostly off the kernels of eight of its steps that were profiled: of `colossalai` the host's
+  times, copies and updates on the host, and passes of its kernels over memory, of which `colossalai-hf` has those
+  of biases, of the divided loss and of the optimizers; of H100 and H200 the curve of products, attention, the head
+  with an unpadded vocabulary, and rings over two cards.
 
 Everything else is a count, a datasheet or a measurement published elsewhere. Among those: all-reduces of two to eight
 A100 by size (vTrain's tables of nccl-tests), the one adapter that a ring reaches of Jean Zay's network (BigScience's

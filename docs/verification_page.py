@@ -45,7 +45,8 @@ _HEAD = """\
 process of plain PyTorch. It compares the loss and the gradient of every parameter in each step, put together where
 ranks divide it and taken where the optimizer begins its update, and compares the ranks that hold the same parameter.
 A difference is the norm of the difference over the norm of the right gradient. Layouts without ZeRO run in fp32,
-those with ZeRO in bf16. Updates are gradient descent, or AdamW where states are offloaded or in chunks.
+those with ZeRO in bf16, and with `--own-precision` in that of the plan. Updates are gradient descent, or AdamW where
+states are offloaded or in chunks.
 
 This page is written by `python -m docs.verification_page`; do not edit it.
 """
@@ -56,7 +57,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         found = {name: _verified(name, Path(folder)) for name in CASES}
         broken = {name: _verified(kind, Path(folder), "--without", name) for name, kind in ERRORS.items()}
-        of_plans = {name: _verified_plan(path_of(name)) for name in asked()}
+    of_plans = {name: _verified_plan(path_of(name)) for name in asked()}
     sections = [_HEAD, _tolerances(), _plans(of_plans), _cases(found), _errors(broken), _on_gpus()]
     PAGE.write_text("\n".join(sections), encoding="utf-8")
 
@@ -79,14 +80,15 @@ def _verified(name: str, folder: Path, *more: str) -> dict[str, Any]:
     return found
 
 
-def _verified_plan(path: Path) -> dict[str, Any] | None:
-    """What `verify` found, or ``None`` if the plan needs GPUs even when it is small."""
+def _verified_plan(path: Path) -> list[dict[str, Any]]:
+    """What `verify` found, also in the plan's own precision; nothing if the plan needs GPUs even when it is small."""
     try:
         shrink(read_plan(path), max_processes=8, on_gpus=False)
     except PlanError:
-        return None
-    found: dict[str, Any] = json.loads(_gptplan(["verify", str(path), "--json"], Path.cwd()))
-    return found
+        return []
+    command = ["verify", str(path), "--json"]
+    both = (command, [*command, "--own-precision"])
+    return [json.loads(_gptplan(one, Path.cwd())) for one in both]
 
 
 def _gptplan(arguments: list[str], folder: Path) -> str:
@@ -111,21 +113,24 @@ def _worst(document: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _plans(found: dict[str, dict[str, Any] | None]) -> str:
+def _plans(found: dict[str, list[dict[str, Any]]]) -> str:
     lines = [
         "## Plans that come with gptplan\n",
         "Each of [plans/](plans.md), on processor cores over gloo with at most eight processes: `gptplan verify "
-        "plans/NAME.plan` prints every step. Largest differences in three steps. Gemini, which is ZeRO stage 3, needs "
-        "GPUs; what was verified of it is at the end of this page.\n",
-        "| plan | differs in | precision | loss | gradient | in | between ranks | verified |",
+        "plans/NAME.plan` prints every step. Largest differences in three steps. The second row of a plan is with "
+        "`--own-precision`. Gemini, which is ZeRO stage 3, needs GPUs; what was verified of it is at the end of this "
+        "page. `tests/runtime/test_committed_plans.py` compares the chunks of these plans on processor cores, without "
+        "their offload.\n",
+        "| plan | smaller than the plan | precision | loss | gradient | in | between ranks | verified |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for name, document in found.items():
-        if document is None:
+    for name, documents in found.items():
+        if not documents:
             lines.append(f"| `{name}` | | | | | | | needs GPUs |")
-            continue
-        changes = "; ".join(one for one in document["changes"] if " instead of fp16" not in one)
-        lines.append(f"| `{name}` | {changes} | {_figures(document)} |")
+        different = {document["layout"]["precision"]: document for document in documents}
+        for document in different.values():
+            changes = "; ".join(one for one in document["changes"] if not one.endswith(" instead of fp16"))
+            lines.append(f"| `{name}` | {changes} | {_figures(document)} |")
     return "\n".join([*lines, ""])
 
 

@@ -83,7 +83,7 @@ def print_plan(plan: Plan) -> None:
 
 
 def _print_plan(console: Console, plan: Plan) -> None:
-    problem, predicted = plan.problem, plan.predicted
+    problem, predicted, hardware = plan.problem, plan.predicted, plan.problem.hardware
     console.print(
         f"{problem.model.name} on {problem.num_devices} x {problem.hardware.name} with {problem.stack.name} "
         f"{problem.stack.version}: {_verdict(plan.evidence, problem.objective)}\n",
@@ -97,7 +97,10 @@ def _print_plan(console: Console, plan: Plan) -> None:
     )
     if plan.layout.pipeline_parallel > 1 and predicted.schedule_step_s is not None:
         console.print(f"longest path of the pipeline's schedule {format_seconds(predicted.schedule_step_s)}")
-    console.print(f"expected error: {predicted.expected_error.words(problem.hardware.name)}\n", soft_wrap=True)
+    console.print(
+        f"expected error: {predicted.expected_error.words(hardware.name, calibrated=hardware.calibrated)}\n",
+        soft_wrap=True,
+    )
     console.print(_time_table(predicted))
     console.print()
     console.print(_memory_table(plan.layout, predicted))

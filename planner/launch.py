@@ -69,6 +69,8 @@ class VerifyOptions:
     seed: int = 7
     max_processes: int = 8
     on_gpus: bool = False
+    own_precision: bool = False
+    """In the precision of the plan, rather than in the one that shows errors best."""
     nvme_path: Path | None = None
     """A folder for the optimizer's moments of a plan that offloads them; ``None`` is one for temporary files."""
     output: Path = Path("runs")
@@ -77,8 +79,8 @@ class VerifyOptions:
     """Workarounds to switch off, so that their errors happen."""
 
 
-def check_machine(plan: Plan, location: str) -> None:
-    """Refuse a plan that was made for other software or hardware than is here.
+def check_machine(plan: Plan, location: str, node_rank: int = 0) -> None:
+    """Refuse a plan that was made for other software or hardware than node ``node_rank`` has.
 
     ``location`` is the plan file as the user named it.
 
@@ -88,7 +90,7 @@ def check_machine(plan: Plan, location: str) -> None:
     if plan.problem.stack.name != STACK:
         found = [_other_stack(plan)]
     else:
-        found = _missing_packages() or [*_other_versions(plan), *_other_hardware(plan)]
+        found = _missing_packages() or [*_other_versions(plan), *_other_hardware(plan, node_rank)]
     if found:
         placed = (
             Diagnostic(rule=d.rule, message=d.message, detail=d.detail, hint=d.hint, location=location) for d in found
@@ -134,12 +136,12 @@ def _other_versions(plan: Plan) -> Iterator[Diagnostic]:
         yield Diagnostic(rule="RUN002", message=message, hint=f"`pip install 'torch>={oldest}'`")
 
 
-def _other_hardware(plan: Plan) -> Iterator[Diagnostic]:
+def _other_hardware(plan: Plan, node_rank: int) -> Iterator[Diagnostic]:
     hardware = plan.problem.hardware
     if hardware.device == "cpu":
         return
     names = present_gpus()
-    wanted = min(plan.problem.num_devices, plan.problem.devices_per_node)
+    wanted = _devices_of_node(plan, node_rank)
     if not names:
         message = f"the plan needs {wanted} {hardware.title} on this machine, no GPU was found"
         hint = f"run it where the GPUs are, or {_solve(plan, gpu='local-cpu', gpus=2)}"

@@ -62,7 +62,7 @@ def _check_value(field: str, value: str, option: str) -> None:
     if field in _WORDS and value not in _WORDS[field]:
         raise _bad_value(field, value, option, f"use one of {', '.join(_WORDS[field])}")
     if field in COUNTS and not _is_count(value):
-        raise _bad_value(field, value, option, "use a whole number from 1")
+        raise _bad_value(field, value, option, f"use a whole number from 1 to {10**MAX_DIGITS - 1}")
     if field in SHARES:
         try:
             msgspec.convert(float(value), type=float)

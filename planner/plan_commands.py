@@ -22,6 +22,12 @@ def verify(  # noqa: PLR0913 - one parameter for each option
     on_gpus: Annotated[
         bool, typer.Option("--on-gpus", help="Use this machine's GPUs, as ZeRO stage 3 needs. [default: CPU cores]")
     ] = False,
+    own_precision: Annotated[
+        bool,
+        typer.Option(
+            "--own-precision", help="In the precision of the plan. [default: fp32, or bf16 where ZeRO is used]"
+        ),
+    ] = False,
     nvme_path: Annotated[
         Path | None, typer.Option(help="Folder for a plan that offloads to NVMe. [default: a temporary one]")
     ] = None,
@@ -42,8 +48,8 @@ def verify(  # noqa: PLR0913 - one parameter for each option
 
     chosen: Any = tuple(without or ())
     options = VerifyOptions(
-        steps=steps, seed=seed, max_processes=max_processes, on_gpus=on_gpus, nvme_path=nvme_path, output=output,
-        without=chosen,
+        steps=steps, seed=seed, max_processes=max_processes, on_gpus=on_gpus, own_precision=own_precision,
+        nvme_path=nvme_path, output=output, without=chosen,
     )  # fmt: skip
     raise typer.Exit(verifying.verify(plan, options, as_json=as_json))
 

@@ -109,7 +109,9 @@ def _evidence(plan: Plan) -> list[tuple[str, str]]:
         ("Proven with", f"OR-Tools {evidence.ortools_version}"),
     ]
     error = plan.predicted.expected_error
-    rows.append(("Expected error", error.words(plan.problem.hardware.name)))
+    rows.append(
+        ("Expected error", error.words(plan.problem.hardware.name, calibrated=plan.problem.hardware.calibrated))
+    )
     exact = plan.predicted.schedule_step_s
     if plan.layout.pipeline_parallel > 1 and exact is not None:
         rows.append(("Longest path of the schedule", format_seconds(exact)))

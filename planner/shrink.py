@@ -13,7 +13,7 @@ from planner.problem import Problem
 from planner.rules import violations
 from planner.rules.rule import edge_of
 from planner.rules.states import SHARDS_WEIGHTS
-from planner.spec import HardwareSpec, ModelSpec, StackSpec, TensorMode
+from planner.spec import HardwareSpec, ModelSpec, Precision, StackSpec, TensorMode
 from planner.spec_files import load_spec
 
 SEQ_LEN = 16
@@ -36,11 +36,12 @@ class Shrunken:
     """What of the layout is not that of the large plan, in words."""
 
 
-def shrink(plan: Plan, *, max_processes: int, on_gpus: bool) -> Shrunken:
+def shrink(plan: Plan, *, max_processes: int, on_gpus: bool, own_precision: bool = False) -> Shrunken:
     """The same mode, degrees, schedule, ZeRO stage, recomputation and offload, as small as they can be.
 
     Degrees stay as they are if ``max_processes`` are enough; else data parallelism shrinks first,
-    then the pipeline, then tensor parallelism, and none that was above 1 becomes 1.
+    then the pipeline, then tensor parallelism, and none that was above 1 becomes 1. The precision is the
+    one that shows most, fp32 or with ZeRO bf16, unless it is to be the plan's ``own_precision``.
 
     Raises:
         PlanError: not even the smallest such layout has so few processes, or it needs a GPU.
@@ -48,7 +49,8 @@ def shrink(plan: Plan, *, max_processes: int, on_gpus: bool) -> Shrunken:
     stack = load_spec("colossalai", StackSpec)
     stack = msgspec.structs.replace(stack, vocab_multiple=plan.problem.stack.vocab_multiple)
     degrees = _fewer_degrees(plan.layout, max_processes)
-    layout = _small_layout(degrees, plan.layout)
+    precision = plan.layout.precision if own_precision else "fp32" if plan.layout.zero_stage == 0 else "bf16"
+    layout = _small_layout(degrees, plan.layout, precision)
     problem = Problem(
         model=_small_model(plan, layout), hardware=_hardware(plan, on_gpus=on_gpus), stack=stack,
         num_devices=layout.num_devices, devices_per_node=layout.num_devices, global_batch=layout.global_batch,
@@ -100,7 +102,7 @@ def _largest_tensor(layout: Layout, most: int) -> int:
     return max(d for d in range(2, most + 1) if layout.tensor_parallel % d == 0 or d == LEAST_DEGREE)
 
 
-def _small_layout(degrees: Layout, full: Layout) -> Layout:
+def _small_layout(degrees: Layout, full: Layout, precision: Precision) -> Layout:
     kept = _kept_stages(full, degrees.pipeline_parallel)
     layers = _small_layers(full, kept)
     recomputed = tuple(
@@ -113,7 +115,7 @@ def _small_layout(degrees: Layout, full: Layout) -> Layout:
         recompute_layers_per_stage=recomputed,
         num_microbatches=_small_microbatches(full, degrees.pipeline_parallel),
         micro_batch=1,
-        precision="fp32" if full.zero_stage == 0 else "bf16",
+        precision=precision,
     )
 
 

@@ -164,6 +164,8 @@ class TrafficSpec(Spec, frozen=True, kw_only=True):
     """Bytes moved per parameter of a stage and micro batch to add its gradient to that of the ones before."""
     blocking_launches: bool = False
     """Whether the host waits for every kernel (CUDA_LAUNCH_BLOCKING=1), so that nothing hides its time."""
+    slice_collective_s: Seconds = field(name="slice_collective", default=Seconds(0))
+    """What a gather or scatter of the slices of sequence parallelism takes beside that of its bytes."""
     collective_s: Seconds = field(name="collective", default=Seconds(0))
     """What ranks of a tensor-parallel all-reduce wait for each other, for each doubling of them."""
 
@@ -204,6 +206,8 @@ class ShardedSpec(Spec, frozen=True, kw_only=True):
     """Gathered pieces on the device at once: the one in use and those gathered ahead."""
     gradient_units: float = 1.0
     """Pieces of unscattered gradients on the device at once."""
+    keeps_weights: bool = True
+    """Whether a rank's pieces of working weights stay beside its master weights while they are not in use."""
     gradients_reuse_weights: bool = False
     """Whether gradients of a single micro batch take the place of the weights' pieces."""
     step_gradient: float = 0.0

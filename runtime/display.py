@@ -6,7 +6,15 @@ from types import TracebackType
 from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 from planner.units import format_rate
@@ -16,19 +24,16 @@ PIPED_WIDTH = 120
 """Columns of the closing table where the output goes to no terminal."""
 
 
-class StepDisplay:
-    """Progress on stderr: a bar on a terminal, a plain line for every tenth of the steps elsewhere."""
+class _Display:
+    """A bar on stderr while it is a terminal; what is written elsewhere is up to its kind."""
 
-    def __init__(self, num_steps: int, *, shown: bool) -> None:
-        """Count to ``num_steps``; a display that is not ``shown`` writes nothing."""
-        self._num_steps = num_steps
-        self._shown = shown
+    def __init__(self, *columns: ProgressColumn, total: int, shown: bool) -> None:
+        """Count to ``total``; a display that is not ``shown`` writes nothing."""
+        self._total, self._shown = total, shown
         self._console = Console(stderr=True, highlight=False)
-        self._progress = Progress(
-            TextColumn("step"), MofNCompleteColumn(), BarColumn(), TextColumn("{task.description}"),
-            TimeRemainingColumn(), console=self._console, disable=not (shown and self._console.is_terminal),
-        )  # fmt: skip
-        self._task = self._progress.add_task("starting", total=num_steps)
+        disable = not (shown and self._console.is_terminal)
+        self._progress = Progress(*columns, console=self._console, disable=disable)
+        self._task = self._progress.add_task("starting", total=total)
 
     def __enter__(self) -> Self:
         """Show the bar."""
@@ -40,6 +45,16 @@ class StepDisplay:
     ) -> None:
         """Leave the terminal as it was."""
         self._progress.stop()
+
+
+class StepDisplay(_Display):
+    """Progress of training: beside the bar, a plain line for every tenth of the steps where there is no terminal."""
+
+    def __init__(self, num_steps: int, *, shown: bool) -> None:
+        """Count to ``num_steps``; a display that is not ``shown`` writes nothing."""
+        text = TextColumn("{task.description}")
+        columns = TextColumn("step"), MofNCompleteColumn(), BarColumn(), text, TimeRemainingColumn()
+        super().__init__(*columns, total=num_steps, shown=shown)
 
     def step(self, number: int, loss: float, tokens_per_s: float) -> None:
         """Step ``number``, counted from 1, is done."""
@@ -47,44 +62,35 @@ class StepDisplay:
         if not self._progress.disable:
             self._progress.update(self._task, completed=number, description=text)
         elif self._shown and self._is_tenth(number):
-            self._console.print(f"step {number}/{self._num_steps}: {text}", soft_wrap=True)
+            self._console.print(f"step {number}/{self._total}: {text}", soft_wrap=True)
 
     def _is_tenth(self, number: int) -> bool:
-        tenth = max(1, self._num_steps // 10)
-        return number % tenth == 0 or number in (1, self._num_steps)
+        tenth = max(1, self._total // 10)
+        return number % tenth == 0 or number in (1, self._total)
 
 
-class PhaseDisplay:
-    """Progress over named parts of one job, on stderr: a bar on a terminal, a line for each part elsewhere."""
+class PhaseDisplay(_Display):
+    """Progress over named parts of one job: beside the bar, a line for each part where there is no terminal."""
 
     def __init__(self, count: int, *, shown: bool) -> None:
         """Count ``count`` parts; a display that is not ``shown`` writes nothing."""
-        self._count, self._shown, self._begun = count, shown, 0
-        self._console = Console(stderr=True, highlight=False)
-        self._progress = Progress(
-            MofNCompleteColumn(), BarColumn(), TextColumn("{task.description}"), TimeElapsedColumn(),
-            console=self._console, disable=not (shown and self._console.is_terminal),
-        )  # fmt: skip
-        self._task = self._progress.add_task("starting", total=count)
-
-    def __enter__(self) -> Self:
-        """Show the bar."""
-        self._progress.start()
-        return self
+        self._begun = 0
+        columns = MofNCompleteColumn(), BarColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
+        super().__init__(*columns, total=count, shown=shown)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Leave the terminal as it was."""
+        """Leave the terminal as it was, with the last part done."""
         self._progress.update(self._task, completed=self._begun)
-        self._progress.stop()
+        super().__exit__(kind, error, trace)
 
     def phase(self, name: str) -> None:
         """The next part begins."""
         if not self._progress.disable:
             self._progress.update(self._task, completed=self._begun, description=name)
         elif self._shown:
-            self._console.print(f"{self._begun + 1}/{self._count} {name}", soft_wrap=True)
+            self._console.print(f"{self._begun + 1}/{self._total} {name}", soft_wrap=True)
         self._begun += 1
 
 

@@ -46,11 +46,13 @@ def _of_shards(trainer: Trainer) -> Iterator[tuple[str, Tensor]]:
     """Put together what ZeRO divides over data parallelism, then what tensor parallelism divides."""
     names = {id(parameter): name for name, parameter in trainer.model.unwrap().named_parameters()}
     optimizer: Any = trainer.optimizer
+    # Without ZeRO, mixed precision updates a float32 copy of each parameter.
+    working_of = getattr(optimizer, "master_to_working_map", {})
     for group in optimizer.optim.param_groups:
         for updated in group["params"]:
             if updated.grad is None:
                 continue
-            working, gradient = updated, updated.grad
+            working, gradient = working_of.get(updated, updated), updated.grad
             if trainer.layout.zero_stage:
                 working = optimizer.master_to_working_param[id(updated)]
                 parts = _gather(gradient.to(trainer.device), optimizer.pid_to_grad_store[id(working)].torch_pg)

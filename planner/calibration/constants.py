@@ -44,6 +44,7 @@ CONSTANTS = (
     Constant("traffic.tensor_host", "traffic", "tensor_host_s", 0.0, 1e-3, Seconds),
     Constant("traffic.zero_layer_host", "traffic", "zero_layer_host_s", 0.0, 3e-3, Seconds),
     Constant("traffic.zero_tensor_host", "traffic", "zero_tensor_host_s", 0.0, 2e-3, Seconds),
+    Constant("traffic.slice_collective", "traffic", "slice_collective_s", 0.0, 1e-3, Seconds),
     Constant("traffic.collective", "traffic", "collective_s", 0.0, 1e-3, Seconds),
     Constant("traffic.sharded_elements", "traffic", "sharded_elements", 4.0, 60.0),
     Constant("traffic.score_elements", "traffic", "score_elements", 0.0, 20.0),

@@ -35,6 +35,10 @@ class _Fields(NamedTuple):
     sources: dict[str, str]
 
 
+REPLACED = {"efficiency": ("efficiency.tiles",), "node_link": ("node_link.start",)}
+"""Measured fields, and what of the base's they take the place of without a value of their own."""
+
+
 def main_precision(measured: Measurements) -> Precision:
     """The precision that the curve is made of: bf16 or fp16 on an accelerator, fp32 on a CPU."""
     order: Sequence[Precision] = ("bf16", "fp16", "fp32") if measured.device == "cuda" else ("fp32",)
@@ -43,14 +47,23 @@ def main_precision(measured: Measurements) -> Precision:
 
 
 def calibrated(measured: Measurements, origin: Origin) -> HardwareSpec:
-    """The spec; every field has a source that says what was measured or which spec it was taken from."""
+    """The spec; every field has a source that says what was measured or which spec it was taken from.
+
+    A measured curve of products takes the place of tiles, and a fitted latency includes what collectives
+    take to start.
+    """
     parts = [
         _rates(measured, origin), _memory(measured, origin), _link(measured, origin), _host(measured, origin),
         _identity(measured, origin),
     ]  # fmt: skip
     values = {name: value for part in parts for name, value in part.values.items()}
     measured_sources = {key: f"{text}; {_on(measured, origin)}" for part in parts for key, text in part.sources.items()}
-    taken = {key: f"taken from hardware spec {origin.base.name}: {text}" for key, text in origin.base.sources.items()}
+    gone = tuple(key for field, keys in REPLACED.items() if field in values for key in keys)
+    taken = {
+        key: f"taken from hardware spec {origin.base.name}: {text}"
+        for key, text in origin.base.sources.items()
+        if not key.startswith(gone)
+    }
     spec: HardwareSpec = msgspec.structs.replace(origin.base, **values, sources=taken | measured_sources)
     return spec
 
@@ -102,7 +115,7 @@ def _rates(measured: Measurements, origin: Origin) -> _Fields:
     if share == 1.0:
         sources["memory_bandwidth"] = sources["efficiency.memory"]
     sources["kernel_launch"] = "host time of one small operation that autograd records"
-    efficiency = msgspec.structs.replace(origin.base.efficiency, matmul=curve, memory=share)
+    efficiency = msgspec.structs.replace(origin.base.efficiency, matmul=curve, memory=share, tiles=None)
     if measured.attention is not None:
         rates = (measured.attention.forward_flops_per_s, measured.attention.backward_flops_per_s)
         forward, backward = (round(min(1.0, rate / peaks[main]), 4) for rate in rates)

@@ -20,7 +20,7 @@ def run(path: Path, options: RunOptions) -> int:
     """Verify the plan and the machine, then run the workers and pass their exit code on."""
     plan = read_plan(path)
     _check_options(options)
-    check_machine(plan, str(path))
+    check_machine(plan, str(path), options.node_rank)
     check_toolchain(plan)
     if plan.layout.offload.tier == "nvme":
         check_nvme(plan, options.nvme_path, options.node_rank)

@@ -30,7 +30,9 @@ def verify(path: Path, options: VerifyOptions, *, as_json: bool) -> int:
     plan = read_plan(path)
     if plan.problem.stack.name != STACK:
         check_machine(plan, str(path))
-    small = shrink(plan, max_processes=_most_processes(options), on_gpus=options.on_gpus)
+    small = shrink(
+        plan, max_processes=_most_processes(options), on_gpus=options.on_gpus, own_precision=options.own_precision
+    )
     check_machine(small.plan, str(path))
     check_toolchain(small.plan)
     _say_what_runs(small, options)

@@ -53,8 +53,9 @@ def predict(problem: Problem, layout: Layout) -> Prediction:
 
 def _assumptions(problem: Problem, layout: Layout) -> tuple[str, ...]:
     """What the prediction takes for granted, in words."""
+    rate = "the efficiency curve" if problem.hardware.efficiency.tiles is None else "the rate of the tiles"
     stated = [
-        f"matrix products reach the efficiency curve of hardware spec {problem.hardware.name}",
+        f"matrix products reach {rate} of hardware spec {problem.hardware.name}",
         f"ranks fill nodes of {problem.devices_per_node} in order, tensor-parallel ranks next to each other",
         _ATTENTION_WORDS[problem.stack.activations.attention],
     ]

@@ -73,14 +73,15 @@ def layer_collectives(problem: Problem, stages: StageColumns) -> LayerCollective
 
     Two in forward, two in backward of which the stack hides a share behind the weight gradients, two
     more where it recomputes. Sequence parallelism replaces an all-reduce by a reduce-scatter and an
-    all-gather of the same volume; backward gathers two output gradients and, unless the stack keeps
-    them, two inputs, and hides a share of its two scatters alone.
+    all-gather of the same volume, each with what its ranks take to meet; backward gathers two output
+    gradients and, unless the stack keeps them, two inputs, and hides a share of its two scatters alone.
     """
     columns, exposed = stages.layouts, 1.0 - problem.stack.overlap.tensor_parallel
     in_slices = columns.sequence_parallel == 1
     full: Floats = boundary_bytes(problem, stages) * np.where(in_slices, columns.tensor_parallel, 1)
-    reduce = _tensor_parallel_ring(problem, stages, full, 2.0)
-    gather = _tensor_parallel_ring(problem, stages, full, 1.0)
+    meeting = in_slices * float(problem.stack.traffic.slice_collective_s)
+    reduce = _tensor_parallel_ring(problem, stages, full, 2.0) + 2.0 * meeting
+    gather = _tensor_parallel_ring(problem, stages, full, 1.0) + meeting
     gathers = 4.0 if problem.stack.activations.gathered_elements == 0 else 2.0
     backward = np.where(in_slices, (gathers + 2.0 * exposed) * gather, 2.0 * exposed * reduce)
     return LayerCollectives(2.0 * reduce + backward, 2.0 * reduce)

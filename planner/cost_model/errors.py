@@ -49,11 +49,15 @@ def expected_error(problem: Problem, columns: LayoutColumns) -> ExpectedError:
 def transfer_error(problem: Problem) -> float:
     """Added to the step-time error where neither runs nor a calibration stand behind the hardware.
 
-    Memory is a count of bytes, which the card does not change. A share of the step time.
+    On a processor none of the stack's counts of kernels holds, calibrated or not: the error of a stack never
+    measured comes on top. Memory is a count of bytes, which the card does not change. A share of the step time.
     """
     stack, hardware = problem.stack, problem.hardware
-    known = hardware.calibrated or not stack.measured_on or hardware.name in stack.measured_on
-    return 0.0 if known else stack.transfer_error
+    if not stack.measured_on or hardware.name in stack.measured_on:
+        return 0.0
+    if hardware.device == "cpu":
+        return UNMEASURED.step_time
+    return 0.0 if hardware.calibrated else stack.transfer_error
 
 
 @formula("definition")

@@ -23,10 +23,10 @@ from planner.stages import Booleans, Floats, StageColumns, once_per_places, once
 def state_bytes(problem: Problem, stages: StageColumns) -> Terms:
     """Weights, gradients, master weights and optimizer moments that one rank keeps on its device.
 
-    Bytes per parameter come from the stack. ZeRO 1 divides master weights and moments by the
-    data-parallel degree, ZeRO 2 the gradients as well, ZeRO 3 the weights too; gradients of a single
-    micro batch may then take the place of the weights. An offloaded share leaves: of the optimizer
-    with the gradients that update it, under ZeRO 3, and of the weights.
+    Bytes per parameter come from the stack. ZeRO 1 divides master weights and moments by the data-parallel
+    degree, ZeRO 2 the gradients as well, ZeRO 3 the weights too; gradients of a single micro batch may then
+    take the place of the weights, or master weights be all that stays. An offloaded share leaves: of the
+    optimizer with the gradients that update it, under ZeRO 3, and of the weights.
     """
     columns, sharded = stages.layouts, problem.stack.sharded
     per_parameter = problem.stack.state_bytes(problem.precision)
@@ -36,7 +36,7 @@ def state_bytes(problem: Problem, stages: StageColumns) -> Terms:
     gradient_shards = np.where(columns.zero_stage >= SHARDS_GRADIENTS, columns.data_parallel, 1)
     on_device = 1.0 - columns.offload_optimizer
     reused = sharded.gradients_reuse_weights & (columns.num_microbatches == 1)
-    held = np.where(in_pieces, updated, parameters)
+    held = np.where(in_pieces, updated * sharded.keeps_weights, parameters)
     return {
         "weights": held * per_parameter.weight * (1.0 - columns.offload_parameters),
         "gradients": np.where(

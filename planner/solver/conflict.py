@@ -5,8 +5,8 @@ Requirements conflict if each of these sets contains one of them, so a smallest 
 hitting set of the minimal ones. Two things follow from a set being smallest: no layout keeps all of it,
 and without any one of its requirements some layout of the relaxed space keeps the rest.
 
-Where every layout breaks something outside of that set too, the rest holds another conflict, which is
-found the same way.
+Where every layout breaks something else too than what was typed of that set, the rest holds another
+conflict, which is found the same way.
 """
 
 import itertools
@@ -21,7 +21,7 @@ from planner.problem import Problem
 from planner.solver.cp_sat import deterministic_solver
 from planner.solver.divisions import Broken, Division, divisions
 from planner.solver.feasibility import good_layout
-from planner.solver.requirements import COUNT, Requirement, holds, requirements
+from planner.solver.requirements import COUNT, FORBID, PIN, Requirement, holds, requirements
 from planner.stages import Integers
 
 MAX_CONFLICTS = 3
@@ -50,7 +50,7 @@ class Conflict:
 
 
 def conflicts_of(problem: Problem, relaxed: LayoutColumns, elsewhere: Problem | None = None) -> tuple[Conflict, ...]:
-    """A smallest conflict of an infeasible problem, and those that are left without its requirements.
+    """A smallest conflict of an infeasible problem, and those that are left without what was typed of it.
 
     Args:
         problem: a problem without a layout.
@@ -69,8 +69,14 @@ def conflicts_of(problem: Problem, relaxed: LayoutColumns, elsewhere: Problem | 
     while not found or (all(miss.broken for miss in left) and len(found) < MAX_CONFLICTS):
         chosen = smallest_hitting_set([miss.broken for miss in left], order)
         found.append(Conflict(requirements=chosen, witnesses=tuple(_witness(left, chosen, one) for one in chosen)))
-        left = [replace(miss, broken=miss.broken - set(chosen)) for miss in left]
+        left = [replace(miss, broken=miss.broken - given_up(chosen)) for miss in left]
     return tuple(found)
+
+
+def given_up(requirements: Iterable[Requirement]) -> Broken:
+    """What a person would give up of a conflict: all that was typed, or everything if nothing was."""
+    typed = frozenset(one for one in requirements if one.rule in (COUNT, PIN, FORBID))
+    return typed or frozenset(requirements)
 
 
 def _on_other_count(elsewhere: Problem) -> list[Miss]:

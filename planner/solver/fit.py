@@ -6,7 +6,17 @@ import numpy as np
 
 from planner.layout import SOME_RECOMPUTE, LayoutColumns
 from planner.problem import Problem
-from planner.solver.limits import MEMORIES, Fits, StageLimits, fits_somehow, limits_within, most_layers, stage_limits
+from planner.solver.limits import (
+    MEMORIES,
+    Fits,
+    StageLimits,
+    fewest_layers,
+    fits_somehow,
+    limits_within,
+    most_layers,
+    pinned_stage_layers,
+    stage_limits,
+)
 from planner.stages import Booleans, Integers, StageColumns, stages_of
 
 
@@ -38,6 +48,12 @@ class FitTable:
     ) -> None:
         """Look at every stage with its share of the layers."""
         self.problem, self.columns, self.where, self.even = problem, columns, where, interleaved_is_even
+        self._most: dict[int, Integers] = {}
+        pinned = _fits_as_pinned(problem, columns, where, interleaved_is_even=interleaved_is_even)
+        if pinned is not None:
+            self.some = self.all = pinned
+            self._rows, self._stages = np.zeros(0, dtype=np.int64), None
+            return
         stages = _telling_stages(columns)
         share = -(-problem.model.num_layers // stages.layouts.pipeline_parallel)
         here, starts = stages.with_layers(share), stages.first_rows()
@@ -49,7 +65,6 @@ class FitTable:
         """For each memory: layouts of which every stage can, if any division will do."""
         self._rows = np.flatnonzero(~np.logical_and.reduce(self.all))
         self._stages = stages_of(columns.take(self._rows)) if len(self._rows) else None
-        self._most: dict[int, Integers] = {}
 
     def fit(self, memories: Iterable[int] | None = None) -> Booleans:
         """Layouts that fit some of the memories, by number, all at once; all of them unless told."""
@@ -74,6 +89,19 @@ class FitTable:
             most[asked] = most_layers(self.problem, self._stages.take(asked), self.where[number]) if asked.any() else 0
             self._most[number] = most
         return self._most[number]
+
+
+def _fits_as_pinned(
+    problem: Problem, columns: LayoutColumns, where: Sequence[Fits], *, interleaved_is_even: bool
+) -> list[Booleans] | None:
+    """For each memory: layouts of which every stage fits with its pinned layers; ``None`` where none are pinned."""
+    stages = stages_of(columns)
+    layers = pinned_stage_layers(problem, stages, interleaved_is_even=interleaved_is_even)
+    if layers is None:
+        return None
+    here, starts = stages.with_layers(layers), stages.first_rows()
+    possible = (fewest_layers(stages) <= layers) & (layers <= problem.model.num_layers)
+    return [np.logical_and.reduceat(possible & fits_somehow(problem, here, fits), starts) for fits in where]
 
 
 def _telling_stages(columns: LayoutColumns) -> StageColumns:

@@ -79,11 +79,9 @@ def limits_within(
     problem: Problem, stages: StageColumns, most: Integers, *, interleaved_is_even: bool = True
 ) -> StageLimits:
     """Limits of stages that can hold at most ``most`` layers, with the pinned layers where there are some."""
-    fewest = np.where(stages.layouts.recompute == SOME_RECOMPUTE, 2, 1)
-    pinned = problem.pins.get("layers_per_stage") or (None if problem.stack.uneven_stages else EVEN)
-    if pinned is not None:
-        wanted = _wanted_layers(problem, stages, pinned, interleaved_is_even=interleaved_is_even)
-    else:
+    fewest = fewest_layers(stages)
+    wanted = pinned_stage_layers(problem, stages, interleaved_is_even=interleaved_is_even)
+    if wanted is None:
         wanted = _even_layers(problem, stages) if interleaved_is_even else np.zeros_like(fewest)
     possible = (fewest <= wanted) & (wanted <= most)
     return StageLimits(
@@ -91,6 +89,19 @@ def limits_within(
         fewest=np.where(wanted > 0, wanted, fewest),
         most=np.where(wanted > 0, np.where(possible, wanted, 0), most),
     )
+
+
+def fewest_layers(stages: StageColumns) -> Integers:
+    """The fewest layers of each stage: one that it recomputes and one that it does not, where it has to have both."""
+    return np.where(stages.layouts.recompute == SOME_RECOMPUTE, 2, 1)
+
+
+def pinned_stage_layers(problem: Problem, stages: StageColumns, *, interleaved_is_even: bool = True) -> Integers | None:
+    """The layers of every stage where user or stack say them; more than the model has where that is impossible."""
+    pinned = problem.pins.get("layers_per_stage") or (None if problem.stack.uneven_stages else EVEN)
+    if pinned is None:
+        return None
+    return _wanted_layers(problem, stages, pinned, interleaved_is_even=interleaved_is_even)
 
 
 def fits_somehow(problem: Problem, stages: StageColumns, fits: Fits) -> NDArray[np.bool_]:
@@ -111,11 +122,22 @@ def fits_somehow(problem: Problem, stages: StageColumns, fits: Fits) -> NDArray[
 def most_layers(problem: Problem, stages: StageColumns, fits: Fits) -> Integers:
     """The largest layer count, 0 to all, at which each stage fits with some of its recomputed layers.
 
-    Found by bisection: what a stage needs never falls when it gets one more layer.
+    Found by bisection of the stages that do not fit with all: what a stage needs never falls when it gets
+    one more layer.
     """
+    everything = np.full(len(stages), problem.model.num_layers)
+    most = np.where(fits_somehow(problem, stages.with_layers(everything), fits), everything, 0)
+    rows = np.flatnonzero(most == 0)
+    if len(rows):
+        most[rows] = _bisected(problem, stages.take(rows), fits)
+    return most
+
+
+def _bisected(problem: Problem, stages: StageColumns, fits: Fits) -> Integers:
+    """The largest layer count at which each stage fits, of stages that do not fit with all layers."""
     fits_up_to = np.zeros(len(stages), dtype=np.int64)
-    fails_from = np.full(len(stages), problem.model.num_layers + 1)
-    for _ in range(int(problem.model.num_layers + 1).bit_length()):
+    fails_from = np.full(len(stages), problem.model.num_layers)
+    for _ in range(problem.model.num_layers.bit_length()):
         middle = (fits_up_to + fails_from) // 2
         fit = fits_somehow(problem, stages.with_layers(middle), fits)
         open_ = fails_from - fits_up_to > 1

@@ -198,7 +198,12 @@ FACTS: dict[str, SetFacts] = {
         }, worst="its 32B model reduces 4 billion parameters a rank over 48 ranks, which one sequence of computation"
         " cannot hide; its micro batch is not stated, and larger ones hide it, but make the smaller models too fast",
     ),
-    "NVIDIA-dgxc": _NVIDIA,
+    "NVIDIA-dgxc": msgspec.structs.replace(
+        _NVIDIA, sequence_parallel=True, why=_NVIDIA.why | {
+            "sequence_parallel": "NeMo's configuration of the same model and layout sets it "
+            "(NeMo-Framework-Launcher, conf/training/gpt3/175b.yaml: TP 4, PP 8, 12 chunks)",
+        },
+    ),
     "NeMo": _NVIDIA,
     "Megatron-golden-mem": SetFacts(
         caveat="nearly all rows are a model of 512 hidden units: for debugging formulas, not for claims of accuracy",

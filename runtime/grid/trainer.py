@@ -137,8 +137,15 @@ class GridTrainer(PlanTrainer):
         return self._whole({name: parameter.detach() for name, parameter in self.model.named_parameters()})
 
     def full_gradients(self) -> dict[str, Tensor]:
-        """Their gradients after :meth:`accumulate_gradients`; every rank has to ask."""
-        gradients = {name: parameter.grad for name, parameter in self.model.named_parameters()}
+        """Their gradients after :meth:`accumulate_gradients` and where an update begins; every rank has to ask.
+
+        For an update in mixed precision they have gone to the float32 copies of the parameters.
+        """
+        copies: dict[nn.Parameter, Tensor] = getattr(self.optimizer, "working_to_master_map", {})
+        gradients = {
+            name: copies[parameter].grad if parameter.grad is None and parameter in copies else parameter.grad
+            for name, parameter in self.model.named_parameters()
+        }
         return self._whole({name: gradient for name, gradient in gradients.items() if gradient is not None})
 
     def _whole(self, parts: dict[str, Tensor]) -> dict[str, Tensor]:

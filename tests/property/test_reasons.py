@@ -186,7 +186,7 @@ def applied(problem: Problem, way: Diagnostic) -> Problem:
 def check_conflict(problem: Problem, answer: Answer) -> None:
     """No layout keeps a named set, one without any of them does, and no smaller set is a conflict.
 
-    Without the sets together a layout is left.
+    Without what was typed of the sets, or all of one where nothing was, a layout is left.
     """
     broken = minimal(patterns(problem))
     assert hits(named(answer)[0], broken)
@@ -195,7 +195,8 @@ def check_conflict(problem: Problem, answer: Answer) -> None:
         broken = minimal({*broken, frozenset({("DEV001", "", "")})})
     for chosen in named(answer):
         check_smallest(chosen, broken)
-        broken = minimal({one - chosen for one in broken})
+        typed = frozenset(key for key in chosen if key[0] in ("DEV001", "PIN001", "PIN002"))
+        broken = minimal({one - (typed or chosen) for one in broken})
     assert frozenset() in broken or len(named(answer)) == MAX_CONFLICTS
 
 

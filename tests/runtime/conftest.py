@@ -24,7 +24,7 @@ if importlib.util.find_spec("torch") is None:
     collect_ignore = [
         "test_calibrate.py", "test_causality.py", "test_committed_plans.py", "test_data.py", "test_gemini.py",
         "test_gemini_shares.py", "test_gpu.py", "test_gpu_modes.py", "test_grid.py", "test_grid_library.py",
-        "test_grid_parts.py", "test_interleaved.py", "test_nvme.py", "test_profile.py", "test_recompute.py",
+        "test_grid_parts.py", "test_interleaved.py", "test_memory_count.py", "test_nvme.py", "test_profile.py", "test_recompute.py",
         "test_run.py", "test_sequence.py", "test_training.py", "test_verify.py",
     ]  # fmt: skip
 

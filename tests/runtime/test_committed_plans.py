@@ -6,14 +6,17 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from planner import cli, launch
 from planner.diagnostics import PlanError
 from planner.launch import RunOptions, check_machine, torchrun_command
-from planner.plan import Plan, read_plan
+from planner.layout import Offload
+from planner.plan import Plan, read_plan, seal
 from planner.shrink import shrink
 from planner.verification import Verification
+from tests.runtime.host_gemini import divide_on_host, host_plugin
 from tests.runtime.training import Ranks
 
 PLANS = sorted((Path(__file__).parents[2] / "plans").glob("*.plan"))
@@ -75,14 +78,50 @@ def verified(plan: Plan, ranks: Ranks) -> Verification:
 
 
 @pytest.mark.runtime
-def test_the_layout_of_a_plan_agrees_with_one_process(path: Path, ranks: Ranks) -> None:
+@pytest.mark.parametrize("own_precision", [False, True], ids=["best", "own"])
+def test_the_layout_of_a_plan_agrees_with_one_process(path: Path, own_precision: bool, ranks: Ranks) -> None:
     pytest.importorskip("colossalai")
     plan = read_plan(path)
     if path.stem in NEED_GPUS:
         with pytest.raises(PlanError, match="cannot be verified on processor cores"):
             shrink(plan, max_processes=8, on_gpus=False)
         return
-    small = shrink(plan, max_processes=8, on_gpus=False).plan
+    small = shrink(plan, max_processes=8, on_gpus=False, own_precision=own_precision).plan
+    assert not own_precision or small.layout.precision == plan.layout.precision
     found = verified(small, ranks)
     assert found.holds, found
     assert found.num_parameters == 12 * small.problem.model.num_layers + 4
+
+
+def verified_on_host(plan: Plan, ranks: Ranks) -> Verification:
+    """With Gemini's chunks in host memory, which tests can divide; nothing of it can be offloaded further."""
+
+    def verify(rank: int) -> Verification | None:
+        with warnings.catch_warnings(action="ignore"):  # the libraries' own
+            import runtime.gemini
+            from runtime import verifying
+
+        divide_on_host()
+        vars(runtime.gemini)["gemini_plugin"] = host_plugin
+
+        def on_host(plan: Plan, *, seed: int, learning_rate: float, **_: object) -> Any:
+            return runtime.gemini.GeminiTrainer(plan, "cpu", seed=seed, learning_rate=learning_rate)
+
+        vars(verifying)["make_trainer"] = on_host
+        return verifying.verify(plan, steps=3, seed=7)
+
+    found: Any = ranks(plan.layout.num_devices, verify)[0]
+    assert isinstance(found, Verification)
+    return found
+
+
+@pytest.mark.runtime
+@pytest.mark.parametrize("name", sorted(NEED_GPUS - {"gpt2-nvme"}))  # which has the chunks of gpt2-zero3
+def test_the_chunks_of_a_plan_agree_with_one_process(name: str, ranks: Ranks) -> None:
+    pytest.importorskip("colossalai")
+    plan = read_plan(PLANS[0].with_name(f"{name}.plan"))
+    small = shrink(plan, max_processes=8, on_gpus=True).plan
+    assert small.layout.data_parallel == min(8, plan.layout.data_parallel)
+    in_place = msgspec.structs.replace(small.layout, offload=Offload())
+    found = verified_on_host(seal(msgspec.structs.replace(small, layout=in_place)), ranks)
+    assert found.holds, found

@@ -94,6 +94,13 @@ def test_planned_hardware_passes(plan: MakePlan, monkeypatch: pytest.MonkeyPatch
     check_machine(plan(hardware=GPU_PLAN, data_parallel=8, devices_per_node=4), "x.plan")
 
 
+def test_the_last_node_may_have_fewer_gpus(plan: MakePlan, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch, "present_gpus", lambda: ["NVIDIA A100-SXM4-40GB"] * 2)
+    chosen = plan(hardware=GPU_PLAN, data_parallel=6, devices_per_node=4)
+    assert "needs 4 GPUs on this machine, 2 found" in refusal(chosen).message
+    check_machine(chosen, "x.plan", node_rank=1)
+
+
 def test_a_plan_for_another_stack_cannot_run(plan: MakePlan) -> None:
     found = refusal(plan(stack={"name": "megatron"}))
     assert found.rule == "RUN004"

@@ -25,6 +25,7 @@ LAYOUTS: dict[str, dict[str, Any]] = {
     "accumulation": {"num_microbatches": 2},
     "recompute": {"recompute_layers_per_stage": (2,)},
     "pp2": {"pipeline_parallel": 2, "num_microbatches": 2},
+    "pp2-recompute": {"pipeline_parallel": 2, "num_microbatches": 2, "recompute_layers_per_stage": (2, 1)},
     "dp2": {"data_parallel": 2, "num_microbatches": 2},
     "interleaved": {"pipeline_parallel": 2, "schedule": "interleaved", "num_model_chunks": 2},
 }
@@ -82,6 +83,26 @@ def test_biases_move_by_their_gradient_under_zero(name: str, plan: MakePlan, ran
             wanted = expected[0][bias]
             # bf16 rounds activations and gradients to 0.4 %.
             assert gradient == pytest.approx(wanted.tolist(), abs=0.03 * float(abs(wanted).max()))
+
+
+def gathered_inputs(plan: Plan) -> int:
+    """How many nodes of the graph of one micro batch hold an input that was gathered over the sequence."""
+    trainer = make_trainer(plan)
+    batch = trainer.micro_batch(next(own_batches(trainer, plan)), 0)
+    found, open_nodes = set(), [trainer.model(**batch)["loss"].grad_fn]
+    while open_nodes:
+        node = open_nodes.pop()
+        if node is not None and node not in found:
+            found.add(node)
+            open_nodes += [following for following, _ in node.next_functions]
+    return sum(hasattr(node, "gathered_input") for node in found)
+
+
+@pytest.mark.parametrize(("recomputed", "layers"), [(0, 4), (3, 1), (4, 0)])
+def test_recomputed_layers_keep_no_gathered_inputs(recomputed: int, layers: int, plan: MakePlan, ranks: Ranks) -> None:
+    """The cost model counts two of each layer that does not recompute."""
+    chosen = plan(**SPLIT, recompute_layers_per_stage=(recomputed,))
+    assert ranks(2, lambda rank: gathered_inputs(chosen)) == [2 * layers] * 2
 
 
 @pytest.mark.parametrize("name", ["tp2", "recompute"])

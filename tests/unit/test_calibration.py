@@ -169,6 +169,16 @@ def test_an_unknown_card_gets_what_was_measured_and_the_network_of_the_base() ->
     assert spec.network == load_spec("a100-80g", HardwareSpec).network
 
 
+def test_measured_products_and_collectives_leave_no_tiles_and_no_start() -> None:
+    spec, base = calibrated(measurements(), origin("a100-80g")), load_spec("a100-80g", HardwareSpec)
+    assert base.efficiency.tiles is not None
+    assert spec.efficiency.tiles is None
+    assert not [key for key in spec.sources if key.startswith("efficiency.tiles")]
+    assert base.node_link.start_s > 0
+    replaced = spec.node_link != base.node_link
+    assert (not spec.node_link.start_s, "node_link.start" not in spec.sources) == (replaced, replaced)
+
+
 def test_every_source_says_what_was_measured_and_what_was_taken_over() -> None:
     spec = calibrated(measurements(collectives=(), num_devices=1), origin())
     assert spec.sources["efficiency.matmul"].endswith("measured on NVIDIA H200 (one), torch 2.11, 2026-01-02")

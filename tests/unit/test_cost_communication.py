@@ -234,3 +234,14 @@ def test_pipeline_seconds_of_slices_that_the_next_stage_gathers() -> None:
     assert pipeline_seconds(sliced, halves)[0] == pytest.approx(128 / 1e9 + 1e-6 + GATHER_S)
     sequence = stages(tensor_parallel=2, pipeline_parallel=2, sequence_parallel=True)
     assert pipeline_seconds(sliced, sequence)[0] == pytest.approx(128 / 1e9 + 1e-6)
+
+
+def test_layer_collectives_of_slices_take_time_to_meet() -> None:
+    rows = stages(tensor_parallel=2, sequence_parallel=True)
+    slow = problem(stack={"traffic": {"slice_collective_s": 0.5}})
+    plain, met = layer_collectives(problem(), rows), layer_collectives(slow, rows)
+    # Forward 4; backward gathers 4 and exposes half of 2 scatters.
+    assert met.once[0] - plain.once[0] == pytest.approx(9 * 0.5)
+    assert met.recomputed[0] - plain.recomputed[0] == pytest.approx(4 * 0.5)
+    whole = stages(tensor_parallel=2)
+    assert layer_collectives(slow, whole).once[0] == layer_collectives(problem(), whole).once[0]

@@ -5,7 +5,15 @@ from typing import Any
 import pytest
 
 from benchmarks.transfer import with_host_times
-from planner.cost_model.errors import KINDS, error_of, expected_error, kind_columns, memory_margin, transfer_error
+from planner.cost_model.errors import (
+    KINDS,
+    UNMEASURED,
+    error_of,
+    expected_error,
+    kind_columns,
+    memory_margin,
+    transfer_error,
+)
 from planner.layout import Offload
 from planner.spec import ErrorSpec
 from tests.helpers import problem, stages, tiny_stack
@@ -62,16 +70,24 @@ def test_transfer_error_widens_hardware_without_runs_and_calibration() -> None:
     assert transfer_error(problem(stack=ELSEWHERE | {"measured_on": ()})) == 0.0
 
 
+def test_transfer_error_of_a_processor_is_that_of_a_stack_never_measured() -> None:
+    for calibrated in (False, True):
+        slow = problem(stack=ELSEWHERE, hardware={"device": "cpu", "calibrated": calibrated})
+        assert transfer_error(slow) == UNMEASURED.step_time
+    wide = expected_error(slow, stages(pipeline_parallel=2).layouts)
+    assert wide.words("host", calibrated=True).endswith("30.0% more as none was on host), 3.0% of the memory")
+
+
 def test_expected_error_says_what_is_carried_over() -> None:
     layouts = stages(pipeline_parallel=2).layouts
     wide = expected_error(problem(stack=ELSEWHERE), layouts)
     assert (wide.step_time, wide.transfer, wide.memory) == pytest.approx((0.25, 0.15, 0.03))
-    assert wide.words("tiny-gpu") == (
+    assert wide.words("tiny-gpu", calibrated=False) == (
         "25.0% of the step time (10.0% in 5 measured runs with pipelines, 15.0% more as none was on tiny-gpu, "
         "which is not calibrated), 3.0% of the memory"
     )
     near = expected_error(problem(stack=ELSEWHERE, hardware={"calibrated": True}), layouts)
-    assert near.words("tiny-gpu") == (
+    assert near.words("tiny-gpu", calibrated=True) == (
         "10.0% of the step time (10.0% in 5 measured runs with pipelines), 3.0% of the memory"
     )
 
@@ -79,7 +95,7 @@ def test_expected_error_says_what_is_carried_over() -> None:
 def test_expected_error_of_a_stack_never_measured_is_no_wider_elsewhere() -> None:
     unknown = expected_error(problem(stack=ELSEWHERE | {"errors": {}}), stages().layouts)
     assert (unknown.step_time, unknown.transfer) == (0.3, 0.0)
-    assert "no run of this stack was measured" in unknown.words("tiny-gpu")
+    assert "no run of this stack was measured" in unknown.words("tiny-gpu", calibrated=False)
 
 
 def test_host_times_of_another_stack_leave_the_rest() -> None:

@@ -178,3 +178,11 @@ def test_bucket_bytes_come_after_the_last_backward_where_the_stack_reduces_late(
     divided = stages(data_parallel=4, zero_stage=1)
     assert bucket_bytes(late, divided).tolist() == [0]
     assert step_buffers(late, divided)[2].tolist() == [2 * 1000]
+
+
+def test_state_bytes_of_pieces_that_stay_in_full_precision_alone() -> None:
+    divided = stages(data_parallel=4, zero_stage=3)
+    both, alone = problem(), problem(stack={"sharded": {"keeps_weights": False}})
+    assert state_bytes(both, divided)["weights"].tolist() == [2 * 15328 / 4]
+    assert state_bytes(alone, divided)["weights"].tolist() == [0]
+    assert state_bytes(alone, stages())["weights"].tolist() == [2 * 15328]

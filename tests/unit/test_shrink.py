@@ -72,6 +72,12 @@ def test_what_changed_is_said() -> None:
     assert small.changes == ("data parallel 4 instead of 64", "bf16 instead of fp16")
 
 
+def test_the_precision_of_the_plan_is_kept_where_it_is_asked_for() -> None:
+    plan = large(tensor_parallel=4, precision="fp16")
+    small = shrink(plan, max_processes=8, on_gpus=False, own_precision=True)
+    assert (small.plan.layout.precision, small.plan.problem.precision, small.changes) == ("fp16", "fp16", ())
+
+
 def test_too_few_processes_for_the_layouts_kinds_of_parallelism() -> None:
     plan = large(
         tensor_mode="2d", tensor_parallel=16, pipeline_parallel=4, data_parallel=2, layers_per_stage=(24,) * 4,

@@ -88,7 +88,7 @@ def test_a_spec_of_another_kind_is_not_found() -> None:
             "4096 is longer than `max_seq_len` 2048",
         ),
         (HardwareSpec, "hardware/a100-40g", "[1.0e8, 0.04]", "[1.0e12, 0.04]", "rising FLOP"),
-        (HardwareSpec, "hardware/a100-40g", "efficiency = 0.77", "efficiency = 0.0", "`$.node_link.efficiency`"),
+        (HardwareSpec, "hardware/a100-40g", "efficiency = 0.70", "efficiency = 0.0", "`$.node_link.efficiency`"),
         (HardwareSpec, "hardware/a100-40g", '"1555 GB/s"', '"0 GB/s"', "above 0"),
         (HardwareSpec, "hardware/a100-40g", 'name = "a100-40g"', 'name = "../x"', "`$.name`"),
     ],

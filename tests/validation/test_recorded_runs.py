@@ -45,8 +45,8 @@ def test_the_run_out_of_memory_is_predicted_to_be_one() -> None:
     assert (SCORE.outcome.oom_as_oom, SCORE.outcome.oom_as_fit) == (1, 0)
 
 
-def test_step_time_of_large_models_is_roughly_right() -> None:
-    # Nothing is calibrated yet; small models, whose time the host sets, are far off and are left out.
+def test_step_time_of_large_models_is_right() -> None:
+    # Offloaded steps differ by a fifth between two runs of one layout on two machines, and are left out.
     pairs = [
         (one.case.measured.step_s, one.predicted.step_s)
         for one in REPORT.replays
@@ -55,15 +55,24 @@ def test_step_time_of_large_models_is_roughly_right() -> None:
     ]
     errors = [abs(predicted / measured - 1) for measured, predicted in pairs if measured]
     assert len(errors) == 17
-    assert sum(errors) / len(errors) < 0.15
+    assert sum(errors) / len(errors) < 0.05
+    assert max(errors) < 0.15
+
+
+def test_step_time_of_all_runs_is_within_the_aims() -> None:
+    assert SCORE.step_time.n == 30
+    assert SCORE.step_time.mean_abs_pct is not None
+    assert SCORE.step_time.mean_abs_pct < 6
+    assert SCORE.step_time.max_abs_pct is not None
+    assert SCORE.step_time.max_abs_pct < 15
 
 
 def test_layouts_are_ranked_as_measured() -> None:
     assert SCORE.ranking.groups == 6
     assert SCORE.ranking.kendall_tau is not None
-    assert SCORE.ranking.kendall_tau >= 0.6
+    assert SCORE.ranking.kendall_tau >= 0.8
     assert SCORE.ranking.top1_regret_pct is not None
-    assert SCORE.ranking.top1_regret_pct < 8
+    assert SCORE.ranking.top1_regret_pct < 3
 
 
 def test_reserved_memory_is_within_a_few_percent() -> None:
