@@ -61,11 +61,7 @@ def transfer_error(problem: Problem) -> float:
 
 
 @formula("definition")
-def memory_margin(problem: Problem, stages: StageColumns) -> Floats:
-    """Share of the peak that a plan leaves on top of it: the stack's usual fragmentation and its mean error.
-
-    Runs whose error is above the mean have the fragmentation to fall back on: the allocator gives cached
-    blocks back before it fails, so that what it holds on a roomy card is not needed on a full one.
-    """
+def mean_memory_error(problem: Problem, stages: StageColumns) -> Floats:
+    """Mean error of the memory of recorded runs of a layout's kind, as a share of the peak."""
     shares = np.array([error_of(problem.stack, kind)[1].memory for kind in KINDS])
-    return problem.stack.fragmentation + shares[kind_columns(stages.layouts)]
+    return shares[kind_columns(stages.layouts)]

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from planner.cost_model.errors import memory_margin
+from planner.cost_model.errors import mean_memory_error
 from planner.cost_model.sources import formula
 from planner.layout import TENSOR_MODES
 from planner.problem import Problem
@@ -53,13 +53,23 @@ def fragmentation_share(problem: Problem, stages: StageColumns) -> Floats:
 
 
 @formula("definition")
+def memory_margin(problem: Problem, stages: StageColumns) -> Floats:
+    """Share of the peak that a plan leaves on top of it: the usual fragmentation and the mean error.
+
+    Runs whose error is above the mean have the fragmentation to fall back on: the allocator gives cached
+    blocks back before it fails, so that what it holds on a roomy card is not needed on a full one.
+    """
+    return fragmentation_share(problem, stages) + mean_memory_error(problem, stages)
+
+
+@formula("definition")
 @once_per_places
 def reserve_bytes(problem: Problem, stages: StageColumns) -> Floats:
     """Device memory that a plan leaves free.
 
     As the user stated it, or what it takes that a peak ``p`` with a margin, ``p (1 + m)``, and the overhead
     of the process still fit: ``overhead + (memory - overhead) m / (1 + m)``. The margin ``m`` is
-    :func:`planner.cost_model.errors.memory_margin`.
+    :func:`memory_margin`.
     """
     hardware = problem.hardware
     if problem.reserve is not None:

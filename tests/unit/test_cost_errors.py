@@ -11,7 +11,7 @@ from planner.cost_model.errors import (
     error_of,
     expected_error,
     kind_columns,
-    memory_margin,
+    mean_memory_error,
     transfer_error,
 )
 from planner.layout import Offload
@@ -54,10 +54,10 @@ def test_expected_error_names_what_it_rests_on() -> None:
     assert (expected.basis, expected.memory, expected.step_time, expected.runs) == ("pipeline", 0.03, 0.1, 5)
 
 
-def test_memory_margin_is_fragmentation_and_the_mean_error() -> None:
-    asked = problem(stack={"errors": ERRORS, "fragmentation": 0.03})
-    assert memory_margin(asked, stages()).tolist() == pytest.approx([0.04])
-    assert memory_margin(asked, stages(pipeline_parallel=2)).tolist() == pytest.approx([0.06, 0.06])
+def test_mean_memory_error_by_kind() -> None:
+    asked = problem(stack={"errors": ERRORS})
+    assert mean_memory_error(asked, stages()).tolist() == [0.01]
+    assert mean_memory_error(asked, stages(pipeline_parallel=2)).tolist() == [0.03, 0.03]
 
 
 ELSEWHERE = {"errors": ERRORS, "measured_on": ("other-gpu",), "transfer_error": 0.15}

@@ -2,18 +2,21 @@
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from planner.cost_model.reserve import (
     communicators,
     device_overhead_bytes,
     fragmentation_share,
+    memory_margin,
     reserve_bytes,
     usable_bytes,
 )
 from planner.problem import Reserve
+from planner.spec import ErrorSpec
 from planner.units import Bytes
-from tests.helpers import problem, stages
+from tests.helpers import problem, stages, tiny_stack
 
 
 def test_device_overhead_bytes_by_hand() -> None:
@@ -59,6 +62,24 @@ def test_communicators_as_the_stack_counts_them() -> None:
 def test_device_overhead_bytes_as_the_stack_states_them() -> None:
     stated = problem(stack={"process": {"context_bytes": Bytes(5000), "communicator_bytes": Bytes(7)}})
     assert device_overhead_bytes(stated, stages(tensor_parallel=2)).tolist() == [5007]
+
+
+ERRORS = {
+    "all": ErrorSpec(memory=0.01, step_time=0.2, runs=20),
+    "pipeline": ErrorSpec(memory=0.03, step_time=0.1, runs=5),
+}
+
+
+def test_memory_margin_is_fragmentation_and_the_mean_error() -> None:
+    asked = problem(stack={"errors": ERRORS, "fragmentation": 0.03})
+    assert memory_margin(asked, stages()).tolist() == pytest.approx([0.04])
+    assert memory_margin(asked, stages(pipeline_parallel=2)).tolist() == pytest.approx([0.06, 0.06])
+
+
+def test_memory_margin_under_zero_3_has_its_own_fragmentation() -> None:
+    sharded = msgspec.structs.replace(tiny_stack().sharded, fragmentation=0.1)
+    asked = problem(stack={"errors": ERRORS, "fragmentation": 0.03, "sharded": sharded})
+    assert memory_margin(asked, stages(data_parallel=2, zero_stage=3)).tolist() == pytest.approx([0.11])
 
 
 def test_reserve_bytes_by_hand() -> None:
