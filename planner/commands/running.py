@@ -28,14 +28,14 @@ def run(path: Path, options: RunOptions) -> int:
     torchrun_command(plan, path, options)  # refuses what does not go together, before anything is made
     if plan.problem.num_nodes > 1:
         _check_host(options.rendezvous or "")
+    table = None if options.node_rank > 0 else options.record
+    if table is not None:
+        check_record(table, plan)
     _check_output(options.output)
-    if options.record is None or options.node_rank > 0:
-        return run_plan(plan, path, options)
-    return _run_recorded(plan, path, options, options.record)
+    return run_plan(plan, path, options) if table is None else _run_recorded(plan, path, options, table)
 
 
 def _run_recorded(plan: Plan, path: Path, options: RunOptions, table: Path) -> int:
-    check_record(table, plan)
     with tempfile.TemporaryDirectory(prefix="gptplan-") as folder:
         out_of_memory = Path(folder) / "out-of-memory"
         os.environ[OUT_OF_MEMORY_FILE] = str(out_of_memory)
