@@ -190,6 +190,16 @@ def _with_bandwidth(hardware: HardwareSpec, link: str, bandwidth: BytesPerSecond
     return msgspec.structs.replace(hardware, **{link: changed})
 
 
+def answer_typed(options: dict[str, Any], vary: Sequence[str], time_limit_s: float | None = None) -> Row:
+    """Solve the one question of a grid with one value for each axis, in another process.
+
+    What is typed is a few hundred bytes. A problem is so many that a pipe is full of two, and a process that
+    ends its workers then waits for ever for one of them to read on (Python 3.11.2, concurrent.futures).
+    """
+    (point,) = grid(options, parse_axes(vary))
+    return answer_point(point, time_limit_s)
+
+
 def answer_point(point: Point, time_limit_s: float | None = None) -> Row:
     """Solve one question of the grid."""
     answer = solve(point.problem, time_limit_s=time_limit_s)

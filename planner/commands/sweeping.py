@@ -19,7 +19,7 @@ from planner import sweep_view
 from planner.commands.output import print_json
 from planner.commands.solving import check_search_options
 from planner.diagnostics import ExitCode, usage_error
-from planner.sweep import COLUMNS, Point, Row, answer_point, grid, parse_axes
+from planner.sweep import COLUMNS, Point, Row, answer_typed, grid, parse_axes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +40,7 @@ def sweep(given: dict[str, Any], vary: Sequence[str], options: SweepOptions) -> 
     rows: dict[int, Row] = {}
     complete = True
     try:
-        _collect(points, options, rows)
+        _collect(given, points, options, rows)
     except KeyboardInterrupt:
         complete = False
     done = [rows[number] for number in sorted(rows)]
@@ -67,7 +67,7 @@ def _check_output(options: SweepOptions) -> None:
         raise usage_error(what, location=str(out), hint="name a file with `--out sweep.csv`")
 
 
-def _collect(points: Sequence[Point], options: SweepOptions, rows: dict[int, Row]) -> None:
+def _collect(given: dict[str, Any], points: Sequence[Point], options: SweepOptions, rows: dict[int, Row]) -> None:
     """Fill ``rows`` by the number of the point, in the order in which they are answered."""
     workers = min(options.jobs or os.cpu_count() or 1, len(points))
     # Fresh interpreters: threads of the progress bar do not survive a fork.
@@ -77,7 +77,8 @@ def _collect(points: Sequence[Point], options: SweepOptions, rows: dict[int, Row
         try:
             with _keeping_interrupts():
                 for number, point in enumerate(points):
-                    numbers[pool.submit(answer_point, point, options.time_limit_s)] = number
+                    vary = [f"{key}={word}" for key, word in point.varied.items()]
+                    numbers[pool.submit(answer_typed, given, vary, options.time_limit_s)] = number
             for future in sweep_view.track(as_completed(numbers), len(points)):
                 rows[numbers[future]] = future.result()
         except KeyboardInterrupt:

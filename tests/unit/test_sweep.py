@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -156,7 +156,7 @@ def test_the_json_has_a_row_for_each_point(tmp_path: Path) -> None:
 def test_an_interrupt_keeps_what_is_done(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def one_and_interrupt(found: Sequence[Point], options: object, rows: dict[int, Row]) -> Iterator[Row]:
+    def one_and_interrupt(given: object, found: Sequence[Point], options: object, rows: dict[int, Row]) -> None:
         rows[1] = answer_point(found[1])
         raise KeyboardInterrupt
 
