@@ -20,9 +20,10 @@ def exit_code(error: BaseException) -> int:
     if isinstance(error, PlanError):
         return _said(error.exit_code, "\n\n".join(render(diagnostic) for diagnostic in error.diagnostics))
     if isinstance(error, BrokenPipeError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _let_go_of_stdout()
         return int(ExitCode.OK)
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        _let_go_of_stdout()
         return _said(ExitCode.USAGE, f"error[USAGE]: cannot write the answer: {error.strerror}")
     if os.environ.get("GPTPLAN_DEBUG"):
         raise error
@@ -39,6 +40,14 @@ def was_interrupted(error: BaseException | None) -> bool:
     while error is not None and not isinstance(error, KeyboardInterrupt):
         error = error.__cause__ or error.__context__
     return error is not None
+
+
+def _let_go_of_stdout() -> None:
+    """Write what can still be written, and nothing at the interpreter's end, whose exit code a failure would change."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _said(code: ExitCode, message: str) -> int:

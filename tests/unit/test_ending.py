@@ -46,9 +46,11 @@ def test_a_defect_is_raised_for_those_who_look_for_it(monkeypatch: pytest.Monkey
         exit_code(ZeroDivisionError("a defect"))
 
 
-def gptplan(*arguments: str | Path, stdout: int) -> subprocess.CompletedProcess[str]:
+def gptplan(*arguments: str | Path, stdout: int, **environment: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "planner.cli", *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, stdout=stdout, stderr=subprocess.PIPE, text=True, check=False)
+    return subprocess.run(
+        command, cwd=ROOT, stdout=stdout, stderr=subprocess.PIPE, text=True, check=False, env=os.environ | environment
+    )
 
 
 @pytest.mark.parametrize("arguments", [("show", PLAN), ("diff", PLAN, PLAN), ("rules",)], ids=lambda one: one[0])
@@ -60,7 +62,9 @@ def test_a_reader_who_leaves_is_no_error(arguments: tuple[str | Path, ...]) -> N
     assert (result.returncode, result.stderr) == (0, "")
 
 
-def test_a_full_drive_is_said() -> None:
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("arguments", [("show", PLAN), ("models",)], ids=lambda one: one[0])
+def test_a_full_drive_is_said(arguments: tuple[str | Path, ...], unbuffered: str) -> None:
     with Path("/dev/full").open("wb") as full:
-        result = gptplan("show", PLAN, stdout=full.fileno())
+        result = gptplan(*arguments, stdout=full.fileno(), PYTHONUNBUFFERED=unbuffered)
     assert (result.returncode, result.stderr) == (2, "error[USAGE]: cannot write the answer: No space left on device\n")

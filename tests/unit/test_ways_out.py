@@ -39,7 +39,7 @@ def typed(options: Options, way: Diagnostic) -> Options:
 
 CASES: list[tuple[Options, list[str]]] = [
     (
-        {"model": "gpt3", "gpus": 97},
+        {"model": "gpt3", "gpus": 97, "gpu": "a100-80g"},
         ["WAY001 use `--gpus 96`", "WAY001 use `--gpus 98`", "WAY005 use `--global-batch 1552`"],
     ),
     (
