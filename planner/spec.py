@@ -254,6 +254,8 @@ class StackSpec(Spec, frozen=True, kw_only=True):
     are less; ``None``: a bucket for every rank."""
     zero_gathers_in_place: bool = False
     """Whether the weights that ZeRO 1 and 2 gather after a step arrive where they stay, without a buffer."""
+    ddp_twice_up_to: Annotated[float, Meta(ge=0.0)] = 0.0
+    """Parameters of a rank up to which the buckets of the first step outlive DDP's new ones of the second."""
     offload_copy_bytes_per_s: BytesPerSecond = field(name="offload_copy_bandwidth")
     """The rate at which it copies offloaded states to the host, if the host link is not slower."""
     offload_return_bytes_per_s: BytesPerSecond | None = field(name="offload_return_bandwidth", default=None)

@@ -107,11 +107,12 @@ def _rates(measured: Measurements, origin: Origin) -> _Fields:
     products = [one for one in measured.products if one.precision == main]
     curve = efficiency_curve(products, peaks[main])
     sources["efficiency.matmul"] = (
-        f"{len(products)} products of tokens with GPT weights, whole and split over tensor-parallel ranks, in {main}; "
-        "the median share of the peak in each half decade of FLOP"
+        f"{len(products)} products of tokens with GPT weights, whole and split over tensor-parallel ranks, in {main}, "
+        "each the mean of forward and of both gradients among element-wise kernels; the median share of the peak in "
+        "each half decade of FLOP"
     )
     bandwidth, share = _memory_share(measured, origin)
-    sources["efficiency.memory"] = f"element-wise kernel, {format_rate(measured.memory_bytes_per_s, 'B/s')}"
+    sources["efficiency.memory"] = f"addition of activations, {format_rate(measured.memory_bytes_per_s, 'B/s')}"
     if share == 1.0:
         sources["memory_bandwidth"] = sources["efficiency.memory"]
     sources["kernel_launch"] = "host time of one small operation that autograd records"
@@ -169,9 +170,14 @@ def _whole_mib(num_bytes: float) -> Bytes:
 
 
 def _link(measured: Measurements, origin: Origin) -> _Fields:
-    """The link of rings over more than two devices where there are any, and what rings over two keep of it."""
+    """The link of rings over more than two devices where there are any, and what rings over two keep of it.
+
+    Two devices alone do not tell larger rings; those of the same card in the base spec stay.
+    """
     pairs = [one for one in measured.collectives if one.size == PAIR]
     larger = [one for one in measured.collectives if one.size > PAIR]
+    if not larger and origin.same_device and origin.base.node_link.pair_efficiency is not None:
+        return _pair_link(pairs, origin.base.node_link)
     fitted = larger or pairs
     if len(fitted) < LEAST_TIMINGS:
         return _Fields({}, {})
@@ -193,6 +199,19 @@ def _link(measured: Measurements, origin: Origin) -> _Fields:
     if pair is not None:
         sources["node_link.pair_efficiency"] = _fit_words(pair, rings)
     return _Fields({"node_link": spec}, sources)
+
+
+def _pair_link(pairs: Sequence[Collective], base: LinkSpec) -> _Fields:
+    rings = [one for one in pairs if one.kind != "send"]
+    if len(rings) < LEAST_TIMINGS:
+        return _Fields({}, {})
+    pair = fit_link(rings)
+    share = min(1.0, pair.bandwidth_bytes_per_s / float(base.bandwidth_bytes_per_s))
+    spec: LinkSpec = msgspec.structs.replace(
+        base, pair_efficiency=round(share, 4), latency_s=Seconds(pair.latency_s), start_s=Seconds(0.0)
+    )
+    words = _fit_words(pair, rings)
+    return _Fields({"node_link": spec}, {"node_link.pair_efficiency": words, "node_link.latency": words})
 
 
 def _fit_words(link: Link, timings: Sequence[Collective]) -> str:

@@ -54,15 +54,17 @@ def bucket_bytes(problem: Problem, stages: StageColumns) -> Floats:
     """Communication buckets alive in backward.
 
     Without a pipeline, and without ZeRO or on a single data-parallel rank, torch DDP's gradient
-    buckets (a copy of the gradients). With ZeRO 1 and 2 two reduce buckets: the flattened gradients and
-    the copy in flight, no larger than the gradients; with a pipeline, or where the stack has one engine for
-    both, they come after the last backward:
-    :func:`step_bytes`. ZeRO 3 has pieces: :func:`gathered_bytes`.
+    buckets (a copy of the gradients), on small ranks of some stacks twice: in the second step DDP lays
+    them out anew, and NCCL may not have let go of the first ones. With ZeRO 1 and 2 two reduce buckets:
+    the flattened gradients and the copy in flight, no larger than the gradients; with a pipeline, or where
+    the stack has one engine for both, they come after the last backward: :func:`step_bytes`. ZeRO 3 has
+    pieces: :func:`gathered_bytes`.
     """
     columns, stack = stages.layouts, problem.stack
     parameters = total(stage_parameters(problem, stages))
     in_grid, in_pieces = columns.mode_is("2d", "2.5d", "3d"), columns.zero_stage >= SHARDS_WEIGHTS
-    ddp = np.where(in_grid, 0.0, parameters * stack.state_bytes(problem.precision).ddp_bucket)
+    layouts = np.where(parameters <= stack.ddp_twice_up_to, 2.0, 1.0)
+    ddp = np.where(in_grid, 0.0, parameters * stack.state_bytes(problem.precision).ddp_bucket * layouts)
     zero = _zero_buckets(problem, stages)
     wrapped = (columns.zero_stage == 0) | (columns.data_parallel == 1)
     buckets = np.where(columns.zero_stage >= SHARDS_OPTIMIZER, zero, 0.0)

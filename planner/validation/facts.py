@@ -205,6 +205,12 @@ FACTS: dict[str, SetFacts] = {
         },
     ),
     "NeMo": _NVIDIA,
+    "colossalai-h200-library": SetFacts(
+        stack="colossalai-hf",
+        worst="by time small models, which wait for the host: the host's times in `colossalai-hf` are those of "
+        "another machine. By memory two rows that logits over tensor-parallel ranks dominate: their snapshots of "
+        "allocations count 12 bytes a logit where colossalai-h100 shows 15, and the difference is not explained",
+    ),
     "Megatron-golden-mem": SetFacts(
         caveat="nearly all rows are a model of 512 hidden units: for debugging formulas, not for claims of accuracy",
         stack="megatron", why={

@@ -43,7 +43,14 @@ def _optimizer(weight: torch.nn.Parameter) -> tuple[torch.optim.Optimizer, str]:
 
 
 def _has_built_kernel() -> bool:
-    """Whether Colossal-AI can update on the host without compiling first."""
+    """Whether Colossal-AI can update on the host without compiling first.
+
+    Its kernels are installed with it, or those of an earlier run, which it keeps for each version of PyTorch.
+    """
     found = importlib.util.find_spec("colossalai")
     places = list(found.submodule_search_locations or ()) if found else []
-    return any(list((Path(place) / "_C").glob("cpu_adam*")) for place in places)
+    major, minor = torch.__version__.split(".")[:2]
+    kept = Path.home() / ".cache" / "colossalai" / "torch_extensions"
+    return any(list((Path(place) / "_C").glob("cpu_adam*")) for place in places) or (
+        bool(places) and any(kept.glob(f"torch{major}.{minor}_*/cpu_adam*.so"))
+    )

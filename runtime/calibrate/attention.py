@@ -36,7 +36,8 @@ def measure_attention(
         def both(index: int) -> object:
             return torch.autograd.grad(forward(index), (query, key, value), gradient)
 
-        forward_s, both_s = timer.seconds(forward, budget_s / 3), timer.seconds(both, budget_s * 2 / 3)
+        forward_s = timer.in_step_seconds([forward], budget_s / 3)
+        both_s = timer.in_step_seconds([both], budget_s * 2 / 3)
     except torch.OutOfMemoryError:
         return None
     flops = attention_flops(sequences, tokens)

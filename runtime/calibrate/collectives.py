@@ -1,8 +1,8 @@
 """Collectives between the devices of a node, by size and group."""
 
 import statistics
-import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 import torch.distributed as dist
@@ -15,7 +15,9 @@ CPU_SIZES = (4 * 1024, 64 * 1024, 1024**2, 16 * 1024**2)
 KINDS: tuple[CollectiveKind, ...] = ("all-reduce", "all-gather", "send")
 MOST_REPETITIONS = 30
 QUEUED_CALLS = 8
-"""Calls that an accelerator gets one after another, so that the host's time to issue one is hidden."""
+"""Calls that an accelerator gets one after another."""
+QUEUE_EDGE = 8192
+"""Edge of the matrix product in fp32 behind which they queue, so that the host's time to issue them is hidden."""
 
 
 def group_sizes(world: int) -> list[int]:
@@ -74,19 +76,37 @@ def _call(
 
 def _agreed_seconds(work: Callable[[], object], device: torch.device, budget_s: float) -> float:
     """The median over as many calls as all ranks agree on, each as long as its slowest rank takes."""
-    calls = QUEUED_CALLS if device.type == "cuda" else 1
     work()  # opens the connections
-    once = _slowest(timed(work, device), device)
-    repetitions = int(max(2, min(MOST_REPETITIONS, budget_s / max(calls * once, 1e-6))))
-    samples = []
-    for _ in range(repetitions):
-        dist.barrier()
-        start = time.perf_counter()
-        for _ in range(calls):
-            work()
+    sample = _queued(work, device) if device.type == "cuda" else partial(_alone, work, device)
+    once = _slowest(timed(sample, device), device)
+    repetitions = int(max(2, min(MOST_REPETITIONS, budget_s / max(once, 1e-6))))
+    return _slowest(statistics.median(sample() for _ in range(repetitions)), device)
+
+
+def _alone(work: Callable[[], object], device: torch.device) -> float:
+    dist.barrier()
+    return timed(work, device)
+
+
+def _queued(work: Callable[[], object], device: torch.device) -> Callable[[], float]:
+    """Device time of one call among several, from when all ranks of the job have come to the first."""
+    edge = torch.zeros(QUEUE_EDGE, QUEUE_EDGE, device=device)
+    meeting = torch.zeros(1, device=device)
+
+    def sample() -> float:
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
         wait(device)
-        samples.append((time.perf_counter() - start) / calls)
-    return _slowest(statistics.median(samples), device)
+        dist.barrier()
+        torch.mm(edge, edge)
+        dist.all_reduce(meeting)
+        begin.record()
+        for _ in range(QUEUED_CALLS):
+            work()
+        end.record()
+        wait(device)
+        return float(begin.elapsed_time(end)) * 1e-3 / QUEUED_CALLS
+
+    return sample
 
 
 def _slowest(seconds: float, device: torch.device) -> float:

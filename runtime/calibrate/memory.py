@@ -11,19 +11,24 @@ from runtime.calibrate.timing import QueuedTimer, median_seconds, timed
 
 KERNELS = 200
 """Small operations issued one after another; fewer than the queue of a device holds."""
-DEVICE_ELEMENTS = 2**25
-"""As many bytes as a micro batch's hidden states, and more than caches hold: larger tensors reach more."""
+DEVICE_ELEMENTS = 2**24
+"""In bf16 as many bytes as a micro batch's hidden states; larger tensors, and fp32, reach more."""
+COLD_COPIES = 4
+"""Tensors that are taken in turn, more than caches hold."""
 CPU_ELEMENTS = 2**24
 COPY_BYTES = 128 * 1024**2
 
 
 def memory_bytes_per_s(device: torch.device, budget_s: float) -> float:
-    """Bytes that an out-of-place addition reads and writes per second."""
-    count = DEVICE_ELEMENTS if device.type == "cuda" else CPU_ELEMENTS
-    left, right = torch.ones(count, device=device), torch.ones(count, device=device)
-    result = torch.empty_like(left)
-    seconds = QueuedTimer(device).seconds(lambda _: torch.add(left, right, out=result), budget_s)
-    return 3.0 * left.numel() * left.element_size() / seconds
+    """Bytes that an out-of-place addition of activations reads and writes per second."""
+    count, kind = (DEVICE_ELEMENTS, torch.bfloat16) if device.type == "cuda" else (CPU_ELEMENTS, torch.float32)
+    copies = COLD_COPIES if device.type == "cuda" else 1
+    left, right, result = ([torch.ones(count, device=device, dtype=kind) for _ in range(copies)] for _ in range(3))
+
+    def add(index: int) -> object:
+        return torch.add(left[index % copies], right[index % copies], out=result[index % copies])
+
+    return 3.0 * count * kind.itemsize / QueuedTimer(device).seconds(add, budget_s)
 
 
 def kernel_launch_s(device: torch.device, budget_s: float) -> float:

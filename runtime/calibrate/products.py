@@ -1,4 +1,4 @@
-"""Rate of matrix products by size and precision, in the shapes of a transformer."""
+"""Rate of matrix products by size and precision, in the shapes of a transformer, forward and backward."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -92,13 +92,28 @@ def _measured(
 
 
 def _one(timer: QueuedTimer, device: torch.device, kind: torch.dtype, shape: Shape, budget_s: float) -> float:
-    size = (shape.m * shape.k + shape.k * shape.n + shape.m * shape.n) * kind.itemsize
+    """The mean of forward, of the gradient of the input and of that of the weight, which have the same FLOP."""
+    m, k, n = shape
+    size = (m * k + k * n + m * n) * kind.itemsize
     copies = max(1, min(MOST_COPIES, COLD_BYTES // size if device.type == "cuda" else 2))
-    operands = [
-        (_random(shape.m, shape.k, device, kind), _random(shape.k, shape.n, device, kind)) for _ in range(copies)
-    ]
-    result = torch.empty(shape.m, shape.n, device=device, dtype=kind)
-    return timer.seconds(lambda i: torch.mm(*operands[i % copies], out=result), budget_s)
+    inputs, weights, gradients = (
+        [_random(rows, columns, device, kind) for _ in range(copies)] for rows, columns in ((m, k), (k, n), (m, n))
+    )
+    output, input_gradient, weight_gradient = (
+        torch.empty(rows, columns, device=device, dtype=kind) for rows, columns in ((m, n), (m, k), (k, n))
+    )
+
+    def forward(index: int) -> object:
+        return torch.mm(inputs[index % copies], weights[index % copies], out=output)
+
+    def by_input(index: int) -> object:
+        return torch.mm(gradients[index % copies], weights[index % copies].t(), out=input_gradient)
+
+    def by_weight(index: int) -> object:
+        return torch.mm(inputs[index % copies].t(), gradients[index % copies], out=weight_gradient)
+
+    works = (forward, by_input, by_weight)
+    return timer.in_step_seconds(works, budget_s) / len(works)
 
 
 def _random(rows: int, columns: int, device: torch.device, kind: torch.dtype) -> torch.Tensor:

@@ -149,8 +149,11 @@ def test_rings_over_two_devices_have_an_efficiency_of_their_own() -> None:
     assert spec.node_link.pair_efficiency == pytest.approx(5e10 / 450e9, abs=1e-4)
     two = tuple(one for one in LINKS if one.size == 2)
     alone = calibrated(measurements(collectives=two, num_devices=2), origin())
-    assert alone.node_link.pair_efficiency is None
-    assert alone.node_link.efficiency * 450e9 == pytest.approx(1e11, rel=1e-3)
+    assert alone.node_link.pair_efficiency == pytest.approx(1e11 / 450e9, abs=1e-4)
+    assert alone.node_link.efficiency == load_spec("h200-141g", HardwareSpec).node_link.efficiency
+    other = calibrated(measurements(collectives=two, num_devices=2), origin(same_device=False))
+    assert other.node_link.pair_efficiency is None
+    assert other.node_link.bandwidth_bytes_per_s * other.node_link.efficiency == pytest.approx(1e11, rel=1e-3)
 
 
 def test_a_card_that_beats_its_datasheet_is_taken_at_its_word() -> None:

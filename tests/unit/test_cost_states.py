@@ -180,6 +180,15 @@ def test_bucket_bytes_come_after_the_last_backward_where_the_stack_reduces_late(
     assert step_buffers(late, divided)[2].tolist() == [2 * 1000]
 
 
+def test_buckets_exist_twice_on_small_ranks_of_stacks_that_hold_them() -> None:
+    # 15328 parameters on one rank and half the layers' on each of two.
+    once, twice = problem(), problem(stack={"ddp_twice_up_to": 15_000.0})
+    assert bucket_bytes(twice, stages()).tolist() == bucket_bytes(once, stages()).tolist()
+    split = stages(tensor_parallel=2)
+    assert bucket_bytes(twice, split).tolist() == [2 * bucket_bytes(once, split)[0]]
+    assert bucket_bytes(once, split)[0] > 0
+
+
 def test_state_bytes_of_pieces_that_stay_in_full_precision_alone() -> None:
     divided = stages(data_parallel=4, zero_stage=3)
     both, alone = problem(), problem(stack={"sharded": {"keeps_weights": False}})
