@@ -19,6 +19,7 @@ from rich.table import Table
 
 from planner.units import format_rate
 from runtime.measure import Comparison
+from runtime.steps import Step
 
 PIPED_WIDTH = 120
 """Columns of the closing table where the output goes to no terminal."""
@@ -56,9 +57,9 @@ class StepDisplay(_Display):
         columns = TextColumn("step"), MofNCompleteColumn(), BarColumn(), text, TimeRemainingColumn()
         super().__init__(*columns, total=num_steps, shown=shown)
 
-    def step(self, number: int, loss: float, tokens_per_s: float) -> None:
+    def step(self, number: int, step: Step, tokens_per_s: float) -> None:
         """Step ``number``, counted from 1, is done."""
-        text = f"loss {loss:.4f}, {format_rate(tokens_per_s, 'tokens/s')}"
+        text = f"loss {step.loss:.4f}, {format_rate(tokens_per_s, 'tokens/s')}" + ", no update" * (not step.updated)
         if not self._progress.disable:
             self._progress.update(self._task, completed=number, description=text)
         elif self._shown and self._is_tenth(number):
@@ -94,10 +95,16 @@ class PhaseDisplay(_Display):
         self._begun += 1
 
 
-def show_result(losses: Sequence[float], comparisons: Sequence[Comparison], metrics_path: str) -> None:
-    """The result on stdout: first and last loss, and predicted against measured."""
+def show_result(steps: Sequence[Step], comparisons: Sequence[Comparison], metrics_path: str) -> None:
+    """The result on stdout: first and last loss, skipped updates, and predicted against measured."""
     console = Console(highlight=False, width=None if sys.stdout.isatty() else PIPED_WIDTH)
-    console.print(f"loss: {losses[0]:.4f} at step 1, {losses[-1]:.4f} at step {len(losses)}")
+    console.print(f"loss: {steps[0].loss:.4f} at step 1, {steps[-1].loss:.4f} at step {len(steps)}")
+    if skipped := sum(not step.updated for step in steps):
+        console.print(
+            f"{skipped} of {len(steps)} steps updated nothing: gradients overflowed in fp16, and the scale of the loss "
+            "came down; the median leaves them out",
+            soft_wrap=True,
+        )
     table = Table(box=None, pad_edge=False)
     for title in ("", "predicted", "measured", "predicted / measured"):
         table.add_column(title, no_wrap=True)

@@ -6,7 +6,6 @@ import importlib.metadata
 import json
 import os
 import platform
-import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -19,9 +18,7 @@ from planner.plan import Plan
 from planner.prediction import StagePrediction
 from planner.units import format_bytes, format_seconds
 from runtime.memory import RankMemory
-
-WARM_UP_STEPS = 3
-"""Steps left out of the median: the first ones allocate memory and open connections."""
+from runtime.steps import Step, median_step_s
 
 TERMS: dict[str, tuple[str, ...]] = {
     "compute": ("forward_backward", "recompute", "embedding", "loss_head", "gradient_accumulation"),
@@ -100,11 +97,6 @@ def header(plan: Plan, *, steps: int, seed: int) -> dict[str, Any]:
     }
 
 
-def median_step_s(step_times_s: Sequence[float]) -> float:
-    """Median of the steps after the first three, or of all if there are no more."""
-    return statistics.median(step_times_s[WARM_UP_STEPS:] or step_times_s)
-
-
 class Comparison(NamedTuple):
     """One line of the closing table."""
 
@@ -116,17 +108,15 @@ class Comparison(NamedTuple):
 
 
 def compare(
-    plan: Plan, step_times_s: Sequence[float], memory: Sequence[RankMemory], terms_s: dict[str, float]
+    plan: Plan, steps: Sequence[Step], memory: Sequence[RankMemory], terms_s: dict[str, float]
 ) -> list[Comparison]:
     """The prediction beside the measurement: step time, its terms, and peak memory of each stage's ranks."""
     expected = plan.predicted
-    measured_s = median_step_s(step_times_s)
-    lines = [
-        Comparison(
-            "step time (median)", format_seconds(expected.step_s), format_seconds(measured_s),
-            f"{expected.step_s / measured_s:.2f}",
-        )
-    ]  # fmt: skip
+    measured_s = median_step_s(steps)
+    measured = ("no update", "") if measured_s is None else (
+        format_seconds(measured_s), f"{expected.step_s / measured_s:.2f}",
+    )  # fmt: skip
+    lines = [Comparison("step time (median)", format_seconds(expected.step_s), *measured)]
     words = {"communication": communication_words(plan.layout)}
     lines += _step_terms(predicted_terms(expected.breakdown_s), terms_s, words)
     on_gpu = plan.problem.hardware.device == "cuda"

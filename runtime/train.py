@@ -13,9 +13,10 @@ from planner.launch import NVME_FOLDER, RunOptions
 from planner.plan import Plan
 from runtime.data import PackedBatches, Tokenizer, check_vocabulary, read_tokens
 from runtime.display import StepDisplay, show_result
-from runtime.measure import WARM_UP_STEPS, MetricsFile, compare, header, median_step_s, prediction_record
+from runtime.measure import MetricsFile, compare, header, prediction_record
 from runtime.memory import FIRST_STEPS, RankMemory, forget_peaks, gather_memory, memory_records
 from runtime.profile import StepProfile, profiled_step, slowest_rank
+from runtime.steps import WARM_UP_STEPS, Step, has_updated, median_step_s
 from runtime.trainer import PlanTrainer
 from runtime.trainers import make_trainer
 
@@ -39,34 +40,30 @@ def run_training(plan: Plan, options: RunOptions, name: str) -> None:
     forget_peaks(device)
     is_first = dist.get_rank() == 0
     metrics_path = options.output / f"{name}.metrics.jsonl"
-    losses: list[float] = []
-    step_times_s: list[float] = []
+    steps: list[Step] = []
     with (
         MetricsFile(metrics_path if is_first else None) as metrics,
         StepDisplay(options.steps, shown=is_first) as display,
     ):
         metrics.write("header", **header(plan, steps=options.steps, seed=options.seed), memory=boosted)
-        for step in range(options.steps):
-            learning_rate = learning_rate_at(step, options)
+        for number in range(options.steps):
+            learning_rate = learning_rate_at(number, options)
             trainer.set_learning_rate(learning_rate)
-            loss, step_s = _timed_step(trainer, batches, step)
-            losses.append(loss)
-            step_times_s.append(step_s)
-            tokens_per_s = plan.problem.global_batch * plan.problem.seq_len / step_s
-            reading = {"memory": memory_records(gather_memory(stage, device))} if step < FIRST_STEPS else {}
+            step = _timed_step(trainer, batches, number)
+            steps.append(step)
+            tokens_per_s = plan.problem.global_batch * plan.problem.seq_len / step.seconds
+            reading = {"memory": memory_records(gather_memory(stage, device))} if number < FIRST_STEPS else {}
             metrics.write(
-                "step", step=step + 1, loss=loss if math.isfinite(loss) else None, step_s=step_s,
-                tokens_per_s=tokens_per_s, learning_rate=learning_rate, **reading,
+                "step", step=number + 1, loss=step.loss if math.isfinite(step.loss) else None, step_s=step.seconds,
+                updated=step.updated, tokens_per_s=tokens_per_s, learning_rate=learning_rate, **reading,
             )  # fmt: skip
-            display.step(step + 1, loss, tokens_per_s)
-            _check_finite(loss, step + 1, plan)
+            display.step(number + 1, step, tokens_per_s)
+            _check_finite(step.loss, number + 1, plan)
         memory = gather_memory(stage, device)
         profile = _profile(trainer, batches, options)
-        metrics.write(
-            "summary", **_summary(losses, step_times_s, memory), predicted=prediction_record(plan), **profile._asdict()
-        )
+        metrics.write("summary", **_summary(steps, memory), predicted=prediction_record(plan), **profile._asdict())
     if is_first:
-        show_result(losses, compare(plan, step_times_s, memory, profile.terms_s), str(metrics_path))
+        show_result(steps, compare(plan, steps, memory, profile.terms_s), str(metrics_path))
 
 
 def learning_rate_at(step: int, options: RunOptions) -> float:
@@ -86,12 +83,13 @@ def _load_batches(plan: Plan, options: RunOptions) -> PackedBatches:
     return PackedBatches(tokens, seq_len=problem.seq_len, global_batch=problem.global_batch, seed=options.seed)
 
 
-def _timed_step(trainer: PlanTrainer, batches: PackedBatches, step: int) -> tuple[float, float]:
-    batch = batches.batch(step, trainer.rows)
+def _timed_step(trainer: PlanTrainer, batches: PackedBatches, number: int) -> Step:
+    batch = batches.batch(number, trainer.rows)
     # The loss of a step is read on the host, so the clock does not run ahead of the device.
     start = time.perf_counter()
     loss = trainer.step(batch)
-    return loss, time.perf_counter() - start
+    seconds = time.perf_counter() - start
+    return Step(loss, seconds, has_updated(trainer.optimizer))
 
 
 def _profile(trainer: PlanTrainer, batches: PackedBatches, options: RunOptions) -> StepProfile:
@@ -116,10 +114,11 @@ def _check_finite(loss: float, step: int, plan: Plan) -> None:
     )
 
 
-def _summary(losses: list[float], step_times_s: list[float], memory: list[RankMemory]) -> dict[str, Any]:
+def _summary(steps: list[Step], memory: list[RankMemory]) -> dict[str, Any]:
     return {
-        "first_loss": losses[0],
-        "last_loss": losses[-1],
-        "median_step_s": median_step_s(step_times_s),
+        "first_loss": steps[0].loss,
+        "last_loss": steps[-1].loss,
+        "median_step_s": median_step_s(steps),
+        "skipped_updates": sum(not step.updated for step in steps),
         "ranks": memory_records(memory),
     }

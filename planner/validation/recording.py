@@ -189,7 +189,8 @@ def _recompute(layout: Layout) -> str:
 
 def _measured_cells(plan: Plan, records: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     header, summary = records[0], records[-1]
-    cells = {"step_s": f"{summary['median_step_s']:.5g}"}
+    median_s = summary["median_step_s"]  # none of a run in fp16 that came to no update
+    cells = {"step_s": "" if median_s is None else f"{median_s:.5g}"}
     device_used = _mib(max(rank["device_used_bytes"] for rank in summary["ranks"]))
     if plan.problem.hardware.device == "cpu":
         # The largest resident size has the libraries in it, as the driver's reading of a card has its context.

@@ -10,6 +10,7 @@ import torch
 
 from planner.diagnostics import PlanError, render
 from planner.plan import Plan
+from runtime.steps import has_updated
 from tests.runtime.host_gemini import divide_on_host, host_plugin
 from tests.runtime.training import (
     LEARNING_RATES,
@@ -129,17 +130,21 @@ def test_a_step_that_overflows_leaves_no_gradients_behind(plan: MakePlan, ranks:
     """The library goes on adding to gradients that were infinite."""
     chosen = plan(**{**ZERO3, "precision": "fp16"}, data_parallel=2, num_microbatches=2)
 
-    def trained_after_overflow(rank: int) -> list[float]:
+    def trained_after_overflow(rank: int) -> tuple[list[float], list[bool]]:
         trainer = gemini_trainer(chosen)
         batch = next(own_batches(trainer, chosen))
         scaler = trainer.optimizer.mix_precision_mixin.grad_scaler
         usual = scaler._scale.clone()
         scaler._scale.fill_(2.0**60)
-        skipped = trainer.step(batch)
+        losses, updated = [trainer.step(batch)], [has_updated(trainer.optimizer)]
         scaler._scale.copy_(usual)
-        return [skipped, trainer.step(batch), trainer.step(batch)]
+        for _ in range(2):
+            losses.append(trainer.step(batch))
+            updated.append(has_updated(trainer.optimizer))
+        return losses, updated
 
-    for skipped, repeated, improved in ranks(2, trained_after_overflow):
+    for (skipped, repeated, improved), updated in ranks(2, trained_after_overflow):
+        assert updated == [False, True, True]
         assert repeated == skipped
         assert improved < repeated - 0.1
 

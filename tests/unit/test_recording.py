@@ -77,6 +77,15 @@ def metrics_of(folder: Path, num_ranks: int) -> Path:
     return path
 
 
+def test_a_run_without_an_update_has_no_step_time(solved: Plan, tmp_path: Path) -> None:
+    table, metrics = tmp_path / "runs.csv", metrics_of(tmp_path, 2)
+    metrics.write_text(metrics.read_text().replace("0.123456", "null"))
+    append_run(table, with_layout(solved), name="x", outcome="fit", metrics=metrics)
+    (row,) = read_table(table).rows
+    assert row.text("step_s") == ""
+    assert recorded.case_of(row).measured.memory_bytes["allocated"] == 4001 * MIB
+
+
 def test_a_new_table_has_the_columns_of_the_shared_ones_in_their_order() -> None:
     shared = SHARED_COLUMNS.split(",")
     assert [name for name in COLUMNS if name in shared] == shared

@@ -1,0 +1,35 @@
+"""The steps of a run: their losses and times, and which of them updated the weights."""
+
+import statistics
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+WARM_UP_STEPS = 3
+"""Steps left out of the median: the first ones allocate memory and open connections."""
+
+_MIXINS = ("mixed_precision", "mixed_precision_mixin", "mix_precision_mixin")
+"""What Colossal-AI's three wrappers of an optimizer call the part that scales the loss."""
+
+
+class Step(NamedTuple):
+    """One step of training."""
+
+    loss: float
+    seconds: float
+    updated: bool = True
+    """Whether the optimizer ran: gradients that overflow in fp16 lower the scale of the loss instead."""
+
+
+def has_updated(optimizer: Any) -> bool:
+    """Whether the last call of ``optimizer.step`` changed the weights; only fp16 can leave them as they are."""
+    found = (getattr(getattr(optimizer, name, None), "found_overflow", None) for name in _MIXINS)
+    return not any(overflow is not None and overflow.item() > 0 for overflow in found)
+
+
+def median_step_s(steps: Sequence[Step]) -> float | None:
+    """Median time of the steps that updated the weights, after the first three if there are more.
+
+    ``None`` where none of them did: what they took is no time of a step.
+    """
+    times = [step.seconds for step in steps[WARM_UP_STEPS:] or steps if step.updated]
+    return statistics.median(times) if times else None
