@@ -20,6 +20,12 @@ from planner.validation.tables import Row
 _OWN_BLOCKS = "gptplan"
 """The word in ``attn`` that marks gptplan's own GPT blocks; others are Colossal-AI's Hugging Face ones."""
 
+_TENSORS_OF_A_LAYER = 12
+_COUNTED_OFTEN = (
+    "Gemini's share of offloaded states taken as all of them, or of weights as none: Colossal-AI 0.5.0 counts a chunk "
+    "once for every parameter in it (zero/gemini/placement_policy.py, setup_grads_device)"
+)
+
 
 def case_of(row: Row) -> Case:
     """Replayable form of one row.
@@ -34,6 +40,8 @@ def case_of(row: Row) -> Case:
     hardware = hardware_of(row, 80, assumed)
     problem = _problem(row, hardware, assumed)
     layout = _layout(row, problem, assumed)
+    if layout.offload != _asked_offload(row):
+        assumed.note(_COUNTED_OFTEN)
     if layout.num_devices != problem.num_devices:
         raise SkippedRow("TP x PP x DP is not the number of GPUs")
     return Case(problem=problem, layout=layout, measured=_measured(row), assumptions=tuple(assumed.stated))
@@ -116,6 +124,18 @@ def _recomputed(row: Row, layers: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _offload(row: Row) -> Offload:
+    """What left the device: Colossal-AI alone rounds Gemini's shares, see :mod:`runtime.gemini_shares`."""
+    asked = _asked_offload(row)
+    if row.text("plugin") != "GeminiPlugin" or _OWN_BLOCKS in row.text("attn"):
+        return asked
+    return Offload(
+        optimizer=1.0 if asked.optimizer >= 1 / _TENSORS_OF_A_LAYER else 0.0,
+        parameters=1.0 if asked.parameters > 1 - 1 / _TENSORS_OF_A_LAYER else 0.0,
+        tier=asked.tier if asked.optimizer >= 1 / _TENSORS_OF_A_LAYER else "none",
+    )  # fmt: skip
+
+
+def _asked_offload(row: Row) -> Offload:
     optimizer, parameters = row.fraction("offload_optim_frac"), row.fraction("offload_param_frac")
     if not (optimizer or parameters):
         return Offload()

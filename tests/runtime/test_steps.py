@@ -1,6 +1,5 @@
 """Which steps count: in fp16 a step whose gradients overflow updates nothing."""
 
-
 import pytest
 
 from runtime.steps import Step, has_updated, median_step_s

@@ -199,6 +199,34 @@ def test_offload_of_a_recorded_row() -> None:
     assert (case.layout.offload.optimizer, case.layout.offload.tier, case.problem.allow_offload) == (1.0, "cpu", "cpu")
 
 
+@pytest.mark.parametrize(
+    ("attn", "asked", "optimizer", "parameters"),
+    [
+        ("gptplan causal sdpa", ("0.5", "0.5"), 0.5, 0.5),
+        ("hf sdpa", ("0.5", ""), 1.0, 0.0),
+        ("hf sdpa", ("0.05", ""), 0.0, 0.0),
+        ("hf sdpa", ("1.0", "0.5"), 1.0, 0.0),
+        ("hf sdpa", ("1.0", "1.0"), 1.0, 1.0),
+    ],
+)
+def test_a_share_that_gemini_is_asked_for_is_what_it_does(
+    attn: str, asked: tuple[str, str], optimizer: float, parameters: float
+) -> None:
+    fields = {
+        "plugin": "GeminiPlugin",
+        "pp": "1",
+        "pp_style": "",
+        "dp": "4",
+        "zero_stage": "3",
+        "shard_param_frac": "1.0",
+    }
+    stated = {"batch_per_dp_rank": "4", "offload_optim_frac": asked[0], "offload_param_frac": asked[1]}
+    case = recorded.case_of(row(RECORDED, attn=attn, **fields, **stated))
+    assert (case.layout.offload.optimizer, case.layout.offload.parameters) == (optimizer, parameters)
+    changed = (float(asked[0]), float(asked[1] or 0)) != (optimizer, parameters)
+    assert any("counts a chunk once for every parameter" in text for text in case.assumptions) == changed
+
+
 def test_a_recorded_row_whose_batches_disagree_is_left_out() -> None:
     with pytest.raises(SkippedRow, match="the batch of a rank times DP is not the global batch"):
         recorded.case_of(row(RECORDED, batch_per_dp_rank="8"))
