@@ -19,7 +19,8 @@ RECORDED = {
     "hidden": "1024", "heads": "16", "vocab": "50257", "seq_len": "1024", "plugin": "HybridParallelPlugin", "tp": "1",
     "pp": "4", "dp": "1", "zero_stage": "0", "pp_style": "1f1b", "num_model_chunks": "1", "layers_per_stage": "",
     "micro_batch": "2", "batch_per_dp_rank": "16", "global_batch": "16", "recompute": "none", "precision": "bf16",
-    "attn": "gptplan causal sdpa", "offload_optim_frac": "0.0", "outcome": "fit", "step_s": "0.5",
+    "attn": "gptplan causal sdpa", "shard_param_frac": "", "offload_optim_frac": "0.0", "offload_param_frac": "",
+    "outcome": "fit", "step_s": "0.5",
     "peak_allocated_mib_per_rank": "3000 2900 2800 3100", "peak_reserved_mib_max": "3300",
     "device_used_mib_max": "6000",
 }  # fmt: skip
