@@ -8,7 +8,7 @@ import stat
 from pathlib import Path
 
 from planner.configs import data_source, python_source, shell_source
-from planner.configs.plugin_arguments import ARGUMENTS
+from planner.configs.plugin_arguments import ARGUMENTS, GPT2_ARGUMENTS, GPT2_CONFIG
 from planner.configs.source import Language, Source, unreadable
 
 MAX_BYTES = 1024**2
@@ -99,7 +99,8 @@ def read_source(text: str, shown: str, language: Language | None = None) -> Sour
     """
     match language or language_of(text, shown):
         case "python":
-            return python_source.read_python(text, shown, {**ARGUMENTS, python_source.BOOSTER: _BOOSTER})
+            known = {**ARGUMENTS, python_source.BOOSTER: _BOOSTER, GPT2_CONFIG: GPT2_ARGUMENTS}
+            return python_source.read_python(text, shown, known)
         case "json":
             return data_source.read_json(text, shown)
         case "toml":

@@ -4,9 +4,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from planner.configs.draft import UNDECIDED, Asked, Draft, Keys
+from planner.configs.gpt2_config import described_model
 from planner.configs.model_names import model_named
 from planner.configs.plugin_arguments import ARGUMENTS, REQUIRED
-from planner.configs.source import Source, Symbol, Value, flatten
+from planner.configs.source import Source, Symbol, Unknown, Value, flatten
 from planner.diagnostics import Diagnostic
 from planner.rules.plugin_names import (
     DDP,
@@ -92,11 +93,15 @@ def _context(context: Keys, source: Source, draft: Draft, asked: Asked) -> None:
         recompute = context.flag("gradient_checkpointing", "grad_checkpoint", "checkpoint", name="recompute")
         draft.fields["recompute"] = recompute
     draft.fields["seq_len"] = context.count(*SEQUENCE, default=asked.seq_len, name="seq_len")
-    named = context.plain(*MODEL, name="model")
-    draft.model = asked.model or (model_named(named) if isinstance(named, str) else None)
+    draft.model = asked.model or described_model(source, draft)
+    if draft.model is None:
+        named = context.plain(*MODEL, name="model")
+        draft.model = model_named(named) if isinstance(named, str) else None
     if draft.model is not None:
         # All models with formulas are GPT-2's.
         draft.facts["model"] = draft.model.name
+        hidden = {value.line for key, value in source.settings.items() if key in MODEL and _is_hidden(value)}
+        draft.settled |= hidden | {call.line for call in source.others}
     draft.facts |= {
         "num_devices": asked.gpus, "calls_no_sync": "no_sync" in source.called,
         "calls_lora": "enable_lora" in source.called, "uses_galore": "DistGaloreAwamW" in source.called,
@@ -107,6 +112,10 @@ def _context(context: Keys, source: Source, draft: Draft, asked: Asked) -> None:
         optimizers = [str(written).rpartition(".")[2]]
     if len(optimizers) == 1:
         draft.facts["optimizer"] = optimizers[0]
+
+
+def _is_hidden(value: Value) -> bool:
+    return isinstance(value.content, Unknown)
 
 
 def _keep(draft: Draft, facts: Mapping[str, Any]) -> None:
@@ -273,9 +282,7 @@ def _low_level_zero(keys: Keys, draft: Draft, asked: Asked) -> None:
 
 def _ddp(keys: Keys, draft: Draft, asked: Asked) -> None:
     draft.fields["precision"] = "fp32"
-    boosters = [
-        call.arguments["mixed_precision"] for call in keys.source.boosters if "mixed_precision" in call.arguments
-    ]
+    boosters = [call.arguments["mixed_precision"] for call in keys.source.others if "mixed_precision" in call.arguments]
     mixed = boosters[0].content if boosters else None
     if mixed is None:
         draft.assumptions.append("TorchDDPPlugin trains in fp32 unless Booster is given mixed_precision")

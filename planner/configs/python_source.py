@@ -5,9 +5,12 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 
 from planner.configs.constants import Constants, HiddenError
+from planner.configs.plugin_arguments import GPT2_CONFIG
 from planner.configs.source import Call, Note, Source, Symbol, Unknown, Value, flatten, shortened, unreadable
 
 BOOSTER = "Booster"
+BESIDE = (BOOSTER, GPT2_CONFIG)
+"""Classes whose calls are no configuration by themselves; what hides one is told only where it matters."""
 MAX_NESTING = 90
 """Open brackets beyond this are refused before the parser sees them."""
 MAX_OPERATORS = 2000
@@ -37,8 +40,8 @@ def read_python(text: str, shown: str, known_calls: Mapping[str, Sequence[str]])
     called = {_last_name(node) for node in ast.walk(tree) if isinstance(node, ast.Name | ast.Attribute)}
     return Source(
         shown=shown, text=text, language="python", settings=settings, notes=tuple(reader.notes),
-        calls=tuple(call for call in reader.calls if call.name != BOOSTER),
-        boosters=tuple(call for call in reader.calls if call.name == BOOSTER), called=frozenset(called),
+        calls=tuple(call for call in reader.calls if call.name not in BESIDE),
+        others=tuple(call for call in reader.calls if call.name in BESIDE), called=frozenset(called),
     )  # fmt: skip
 
 
@@ -275,7 +278,7 @@ class _Reader:
         try:
             arguments = self.constants.arguments(node, self.known_calls[name], names)
         except HiddenError as hidden:
-            if name != BOOSTER:
+            if name not in BESIDE:
                 self._note(hidden, f"{hidden.name} cannot be told: {hidden.why}" if hidden.name else hidden.why)
             plain = [keyword for keyword in node.keywords if keyword.arg is not None]
             shorter = ast.copy_location(ast.Call(func=node.func, args=node.args, keywords=plain), node)

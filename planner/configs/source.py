@@ -82,8 +82,8 @@ class Source:
     settings: Mapping[str, Value]
     notes: tuple[Note, ...] = ()
     calls: tuple[Call, ...] = ()
-    boosters: tuple[Call, ...] = ()
-    """Calls of Booster, which gives some plugins their precision."""
+    others: tuple[Call, ...] = ()
+    """Calls of what stands beside a plugin: Booster, which gives some their precision, and GPT2Config."""
     called: frozenset[str] = field(default_factory=frozenset)
     """Last names of everything the file calls or passes around."""
     variables: Mapping[str, Value] = field(default_factory=dict)

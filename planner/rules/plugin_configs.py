@@ -1,7 +1,7 @@
 """Rules of the arguments of HybridParallelPlugin: what the library asserts before the first step, and its traps."""
 
 from planner.rules.config_rule import Facts, divides, one_of, rule_for
-from planner.rules.plugin_names import HYBRID, PIPELINE_STYLES, PLUGINS, SEQUENCE_MODES
+from planner.rules.plugin_names import DDP, GEMINI, HYBRID, LOW_LEVEL_ZERO, PIPELINE_STYLES, PLUGINS, SEQUENCE_MODES
 from planner.rules.rule import divisors, listed, micro_batches
 
 _HP = f"{PLUGINS}/hybrid_parallel_plugin.py"
@@ -207,6 +207,18 @@ RULES = (
         detail="tp_size and pp_size have no default", hint="add {missing_argument} = 1",
         added=lambda f: {f["missing_argument"]: 1}, source=f"{_HP}:928",
         why="Python stops at the call.", holds=lambda f: False,
+    ),
+    rule_for(
+        (HYBRID, GEMINI, LOW_LEVEL_ZERO, DDP), id="GPT001",
+        title="hidden units of GPT2Config do not divide by the heads", fact="n_head", needs=("n_embd", "n_head"),
+        message="{n_embd} hidden units do not divide by {n_head} heads",
+        detail="{n_embd} % {n_head} = {rest}", hint="use n_head = {valid}",
+        values=lambda f: {
+            "rest": f["n_embd"] % f["n_head"],
+            "valid": listed(sorted(divisors(f["n_embd"]), key=lambda d: (abs(d - f["n_head"]), -d))[:3]),
+        },
+        source="transformers 4.51.3: models/gpt2/modeling_gpt2.py, GPT2Attention",
+        why="Every head has the same width.", holds=lambda f: f["n_embd"] % f["n_head"] == 0,
     ),
 )  # fmt: skip
 

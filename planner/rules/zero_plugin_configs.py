@@ -81,6 +81,16 @@ GEMINI_RULES = (
         hint="remove the call, or use another plugin", source=f"{_GEM}:573-577; zero/gemini/gemini_ddp.py:355",
         why="The plugin raises when it is called.", holds=lambda f: not f["calls_refused"],
     ),
+    rule_for(
+        GEMINI, id="GEM012", title="a share of the optimizer that becomes all of it", fact="offload_optim_frac",
+        needs=("offload_optim_frac",), severity="warning",
+        message="offload_optim_frac {offload_optim_frac} offloads nearly all optimizer states",
+        hint="use offload_optim_frac = 1.0 or 0.0, or let `gptplan run` divide them",
+        source=f"{_PLACEMENT}, setup_grads_device",
+        why="The share is of a sum that has every chunk once for each parameter in it, about a dozen; `gptplan run` "
+        "counts each chunk once.",
+        holds=lambda f: f["offload_optim_frac"] in (0, 1),
+    ),
 )  # fmt: skip
 
 LOW_LEVEL_ZERO_RULES = (

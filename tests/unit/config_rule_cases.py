@@ -224,6 +224,14 @@ CASES = (
         "max_norm 1.0 is not applied to bf16 states on the host",
     ),
     Case("GEM011", "a.py", gemini("plugin.no_sync()"), gemini(), "no_sync() is called, and Gemini does not have it"),
+    Case(
+        "GEM012", "a.py", gemini(offload_optim_frac=0.5), gemini(offload_optim_frac=1.0),
+        "offload_optim_frac 0.5 offloads nearly all optimizer states",
+    ),
+    Case(
+        "GPT001", "a.py", hybrid("GPT2Config(n_embd=1024, n_head=12)"), hybrid("GPT2Config(n_embd=1024, n_head=16)"),
+        "1024 hidden units do not divide by 12 heads",
+    ),
     Case("LLZ001", "a.py", zero(stage=3), zero(stage=2), "stage 3 is none of 1, 2"),
     Case(
         "LLZ002", "a.py", zero(precision="int8"), zero(precision="bf16"),

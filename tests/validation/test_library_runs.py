@@ -5,6 +5,7 @@ from pathlib import Path
 
 from benchmarks.library.cases import read_cases
 from benchmarks.library.run import cells
+from planner.calibration.refit import refit
 from planner.spec import HardwareSpec
 from planner.spec_files import load_spec
 from planner.validation import validate
@@ -49,6 +50,15 @@ def test_a_calibrated_spec_predicts_runs_that_it_does_not_know() -> None:
     assert step_time.max_abs_pct is not None
     assert step_time.mean_abs_pct < 6
     assert step_time.max_abs_pct < 15
+
+
+def test_a_refit_to_half_of_the_runs_helps_the_other_half() -> None:
+    spec = load_spec(str(FOLDER / "h200_calibrated.toml"), HardwareSpec)
+    found = refit(TABLE, name="refit", stack=None, hardware=spec, date="2026-01-01")
+    before, after = found.held_out_before.mean_abs_pct, found.held_out_after.mean_abs_pct
+    assert before is not None
+    assert after is not None
+    assert after < 6 < 10 < before
 
 
 def test_the_rows_are_those_of_the_cases() -> None:
