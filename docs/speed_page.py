@@ -1,6 +1,7 @@
-"""Writes docs/speed.md, the measured speed of large models: ``python -m docs.speed_page TABLE.csv``."""
+"""Writes docs/speed.md, the measured speed of large models: ``python -m docs.speed_page OWN.csv BY_HAND.csv``."""
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from planner.cost_model.flops import model_flops_per_step
@@ -10,8 +11,11 @@ from planner.validation.report import validate
 from planner.validation.words import layout_words
 
 PAGE = Path(__file__).parent / "speed.md"
-LEAST_HIDDEN = 2560
-"""Hidden size from which a model is on the page: GPT-3 2.7B."""
+LEAST_HIDDEN = 2048
+"""Hidden size from which a model is on the page: GPT-3 1.3B."""
+
+_Model = tuple[int, int, int]
+"""Layers, hidden size and number of GPUs."""
 
 _HEAD = """\
 # Measured speed of large models
@@ -30,14 +34,64 @@ than two H200: layouts of four GPUs and more were not measured.
 """
 
 
-def page(table: Path) -> str:
-    """The whole page."""
-    large = [one for one in validate([table]).replays if _is_large(one)]
+_BY_HAND = """
+## Colossal-AI by hand
+
+The same kind of machine and the same versions, without gptplan: Hugging Face's GPT-2 blocks in Colossal-AI's plugins,
+as `python -m benchmarks.library.run` trains them (`tests/validation/library_runs.csv`). The batches are not the same; a
+larger one spreads the optimizer step over more tokens.
+
+"""
+_FASTEST = """
+The fastest of each:
+
+| model | GPUs | by hand: tokens/s | gptplan: tokens/s | times as fast |
+| --- | ---: | ---: | ---: | ---: |
+"""
+
+
+def page(own: Path, by_hand: Path) -> str:
+    """The whole page: runs of gptplan, and of Colossal-AI without it."""
+    ours, theirs = _large(own), _large(by_hand)
+    return _HEAD + _table(ours) + _BY_HAND + _table(theirs) + _FASTEST + _fastest(ours, theirs)
+
+
+def _large(table: Path) -> list[Replay]:
+    return sorted((one for one in validate([table]).replays if _is_large(one)), key=_order)
+
+
+def _fastest(ours: Sequence[Replay], theirs: Sequence[Replay]) -> str:
+    best: tuple[dict[_Model, float], dict[_Model, float]] = ({}, {})
+    names = {_key(one): one.row.text("model") for one in ours}
+    for found, runs in zip(best, (theirs, ours), strict=True):
+        for one in runs:
+            found[_key(one)] = max(found.get(_key(one), 0.0), _tokens_per_s(one))
+    lines = [
+        f"| {names[key]} | {key[2]} | {best[0][key]:,.0f} | {best[1][key]:,.0f} | {best[1][key] / best[0][key]:.2f} |"
+        for key in sorted(best[0])
+        if key in best[1]
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _key(one: Replay) -> _Model:
+    assert one.case
+    problem = one.case.problem
+    return problem.model.num_layers, problem.model.hidden_size, problem.num_devices
+
+
+def _tokens_per_s(one: Replay) -> float:
+    assert one.case
+    problem = one.case.problem
+    return problem.global_batch * problem.seq_len / (one.case.measured.step_s or float("inf"))
+
+
+def _table(runs: Sequence[Replay]) -> str:
     lines = [
         "| row | model | GPUs | layout | sequences | step | tokens/s | TFLOP/s per GPU | share of the peak | memory |",
         "| --- | --- | ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
-    return _HEAD + "\n".join([*lines, *map(_line, sorted(large, key=_order))]) + "\n"
+    return "\n".join([*lines, *map(_line, runs)]) + "\n"
 
 
 def _is_large(one: Replay) -> bool:
@@ -57,13 +111,10 @@ def _line(one: Replay) -> str:
     rate = model_flops_per_step(problem) / step_s / problem.num_devices
     peak = problem.hardware.peak_flops_per_s[problem.precision]
     memory = one.case.measured.memory_bytes["allocated"] / MIB / 1024
-    tokens_per_s = problem.global_batch * problem.seq_len / step_s
+    speed = f"{format_seconds(step_s)} | {_tokens_per_s(one):,.0f} | {rate / 1e12:.0f} | {rate / peak:.1%}"
     run = f"{one.row.id} | {one.row.text('model')} | {problem.num_devices} | {layout_words(one)}"
-    return (
-        f"| {run} | {problem.global_batch} "
-        f"| {format_seconds(step_s)} | {tokens_per_s:,.0f} | {rate / 1e12:.0f} | {rate / peak:.1%} | {memory:.1f} GiB |"
-    )
+    return f"| {run} | {problem.global_batch} | {speed} | {memory:.1f} GiB |"
 
 
 if __name__ == "__main__":
-    PAGE.write_text(page(Path(sys.argv[1])), encoding="utf-8")
+    PAGE.write_text(page(*map(Path, sys.argv[1:3])), encoding="utf-8")
