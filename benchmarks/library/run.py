@@ -71,13 +71,15 @@ def _tell(case: LibraryCase, ranks: Ranks, device: str, found: Path) -> None:
         task = {"case": case, "rank": index, "port": port, "device": device, "found": str(found)}
         if rank.stdin is not None:
             rank.stdin.write(msgspec.json.encode(task) + b"\n")
-            rank.stdin.flush()
+            rank.stdin.close()
 
 
 def _end(ranks: Ranks) -> None:
     for rank in ranks:
         rank.kill()
         rank.wait()
+        if rank.stdin is not None:
+            rank.stdin.close()
 
 
 def append(path: Path, row: dict[str, str]) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from benchmarks.library.cases import read_cases
 from benchmarks.library.run import cells
+from docs.speed_page import PAGE
 from planner.calibration.refit import refit
 from planner.spec import HardwareSpec
 from planner.spec_files import load_spec
@@ -70,3 +71,12 @@ def test_the_rows_are_those_of_the_cases() -> None:
     for case in cases:
         stated = cells(case, "H200-SXM-141G", "colossalai-h200-library") | {"id": f"library-{case.name}"}
         assert {name: rows[case.name][name] for name in stated} == stated
+
+
+def test_the_readme_says_how_much_faster_gptplan_trains() -> None:
+    lines = [line.split(" | ") for line in PAGE.read_text(encoding="utf-8").splitlines() if line.startswith("| gpt3-")]
+    ratios = {line[0].removeprefix("| "): float(line[4].removesuffix(" |")) for line in lines if len(line) == 5}
+    assert ratios.keys() == {"gpt3-1.3b", "gpt3-6.7b"}
+    assert {round(ratio, 1) for ratio in ratios.values()} == {1.5}
+    readme = " ".join((FOLDER.parent.parent / "README.md").read_text(encoding="utf-8").split())
+    assert "the 1.3B and 6.7B models train 1.5 times as many tokens a second" in readme

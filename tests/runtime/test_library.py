@@ -1,0 +1,42 @@
+"""Runs of Colossal-AI by hand, on the CPU: the harness trains, measures and writes rows that validate reads."""
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks.library.cases import LibraryCase
+from benchmarks.library.run import append, cells, prepared, run_case
+from planner.validation import validate
+
+pytestmark = pytest.mark.runtime
+LIMIT_S = 100.0
+TINY = LibraryCase(
+    name="tiny", layers=2, hidden=64, heads=4, seq_len=32, vocab=512, tp=2, micro_batch=2, flash=False,
+    fused_adam=False, steps=4,
+)  # fmt: skip
+FIELDS = {name: getattr(TINY, name) for name in TINY.__struct_fields__}
+
+
+def test_a_case_becomes_a_row(tmp_path: Path) -> None:
+    measured = run_case(TINY, prepared(TINY), "cpu", LIMIT_S)
+    assert measured is not None
+    assert (measured["outcome"], measured["colossalai"]) == ("fit", "0.5.0")
+    table = tmp_path / "rows.csv"
+    append(table, cells(TINY, "H100-SXM-80G", "by-hand") | measured)
+    append(table, cells(TINY, "H100-SXM-80G", "by-hand") | measured)
+    report = validate([table])
+    assert (report.sets["by-hand"].scored, report.sets["by-hand"].step_time.n) == (2, 2)
+    case = report.replays[0].case
+    assert case is not None
+    assert (case.problem.stack.name, case.layout.tensor_parallel, case.problem.model.vocab_size) == (
+        "colossalai-hf",
+        2,
+        512,
+    )
+    assert case.measured.step_s == float(measured["step_s"]) > 0
+
+
+def test_a_case_that_fails_gives_no_row(capfd: pytest.CaptureFixture[str]) -> None:
+    broken = LibraryCase(**(FIELDS | {"heads": 3}))  # 64 units do not divide by it
+    assert run_case(broken, prepared(broken), "cpu", LIMIT_S) is None
+    assert "ValueError" in capfd.readouterr().err
