@@ -3,6 +3,10 @@
 Rows of each stack are predicted once with its own host times, which were measured on the machine of the rows, and
 once with those of the other stack, measured on another machine. The difference of the mean errors is the
 ``transfer_error`` of both: what a step-time prediction may miss by more on a machine that nobody measured.
+
+A calibration measures the devices and not how fast the host is for a stack. The runs by hand were on another machine
+than the host times of their stack; how much further off they are with a calibrated spec of that machine than the runs
+that the host times were read off is the ``calibrated_transfer_error``.
 """
 
 import statistics
@@ -13,13 +17,14 @@ from typing import NamedTuple
 
 from planner.calibration.constants import CONSTANTS
 from planner.calibration.refit import predicted_s
-from planner.spec import StackSpec
+from planner.spec import HardwareSpec, StackSpec
 from planner.spec_files import load_spec
 from planner.units import Seconds
 from planner.validation import validate
 from planner.validation.cases import Case
 
-RUNS = Path(__file__).parent.parent / "tests" / "validation" / "h200_runs.csv"
+FOLDER = Path(__file__).parent.parent / "tests" / "validation"
+RUNS, BY_HAND, CALIBRATED = FOLDER / "h200_runs.csv", FOLDER / "library_runs.csv", FOLDER / "h200_calibrated.toml"
 OTHERS = {"colossalai": "colossalai-hf", "colossalai-hf": "colossalai"}
 """Stacks whose host times were measured on different machines, each with the other."""
 
@@ -56,6 +61,18 @@ def transfers(tables: Iterable[Path]) -> dict[str, Transfer]:
     return found
 
 
+def mean_transfer(found: dict[str, Transfer]) -> float:
+    """What foreign host times add to the mean error over all rows."""
+    return sum(one.runs * (one.other - one.own) for one in found.values()) / sum(one.runs for one in found.values())
+
+
+def calibrated_transfer(own_error: float) -> float:
+    """What runs by hand on another host are further off with a calibrated spec than ``own_error``."""
+    report = validate([BY_HAND], hardware=load_spec(str(CALIBRATED), HardwareSpec))
+    cases = [one.case for one in report.replays if one.case is not None and one.case.measured.step_s is not None]
+    return _error(cases, cases[0].problem.stack) - own_error
+
+
 def _error(rows: list[Case], stack: StackSpec) -> float:
     return statistics.mean(abs(predicted_s(row, stack) / (row.measured.step_s or 1.0) - 1.0) for row in rows)
 
@@ -65,8 +82,9 @@ def main() -> None:
     found = transfers([Path(name) for name in sys.argv[1:]] or [RUNS])
     for name, one in found.items():
         print(f"{name}: {one.runs} runs, {one.own:.1%} with own host times, {one.other:.1%} with those of the other")
-    runs = sum(one.runs for one in found.values())
-    print(f"transfer_error = {sum(one.runs * (one.other - one.own) for one in found.values()) / runs:.3f}")
+    print(f"transfer_error = {mean_transfer(found):.3f}")
+    if "colossalai-hf" in found:
+        print(f"calibrated_transfer_error = {calibrated_transfer(found['colossalai-hf'].own):.3f}")
 
 
 if __name__ == "__main__":

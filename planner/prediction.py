@@ -44,7 +44,7 @@ class ExpectedError(msgspec.Struct, frozen=True, kw_only=True):
     basis: str
     """The kind of layout that was measured, ``all`` kinds, or ``none``."""
     transfer: float = 0.0
-    """Part of ``step_time`` that is there because no run on this hardware was measured and nobody calibrated it."""
+    """Part of ``step_time`` that is there because no run on this hardware was measured."""
 
     def words(self, hardware: str, *, calibrated: bool = False) -> str:
         """One line for people: ``14.4 % of the step time (4.7 % in 30 measured runs ...), 1.5 % of the memory``."""

@@ -269,6 +269,8 @@ class StackSpec(Spec, frozen=True, kw_only=True):
     """Names of the hardware that the runs behind ``errors`` were on."""
     transfer_error: Annotated[float, Meta(ge=0.0)] = 0.0
     """What is added to the step-time error on other hardware that nobody calibrated, as a share of the step time."""
+    calibrated_transfer_error: Annotated[float, Meta(ge=0.0)] = 0.0
+    """The same on hardware that was calibrated, which does not tell how fast its host is for the stack."""
     sources: dict[str, str]
 
     def state_bytes(self, precision: str) -> StateBytesSpec:

@@ -47,7 +47,7 @@ def expected_error(problem: Problem, columns: LayoutColumns) -> ExpectedError:
 
 @formula("definition")
 def transfer_error(problem: Problem) -> float:
-    """Added to the step-time error where neither runs nor a calibration stand behind the hardware.
+    """Added to the step-time error where no runs stand behind the hardware; less where it was calibrated.
 
     On a processor none of the stack's counts of kernels holds, calibrated or not: the error of a stack never
     measured comes on top. Memory is a count of bytes, which the card does not change. A share of the step time.
@@ -57,7 +57,7 @@ def transfer_error(problem: Problem) -> float:
         return 0.0
     if hardware.device == "cpu":
         return UNMEASURED.step_time
-    return 0.0 if hardware.calibrated else stack.transfer_error
+    return stack.calibrated_transfer_error if hardware.calibrated else stack.transfer_error
 
 
 @formula("definition")

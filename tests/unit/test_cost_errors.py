@@ -60,12 +60,14 @@ def test_mean_memory_error_by_kind() -> None:
     assert mean_memory_error(asked, stages(pipeline_parallel=2)).tolist() == [0.03, 0.03]
 
 
-ELSEWHERE = {"errors": ERRORS, "measured_on": ("other-gpu",), "transfer_error": 0.15}
+ELSEWHERE = {
+    "errors": ERRORS, "measured_on": ("other-gpu",), "transfer_error": 0.15, "calibrated_transfer_error": 0.05,
+}  # fmt: skip
 
 
-def test_transfer_error_widens_hardware_without_runs_and_calibration() -> None:
+def test_transfer_error_widens_hardware_without_runs_and_less_if_it_is_calibrated() -> None:
     assert transfer_error(problem(stack=ELSEWHERE)) == 0.15
-    assert transfer_error(problem(stack=ELSEWHERE, hardware={"calibrated": True})) == 0.0
+    assert transfer_error(problem(stack=ELSEWHERE, hardware={"calibrated": True})) == 0.05
     assert transfer_error(problem(stack=ELSEWHERE, hardware={"name": "other-gpu"})) == 0.0
     assert transfer_error(problem(stack=ELSEWHERE | {"measured_on": ()})) == 0.0
 
@@ -88,7 +90,8 @@ def test_expected_error_says_what_is_carried_over() -> None:
     )
     near = expected_error(problem(stack=ELSEWHERE, hardware={"calibrated": True}), layouts)
     assert near.words("tiny-gpu", calibrated=True) == (
-        "10.0% of the step time (10.0% in 5 measured runs with pipelines), 3.0% of the memory"
+        "15.0% of the step time (10.0% in 5 measured runs with pipelines, 5.0% more as none was on tiny-gpu), "
+        "3.0% of the memory"
     )
 
 

@@ -4,7 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.transfer import RUNS, calibrated_transfer, mean_transfer, transfers
 from docs.validation_page import page
+from planner.spec import StackSpec
+from planner.spec_files import load_spec
 from planner.validation import Report, validate
 
 FOLDER = Path(__file__).parents[2].parent / "shared" / "data"
@@ -77,3 +80,9 @@ def test_the_page_shows_every_set(report: Report) -> None:
     text = page(report, {})
     for name, one in report.sets.items():
         assert f"| {name} | {one.rows} | {one.scored} |" in text
+
+
+def test_what_another_machine_adds_to_the_error_is_what_the_stack_states() -> None:
+    found, stack = transfers([FOLDER / "h100_measurements.csv", RUNS]), load_spec("colossalai", StackSpec)
+    assert stack.transfer_error == round(mean_transfer(found), 3)
+    assert stack.calibrated_transfer_error == round(calibrated_transfer(found["colossalai-hf"].own), 3)
