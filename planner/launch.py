@@ -303,6 +303,9 @@ def calibration_command(
 def _worker_env(here: int) -> dict[str, str]:
     """Environment of the workers of a node that runs ``here`` of them."""
     env = {"PYTHONSAFEPATH": "1", "PYTHONPATH": _python_path()}
+    if "TORCH_CPP_LOG_LEVEL" not in os.environ:
+        # PyTorch's own warnings about how it maps ranks to devices, which here is one to one.
+        env["TORCH_CPP_LOG_LEVEL"] = "ERROR"
     if "OMP_NUM_THREADS" not in os.environ:
         env["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // here))
     return env

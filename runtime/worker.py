@@ -3,12 +3,10 @@
 import argparse
 import contextlib
 import errno
-import logging
 import os
 import sys
 import tempfile
 import traceback
-import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -22,6 +20,7 @@ from planner.plan import Plan, read_plan
 from runtime.display import show_failure
 from runtime.elastic import FAILURE_FILE
 from runtime.parent import end_with_parent
+from runtime.quiet import quieten_libraries
 from runtime.support import check_supported
 
 
@@ -44,7 +43,7 @@ def serve(plan_path: Path, logs: Path, work: Callable[[Plan], None]) -> int:
     The traceback of a failure goes to a file whose name begins like ``logs``.
     """
     rank = int(os.environ["RANK"])
-    _quieten_libraries()
+    quieten_libraries()
     try:
         plan = read_plan(plan_path)
         check_supported(plan)
@@ -80,16 +79,6 @@ def _parse(arguments: Sequence[str]) -> tuple[Path, RunOptions]:
     parser.add_argument("--warmup-steps", type=int, default=default.warmup_steps)
     fields = vars(parser.parse_args(arguments))
     return fields.pop("plan"), RunOptions(**fields)
-
-
-def _quieten_libraries() -> None:
-    # What they say on import is about features that are not used: fused kernels, 4-bit weights.
-    # Newer PyTorch announces other names for functions that Colossal-AI calls.
-    warnings.filterwarnings("ignore", module=r"colossalai\.|tensornvme\.|torch\.jit")
-    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-    # Colossal-AI tells of every skipped step of loss scaling, on stdout. It sets its own level later.
-    logging.getLogger("colossalai").addFilter(lambda record: record.levelno >= logging.WARNING)
 
 
 def _check_world(plan: Plan) -> None:

@@ -32,6 +32,7 @@ from runtime.calibrate.products import Shape, measure_products, shapes_for
 from runtime.calibrate.storage import DiskRates, measure_disk
 from runtime.display import PhaseDisplay
 from runtime.parent import end_with_parent
+from runtime.quiet import quieten_libraries
 from runtime.worker import fail
 
 Found = TypeVar("Found")
@@ -201,6 +202,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--free-bytes", type=int, required=True)
     options = parser.parse_args(arguments)
+    quieten_libraries()
     try:
         ranks = Ranks(options.device)
         found = Calibration(ranks, options.time_limit, options.folder, options.free_bytes).run()

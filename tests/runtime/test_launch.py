@@ -172,6 +172,17 @@ def test_ranks_share_the_cores(
     assert command.env.get("OMP_NUM_THREADS") == expected
 
 
+@pytest.mark.parametrize(("given", "expected"), [(None, "ERROR"), ("INFO", None)])
+def test_warnings_of_pytorch_s_own_code_are_left_out_unless_asked_for(
+    given: str | None, expected: str | None, plan: MakePlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("TORCH_CPP_LOG_LEVEL", raising=False)
+    if given is not None:
+        monkeypatch.setenv("TORCH_CPP_LOG_LEVEL", given)
+    command = torchrun_command(plan(data_parallel=2), PLAN_PATH, RunOptions())
+    assert command.env.get("TORCH_CPP_LOG_LEVEL") == expected
+
+
 def test_workers_are_told_where_moments_go(plan: MakePlan, tmp_path: Path) -> None:
     options = RunOptions(nvme_path=tmp_path)
     to_nvme = plan(zero_stage=1, precision="bf16", offload=Offload(optimizer=1.0, tier="nvme"))

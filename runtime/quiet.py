@@ -1,0 +1,17 @@
+"""What libraries say that is no news to the person at the terminal."""
+
+import logging
+import warnings
+
+
+def quieten_libraries() -> None:
+    """Leave out warnings about features that are not used and about names that Colossal-AI still calls."""
+    # What they say on import is about fused kernels, 4-bit weights, other ways to save; newer PyTorch announces
+    # other names for functions that Colossal-AI calls, and newer Python its escape sequences.
+    warnings.filterwarnings("ignore", module=r"colossalai\.|tensornvme\.|torch\.jit")
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
+    warnings.filterwarnings("ignore", message=r"barrier\(\): using the device", module=r"torch\.distributed")
+    warnings.filterwarnings("ignore", category=SyntaxWarning, message="invalid escape sequence|.*is an invalid escape")
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    # Colossal-AI tells of every skipped step of loss scaling, on stdout. It sets its own level later.
+    logging.getLogger("colossalai").addFilter(lambda record: record.levelno >= logging.WARNING)

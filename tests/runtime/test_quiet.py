@@ -1,0 +1,31 @@
+"""What of the libraries' warnings reaches the terminal."""
+
+import warnings
+
+import pytest
+
+from runtime.quiet import quieten_libraries
+
+pytestmark = pytest.mark.runtime
+
+KNOWN = [
+    ("barrier(): using the device under current context.", UserWarning, "torch.distributed.c10d_logger"),
+    ("TypedStorage is deprecated.", UserWarning, "colossalai.nn.optimizer.nvme_optimizer"),
+    ("invalid escape sequence '\\S'", SyntaxWarning, "whatever"),
+    ('"\\S" is an invalid escape sequence', SyntaxWarning, "whatever"),
+    ("another name", FutureWarning, "torch.distributed.fsdp"),
+]
+NEWS = [
+    ("something else", UserWarning, "torch.distributed.c10d_logger"),
+    ("assertion is always true", SyntaxWarning, "whatever"),
+    ("something", UserWarning, "runtime.train"),
+]
+
+
+@pytest.mark.parametrize(("text", "kind", "module"), KNOWN + NEWS)
+def test_only_known_warnings_are_left_out(text: str, kind: type[Warning], module: str) -> None:
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        quieten_libraries()
+        warnings.warn_explicit(text, kind, "file.py", 1, module=module)
+    assert bool(heard) == ((text, kind, module) in NEWS)
