@@ -53,7 +53,7 @@ in `specs/` say:
 - off colossalai-h100: of `colossalai-hf` the host's times of layers, tensors and Gemini, its attention with a mask,
   kept elements, logits, and dropout 0;
 - off colossalai-h100 and colossalai-h200-library together: up to how many parameters the buckets of DDP exist twice;
-  colossalai-h200-library was predicted before it was measured, and nothing else was read off it;
+  all other constants were fixed before colossalai-h200-library was measured;
 - off colossalai-h200, mostly off the kernels of eight of its steps that were profiled: of `colossalai` the host's
   times, copies and updates on the host, and passes of its kernels over memory, of which `colossalai-hf` has those
   of biases, of the divided loss and of the optimizers; of H100 and H200 the curve of products, attention, the head
