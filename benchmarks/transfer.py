@@ -49,9 +49,8 @@ def with_host_times(stack: StackSpec, other: StackSpec) -> StackSpec:
 def transfers(tables: Iterable[Path]) -> dict[str, Transfer]:
     """Errors with own and with foreign host times, by stack."""
     cases: dict[str, list[Case]] = {name: [] for name in OTHERS}
-    for replay in validate(list(tables)).replays:
-        if replay.case is not None and replay.case.measured.step_s is not None:
-            cases.get(replay.case.problem.stack.name, []).append(replay.case)
+    for case in _timed(tables):
+        cases.get(case.problem.stack.name, []).append(case)
     found = {}
     for name, rows in cases.items():
         if rows:
@@ -68,9 +67,14 @@ def mean_transfer(found: dict[str, Transfer]) -> float:
 
 def calibrated_transfer(own_error: float) -> float:
     """What runs by hand on another host are further off with a calibrated spec than ``own_error``."""
-    report = validate([BY_HAND], hardware=load_spec(str(CALIBRATED), HardwareSpec))
-    cases = [one.case for one in report.replays if one.case is not None and one.case.measured.step_s is not None]
+    cases = _timed([BY_HAND], load_spec(str(CALIBRATED), HardwareSpec))
     return _error(cases, cases[0].problem.stack) - own_error
+
+
+def _timed(tables: Iterable[Path], hardware: HardwareSpec | None = None) -> list[Case]:
+    """The replayed rows that have a step time."""
+    cases = (one.case for one in validate(list(tables), hardware=hardware).replays)
+    return [case for case in cases if case is not None and case.measured.step_s is not None]
 
 
 def _error(rows: list[Case], stack: StackSpec) -> float:

@@ -61,17 +61,21 @@ def _large(table: Path) -> list[Replay]:
 
 
 def _fastest(ours: Sequence[Replay], theirs: Sequence[Replay]) -> str:
-    best: tuple[dict[_Model, float], dict[_Model, float]] = ({}, {})
+    by_hand, own = _best(theirs), _best(ours)
     names = {_key(one): one.row.text("model") for one in ours}
-    for found, runs in zip(best, (theirs, ours), strict=True):
-        for one in runs:
-            found[_key(one)] = max(found.get(_key(one), 0.0), _tokens_per_s(one))
     lines = [
-        f"| {names[key]} | {key[2]} | {best[0][key]:,.0f} | {best[1][key]:,.0f} | {best[1][key] / best[0][key]:.2f} |"
-        for key in sorted(best[0])
-        if key in best[1]
+        f"| {names[key]} | {key[2]} | {by_hand[key]:,.0f} | {own[key]:,.0f} | {own[key] / by_hand[key]:.2f} |"
+        for key in sorted(by_hand.keys() & own.keys())
     ]
     return "\n".join(lines) + "\n"
+
+
+def _best(runs: Sequence[Replay]) -> dict[_Model, float]:
+    """The most tokens a second of each model and number of GPUs."""
+    best: dict[_Model, float] = {}
+    for one in runs:
+        best[_key(one)] = max(best.get(_key(one), 0.0), _tokens_per_s(one))
+    return best
 
 
 def _key(one: Replay) -> _Model:

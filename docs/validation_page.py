@@ -93,6 +93,7 @@ groups weighted by their pairs) says how alike measured and predicted step times
 slower the layout predicted best is than the best one measured.
 """
 
+_CALIBRATED_HEADINGS = ("set", "spec", "step time: n", "mean", "worst", "bias", "Kendall's tau")
 _CALIBRATED_NOTE = """\
 The same runs with the built-in spec of the card and with one that `gptplan calibrate` wrote on such a machine, which
 knows nothing of the runs. Everything of the training stack is the same in both.
@@ -104,7 +105,8 @@ def page(report: Report, plots: dict[str, str]) -> str:
     parts = [_HEAD, _tables_read(report), "## Errors\n", _errors_table(report), "", _MEMORY_NOTE]
     if any(one.ranking.groups for one in report.sets.values()):
         parts += ["## Ranking of layouts\n", _RANKING_NOTE, _ranking_table(report), ""]
-    parts += ["## With a calibrated spec\n", _CALIBRATED_NOTE, _calibrated_table(), ""]
+    if lines := _calibrated_lines(report):
+        parts += ["## With a calibrated spec\n", _CALIBRATED_NOTE, table(_CALIBRATED_HEADINGS, lines, left=2), ""]
     parts += ["## Sets\n", *(_section(name, one, report, plots) for name, one in report.sets.items() if one.scored)]
     skipped = {f"{name}: {text}": n for name, one in report.sets.items() for text, n in one.skipped.items()}
     parts += ["## Rows left out\n", _counts(skipped) or "None.", ""]
@@ -161,17 +163,16 @@ def _ranking_table(report: Report) -> str:
     return table(headings, rows)
 
 
-def _calibrated_table() -> str:
-    headings = ("set", "spec", "step time: n", "mean", "worst", "bias", "Kendall's tau")
-    rows = []
-    for spec, tables in CALIBRATED.items():
-        for label, hardware in (("built in", None), (spec, load_spec(str(RUNS / spec), HardwareSpec))):
-            report = validate([RUNS / name for name in tables], hardware=hardware)
-            rows += [
-                [name, label, *_errors(one.step_time), f"{one.ranking.kendall_tau or 0.0:.2f}"]
-                for name, one in report.sets.items()
-            ]
-    return table(headings, sorted(rows), left=2)
+def _calibrated_lines(report: Report) -> list[list[str]]:
+    lines = []
+    for spec, names in CALIBRATED.items():
+        paths = [one.path for one in report.tables if one.path.name in names]
+        calibrated = validate(paths, hardware=load_spec(str(RUNS / spec), HardwareSpec)).sets if paths else {}
+        for name, one in calibrated.items():
+            for label, score in (("built in", report.sets[name]), (spec, one)):
+                tau = f"{score.ranking.kendall_tau or 0.0:.2f}"
+                lines.append([name, label, *_errors(score.step_time), tau])
+    return sorted(lines)
 
 
 def _section(name: str, one: SetScore, report: Report, plots: dict[str, str]) -> str:

@@ -19,7 +19,7 @@ from rich.table import Table
 
 from planner.units import format_rate
 from runtime.measure import Comparison
-from runtime.steps import Step
+from runtime.steps import Step, skipped_updates
 
 PIPED_WIDTH = 120
 """Columns of the closing table where the output goes to no terminal."""
@@ -99,7 +99,7 @@ def show_result(steps: Sequence[Step], comparisons: Sequence[Comparison], metric
     """The result on stdout: first and last loss, skipped updates, and predicted against measured."""
     console = Console(highlight=False, width=None if sys.stdout.isatty() else PIPED_WIDTH)
     console.print(f"loss: {steps[0].loss:.4f} at step 1, {steps[-1].loss:.4f} at step {len(steps)}")
-    if skipped := sum(not step.updated for step in steps):
+    if skipped := skipped_updates(steps):
         console.print(
             f"{skipped} of {len(steps)} steps updated nothing: gradients overflowed in fp16, and the scale of the loss "
             "came down; the median leaves them out",

@@ -33,3 +33,8 @@ def median_step_s(steps: Sequence[Step]) -> float | None:
     """
     times = [step.seconds for step in steps[WARM_UP_STEPS:] or steps if step.updated]
     return statistics.median(times) if times else None
+
+
+def skipped_updates(steps: Sequence[Step]) -> int:
+    """How many steps left the weights as they were."""
+    return sum(not step.updated for step in steps)

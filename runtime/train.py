@@ -16,7 +16,7 @@ from runtime.display import StepDisplay, show_result
 from runtime.measure import MetricsFile, compare, header, prediction_record
 from runtime.memory import FIRST_STEPS, RankMemory, forget_peaks, gather_memory, memory_records
 from runtime.profile import StepProfile, profiled_step, slowest_rank
-from runtime.steps import WARM_UP_STEPS, Step, has_updated, median_step_s
+from runtime.steps import WARM_UP_STEPS, Step, has_updated, median_step_s, skipped_updates
 from runtime.trainer import PlanTrainer
 from runtime.trainers import make_trainer
 
@@ -119,6 +119,6 @@ def _summary(steps: list[Step], memory: list[RankMemory]) -> dict[str, Any]:
         "first_loss": steps[0].loss,
         "last_loss": steps[-1].loss,
         "median_step_s": median_step_s(steps),
-        "skipped_updates": sum(not step.updated for step in steps),
+        "skipped_updates": skipped_updates(steps),
         "ranks": memory_records(memory),
     }

@@ -3,7 +3,6 @@
 import os
 import sys
 import traceback
-import warnings
 from pathlib import Path
 
 import colossalai
@@ -14,6 +13,8 @@ import torch.distributed as dist
 from benchmarks.library.cases import LibraryCase
 from benchmarks.library.training import train
 from runtime.adapter import adapt
+from runtime.quiet import quieten_libraries
+from runtime.worker import leave
 
 
 class Task(msgspec.Struct, frozen=True):
@@ -28,7 +29,7 @@ class Task(msgspec.Struct, frozen=True):
 
 def main() -> int:
     """Train the case that stdin names; 0 also where none comes."""
-    warnings.simplefilter("ignore")
+    quieten_libraries()
     line = sys.stdin.readline()
     if not line:
         return 0
@@ -63,8 +64,4 @@ def _join(task: Task) -> torch.device:
 
 
 if __name__ == "__main__":
-    status = main()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    # Without the interpreter's shutdown, in which a process group waits for peers that are gone.
-    os._exit(status)
+    leave(main())

@@ -5,7 +5,6 @@ next case import the libraries while a case trains, which many cores do not noti
 """
 
 import argparse
-import csv
 import socket
 import subprocess
 import sys
@@ -17,7 +16,7 @@ from pathlib import Path
 import msgspec
 
 from benchmarks.library.cases import LibraryCase, read_cases
-from planner.validation.recording import COLUMNS
+from planner.validation.recording import append_row
 
 Ranks = list["subprocess.Popen[bytes]"]
 
@@ -82,14 +81,8 @@ def _end(ranks: Ranks) -> None:
             rank.stdin.close()
 
 
-def append(path: Path, row: dict[str, str]) -> None:
-    """Append one row; a new file gets the header first."""
-    is_new = not path.exists()
-    with path.open("a", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        if is_new:
-            writer.writeheader()
-        writer.writerow(row)
+def _keep(table: Path, row: dict[str, str]) -> None:
+    append_row(table, lambda _: row)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -117,7 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if measured is None:
             failed += 1
         else:
-            append(options.output, cells(case, options.gpu, options.set) | measured)
+            _keep(options.output, cells(case, options.gpu, options.set) | measured)
     _end(ranks)
     return 1 if failed else 0
 

@@ -1,7 +1,7 @@
 """One rank of a library run: build, boost, train a few steps, and say what was measured."""
 
 import importlib.metadata
-import statistics
+import math
 import time
 from contextlib import nullcontext
 from typing import Any
@@ -11,12 +11,16 @@ import torch.distributed as dist
 from colossalai.booster import Booster
 from colossalai.booster.plugin import GeminiPlugin, HybridParallelPlugin, LowLevelZeroPlugin
 from colossalai.lazy import LazyInitContext
+from colossalai.nn.optimizer import HybridAdam
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from benchmarks.library.cases import LibraryCase
-from planner.units import MIB
+from planner.validation.recording import measured_cells
+from runtime.calibrate.timing import wait
+from runtime.measure import PACKAGES
+from runtime.memory import forget_peaks, gather_memory, memory_records
+from runtime.steps import Step, has_updated, median_step_s
 
-WARM_UP_STEPS = 3
 LAZY_ABOVE = 5e8
 """Parameters above which a model is initialised lazily, after it is divided."""
 
@@ -30,14 +34,14 @@ def train(case: LibraryCase, device: torch.device) -> dict[str, str]:
         model.gradient_checkpointing_enable()
     optimizer = _optimizer(case, model)
     model, optimizer, *_ = booster.boost(model, optimizer)
-    after_boost = _allocated(device)
-    _reset_peak(device)
-    times = [_step(case, booster, model, optimizer, device) for _ in range(case.steps)]
+    boosted = memory_records(gather_memory(0, device))
+    forget_peaks(device)
+    steps = [_step(case, booster, model, optimizer, device) for _ in range(case.steps)]
+    ranks = memory_records(gather_memory(0, device))
     return {
-        "step_s": f"{statistics.median(times[WARM_UP_STEPS:]):.5g}",
-        "after_boost_allocated_mib": _per_rank(after_boost), **_peaks(device),
-        **{name: importlib.metadata.version(name) for name in ("torch", "colossalai", "transformers")},
-    }  # fmt: skip
+        **measured_cells(median_step_s(steps), boosted, ranks, on_cpu=device.type == "cpu"),
+        **{name: importlib.metadata.version(name) for name in PACKAGES},
+    }
 
 
 def _config(case: LibraryCase) -> GPT2Config:
@@ -75,65 +79,27 @@ def _plugin(case: LibraryCase, device: torch.device) -> Any:
 
 
 def _optimizer(case: LibraryCase, model: torch.nn.Module) -> torch.optim.Optimizer:
-    if case.fused_adam:
-        from colossalai.nn.optimizer import HybridAdam
-
-        fused: torch.optim.Optimizer = HybridAdam(model.parameters(), lr=1e-4)
-        return fused
-    return torch.optim.AdamW(model.parameters(), lr=1e-4)
+    kind: Any = HybridAdam if case.fused_adam else torch.optim.AdamW
+    optimizer: torch.optim.Optimizer = kind(model.parameters(), lr=1e-4)
+    return optimizer
 
 
-def _step(case: LibraryCase, booster: Booster, model: Any, optimizer: Any, device: torch.device) -> float:
+def _step(case: LibraryCase, booster: Booster, model: Any, optimizer: Any, device: torch.device) -> Step:
     tokens = torch.randint(0, case.vocab, (case.rank_batch, case.seq_len), device=device)
     batch = {"input_ids": tokens, "attention_mask": torch.ones_like(tokens), "labels": tokens}
-    _wait(device)
+    wait(device)
     dist.barrier()
     start = time.perf_counter()
     if case.pp > 1:
-        booster.execute_pipeline(iter([batch]), model, lambda outputs, _: outputs[0], optimizer, return_loss=True)
+        loss = booster.execute_pipeline(
+            iter([batch]), model, lambda outputs, _: outputs[0], optimizer, return_loss=True
+        )["loss"]
     else:
-        outputs = model(**batch)  # as in the library's examples: the logits live until the next step
-        booster.backward(outputs.loss, optimizer)
+        outputs = model(**batch)  # as in the library's examples: the logits live through backward
+        loss = outputs.loss
+        booster.backward(loss, optimizer)
     optimizer.step()
     optimizer.zero_grad()
-    _wait(device)
-    return time.perf_counter() - start
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def _reset_peak(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-
-
-def _allocated(device: torch.device) -> int:
-    return torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
-
-
-def _peaks(device: torch.device) -> dict[str, str]:
-    if device.type != "cuda":
-        return {}
-    free, total = torch.cuda.mem_get_info(device)
-    return {
-        "peak_allocated_mib_per_rank": _per_rank(torch.cuda.max_memory_allocated(device)),
-        "peak_reserved_mib_max": _largest(torch.cuda.max_memory_reserved(device)),
-        "device_used_mib_max": _largest(total - free),
-    }
-
-
-def _gathered(value: int) -> list[int]:
-    values: list[int] = [0] * dist.get_world_size()
-    dist.all_gather_object(values, value)
-    return values
-
-
-def _per_rank(num_bytes: int) -> str:
-    return " ".join(str(round(one / MIB)) for one in _gathered(num_bytes))
-
-
-def _largest(num_bytes: int) -> str:
-    return str(round(max(_gathered(num_bytes)) / MIB))
+    wait(device)
+    seconds = time.perf_counter() - start
+    return Step(math.nan if loss is None else float(loss), seconds, has_updated(optimizer))

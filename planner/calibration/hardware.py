@@ -185,33 +185,44 @@ def _link(measured: Measurements, origin: Origin) -> _Fields:
     stated = float(base.bandwidth_bytes_per_s)
     keep = origin.same_device and measured.device == "cuda" and stated >= link.bandwidth_bytes_per_s
     bandwidth = stated if keep else link.bandwidth_bytes_per_s
-    rings = [one for one in pairs if one.kind != "send"] if larger else []
-    pair = fit_link(rings) if len(rings) >= LEAST_TIMINGS else None
+    pair = _pair_ring(pairs) if larger else None
     spec = LinkSpec(
         kind=base.kind,
         bandwidth_bytes_per_s=BytesPerSecond(bandwidth),
         latency_s=Seconds(link.latency_s),
         efficiency=round(link.bandwidth_bytes_per_s / stated, 4) if keep else 1.0,
-        pair_efficiency=round(min(1.0, pair.bandwidth_bytes_per_s / bandwidth), 4) if pair else None,
+        pair_efficiency=_share(pair[0], bandwidth) if pair else None,
     )
     keys = ("efficiency", "latency") if keep else ("bandwidth", "efficiency", "latency")
     sources = {f"node_link.{key}": _fit_words(link, fitted) for key in keys}
     if pair is not None:
-        sources["node_link.pair_efficiency"] = _fit_words(pair, rings)
+        sources["node_link.pair_efficiency"] = pair[1]
     return _Fields({"node_link": spec}, sources)
 
 
 def _pair_link(pairs: Sequence[Collective], base: LinkSpec) -> _Fields:
+    pair = _pair_ring(pairs)
+    if pair is None:
+        return _Fields({}, {})
+    link, words = pair
+    share = _share(link, float(base.bandwidth_bytes_per_s))
+    spec: LinkSpec = msgspec.structs.replace(
+        base, pair_efficiency=share, latency_s=Seconds(link.latency_s), start_s=Seconds(0.0)
+    )
+    return _Fields({"node_link": spec}, {"node_link.pair_efficiency": words, "node_link.latency": words})
+
+
+def _pair_ring(pairs: Sequence[Collective]) -> tuple[Link, str] | None:
+    """What rings over two devices reach, with a source line; sends go around no ring."""
     rings = [one for one in pairs if one.kind != "send"]
     if len(rings) < LEAST_TIMINGS:
-        return _Fields({}, {})
-    pair = fit_link(rings)
-    share = min(1.0, pair.bandwidth_bytes_per_s / float(base.bandwidth_bytes_per_s))
-    spec: LinkSpec = msgspec.structs.replace(
-        base, pair_efficiency=round(share, 4), latency_s=Seconds(pair.latency_s), start_s=Seconds(0.0)
-    )
-    words = _fit_words(pair, rings)
-    return _Fields({"node_link": spec}, {"node_link.pair_efficiency": words, "node_link.latency": words})
+        return None
+    link = fit_link(rings)
+    return link, _fit_words(link, rings)
+
+
+def _share(link: Link, bandwidth_bytes_per_s: float) -> float:
+    return round(min(1.0, link.bandwidth_bytes_per_s / bandwidth_bytes_per_s), 4)
 
 
 def _fit_words(link: Link, timings: Sequence[Collective]) -> str:

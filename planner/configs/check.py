@@ -102,7 +102,7 @@ def _with_notes(source: Source, judged: Judged) -> Judged:
             hint=note.hint or "write constants where gptplan should see them; nothing of the file was executed",
         )
         for note in source.notes
-        if note.code != "CFG001" or (str(note.line) not in lines and note.line not in judged.draft.settled)
+        if note.code != "CFG001" or (str(note.line) not in lines and note.line not in judged.draft.needless_lines)
         if source.language != "shell" or note.key in used
     ]  # fmt: skip
     notes.sort(key=lambda note: int(note.location.rsplit(":", 2)[1]))

@@ -75,7 +75,7 @@ class Draft:
     unmodelled: list[str] = field(default_factory=list)
     """What of the file a layout cannot say, so that nothing is predicted."""
 
-    settled: set[int] = field(default_factory=set)
+    needless_lines: set[int] = field(default_factory=set)
     """Lines of hidden values that nothing depends on any more."""
 
     def known(self, name: str, default: Any = None) -> Any:

@@ -2,9 +2,8 @@
 
 from typing import Any
 
-import msgspec
-
 from planner.configs.draft import Draft
+from planner.configs.model_names import model_of_sizes
 from planner.configs.plugin_arguments import GPT2_CONFIG
 from planner.configs.source import Call, Source, Unknown
 from planner.spec import ModelSpec
@@ -54,17 +53,13 @@ def _spec(sizes: dict[str, Any], draft: Draft) -> ModelSpec | None:
     if not _is_possible(sizes):
         return None
     seq_len = draft.known("seq_len") or sizes["n_positions"]
-    try:
-        return ModelSpec(
-            name=f"gpt2-{sizes['n_layer']}x{sizes['n_embd']}", title="the model of GPT2Config",
-            num_layers=sizes["n_layer"], hidden_size=sizes["n_embd"], num_heads=sizes["n_head"],
-            ffn_hidden_size=sizes["n_inner"] or 4 * sizes["n_embd"], vocab_size=sizes["vocab_size"],
-            max_seq_len=sizes["n_positions"], seq_len=min(seq_len, sizes["n_positions"]),
-            dropout=float(sizes["resid_pdrop"]), tied_embeddings=sizes["tie_word_embeddings"], global_batch=1,
-            precision="bf16", sources={"num_layers": "GPT2Config in the file"},
-        )  # fmt: skip
-    except (ValueError, msgspec.ValidationError):
-        return None
+    return model_of_sizes(
+        "the model of GPT2Config", "GPT2Config in the file", name=f"gpt2-{sizes['n_layer']}x{sizes['n_embd']}",
+        num_layers=sizes["n_layer"], hidden_size=sizes["n_embd"], num_heads=sizes["n_head"],
+        ffn_hidden_size=sizes["n_inner"] or 4 * sizes["n_embd"],
+        vocab_size=sizes["vocab_size"], max_seq_len=sizes["n_positions"], seq_len=min(seq_len, sizes["n_positions"]),
+        dropout=float(sizes["resid_pdrop"]), tied_embeddings=sizes["tie_word_embeddings"],
+    )  # fmt: skip
 
 
 def _is_possible(sizes: dict[str, Any]) -> bool:
@@ -72,8 +67,7 @@ def _is_possible(sizes: dict[str, Any]) -> bool:
     counts += [sizes["n_inner"]] if sizes["n_inner"] is not None else []
     share = sizes["resid_pdrop"]
     is_share = type(share) in (int, float) and 0 <= share < 1
-    others = is_share and type(sizes["tie_word_embeddings"]) is bool
-    return others and all(map(_is_count, counts)) and sizes["n_embd"] % sizes["n_head"] == 0
+    return is_share and type(sizes["tie_word_embeddings"]) is bool and all(map(_is_count, counts))
 
 
 def _is_count(value: object) -> bool:

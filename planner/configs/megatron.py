@@ -3,9 +3,8 @@
 import re
 from typing import Any
 
-import msgspec
-
 from planner.configs.draft import OWN_RULES, UNDECIDED, Asked, Draft, Keys
+from planner.configs.model_names import model_of_sizes
 from planner.configs.source import Source, Value
 from planner.rules.megatron_options import MEGATRON, OBSOLETE
 from planner.spec import ModelSpec
@@ -109,19 +108,13 @@ def _own_model(keys: Keys, draft: Draft, sizes: tuple[Any, Any, Any]) -> ModelSp
     seq_len = draft.known("seq_len", None) or positions or 1024
     if vocab is None:
         draft.assumptions.append("the file has no vocabulary size: GPT-2's 50257 is taken")
-    if hidden % heads:
-        return None
-    try:
-        return ModelSpec(
-            name=f"megatron-{layers}x{hidden}", title="the model of the arguments", num_layers=layers,
-            hidden_size=hidden, num_heads=heads, ffn_hidden_size=ffn or _default_ffn(keys, hidden),
-            vocab_size=vocab or 50257, max_seq_len=max(positions or seq_len, 1), dropout=0.1,
-            seq_len=min(seq_len, positions or seq_len),
-            tied_embeddings=not keys.has("--untie-embeddings-and-output-weights"), global_batch=1, precision="bf16",
-            sources={"num_layers": "the arguments of the file"},
-        )  # fmt: skip
-    except (ValueError, msgspec.ValidationError):
-        return None
+    return model_of_sizes(
+        "the model of the arguments", "the arguments of the file", name=f"megatron-{layers}x{hidden}",
+        num_layers=layers, hidden_size=hidden, num_heads=heads, ffn_hidden_size=ffn or _default_ffn(keys, hidden),
+        vocab_size=vocab or 50257,
+        max_seq_len=max(positions or seq_len, 1), dropout=0.1, seq_len=min(seq_len, positions or seq_len),
+        tied_embeddings=not keys.has("--untie-embeddings-and-output-weights"),
+    )  # fmt: skip
 
 
 def _default_ffn(keys: Keys, hidden: int) -> int:

@@ -1,6 +1,7 @@
-"""Which model a name in a configuration means."""
+"""Which model a name in a configuration means, or the sizes that it writes out."""
 
 import re
+from typing import Any
 
 import msgspec
 
@@ -45,3 +46,16 @@ def model_named(name: str) -> ModelSpec | None:
         spec, name=f"titans-{plain.replace('_', '-')}", title=f"{plain} of titans", ffn_hidden_size=4 * hidden,
         sources=dict.fromkeys(different, "titans/model/gpt/gpt.py"), **different,
     )  # fmt: skip
+
+
+def model_of_sizes(title: str, source: str, **sizes: Any) -> ModelSpec | None:
+    """A model of a configuration's own; nothing where the heads do not divide it or a size is none.
+
+    ``sizes`` are the fields of :class:`ModelSpec` that the file tells or that its framework takes for granted.
+    """
+    if sizes["hidden_size"] % sizes["num_heads"]:
+        return None
+    try:
+        return ModelSpec(title=title, global_batch=1, precision="bf16", sources={"num_layers": source}, **sizes)
+    except (ValueError, msgspec.ValidationError):
+        return None

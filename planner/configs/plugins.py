@@ -101,7 +101,7 @@ def _context(context: Keys, source: Source, draft: Draft, asked: Asked) -> None:
         # All models with formulas are GPT-2's.
         draft.facts["model"] = draft.model.name
         hidden = {value.line for key, value in source.settings.items() if key in MODEL and _is_hidden(value)}
-        draft.settled |= hidden | {call.line for call in source.others}
+        draft.needless_lines |= hidden | {call.line for call in source.others}
     draft.facts |= {
         "num_devices": asked.gpus, "calls_no_sync": "no_sync" in source.called,
         "calls_lora": "enable_lora" in source.called, "uses_galore": "DistGaloreAwamW" in source.called,

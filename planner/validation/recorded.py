@@ -128,11 +128,10 @@ def _offload(row: Row) -> Offload:
     asked = _asked_offload(row)
     if row.text("plugin") != "GeminiPlugin" or _OWN_BLOCKS in row.text("attn"):
         return asked
-    return Offload(
-        optimizer=1.0 if asked.optimizer >= 1 / _TENSORS_OF_A_LAYER else 0.0,
-        parameters=1.0 if asked.parameters > 1 - 1 / _TENSORS_OF_A_LAYER else 0.0,
-        tier=asked.tier if asked.optimizer >= 1 / _TENSORS_OF_A_LAYER else "none",
-    )  # fmt: skip
+    if asked.optimizer < 1 / _TENSORS_OF_A_LAYER:
+        return Offload()
+    everything = asked.parameters > 1 - 1 / _TENSORS_OF_A_LAYER
+    return Offload(optimizer=1.0, parameters=float(everything), tier=asked.tier)
 
 
 def _asked_offload(row: Row) -> Offload:

@@ -5,7 +5,7 @@ import fcntl
 import importlib.metadata
 import io
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -81,6 +81,20 @@ def append_run(path: Path, plan: Plan, *, name: str, outcome: Outcome, metrics: 
         PlanError: the file has come to have other columns, or cannot be written.
     """
     check_record(path, plan)
+
+    def cells(number: int) -> dict[str, str]:
+        row = {"id": f"{name}-{number:03d}", "outcome": outcome, **_plan_cells(plan), **_model_cells(plan)}
+        return row | (_measured_cells(plan, _records(metrics)) if metrics else {})
+
+    append_row(path, cells)
+
+
+def append_row(path: Path, cells: Callable[[int], Mapping[str, str]]) -> None:
+    """Append one row in the columns of the table, with the header if the file is new; ``cells`` gets its number.
+
+    Raises:
+        PlanError: the file is no table, or cannot be written.
+    """
     try:
         with path.open("a+b", buffering=0) as file:
             # Several runs may append to one table.
@@ -88,8 +102,7 @@ def append_run(path: Path, plan: Plan, *, name: str, outcome: Outcome, metrics: 
             content = Path(path).read_bytes()
             columns = COLUMNS if not content.strip() else read_table(path).columns
             number = max(0, len(content.splitlines()) - 1)
-            row = {"id": f"{name}-{number:03d}", "outcome": outcome, **_plan_cells(plan), **_model_cells(plan)}
-            row |= _measured_cells(plan, _records(metrics)) if metrics else {}
+            row = cells(number)
             lines = [] if content.strip() else [columns]
             lines.append(tuple(row.get(column, "") for column in columns))
             _write_whole(file, _csv(lines, new_line=bool(content) and not content.endswith(b"\n")), len(content))
@@ -189,17 +202,35 @@ def _recompute(layout: Layout) -> str:
 
 def _measured_cells(plan: Plan, records: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     header, summary = records[0], records[-1]
-    median_s = summary["median_step_s"]  # none of a run in fp16 that came to no update
-    cells = {"step_s": "" if median_s is None else f"{median_s:.5g}"}
-    device_used = _mib(max(rank["device_used_bytes"] for rank in summary["ranks"]))
-    if plan.problem.hardware.device == "cpu":
+    on_cpu = plan.problem.hardware.device == "cpu"
+    return measured_cells(summary["median_step_s"], header["memory"], summary["ranks"], on_cpu=on_cpu)
+
+
+def measured_cells(
+    median_step_s: float | None,
+    boosted: Sequence[Mapping[str, Any]],
+    ranks: Sequence[Mapping[str, Any]],
+    *,
+    on_cpu: bool,
+) -> dict[str, str]:
+    """The cells of what a run measured.
+
+    Args:
+        median_step_s: the step time, ``None`` of a run in fp16 that came to no update.
+        boosted: memory of every rank after boosting, in bytes, as the runtime records it.
+        ranks: the same at the end.
+        on_cpu: whether ranks were processes without a device.
+    """
+    cells = {"step_s": "" if median_step_s is None else f"{median_step_s:.5g}"}
+    device_used = _mib(max(rank["device_used_bytes"] for rank in ranks))
+    if on_cpu:
         # The largest resident size has the libraries in it, as the driver's reading of a card has its context.
         return cells | {"device_used_mib_max": device_used}
     return cells | {
-        "peak_allocated_mib_per_rank": " ".join(_mib(rank["allocated_bytes"]) for rank in summary["ranks"]),
-        "peak_reserved_mib_max": _mib(max(rank["reserved_bytes"] for rank in summary["ranks"])),
+        "peak_allocated_mib_per_rank": " ".join(_mib(rank["allocated_bytes"]) for rank in ranks),
+        "peak_reserved_mib_max": _mib(max(rank["reserved_bytes"] for rank in ranks)),
         "device_used_mib_max": device_used,
-        "after_boost_allocated_mib": " ".join(_mib(rank["held_bytes"]) for rank in header["memory"]),
+        "after_boost_allocated_mib": " ".join(_mib(rank["held_bytes"]) for rank in boosted),
     }
 
 

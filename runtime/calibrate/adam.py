@@ -1,6 +1,7 @@
 """Rate of Adam on the host."""
 
 import importlib.util
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -51,6 +52,5 @@ def _has_built_kernel() -> bool:
     places = list(found.submodule_search_locations or ()) if found else []
     major, minor = torch.__version__.split(".")[:2]
     kept = Path.home() / ".cache" / "colossalai" / "torch_extensions"
-    return any(list((Path(place) / "_C").glob("cpu_adam*")) for place in places) or (
-        bool(places) and any(kept.glob(f"torch{major}.{minor}_*/cpu_adam*.so"))
-    )
+    installed = (path for place in places for path in (Path(place) / "_C").glob("cpu_adam*"))
+    return bool(places) and any(chain(installed, kept.glob(f"torch{major}.{minor}_*/cpu_adam*.so")))

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks.library.cases import LibraryCase
-from benchmarks.library.run import append, cells, prepared, run_case
+from benchmarks.library.run import cells, prepared, run_case
 from planner.validation import validate
+from planner.validation.recording import append_row
 
 pytestmark = pytest.mark.runtime
 LIMIT_S = 100.0
@@ -22,8 +23,9 @@ def test_a_case_becomes_a_row(tmp_path: Path) -> None:
     assert measured is not None
     assert (measured["outcome"], measured["colossalai"]) == ("fit", "0.5.0")
     table = tmp_path / "rows.csv"
-    append(table, cells(TINY, "H100-SXM-80G", "by-hand") | measured)
-    append(table, cells(TINY, "H100-SXM-80G", "by-hand") | measured)
+    row = cells(TINY, "H100-SXM-80G", "by-hand") | measured
+    append_row(table, lambda _: row)
+    append_row(table, lambda _: row)
     report = validate([table])
     assert (report.sets["by-hand"].scored, report.sets["by-hand"].step_time.n) == (2, 2)
     case = report.replays[0].case
