@@ -74,11 +74,10 @@ class QueuedTimer:
         between let it rise again: each round of work is followed by some, and the mean over the second half
         of the budget counts. Work that is too short for that, and a CPU's, is timed by itself.
         """
-        share = budget_s / 4 / len(works)
-        alone = sum(self.seconds(work, share) for work in works)
-        if self._device.type != "cuda" or alone < SHORT_S:
-            return alone
-        return self._in_step(works, alone, budget_s * 3 / 4)
+        if self._device.type != "cuda":
+            return sum(self.seconds(work, budget_s / len(works)) for work in works)
+        alone = sum(self.seconds(work, budget_s / 4 / len(works)) for work in works)
+        return alone if alone < SHORT_S else self._in_step(works, alone, budget_s * 3 / 4)
 
     def _in_step(self, works: Sequence[Work], alone_s: float, budget_s: float) -> float:
         left, right = (torch.ones(PAUSE_ELEMENTS, device=self._device, dtype=torch.bfloat16) for _ in range(2))
