@@ -65,3 +65,25 @@ def test_heads_are_judged_where_they_stand() -> None:
     (error,) = [one for one in judged.diagnostics if one.rule == "GPT001"]
     assert error.location == "a.py:2: n_head = 12"
     assert error.hint == "use n_head = 16, 8 or 4"
+
+
+@pytest.mark.parametrize(
+    ("written", "message"),
+    [
+        ("n_layer=-3", "n_layer is -3, and it has to be a whole number from 1 to "),
+        ("n_embd='a'", "n_embd is 'a', and it has to be a whole number from 1 to "),
+        ("tie_word_embeddings=2", "tie_word_embeddings is 2, and it has to be true or false"),
+    ],
+)
+def test_a_size_that_is_none_is_named(written: str, message: str) -> None:
+    options = Asked(gpus=4, hardware=H100, devices_per_node=8, model=None)
+    _, (judged,) = read_and_judge(f"config = GPT2Config({written})\n" + PLUGIN, "a.py", "python", options)
+    (error,) = judged.errors
+    assert (error.rule, error.message.startswith(message)) == ("CFG002", True)
+    assert error.location.startswith("a.py:1: ")
+
+
+def test_a_size_that_is_only_known_when_it_runs_is_no_error() -> None:
+    for hidden in ("layers()", "LAYERS"):
+        model, rules = model_of(f"from sizes import LAYERS\nGPT2Config(n_layer={hidden})\n" + PLUGIN)
+        assert (model, [rule for rule in rules if rule == "CFG002"]) == (None, [])
