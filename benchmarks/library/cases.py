@@ -1,9 +1,10 @@
 """What :mod:`benchmarks.library.run` trains: one layout of one model."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
+from msgspec import Meta
 
 Plugin = Literal["HybridParallelPlugin", "GeminiPlugin", "LowLevelZeroPlugin"]
 
@@ -51,9 +52,9 @@ class LibraryCase(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 class _Cases(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    case: tuple[LibraryCase, ...]
+    case: Annotated[tuple[LibraryCase, ...], Meta(min_length=1)]
 
 
 def read_cases(path: Path) -> tuple[LibraryCase, ...]:
-    """The cases of a TOML file of ``[[case]]`` tables."""
+    """The cases of a TOML file of ``[[case]]`` tables, one or more; OSError or msgspec.DecodeError if it is none."""
     return msgspec.toml.decode(path.read_bytes(), type=_Cases).case

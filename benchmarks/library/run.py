@@ -97,7 +97,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--until", type=float, default=float("inf"), help="seconds after which no case is started")
     options = parser.parse_args(arguments)
     start, failed = time.monotonic(), 0
-    cases = read_cases(options.cases)
+    try:
+        cases = read_cases(options.cases)
+    except (OSError, msgspec.DecodeError) as error:
+        parser.error(f"cannot read {options.cases}: {error}; name a TOML file of [[case]] tables")
     ranks = prepared(cases[0])
     for case, following in zip(cases, [*cases[1:], None], strict=True):
         if time.monotonic() - start > options.until:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.library.cases import LibraryCase
-from benchmarks.library.run import cells, prepared, run_case
+from benchmarks.library.run import cells, main, prepared, run_case
 from planner.validation import validate
 from planner.validation.recording import append_row
 
@@ -42,3 +42,23 @@ def test_a_case_that_fails_gives_no_row(capfd: pytest.CaptureFixture[str]) -> No
     broken = LibraryCase(**(FIELDS | {"heads": 3}))  # 64 units do not divide by it
     assert run_case(broken, prepared(broken), "cpu", LIMIT_S) is None
     assert "ValueError" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("", "missing required field `case`"), ("case = []", "length >= 1"), ("[[case]", "cannot read"),
+     ("[[case]]\nlayer = 2", "unknown field `layer`"), (None, "No such file")],
+)  # fmt: skip
+def test_cases_that_cannot_be_read_are_told_in_one_line(
+    text: str | None, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "cases.toml"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(SystemExit) as ended:
+        main([str(path), "-o", str(tmp_path / "rows.csv")])
+    error = capsys.readouterr().err
+    assert ended.value.code == 2
+    assert said in error
+    assert "name a TOML file of [[case]] tables" in error
+    assert "Traceback" not in error
