@@ -77,5 +77,5 @@ $(VENV)/runtime.stamp: $(VENV)/planner.stamp $(REQUIREMENTS)
 $(VENV)/dev.stamp: $(VENV)/runtime.stamp
 	@echo "setting up $(VENV): tools of development"
 	@$(PIP_INSTALL) --no-warn-conflicts --editable '.[dev]'
-	@$(BIN)/python -m planner.nvme_build || echo "      its tests are skipped" >&2
+	@$(BIN)/python -m planner.launch.nvme_build || echo "      its tests are skipped" >&2
 	@touch $@

@@ -5,7 +5,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from planner.cost_model.errors import KINDS, kind_columns
-from planner.layout import columns_of
+from planner.layouts.layout import columns_of
 from planner.validation import Report, validate
 from planner.validation.replay import Replay
 from planner.validation.report import memory_pair, time_pair
@@ -17,7 +17,7 @@ FEWEST_RUNS = 3
 
 
 def residuals(report: Report, stack: str) -> dict[str, dict[str, float]]:
-    """Fields of :class:`planner.spec.ErrorSpec` by kind of layout, and of all runs, of the rows on one stack.
+    """Fields of :class:`planner.specs.ErrorSpec` by kind of layout, and of all runs, of the rows on one stack.
 
     Only rows count that measured allocated memory and step time.
     """

@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from planner.problem import Problem
-from planner.question import Question, build_problem
+from planner.layouts.problem import Problem
+from planner.plans.question import Question, build_problem
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "solver_scaling.md"

@@ -29,7 +29,7 @@ class Measured(NamedTuple):
 
 def measure(arguments: list[str]) -> Measured:
     """Run ``gptplan`` with ``arguments`` in a process of its own."""
-    command = [sys.executable, "-m", "planner.cli", *arguments]
+    command = [sys.executable, "-m", "planner.cli.app", *arguments]
     start_s = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     # wait4 tells the peak of this one child; getrusage only that of the largest so far.

@@ -17,9 +17,9 @@ from typing import NamedTuple
 
 from planner.calibration.constants import CONSTANTS
 from planner.calibration.refit import predicted_s
-from planner.spec import HardwareSpec, StackSpec
-from planner.spec_files import load_spec
-from planner.units import Seconds
+from planner.specs import HardwareSpec, StackSpec
+from planner.specs.files import load_spec
+from planner.specs.units import Seconds
 from planner.validation import validate
 from planner.validation.cases import Case
 

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from planner.layout import Layout
-from planner.plan import Plan, read_plan
-from planner.units import GIB, format_seconds
+from planner.layouts.layout import Layout
+from planner.plans.plan import Plan, read_plan
+from planner.specs.units import GIB, format_seconds
 from plans.make import Asked, asked, command, path_of
 
 PAGE = Path(__file__).with_name("plans.md")

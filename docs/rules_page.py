@@ -3,7 +3,9 @@
 import re
 from pathlib import Path
 
-from planner.rules import EVERY_RULE, ConfigRule, Rule, RuleText
+from planner.lint.config_rule import ConfigRule
+from planner.lint.registry import EVERY_RULE
+from planner.rules import Rule, RuleText
 
 PAGE = Path(__file__).with_name("rules.md")
 

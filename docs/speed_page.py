@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from planner.cost_model.flops import model_flops_per_step
-from planner.units import MIB, format_seconds
+from planner.specs.units import MIB, format_seconds
 from planner.validation.replay import Replay
 from planner.validation.report import validate
 from planner.validation.words import layout_words

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from docs.validation_plots import draw
 from planner.diagnostics import PlanError, render
-from planner.spec import HardwareSpec
-from planner.spec_files import load_spec
-from planner.units import format_gib, format_seconds
+from planner.specs import HardwareSpec
+from planner.specs.files import load_spec
+from planner.specs.units import format_gib, format_seconds
 from planner.validation import Report, validate
 from planner.validation.facts import caveat_of, worst_of
 from planner.validation.replay import Replay

@@ -6,7 +6,7 @@ from importlib import util
 from pathlib import Path
 from typing import Any
 
-from planner.units import GIB
+from planner.specs.units import GIB
 from planner.validation import Report
 from planner.validation.report import memory_pair, time_pair
 from planner.validation.score import Pair, error_pct

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from planner.diagnostics import PlanError
-from planner.plan import read_plan
-from planner.shrink import shrink
-from planner.verification import TOLERANCES, WORKAROUNDS
+from planner.handover.verification import TOLERANCES, WORKAROUNDS
+from planner.launch.shrink import shrink
+from planner.plans.plan import read_plan
 from plans.make import asked, path_of
 
 PAGE = Path(__file__).with_name("verification.md")
@@ -92,7 +92,7 @@ def _verified_plan(path: Path) -> list[dict[str, Any]]:
 
 
 def _gptplan(arguments: list[str], folder: Path) -> str:
-    command = [sys.executable, "-m", "planner.cli", *arguments]
+    command = [sys.executable, "-m", "planner.cli.app", *arguments]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     if done.returncode > 1 or not done.stdout:
         raise SystemExit(f"{' '.join(arguments)}\n{done.stderr}")

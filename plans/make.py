@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from planner.diagnostics import render
-from planner.plan import Plan, write_plan
-from planner.question import Question, build_problem
+from planner.plans.plan import Plan, write_plan
+from planner.plans.question import Question, build_problem
 from planner.solver import solve
 
 FOLDER = Path(__file__).parent

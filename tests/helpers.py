@@ -6,9 +6,10 @@ from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
-from planner.layout import Layout, Offload
-from planner.problem import Problem
-from planner.spec import (
+from planner.layouts.layout import Layout, Offload
+from planner.layouts.problem import Problem
+from planner.layouts.stages import StageColumns, stages_of_layout
+from planner.specs import (
     ActivationSpec,
     EfficiencySpec,
     ErrorSpec,
@@ -23,8 +24,7 @@ from planner.spec import (
     TrafficSpec,
     ZeroTrafficSpec,
 )
-from planner.stages import StageColumns, stages_of_layout
-from planner.units import Bytes, BytesPerSecond, FlopsPerSecond, Seconds
+from planner.specs.units import Bytes, BytesPerSecond, FlopsPerSecond, Seconds
 
 Struct = TypeVar("Struct", bound=msgspec.Struct)
 

@@ -12,9 +12,9 @@ import torch.distributed as dist
 
 from benchmarks.library.cases import LibraryCase
 from benchmarks.library.training import train
-from runtime.adapter import adapt
-from runtime.quiet import quieten_libraries
-from runtime.worker import leave
+from runtime.patches.adapter import adapt
+from runtime.patches.quiet import quieten_libraries
+from runtime.train.worker import leave
 
 
 class Task(msgspec.Struct, frozen=True):

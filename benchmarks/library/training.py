@@ -17,9 +17,9 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from benchmarks.library.cases import LibraryCase
 from planner.validation.recording import measured_cells
 from runtime.calibrate.timing import wait
-from runtime.measure import PACKAGES
-from runtime.memory import forget_peaks, gather_memory, memory_records
-from runtime.steps import Step, has_updated, median_step_s
+from runtime.train.measure import PACKAGES
+from runtime.train.memory import forget_peaks, gather_memory, memory_records
+from runtime.train.steps import Step, has_updated, median_step_s
 
 LAZY_ABOVE = 5e8
 """Parameters above which a model is initialised lazily, after it is divided."""

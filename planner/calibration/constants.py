@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 import msgspec
 
-from planner.spec import StackSpec
-from planner.units import Seconds
+from planner.specs import StackSpec
+from planner.specs.units import Seconds
 
 
 class Constant(NamedTuple):

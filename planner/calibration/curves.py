@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from planner.calibration.measurements import Collective, Product
-from planner.spec import Precision
+from planner.handover.measurements import Collective, Product
+from planner.specs import Precision
 
 BINS_PER_DECADE = 2
 """Points of the curve for each factor of ten in FLOP."""

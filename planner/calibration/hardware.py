@@ -7,10 +7,10 @@ from typing import NamedTuple
 import msgspec
 
 from planner.calibration.curves import LEAST_TIMINGS, Link, best_rate, efficiency_curve, fit_link
-from planner.calibration.measurements import Collective, Measurements
-from planner.spec import HardwareSpec, HostSpec, LinkSpec, Precision
-from planner.topology import PAIR
-from planner.units import GIB, MIB, Bytes, BytesPerSecond, FlopsPerSecond, Seconds, format_bytes, format_rate
+from planner.handover.measurements import Collective, Measurements
+from planner.layouts.topology import PAIR
+from planner.specs import HardwareSpec, HostSpec, LinkSpec, Precision
+from planner.specs.units import GIB, MIB, Bytes, BytesPerSecond, FlopsPerSecond, Seconds, format_bytes, format_rate
 
 ADAM_BYTES = 28
 """Host memory traffic of one fp32 AdamW update per parameter: four tensors read, three written."""

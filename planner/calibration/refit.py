@@ -14,10 +14,10 @@ from planner.calibration.least_squares import Vector, jacobian, minimise
 from planner.cost_model.errors import KINDS, error_of, kind_columns
 from planner.cost_model.pipeline import step_breakdown
 from planner.diagnostics import usage_error
-from planner.layout import columns_of
-from planner.spec import HardwareSpec, StackSpec
-from planner.spec_files import to_builtins
-from planner.stages import stages_of_layout
+from planner.layouts.layout import columns_of
+from planner.layouts.stages import stages_of_layout
+from planner.specs import HardwareSpec, StackSpec
+from planner.specs.files import to_builtins
 from planner.validation.cases import Case
 from planner.validation.report import time_pair, validate
 from planner.validation.score import Errors, errors

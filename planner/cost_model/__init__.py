@@ -5,10 +5,10 @@ from planner.cost_model.flops import model_flops_per_step
 from planner.cost_model.memory import host_bytes_per_rank, nvme_bytes_per_rank, predicted_stages
 from planner.cost_model.pipeline import step_breakdown
 from planner.cost_model.schedule_graph import schedule_step_seconds
-from planner.layout import Layout
-from planner.prediction import Prediction
-from planner.problem import Problem
-from planner.stages import stages_of_layout
+from planner.layouts.layout import Layout
+from planner.layouts.problem import Problem
+from planner.layouts.stages import stages_of_layout
+from planner.plans.prediction import Prediction
 
 NOT_MODELLED = (
     "loading of data, logging, evaluation and checkpoints",

@@ -5,11 +5,11 @@ import numpy as np
 from planner.cost_model.parameters import layer_parameters
 from planner.cost_model.shares import rank_tokens, shares
 from planner.cost_model.sources import formula
-from planner.problem import Problem
-from planner.rules.rule import edge_of
-from planner.rules.states import SHARDS_WEIGHTS
-from planner.spec import ELEMENT_BYTES
-from planner.stages import Floats, StageColumns, once_per_places, padded_vocab
+from planner.layouts.degrees import edge_of
+from planner.layouts.layout import SHARDS_WEIGHTS
+from planner.layouts.problem import Problem
+from planner.layouts.stages import Floats, StageColumns, once_per_places, padded_vocab
+from planner.specs import ELEMENT_BYTES
 
 
 @formula("korthikanti2022", "dao2022", "xu2021", "wang2021")

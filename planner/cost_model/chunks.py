@@ -8,8 +8,8 @@ from typing import NamedTuple
 import numpy as np
 
 from planner.cost_model.sources import formula
-from planner.problem import Problem
-from planner.spec import ModelSpec, ShardedSpec
+from planner.layouts.problem import Problem
+from planner.specs import ModelSpec, ShardedSpec
 
 SEARCH_STEP = 1024
 """Parameters between the piece sizes that are tried, unless by hidden sizes."""

@@ -10,11 +10,11 @@ from planner.cost_model.parameters import SHARDS_GRADIENTS, stage_parameters
 from planner.cost_model.shares import shares
 from planner.cost_model.sources import formula
 from planner.cost_model.terms import Terms, total
-from planner.problem import Problem
-from planner.rules.states import SHARDS_WEIGHTS
-from planner.spec import ELEMENT_BYTES
-from planner.stages import Floats, Integers, StageColumns, microbatch_tokens, padded_vocab
-from planner.topology import Cluster, link_columns
+from planner.layouts.layout import SHARDS_WEIGHTS
+from planner.layouts.problem import Problem
+from planner.layouts.stages import Floats, Integers, StageColumns, microbatch_tokens, padded_vocab
+from planner.layouts.topology import Cluster, link_columns
+from planner.specs import ELEMENT_BYTES
 
 
 @formula("thakur2005")

@@ -11,12 +11,11 @@ from planner.cost_model.products import alignment_share, matrix_seconds, odd_sha
 from planner.cost_model.shares import rank_tokens, shares
 from planner.cost_model.sources import formula
 from planner.cost_model.terms import Terms
-from planner.problem import Problem
-from planner.rules.rule import edge_of
-from planner.rules.states import SHARDS_WEIGHTS
-from planner.spec import ELEMENT_BYTES
-from planner.spec_parts import Attention
-from planner.stages import Floats, StageColumns, once_per_places, padded_vocab
+from planner.layouts.degrees import edge_of
+from planner.layouts.layout import SHARDS_WEIGHTS
+from planner.layouts.problem import Problem
+from planner.layouts.stages import Floats, StageColumns, once_per_places, padded_vocab
+from planner.specs import ELEMENT_BYTES, Attention
 
 BACKWARD_PRODUCTS = 2.0
 """Backward computes a weight and an input gradient for every product of forward."""

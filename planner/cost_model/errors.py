@@ -3,12 +3,11 @@
 import numpy as np
 
 from planner.cost_model.sources import formula
-from planner.layout import LayoutColumns
-from planner.prediction import ExpectedError
-from planner.problem import Problem
-from planner.rules.states import SHARDS_WEIGHTS
-from planner.spec import ErrorSpec, StackSpec
-from planner.stages import Floats, StageColumns
+from planner.layouts.layout import SHARDS_WEIGHTS, LayoutColumns
+from planner.layouts.problem import Problem
+from planner.layouts.stages import Floats, StageColumns
+from planner.plans.prediction import ExpectedError
+from planner.specs import ErrorSpec, StackSpec
 
 KINDS = ("grid", "sharded", "offload", "pipeline", "tensor", "data")
 """Kinds of layouts by what is hardest to predict of them, the hardest first."""

@@ -5,8 +5,8 @@ from typing import NamedTuple
 import numpy as np
 
 from planner.cost_model.sources import formula
-from planner.problem import Problem
-from planner.stages import Floats, StageColumns, microbatch_tokens, padded_vocab
+from planner.layouts.problem import Problem
+from planner.layouts.stages import Floats, StageColumns, microbatch_tokens, padded_vocab
 
 
 class LayerProducts(NamedTuple):

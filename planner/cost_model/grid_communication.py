@@ -12,10 +12,10 @@ from planner.cost_model.parameters import layer_parameters, stage_parameters
 from planner.cost_model.shares import rank_tokens
 from planner.cost_model.sources import formula
 from planner.cost_model.terms import Terms, total
-from planner.problem import Problem
-from planner.rules.rule import edge_of
-from planner.spec import ELEMENT_BYTES
-from planner.stages import Floats, Integers, StageColumns, padded_vocab
+from planner.layouts.degrees import edge_of
+from planner.layouts.problem import Problem
+from planner.layouts.stages import Floats, Integers, StageColumns, padded_vocab
+from planner.specs import ELEMENT_BYTES
 
 NORM_SUMS = 2
 """Numbers of 4 bytes per token that a norm exchanges: sum and sum of squares."""

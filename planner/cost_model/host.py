@@ -5,10 +5,9 @@ import numpy as np
 from planner.cost_model.chunks import pieces, pinned_ratio
 from planner.cost_model.parameters import updated_parameters, weight_shards
 from planner.cost_model.sources import formula
-from planner.layout import OFFLOAD_TIERS
-from planner.problem import Problem
-from planner.rules.states import SHARDS_WEIGHTS
-from planner.stages import Booleans, Floats, StageColumns
+from planner.layouts.layout import OFFLOAD_TIERS, SHARDS_WEIGHTS
+from planner.layouts.problem import Problem
+from planner.layouts.stages import Booleans, Floats, StageColumns
 
 RESIDENT_TENSORS = 2
 """Tensors whose moments are in host memory while the others are on NVMe: one updates, the next is read."""

@@ -19,9 +19,9 @@ from planner.cost_model.states import (
     step_gradient_bytes,
 )
 from planner.cost_model.terms import Terms, at_row, total
-from planner.prediction import StagePrediction
-from planner.problem import Problem
-from planner.stages import Floats, StageColumns, microbatch_tokens, once_per_places
+from planner.layouts.problem import Problem
+from planner.layouts.stages import Floats, StageColumns, microbatch_tokens, once_per_places
+from planner.plans.prediction import StagePrediction
 
 PHASES = ("forward", "backward", "end_of_backward", "optimizer")
 

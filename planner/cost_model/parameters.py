@@ -8,10 +8,10 @@ from planner.cost_model.chunks import pieces
 from planner.cost_model.shares import shares
 from planner.cost_model.sources import formula
 from planner.cost_model.terms import Terms, total
-from planner.problem import Problem
-from planner.rules.states import SHARDS_WEIGHTS
-from planner.spec import ModelSpec
-from planner.stages import Floats, StageColumns, once_per_places, once_per_stages, padded_vocab
+from planner.layouts.layout import SHARDS_WEIGHTS
+from planner.layouts.problem import Problem
+from planner.layouts.stages import Floats, StageColumns, once_per_places, once_per_stages, padded_vocab
+from planner.specs import ModelSpec
 
 SHARDS_OPTIMIZER = 1
 """The ZeRO stage from which on master weights and moments are divided over data parallelism."""

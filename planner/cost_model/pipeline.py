@@ -8,8 +8,8 @@ from planner.cost_model import communication, compute, update
 from planner.cost_model.grid_communication import grid_collectives, grid_gradient_seconds, grid_seconds
 from planner.cost_model.sources import formula
 from planner.cost_model.terms import Terms, total
-from planner.problem import Problem
-from planner.stages import Floats, Integers, StageColumns
+from planner.layouts.problem import Problem
+from planner.layouts.stages import Floats, Integers, StageColumns
 
 
 class StageTimes(NamedTuple):

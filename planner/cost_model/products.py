@@ -3,8 +3,8 @@
 import numpy as np
 
 from planner.cost_model.sources import formula
-from planner.problem import Problem
-from planner.stages import Floats
+from planner.layouts.problem import Problem
+from planner.layouts.stages import Floats
 
 Side = Floats | float
 """A side of a matrix, of one product or of one for each row."""

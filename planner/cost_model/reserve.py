@@ -4,11 +4,10 @@ import numpy as np
 
 from planner.cost_model.errors import mean_memory_error
 from planner.cost_model.sources import formula
-from planner.layout import TENSOR_MODES
-from planner.problem import Problem
-from planner.rules.rule import edge_of
-from planner.rules.states import SHARDS_WEIGHTS
-from planner.stages import Floats, StageColumns, once_per_places
+from planner.layouts.degrees import edge_of
+from planner.layouts.layout import SHARDS_WEIGHTS, TENSOR_MODES
+from planner.layouts.problem import Problem
+from planner.layouts.stages import Floats, StageColumns, once_per_places
 
 
 @formula("definition")

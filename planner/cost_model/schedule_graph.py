@@ -14,8 +14,8 @@ from planner.cost_model.grid_communication import grid_collectives
 from planner.cost_model.pipeline import StageTimes, stage_times
 from planner.cost_model.sources import formula
 from planner.cost_model.terms import total
-from planner.problem import Problem
-from planner.stages import Floats, StageColumns
+from planner.layouts.problem import Problem
+from planner.layouts.stages import Floats, StageColumns
 
 STEADY = 1e-9
 """Relative difference below which two rounds of a schedule take the same time."""

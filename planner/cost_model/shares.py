@@ -5,10 +5,10 @@ from typing import NamedTuple
 import numpy as np
 
 from planner.cost_model.sources import formula
-from planner.layout import LayoutColumns, once_per_table
-from planner.problem import Problem
-from planner.rules.rule import edge_of
-from planner.stages import Floats, StageColumns, microbatch_tokens, once_per_places
+from planner.layouts.degrees import edge_of
+from planner.layouts.layout import LayoutColumns, once_per_table
+from planner.layouts.problem import Problem
+from planner.layouts.stages import Floats, StageColumns, microbatch_tokens, once_per_places
 
 
 class Shares(NamedTuple):

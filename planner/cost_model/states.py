@@ -13,10 +13,10 @@ from planner.cost_model.parameters import (
 from planner.cost_model.shares import shares
 from planner.cost_model.sources import formula
 from planner.cost_model.terms import Terms, total
-from planner.problem import Problem
-from planner.rules.states import SHARDS_WEIGHTS
-from planner.spec import ELEMENT_BYTES
-from planner.stages import Booleans, Floats, StageColumns, once_per_places, once_per_stages
+from planner.layouts.layout import SHARDS_WEIGHTS
+from planner.layouts.problem import Problem
+from planner.layouts.stages import Booleans, Floats, StageColumns, once_per_places, once_per_stages
+from planner.specs import ELEMENT_BYTES
 
 
 @formula("rajbhandari2020", "colossalai0.5.0")

@@ -7,9 +7,9 @@ from planner.cost_model.host import nvme_bytes_per_rank
 from planner.cost_model.parameters import SHARDS_GRADIENTS, stage_parameters, updated_parameters
 from planner.cost_model.sources import formula
 from planner.cost_model.terms import Terms, total
-from planner.problem import Problem
-from planner.rules.states import SHARDS_WEIGHTS
-from planner.stages import Floats, StageColumns
+from planner.layouts.layout import SHARDS_WEIGHTS
+from planner.layouts.problem import Problem
+from planner.layouts.stages import Floats, StageColumns
 
 LAYER_TENSORS = 12
 """Parameter tensors of a layer: weights and biases of four products and two norms."""

@@ -4,24 +4,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from planner.diagnostics import Diagnostic
-from planner.layout import Layout, LayoutColumns
-from planner.problem import Problem
-from planner.rules import (
-    capacity,
-    choices,
-    deepspeed_configs,
-    grid,
-    megatron_configs,
-    megatron_options,
-    offload_configs,
-    old_configs,
-    pipeline,
-    plugin_configs,
-    states,
-    tensor,
-    zero_plugin_configs,
-)
-from planner.rules.config_rule import ConfigRule
+from planner.layouts.layout import Layout, LayoutColumns
+from planner.layouts.problem import Problem
+from planner.rules import capacity, choices, grid, pipeline, states, tensor
 from planner.rules.rule import Rule, RuleText
 
 RULES: tuple[Rule, ...] = (
@@ -40,23 +25,7 @@ RULES: tuple[Rule, ...] = (
 ALL_RULES: tuple[Rule, ...] = (*RULES, *capacity.RULES)
 """Those and the ones that the cost model decides."""
 
-CONFIG_RULES: tuple[ConfigRule, ...] = (
-    *old_configs.RULES,
-    *offload_configs.RULES,
-    *plugin_configs.RULES,
-    *zero_plugin_configs.RULES,
-    *megatron_configs.RULES,
-    *megatron_options.RULES,
-    *deepspeed_configs.RULES,
-)
-"""Rules about the keys of one framework's configuration files."""
-
-EVERY_RULE: tuple[RuleText, ...] = (*ALL_RULES, *CONFIG_RULES)
-"""Every rule that a message can name."""
-
-__all__ = [
-    "ALL_RULES", "CONFIG_RULES", "EVERY_RULE", "RULES", "ConfigRule", "Rule", "RuleText", "judge", "violations",
-]  # fmt: skip
+__all__ = ["ALL_RULES", "RULES", "Rule", "RuleText", "judge", "violations"]
 
 
 def judge(problem: Problem, columns: LayoutColumns) -> tuple[NDArray[np.bool_], dict[str, int]]:

@@ -3,11 +3,11 @@
 from typing import Any
 
 from planner.diagnostics import Diagnostic
-from planner.layout import Layout
-from planner.prediction import Prediction
-from planner.problem import Problem
+from planner.layouts.layout import Layout
+from planner.layouts.problem import Problem
+from planner.plans.prediction import Prediction
 from planner.rules.rule import Rule
-from planner.units import format_gib
+from planner.specs.units import format_gib
 
 
 def _values(problem: Problem, layout: Layout) -> dict[str, Any]:

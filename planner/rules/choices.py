@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from planner import pins
-from planner.layout import Layout, LayoutColumns, columns_of
-from planner.problem import Problem
+from planner.layouts import pins
+from planner.layouts.layout import Layout, LayoutColumns, columns_of
+from planner.layouts.problem import Problem
 from planner.rules.rule import Rule
 
 

@@ -5,9 +5,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from planner.layout import SCHEDULES, Layout, LayoutColumns, columns_of
-from planner.problem import Problem
-from planner.rules.rule import Rule, divisors, edge_of, listed
+from planner.layouts.degrees import divisors, edge_of
+from planner.layouts.layout import SCHEDULES, Layout, LayoutColumns, columns_of
+from planner.layouts.problem import Problem
+from planner.rules.rule import Rule, listed
 
 _LEGACY = "colossalai 0.5.0: legacy/nn/layer"
 

@@ -5,9 +5,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from planner.layout import FREE_RECOMPUTE, NO_RECOMPUTE, SOME_RECOMPUTE, Layout, LayoutColumns
-from planner.problem import Problem
-from planner.rules.rule import Rule, divisors, listed
+from planner.layouts.degrees import divisors
+from planner.layouts.layout import FREE_RECOMPUTE, NO_RECOMPUTE, SOME_RECOMPUTE, Layout, LayoutColumns
+from planner.layouts.problem import Problem
+from planner.rules.rule import Rule, listed
 
 _HYBRID = "colossalai 0.5.0: booster/plugin/hybrid_parallel_plugin.py"
 _STAGES = "colossalai 0.5.0: pipeline/stage_manager.py:41,216"

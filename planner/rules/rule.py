@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from planner.diagnostics import Diagnostic
-from planner.layout import Layout, LayoutColumns, columns_of, once_per_table
-from planner.problem import Problem
+from planner.layouts.degrees import divisors
+from planner.layouts.layout import Layout, LayoutColumns, columns_of
+from planner.layouts.problem import Problem
 
 ColumnPredicate = Callable[[Problem, LayoutColumns], NDArray[np.bool_]]
 LayoutPredicate = Callable[[Problem, Layout], bool]
@@ -75,12 +76,6 @@ def _field_value(layout: Layout, field: str) -> Any:
     return value
 
 
-def divisors(number: int) -> list[int]:
-    """The positive divisors of ``number``, rising."""
-    small = [d for d in range(1, int(number**0.5) + 1) if number % d == 0]
-    return small + [number // d for d in reversed(small) if d * d != number]
-
-
 def listed(values: list[int], most: int = 8) -> str:
     """``"1, 2, 4 or 8"``; a long list is cut."""
     words = [str(value) for value in values[:most]]
@@ -95,19 +90,3 @@ def micro_batches(stages: int, batch: int | None) -> int:
         return stages
     fitting = [number for number in divisors(batch) if number >= stages]
     return next((number for number in fitting if number % stages == 0), fitting[0] if fitting else stages)
-
-
-@once_per_table
-def edge_of(columns: LayoutColumns) -> NDArray[np.int64]:
-    """Edge of the tensor-parallel grid: root of the degree (2D), of degree / depth (2.5D), cube root (3D).
-
-    1 for other modes. Rounded to the nearest integer where the degree has no such root.
-    """
-    if not columns.mode_is("2d", "2.5d", "3d").any():
-        return np.ones(len(columns), dtype=np.int64)
-    degree = columns.tensor_parallel.astype(np.float64)
-    edge = np.ones(len(columns))
-    edge = np.where(columns.mode_is("2d"), np.sqrt(degree), edge)
-    edge = np.where(columns.mode_is("2.5d"), np.sqrt(degree / columns.tensor_depth), edge)
-    edge = np.where(columns.mode_is("3d"), np.cbrt(degree), edge)
-    return np.maximum(1, np.rint(edge)).astype(np.int64)

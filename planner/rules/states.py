@@ -5,12 +5,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from planner.layout import OFFLOAD_TIERS, Layout, LayoutColumns
-from planner.problem import Problem
-from planner.rules.rule import Rule, divisors, listed
+from planner.layouts.degrees import divisors
+from planner.layouts.layout import OFFLOAD_TIERS, SHARDS_WEIGHTS, Layout, LayoutColumns
+from planner.layouts.problem import Problem
+from planner.rules.rule import Rule, listed
 
-SHARDS_WEIGHTS = 3
-"""The ZeRO stage that divides the weights too."""
 _HYBRID = "colossalai 0.5.0: booster/plugin/hybrid_parallel_plugin.py"
 
 

@@ -5,10 +5,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from planner.layout import Layout, LayoutColumns, columns_of
-from planner.problem import Problem
-from planner.rules.rule import Rule, divisors, edge_of, listed
-from planner.stages import padded_vocab
+from planner.layouts.degrees import divisors, edge_of
+from planner.layouts.layout import Layout, LayoutColumns, columns_of
+from planner.layouts.problem import Problem
+from planner.layouts.stages import padded_vocab
+from planner.rules.rule import Rule, listed
 
 _HYBRID = "colossalai 0.5.0: shardformer/policies/gpt2.py:67, shardformer/layer/qkv_fused_linear.py:73,115"
 _LEGACY = "colossalai 0.5.0: legacy/context/process_group_initializer/initializer_{2d,2p5d,3d}.py"

@@ -11,10 +11,10 @@ from typing import NamedTuple
 
 from ortools.sat.python import cp_model
 
+from planner.layouts.stages import Integers
 from planner.solver.cp_sat import deterministic_solver
 from planner.solver.interrupt import interruptible
 from planner.solver.limits import StageLimits
-from planner.stages import Integers
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,10 +1,10 @@
 """Whether a problem has an answer at all, and one good layout of it, without the exact model."""
 
-from planner.candidates import enumerate_layouts
-from planner.layout import Layout, LayoutColumns
-from planner.problem import Problem
+from planner.layouts.layout import Layout, LayoutColumns
+from planner.layouts.problem import Problem
 from planner.rules import judge
 from planner.solver import peak_memory, step_time
+from planner.solver.candidates import enumerate_layouts
 from planner.solver.fit import fit, fitting
 from planner.solver.limits import StageLimits
 

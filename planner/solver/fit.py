@@ -4,8 +4,9 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from planner.layout import SOME_RECOMPUTE, LayoutColumns
-from planner.problem import Problem
+from planner.layouts.layout import SOME_RECOMPUTE, LayoutColumns
+from planner.layouts.problem import Problem
+from planner.layouts.stages import Booleans, Integers, StageColumns, stages_of
 from planner.solver.limits import (
     MEMORIES,
     Fits,
@@ -17,7 +18,6 @@ from planner.solver.limits import (
     pinned_stage_layers,
     stage_limits,
 )
-from planner.stages import Booleans, Integers, StageColumns, stages_of
 
 
 def fitting(problem: Problem, columns: LayoutColumns) -> tuple[StageLimits | None, Booleans]:

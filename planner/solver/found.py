@@ -4,11 +4,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from planner.layout import Layout
-from planner.problem import Problem
+from planner.layouts.layout import Layout
+from planner.layouts.problem import Problem
+from planner.layouts.stages import Booleans
 from planner.solver.choice import ExactAnswer
 from planner.solver.ranked import Division, Ranked
-from planner.stages import Booleans
 
 HALF_A_UNIT = 0.5
 """Objectives nearer than this are equal: all of them are made of whole units."""

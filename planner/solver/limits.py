@@ -7,10 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from planner.cost_model.memory import host_bytes_per_rank, nvme_bytes_per_rank, stage_memory, usable_bytes
-from planner.layout import SOME_RECOMPUTE, LayoutColumns
-from planner.pins import EVEN, pinned_layers
-from planner.problem import Problem
-from planner.stages import Integers, StageColumns, stages_of
+from planner.layouts.layout import SOME_RECOMPUTE, LayoutColumns
+from planner.layouts.pins import EVEN, pinned_layers
+from planner.layouts.problem import Problem
+from planner.layouts.stages import Integers, StageColumns, stages_of
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,13 +10,14 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from planner.answer import Answer, LeastDevices, NearestMiss
 from planner.cost_model.memory import stage_memory, usable_bytes
 from planner.diagnostics import Diagnostic
-from planner.layout import LayoutColumns
-from planner.pins import EVEN, pinned_devices, pinned_layers
-from planner.problem import Problem
+from planner.layouts.layout import LayoutColumns
+from planner.layouts.pins import EVEN, pinned_devices, pinned_layers
+from planner.layouts.problem import Problem
+from planner.layouts.stages import Booleans, StageColumns, stages_of
 from planner.rules import capacity
+from planner.solver.answer import Answer, LeastDevices, NearestMiss
 from planner.solver.counts import on
 from planner.solver.feasibility import candidates, valid
 from planner.solver.fit import fit
@@ -24,7 +25,6 @@ from planner.solver.limits import fits_host, fits_nvme
 from planner.solver.recompute import least_peak_bytes
 from planner.solver.search import solve
 from planner.solver.state_floor import excluded_by_bound, most_usable_bytes, state_floor_bytes
-from planner.stages import Booleans, StageColumns, stages_of
 
 NO_VALID_LAYOUT, NONE_FITS, FITS = "no valid layout", "none fits", "fits"
 

@@ -6,13 +6,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from planner.cost_model.memory import stage_memory
-from planner.problem import Problem
+from planner.layouts.problem import Problem
+from planner.layouts.stages import Booleans, Integers, StageColumns
 from planner.solver.choice import ChoiceModel, ExactAnswer
 from planner.solver.limits import StageLimits
 from planner.solver.ranked import Ranked
 from planner.solver.recompute import least_peak_bytes, needed
 from planner.solver.tables import deal_evenly
-from planner.stages import Booleans, Integers, StageColumns
 
 
 def rank(problem: Problem, limits: StageLimits) -> Ranked:

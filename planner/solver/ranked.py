@@ -6,10 +6,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from planner.layout import Layout
+from planner.layouts.layout import Layout
+from planner.layouts.stages import Floats, Integers
 from planner.solver.limits import StageLimits
-from planner.spec import Precision
-from planner.stages import Floats, Integers
+from planner.specs import Precision
 
 
 class Division(NamedTuple):

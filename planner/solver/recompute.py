@@ -5,9 +5,9 @@ from collections.abc import Callable
 import numpy as np
 
 from planner.cost_model.memory import stage_memory
-from planner.problem import Problem
+from planner.layouts.problem import Problem
+from planner.layouts.stages import Booleans, Floats, Integers, StageColumns
 from planner.solver.limits import fits_device
-from planner.stages import Booleans, Floats, Integers, StageColumns
 
 Fit = Callable[[StageColumns], Booleans]
 

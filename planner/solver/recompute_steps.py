@@ -4,11 +4,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from planner.problem import Problem
+from planner.layouts.problem import Problem
+from planner.layouts.stages import Booleans, Integers
 from planner.solver.limits import StageLimits
 from planner.solver.recompute import with_needed
 from planner.solver.tables import Affine, Stepped, TimeTables, recompute_ticks
-from planner.stages import Booleans, Integers
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,19 +7,19 @@ import msgspec
 import numpy as np
 
 from planner import __version__
-from planner.answer import Answer, RunnerUp
-from planner.candidates import enumerate_layouts
 from planner.cost_model import predict
 from planner.diagnostics import Diagnostic
-from planner.evidence import Evidence, Space
-from planner.plan import FORMAT_VERSION, Plan, seal
-from planner.problem import Problem
+from planner.layouts.problem import Problem
+from planner.plans.evidence import Evidence, Space
+from planner.plans.plan import FORMAT_VERSION, Plan, seal
 from planner.rules import capacity, judge
 from planner.solver import peak_memory, step_time
+from planner.solver.answer import Answer, RunnerUp
+from planner.solver.candidates import enumerate_layouts
 from planner.solver.fit import FitTable
 from planner.solver.found import Found
 from planner.solver.limits import stage_limits
-from planner.solver.reasons import why_infeasible
+from planner.solver.why_not.reasons import why_infeasible
 
 
 def solve(problem: Problem, *, time_limit_s: float | None = None, top: int = 1) -> Answer:

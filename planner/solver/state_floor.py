@@ -4,10 +4,9 @@ import math
 
 from planner.cost_model.memory import state_bytes, step_gradient_bytes, usable_bytes
 from planner.cost_model.terms import total
-from planner.layout import Layout, Offload
-from planner.problem import Problem
-from planner.rules.states import SHARDS_WEIGHTS
-from planner.stages import StageColumns, stages_of_layout
+from planner.layouts.layout import SHARDS_WEIGHTS, Layout, Offload
+from planner.layouts.problem import Problem
+from planner.layouts.stages import StageColumns, stages_of_layout
 
 ROUNDING = 1e-9
 """Relative error that the sums of the bound are granted."""

@@ -5,7 +5,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from planner.problem import Problem
+from planner.layouts.problem import Problem
+from planner.layouts.stages import Booleans, Floats, Integers
 from planner.solver.choice import ChoiceModel, ExactAnswer, Place
 from planner.solver.limits import StageLimits
 from planner.solver.ranked import Ranked
@@ -20,7 +21,6 @@ from planner.solver.tables import (
     recompute_ticks,
     time_tables,
 )
-from planner.stages import Booleans, Floats, Integers
 
 
 def rank(problem: Problem, limits: StageLimits) -> Ranked:

@@ -14,10 +14,10 @@ import numpy as np
 from planner.cost_model.communication import tied_embedding_seconds
 from planner.cost_model.pipeline import pipeline_bubble, stage_times
 from planner.cost_model.terms import total
-from planner.layout import LayoutColumns
-from planner.problem import Problem
+from planner.layouts.layout import LayoutColumns
+from planner.layouts.problem import Problem
+from planner.layouts.stages import Booleans, Floats, Integers, StageColumns
 from planner.solver.limits import StageLimits
-from planner.stages import Booleans, Floats, Integers, StageColumns
 
 FINEST_TICK_S = 1e-10
 LARGEST_SUM = 2**58

@@ -3,8 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from planner.layout import Layout
-from planner.problem import Problem
+from planner.layouts.layout import Layout
+from planner.layouts.problem import Problem
 
 MemoryKind = Literal["allocated", "reserved", "device"]
 """What a reading counts: live tensors, what PyTorch's allocator holds, or what the driver reports in use."""

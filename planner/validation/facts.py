@@ -8,7 +8,7 @@ from typing import Literal, TypeVar
 
 import msgspec
 
-from planner.spec import Precision
+from planner.specs import Precision
 from planner.validation.cases import Assumptions, StageRead
 
 Value = TypeVar("Value")

@@ -5,9 +5,9 @@ from typing import NamedTuple
 
 import msgspec
 
-from planner.spec import HardwareSpec, NetworkSpec
-from planner.spec_files import builtin_names, load_spec
-from planner.units import BytesPerSecond
+from planner.specs import HardwareSpec, NetworkSpec
+from planner.specs.files import builtin_names, load_spec
+from planner.specs.units import BytesPerSecond
 from planner.validation.cases import Assumptions, SkippedRow
 from planner.validation.tables import Row
 

@@ -5,12 +5,11 @@ from functools import partial
 
 import msgspec
 
-from planner.layout import Layout, Offload
-from planner.problem import Problem
-from planner.rules.states import SHARDS_WEIGHTS
-from planner.spec import Precision, Schedule, StackSpec
-from planner.spec_files import load_spec
-from planner.units import GIB, MIB, Bytes
+from planner.layouts.layout import SHARDS_WEIGHTS, Layout, Offload
+from planner.layouts.problem import Problem
+from planner.specs import Precision, Schedule, StackSpec
+from planner.specs.files import load_spec
+from planner.specs.units import GIB, MIB, Bytes
 from planner.validation import shapes
 from planner.validation.cases import Assumptions, Case, Measured, MemoryKind, SkippedRow
 from planner.validation.facts import SetFacts, facts_of, filled_value

@@ -5,11 +5,11 @@ from typing import cast, get_args
 
 import msgspec
 
-from planner.layout import Layout, Offload
-from planner.problem import Problem
-from planner.spec import HardwareSpec, ModelSpec, OffloadTier, Schedule, StackSpec, TensorMode
-from planner.spec_files import builtin_names, load_spec
-from planner.units import MIB
+from planner.layouts.layout import Layout, Offload
+from planner.layouts.problem import Problem
+from planner.specs import HardwareSpec, ModelSpec, OffloadTier, Schedule, StackSpec, TensorMode
+from planner.specs.files import builtin_names, load_spec
+from planner.specs.units import MIB
 from planner.validation import shapes
 from planner.validation.cases import Assumptions, Case, Measured, MemoryKind, SkippedRow
 from planner.validation.facts import HUGGING_FACE_BLOCKS, OWN_BLOCKS, filled_value
@@ -124,7 +124,7 @@ def _recomputed(row: Row, layers: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _offload(row: Row) -> Offload:
-    """What left the device: Colossal-AI alone rounds Gemini's shares, see :mod:`runtime.gemini_shares`."""
+    """What left the device: Colossal-AI alone rounds Gemini's shares, see :mod:`runtime.patches.gemini_shares`."""
     asked = _asked_offload(row)
     if row.text("plugin") != "GeminiPlugin" or _OWN_BLOCKS in row.text("attn"):
         return asked

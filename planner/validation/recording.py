@@ -12,11 +12,10 @@ from typing import Any, Literal
 import msgspec
 
 from planner.diagnostics import PlanError, usage_error
-from planner.layout import Layout
-from planner.plan import Plan
-from planner.rules.states import SHARDS_WEIGHTS
-from planner.spec import HardwareSpec
-from planner.units import MIB
+from planner.layouts.layout import SHARDS_WEIGHTS, Layout
+from planner.plans.plan import Plan
+from planner.specs import HardwareSpec
+from planner.specs.units import MIB
 from planner.validation.machines import CARDS
 from planner.validation.tables import RECORDED, read_table
 

@@ -7,12 +7,12 @@ import msgspec
 
 from planner.cost_model import predict
 from planner.cost_model.reserve import device_overhead_bytes, fragmentation_share
-from planner.layout import Layout
-from planner.prediction import Prediction, StagePrediction
-from planner.problem import Problem
+from planner.layouts.layout import Layout
+from planner.layouts.problem import Problem
+from planner.layouts.stages import stages_of_layout
+from planner.plans.prediction import Prediction, StagePrediction
 from planner.rules import ALL_RULES, violations
-from planner.spec import HardwareSpec
-from planner.stages import stages_of_layout
+from planner.specs import HardwareSpec
 from planner.validation import published, recorded, seed
 from planner.validation.cases import Case, MemoryKind, SkippedRow, StageRead
 from planner.validation.tables import PUBLISHED, RECORDED, SEED, Dialect, Row

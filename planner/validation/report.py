@@ -7,9 +7,9 @@ from pathlib import Path
 import msgspec
 
 from planner.diagnostics import usage_error
-from planner.spec import HardwareSpec
-from planner.spec_files import did_you_mean
-from planner.units import GIB
+from planner.specs import HardwareSpec
+from planner.specs.files import did_you_mean
+from planner.specs.units import GIB
 from planner.validation import score
 from planner.validation.cases import MEMORY_KINDS, Case, MemoryKind
 from planner.validation.replay import Replay, replay

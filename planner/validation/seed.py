@@ -3,12 +3,11 @@
 from functools import partial
 from typing import cast, get_args
 
-from planner.layout import Layout, Offload
-from planner.problem import Problem
-from planner.rules.states import SHARDS_WEIGHTS
-from planner.spec import OffloadTier, Precision, StackSpec, TensorMode
-from planner.spec_files import load_spec
-from planner.units import MIB
+from planner.layouts.layout import SHARDS_WEIGHTS, Layout, Offload
+from planner.layouts.problem import Problem
+from planner.specs import OffloadTier, Precision, StackSpec, TensorMode
+from planner.specs.files import load_spec
+from planner.specs.units import MIB
 from planner.validation import shapes
 from planner.validation.cases import Assumptions, Case, Measured, SkippedRow
 from planner.validation.facts import LEGACY_EXAMPLES, filled_value

@@ -1,6 +1,6 @@
 """Pieces that every mapper needs: the model, the layers of each stage, the batch."""
 
-from planner.spec import ModelSpec, Precision
+from planner.specs import ModelSpec, Precision
 from planner.validation.cases import Assumptions, SkippedRow
 from planner.validation.tables import Row
 

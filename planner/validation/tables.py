@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from planner.diagnostics import PlanError, usage_error
-from planner.spec_files import did_you_mean
+from planner.specs.files import did_you_mean
 
 MAX_TABLE_BYTES = 64 * 1024**2
 MAX_NUMBER = 10**15

@@ -3,7 +3,7 @@
 import torch
 from torch.nn import functional
 
-from planner.calibration.measurements import AttentionRates
+from planner.handover.measurements import AttentionRates
 from runtime.calibrate.timing import QueuedTimer
 
 HEADS, HEAD = 16, 128

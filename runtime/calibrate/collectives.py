@@ -7,7 +7,7 @@ from functools import partial
 import torch
 import torch.distributed as dist
 
-from planner.calibration.measurements import Collective, CollectiveKind
+from planner.handover.measurements import Collective, CollectiveKind
 from runtime.calibrate.timing import timed, wait
 
 DEVICE_SIZES = (4 * 1024, 64 * 1024, 1024**2, 16 * 1024**2, 128 * 1024**2)

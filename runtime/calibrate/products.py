@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 import torch
 
-from planner.calibration.measurements import Product
-from planner.spec import Precision
+from planner.handover.measurements import Product
+from planner.specs import Precision
 from runtime.calibrate.timing import QueuedTimer
 
 TORCH_TYPES: dict[Precision, torch.dtype] = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}

@@ -14,9 +14,9 @@ import msgspec
 import torch
 import torch.distributed as dist
 
-from planner.calibration.measurements import AttentionRates, Collective, DeviceMemory, Measurements, Product
 from planner.diagnostics import Diagnostic, ExitCode, render
-from planner.spec import Precision
+from planner.handover.measurements import AttentionRates, Collective, DeviceMemory, Measurements, Product
+from planner.specs import Precision
 from runtime.calibrate.adam import AdamRate, measure_adam
 from runtime.calibrate.attention import measure_attention
 from runtime.calibrate.collectives import measure_collectives
@@ -30,10 +30,10 @@ from runtime.calibrate.memory import (
 )
 from runtime.calibrate.products import Shape, measure_products, shapes_for
 from runtime.calibrate.storage import DiskRates, measure_disk
-from runtime.display import PhaseDisplay
-from runtime.parent import end_with_parent
-from runtime.quiet import quieten_libraries
-from runtime.worker import fail
+from runtime.patches.quiet import quieten_libraries
+from runtime.train.display import PhaseDisplay
+from runtime.train.parent import end_with_parent
+from runtime.train.worker import fail
 
 Found = TypeVar("Found")
 

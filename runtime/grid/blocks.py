@@ -7,11 +7,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from planner.spec import ModelSpec
+from planner.specs import ModelSpec
 from runtime.grid.functions import ShardedCrossEntropy, ShardedLayerNorm
 from runtime.grid.mesh import Mesh
 from runtime.grid.operations import Operations, operations
-from runtime.model import causal_attention
+from runtime.train.model import causal_attention
 
 NORM_EPS = 1e-5
 

@@ -18,9 +18,9 @@ from colossalai.legacy.core import global_context
 from colossalai.legacy.global_variables import tensor_parallel_env
 from torch import Tensor
 
-from planner.layout import Layout, columns_of
-from planner.rules.rule import edge_of
-from planner.spec import TensorMode
+from planner.layouts.degrees import edge_of
+from planner.layouts.layout import Layout, columns_of
+from planner.specs import TensorMode
 
 Axes = tuple[str, ...]
 

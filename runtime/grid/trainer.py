@@ -9,17 +9,17 @@ from colossalai.pipeline.stage_manager import PipelineStageManager
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
-from planner.layout import columns_of
-from planner.plan import Plan
-from planner.stages import padded_vocab
-from runtime.adapter import Device
+from planner.layouts.layout import columns_of
+from planner.layouts.stages import padded_vocab
+from planner.plans.plan import Plan
 from runtime.grid.blocks import GridGPT
 from runtime.grid.mesh import Axes, Mesh
 from runtime.grid.weights import Shards, all_copy_axes, copy_axes
-from runtime.model import DTYPES, initial_parameters
-from runtime.optimizers import fuse_adamw
-from runtime.placement import held_layers, recomputed_layers
-from runtime.trainer import Batch, PlanTrainer
+from runtime.patches.adapter import Device
+from runtime.train.model import DTYPES, initial_parameters
+from runtime.train.optimizers import fuse_adamw
+from runtime.train.placement import held_layers, recomputed_layers
+from runtime.train.trainer import Batch, PlanTrainer
 
 _WHOLE_ELEMENTS = 2**20
 """Gradients of at least so many elements are reduced alone, smaller ones together."""

@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from planner.spec import ModelSpec
+from planner.specs import ModelSpec
 from runtime.grid.mesh import Axes, Grid, Mesh
 
 

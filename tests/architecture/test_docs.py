@@ -15,10 +15,10 @@ from typer.core import TyperGroup
 
 from docs import plans_page
 from docs.rules_page import PAGE, rules_page
-from planner.cli import app
-from planner.rules import EVERY_RULE
-from planner.spec import HardwareSpec, ModelSpec, StackSpec
-from planner.spec_files import ALIASES, builtin_names
+from planner.cli.app import app
+from planner.lint.registry import EVERY_RULE
+from planner.specs import HardwareSpec, ModelSpec, StackSpec
+from planner.specs.files import ALIASES, builtin_names
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -82,7 +82,7 @@ def test_the_readme_shows_what_solve_prints(tmp_path: Path) -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     block = re.search(r"^```text\n(.*?)^```", readme, re.MULTILINE | re.DOTALL)
     assert block
-    command = ["-m", "planner.cli", "solve", "--model", "gpt3", "--gpus", "96", "-o", str(tmp_path / "readme.plan")]
+    command = ["-m", "planner.cli.app", "solve", "--model", "gpt3", "--gpus", "96", "-o", str(tmp_path / "readme.plan")]
     result = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True, check=True)
     printed = [line.rstrip() for line in result.stdout.splitlines()]
     shown_lines = block[1].splitlines()
@@ -135,7 +135,7 @@ def test_the_changelog_has_this_version() -> None:
 
 
 def test_versions_agree() -> None:
-    from planner.launch import TRANSFORMERS_VERSION
+    from planner.launch.workers import TRANSFORMERS_VERSION
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     stack = tomllib.loads((ROOT / "specs/stacks/colossalai.toml").read_text(encoding="utf-8"))

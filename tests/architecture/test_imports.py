@@ -29,10 +29,10 @@ def loaded_by(statement: str) -> set[str]:
 @pytest.mark.parametrize(
     "statement",
     [
-        "import planner.cli",
-        "from planner.cli import main; main(['--help'])",
-        "from planner.cli import main; main(['--version'])",
-        "from planner.cli import main; main(['solve', '--help'])",
+        "import planner.cli.app",
+        "from planner.cli.app import main; main(['--help'])",
+        "from planner.cli.app import main; main(['--version'])",
+        "from planner.cli.app import main; main(['solve', '--help'])",
     ],
 )
 def test_start_up_loads_nothing_heavy(statement: str) -> None:
@@ -40,7 +40,7 @@ def test_start_up_loads_nothing_heavy(statement: str) -> None:
 
 
 def test_solving_loads_no_runtime() -> None:
-    loaded = loaded_by("import planner.solver, planner.explain, planner.launch")
+    loaded = loaded_by("import planner.solver, planner.views.explain, planner.launch.workers")
     assert "ortools" in loaded
     assert not loaded & {"torch", "colossalai", "transformers", "runtime"}
 

@@ -37,7 +37,7 @@ def test_every_module_spec_and_marker_is_in(wheel: set[str]) -> None:
     modules = {
         str(path.relative_to(ROOT)) for package in ("planner", "runtime") for path in (ROOT / package).rglob("*.py")
     }
-    specs = {f"planner/{path.relative_to(ROOT)}" for path in (ROOT / "specs").rglob("*.toml")}
+    specs = {f"planner/specs/builtin/{path.relative_to(ROOT / 'specs')}" for path in (ROOT / "specs").rglob("*.toml")}
     assert specs
     assert modules | specs | {"planner/py.typed", "runtime/py.typed"} <= wheel
 
@@ -59,8 +59,8 @@ def test_an_installed_planner_finds_its_specs(tmp_path: Path) -> None:
     built = build(ROOT, "wheel", tmp_path / "wheel")
     with zipfile.ZipFile(built) as archive:
         archive.extractall(tmp_path / "site")
-    code = "from planner.spec_files import specs_root; print(specs_root())"
+    code = "from planner.specs.files import specs_root; print(specs_root())"
     result = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path / "site", capture_output=True, text=True, check=True
     )
-    assert result.stdout.strip() == str(tmp_path / "site" / "planner" / "specs")
+    assert result.stdout.strip() == str(tmp_path / "site" / "planner" / "specs" / "builtin")

@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 import msgspec
 import pytest
 
-from planner import cli
-from planner.layout import Offload
-from planner.plan import Plan, canonical_json, read_plan
-from planner.question import build_problem, plan_name
+from planner.cli import app as cli
+from planner.layouts.layout import Offload
+from planner.plans.plan import Plan, canonical_json, read_plan
+from planner.plans.question import build_problem, plan_name
 from plans.make import asked, command, path_of, solved
 
 ASKED = asked()

@@ -3,12 +3,12 @@
 from collections.abc import Iterator
 from itertools import combinations, pairwise, product
 
-from planner.candidates import enumerate_layouts
 from planner.cost_model import predict
-from planner.layout import FREE_RECOMPUTE, FULL_RECOMPUTE, NO_RECOMPUTE, SOME_RECOMPUTE, Layout
-from planner.prediction import Prediction
-from planner.problem import Problem
+from planner.layouts.layout import FREE_RECOMPUTE, FULL_RECOMPUTE, NO_RECOMPUTE, SOME_RECOMPUTE, Layout
+from planner.layouts.problem import Problem
+from planner.plans.prediction import Prediction
 from planner.rules import RULES, judge
+from planner.solver.candidates import enumerate_layouts
 
 
 def compositions(num_layers: int, parts: int) -> Iterator[tuple[int, ...]]:

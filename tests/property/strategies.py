@@ -4,9 +4,9 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from planner.problem import Problem, Reserve
-from planner.spec import TilesSpec
-from planner.units import Bytes, Seconds
+from planner.layouts.problem import Problem, Reserve
+from planner.specs import TilesSpec
+from planner.specs.units import Bytes, Seconds
 from tests.helpers import problem, slow_hardware
 
 DEVICES = st.sampled_from([4, 2, 8, 6, 4, 3, 1])

@@ -14,12 +14,12 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from planner.configs.check import check_text, fix_text, read_and_judge
-from planner.configs.draft import Asked
-from planner.configs.files import decoded, language_of
 from planner.diagnostics import Diagnostic, PlanError
-from planner.spec import HardwareSpec, ModelSpec
-from planner.spec_files import load_spec
+from planner.lint.check import check_text, fix_text, read_and_judge
+from planner.lint.draft import Asked
+from planner.lint.files import decoded, language_of
+from planner.specs import HardwareSpec, ModelSpec
+from planner.specs.files import load_spec
 
 EXAMPLES = int(os.environ.get("GPTPLAN_FUZZ_EXAMPLES", "150"))
 LONGEST_S = 5.0

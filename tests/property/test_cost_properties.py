@@ -10,16 +10,16 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from planner.candidates import enumerate_layouts
 from planner.cost_model import predict
 from planner.cost_model.memory import host_bytes_per_rank, nvme_bytes_per_rank, stage_memory, state_bytes, usable_bytes
 from planner.cost_model.parameters import stage_parameters
 from planner.cost_model.pipeline import stage_times, step_breakdown
 from planner.cost_model.terms import total
-from planner.layout import Layout, LayoutColumns
-from planner.problem import Problem
+from planner.layouts.layout import Layout, LayoutColumns
+from planner.layouts.problem import Problem
+from planner.layouts.stages import Floats, StageColumns, stages_of, stages_of_layout
 from planner.rules import judge, violations
-from planner.stages import Floats, StageColumns, stages_of, stages_of_layout
+from planner.solver.candidates import enumerate_layouts
 from tests.helpers import layout, problem, problem_of, stages
 
 COMMON = settings(max_examples=60, deadline=None, derandomize=True)

@@ -4,11 +4,11 @@ import numpy as np
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from planner.layouts.stages import stages_of
 from planner.solver.limits import StageLimits
 from planner.solver.tables import deal_evenly
-from planner.stages import stages_of
 from tests.helpers import layout
-from tests.unit.test_solver_model import table
+from tests.unit.solver.test_solver_model import table
 
 
 @st.composite

@@ -4,14 +4,14 @@ import msgspec
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from planner.answer import LeastDevices
 from planner.cost_model.memory import stage_memory
-from planner.problem import Problem
+from planner.layouts.problem import Problem
+from planner.layouts.stages import stages_of_layout
 from planner.solver import solve, solve_least_devices
+from planner.solver.answer import LeastDevices
 from planner.solver.min_devices import least_devices
 from planner.solver.state_floor import state_floor_bytes
-from planner.stages import stages_of_layout
-from planner.units import Bytes
+from planner.specs.units import Bytes
 from tests.property.brute_force import layouts, optimum
 from tests.property.strategies import problems
 

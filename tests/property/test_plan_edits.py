@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from planner.diagnostics import PlanError
-from planner.plan import canonical_json, read_plan
+from planner.plans.plan import canonical_json, read_plan
 from planner.solver import solve
 from tests.helpers import problem, slow_hardware
 

@@ -10,21 +10,21 @@ import numpy as np
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from planner.candidates import enumerate_layouts
 from planner.cost_model.memory import host_bytes_per_rank, stage_memory, usable_bytes
 from planner.diagnostics import Diagnostic
-from planner.layout import LayoutColumns
-from planner.pins import matches, may_match
-from planner.problem import Problem, Reserve
+from planner.layouts.layout import LayoutColumns
+from planner.layouts.pins import matches, may_match
+from planner.layouts.problem import Problem, Reserve
+from planner.layouts.stages import StageColumns, stages_of
 from planner.rules import RULES
 from planner.solver import Answer, solve
-from planner.solver.conflict import MAX_CONFLICTS
+from planner.solver.candidates import enumerate_layouts
 from planner.solver.feasibility import feasible
-from planner.solver.relaxed import relaxed_layouts
-from planner.spec import HardwareSpec
-from planner.spec_files import load_spec
-from planner.stages import StageColumns, stages_of
-from planner.units import Bytes
+from planner.solver.why_not.conflict import MAX_CONFLICTS
+from planner.solver.why_not.relaxed import relaxed_layouts
+from planner.specs import HardwareSpec
+from planner.specs.files import load_spec
+from planner.specs.units import Bytes
 from tests.property.brute_force import compositions
 from tests.property.strategies import problems
 

@@ -5,10 +5,10 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from planner.candidates import enumerate_layouts
-from planner.layout import OFFLOAD_TIERS, SCHEDULES, TENSOR_MODES, Layout, LayoutColumns, Offload, columns_of
-from planner.problem import Problem
+from planner.layouts.layout import OFFLOAD_TIERS, SCHEDULES, TENSOR_MODES, Layout, LayoutColumns, Offload, columns_of
+from planner.layouts.problem import Problem
 from planner.rules import ALL_RULES, RULES, judge, violations
+from planner.solver.candidates import enumerate_layouts
 from tests.helpers import problem
 
 LAYOUT_RULES = {rule.id for rule in RULES if rule.holds is None}

@@ -9,10 +9,10 @@ from planner.cost_model import predict
 from planner.cost_model.pipeline import stage_times
 from planner.cost_model.schedule_graph import PassTimes, pass_times, stage_ends
 from planner.cost_model.terms import total
-from planner.problem import Problem
-from planner.stages import stages_of_layout
+from planner.layouts.problem import Problem
+from planner.layouts.stages import stages_of_layout
 from tests.property.test_cost_properties import any_valid_layout, questions
-from tests.unit.schedules import makespan, order_1f1b, order_interleaved
+from tests.unit.cost_model.schedules import makespan, order_1f1b, order_interleaved
 
 TIMES = st.one_of(st.sampled_from([1.0, 2.0]), st.floats(0.1, 10.0))
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from planner.cost_model.activations import in_flight_microbatches
 from planner.cost_model.pipeline import pipeline_bubble
 from tests.helpers import stages
-from tests.unit.schedules import dependencies, makespan, most_held, order_1f1b, order_interleaved
+from tests.unit.cost_model.schedules import dependencies, makespan, most_held, order_1f1b, order_interleaved
 
 NUM_STAGES = st.integers(2, 6)
 TIMES = st.floats(0.1, 10.0)

@@ -5,12 +5,12 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from planner.candidates import enumerate_layouts
-from planner.plan import canonical_json
-from planner.problem import Problem
+from planner.layouts.problem import Problem
+from planner.plans.plan import canonical_json
 from planner.rules import judge, violations
 from planner.solver import Answer, solve
-from planner.units import Bytes
+from planner.solver.candidates import enumerate_layouts
+from planner.specs.units import Bytes
 from tests.property.brute_force import fits, layouts, objective_of, optimum
 from tests.property.strategies import problems
 

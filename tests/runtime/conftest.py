@@ -13,12 +13,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from planner.evidence import Evidence
-from planner.layout import Layout, Offload
-from planner.plan import Plan, seal
-from planner.prediction import Prediction, StagePrediction
-from planner.problem import Problem
-from planner.spec import HardwareSpec, ModelSpec, Precision, StackSpec
+from planner.layouts.layout import Layout, Offload
+from planner.layouts.problem import Problem
+from planner.plans.evidence import Evidence
+from planner.plans.plan import Plan, seal
+from planner.plans.prediction import Prediction, StagePrediction
+from planner.specs import HardwareSpec, ModelSpec, Precision, StackSpec
 
 if importlib.util.find_spec("torch") is None:
     collect_ignore = [
@@ -107,7 +107,7 @@ def _rank_main(function: Callable[[int], Any], rank: int, world: int, rendezvous
     import torch
     import torch.distributed as dist
 
-    from runtime.adapter import adapt
+    from runtime.patches.adapter import adapt
 
     warnings.simplefilter("ignore")  # the libraries' own; pytest cannot report them from here
 

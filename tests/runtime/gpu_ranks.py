@@ -13,18 +13,18 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from planner.plan import read_plan
+from planner.plans.plan import read_plan
 from tests.runtime.training import GPU_LEARNING_RATE, SEED, own_batches
 
 
 def main(plan_path: str, output: str) -> None:
     """Train; rank 0 writes losses, gradient norms by parameter where Gemini trains, and peak memory."""
-    from runtime.adapter import adapt
+    from runtime.patches.adapter import adapt
 
     torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     adapt("cuda")
     dist.init_process_group("nccl")
-    from runtime.trainers import make_trainer
+    from runtime.train.choice import make_trainer
 
     plan = read_plan(Path(plan_path))
     folder = os.environ.get("NVME_FOLDER")

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from planner.plan import Plan
+from planner.plans.plan import Plan
 
 
 def divide_on_host() -> None:
@@ -23,6 +23,6 @@ def divide_on_host() -> None:
 
 def host_plugin(plan: Plan) -> Any:
     """The plugin of the runtime, without streams and pinned memory."""
-    from runtime.plugins import gemini_plugin
+    from runtime.train.plugins import gemini_plugin
 
     return gemini_plugin(plan, enable_async_reduce=False, pin_memory=False)

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from planner import launch
-from planner.plan import read_plan
-from planner.spec import HardwareSpec
-from planner.spec_files import load_spec, spec_digest
+from planner.launch import workers as launch
+from planner.plans.plan import read_plan
+from planner.specs import HardwareSpec
+from planner.specs.files import load_spec, spec_digest
 
 pytestmark = pytest.mark.runtime
 TIMEOUT_S = 120
@@ -25,7 +25,7 @@ def gptplan(folder: Path, *arguments: object) -> "subprocess.CompletedProcess[st
     python_path = os.pathsep.join(filter(None, (str(root), os.environ.get("PYTHONPATH"))))
     environment = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}
     return subprocess.run(
-        [sys.executable, "-m", "planner.cli", *map(str, arguments)], cwd=folder, text=True, capture_output=True,
+        [sys.executable, "-m", "planner.cli.app", *map(str, arguments)], cwd=folder, text=True, capture_output=True,
         timeout=TIMEOUT_S, check=False, env=environment | {"PYTHONPATH": python_path, "CUDA_VISIBLE_DEVICES": ""},
     )  # fmt: skip
 

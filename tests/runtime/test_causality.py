@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from planner.plan import Plan
+from planner.plans.plan import Plan
 
 pytestmark = pytest.mark.runtime
 
@@ -31,7 +31,7 @@ MODES: dict[str, dict[str, Any]] = {
 
 def earliest_change(plan: Plan, **options: Any) -> int | None:
     """First position whose logits on this rank depend on the changed token; none without logits."""
-    from runtime.booster import Trainer
+    from runtime.train.booster import Trainer
 
     trainer = Trainer(plan, "cpu", seed=3, learning_rate=0.1, **options)
     tokens = torch.arange(plan.problem.seq_len).repeat(plan.problem.global_batch, 1)

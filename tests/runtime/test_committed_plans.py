@@ -9,13 +9,14 @@ from typing import Any
 import msgspec
 import pytest
 
-from planner import cli, launch
+from planner.cli import app as cli
 from planner.diagnostics import PlanError
-from planner.launch import RunOptions, check_machine, torchrun_command
-from planner.layout import Offload
-from planner.plan import Plan, read_plan, seal
-from planner.shrink import shrink
-from planner.verification import Verification
+from planner.handover.verification import Verification
+from planner.launch import workers as launch
+from planner.launch.shrink import shrink
+from planner.launch.workers import RunOptions, check_machine, torchrun_command
+from planner.layouts.layout import Offload
+from planner.plans.plan import Plan, read_plan, seal
 from tests.runtime.host_gemini import divide_on_host, host_plugin
 from tests.runtime.training import Ranks
 
@@ -68,7 +69,7 @@ def test_a_machine_without_gpus_says_so_in_one_message(
 def verified(plan: Plan, ranks: Ranks) -> Verification:
     def verify(rank: int) -> Verification | None:
         with warnings.catch_warnings(action="ignore"):  # the libraries' own
-            from runtime.verifying import verify
+            from runtime.verify.steps import verify
 
         return verify(plan, steps=3, seed=7)
 
@@ -98,14 +99,14 @@ def verified_on_host(plan: Plan, ranks: Ranks) -> Verification:
 
     def verify(rank: int) -> Verification | None:
         with warnings.catch_warnings(action="ignore"):  # the libraries' own
-            import runtime.gemini
-            from runtime import verifying
+            import runtime.train.gemini
+            from runtime.verify import steps as verifying
 
         divide_on_host()
-        vars(runtime.gemini)["gemini_plugin"] = host_plugin
+        vars(runtime.train.gemini)["gemini_plugin"] = host_plugin
 
         def on_host(plan: Plan, *, seed: int, learning_rate: float, **_: object) -> Any:
-            return runtime.gemini.GeminiTrainer(plan, "cpu", seed=seed, learning_rate=learning_rate)
+            return runtime.train.gemini.GeminiTrainer(plan, "cpu", seed=seed, learning_rate=learning_rate)
 
         vars(verifying)["make_trainer"] = on_host
         return verifying.verify(plan, steps=3, seed=7)

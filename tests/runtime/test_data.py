@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from planner.diagnostics import ExitCode, PlanError
-from runtime.data import PackedBatches, Tokenizer, check_vocabulary, read_tokens
+from runtime.train.data import PackedBatches, Tokenizer, check_vocabulary, read_tokens
 
 pytestmark = pytest.mark.runtime
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from planner.diagnostics import PlanError, render
-from planner.plan import Plan
-from runtime.steps import has_updated
+from planner.plans.plan import Plan
+from runtime.train.steps import has_updated
 from tests.runtime.host_gemini import divide_on_host, host_plugin
 from tests.runtime.training import (
     LEARNING_RATES,
@@ -41,14 +41,14 @@ LAYOUTS: dict[str, dict[str, Any]] = {
 def _on_host(monkeypatch: pytest.MonkeyPatch) -> None:
     """A plugin that can divide chunks here."""
     with warnings.catch_warnings(action="ignore"):
-        import runtime.gemini  # noqa: F401 - the libraries' own warnings are not the tests'
+        import runtime.train.gemini  # noqa: F401 - the libraries' own warnings are not the tests'
 
-    monkeypatch.setattr("runtime.gemini.gemini_plugin", host_plugin)
+    monkeypatch.setattr("runtime.train.gemini.gemini_plugin", host_plugin)
 
 
 def gemini_trainer(plan: Plan) -> Any:
     """The trainer of this rank on the CPU, which the rules do not offer and the tests can do."""
-    from runtime.gemini import GeminiTrainer
+    from runtime.train.gemini import GeminiTrainer
 
     divide_on_host()
     return GeminiTrainer(plan, "cpu", seed=SEED, learning_rate=LEARNING_RATES[ADAMW])
@@ -89,7 +89,7 @@ def test_gradients_in_chunks_can_be_put_together(name: str, plan: MakePlan, rank
     chosen = plan(**ZERO3, **LAYOUTS[name])
 
     def gradients(rank: int) -> list[Gradients]:
-        from runtime.gradients import watch_gradients
+        from runtime.verify.gradients import watch_gradients
 
         trainer = gemini_trainer(chosen)
         found = watch_gradients(trainer)
@@ -165,7 +165,7 @@ def test_no_logit_depends_on_a_later_token(plan: MakePlan, ranks: Ranks) -> None
 
 def test_only_an_optimizer_that_works_is_taken(plan: MakePlan, ranks: Ranks) -> None:
     def refused(rank: int) -> str:
-        from runtime.gemini import GeminiTrainer
+        from runtime.train.gemini import GeminiTrainer
 
         with pytest.raises(PlanError) as caught:
             GeminiTrainer(plan(**ZERO3), "cpu", seed=SEED, learning_rate=0.1, optimizer=ADAMW)
@@ -176,7 +176,7 @@ def test_only_an_optimizer_that_works_is_taken(plan: MakePlan, ranks: Ranks) -> 
 
 
 def test_weights_drawn_late_are_the_same(plan: MakePlan) -> None:
-    from runtime.model import build_lazy_model, build_model
+    from runtime.train.model import build_lazy_model, build_model
 
     spec = plan().problem.model
     for dtype in (torch.float32, torch.bfloat16):

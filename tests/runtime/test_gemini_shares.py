@@ -42,7 +42,7 @@ def placed(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Any, list[str
     with warnings.catch_warnings(action="ignore"):
         from colossalai.zero.gemini import placement_policy
 
-        from runtime.gemini_shares import count_chunks_once
+        from runtime.patches.gemini_shares import count_chunks_once
 
     class Accelerator:
         def get_current_device(self) -> torch.device:
@@ -50,7 +50,7 @@ def placed(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Any, list[str
 
     policy_type = placement_policy.StaticPlacementPolicy
     monkeypatch.setattr(policy_type, "setup_grads_device", policy_type.setup_grads_device)
-    monkeypatch.setattr("runtime.gemini_shares.get_accelerator", Accelerator)
+    monkeypatch.setattr("runtime.patches.gemini_shares.get_accelerator", Accelerator)
     count_chunks_once()
 
     def place(chunks: list[Chunk], **shares: float) -> tuple[Any, list[str]]:

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from planner import launch
-from planner.launch import RunOptions, check_machine, present_gpus, run_plan
-from planner.plan import Plan, write_plan
+from planner.launch import workers as launch
+from planner.launch.workers import RunOptions, check_machine, present_gpus, run_plan
+from planner.plans.plan import Plan, write_plan
 
 pytestmark = [
     pytest.mark.gpu,

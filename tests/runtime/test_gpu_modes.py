@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from planner import launch
-from planner.launch import present_gpus
-from planner.layout import Offload
-from planner.plan import write_plan
+from planner.launch import workers as launch
+from planner.launch.workers import present_gpus
+from planner.layouts.layout import Offload
+from planner.plans.plan import write_plan
 from tests.runtime.training import GPU_LEARNING_RATE, MakePlan, reference, reference_gradients
 
 pytestmark = [pytest.mark.gpu, pytest.mark.runtime]

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from planner.plan import Plan
+from planner.plans.plan import Plan
 from tests.runtime.training import LEARNING_RATES, SEED, MakePlan, Ranks, own_batches, plain_steps, reference
 
 pytestmark = pytest.mark.runtime
@@ -225,7 +225,7 @@ def test_the_tensor_mode_chooses_the_trainer(
     fields: dict[str, Any], trainer: str, plan: MakePlan, ranks: Ranks
 ) -> None:
     def chosen(rank: int) -> str:
-        from runtime import trainers
+        from runtime.train import choice as trainers
 
         return type(trainers.make_trainer(plan(**fields), seed=SEED, learning_rate=0.1)).__name__
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from planner.plan import Plan
+from planner.plans.plan import Plan
 from tests.runtime.test_grid import CUBE, PAIR, SQUARE, make_trainer
 from tests.runtime.training import MakePlan, Ranks, own_batches
 

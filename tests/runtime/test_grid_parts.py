@@ -19,7 +19,7 @@ def test_parts_cover_every_parameter_once_for_each_copy(fields: dict[str, Any], 
     def uneven(rank: int) -> list[str]:
         from runtime.grid.mesh import grid_of
         from runtime.grid.weights import sharding_of
-        from runtime.model import build_model
+        from runtime.train.model import build_model
 
         grid, found = grid_of(plan(**fields).layout), []
         places = [dict(zip(grid.axes, place, strict=True)) for place in product(*map(range, grid.axes.values()))]
@@ -36,7 +36,7 @@ def test_parts_cover_every_parameter_once_for_each_copy(fields: dict[str, Any], 
 
 def test_ranks_hold_whole_heads_and_the_model_can_be_put_together(plan: MakePlan, ranks: Ranks) -> None:
     def held(rank: int) -> tuple[bool, bool]:
-        from runtime.model import build_model
+        from runtime.train.model import build_model
 
         trainer = make_trainer(plan(**SQUARE))
         whole = dict(build_model(plan().problem.model, SEED).named_parameters())

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 import torch
 
-from planner.plan import Plan
-from runtime.placement import held_layers
+from planner.plans.plan import Plan
+from runtime.train.placement import held_layers
 from tests.runtime.training import (
     MakePlan,
     Ranks,

@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
-from planner import launch
 from planner.diagnostics import ExitCode, PlanError
-from planner.launch import NVME_FOLDER, RunOptions, check_machine, torchrun_command
-from planner.layout import Offload
-from planner.plan import Plan
+from planner.launch import workers as launch
+from planner.launch.workers import NVME_FOLDER, RunOptions, check_machine, torchrun_command
+from planner.layouts.layout import Offload
+from planner.plans.plan import Plan
 
 MakePlan = Callable[..., Plan]
 GPU_PLAN = {"device": "cuda", "device_names": ["A100-SXM4-40GB", "A100-PCIE-40GB"], "title": "A100 40 GB"}
@@ -121,7 +121,8 @@ def test_one_node_needs_no_rendezvous(plan: MakePlan) -> None:
     options = RunOptions(steps=7, seed=3, learning_rate=1e-05, data=Path("some text"), output=Path("out"))
     command = torchrun_command(plan(data_parallel=2), PLAN_PATH, options)
     assert command.argv == (
-        sys.executable, "-m", "runtime.elastic", "--nproc-per-node=2", "--standalone", "-m", "runtime.worker",
+        sys.executable, "-m", "runtime.train.elastic", "--nproc-per-node=2", "--standalone", "-m",
+        "runtime.train.worker",
         "plans/x.plan", "--steps=7", "--output=out", "--seed=3", "--learning-rate=1e-05", "--warmup-steps=10",
         "--data=some text",
     )  # fmt: skip
@@ -192,7 +193,7 @@ def test_workers_are_told_where_moments_go(plan: MakePlan, tmp_path: Path) -> No
 
 def test_launching_imports_no_framework() -> None:
     code = (
-        "import sys, planner.launch; "
+        "import sys, planner.launch.workers; "
         "print([n for n in ('torch', 'colossalai', 'transformers', 'runtime') if n in sys.modules])"
     )
     root = Path(launch.__file__).parent.parent

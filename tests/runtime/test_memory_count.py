@@ -11,10 +11,10 @@ from torch.utils._pytree import tree_leaves
 
 from planner.cost_model.memory import stage_memory
 from planner.cost_model.terms import total
-from planner.plan import Plan
-from planner.spec import StackSpec
-from planner.spec_files import load_spec
-from planner.stages import stages_of_layout
+from planner.layouts.stages import stages_of_layout
+from planner.plans.plan import Plan
+from planner.specs import StackSpec
+from planner.specs.files import load_spec
 from tests.runtime.conftest import SEQ_LEN
 from tests.runtime.training import SEED, MakePlan, Ranks
 
@@ -71,7 +71,7 @@ class Held(TorchDispatchMode):
 
 def most_bytes(plan: Plan) -> int:
     """The most that a rank holds during one step's forward and backward, beyond what was there before."""
-    from runtime.booster import Trainer  # takes seconds to import
+    from runtime.train.booster import Trainer  # takes seconds to import
 
     trainer = Trainer(plan, "cpu", seed=SEED, learning_rate=1e-3)
     share = plan.layout.micro_batch * plan.layout.num_microbatches

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from planner import nvme
 from planner.diagnostics import ExitCode, PlanError
-from planner.layout import Offload
-from planner.nvme import check_nvme, file_system, moment_bytes
-from planner.plan import Plan
+from planner.launch import nvme
+from planner.launch.nvme import check_nvme, file_system, moment_bytes
+from planner.layouts.layout import Offload
+from planner.plans.plan import Plan
 
 MakePlan = Callable[..., Plan]
 NVME = Offload(optimizer=1.0, tier="nvme")
@@ -97,7 +97,7 @@ def test_missing_libraries_are_named(plan: MakePlan, tmp_path: Path, monkeypatch
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     libaio, tensornvme = refusals(plan(**OFFLOADED), tmp_path)
     assert libaio.hint == "`apt update && apt install libaio-dev`"
-    assert tensornvme.hint == "`apt install libaio-dev liburing-dev`, then `python -m planner.nvme_build`"
+    assert tensornvme.hint == "`apt install libaio-dev liburing-dev`, then `python -m planner.launch.nvme_build`"
 
 
 def test_the_file_system_is_that_of_the_deepest_mount(tmp_path: Path) -> None:
@@ -113,7 +113,7 @@ def trained(plan: Plan, folder: Path | None) -> tuple[list[float], int, int]:
     """Losses, bytes of moments in memory, and size of this rank's file of moments."""
     from torch.optim import AdamW
 
-    from runtime.trainers import make_trainer
+    from runtime.train.choice import make_trainer
     from tests.runtime.training import LEARNING_RATES, SEED, own_batches
 
     trainer = make_trainer(plan, seed=SEED, learning_rate=LEARNING_RATES[AdamW], nvme_folder=folder)
@@ -176,7 +176,7 @@ def test_what_was_read_is_there_after_waiting(ranks: Any, tmp_path: Path) -> Non
         import torch
         from tensornvme import DiskOffloader
 
-        from runtime.nvme import MomentFile
+        from runtime.train.nvme import MomentFile
 
         def wait_once(offloader: Any) -> int:
             moment, done = torch.arange(1000.0), []

@@ -3,8 +3,8 @@
 import pytest
 
 from planner.cost_model import predict
-from runtime.measure import TERMS, communication_words, predicted_terms
-from runtime.profile import Kernel, Phase, longest_kernels, step_terms
+from runtime.train.measure import TERMS, communication_words, predicted_terms
+from runtime.train.profile import Kernel, Phase, longest_kernels, step_terms
 from tests.helpers import layout, problem
 
 ALL_REDUCE, SEND = "ncclDevKernel_AllReduce_Sum_bf16_RING_LL", "ncclDevKernel_SendRecv"

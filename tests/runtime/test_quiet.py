@@ -4,7 +4,7 @@ import warnings
 
 import pytest
 
-from runtime.quiet import quieten_libraries
+from runtime.patches.quiet import quieten_libraries
 
 pytestmark = pytest.mark.runtime
 
@@ -18,7 +18,7 @@ KNOWN = [
 NEWS = [
     ("something else", UserWarning, "torch.distributed.c10d_logger"),
     ("assertion is always true", SyntaxWarning, "whatever"),
-    ("something", UserWarning, "runtime.train"),
+    ("something", UserWarning, "runtime.train.loop"),
 ]
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from planner.plan import Plan
+from planner.plans.plan import Plan
 from tests.runtime.training import (
     MakePlan,
     Ranks,
@@ -33,7 +33,7 @@ LAYOUTS: dict[str, dict[str, Any]] = {
 
 def forward_calls(plan: Plan) -> dict[int, int]:
     """How often each layer of this rank runs forward in one step."""
-    from runtime.placement import held_layers
+    from runtime.train.placement import held_layers
 
     trainer = make_trainer(plan)
     calls = dict.fromkeys(held_layers(plan.layout, trainer.position.stage), 0)

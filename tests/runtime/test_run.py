@@ -15,9 +15,10 @@ from typing import Any
 
 import pytest
 
-from planner import cli, launch
-from planner.layout import Offload
-from planner.plan import Plan, write_plan
+from planner.cli import app as cli
+from planner.launch import workers as launch
+from planner.layouts.layout import Offload
+from planner.plans.plan import Plan, write_plan
 
 pytestmark = pytest.mark.runtime
 
@@ -28,8 +29,8 @@ TIMEOUT_S = 90
 RUNNER = """
 import sys
 from pathlib import Path, PosixPath
-from planner.launch import RunOptions, run_plan
-from planner.plan import read_plan
+from planner.launch.workers import RunOptions, run_plan
+from planner.plans.plan import read_plan
 path, options = Path(sys.argv[1]), eval(sys.argv[2])
 sys.exit(run_plan(read_plan(path), path, RunOptions(output=path.parent / "out", **options)))
 """
@@ -167,7 +168,7 @@ def test_a_full_drive_is_named(plan: MakePlan, start: Run, tmp_path: Path) -> No
 SHORT_WRITE = """
 import resource, sys
 from pathlib import Path
-from runtime.measure import MetricsFile
+from runtime.train.measure import MetricsFile
 resource.setrlimit(resource.RLIMIT_FSIZE, (100, resource.RLIM_INFINITY))
 with MetricsFile(Path(sys.argv[1])) as metrics:
     metrics.write("first", text="x" * 40)
@@ -228,7 +229,7 @@ def test_the_cause_is_told_from_what_it_caused(
 ) -> None:  # fmt: skip
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
-    from runtime import elastic
+    from runtime.train import elastic
 
     failures = {rank: ProcessFailure(rank, 0, code, "none") for rank, code in enumerate(exit_codes)}
     file = tmp_path / "failure.txt"
@@ -250,7 +251,7 @@ def wait_for_steps(tmp_path: Path) -> None:
 def ranks_of(tmp_path: Path) -> list[int]:
     """Process ids of the workers that run this test's plan."""
     found = subprocess.run(
-        ["pgrep", "-f", f"runtime.worker {tmp_path / 'small.plan'}"], capture_output=True, text=True, check=False
+        ["pgrep", "-f", f"runtime.train.worker {tmp_path / 'small.plan'}"], capture_output=True, text=True, check=False
     )
     return [int(line) for line in found.stdout.split()]
 

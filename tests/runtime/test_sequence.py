@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from planner.plan import Plan
+from planner.plans.plan import Plan
 from tests.runtime.training import (
     SEED,
     MakePlan,
@@ -52,9 +52,9 @@ def test_the_check_sees_what_the_library_leaves_wrong(name: str, plan: MakePlan,
     chosen = plan(**SPLIT, **LAYOUTS[name])
 
     def uncorrected(rank: int) -> Any:
-        import runtime.policy
+        import runtime.patches.policy
 
-        runtime.policy.mark_partial_biases = lambda model: None
+        runtime.patches.policy.mark_partial_biases = lambda model: None
         return gathered_gradients(chosen)
 
     (expected,) = ranks(1, lambda rank: reference_gradients(chosen))
@@ -123,7 +123,7 @@ def test_dropout_keeps_replicas_equal(name: str, plan: MakePlan, ranks: Ranks) -
 def test_the_embedding_drops_one_set_of_elements_and_the_share_asked_for() -> None:
     import torch
 
-    from runtime.policy import ReplicatedDropout
+    from runtime.patches.policy import ReplicatedDropout
 
     states = torch.ones(100, 100)
     first, second = ReplicatedDropout(0.25, SEED), ReplicatedDropout(0.25, SEED)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from runtime.steps import Step, has_updated, median_step_s
+from runtime.train.steps import Step, has_updated, median_step_s
 from tests.runtime.training import MakePlan, Ranks, make_trainer, own_batches
 
 pytestmark = pytest.mark.runtime

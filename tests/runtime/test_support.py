@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from planner.diagnostics import ExitCode, PlanError
-from planner.layout import Offload
-from planner.plan import Plan
-from runtime.support import check_supported
+from planner.layouts.layout import Offload
+from planner.plans.plan import Plan
+from runtime.train.support import check_supported
 
 HARDWARE = {"device": "cuda"}
 

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from planner import toolchain
 from planner.diagnostics import ExitCode, PlanError
-from planner.layout import Offload
-from planner.plan import Plan
-from planner.toolchain import check_toolchain
+from planner.launch import toolchain
+from planner.launch.toolchain import check_toolchain
+from planner.layouts.layout import Offload
+from planner.plans.plan import Plan
 
 MakePlan = Callable[..., Plan]
 

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 import torch
 
-from planner.layout import Offload
-from planner.plan import Plan
+from planner.layouts.layout import Offload
+from planner.plans.plan import Plan
 from tests.runtime.training import (
     LEARNING_RATES,
     SEED,
@@ -101,7 +101,7 @@ def test_optimizer_states_can_stay_on_the_host(plan: MakePlan, ranks: Ranks) -> 
 
 
 def test_weights_do_not_depend_on_the_stage_that_holds_them(plan: MakePlan) -> None:
-    from runtime.model import build_model
+    from runtime.train.model import build_model
 
     spec = plan().problem.model
     whole = dict(build_model(spec, SEED).named_parameters())
@@ -123,7 +123,7 @@ def test_dropout_keeps_tensor_parallel_replicas_equal(fields: dict[str, Any], pl
 
 def replicated_parameters(plan: Plan) -> dict[str, Any]:
     """Parameters of which every tensor-parallel rank has the whole, after a few steps."""
-    from runtime.booster import Trainer
+    from runtime.train.booster import Trainer
 
     trainer = Trainer(plan, "cpu", seed=SEED, learning_rate=0.1, optimizer=torch.optim.SGD)
     for batch in batches(plan):

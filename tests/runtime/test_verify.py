@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from planner import cli
-from planner.layout import Offload
-from planner.nvme import MEMORY_FILE_SYSTEMS, file_system
-from planner.plan import Plan, write_plan
-from planner.verification import TOLERANCES, Verification, Workaround
+from planner.cli import app as cli
+from planner.handover.verification import TOLERANCES, Verification, Workaround
+from planner.launch.nvme import MEMORY_FILE_SYSTEMS, file_system
+from planner.layouts.layout import Offload
+from planner.plans.plan import Plan, write_plan
 from tests.runtime.training import MakePlan, Ranks
 
 pytestmark = pytest.mark.runtime
@@ -46,7 +46,7 @@ LAYOUTS: dict[str, dict[str, Any]] = {
 
 def verified(plan: Plan, ranks: Ranks, *without: Workaround) -> Verification:
     def verify(rank: int) -> Verification | None:
-        from runtime.verifying import verify
+        from runtime.verify.steps import verify
 
         return verify(plan, steps=3, seed=7, without=without)
 
@@ -69,7 +69,7 @@ def test_an_update_that_is_a_tenth_too_small_is_found(plan: MakePlan, ranks: Ran
     chosen = plan(data_parallel=2)
 
     def verify(rank: int) -> Verification | None:
-        from runtime import verifying
+        from runtime.verify import steps as verifying
 
         right = vars(verifying)["make_trainer"]
 
@@ -191,8 +191,8 @@ def test_what_is_no_number_or_not_there_does_not_pass() -> None:
     import numpy as np
 
     with warnings.catch_warnings(action="ignore"):  # the libraries' own
-        from runtime.differences import RankSteps, compare, relative
-        from runtime.reference import ReferenceStep
+        from runtime.verify.differences import RankSteps, compare, relative
+        from runtime.verify.reference import ReferenceStep
 
     def gradient(*values: float) -> Any:
         return np.array(values, dtype=np.float32)

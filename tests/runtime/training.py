@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from planner.plan import Plan
+from planner.plans.plan import Plan
 
 LEARNING_RATES: dict[type[torch.optim.Optimizer], float] = {torch.optim.SGD: 0.5, torch.optim.AdamW: 1e-2}
 GPU_LEARNING_RATE = 1e-3
@@ -33,7 +33,7 @@ def batches(plan: Plan) -> list[Batch]:
 
 def make_trainer(plan: Plan, optimizer: type[torch.optim.Optimizer] = torch.optim.SGD) -> Any:
     """The trainer of this rank, on the CPU."""
-    from runtime.booster import Trainer
+    from runtime.train.booster import Trainer
 
     return Trainer(plan, "cpu", seed=SEED, learning_rate=LEARNING_RATES[optimizer], optimizer=optimizer)
 
@@ -53,7 +53,7 @@ def plain_steps(
     plan: Plan, optimizer: type[torch.optim.Optimizer], learning_rate: float | None = None
 ) -> Iterator[tuple[float, torch.nn.Module]]:
     """Loss and model of each step of plain PyTorch in fp32, before its update."""
-    from runtime.model import build_model
+    from runtime.train.model import build_model
 
     model = build_model(plan.problem.model, SEED)
     plain = optimizer(model.parameters(), lr=learning_rate or LEARNING_RATES[optimizer])  # type: ignore[call-arg]
@@ -83,7 +83,7 @@ def reference_gradients(plan: Plan, optimizer: type[torch.optim.Optimizer] = tor
 
 def gathered_gradients(plan: Plan, prepare: Callable[[Any], None] = lambda trainer: None) -> list[Gradients]:
     """The gradients of each step on this rank, those that tensor parallelism splits put together."""
-    from runtime.gradients import watch_gradients
+    from runtime.verify.gradients import watch_gradients
 
     trainer = make_trainer(plan)
     prepare(trainer)

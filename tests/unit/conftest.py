@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from planner import cli
+from planner.cli import app as cli
 from tests.helpers import Outcome, Run
 
 

@@ -7,8 +7,8 @@ from benchmarks.library.cases import read_cases
 from benchmarks.library.run import cells
 from docs.speed_page import PAGE
 from planner.calibration.refit import refit
-from planner.spec import HardwareSpec
-from planner.spec_files import load_spec
+from planner.specs import HardwareSpec
+from planner.specs.files import load_spec
 from planner.validation import validate
 
 FOLDER = Path(__file__).parent

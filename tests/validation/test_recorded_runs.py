@@ -4,8 +4,8 @@ from pathlib import Path
 
 from benchmarks.residuals import residuals
 from docs.speed_page import PAGE, page
-from planner.spec import StackSpec
-from planner.spec_files import load_spec, to_builtins
+from planner.specs import StackSpec
+from planner.specs.files import load_spec, to_builtins
 from planner.validation import Report, validate
 
 REPORT: Report = validate([Path(__file__).with_name("h200_runs.csv")])

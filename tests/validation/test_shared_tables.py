@@ -6,8 +6,8 @@ import pytest
 
 from benchmarks.transfer import RUNS, calibrated_transfer, mean_transfer, transfers
 from docs.validation_page import page
-from planner.spec import StackSpec
-from planner.spec_files import load_spec
+from planner.specs import StackSpec
+from planner.specs.files import load_spec
 from planner.validation import Report, validate
 
 FOLDER = Path(__file__).parents[2].parent / "shared" / "data"

@@ -1,1 +1,0 @@
-"""Hand-written configurations: read without running them, judged by the rule table, repaired."""

@@ -1,0 +1,1 @@
+"""From a plan to running processes: whether this machine can execute it, and the commands that do."""

@@ -1,0 +1,223 @@
+"""A plan made small: the same kind of layout, on few processes and a model of a few thousand parameters."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import msgspec
+
+from planner.diagnostics import Diagnostic, ExitCode, PlanError, usage_error
+from planner.layouts.degrees import edge_of
+from planner.layouts.layout import SHARDS_WEIGHTS, Layout, columns_of
+from planner.layouts.problem import Problem
+from planner.plans.plan import Plan, seal
+from planner.rules import violations
+from planner.specs import HardwareSpec, ModelSpec, Precision, StackSpec, TensorMode
+from planner.specs.files import load_spec
+
+SEQ_LEN = 16
+HEAD_SIZE = 8
+LEAST_HEADS = 4
+LEAST_VOCABULARY = 128
+PADDING = 7
+"""Tokens that the vocabulary lacks to a full multiple, where that of the plan is padded too."""
+LARGEST_MICRO_BATCH = 256
+LEAST_DEGREE = 2
+"""Of what is divided: fewer parts are none."""
+
+
+@dataclass(frozen=True)
+class Shrunken:
+    """A small plan with the layout of a large one."""
+
+    plan: Plan
+    changes: tuple[str, ...]
+    """What of the layout is not that of the large plan, in words."""
+
+
+def shrink(plan: Plan, *, max_processes: int, on_gpus: bool, own_precision: bool = False) -> Shrunken:
+    """The same mode, degrees, schedule, ZeRO stage, recomputation and offload, as small as they can be.
+
+    Degrees stay as they are if ``max_processes`` are enough; else data parallelism shrinks first,
+    then the pipeline, then tensor parallelism, and none that was above 1 becomes 1. The precision is the
+    one that shows most, fp32 or with ZeRO bf16, unless it is to be the plan's ``own_precision``.
+
+    Raises:
+        PlanError: not even the smallest such layout has so few processes, or it needs a GPU.
+    """
+    stack = load_spec("colossalai", StackSpec)
+    stack = msgspec.structs.replace(stack, vocab_multiple=plan.problem.stack.vocab_multiple)
+    degrees = _fewer_degrees(plan.layout, max_processes)
+    precision = plan.layout.precision if own_precision else "fp32" if plan.layout.zero_stage == 0 else "bf16"
+    layout = _small_layout(degrees, plan.layout, precision)
+    problem = Problem(
+        model=_small_model(plan, layout), hardware=_hardware(plan, on_gpus=on_gpus), stack=stack,
+        num_devices=layout.num_devices, devices_per_node=layout.num_devices, global_batch=layout.global_batch,
+        seq_len=_seq_len(layout), precision=layout.precision, allow_offload=layout.offload.tier,
+    )  # fmt: skip
+    problem, layout = _with_least_micro_batch(problem, layout, at_least=min(plan.layout.micro_batch, 2))
+    _refuse_broken(problem, layout)
+    small = msgspec.structs.replace(plan, problem=problem, layout=layout)
+    return Shrunken(plan=seal(small), changes=tuple(_changes(plan.layout, layout)))
+
+
+def _fewer_degrees(layout: Layout, max_processes: int) -> Layout:
+    if layout.num_devices <= max_processes:
+        return layout
+    least_tensor, least_depth = _least_tensor(layout)
+    least = least_tensor * min(layout.pipeline_parallel, LEAST_DEGREE) * min(layout.data_parallel, LEAST_DEGREE)
+    if least > max_processes:
+        raise usage_error(
+            f"the layout has {layout.num_devices} ranks, and {least} are the fewest that keep its kinds of parallelism",
+            location="--max-processes", hint=f"`--max-processes {least}`, or {layout.num_devices} for all its ranks",
+        )  # fmt: skip
+    tensor, depth = layout.tensor_parallel, layout.tensor_depth
+    if tensor * min(layout.pipeline_parallel, LEAST_DEGREE) * min(layout.data_parallel, LEAST_DEGREE) > max_processes:
+        tensor, depth = _largest_tensor(layout, max_processes * least_tensor // least), layout.tensor_depth
+        if tensor == least_tensor:
+            depth = least_depth
+    # The pipeline has what is left when data parallelism is at its least; data parallelism what is left then.
+    stages = min(layout.pipeline_parallel, max_processes // (tensor * min(layout.data_parallel, LEAST_DEGREE)))
+    data = min(layout.data_parallel, max_processes // (tensor * stages))
+    return msgspec.structs.replace(
+        layout, tensor_parallel=tensor, tensor_depth=depth, pipeline_parallel=stages, data_parallel=data
+    )
+
+
+def _least_tensor(layout: Layout) -> tuple[int, int]:
+    """The smallest degree and depth of the mode that still divides along every axis that is divided."""
+    if layout.tensor_parallel == 1:
+        return 1, 1
+    edge = min(2, int(edge_of(columns_of(layout))[0]))
+    depth = min(2, layout.tensor_depth)
+    least: dict[TensorMode, int] = {"none": 1, "1d": 2, "2d": edge**2, "2.5d": depth * edge**2, "3d": edge**3}
+    return least[layout.tensor_mode], depth
+
+
+def _largest_tensor(layout: Layout, most: int) -> int:
+    """The largest 1D degree up to ``most`` that divides the plan's; grids go to their least."""
+    if layout.tensor_mode != "1d":
+        return _least_tensor(layout)[0]
+    return max(d for d in range(2, most + 1) if layout.tensor_parallel % d == 0 or d == LEAST_DEGREE)
+
+
+def _small_layout(degrees: Layout, full: Layout, precision: Precision) -> Layout:
+    kept = _kept_stages(full, degrees.pipeline_parallel)
+    layers = _small_layers(full, kept)
+    recomputed = tuple(
+        _small_recompute(full.recompute_layers_per_stage[stage], full.layers_per_stage[stage], own)
+        for stage, own in zip(kept, layers, strict=True)
+    )
+    return msgspec.structs.replace(
+        degrees,
+        layers_per_stage=layers,
+        recompute_layers_per_stage=recomputed,
+        num_microbatches=_small_microbatches(full, degrees.pipeline_parallel),
+        micro_batch=1,
+        precision=precision,
+    )
+
+
+def _kept_stages(full: Layout, count: int) -> list[int]:
+    """``count`` stages: the first, one of another kind, the last, then any, in their order."""
+    kinds = list(zip(full.layers_per_stage, full.recompute_layers_per_stage, strict=True))
+    others = [kinds.index(kind) for kind in dict.fromkeys(kinds)]
+    order = dict.fromkeys([0, *others[1:2], len(kinds) - 1, *others, *range(len(kinds))])
+    return sorted(list(order)[:count])
+
+
+def _small_layers(full: Layout, kept: list[int]) -> tuple[int, ...]:
+    """Layers that keep which stages have more than others, whose chunks and recomputation still differ."""
+    if full.num_model_chunks > 1:
+        return (full.num_model_chunks,) * len(kept)
+    pairs = [(full.layers_per_stage[stage], full.recompute_layers_per_stage[stage]) for stage in kept]
+    partly = any(0 < recomputed < layers for layers, recomputed in pairs)
+    least = 2 if partly or len(kept) == 1 else 1
+    sizes = sorted({layers for layers, _ in pairs})
+    layers = tuple(least + min(sizes.index(layers), 2) for layers, _ in pairs)
+    return tuple(min(small, full.layers_per_stage[stage]) for small, stage in zip(layers, kept, strict=True))
+
+
+def _small_recompute(recomputed: int, layers: int, own: int) -> int:
+    """Of ``own`` layers, as many as before: none, all, or the nearest share that is neither."""
+    if recomputed in (0, layers) or own == 1:
+        return own if recomputed == layers else 0
+    return min(max(round(recomputed / layers * own), 1), own - 1)
+
+
+def _small_microbatches(full: Layout, stages: int) -> int:
+    """One, as many as there are stages, or more than that, as in the plan."""
+    if full.num_microbatches == 1:
+        return 1
+    least = max(2, stages) if full.pipeline_parallel == 1 else stages
+    if full.num_microbatches == full.pipeline_parallel:
+        return least
+    return 2 * stages if full.schedule == "interleaved" else max(least, stages + 1)
+
+
+def _small_model(plan: Plan, layout: Layout) -> ModelSpec:
+    model, edge = plan.problem.model, int(edge_of(columns_of(layout))[0])
+    unit = layout.tensor_parallel if layout.tensor_mode == "1d" else edge**2
+    heads = unit * math.ceil(LEAST_HEADS / unit)
+    rows = plan.problem.stack.vocab_multiple * layout.tensor_parallel
+    vocabulary = rows * math.ceil(LEAST_VOCABULARY / rows)
+    full_rows = plan.problem.stack.vocab_multiple * plan.layout.tensor_parallel
+    if model.vocab_size % full_rows and plan.problem.stack.vocab_multiple > PADDING:
+        vocabulary -= PADDING
+    seq_len = _seq_len(layout)
+    return msgspec.structs.replace(
+        model, title=f"{model.title}, made small", num_layers=sum(layout.layers_per_stage),
+        hidden_size=heads * HEAD_SIZE, num_heads=heads,
+        ffn_hidden_size=heads * HEAD_SIZE * max(1, round(model.ffn_hidden_size / model.hidden_size)),
+        vocab_size=vocabulary, max_seq_len=seq_len + (SEQ_LEN if plan.problem.seq_len < model.max_seq_len else 0),
+        dropout=0.0, seq_len=seq_len, global_batch=layout.global_batch, precision=layout.precision,
+    )  # fmt: skip
+
+
+def _seq_len(layout: Layout) -> int:
+    return layout.tensor_parallel * math.ceil(SEQ_LEN / layout.tensor_parallel)
+
+
+def _hardware(plan: Plan, *, on_gpus: bool) -> HardwareSpec:
+    if not on_gpus:
+        return load_spec("local-cpu", HardwareSpec)
+    own = plan.problem.hardware
+    card = own if own.device == "cuda" else load_spec("a100-40g", HardwareSpec)
+    return msgspec.structs.replace(card, device_names=("",))  # any card will do
+
+
+def _with_least_micro_batch(problem: Problem, layout: Layout, *, at_least: int) -> tuple[Problem, Layout]:
+    """The fewest sequences that keep the rules; the first try if none does."""
+    tries = list(_micro_batches(problem, layout, at_least))
+    return next((one for one in tries if not violations(*one)), tries[0])
+
+
+def _micro_batches(problem: Problem, layout: Layout, at_least: int) -> Iterator[tuple[Problem, Layout]]:
+    size = at_least
+    while size <= LARGEST_MICRO_BATCH:
+        tried = msgspec.structs.replace(layout, micro_batch=size)
+        model = msgspec.structs.replace(problem.model, global_batch=tried.global_batch)
+        yield msgspec.structs.replace(problem, model=model, global_batch=tried.global_batch), tried
+        size += 1
+
+
+def _refuse_broken(problem: Problem, layout: Layout) -> None:
+    broken = violations(problem, layout)
+    if not broken:
+        return
+    if layout.zero_stage == SHARDS_WEIGHTS and problem.hardware.device == "cpu":
+        needs = Diagnostic(
+            rule="ZER005", message="ZeRO stage 3 runs on GPUs only, so that it cannot be verified on processor cores",
+            hint="`--on-gpus` on a machine with GPUs",
+        )  # fmt: skip
+        raise PlanError(needs, exit_code=ExitCode.NEGATIVE)
+    raise PlanError(*broken, exit_code=ExitCode.NEGATIVE)
+
+
+def _changes(full: Layout, small: Layout) -> Iterator[str]:
+    for field in ("data_parallel", "pipeline_parallel", "tensor_parallel", "tensor_depth"):
+        before, after = getattr(full, field), getattr(small, field)
+        if before != after:
+            yield f"{field.replace('_', ' ')} {after} instead of {before}"
+    if full.precision != small.precision:
+        yield f"{small.precision} instead of {full.precision}"

@@ -1,0 +1,140 @@
+"""What a user pins or forbids: reading ``field=value`` and testing layouts against it."""
+
+import math
+from collections.abc import Mapping
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from planner.diagnostics import PlanError, usage_error
+from planner.layouts.layout import (
+    FREE_RECOMPUTE,
+    OFFLOAD_TIERS,
+    RECOMPUTES,
+    SCHEDULES,
+    TENSOR_MODES,
+    Layout,
+    LayoutColumns,
+)
+from planner.specs.files import did_you_mean
+
+COUNTS = (
+    "tensor_parallel", "tensor_depth", "pipeline_parallel", "data_parallel", "micro_batch", "num_microbatches",
+    "num_model_chunks",
+)  # fmt: skip
+_WORDS = {
+    "tensor_mode": TENSOR_MODES, "schedule": SCHEDULES, "offload.tier": OFFLOAD_TIERS,
+    "sequence_parallel": ("false", "true"), "zero_stage": ("0", "1", "2", "3"),
+    "recompute_layers_per_stage": RECOMPUTES[:FREE_RECOMPUTE],
+}  # fmt: skip
+SHARES = ("offload.optimizer", "offload.parameters")
+FIELDS = (*COUNTS, *_WORDS, *SHARES, "layers_per_stage")
+"""Layout fields that ``--pin`` and ``--forbid`` take."""
+
+RECOMPUTE = "recompute_layers_per_stage"
+EVEN = "even"
+MAX_DIGITS = 9
+MAX_SHOWN = 60
+
+
+def parse_pin(text: str, option: str) -> tuple[str, str]:
+    """Split ``tensor_parallel=4`` and check field and value.
+
+    Raises:
+        PlanError: no ``=``, no such field, or a value the field cannot have.
+    """
+    field, equals, value = (part.strip() for part in text.partition("="))
+    if not equals or not value:
+        raise usage_error(
+            f"`{text}` is not field=value", location=option, hint=f"write it like `{option} tensor_parallel=4`"
+        )
+    if field not in FIELDS:
+        raise usage_error(
+            f"a layout has no field `{field}` to pin", location=option,
+            hint=did_you_mean(field, FIELDS) or f"use one of {', '.join(FIELDS)}",
+        )  # fmt: skip
+    _check_value(field, value, option)
+    return field, value
+
+
+def _check_value(field: str, value: str, option: str) -> None:
+    if field in _WORDS and value not in _WORDS[field]:
+        raise _bad_value(field, value, option, f"use one of {', '.join(_WORDS[field])}")
+    if field in COUNTS and not _is_count(value):
+        raise _bad_value(field, value, option, f"use a whole number from 1 to {10**MAX_DIGITS - 1}")
+    if field in SHARES:
+        try:
+            msgspec.convert(float(value), type=float)
+            in_range = 0 <= float(value) <= 1
+        except ValueError:
+            in_range = False
+        if not in_range:
+            raise _bad_value(field, value, option, "use a share from 0 to 1")
+    if field == "layers_per_stage" and value != EVEN and not _is_list(value):
+        raise _bad_value(field, value, option, f"use `{EVEN}` or a list such as 24,24,24,24")
+
+
+def _bad_value(field: str, value: str, option: str, hint: str) -> PlanError:
+    shown = value if len(value) <= MAX_SHOWN else value[:MAX_SHOWN] + "..."
+    return usage_error(f"`{shown}` is no value of {field}", location=option, hint=hint)
+
+
+def _is_count(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) <= MAX_DIGITS and int(text) >= 1
+
+
+def _is_list(value: str) -> bool:
+    return all(_is_count(part.strip()) for part in value.split(","))
+
+
+def pinned_devices(pinned: Mapping[str, str]) -> int:
+    """What TP x PP x DP is a multiple of, by the pinned ones of the three and a pinned list of layers."""
+    layers = pinned.get("layers_per_stage", EVEN)
+    stages = 1 if layers == EVEN else len(layers.split(","))
+    degrees = {"tensor_parallel": 1, "pipeline_parallel": stages, "data_parallel": 1}
+    return math.prod(int(pinned.get(degree, default)) for degree, default in degrees.items())
+
+
+def pinned_layers(value: str, num_layers: int, num_stages: int) -> tuple[int, ...] | None:
+    """The layers per stage that ``even`` or a list asks for; ``None`` if these stages cannot have them."""
+    if value == EVEN:
+        return None if num_layers % num_stages else (num_layers // num_stages,) * num_stages
+    layers = tuple(int(part) for part in value.split(","))
+    possible = len(layers) == num_stages and sum(layers) == num_layers and min(layers) >= 1
+    return layers if possible else None
+
+
+def may_match(columns: LayoutColumns, field: str, value: str) -> NDArray[np.bool_]:
+    """Where a layout's ``field`` has ``value``, or is still free to have it."""
+    matching = matches(columns, field, value)
+    return matching | (columns.recompute == FREE_RECOMPUTE) if field == RECOMPUTE else matching
+
+
+def matches(columns: LayoutColumns, field: str, value: str) -> NDArray[np.bool_]:
+    """Where a layout's ``field`` has ``value``; true for ``layers_per_stage``, which is no column."""
+    if field == "layers_per_stage":
+        return np.ones(len(columns), dtype=bool)
+    column, wanted = column_value(field, value)
+    return np.asarray(getattr(columns, column) == wanted)
+
+
+def column_value(field: str, value: str) -> tuple[str, float]:
+    """Name and number of a pinned field in :class:`planner.layouts.layout.LayoutColumns`; not of layers per stage."""
+    if field in SHARES:
+        return field.replace(".", "_"), float(value)
+    if field == "zero_stage" or field in COUNTS:
+        return field, int(value)
+    name = {RECOMPUTE: "recompute"}.get(field, field.replace(".", "_"))
+    return name, _WORDS[field].index(value)
+
+
+def words_of(field: str) -> tuple[str, ...]:
+    """The words that a field takes, in the order of its column; a count takes ``1`` and more."""
+    return tuple(_WORDS.get(field, ("1",)))
+
+
+def layers_match(layout: Layout, value: str) -> bool:
+    """Whether a layout has the layers per stage that ``even`` or a list asks for."""
+    wanted = pinned_layers(value, sum(layout.layers_per_stage), layout.pipeline_parallel)
+    return wanted == layout.layers_per_stage

@@ -1,0 +1,161 @@
+"""Pipeline stages as columns: one row for every stage of every layout."""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from planner.layouts.layout import (
+    FREE_RECOMPUTE,
+    FULL_RECOMPUTE,
+    NO_RECOMPUTE,
+    SOME_RECOMPUTE,
+    Layout,
+    LayoutColumns,
+    columns_of,
+)
+from planner.layouts.problem import Problem
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+Booleans = NDArray[np.bool_]
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageColumns:
+    """Stages of layouts, flattened; stages of one layout are adjacent and in order."""
+
+    layouts: LayoutColumns
+    """The layout of each stage, repeated."""
+    layout_row: Integers
+    """Row of that layout in the columns the stages were made from."""
+    stage: Integers
+    num_layers: Integers
+    recompute_layers: Integers
+
+    def __len__(self) -> int:
+        """Number of stages over all layouts."""
+        return len(self.stage)
+
+    @property
+    def is_first(self) -> NDArray[np.bool_]:
+        """Where the stage holds the embedding."""
+        return self.stage == 0
+
+    @property
+    def is_last(self) -> NDArray[np.bool_]:
+        """Where the stage holds the final norm, the head and the loss."""
+        return self.stage == self.layouts.pipeline_parallel - 1
+
+    def fewest_recomputed(self) -> Integers:
+        """The fewest of its layers that each stage may recompute, as its layout's column says."""
+        some = (self.layouts.recompute == SOME_RECOMPUTE).astype(np.int64)
+        return np.where(self.layouts.recompute == FULL_RECOMPUTE, self.num_layers, some)
+
+    def most_recomputed(self) -> Integers:
+        """The most of its layers that each stage may recompute; below the fewest where none is possible."""
+        but_one = self.num_layers - (self.layouts.recompute == SOME_RECOMPUTE)
+        return np.where(self.layouts.recompute == NO_RECOMPUTE, 0, but_one)
+
+    def may_recompute_more(self) -> Booleans:
+        """Where a stage may choose how many layers it recomputes."""
+        return np.isin(self.layouts.recompute, (SOME_RECOMPUTE, FREE_RECOMPUTE))
+
+    def with_layers(self, num_layers: Integers) -> "StageColumns":
+        """The same stages with other layers, of which they recompute the fewest they may."""
+        stages = replace(self, num_layers=num_layers)
+        return stages.with_recompute(stages.fewest_recomputed())
+
+    def with_recompute(self, recompute_layers: Integers) -> "StageColumns":
+        """The same stages and layers with other recomputed ones."""
+        return replace(self, recompute_layers=recompute_layers)
+
+    def take(self, rows: NDArray[np.bool_] | Integers) -> "StageColumns":
+        """The stages that ``rows`` selects."""
+        return StageColumns(
+            layouts=self.layouts.take(rows),
+            layout_row=self.layout_row[rows],
+            stage=self.stage[rows],
+            num_layers=self.num_layers[rows],
+            recompute_layers=self.recompute_layers[rows],
+        )
+
+    def first_rows(self) -> Integers:
+        """Row of the first stage of each layout, for ``np.add.reduceat`` and the like."""
+        return np.flatnonzero(self.is_first)
+
+
+def once_per_stages(function: Callable[[Problem, StageColumns], Result]) -> Callable[[Problem, StageColumns], Result]:
+    """Ask ``function`` once for the same problem and stages; neither changes."""
+
+    @functools.wraps(function)
+    def remembered(problem: Problem, stages: StageColumns) -> Result:
+        known = vars(stages).setdefault("_remembered", {})
+        if function not in known or known[function][0] is not problem:
+            known[function] = (problem, function(problem, stages))
+        result: Result = known[function][1]
+        return result
+
+    return remembered
+
+
+def once_per_places(function: Callable[[Problem, StageColumns], Result]) -> Callable[[Problem, StageColumns], Result]:
+    """Ask ``function`` once for the same problem, layouts and places in the pipeline; none of them changes.
+
+    For functions that do not look at the layers of a stage: :meth:`StageColumns.with_layers` and
+    :meth:`StageColumns.with_recompute` keep the layouts and places.
+    """
+
+    @functools.wraps(function)
+    def remembered(problem: Problem, stages: StageColumns) -> Result:
+        known = vars(stages.layouts).setdefault("_remembered_places", {})
+        found = known.get(function)
+        if found is None or found[0] is not problem or found[1] is not stages.stage:
+            found = known[function] = (problem, stages.stage, function(problem, stages))
+        result: Result = found[2]
+        return result
+
+    return remembered
+
+
+def stages_of(columns: LayoutColumns) -> StageColumns:
+    """All stages of all layouts, with one layer each."""
+    rows = np.repeat(np.arange(len(columns)), columns.pipeline_parallel)
+    starts = np.cumsum(columns.pipeline_parallel) - columns.pipeline_parallel
+    layouts = columns.take(rows)
+    ones = np.ones(len(rows), dtype=np.int64)
+    stages = StageColumns(
+        layouts=layouts,
+        layout_row=rows,
+        stage=np.arange(len(rows)) - np.repeat(starts, columns.pipeline_parallel),
+        num_layers=ones,
+        recompute_layers=ones,
+    )
+    return stages.with_layers(ones)
+
+
+def stages_of_layout(layout: Layout) -> StageColumns:
+    """The stages of one whole layout, with its own layers and recomputed layers."""
+    stages = stages_of(columns_of(layout))
+    return StageColumns(
+        layouts=stages.layouts,
+        layout_row=stages.layout_row,
+        stage=stages.stage,
+        num_layers=np.array(layout.layers_per_stage, dtype=np.int64),
+        recompute_layers=np.array(layout.recompute_layers_per_stage, dtype=np.int64),
+    )
+
+
+def padded_vocab(problem: Problem, columns: LayoutColumns) -> Integers:
+    """Vocabulary rows after the stack padded them to a multiple of its own times the TP degree."""
+    multiple = np.maximum(problem.stack.vocab_multiple * columns.tensor_parallel, 1)
+    return -(-problem.model.vocab_size // multiple) * multiple
+
+
+def microbatch_tokens(problem: Problem, columns: LayoutColumns) -> Floats:
+    """Tokens of one micro batch."""
+    return np.multiply(columns.micro_batch, problem.seq_len, dtype=np.float64)

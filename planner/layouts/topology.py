@@ -1,0 +1,168 @@
+"""The cluster as a graph, and the link that a group of ranks gets from it.
+
+Ranks fill nodes in order. A layout numbers them ``(data * PP + pipeline) * TP + tensor``, the order in
+which Colossal-AI lays out its mesh (process group mesh of ``HybridParallelPlugin``), or with the first two
+axes changed, as Megatron-LM does: the stack's ``rank_order``.
+"""
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import networkx as nx
+import numpy as np
+from numpy.typing import NDArray
+
+from planner.specs import HardwareSpec
+
+PAIR = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupLink:
+    """What a ring over one group can use while all groups of its kind communicate."""
+
+    bandwidth_bytes_per_s: float
+    """One-way, per member."""
+    latency_s: float
+    """Of one message between neighbours."""
+
+
+@lru_cache(maxsize=64)
+def _graph_of_kind(
+    devices: int, nics: int, link: tuple[float, float], nic: tuple[float, float], host_bytes_per_s: float
+) -> nx.Graph:
+    graph = nx.Graph()
+    for node in (0, 1):
+        for device in range(devices):
+            graph.add_edge(("device", node, device), ("switch", node), bandwidth=link[0], latency=link[1] / 2)
+            port = ("nic", node, device * nics // devices)
+            graph.add_edge(("device", node, device), port, bandwidth=host_bytes_per_s, latency=link[1])
+        for port_index in range(nics):
+            graph.add_edge(("nic", node, port_index), "fabric", bandwidth=nic[0], latency=nic[1] / 2)
+    return graph
+
+
+def cluster_graph(hardware: HardwareSpec, devices_per_node: int) -> nx.Graph:
+    """Two nodes and the fabric between them; every further node is like these.
+
+    Edges have ``bandwidth`` (one-way, bytes/s, after protocol efficiency) and ``latency`` (s).
+    """
+    link, network = hardware.node_link, hardware.network
+    return _graph_of_kind(
+        devices_per_node,
+        min(network.nics_per_node, devices_per_node),
+        (link.bandwidth_bytes_per_s * link.efficiency, link.latency_s),
+        (network.bandwidth_bytes_per_s * network.efficiency / network.oversubscription, network.latency_s),
+        hardware.host.device_bandwidth_bytes_per_s,
+    )
+
+
+@lru_cache(maxsize=256)
+def _path(graph: nx.Graph, source: tuple[str, int, int], target: tuple[str, int, int]) -> GroupLink:
+    nodes = nx.shortest_path(graph, source, target, weight="latency")
+    edges = [graph.edges[pair] for pair in itertools.pairwise(nodes)]
+    return GroupLink(
+        bandwidth_bytes_per_s=min(edge["bandwidth"] for edge in edges),
+        latency_s=sum(edge["latency"] for edge in edges),
+    )
+
+
+def members_per_node(stride: int, size: int, num_devices: int, devices_per_node: int) -> tuple[int, bool]:
+    """The fewest members that a group has on a node it touches, and whether any group leaves its node.
+
+    A group is ``size`` ranks at distance ``stride``; the groups tile all ``num_devices`` ranks.
+    """
+    ranks = np.arange(num_devices)
+    group = ranks // (stride * size) * stride + ranks % stride
+    node = ranks // devices_per_node
+    num_nodes = int(node[-1]) + 1
+    places, counts = np.unique(group * num_nodes + node, return_counts=True)
+    nodes_of_group = np.bincount(places // num_nodes)
+    return int(counts.min()), bool((nodes_of_group > 1).any())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cluster:
+    """A number of devices in nodes; answers which link a kind of group has.
+
+    Groups are ``size`` ranks at distance ``stride`` and tile all ranks; all groups of a kind
+    communicate at the same time.
+    """
+
+    hardware: HardwareSpec
+    devices_per_node: int
+    num_devices: int
+
+    def _inside(self) -> GroupLink:
+        graph = cluster_graph(self.hardware, self.devices_per_node)
+        return _path(graph, ("device", 0, 0), ("device", 0, 1))
+
+    def _pair(self) -> GroupLink:
+        """The link of a collective over two devices of a node, whose rings are shorter but reach less of it."""
+        link, inside = self.hardware.node_link, self._inside()
+        share = (link.pair_efficiency or link.efficiency) / link.efficiency
+        return replace(inside, bandwidth_bytes_per_s=inside.bandwidth_bytes_per_s * share)
+
+    def _outside(self) -> GroupLink:
+        """One device's way to another node, with its share of the node's NICs."""
+        graph = cluster_graph(self.hardware, self.devices_per_node)
+        path = _path(graph, ("device", 0, 0), ("device", 1, 0))
+        share = min(1.0, self.hardware.network.nics_per_node / self.devices_per_node)
+        return GroupLink(bandwidth_bytes_per_s=path.bandwidth_bytes_per_s * share, latency_s=path.latency_s)
+
+    def ring(self, stride: int, size: int) -> GroupLink:
+        """The link of a ring collective.
+
+        Between nodes a group runs one ring for each member it has on a node, each leaving through
+        its own share of the NICs; inside the node the rings share the node link. Of a ring's steps one
+        for each node leaves it, so that the latency of a step is the mean over a node's members. What a
+        collective takes to start counts to the latencies of its steps.
+        """
+        if size == 1:
+            return GroupLink(bandwidth_bytes_per_s=float("inf"), latency_s=0.0)
+        link, start_s = self._ring(stride, size), self.hardware.node_link.start_s / (2 * (size - 1))
+        return GroupLink(bandwidth_bytes_per_s=link.bandwidth_bytes_per_s, latency_s=link.latency_s + start_s)
+
+    def _ring(self, stride: int, size: int) -> GroupLink:
+        members, crosses = members_per_node(stride, size, self.num_devices, self.devices_per_node)
+        if not crosses:
+            return self._pair() if size == PAIR else self._inside()
+        outside = self._outside()
+        bandwidth, latency = outside.bandwidth_bytes_per_s * members, outside.latency_s
+        if members > 1:
+            inside = self._inside()
+            bandwidth = min(bandwidth, inside.bandwidth_bytes_per_s)
+            latency = (latency + (members - 1) * inside.latency_s) / members
+        return GroupLink(bandwidth_bytes_per_s=bandwidth, latency_s=latency)
+
+    def neighbours(self, stride: int, size: int) -> GroupLink:
+        """The slowest link between two ranks that follow each other in a group."""
+        if size == 1:
+            return GroupLink(bandwidth_bytes_per_s=float("inf"), latency_s=0.0)
+        _, crosses = members_per_node(stride, size, self.num_devices, self.devices_per_node)
+        return self._outside() if crosses else self._inside()
+
+    def ends(self, stride: int, size: int) -> GroupLink:
+        """The link between the first and the last rank of a group, the slowest over all groups."""
+        if size == 1:
+            return GroupLink(bandwidth_bytes_per_s=float("inf"), latency_s=0.0)
+        ranks = np.arange(self.num_devices)
+        first = ranks[ranks // stride % size == 0]
+        last = first + stride * (size - 1)
+        apart = first // self.devices_per_node != last // self.devices_per_node
+        return self._outside() if apart.any() else self._inside()
+
+
+def link_columns(
+    link_of: Callable[[int, int], GroupLink], strides: NDArray[np.int64], sizes: NDArray[np.int64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Bandwidth (bytes/s) and latency (s) of ``link_of(stride, size)``, one row per stride and size."""
+    # One number per pair: NumPy finds unique numbers much faster than unique pairs.
+    above = int(sizes.max(initial=0)) + 1
+    keys, inverse = np.unique(strides * above + sizes, return_inverse=True)
+    links = [link_of(*divmod(int(key), above)) for key in keys]
+    bandwidth = np.array([link.bandwidth_bytes_per_s for link in links])
+    latency = np.array([link.latency_s for link in links])
+    return bandwidth[inverse.ravel()], latency[inverse.ravel()]

@@ -1,0 +1,315 @@
+"""Evaluating Python expressions as constants: arithmetic, names, tuples and dict calls, within fixed limits.
+
+Nothing is looked up outside the given names and nothing is called except the few functions below, which are
+applied to plain numbers.
+"""
+
+import ast
+import itertools
+import math
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NoReturn
+
+from planner.lint.source import Symbol, Unknown, Value, shortened
+
+MAX_DEPTH = 60
+MAX_NODES = 200_000
+MAX_INTEGER = 2**63
+MAX_LENGTH = 10_000
+MAX_EXPONENT = 64
+
+_ARITHMETIC: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
+    ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv,
+    ast.FloorDiv: operator.floordiv, ast.Mod: operator.mod, ast.Pow: operator.pow,
+}  # fmt: skip
+_COMPARISONS: dict[type[ast.cmpop], Callable[[Any, Any], bool]] = {
+    ast.Eq: operator.eq, ast.NotEq: operator.ne, ast.Lt: operator.lt, ast.LtE: operator.le, ast.Gt: operator.gt,
+    ast.GtE: operator.ge, ast.Is: operator.is_, ast.IsNot: operator.is_not,
+}  # fmt: skip
+_FUNCTIONS: dict[str, Callable[..., Any]] = {
+    "int": int, "float": float, "min": min, "max": max, "abs": abs, "round": round, "math.sqrt": math.sqrt,
+    "math.ceil": math.ceil, "math.floor": math.floor, "sqrt": math.sqrt, "ceil": math.ceil, "floor": math.floor,
+}  # fmt: skip
+"""Functions of plain numbers; a name that the file defines itself is not taken for one of them."""
+
+
+class HiddenError(Exception):
+    """An expression that is no constant; carries the place and the reason."""
+
+    def __init__(self, node: ast.AST, why: str) -> None:
+        """Remember where and why."""
+        super().__init__(why)
+        self.why = why
+        self.line = getattr(node, "lineno", 1)
+        self.column = getattr(node, "col_offset", 0) + 1
+        self.name = ""
+
+    @classmethod
+    def of(cls, hidden: Unknown, name: str) -> "HiddenError":
+        """What is made from a hidden name: it is hidden where the name is."""
+        error = cls(ast.AST(), hidden.why)
+        error.line, error.column, error.name = hidden.line, hidden.column, hidden.name or name
+        return error
+
+    def unknown(self) -> Unknown:
+        """The value that stands for the expression."""
+        return Unknown(why=self.why, line=self.line, column=self.column, name=self.name)
+
+
+class Lines:
+    """Offsets of the lines of a text, to turn syntax-tree positions (UTF-8 columns) into character offsets."""
+
+    def __init__(self, text: str) -> None:
+        """Index the lines; only a line feed ends one, as in the text that :func:`files.read` returns."""
+        self.text = text
+        self.starts = list(itertools.accumulate((len(line) + 1 for line in text.split("\n")), initial=0))
+        self.ascii = text.isascii()
+
+    def offset(self, line: int, column: int) -> int:
+        """Character offset of a line (from 1) and a column (bytes of UTF-8, from 0)."""
+        start = self.starts[min(line, len(self.starts)) - 1]
+        if self.ascii:
+            return start + column
+        return start + len(self.text[start : start + column].encode()[:column].decode(errors="ignore"))
+
+
+class Constants:
+    """An evaluator with one budget for a whole file."""
+
+    def __init__(self, text: str) -> None:
+        """Prepare the positions of ``text``."""
+        self.lines = Lines(text)
+        self.text = text
+        self.nodes_left = MAX_NODES
+
+    def value(self, node: ast.expr, names: Mapping[str, Value], depth: int = 0) -> Value:
+        """Evaluate ``node``; names keep the place of their definition.
+
+        Raises:
+            HiddenError: it is no constant, or larger than the limits.
+        """
+        self.nodes_left -= 1
+        if self.nodes_left < 0 or depth > MAX_DEPTH:
+            raise HiddenError(node, "the expression is too large to evaluate")
+        if isinstance(node, ast.Name) and node.id in names:
+            found = names[node.id]
+            if isinstance(found.content, Unknown):
+                raise HiddenError.of(found.content, node.id)
+            return found
+        return self._at(node, self._content(node, names, depth + 1))
+
+    def written(self, node: ast.AST) -> str:
+        """The text of a node, on one short line."""
+        start, end = self._span(node)
+        return shortened(self.text[start:end])
+
+    def _at(self, node: ast.expr, content: Any) -> Value:
+        start, end = self._span(node)
+        return Value(content=content, line=node.lineno, column=node.col_offset + 1, start=start, end=end)
+
+    def _span(self, node: Any) -> tuple[int, int]:
+        return (
+            self.lines.offset(node.lineno, node.col_offset),
+            self.lines.offset(node.end_lineno or node.lineno, node.end_col_offset or 0),
+        )
+
+    def plain(self, node: ast.expr, names: Mapping[str, Value], depth: int) -> Any:
+        """The content of an expression, with nested tables as plain dicts refused."""
+        return self.value(node, names, depth).content
+
+    def _content(self, node: ast.expr, names: Mapping[str, Value], depth: int) -> Any:  # noqa: C901, PLR0911, PLR0912
+        match node:
+            case ast.Constant(value=bool() | None as constant):
+                return constant
+            case ast.Constant(value=int() | float() | str() as constant):
+                return _bounded(node, constant)
+            case ast.Name(id=name):
+                return Symbol(name)
+            case ast.Attribute():
+                return self._attribute(node)
+            case ast.Tuple(elts=items) | ast.List(elts=items):
+                return _bounded(node, tuple(self.plain(item, names, depth) for item in items))
+            case ast.Dict():
+                return self._table(node, names, depth)
+            case ast.UnaryOp(op=ast.USub() | ast.UAdd() as sign, operand=inner):
+                number = self._number(inner, names, depth)
+                return -number if isinstance(sign, ast.USub) else +number
+            case ast.UnaryOp(op=ast.Not(), operand=inner):
+                return not self._decided(inner, names, depth)
+            case ast.BinOp():
+                return self._arithmetic(node, names, depth)
+            case ast.IfExp(test=test, body=body, orelse=orelse):
+                return self.plain(body if self._decided(test, names, depth) else orelse, names, depth)
+            case ast.BoolOp(op=kind, values=parts):
+                wanted = [self._decided(part, names, depth) for part in parts]
+                return all(wanted) if isinstance(kind, ast.And) else any(wanted)
+            case ast.Compare(left=left, ops=[comparison], comparators=[right]):
+                return self._comparison(node, comparison, (left, right), (names, depth))
+            case ast.Call():
+                return self._call(node, names, depth)
+            case ast.JoinedStr(values=parts):
+                return _bounded(node, "".join(self._text_of(part, names, depth) for part in parts))
+            case ast.Subscript(value=table, slice=index):
+                return self._item(node, self.plain(table, names, depth), self.plain(index, names, depth))
+        raise HiddenError(node, f"`{self.written(node)}` is not a constant")
+
+    def _attribute(self, node: ast.Attribute) -> Symbol:
+        parts = [node.attr]
+        inner: ast.expr = node.value
+        while isinstance(inner, ast.Attribute) and len(parts) < MAX_DEPTH:
+            parts.append(inner.attr)
+            inner = inner.value
+        if not isinstance(inner, ast.Name):
+            raise HiddenError(node, f"`{self.written(node)}` is not a constant")
+        return Symbol(".".join([inner.id, *reversed(parts)]))
+
+    def _table(self, node: ast.Dict, names: Mapping[str, Value], depth: int) -> dict[str, Value]:
+        table: dict[str, Value] = {}
+        for key, item in zip(node.keys, node.values, strict=True):
+            if key is None:
+                table |= self._merged(item, names, depth)
+                continue
+            name = self.plain(key, names, depth)
+            if not isinstance(name, str):
+                raise HiddenError(key, f"`{self.written(key)}` is no text key")
+            table[str(name)] = self._entry(item, names, depth)
+        return table
+
+    def _text_of(self, node: ast.expr, names: Mapping[str, Value], depth: int) -> str:
+        """A part of a formatted text; formats are not applied, as no value of a layout comes from one."""
+        content = self.plain(node.value if isinstance(node, ast.FormattedValue) else node, names, depth)
+        if not isinstance(content, int | float | str | None) or isinstance(content, Symbol):
+            raise HiddenError(node, f"`{self.written(node)}` is not known before the file runs")
+        return str(content)[:MAX_LENGTH]
+
+    def _item(self, node: ast.Subscript, content: Any, key: Any) -> Any:
+        """One entry of a table or of a tuple."""
+        found = content.get(key) if isinstance(content, dict) and isinstance(key, str) else None
+        if isinstance(found, Value):
+            if isinstance(found.content, Unknown):
+                raise HiddenError.of(found.content, self.written(node))
+            return found.content
+        if isinstance(content, tuple) and isinstance(key, int) and -len(content) <= key < len(content):
+            return content[key]
+        raise HiddenError(node, f"`{self.written(node)}` is not a constant")
+
+    def _entry(self, node: ast.expr, names: Mapping[str, Value], depth: int) -> Value:
+        """A value of a table; one that is hidden does not hide its neighbours."""
+        try:
+            return self.value(node, names, depth)
+        except HiddenError as hidden:
+            return self._at(node, hidden.unknown())
+
+    def _merged(self, node: ast.expr, names: Mapping[str, Value], depth: int) -> dict[str, Value]:
+        content = self.plain(node, names, depth)
+        if not isinstance(content, dict):
+            raise HiddenError(node, f"`**{self.written(node)}` is no table that can be told")
+        return content
+
+    def arguments(self, node: ast.Call, order: Sequence[str], names: Mapping[str, Value]) -> dict[str, Value]:
+        """The arguments of a call by name; those before the names are in ``order``."""
+        table: dict[str, Value] = {}
+        for name, argument in zip(order, node.args, strict=False):
+            if isinstance(argument, ast.Starred):
+                break
+            table[name] = self._entry(argument, names, 0)
+        return table | self.keywords(node, names)
+
+    def keywords(self, node: ast.Call, names: Mapping[str, Value], depth: int = 0) -> dict[str, Value]:
+        """The keyword arguments of a call."""
+        table: dict[str, Value] = {}
+        for keyword in node.keywords:
+            if keyword.arg is None:
+                table |= self._merged(keyword.value, names, depth)
+            else:
+                table[keyword.arg] = self._entry(keyword.value, names, depth)
+        return table
+
+    def _call(self, node: ast.Call, names: Mapping[str, Value], depth: int) -> Any:
+        name = ast.unparse(node.func) if isinstance(node.func, ast.Name | ast.Attribute) else ""
+        if isinstance(node.func, ast.Attribute) and name not in _FUNCTIONS:
+            self._refuse_call(node)
+        if name in names or any(isinstance(argument, ast.Starred) for argument in node.args):
+            self._refuse_call(node)
+        if name == "dict":
+            merged = [self._merged(argument, names, depth) for argument in node.args]
+            return {
+                key: value for table in [*merged, self.keywords(node, names, depth)] for key, value in table.items()
+            }
+        if name in _FUNCTIONS and node.args and not node.keywords:
+            return self._applied(node, name, [self._number(argument, names, depth) for argument in node.args])
+        if name in ("tuple", "list") and len(node.args) == 1 and not node.keywords:
+            content = self.plain(node.args[0], names, depth)
+            if isinstance(content, tuple):
+                return content
+        if name[:1].isupper() and not node.args:
+            return Symbol(name)
+        return self._refuse_call(node)
+
+    def _refuse_call(self, node: ast.Call) -> NoReturn:
+        raise HiddenError(node, f"`{self.written(node)}` would have to be called, and nothing is executed")
+
+    def _applied(self, node: ast.Call, name: str, arguments: list[Any]) -> Any:
+        try:
+            return _bounded(node, _FUNCTIONS[name](*arguments))
+        except (TypeError, ValueError, OverflowError) as error:
+            raise HiddenError(node, f"`{self.written(node)}` fails: {error}") from error
+
+    def _number(self, node: ast.expr, names: Mapping[str, Value], depth: int) -> Any:
+        content = self.plain(node, names, depth)
+        if isinstance(content, int | float):
+            return content
+        raise HiddenError(node, f"`{self.written(node)}` is no number that can be told{_imported(content)}")
+
+    def _decided(self, node: ast.expr, names: Mapping[str, Value], depth: int) -> bool:
+        content = self.plain(node, names, depth)
+        if isinstance(content, Symbol):
+            raise HiddenError(node, f"`{self.written(node)}` is not known before the file runs")
+        return bool(content)
+
+    def _comparison(self, node: ast.Compare, comparison: ast.cmpop, sides: Any, scope: Any) -> bool:
+        left, right = (self.plain(side, *scope) for side in sides)
+        operation = _COMPARISONS.get(type(comparison))
+        plain = all(
+            isinstance(side, int | float | str | None) and not isinstance(side, Symbol) for side in (left, right)
+        )
+        if operation is None or not plain:
+            raise HiddenError(node, f"`{self.written(node)}` is not known before the file runs")
+        try:
+            return operation(left, right)
+        except TypeError as error:
+            raise HiddenError(node, f"`{self.written(node)}` fails: {error}") from error
+
+    def _arithmetic(self, node: ast.BinOp, names: Mapping[str, Value], depth: int) -> Any:
+        left, right = self.plain(node.left, names, depth), self.plain(node.right, names, depth)
+        operation = _ARITHMETIC.get(type(node.op))
+        joined = isinstance(node.op, ast.Add) and (
+            (isinstance(left, tuple) and isinstance(right, tuple)) or (_is_text(left) and _is_text(right))
+        )
+        numbers = isinstance(left, int | float) and isinstance(right, int | float)
+        if operation is None or not (joined or numbers):
+            raise HiddenError(node, f"`{self.written(node)}` is not a constant{_imported(left) or _imported(right)}")
+        if isinstance(node.op, ast.Pow) and (abs(right) > MAX_EXPONENT or abs(left) > MAX_INTEGER):
+            raise HiddenError(node, f"`{self.written(node)}` is too large a power")
+        try:
+            return _bounded(node, operation(left, right))
+        except (ArithmeticError, ValueError) as error:
+            raise HiddenError(node, f"`{self.written(node)}` fails: {error}") from error
+
+
+def _is_text(content: Any) -> bool:
+    return isinstance(content, str) and not isinstance(content, Symbol)
+
+
+def _imported(content: Any) -> str:
+    return f": `{shortened(content)}` is imported or not defined" if isinstance(content, Symbol) else ""
+
+
+def _bounded(node: ast.AST, content: Any) -> Any:
+    too_long = isinstance(content, str | tuple) and len(content) > MAX_LENGTH
+    too_large = isinstance(content, int) and abs(content) > MAX_INTEGER
+    no_number = isinstance(content, float) and not math.isfinite(content)
+    if too_long or too_large or no_number or isinstance(content, complex):
+        raise HiddenError(node, "the value is too large to be meant")
+    return content

@@ -1,0 +1,210 @@
+"""Reading JSON, TOML and YAML with the place of every value."""
+
+import re
+import tomllib
+from typing import Any
+
+import yaml
+
+from planner.lint.json_positions import JsonError, JsonReader
+from planner.lint.python_source import caret
+from planner.lint.source import Note, Source, Unknown, Value, flatten, unreadable
+
+MAX_YAML_CHARACTERS = 128 * 1024
+MAX_NODES = 50_000
+MAX_DEPTH = 60
+_DEEPSPEED_MARKS = ("zero_optimization", "train_batch_size", "train_micro_batch_size_per_gpu")
+"""Keys of files that DeepSpeed reads as Hjson, with comments."""
+
+
+def read_json(text: str, shown: str) -> Source:
+    """The settings of a JSON object.
+
+    Raises:
+        PlanError: not JSON, or no object.
+    """
+    reader = JsonReader(text, relaxed=any(f'"{mark}"' in text for mark in _DEEPSPEED_MARKS))
+    try:
+        root = reader.read()
+    except JsonError as error:
+        raise _syntax("JSON", str(error), text, shown, (error.line, error.column)) from error
+    return Source(
+        shown=shown, text=text, language="json", settings=flatten(_table(root, shown, "JSON object")),
+        notes=tuple(reader.notes),
+    )  # fmt: skip
+
+
+def _table(root: Value, shown: str, kind: str) -> dict[str, Value]:
+    if not isinstance(root.content, dict):
+        raise unreadable("CFG006", f"this is not a {kind}", shown, hint="write the settings as keys with values")
+    return root.content
+
+
+def _syntax(language: str, message: str, text: str, shown: str, place: tuple[int, int]) -> Exception:
+    line, column = place
+    return unreadable(
+        "CFG006", f"this is not {language}: {message}", f"{shown}:{line}:{column}", detail=caret(text, line, column),
+        hint="correct the line, or name another file",
+    )  # fmt: skip
+
+
+def read_toml(text: str, shown: str) -> Source:
+    """The settings of a TOML file.
+
+    Raises:
+        PlanError: not TOML.
+    """
+    try:
+        fields = tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError, ValueError) as error:
+        match = re.search(r"\(at line (\d+), column (\d+)\)", str(error))
+        place = (int(match[1]), int(match[2])) if match else (1, 1)
+        raise _syntax("TOML", str(error).partition(" (at")[0] or "it nests too deeply", text, shown, place) from error
+    places = _toml_places(text)
+    return Source(
+        shown=shown, text=text, language="toml", settings=flatten(_placed(fields, places, "", 0)),
+    )  # fmt: skip
+
+
+_TOML_TABLE = re.compile(r"\s*\[\[?\s*([^\]\n]+?)\s*\]\]?\s*(?:#.*)?$")
+_TOML_KEY = re.compile(r"""\s*([A-Za-z0-9_.\-"' ]+?)\s*=\s*""")
+
+
+def _toml_places(text: str) -> dict[str, Value]:
+    """For keys that stand on a line of their own, where their value is; a value that spans lines has no end."""
+    places: dict[str, Value] = {}
+    table, offset = "", 0
+    for number, line in enumerate(text.split("\n"), start=1):
+        header, key = _TOML_TABLE.match(line), _TOML_KEY.match(line)
+        if header:
+            table = _bare(header[1]) + "."
+        elif key:
+            written = _one_value(line[key.end() :])
+            start = offset + key.end()
+            end = start + len(written) if written else -1
+            content = None if not written else tomllib.loads(f"x = {written}")["x"]
+            places[table + _bare(key[1])] = Value(content=content, line=number, column=1, start=start, end=end)
+        offset += len(line) + 1
+    return places
+
+
+def _bare(key: str) -> str:
+    return ".".join(part.strip().strip("\"'") for part in key.split("."))
+
+
+def _one_value(rest: str) -> str:
+    """The value at the start of a line's rest: the longest text that TOML reads as one, before a comment."""
+    for written in (rest, rest.rpartition("#")[0], rest.partition("#")[0]):
+        trimmed = written.strip()
+        try:
+            if trimmed and set(tomllib.loads(f"x = {trimmed}")) == {"x"} and "#" not in trimmed:
+                return trimmed
+        except (ValueError, RecursionError):
+            continue
+    return ""
+
+
+def _placed(fields: dict[str, Any], places: dict[str, Value], prefix: str, line: int) -> dict[str, Value]:
+    placed = {}
+    for key, item in fields.items():
+        place = places.get(prefix + key)
+        known = Value(content=None, line=max(1, line), column=1, start=0, end=-1) if place is None else place
+        same = place is not None and place.content == item
+        content = _placed(item, places, f"{prefix}{key}.", known.line) if isinstance(item, dict) else _plain(item)
+        placed[key] = Value(
+            content=content, line=known.line, column=known.column, start=known.start, end=known.end if same else -1
+        )
+    return placed
+
+
+def _plain(item: Any) -> Any:
+    if isinstance(item, list):
+        return tuple(_plain(part) for part in item)
+    return item if isinstance(item, bool | int | float | str) else str(item)
+
+
+def read_yaml(text: str, shown: str) -> Source:
+    """The settings of a YAML mapping.
+
+    Raises:
+        PlanError: not YAML, no mapping, or larger than can be read in bounded time.
+    """
+    if len(text) > MAX_YAML_CHARACTERS:
+        raise unreadable("CFG007", "the YAML file is larger than 128 KiB", shown, hint="name a configuration file")
+    try:
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        reader = _YamlReader(text)
+        value = None if root is None else reader.value(root, 0)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        place = (mark.line + 1, mark.column + 1) if mark else (1, 1)
+        raise _syntax("YAML", error.problem or "it cannot be read", text, shown, place) from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        reason = str(error).partition("\n")[0] or "it nests too deeply"
+        raise unreadable("CFG006", f"this is not YAML: {reason}", shown) from error
+    if value is None:
+        raise unreadable("CFG006", "there is nothing in this YAML file", shown)
+    return Source(
+        shown=shown, text=text, language="yaml", settings=flatten(_table(value, shown, "YAML mapping")),
+        notes=tuple(reader.notes),
+    )  # fmt: skip
+
+
+class _YamlReader:
+    """Turns a node graph into values, with a budget: aliases can make a small file very large."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.nodes_left = MAX_NODES
+        self.notes: list[Note] = []
+        self.scalars = yaml.SafeLoader("")
+
+    def value(self, node: Any, depth: int) -> Value:
+        self.nodes_left -= 1
+        if self.nodes_left < 0 or depth > MAX_DEPTH:
+            raise ValueError("its aliases or its nesting make it too large")
+        mark = node.start_mark
+        content: Any
+        if isinstance(node, yaml.MappingNode):
+            content = self._mapping(node, depth)
+        elif isinstance(node, yaml.SequenceNode):
+            content = tuple(self.value(item, depth + 1).content for item in node.value)
+        else:
+            content = self._scalar(node)
+        end = node.end_mark.index if isinstance(node, yaml.ScalarNode) or node.flow_style else -1
+        # An anchor or a tag stands before the value and stays when the value is replaced.
+        properties = re.compile(r"(?:[&!]\S*\s+)*").match(self.text, mark.index)
+        start = properties.end() if properties else mark.index
+        return Value(content=content, line=mark.line + 1, column=mark.column + 1, start=start, end=end)
+
+    def _mapping(self, node: Any, depth: int) -> dict[str, Value]:
+        table: dict[str, Value] = {}
+        for key_node, value_node in node.value:
+            key = str(key_node.value)[:200] if isinstance(key_node, yaml.ScalarNode) else "?"
+            value = self.value(value_node, depth + 1)
+            if key in table and table[key].content != value.content:
+                mark = key_node.start_mark
+                self.notes.append(
+                    Note(
+                        code="CFG003", message=f"{key} is defined twice with different values", line=mark.line + 1,
+                        column=mark.column + 1, hint=f"keep one definition of {key}", severity="error", key=key,
+                        detail=f"on line {table[key].line} and on line {value.line}",
+                    )
+                )  # fmt: skip
+            table[key] = value
+        return table
+
+    def _scalar(self, node: Any) -> Any:
+        known = {f"tag:yaml.org,2002:{kind}" for kind in ("int", "float", "bool", "null", "str")}
+        if node.tag not in known:
+            why = f"YAML tag {node.tag[:60]} is not read"
+            return Unknown(why=why, line=node.start_mark.line + 1, column=node.start_mark.column + 1)
+        content = self.scalars.construct_object(node)
+        # YAML 1.1 takes 1e-5 for text; frameworks mean the number.
+        if (
+            isinstance(content, str)
+            and node.style is None
+            and re.fullmatch(r"[+-]?\d{1,20}(\.\d*)?[eE][+-]?\d{1,3}", content)
+        ):
+            return float(content)
+        return content

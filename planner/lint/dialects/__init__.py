@@ -1,0 +1,1 @@
+"""The kinds of configuration file: what each key means, and the rules about them."""

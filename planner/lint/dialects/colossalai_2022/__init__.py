@@ -1,0 +1,1 @@
+"""Configuration files of Colossal-AI in 2022."""

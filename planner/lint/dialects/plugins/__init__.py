@@ -1,0 +1,1 @@
+"""Scripts and data files with the arguments of Colossal-AI's plugins."""

@@ -1,0 +1,111 @@
+"""Opening a configuration: size, kind of file, encoding and language."""
+
+import codecs
+import json
+import os
+import re
+import stat
+from pathlib import Path
+
+from planner.lint import data_source, python_source, shell_source
+from planner.lint.dialects.plugins.arguments import ARGUMENTS, GPT2_ARGUMENTS, GPT2_CONFIG
+from planner.lint.source import Language, Source, unreadable
+
+MAX_BYTES = 1024**2
+SUFFIXES: dict[str, Language] = {
+    ".py": "python", ".json": "json", ".toml": "toml", ".yaml": "yaml", ".yml": "yaml", ".sh": "shell",
+    ".bash": "shell", ".args": "shell",
+}  # fmt: skip
+"""Languages by the ending of a file's name."""
+PLUGINS = tuple(ARGUMENTS)
+"""Classes whose calls are looked for in Python files."""
+
+_BOOSTER = ("device", "mixed_precision", "plugin")
+_HINT = "name a Python, JSON, TOML, YAML or shell file, or a gptplan plan"
+
+
+def read_text(path: Path, shown: str) -> str:
+    """The text of a file, with line feeds as the only other line ends than carriage return and line feed.
+
+    Raises:
+        PlanError: no ordinary file, empty, larger than :data:`MAX_BYTES`, or not UTF-8 text.
+    """
+    try:
+        # Without blocking on a pipe; what a link leads to is what counts.
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        with os.fdopen(handle, "rb") as file:
+            if not stat.S_ISREG(os.fstat(handle).st_mode):
+                raise unreadable("CFG007", "this is no ordinary file", shown, hint=_HINT)
+            raw = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise unreadable("CFG007", f"cannot read the file: {error.strerror}", shown, hint=_HINT) from error
+    if len(raw) > MAX_BYTES:
+        raise unreadable("CFG007", "the file is larger than 1 MiB, which no configuration is", shown, hint=_HINT)
+    return decoded(raw, shown)
+
+
+def byte_order_mark(path: Path) -> bytes:
+    """The mark that some editors put before UTF-8 text, which the text of :func:`read_text` does not have."""
+    with path.open("rb") as file:
+        return codecs.BOM_UTF8 if file.read(3) == codecs.BOM_UTF8 else b""
+
+
+def decoded(raw: bytes, shown: str) -> str:
+    """Bytes as text.
+
+    Raises:
+        PlanError: empty, binary or another encoding than UTF-8.
+    """
+    if not raw.strip():
+        raise unreadable("CFG007", "the file is empty", shown, hint=_HINT)
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        reason = f"byte {raw[error.start]:#04x} at offset {error.start} is not UTF-8"
+        raise unreadable("CFG007", f"this is no text file: {reason}", shown, hint=_HINT) from error
+    if "\0" in text:
+        raise unreadable("CFG007", "this is no text file: it has null characters", shown, hint=_HINT)
+    return re.sub(r"\r(?!\n)", "\n", text)
+
+
+def language_of(text: str, name: str) -> Language:
+    """The language by the file's ending, else by its first characters."""
+    if known := SUFFIXES.get(Path(name).suffix.lower()):
+        return known
+    start = text.lstrip()[:200]
+    if start.startswith("{"):
+        return "json"
+    if start.startswith(("--", "#!/bin/", "#!/usr/bin/env bash", "#!/usr/bin/env sh", "torchrun ")):
+        return "shell"
+    return "shell" if re.search(r"(?m)^[^#\n]*\s--[a-z][a-z-]+[ =]", text) else "python"
+
+
+def is_plan(text: str) -> bool:
+    """Whether a text looks like a gptplan plan, edited or not."""
+    if not text.lstrip().startswith("{") or '"format_version"' not in text:
+        return False
+    try:
+        fields = json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(fields, dict) and "format_version" in fields and "layout" in fields
+
+
+def read_source(text: str, shown: str, language: Language | None = None) -> Source:
+    """Parse a text in its language.
+
+    Raises:
+        PlanError: it is not of that language.
+    """
+    match language or language_of(text, shown):
+        case "python":
+            known = {**ARGUMENTS, python_source.BOOSTER: _BOOSTER, GPT2_CONFIG: GPT2_ARGUMENTS}
+            return python_source.read_python(text, shown, known)
+        case "json":
+            return data_source.read_json(text, shown)
+        case "toml":
+            return data_source.read_toml(text, shown)
+        case "yaml":
+            return data_source.read_yaml(text, shown)
+        case "shell":
+            return shell_source.read_shell(text, shown)

@@ -1,0 +1,338 @@
+"""Reading Python configurations and training scripts as syntax trees. The file is never imported or run."""
+
+import ast
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+
+from planner.lint.constants import Constants, HiddenError
+from planner.lint.dialects.plugins.arguments import GPT2_CONFIG
+from planner.lint.source import Call, Note, Source, Symbol, Unknown, Value, flatten, shortened, unreadable
+
+BOOSTER = "Booster"
+BESIDE = (BOOSTER, GPT2_CONFIG)
+"""Classes whose calls are no configuration by themselves; what hides one is told only where it matters."""
+MAX_NESTING = 90
+"""Open brackets beyond this are refused before the parser sees them."""
+MAX_OPERATORS = 2000
+"""A longer run of characters that the parser nests without brackets is refused."""
+
+_BLOCKS = (ast.For, ast.AsyncFor, ast.While, ast.With, ast.AsyncWith, ast.Try, ast.Match)
+_FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
+Names = dict[str, Value]
+
+
+def read_python(text: str, shown: str, known_calls: Mapping[str, Sequence[str]]) -> Source:
+    """The settings of a file: its module-level constants, and the calls of ``known_calls`` anywhere in it.
+
+    Args:
+        text: the file's content.
+        shown: its name.
+        known_calls: names of classes with their arguments in order.
+
+    Raises:
+        PlanError: it is not Python, with line, column and a caret.
+    """
+    tree = parse(text, shown)
+    reader = _Reader(text, known_calls)
+    names = reader.block(tree.body, {}, certain=True)
+    reader.functions(names)
+    settings = flatten({name: value for name, value in names.items() if name not in reader.imported})
+    called = {_last_name(node) for node in ast.walk(tree) if isinstance(node, ast.Name | ast.Attribute)}
+    return Source(
+        shown=shown, text=text, language="python", settings=settings, notes=tuple(reader.notes),
+        calls=tuple(call for call in reader.calls if call.name not in BESIDE),
+        others=tuple(call for call in reader.calls if call.name in BESIDE), called=frozenset(called),
+    )  # fmt: skip
+
+
+def parse(text: str, shown: str) -> ast.Module:
+    """The syntax tree of a text.
+
+    Raises:
+        PlanError: it is not Python or nests too deeply to be parsed safely.
+    """
+    try:
+        _check_nesting(text)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return ast.parse(text)
+    except SyntaxError as error:
+        line, column = error.lineno or 1, error.offset or 1
+        raise unreadable(
+            "CFG006", f"this is not Python: {error.msg}", f"{shown}:{line}:{column}",
+            detail=caret(text, line, column), hint="correct the line, or name another file",
+        ) from error  # fmt: skip
+    except (ValueError, MemoryError, RecursionError) as error:
+        raise unreadable(
+            "CFG006", f"this cannot be parsed as Python: {str(error) or 'it nests too deeply'}", shown,
+            hint="name a configuration file",
+        ) from error  # fmt: skip
+
+
+def caret(text: str, line: int, column: int) -> str:
+    """A line of the text with a mark under one column."""
+    lines = text.split("\n")
+    content = lines[line - 1] if line <= len(lines) else ""
+    first = max(0, column - 60)
+    shown = "".join(c if c.isprintable() else " " for c in content[first : first + 100])
+    return f"{shown}\n{' ' * min(len(shown), max(0, column - 1 - first))}^"
+
+
+def _check_nesting(text: str) -> None:
+    depth, run = 0, 0
+    for character in text:
+        if character in "([{":
+            depth += 1
+        elif character in ")]}":
+            depth = max(0, depth - 1)
+        run = run + 1 if character in "+-~.*^|&<>=!@,:([{)]} \t" else 0
+        if depth > MAX_NESTING or run > MAX_OPERATORS:
+            raise ValueError("it nests too deeply")
+
+
+def _last_name(node: ast.Name | ast.Attribute) -> str:
+    return node.id if isinstance(node, ast.Name) else node.attr
+
+
+class _Reader:
+    """Walks statements in order, keeping what every name is known to be."""
+
+    def __init__(self, text: str, known_calls: Mapping[str, Sequence[str]]) -> None:
+        self.constants = Constants(text)
+        self.known_calls = known_calls
+        self.imported: dict[str, int] = {}
+        self.notes: list[Note] = []
+        self.calls: list[Call] = []
+        self.first: dict[str, Value] = {}
+        self.pending: list[ast.FunctionDef | ast.AsyncFunctionDef] = []
+
+    def functions(self, module: Names) -> None:
+        """Read the bodies of functions for calls, once the module's names are known."""
+        for function in self.pending:
+            arguments = function.args
+            parameters = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]
+            local = dict(module)
+            for parameter in parameters:
+                local[parameter.arg] = self._hidden(parameter, f"it is a parameter of {function.name}()")
+            self.block(function.body, local, certain=False)
+
+    def block(self, statements: Sequence[ast.stmt], names: Names, *, certain: bool) -> Names:
+        """Run over statements; ``certain`` where they are executed exactly once, at module level."""
+        for statement in statements:
+            self._statement(statement, names, certain=certain)
+        return names
+
+    def _statement(self, node: ast.stmt, names: Names, *, certain: bool) -> None:
+        match node:
+            case ast.Import() | ast.ImportFrom() | ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef():
+                self._definition(node, names)
+            case ast.If():
+                self._condition(node, names, certain=certain)
+            case ast.Assign() | ast.AnnAssign() | ast.AugAssign():
+                self._find_calls(node, names)
+                self._assignment(node, names, certain=certain)
+            case ast.Expr():
+                self._find_calls(node, names)
+                self._expression(node.value, names, certain=certain)
+            case ast.Delete(targets=targets):
+                self._hide(targets, names, node, "it is deleted")
+            case _:
+                self._other(node, names, certain=certain)
+
+    def _definition(self, node: ast.stmt, names: Names) -> None:
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            self._import(node, names)
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            self._function(node, names)
+        elif isinstance(node, ast.ClassDef):
+            self.pending += [inner for inner in node.body if isinstance(inner, _FUNCTIONS)]
+
+    def _other(self, node: ast.stmt, names: Names, *, certain: bool) -> None:
+        if isinstance(node, _BLOCKS):
+            self._hidden_block(node, names, certain=certain)
+        else:
+            self._find_calls(node, names)
+
+    def _import(self, node: ast.Import | ast.ImportFrom, names: Names) -> None:
+        for alias in node.names:
+            name = (alias.asname or alias.name).partition(".")[0]
+            if name == "*":
+                where = shortened(getattr(node, "module", "") or ".")
+                self._note(node, f"`from {where} import *` may define values that cannot be seen here")
+                continue
+            self.imported[name] = node.lineno
+            names.pop(name, None)
+
+    def _function(self, node: ast.FunctionDef | ast.AsyncFunctionDef, names: Names) -> None:
+        self.pending.append(node)
+        names.pop(node.name, None)
+        for inner in ast.walk(node):
+            if isinstance(inner, ast.Global):
+                for name in inner.names:
+                    names[name] = self._hidden(node, f"{node.name}() sets it when it runs")
+
+    def _condition(self, node: ast.If, names: Names, *, certain: bool) -> None:
+        try:
+            decided = self.constants.value(node.test, names).content
+        except HiddenError:
+            decided = Symbol("?")
+        if isinstance(decided, bool | int | None):
+            self.block(node.body if decided else node.orelse, names, certain=certain)
+            return
+        self._hidden_block(node, names, certain=certain)
+
+    def _hidden_block(self, node: ast.stmt, names: Names, *, certain: bool) -> None:
+        """A loop, a branch or a try block: it is searched for calls, and what it assigns is not known."""
+        kind = {ast.If: "a branch", ast.For: "a loop", ast.While: "a loop"}.get(type(node), "a block")
+        local = dict(names)
+        for name in _assigned(node):
+            local[name] = self._hidden(node, f"{kind} on line {node.lineno} may set it")
+        for field in ("items", "test", "iter"):
+            for expression in _expressions(getattr(node, field, None)):
+                self._find_calls(expression, local)
+        for body in _bodies(node):
+            self.block(body, dict(local), certain=False)
+        assigned = sorted(_assigned(node))
+        if assigned and certain:
+            self._note(node, f"{kind} may set {', '.join(assigned[:5])}, which cannot be told without running it")
+        names.update({name: local[name] for name in assigned})
+
+    def _assignment(self, node: ast.Assign | ast.AnnAssign | ast.AugAssign, names: Names, *, certain: bool) -> None:
+        targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+        expression = node.value
+        if expression is None:
+            return
+        if isinstance(node, ast.AugAssign):
+            expression = ast.copy_location(ast.BinOp(left=_as_value(node.target), op=node.op, right=node.value), node)
+            expression.end_lineno, expression.end_col_offset = node.end_lineno, node.end_col_offset
+        try:
+            value = self.constants.value(expression, names)
+            if isinstance(node, ast.AugAssign):
+                value = Value(content=value.content, line=node.lineno, column=node.col_offset + 1, start=0, end=-1)
+        except HiddenError as hidden:
+            value = self.constants._at(node.value or expression, hidden.unknown())
+            if certain and not hidden.name:
+                self._note(hidden, hidden.why)
+        for target in targets:
+            self._bind(target, value, names, certain=certain and not isinstance(node, ast.AugAssign))
+
+    def _bind(self, target: ast.expr, value: Value, names: Names, *, certain: bool) -> None:
+        match target:
+            case ast.Name(id=name):
+                if certain:
+                    self._check_conflict(name, value, target)
+                names[name] = value
+                self.imported.pop(name, None)
+            case ast.Tuple(elts=parts) | ast.List(elts=parts):
+                items = value.content if isinstance(value.content, tuple) and len(value.content) == len(parts) else None
+                for index, part in enumerate(parts):
+                    content = items[index] if items else Unknown(why="it is unpacked", line=value.line, column=1)
+                    place = Value(content=content, line=value.line, column=value.column, start=0, end=-1)
+                    self._bind(part, place, names, certain=certain)
+            case ast.Subscript(value=ast.Name(id=name), slice=ast.Constant(value=str() as key)) if (
+                isinstance(names.get(name, value).content, dict) and name in names
+            ):
+                table = dict(names[name].content)
+                table[key] = value
+                old = names[name]
+                names[name] = Value(content=table, line=old.line, column=old.column, start=0, end=-1)
+            case _:
+                self._hide([target], names, target, "it is changed in a way that cannot be told")
+
+    def _check_conflict(self, name: str, value: Value, target: ast.expr) -> None:
+        earlier = self.first.setdefault(name, value)
+        plain = all(isinstance(v.content, int | float | str | tuple | None) for v in (earlier, value))
+        if plain and earlier.content != value.content:
+            self.notes.append(
+                Note(
+                    code="CFG003", line=target.lineno, column=target.col_offset + 1, severity="error", key=name,
+                    message=f"{name} is defined twice with different values",
+                    detail=f"line {earlier.line}: {shortened(repr(earlier.content))}, "
+                    f"line {value.line}: {shortened(repr(value.content))}",
+                    hint=f"keep one definition of {name}",
+                )
+            )  # fmt: skip
+
+    def _expression(self, node: ast.expr, names: Names, *, certain: bool) -> None:
+        if isinstance(node, ast.Constant):
+            return
+        if certain and not self._is_known(node):
+            self._note(node, f"`{self.constants.written(node)}` was not executed")
+        for inner in ast.walk(node):
+            if isinstance(inner, ast.Name) and isinstance(getattr(names.get(inner.id), "content", None), dict):
+                names[inner.id] = self._hidden(node, f"the call on line {node.lineno} may change it")
+
+    def _is_known(self, node: ast.expr) -> bool:
+        defined = {"print", *(function.name for function in self.pending)}
+        return isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in defined
+
+    def _find_calls(self, node: ast.AST, names: Names) -> None:
+        for inner in ast.walk(node):
+            if isinstance(inner, ast.Call) and isinstance(inner.func, ast.Name | ast.Attribute):
+                name = _last_name(inner.func)
+                if name in self.known_calls:
+                    self._keep_call(name, inner, names)
+
+    def _keep_call(self, name: str, node: ast.Call, names: Names) -> None:
+        complete = True
+        try:
+            arguments = self.constants.arguments(node, self.known_calls[name], names)
+        except HiddenError as hidden:
+            if name not in BESIDE:
+                self._note(hidden, f"{hidden.name} cannot be told: {hidden.why}" if hidden.name else hidden.why)
+            plain = [keyword for keyword in node.keywords if keyword.arg is not None]
+            shorter = ast.copy_location(ast.Call(func=node.func, args=node.args, keywords=plain), node)
+            arguments, complete = self.constants.arguments(shorter, self.known_calls[name], names), False
+        self.calls.append(
+            Call(
+                name=name, line=node.lineno, column=node.col_offset + 1, arguments=arguments,
+                complete=complete and not any(isinstance(argument, ast.Starred) for argument in node.args),
+            )
+        )  # fmt: skip
+
+    def _hide(self, targets: Sequence[ast.expr], names: Names, node: ast.AST, why: str) -> None:
+        for target in targets:
+            for inner in ast.walk(target):
+                if isinstance(inner, ast.Name):
+                    names[inner.id] = self._hidden(node, why)
+
+    def _hidden(self, node: ast.AST, why: str) -> Value:
+        hidden = HiddenError(node, why).unknown()
+        return Value(content=hidden, line=hidden.line, column=hidden.column, start=0, end=-1)
+
+    def _note(self, node: ast.AST | HiddenError, message: str) -> None:
+        place = node if isinstance(node, HiddenError) else HiddenError(node, message)
+        self.notes.append(Note(code="CFG001", message=message, line=place.line, column=place.column))
+
+
+def _as_value(target: ast.expr) -> ast.expr:
+    return ast.copy_location(ast.Name(id=target.id, ctx=ast.Load()), target) if isinstance(target, ast.Name) else target
+
+
+def _assigned(node: ast.AST) -> set[str]:
+    """Names that a statement may assign, functions and classes inside left out."""
+    found: set[str] = set()
+    stack: list[ast.AST] = [node]
+    while stack:
+        inner = stack.pop()
+        if isinstance(inner, ast.Name) and isinstance(inner.ctx, ast.Store | ast.Del):
+            found.add(inner.id)
+        if isinstance(inner, ast.Subscript | ast.Attribute) and isinstance(inner.ctx, ast.Store | ast.Del):
+            found |= {part.id for part in ast.walk(inner) if isinstance(part, ast.Name)}
+        if inner is node or not isinstance(inner, (*_FUNCTIONS, ast.ClassDef, ast.Lambda)):
+            stack.extend(ast.iter_child_nodes(inner))
+    return found
+
+
+def _bodies(node: ast.stmt) -> Iterator[list[ast.stmt]]:
+    for field in ("body", "orelse", "finalbody"):
+        if body := getattr(node, field, None):
+            yield body
+    for handler in [*getattr(node, "handlers", ()), *getattr(node, "cases", ())]:
+        yield handler.body
+
+
+def _expressions(field: object) -> list[ast.AST]:
+    if isinstance(field, list):
+        return [item for item in field if isinstance(item, ast.AST)]
+    return [field] if isinstance(field, ast.AST) else []

@@ -1,0 +1,26 @@
+"""Every rule that a message can name: those of layouts, and those of the configuration files of each framework."""
+
+from planner.lint.config_rule import ConfigRule
+from planner.lint.dialects import offload_rules
+from planner.lint.dialects.colossalai_2022 import rules as colossalai_2022
+from planner.lint.dialects.deepspeed import rules as deepspeed
+from planner.lint.dialects.megatron import option_rules as megatron_options
+from planner.lint.dialects.megatron import rules as megatron
+from planner.lint.dialects.plugins import rules as plugins
+from planner.lint.dialects.plugins import zero_rules as zero_plugins
+from planner.rules import ALL_RULES
+from planner.rules.rule import RuleText
+
+CONFIG_RULES: tuple[ConfigRule, ...] = (
+    *colossalai_2022.RULES,
+    *offload_rules.RULES,
+    *plugins.RULES,
+    *zero_plugins.RULES,
+    *megatron.RULES,
+    *megatron_options.RULES,
+    *deepspeed.RULES,
+)
+"""Rules about the keys of one framework's configuration files."""
+
+EVERY_RULE: tuple[RuleText, ...] = (*ALL_RULES, *CONFIG_RULES)
+"""Every rule that a message can name."""

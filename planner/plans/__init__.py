@@ -1,0 +1,1 @@
+"""The plan file: question, layout, prediction and proof; read, written and compared."""

@@ -1,0 +1,150 @@
+"""The plan file: canonical JSON that holds the answer and everything it was derived from.
+
+A plan has no time, host or path in it, so the same question gives identical bytes. The digest
+covers all other fields. :func:`read_plan` refuses what it cannot vouch for, each with its own
+message.
+"""
+
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from planner.diagnostics import Diagnostic, ExitCode, PlanError, usage_error
+from planner.layouts.layout import Layout
+from planner.layouts.problem import Problem
+from planner.plans.evidence import Evidence
+from planner.plans.prediction import Prediction
+from planner.specs.files import from_builtins, spec_digest, to_builtins
+
+FORMAT_VERSION = 1
+MAX_PLAN_BYTES = 64 * 1024**2
+EDITED = "PLAN002"
+EDITED_HINT = "solve again instead of editing a plan: `gptplan solve` takes `--pin field=value`"
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """A frozen plan. ``predicted`` and ``evidence`` are for people; the runtime reads the rest."""
+
+    format_version: int
+    gptplan_version: str
+    problem: Problem
+    spec_digests: dict[str, str]
+    """SHA-256 of the canonical form of each embedded spec, by kind."""
+    layout: Layout
+    predicted: Prediction
+    evidence: Evidence
+    digest: str = ""
+
+
+def canonical_json(value: Any) -> bytes:
+    """Sorted keys, two spaces, one trailing newline: equal values give equal bytes."""
+    compact = msgspec.json.encode(to_builtins(value), order="sorted")
+    return msgspec.json.format(compact, indent=2) + b"\n"
+
+
+def seal(plan: Plan) -> Plan:
+    """The plan with the digests of its specs and of all its other fields filled in."""
+    specs = {kind: getattr(plan.problem, kind) for kind in ("model", "hardware", "stack")}
+    plan = msgspec.structs.replace(
+        plan, spec_digests={kind: spec_digest(spec) for kind, spec in specs.items()}, digest=""
+    )
+    return msgspec.structs.replace(plan, digest=_digest(to_builtins(plan)))
+
+
+def _digest(fields: dict[str, Any]) -> str:
+    covered = {key: value for key, value in fields.items() if key != "digest"}
+    return "sha256:" + hashlib.sha256(canonical_json(covered)).hexdigest()
+
+
+def write_plan(plan: Plan, path: Path) -> None:
+    """Write ``plan`` as canonical JSON.
+
+    Raises:
+        PlanError: the folder cannot be made or written.
+    """
+    write_bytes(canonical_json(plan), path, what="plan")
+
+
+def write_bytes(content: bytes, path: Path, *, what: str = "file") -> None:
+    """Write beside ``path`` and rename the file there: a reader never sees half of it.
+
+    Raises:
+        PlanError: the folder cannot be made or written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+            os.chmod(beside, 0o644)  # noqa: PTH101 - mkstemp gives a name, not a Path
+            Path(beside).replace(path)
+        except BaseException:
+            Path(beside).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise usage_error(
+            f"cannot write the {what}: {error.strerror}", location=str(path), hint="name another file with `-o`"
+        ) from error
+
+
+def read_plan(path: Path) -> Plan:
+    """Read and verify a plan file.
+
+    Raises:
+        PlanError: with exit code 2 if the file is missing or is no plan, with exit code 1 if it
+            is a plan of an unknown format or was changed after it was written.
+    """
+    fields = _read_json(path)
+    _check_format(fields, path)
+    if fields.get("digest") != _digest(fields):
+        raise _refusal(
+            EDITED, path, "the plan was changed after gptplan wrote it",
+            f"its digest says {fields.get('digest')}, its content gives {_digest(fields)}",
+        )  # fmt: skip
+    try:
+        plan: Plan = from_builtins(fields, Plan)
+    except msgspec.ValidationError as error:
+        raise _refusal("PLAN003", path, "the plan does not have the fields of its format", str(error)) from error
+    return plan
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    solve_hint = "make one with `gptplan solve --model gpt3 --gpus 96`"
+    if path.is_dir():
+        raise usage_error("this is a folder, not a plan file", location=str(path), hint=solve_hint)
+    try:
+        if path.stat().st_size > MAX_PLAN_BYTES:
+            raise usage_error("this file is too large to be a plan", location=str(path), hint=solve_hint)
+        fields = msgspec.json.decode(path.read_bytes())
+    except OSError as error:
+        raise usage_error(f"cannot read the plan: {error.strerror}", location=str(path), hint=solve_hint) from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise usage_error(
+            f"this is not a whole plan file: {error}", location=str(path),
+            hint="it may have been cut off while it was copied; copy it again or solve again",
+        ) from error  # fmt: skip
+    if not isinstance(fields, dict) or "format_version" not in fields:
+        raise usage_error("this JSON file is not a gptplan plan", location=str(path), hint=solve_hint)
+    return fields
+
+
+def _check_format(fields: dict[str, Any], path: Path) -> None:
+    found = fields["format_version"]
+    if found != FORMAT_VERSION:
+        raise _refusal(
+            "PLAN001", path, f"the plan has format {found}, this gptplan reads format {FORMAT_VERSION}",
+            f"it was written by gptplan {fields.get('gptplan_version', 'unknown')}",
+        )  # fmt: skip
+
+
+def _refusal(rule: str, path: Path, message: str, detail: str) -> PlanError:
+    hint = EDITED_HINT if rule == EDITED else "solve again with this gptplan"
+    return PlanError(
+        Diagnostic(rule=rule, message=message, location=str(path), detail=detail, hint=hint),
+        exit_code=ExitCode.NEGATIVE,
+    )

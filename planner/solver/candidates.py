@@ -1,0 +1,236 @@
+"""Enumeration of candidate layouts: every combination of degrees, batch split and state options.
+
+Candidates satisfy TP x PP x DP = devices by construction, and use what the stack can execute or
+what the user pinned. Everything else is left to the rules, so that what they reject is counted
+and can be explained.
+"""
+
+import functools
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+
+import numpy as np
+from numpy.typing import NDArray
+
+from planner.layouts import pins
+from planner.layouts.degrees import divisors
+from planner.layouts.layout import (
+    FREE_RECOMPUTE,
+    FULL_RECOMPUTE,
+    NO_RECOMPUTE,
+    OFFLOAD_TIERS,
+    RECOMPUTES,
+    SCHEDULES,
+    SHARDS_WEIGHTS,
+    SOME_RECOMPUTE,
+    TENSOR_MODES,
+    LayoutColumns,
+)
+from planner.layouts.problem import Problem
+
+_Row = tuple[float, ...]
+_FLAT_MODES = ("none", "1d")
+"""Tensor modes that are no grid."""
+
+
+def enumerate_layouts(problem: Problem, *, keeping_pins: bool = False) -> LayoutColumns:
+    """All candidate layouts of a problem, in a fixed order.
+
+    ``keeping_pins`` leaves those out that a pinned column of theirs contradicts, which is quicker than to judge them.
+    """
+    pinned = _pinned_columns(problem) if keeping_pins else {}
+    states = functools.cache(lambda *place: np.array(_kept(_state_options(problem, *place), _STATES, pinned)))
+    meshes = _kept(_meshes(problem), _MESH, pinned)
+    rows = [_rows_of(problem, mesh, states(*_place(mesh)), pinned) for mesh in meshes]
+    by_name = dict(zip(_COLUMN_ORDER, np.vstack([np.empty((0, len(_COLUMN_ORDER))), *rows]).T, strict=True))
+    return LayoutColumns(
+        **{
+            f.name: by_name[f.name].copy() if f.name in _SHARES else by_name[f.name].astype(np.int64)
+            for f in fields(LayoutColumns)
+        }
+    )
+
+
+def _pinned_columns(problem: Problem) -> dict[str, float]:
+    """The columns that have to have one value, and which."""
+    pinned: dict[str, float] = {}
+    for field, value in problem.pins.items():
+        if field == "layers_per_stage":
+            pinned |= _pinned_stages(problem, value)
+        elif field != pins.RECOMPUTE:
+            column, number = pins.column_value(field, value)
+            pinned[column] = number
+    return pinned
+
+
+def _pinned_stages(problem: Problem, layers_per_stage: str) -> dict[str, float]:
+    """The number of stages that pinned layers leave; 0 where they are not those of the model."""
+    if layers_per_stage == pins.EVEN:
+        return {}
+    num_stages = len(layers_per_stage.split(","))
+    possible = pins.pinned_layers(layers_per_stage, problem.model.num_layers, num_stages) is not None
+    return {"pipeline_parallel": num_stages if possible else 0}
+
+
+def _kept(rows: list[_Row], names: Sequence[str], pinned: Mapping[str, float]) -> list[_Row]:
+    """The rows with the pinned value in each of these columns that has one."""
+    wanted = [(at, pinned[name]) for at, name in enumerate(names) if name in pinned]
+    return [row for row in rows if all(row[at] == value for at, value in wanted)] if wanted else rows
+
+
+def _place(mesh: _Row) -> tuple[str, bool, bool]:
+    """What the options of a layout's states depend on: mode, and whether there is more than one rank and stage."""
+    mode, tensor, _, pipeline, _ = map(int, mesh)
+    return TENSOR_MODES[mode], tensor > 1, pipeline > 1
+
+
+def _rows_of(
+    problem: Problem, mesh: _Row, states: NDArray[np.float64], pinned: Mapping[str, float]
+) -> NDArray[np.float64]:
+    """The candidates of one mesh: every split of its batch and every schedule with every option of its states."""
+    mode, _, _, pipeline, data = map(int, mesh)
+    batches = _kept(_batch_splits(problem, data), _BATCH, pinned)
+    schedules = _kept(_schedules(problem, TENSOR_MODES[mode], pipeline), _SCHEDULE, pinned)
+    divided = np.array([(*mesh, *batch, *schedule) for batch in batches for schedule in schedules])
+    if not len(divided) or not len(states):
+        return np.empty((0, len(_COLUMN_ORDER)))
+    return np.hstack([np.repeat(divided, len(states), axis=0), np.tile(states, (len(divided), 1))])
+
+
+_MESH = ("tensor_mode", "tensor_parallel", "tensor_depth", "pipeline_parallel", "data_parallel")
+_BATCH = ("micro_batch", "num_microbatches")
+_SCHEDULE = ("schedule", "num_model_chunks")
+_STATES = ("zero_stage", "sequence_parallel", "recompute", "offload_tier", "offload_optimizer", "offload_parameters")
+_COLUMN_ORDER = (*_MESH, *_BATCH, *_SCHEDULE, *_STATES)
+_SHARES = ("offload_optimizer", "offload_parameters")
+
+
+def _options(problem: Problem, field: str, words: Sequence[str], executable: Sequence[str]) -> list[int]:
+    """Indices of the values to try: what the stack executes, and what is pinned even if it does not."""
+    tried = {*executable, problem.pins.get(field, executable[0])}
+    return [index for index, word in enumerate(words) if word in tried]
+
+
+def _meshes(problem: Problem) -> list[_Row]:
+    """(tensor mode, TP, depth, PP, DP) for every way to write the devices as TP x PP x DP."""
+    modes = _options(problem, "tensor_mode", TENSOR_MODES, problem.stack.tensor_modes)
+    return [
+        (mode, tensor, depth, pipeline, problem.num_devices // tensor // pipeline)
+        for tensor in divisors(problem.num_devices)
+        for pipeline in _pipelines(problem, problem.num_devices // tensor)
+        for mode in modes
+        for depth in _depths(problem, TENSOR_MODES[mode], tensor)
+    ]
+
+
+def _pipelines(problem: Problem, num_devices: int) -> list[int]:
+    """Numbers of stages to try: one alone for a stack without a schedule for more."""
+    can_divide = any(word != "none" for word in _schedule_words(problem))
+    return divisors(num_devices) if can_divide else [1]
+
+
+def _depths(problem: Problem, mode: str, tensor_parallel: int) -> list[int]:
+    """Depths of the tensor-parallel grid to try.
+
+    None where mode and degree only repeat another mode, or make no grid, unless the user pins the mode.
+    """
+    if mode in ("none", "1d"):
+        return [1] if (mode == "none") == (tensor_parallel == 1) else []
+    if tensor_parallel == 1:
+        return []
+    depths = divisors(tensor_parallel) if mode == "2.5d" else [1]
+    pinned = problem.pins.get("tensor_mode") == mode
+    return [depth for depth in depths if pinned or _is_grid(mode, tensor_parallel // depth)]
+
+
+def _is_grid(mode: str, ranks: int) -> bool:
+    power = 3 if mode == "3d" else 2
+    return any(edge**power == ranks for edge in range(1, math.isqrt(ranks) + 1))
+
+
+def _batch_splits(problem: Problem, data_parallel: int) -> list[_Row]:
+    """(micro batch, micro batches) of one data-parallel rank; one invalid split if none is whole."""
+    local, rest = divmod(problem.global_batch, data_parallel)
+    if rest:
+        return [(1, max(1, local))]
+    return [(micro, local // micro) for micro in divisors(local)]
+
+
+def _schedules(problem: Problem, mode: str, pipeline_parallel: int) -> list[_Row]:
+    """(schedule, model chunks) for a number of stages; of interleaved grids one stands for all chunks."""
+    counts = _chunk_counts(problem, pipeline_parallel)
+    chunks = {"none": [1], "1f1b": [1], "interleaved": counts if mode in _FLAT_MODES else counts[:1]}
+    possible = [word for word in _schedule_words(problem) if (word == "none") == (pipeline_parallel == 1)]
+    return [(SCHEDULES.index(word), count) for word in possible for count in chunks[word]]
+
+
+def _schedule_words(problem: Problem) -> list[str]:
+    return [SCHEDULES[i] for i in _options(problem, "schedule", SCHEDULES, problem.stack.schedules)]
+
+
+def _chunk_counts(problem: Problem, pipeline_parallel: int) -> list[int]:
+    """Model chunks of a stage that its layers divide into, and a pinned count; 2 if there is none."""
+    per_stage, rest = divmod(problem.model.num_layers, pipeline_parallel)
+    whole = [] if rest or not per_stage else [count for count in divisors(per_stage) if count > 1]
+    pinned = problem.pins.get("num_model_chunks")
+    return sorted({*whole, *([int(pinned)] if pinned else [])}) or [2]
+
+
+def _state_options(problem: Problem, mode: str, has_ranks: bool, has_stages: bool) -> list[_Row]:
+    """(ZeRO, sequence parallel, recompute, tier, offloaded shares of the optimizer and of the weights).
+
+    ``has_ranks`` and ``has_stages``: whether tensor and pipeline parallelism divide anything.
+    What a rule refuses whatever its other options are, such as offload without ZeRO, is there without them.
+    """
+    words = ("0", "1", "2", "3")
+    zeros = _options(problem, "zero_stage", words, [str(stage) for stage in problem.stack.zero_stages])
+    split = problem.stack.sequence_parallel and mode == "1d" and has_ranks
+    sequences = _options(problem, "sequence_parallel", ("false", "true"), ("false", "true") if split else ("false",))
+    in_pipeline = SHARDS_WEIGHTS in problem.stack.zero_stages_with_pipeline
+    alone, grid = not has_ranks and (not has_stages or in_pipeline), mode not in _FLAT_MODES
+    return [
+        (zero, sequence, recompute, *offload)
+        for zero, sequence, recompute in itertools.product(zeros, sequences, _recomputes(problem))
+        for offload in _offloads(problem, zero, alone=alone, grid=grid)
+    ]
+
+
+def _recomputes(problem: Problem) -> list[int]:
+    """What the stages may recompute: anything, or one word for all of them where the user names one."""
+    if problem.stack.recompute == "per-layer":
+        named = pins.RECOMPUTE in problem.pins or pins.RECOMPUTE in problem.forbids
+        return [NO_RECOMPUTE, FULL_RECOMPUTE, SOME_RECOMPUTE] if named else [FREE_RECOMPUTE]
+    executable = ("none",) if problem.stack.recompute == "none" else ("none", "all")
+    return _options(problem, pins.RECOMPUTE, RECOMPUTES, executable)
+
+
+def _offloads(problem: Problem, zero_stage: int, *, alone: bool, grid: bool) -> list[tuple[int, float, float]]:
+    """(tier, optimizer share, weight share) up to the allowed tier; weights leave after the optimizer.
+
+    ``alone``: where nothing else divides the weights that ZeRO 3 divides.
+    """
+    stack, sharded = problem.stack, zero_stage >= SHARDS_WEIGHTS
+    if grid or zero_stage == 0 or (sharded and not alone):
+        return [(0, 0.0, 0.0), *_pinned_offload(problem)]
+    tiers = _options(problem, "offload.tier", OFFLOAD_TIERS, stack.offload_tiers)
+    allowed = [tier for tier in tiers if 0 < tier <= OFFLOAD_TIERS.index(problem.allow_offload)]
+    of_optimizer = stack.zero3_offload_fractions if sharded else stack.offload_optimizer_fractions
+    of_weights = stack.zero3_offload_fractions if sharded else ()
+    shares = [(share, 0.0) for share in _shares(problem, "offload.optimizer", of_optimizer)]
+    shares += [(1.0, share) for share in _shares(problem, "offload.parameters", of_weights)]
+    return [(0, 0.0, 0.0), *((tier, *both) for tier in allowed for both in shares)]
+
+
+def _pinned_offload(problem: Problem) -> list[tuple[int, float, float]]:
+    """The one way to offload that pins name, if they name any."""
+    if not any(field.startswith("offload.") for field in problem.pins):
+        return []
+    tier, optimizer = problem.pins.get("offload.tier", "cpu"), float(problem.pins.get("offload.optimizer", 1))
+    return [(OFFLOAD_TIERS.index(tier), optimizer, float(problem.pins.get("offload.parameters", 0)))]
+
+
+def _shares(problem: Problem, field: str, fractions: Sequence[float]) -> list[float]:
+    """Shares above 0 to try: the stack's and the pinned one."""
+    return sorted({*fractions, float(problem.pins.get(field, 0))} - {0.0})

@@ -1,0 +1,206 @@
+"""A smallest set of requirements that no layout keeps together.
+
+Every layout of the relaxed space, with every way to divide its layers, breaks a set of requirements.
+Requirements conflict if each of these sets contains one of them, so a smallest conflict is a smallest
+hitting set of the minimal ones. Two things follow from a set being smallest: no layout keeps all of it,
+and without any one of its requirements some layout of the relaxed space keeps the rest.
+
+Where every layout breaks something else too than what was typed of that set, the rest holds another
+conflict, which is found the same way.
+"""
+
+import itertools
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+from ortools.sat.python import cp_model
+
+from planner.layouts.layout import LayoutColumns, columns_of
+from planner.layouts.problem import Problem
+from planner.layouts.stages import Integers
+from planner.solver.cp_sat import deterministic_solver
+from planner.solver.feasibility import good_layout
+from planner.solver.why_not.divisions import Broken, Division, divisions
+from planner.solver.why_not.requirements import COUNT, FORBID, PIN, Requirement, holds, requirements
+
+MAX_CONFLICTS = 3
+"""Conflicts that are told; who is free of them may meet another."""
+WORD = 48
+"""Requirements whose bits go into one integer."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Miss:
+    """A set of requirements that a layout breaks, and nothing else."""
+
+    broken: Broken
+    layout: LayoutColumns
+    """One layout that breaks them, as columns of one row."""
+    num_devices: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conflict:
+    """A smallest set of requirements that no layout keeps together, in the order of their table."""
+
+    requirements: tuple[Requirement, ...]
+    witnesses: tuple[Miss, ...]
+    """For each requirement a layout that keeps all the others of the set."""
+
+
+def conflicts_of(problem: Problem, relaxed: LayoutColumns, elsewhere: Problem | None = None) -> tuple[Conflict, ...]:
+    """A smallest conflict of an infeasible problem, and those that are left without what was typed of it.
+
+    Args:
+        problem: a problem without a layout.
+        relaxed: its relaxed space.
+        elsewhere: the same problem on another number of devices where it has a layout, if one is known.
+            With it the number of devices is part of the only conflict; else only where a layout of
+            the relaxed space has another one.
+
+    Raises:
+        ValueError: the problem has a layout.
+    """
+    order = requirements(problem)
+    known = [] if elsewhere is None else _on_other_count(elsewhere)
+    left = minimal_misses(problem, relaxed, order, known)
+    found: list[Conflict] = []
+    while not found or (all(miss.broken for miss in left) and len(found) < MAX_CONFLICTS):
+        chosen = smallest_hitting_set([miss.broken for miss in left], order)
+        found.append(Conflict(requirements=chosen, witnesses=tuple(_witness(left, chosen, one) for one in chosen)))
+        left = [replace(miss, broken=miss.broken - given_up(chosen)) for miss in left]
+    return tuple(found)
+
+
+def given_up(requirements: Iterable[Requirement]) -> Broken:
+    """What a person would give up of a conflict: all that was typed, or everything if nothing was."""
+    typed = frozenset(one for one in requirements if one.rule in (COUNT, PIN, FORBID))
+    return typed or frozenset(requirements)
+
+
+def _on_other_count(elsewhere: Problem) -> list[Miss]:
+    """A layout that breaks nothing but the asked number of devices, if there is one."""
+    layout = good_layout(elsewhere)
+    if layout is None:
+        return []
+    broken = frozenset({Requirement(rule=COUNT)})
+    return [Miss(broken=broken, layout=columns_of(layout), num_devices=elsewhere.num_devices)]
+
+
+def _witness(misses: list[Miss], chosen: tuple[Requirement, ...], one: Requirement) -> Miss:
+    private = [miss for miss in misses if miss.broken & set(chosen) == {one}]
+    return min(private, key=lambda miss: len(miss.broken))
+
+
+def minimal_misses(
+    problem: Problem, columns: LayoutColumns, order: tuple[Requirement, ...], known: Iterable[Miss] = ()
+) -> list[Miss]:
+    """The minimal sets of requirements that the layouts of a space break, each with its first layout.
+
+    Layouts that break the fewest rules come first. Those that break all of a set which is found already are not
+    judged by memory: whatever they do not fit, their set is not minimal. ``known`` are sets found elsewhere.
+    """
+    found: list[Miss] = []
+    for miss in known:
+        found = _keep_minimal(found, miss)
+    ways = divisions(problem)
+    for groups in _waves(problem, columns, order):
+        for division in ways:
+            found = _of_wave(problem, columns, division, groups, found)
+    return found
+
+
+Group = tuple[Broken, Integers]
+"""Layouts that break the same requirements by their columns alone, as rows in rising order."""
+
+
+def _of_wave(
+    problem: Problem, columns: LayoutColumns, division: Division, groups: list[Group], found: list[Miss]
+) -> list[Miss]:
+    """``found`` with what the layouts of some groups break under one division."""
+    open_groups = [group for group in groups if not _is_known(found, group[0] | division.broken)]
+    if not open_groups:
+        return found
+    rows = np.concatenate([rows for _, rows in open_groups])
+    group_of = np.repeat(np.arange(len(open_groups)), [len(rows) for _, rows in open_groups])
+    possible = division.possible(columns.take(rows))
+    rows, group_of = rows[possible], group_of[possible]
+    if not len(rows):
+        return found
+    for memories, where in division.misfits(columns.take(rows)):
+        numbers, firsts = np.unique(group_of[where], return_index=True)
+        for number, row in zip(numbers.tolist(), rows[where][firsts].tolist(), strict=True):
+            broken = open_groups[number][0] | division.broken | memories
+            layout = columns.take(np.array([row]))
+            found = _keep_minimal(found, Miss(broken=broken, layout=layout, num_devices=problem.num_devices))
+    return found
+
+
+def _waves(problem: Problem, columns: LayoutColumns, order: tuple[Requirement, ...]) -> Iterator[list[Group]]:
+    """The groups of all layouts: those that break nothing, those that break one requirement, and so on."""
+    breaks = np.array([~holds(problem, requirement, columns) for requirement in order]).T
+    # One bit for each requirement; whole rows as keys take a hundred times as long to sort.
+    words = [
+        breaks[:, at : at + WORD] @ (1 << np.arange(len(order[at : at + WORD]))) for at in range(0, len(order), WORD)
+    ]
+    by_key = np.lexsort(words)
+    keys = np.stack(words, axis=1)[by_key]
+    starts = np.flatnonzero(np.append(True, (keys[1:] != keys[:-1]).any(axis=1)))
+    groups = [np.sort(rows) for rows in np.split(by_key, starts[1:])]
+    groups.sort(key=lambda rows: (int(breaks[rows[0]].sum()), int(rows[0])))
+    for _, wave in itertools.groupby(groups, key=lambda rows: int(breaks[rows[0]].sum())):
+        yield [(frozenset(order[i] for i in np.flatnonzero(breaks[rows[0]])), rows) for rows in wave]
+
+
+def _is_known(found: list[Miss], broken: Broken) -> bool:
+    return any(miss.broken <= broken for miss in found)
+
+
+def _keep_minimal(found: list[Miss], new: Miss) -> list[Miss]:
+    if _is_known(found, new.broken):
+        return found
+    return [*(miss for miss in found if not new.broken <= miss.broken), new]
+
+
+def smallest_hitting_set(sets: Iterable[Broken], order: tuple[Requirement, ...]) -> tuple[Requirement, ...]:
+    """The smallest set that meets all ``sets``; among equals the one that comes first in ``order``.
+
+    Raises:
+        ValueError: one of the sets is empty, so that nothing meets it.
+    """
+    sets = list(sets)
+    if not all(sets):
+        raise ValueError("a layout keeps every requirement: there is no conflict")
+    used = [requirement for requirement in order if any(requirement in one for one in sets)]
+    chosen: list[Requirement] = []
+    size = len(_solve(sets, used, [], None) or ())
+    left_out: set[Requirement] = set()
+    for requirement in used:
+        answer = _solve(sets, [one for one in used if one not in left_out], [*chosen, requirement], size)
+        if len(chosen) < size and answer is not None:
+            chosen.append(requirement)
+        else:
+            left_out.add(requirement)
+    return tuple(chosen)
+
+
+def _solve(
+    sets: list[Broken], used: list[Requirement], taken: list[Requirement], size: int | None
+) -> list[Requirement] | None:
+    """A smallest hitting set among ``used`` with all of ``taken``; ``None`` if none has that size."""
+    if any(not one & set(used) for one in sets):
+        return None
+    model = cp_model.CpModel()
+    variables = {requirement: model.new_bool_var(requirement.title) for requirement in used}
+    for one in sets:
+        model.add_bool_or([variables[requirement] for requirement in used if requirement in one])
+    for requirement in taken:
+        model.add(variables[requirement] == 1)
+    if size is not None:
+        model.add(sum(variables.values()) <= size)
+    model.minimize(sum(variables.values()))
+    solver = deterministic_solver()
+    if solver.solve(model) != cp_model.OPTIMAL:
+        return None
+    return [requirement for requirement in used if solver.boolean_value(variables[requirement])]

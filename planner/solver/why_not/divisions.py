@@ -1,0 +1,108 @@
+"""Which memories a relaxed layout can fit at once, for each way in which its layers may be divided."""
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import msgspec
+import numpy as np
+
+from planner.layouts.layout import SOME_RECOMPUTE, LayoutColumns
+from planner.layouts.pins import EVEN, pinned_layers
+from planner.layouts.problem import Problem
+from planner.layouts.stages import Booleans
+from planner.solver.fit import FitTable
+from planner.solver.why_not.requirements import EVEN_STAGES, LAYERS, MEMORIES, PIN, Requirement
+
+Broken = frozenset[Requirement]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Division:
+    """A way to divide the layers: as the pin says, evenly, or freely."""
+
+    broken: Broken
+    """Requirements that it does not keep, whatever the layout."""
+    problem: Problem
+    """The problem whose limits describe it."""
+    interleaved: bool | None = None
+    """Whether it is for layouts with an interleaved schedule, for all others, or ``None`` for all."""
+
+    def possible(self, columns: LayoutColumns) -> Booleans:
+        """Layouts whose layers can be divided like this; freely is always possible."""
+        pinned = self.problem.pins.get(LAYERS)
+        asked = np.ones(len(columns), dtype=bool)
+        if self.interleaved is not None:
+            asked = columns.schedule_is("interleaved") == self.interleaved
+        return asked if pinned is None else asked & self._can_have(columns, pinned)
+
+    def _can_have(self, columns: LayoutColumns, pinned: str) -> Booleans:
+        stages, inverse = np.unique(columns.pipeline_parallel, return_inverse=True)
+        num_layers = self.problem.model.num_layers
+        divided = [pinned_layers(pinned, num_layers, n) if n <= num_layers else None for n in stages.tolist()]
+        # A stage that recomputes some of its layers and not all of them has two or more.
+        known = np.array([layers is not None for layers in divided])
+        splits = np.array([layers is not None and min(layers) > 1 for layers in divided])
+        return np.where(columns.recompute == SOME_RECOMPUTE, splits[inverse], known[inverse])
+
+    def misfits(self, columns: LayoutColumns) -> Iterator[tuple[Broken, Booleans]]:
+        """The fewest memories that a division leaves broken, and where.
+
+        A layout that fits each of two memories and not both at once is in two groups.
+        """
+        judged = judged_by_memory(self.problem, columns)
+        yield frozenset(), ~judged
+        if not judged.any():
+            return
+        table = FitTable(self.problem, columns.take(judged), interleaved_is_even=False)
+        fits: dict[frozenset[int], Booleans] = {}
+        for size in range(len(MEMORIES), -1, -1):
+            for kept in map(frozenset, itertools.combinations(range(len(MEMORIES)), size)):
+                fits[kept] = table.fit(kept)
+                better = [rows for others, rows in fits.items() if kept < others]
+                mask = np.zeros(len(columns), dtype=bool)
+                mask[judged] = fits[kept] & ~np.logical_or.reduce(better, axis=0) if better else fits[kept]
+                yield frozenset(one for number, one in enumerate(MEMORIES) if number not in kept), mask
+
+
+def judged_by_memory(problem: Problem, columns: LayoutColumns) -> Booleans:
+    """Where there are layers for all stages of a layout.
+
+    The others keep all memories in a conflict, so that it names the rule against them.
+    """
+    return np.asarray(columns.pipeline_parallel <= problem.model.num_layers)
+
+
+def divisions(problem: Problem) -> list[Division]:
+    """Every way to divide layers that some requirement tells apart from the others.
+
+    Stages have to be even in a stack that cannot have others, and under an interleaved schedule anywhere.
+    """
+    if not problem.stack.uneven_stages:
+        return _divisions(problem, _EVEN)
+    either = [*_divisions(problem, frozenset(), interleaved=False), *_divisions(problem, _EVEN, interleaved=True)]
+    return either if "interleaved" in _schedules(problem) else _divisions(problem, frozenset())
+
+
+def _schedules(problem: Problem) -> set[str]:
+    return {*problem.stack.schedules, problem.pins.get("schedule", "none")}
+
+
+_EVEN: Broken = frozenset({Requirement(rule=EVEN_STAGES)})
+
+
+def _divisions(problem: Problem, even: Broken, *, interleaved: bool | None = None) -> list[Division]:
+    """The ways to divide the layers of some layouts; ``even`` is what uneven stages break there."""
+    pinned = problem.pins.get(LAYERS)
+    other = {name: value for name, value in problem.pins.items() if name != LAYERS}
+    pin: Broken = frozenset({Requirement(rule=PIN, field=LAYERS, value=pinned)} if pinned is not None else ())
+    free_stack = msgspec.structs.replace(problem.stack, uneven_stages=True)
+    free = msgspec.structs.replace(problem, pins=other, stack=free_stack)
+    divided = [(pin | even, free)]
+    if even and pinned != EVEN:
+        divided.append((pin, msgspec.structs.replace(free, pins=other | {LAYERS: EVEN})))
+    if pinned is not None:
+        same = pinned == EVEN or len({part.strip() for part in pinned.split(",")}) == 1
+        broken: Broken = frozenset() if same else even
+        divided.append((broken, msgspec.structs.replace(free, pins=other | {LAYERS: pinned})))
+    return [Division(broken=broken, problem=there, interleaved=interleaved) for broken, there in divided]

@@ -1,0 +1,75 @@
+"""The requirements that can stand in each other's way, in the order in which a conflict names them.
+
+What the user typed comes first, as it can be typed differently: the number of GPUs, pins, forbidden
+values. The other rules follow in the order of their table, and the memories come last: a layout that is
+not valid fails for certain, one that does not fit fails by a prediction.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from planner.layouts.layout import LayoutColumns
+from planner.layouts.pins import matches, may_match
+from planner.layouts.problem import Problem
+from planner.layouts.stages import Booleans
+from planner.rules import ALL_RULES, RULES, Rule, capacity
+
+ColumnMask = Callable[[LayoutColumns], Booleans]
+
+COUNT = "DEV001"
+EVEN_STAGES = "PP011"
+PIN, FORBID = "PIN001", "PIN002"
+LAYERS = "layers_per_stage"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Requirement:
+    """Something that a layout has to keep; ``field`` and ``value`` are those of a pin or a forbid."""
+
+    rule: str
+    field: str = ""
+    value: str = ""
+
+    @property
+    def option(self) -> str:
+        """What a user typed for it; empty for a rule and a memory."""
+        name = {PIN: "--pin", FORBID: "--forbid"}.get(self.rule)
+        return f"{name} {self.field}={self.value}" if name else ""
+
+    @property
+    def title(self) -> str:
+        """What it is called among others."""
+        return f"{self.rule} ({self.option})" if self.option else self.rule
+
+
+MEMORIES = tuple(Requirement(rule=rule.id) for rule in capacity.RULES)
+"""Kept or broken by a division of the layers, not by a layout's columns."""
+
+
+def rule_of(requirement: Requirement) -> Rule:
+    """The entry of the rule table."""
+    return next(rule for rule in ALL_RULES if rule.id == requirement.rule)
+
+
+def requirements(problem: Problem) -> tuple[Requirement, ...]:
+    """All requirements of a problem, in the order in which a conflict names them."""
+    pins = [Requirement(rule=PIN, field=field, value=value) for field, value in problem.pins.items()]
+    forbids = [
+        Requirement(rule=FORBID, field=field, value=value)
+        for field, values in problem.forbids.items()
+        for value in dict.fromkeys(values)
+    ]
+    rules = [Requirement(rule=rule.id) for rule in RULES if rule.id not in (COUNT, PIN, FORBID)]
+    return (Requirement(rule=COUNT), *pins, *forbids, *rules, *MEMORIES)
+
+
+def holds(problem: Problem, requirement: Requirement, columns: LayoutColumns) -> Booleans:
+    """Where columns keep a requirement; true everywhere for what a division of the layers decides."""
+    if requirement.rule == PIN:
+        return matches(columns, requirement.field, requirement.value)
+    if requirement.rule == FORBID:
+        return ~may_match(columns, requirement.field, requirement.value)
+    rule = rule_of(requirement)
+    return np.ones(len(columns), dtype=bool) if rule.holds is None else rule.holds(problem, columns)

@@ -1,0 +1,55 @@
+"""The three kinds of spec that a plan is made from: model, hardware and software stack.
+
+Frozen structs, their reading from and writing to TOML, and the units in which they are written. A spec file writes
+dimensional values as strings with a unit (:mod:`planner.specs.units`); :mod:`planner.specs.files` decodes and finds
+them. What a combination of specs makes impossible is in :mod:`planner.rules`.
+"""
+
+from planner.specs.base import ELEMENT_BYTES, Fraction, OffloadTier, Precision, Schedule, TensorMode
+from planner.specs.hardware import (
+    EfficiencySpec,
+    HardwareSpec,
+    HostSpec,
+    LinkSpec,
+    NetworkSpec,
+    TilesSpec,
+)
+from planner.specs.model import ModelSpec
+from planner.specs.stack import (
+    ActivationSpec,
+    Attention,
+    ErrorSpec,
+    OverlapSpec,
+    ProcessSpec,
+    ShardedSpec,
+    StackSpec,
+    StateBytesSpec,
+    TrafficSpec,
+    ZeroTrafficSpec,
+)
+
+__all__ = [
+    "ELEMENT_BYTES",
+    "ActivationSpec",
+    "Attention",
+    "EfficiencySpec",
+    "ErrorSpec",
+    "Fraction",
+    "HardwareSpec",
+    "HostSpec",
+    "LinkSpec",
+    "ModelSpec",
+    "NetworkSpec",
+    "OffloadTier",
+    "OverlapSpec",
+    "Precision",
+    "ProcessSpec",
+    "Schedule",
+    "ShardedSpec",
+    "StackSpec",
+    "StateBytesSpec",
+    "TensorMode",
+    "TilesSpec",
+    "TrafficSpec",
+    "ZeroTrafficSpec",
+]

@@ -1,0 +1,126 @@
+"""A device, the node it sits in and the network between nodes."""
+
+import itertools
+from typing import Literal
+
+from msgspec import field
+
+from planner.specs.base import Count, Name, Positive, Precision, Share, Spec
+from planner.specs.units import Bytes, BytesPerSecond, FlopsPerSecond, Seconds
+
+
+class TilesSpec(Spec, frozen=True, kw_only=True):
+    """How the device cuts a matrix product into tiles, of which each multiprocessor computes one at a time."""
+
+    multiprocessors: Count
+    rate: Share
+    """Share of the peak that the best tile reaches while every multiprocessor computes one."""
+    start_s: Seconds = field(name="start")
+    """Time of a product before its first and after its last tile, on the device."""
+    shapes: tuple[tuple[Count, Count, Share], ...]
+    """Rows and columns of a tile of the result, and the share of the best tile's rate that it reaches."""
+
+
+class EfficiencySpec(Spec, frozen=True, kw_only=True):
+    """What the device reaches of its peaks."""
+
+    matmul: tuple[tuple[Positive, Share], ...]
+    """Points ``[FLOP of one matrix product, fraction of the dense peak]``, rising in the first."""
+    memory: Share
+    """Share of the memory bandwidth that element-wise kernels reach."""
+    attention: Share = 1.0
+    """What attention kernels written for the generation before keep of their share of the peak."""
+    native_attention: tuple[Share, Share] | None = None
+    """Share of the peak that attention kernels written for this card reach, forward and backward."""
+    native_attention_head: Count = 1
+    """Their tiles hold heads whose size is a multiple of this; smaller ones leave a part of a tile unused."""
+    alignment: Count = 1
+    """Elements of two bytes that the sides of a product should be multiples of."""
+    unaligned: Share = 1.0
+    """Share of that efficiency which products with other sides reach."""
+    tiles: TilesSpec | None = None
+    """What whole products cost by their shapes, in place of ``matmul``, where the device is known that well."""
+    odd: Share = 1.0
+    """Share of it for sides that are no multiple of 8 elements, with which no vector of 16 bytes is aligned."""
+
+    def __post_init__(self) -> None:
+        """Refuse a curve that cannot be interpolated."""
+        sizes = [size for size, _ in self.matmul]
+        if not sizes or any(left >= right for left, right in itertools.pairwise(sizes)):
+            raise ValueError(f"`matmul` needs one or more points of rising FLOP, and has {sizes}")
+
+
+class LinkSpec(Spec, frozen=True, kw_only=True):
+    """The link between two devices of one node."""
+
+    kind: str
+    bandwidth_bytes_per_s: BytesPerSecond = field(name="bandwidth")
+    """One-way, per device."""
+    latency_s: Seconds = field(name="latency")
+    efficiency: Share
+    """Share of the bandwidth that a large collective reaches."""
+    start_s: Seconds = field(name="start", default=Seconds(0))
+    """Time of an all-reduce beside its ring steps, half of it for a gathering or a scattering."""
+    pair_efficiency: Share | None = None
+    """The same of a collective over two devices, if it differs."""
+
+
+class NetworkSpec(Spec, frozen=True, kw_only=True):
+    """The network between nodes."""
+
+    kind: str
+    nics_per_node: Count
+    bandwidth_bytes_per_s: BytesPerSecond = field(name="bandwidth")
+    """One-way, per NIC."""
+    latency_s: Seconds = field(name="latency")
+    efficiency: Share
+    oversubscription: Positive
+    """Injection bandwidth of the nodes over the bisection the switches offer; 1 is full."""
+
+
+class HostSpec(Spec, frozen=True, kw_only=True):
+    """What the host of one node offers to offloaded states."""
+
+    memory_bytes: Bytes = field(name="memory")
+    memory_bandwidth_bytes_per_s: BytesPerSecond = field(name="memory_bandwidth")
+    """All sockets of the node together."""
+    device_bandwidth_bytes_per_s: BytesPerSecond = field(name="device_bandwidth")
+    """One-way between the host and one device."""
+    nvme_capacity_bytes: Bytes = field(name="nvme_capacity")
+    nvme_read_bytes_per_s: BytesPerSecond = field(name="nvme_read")
+    nvme_write_bytes_per_s: BytesPerSecond = field(name="nvme_write")
+    process_bytes: Bytes = field(name="process", default=Bytes(0))
+    """Host memory of one rank's process and data loader, beside everything that is offloaded."""
+
+
+class HardwareSpec(Spec, frozen=True, kw_only=True):
+    """A device, the node it sits in and the network between nodes."""
+
+    name: Name
+    title: str
+    device: Literal["cuda", "cpu"]
+    device_names: tuple[str, ...]
+    """Parts of the names under which the driver reports this device."""
+    memory_bytes: Bytes = field(name="memory")
+    """What one process can allocate on an idle device."""
+    context_bytes: Bytes = field(name="context")
+    """Taken by the driver and the libraries of a process that communicates with nobody."""
+    eager_context_bytes: Bytes | None = field(name="eager_context", default=None)
+    """The same where every kernel is loaded with it, before CUDA 11.7; ``None``: no more than ``context``."""
+    communicator_bytes: Bytes = field(name="communicator")
+    """Taken by the communicators of each parallel axis that a process takes part in."""
+    workspace_bytes: Bytes = field(name="workspace", default=Bytes(0))
+    """One workspace of PyTorch's matrix products."""
+    memory_bandwidth_bytes_per_s: BytesPerSecond = field(name="memory_bandwidth")
+    kernel_launch_s: Seconds = field(name="kernel_launch")
+    """Host time to issue one kernel: the floor under small layers."""
+    devices_per_node: Count
+    peak_flops_per_s: dict[Precision, FlopsPerSecond] = field(name="peak")
+    """Dense matrix rate by precision."""
+    efficiency: EfficiencySpec
+    node_link: LinkSpec
+    network: NetworkSpec
+    host: HostSpec
+    calibrated: bool = False
+    """Whether `gptplan calibrate` measured it on the machine that it stands for."""
+    sources: dict[str, str]

@@ -1,0 +1,1 @@
+"""What people read: a terminal and a page made of the same facts."""

@@ -1,0 +1,1 @@
+"""What gptplan puts right in Colossal-AI 0.5.0, each with the cause."""

@@ -1,0 +1,104 @@
+"""Training through HybridParallelPlugin: everything but ZeRO stage 3."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+import torch
+from colossalai.booster import Booster
+from torch import Tensor
+from torch.optim import AdamW, Optimizer
+from transformers import GPT2LMHeadModel
+
+from planner.plans.plan import Plan
+from runtime.patches.adapter import Device
+from runtime.patches.policy import ReplicatedDropout
+from runtime.recompute import recompute_blocks
+from runtime.train.model import ATTENTION, DTYPES, build_model
+from runtime.train.optimizers import fuse_adamw
+from runtime.train.placement import held_layers, recomputed_layers
+from runtime.train.plugins import hybrid_plugin
+from runtime.train.trainer import Batch, PlanTrainer
+
+
+class Trainer(PlanTrainer):
+    """A boosted model and its optimizer on this rank."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        device: Device,
+        *,
+        seed: int,
+        learning_rate: float,
+        optimizer: Callable[..., Optimizer] = AdamW,
+        attention: str = ATTENTION,
+    ) -> None:
+        """Build this rank's part of the model; every rank of the process group must do so.
+
+        Raises:
+            PlanError: the runtime cannot execute the plan's layout.
+        """
+        super().__init__(plan, device)
+        model = self._build(plan, seed, attention)
+        plain_optimizer = optimizer(model.parameters(), lr=learning_rate)
+        self.plugin = hybrid_plugin(plan, device)
+        self.booster = Booster(plugin=self.plugin)
+        self.model, self.optimizer, *_ = self.booster.boost(model, plain_optimizer)
+        if type(plain_optimizer) is AdamW and device == "cuda":
+            fuse_adamw(self.optimizer)
+
+    def _build(self, plan: Plan, seed: int, attention: str) -> GPT2LMHeadModel:
+        layout, stage = self.layout, self.position.stage
+        layers, dtype = held_layers(layout, stage), DTYPES[layout.precision]
+        model = build_model(plan.problem.model, seed, layers=layers, dtype=dtype, attention=attention)
+        recompute_blocks(model, recomputed_layers(layout, stage), without_graph=layout.sequence_parallel)
+        # Dropout differs where activations differ and agrees on the replicas of tensor parallelism.
+        replicas = layout.data_parallel * layout.pipeline_parallel
+        replica_seed = seed + 1 + self.position.data * layout.pipeline_parallel + stage
+        torch.manual_seed(replica_seed)
+        if layout.sequence_parallel:
+            # Embedded, a sequence is still whole on every rank; in the blocks each rank has a slice.
+            model.transformer.drop = ReplicatedDropout(plan.problem.model.dropout, replica_seed)
+            torch.manual_seed(replica_seed + (1 + self.position.tensor) * replicas)
+        return model
+
+    def accumulate_gradients(self, batch: Batch) -> Tensor | None:
+        """Forward and backward of all micro batches; their mean loss, which only the last stage has."""
+        return self._pipeline(batch) if self.layout.pipeline_parallel > 1 else self._accumulate(batch)
+
+    def _pipeline(self, batch: Batch) -> Tensor | None:
+        result = self.booster.execute_pipeline(
+            iter([batch]), self.model, lambda outputs, _: outputs["loss"], self.optimizer, return_loss=True
+        )
+        loss: Tensor | None = result["loss"]
+        return loss
+
+    def _accumulate(self, batch: Batch) -> Tensor:
+        total = torch.zeros((), device=self.device)
+        for index in range(self.layout.num_microbatches):
+            is_last = index == self.layout.num_microbatches - 1
+            with contextlib.nullcontext() if is_last else self._no_sync():
+                loss = self.model(**self.micro_batch(batch, index))["loss"] / self.layout.num_microbatches
+                self.optimizer.backward(loss)
+            total += loss.detach()
+        return total
+
+    @contextlib.contextmanager
+    def _no_sync(self) -> Iterator[None]:
+        # ZeRO-2 keeps only its own part of a gradient, so it reduces every micro batch.
+        if self.layout.zero_stage > 1:
+            with self._no_sequence_sync():
+                yield
+        else:
+            with self.booster.no_sync(self.model, self.optimizer):
+                yield
+
+    @contextlib.contextmanager
+    def _no_sequence_sync(self) -> Iterator[None]:
+        # The library would sum the accumulated gradient over the sequence again after every micro
+        # batch; once, after the last, is right.
+        self.optimizer._sync_sp_grads = lambda: None
+        try:
+            yield
+        finally:
+            del self.optimizer._sync_sp_grads

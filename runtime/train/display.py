@@ -1,0 +1,120 @@
+"""The one place of the runtime that writes to the terminal."""
+
+import sys
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from planner.specs.units import format_rate
+from runtime.train.measure import Comparison
+from runtime.train.steps import Step, skipped_updates
+
+PIPED_WIDTH = 120
+"""Columns of the closing table where the output goes to no terminal."""
+
+
+class _Display:
+    """A bar on stderr while it is a terminal; what is written elsewhere is up to its kind."""
+
+    def __init__(self, *columns: ProgressColumn, total: int, shown: bool) -> None:
+        """Count to ``total``; a display that is not ``shown`` writes nothing."""
+        self._total, self._shown = total, shown
+        self._console = Console(stderr=True, highlight=False)
+        disable = not (shown and self._console.is_terminal)
+        self._progress = Progress(*columns, console=self._console, disable=disable)
+        self._task = self._progress.add_task("starting", total=total)
+
+    def __enter__(self) -> Self:
+        """Show the bar."""
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Leave the terminal as it was."""
+        self._progress.stop()
+
+
+class StepDisplay(_Display):
+    """Progress of training: beside the bar, a plain line for every tenth of the steps where there is no terminal."""
+
+    def __init__(self, num_steps: int, *, shown: bool) -> None:
+        """Count to ``num_steps``; a display that is not ``shown`` writes nothing."""
+        text = TextColumn("{task.description}")
+        columns = TextColumn("step"), MofNCompleteColumn(), BarColumn(), text, TimeRemainingColumn()
+        super().__init__(*columns, total=num_steps, shown=shown)
+
+    def step(self, number: int, step: Step, tokens_per_s: float) -> None:
+        """Step ``number``, counted from 1, is done."""
+        text = f"loss {step.loss:.4f}, {format_rate(tokens_per_s, 'tokens/s')}" + ", no update" * (not step.updated)
+        if not self._progress.disable:
+            self._progress.update(self._task, completed=number, description=text)
+        elif self._shown and self._is_tenth(number):
+            self._console.print(f"step {number}/{self._total}: {text}", soft_wrap=True)
+
+    def _is_tenth(self, number: int) -> bool:
+        tenth = max(1, self._total // 10)
+        return number % tenth == 0 or number in (1, self._total)
+
+
+class PhaseDisplay(_Display):
+    """Progress over named parts of one job: beside the bar, a line for each part where there is no terminal."""
+
+    def __init__(self, count: int, *, shown: bool) -> None:
+        """Count ``count`` parts; a display that is not ``shown`` writes nothing."""
+        self._begun = 0
+        columns = MofNCompleteColumn(), BarColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
+        super().__init__(*columns, total=count, shown=shown)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Leave the terminal as it was, with the last part done."""
+        self._progress.update(self._task, completed=self._begun)
+        super().__exit__(kind, error, trace)
+
+    def phase(self, name: str) -> None:
+        """The next part begins."""
+        if not self._progress.disable:
+            self._progress.update(self._task, completed=self._begun, description=name)
+        elif self._shown:
+            self._console.print(f"{self._begun + 1}/{self._total} {name}", soft_wrap=True)
+        self._begun += 1
+
+
+def show_result(steps: Sequence[Step], comparisons: Sequence[Comparison], metrics_path: str) -> None:
+    """The result on stdout: first and last loss, skipped updates, and predicted against measured."""
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else PIPED_WIDTH)
+    console.print(f"loss: {steps[0].loss:.4f} at step 1, {steps[-1].loss:.4f} at step {len(steps)}")
+    if skipped := skipped_updates(steps):
+        console.print(
+            f"{skipped} of {len(steps)} steps updated nothing: gradients overflowed in fp16, and the scale of the loss "
+            "came down; the median leaves them out",
+            soft_wrap=True,
+        )
+    table = Table(box=None, pad_edge=False)
+    for title in ("", "predicted", "measured", "predicted / measured"):
+        table.add_column(title, no_wrap=True)
+    for line in comparisons:
+        table.add_row(*line)
+    console.print(table)
+    console.print(f"metrics: {metrics_path}", soft_wrap=True)
+
+
+def show_failure(text: str) -> None:
+    """A message on stderr, as it is."""
+    sys.stderr.write(text.rstrip() + "\n")
+    sys.stderr.flush()

@@ -1,0 +1,73 @@
+"""Training through GeminiPlugin: ZeRO stage 3, which gathers weights chunk by chunk where they are used."""
+
+from collections.abc import Callable
+
+import torch
+import torch.distributed as dist
+from colossalai.booster import Booster
+from colossalai.nn.optimizer import CPUAdam, FusedAdam, HybridAdam
+from torch import Tensor
+from torch.optim import Optimizer
+
+from planner.diagnostics import Diagnostic, ExitCode, PlanError
+from planner.plans.plan import Plan
+from runtime.patches.adapter import Device
+from runtime.patches.gemini_shares import count_chunks_once
+from runtime.patches.policy import mean_loss
+from runtime.recompute import recompute_blocks
+from runtime.train.model import DTYPES, build_lazy_model
+from runtime.train.optimizers import host_adam
+from runtime.train.placement import recomputed_layers
+from runtime.train.plugins import gemini_plugin
+from runtime.train.trainer import Batch, PlanTrainer
+
+ACCEPTED_OPTIMIZERS = (FusedAdam, CPUAdam, HybridAdam)
+"""What Colossal-AI's GeminiOptimizer asserts its optimizer to be, exactly."""
+
+
+class GeminiTrainer(PlanTrainer):
+    """A model in chunks that the ranks share, and its optimizer."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        device: Device,
+        *,
+        seed: int,
+        learning_rate: float,
+        optimizer: Callable[..., Optimizer] = host_adam,
+    ) -> None:
+        """Draw and divide the weights one by one; every rank of the process group must do so.
+
+        The library takes no ``optimizer`` but its own AdamW.
+
+        Raises:
+            PlanError: the runtime cannot execute the plan's layout, or the library does not take the optimizer.
+        """
+        super().__init__(plan, device)
+        model = build_lazy_model(plan.problem.model, seed, dtype=DTYPES[self.layout.precision])
+        recompute_blocks(model, recomputed_layers(self.layout, stage=0))
+        torch.manual_seed(seed + 1 + self.position.data)
+        plain_optimizer = optimizer(model.parameters(), lr=learning_rate)
+        if type(plain_optimizer) not in ACCEPTED_OPTIMIZERS:
+            accepted = ", ".join(kind.__name__ for kind in ACCEPTED_OPTIMIZERS)
+            message = f"rank {dist.get_rank()}: ZeRO stage 3 takes {accepted}, not {type(plain_optimizer).__name__}"
+            hint = "leave the optimizer to gptplan, or use HybridAdam of colossalai.nn.optimizer"
+            raise PlanError(Diagnostic(rule="RUN013", message=message, hint=hint), exit_code=ExitCode.NEGATIVE)
+        count_chunks_once()
+        self.booster = Booster(plugin=gemini_plugin(plan))
+        self.model, self.optimizer, *_ = self.booster.boost(model, plain_optimizer)
+
+    def accumulate_gradients(self, batch: Batch) -> Tensor:
+        """Forward and backward of all micro batches; their mean loss."""
+        # The library leaves this set when it skips a step whose gradients overflowed, and would
+        # add the next ones to them.
+        self.model.chunk_manager.accumulating_grads = False
+        total = torch.zeros((), device=self.device)
+        for index in range(self.layout.num_microbatches):
+            rows = self.micro_batch(batch, index)
+            logits = self.model(input_ids=rows["input_ids"])["logits"]
+            loss = mean_loss(logits, rows["labels"]) / self.layout.num_microbatches
+            self.optimizer.backward(loss)
+            total += loss.detach()
+        return total

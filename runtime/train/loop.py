@@ -1,0 +1,124 @@
+"""The training loop of one rank."""
+
+import math
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+
+from planner.diagnostics import Diagnostic, ExitCode, PlanError
+from planner.launch.workers import NVME_FOLDER, RunOptions
+from planner.plans.plan import Plan
+from runtime.train.choice import make_trainer
+from runtime.train.data import PackedBatches, Tokenizer, check_vocabulary, read_tokens
+from runtime.train.display import StepDisplay, show_result
+from runtime.train.measure import MetricsFile, compare, header, prediction_record
+from runtime.train.memory import FIRST_STEPS, RankMemory, forget_peaks, gather_memory, memory_records
+from runtime.train.profile import StepProfile, profiled_step, slowest_rank
+from runtime.train.steps import WARM_UP_STEPS, Step, has_updated, median_step_s, skipped_updates
+from runtime.train.trainer import PlanTrainer
+
+
+def run_training(plan: Plan, options: RunOptions, name: str) -> None:
+    """Train ``options.steps`` steps and report; every rank of the process group calls it.
+
+    ``name`` names the files under ``options.output``. Rank 0 writes and displays.
+
+    Raises:
+        PlanError: the plan, the data or the loss does not allow it.
+    """
+    batches = _load_batches(plan, options)
+    folder = os.environ.get(NVME_FOLDER)
+    trainer = make_trainer(
+        plan, seed=options.seed, learning_rate=options.learning_rate,
+        nvme_folder=None if folder is None else Path(folder),
+    )  # fmt: skip
+    stage, device = trainer.position.stage, trainer.device
+    boosted = memory_records(gather_memory(stage, device))
+    forget_peaks(device)
+    is_first = dist.get_rank() == 0
+    metrics_path = options.output / f"{name}.metrics.jsonl"
+    steps: list[Step] = []
+    with (
+        MetricsFile(metrics_path if is_first else None) as metrics,
+        StepDisplay(options.steps, shown=is_first) as display,
+    ):
+        metrics.write("header", **header(plan, steps=options.steps, seed=options.seed), memory=boosted)
+        for number in range(options.steps):
+            learning_rate = learning_rate_at(number, options)
+            trainer.set_learning_rate(learning_rate)
+            step = _timed_step(trainer, batches, number)
+            steps.append(step)
+            tokens_per_s = plan.problem.global_batch * plan.problem.seq_len / step.seconds
+            reading = {"memory": memory_records(gather_memory(stage, device))} if number < FIRST_STEPS else {}
+            metrics.write(
+                "step", step=number + 1, loss=step.loss if math.isfinite(step.loss) else None, step_s=step.seconds,
+                updated=step.updated, tokens_per_s=tokens_per_s, learning_rate=learning_rate, **reading,
+            )  # fmt: skip
+            display.step(number + 1, step, tokens_per_s)
+            _check_finite(step.loss, number + 1, plan)
+        memory = gather_memory(stage, device)
+        profile = _profile(trainer, batches, options)
+        metrics.write("summary", **_summary(steps, memory), predicted=prediction_record(plan), **profile._asdict())
+    if is_first:
+        show_result(steps, compare(plan, steps, memory, profile.terms_s), str(metrics_path))
+
+
+def learning_rate_at(step: int, options: RunOptions) -> float:
+    """The learning rate of a step, counted from 0: a linear rise, then constant.
+
+    Without the rise the first steps of a large model, whose moments are still empty, throw its loss up.
+    """
+    return options.learning_rate * min(1.0, (step + 1) / max(options.warmup_steps, 1))
+
+
+def _load_batches(plan: Plan, options: RunOptions) -> PackedBatches:
+    problem = plan.problem
+    tokenizer = Tokenizer(options.tokenizer)
+    check_vocabulary(tokenizer, problem.model.vocab_size)
+    needed = options.steps * problem.global_batch * problem.seq_len + 1
+    tokens = read_tokens(options.data, tokenizer, needed)
+    return PackedBatches(tokens, seq_len=problem.seq_len, global_batch=problem.global_batch, seed=options.seed)
+
+
+def _timed_step(trainer: PlanTrainer, batches: PackedBatches, number: int) -> Step:
+    batch = batches.batch(number, trainer.rows)
+    # The loss of a step is read on the host, so the clock does not run ahead of the device.
+    start = time.perf_counter()
+    loss = trainer.step(batch)
+    seconds = time.perf_counter() - start
+    return Step(loss, seconds, has_updated(trainer.optimizer))
+
+
+def _profile(trainer: PlanTrainer, batches: PackedBatches, options: RunOptions) -> StepProfile:
+    """Terms of one more step, after the measured ones; none of a run too short to be measured."""
+    if options.steps <= WARM_UP_STEPS:
+        return StepProfile({}, {})
+    batch = {name: tensor.to(trainer.device) for name, tensor in batches.batch(options.steps - 1, trainer.rows).items()}
+    return slowest_rank(
+        profiled_step(trainer.device, lambda: trainer.accumulate_gradients(batch), trainer.optimizer.step)
+    )
+
+
+def _check_finite(loss: float, step: int, plan: Plan) -> None:
+    if math.isfinite(loss):
+        return
+    hint = "lower `--learning-rate`"
+    if plan.layout.precision == "fp16":
+        hint += ", or solve again with `--precision bf16`"
+    raise PlanError(
+        Diagnostic(rule="RUN007", message=f"the loss of step {step} is {loss}", hint=hint),
+        exit_code=ExitCode.NEGATIVE,
+    )
+
+
+def _summary(steps: list[Step], memory: list[RankMemory]) -> dict[str, Any]:
+    return {
+        "first_loss": steps[0].loss,
+        "last_loss": steps[-1].loss,
+        "median_step_s": median_step_s(steps),
+        "skipped_updates": skipped_updates(steps),
+        "ranks": memory_records(memory),
+    }

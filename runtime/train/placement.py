@@ -1,0 +1,40 @@
+"""Where a rank stands and which layers it holds."""
+
+from dataclasses import dataclass
+
+from planner.layouts.layout import Layout
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where a rank stands; data-parallel outermost, tensor-parallel ranks next to each other."""
+
+    data: int
+    stage: int
+    tensor: int
+
+    @classmethod
+    def of(cls, rank: int, layout: Layout) -> "Position":
+        """The position of ``rank`` in ``layout``."""
+        rank, tensor = divmod(rank, layout.tensor_parallel)
+        data, stage = divmod(rank, layout.pipeline_parallel)
+        return cls(data, stage, tensor)
+
+
+def held_layers(layout: Layout, stage: int) -> tuple[int, ...]:
+    """The layers of pipeline stage ``stage``, rising: one run of them, or one for each of its model chunks.
+
+    Chunk ``c`` of stage ``s`` is run number ``c * pipeline_parallel + s`` of equally many layers.
+    """
+    own = layout.layers_per_stage[stage]
+    if layout.num_model_chunks == 1:
+        start = sum(layout.layers_per_stage[:stage])
+        return tuple(range(start, start + own))
+    size = own // layout.num_model_chunks
+    starts = [(chunk * layout.pipeline_parallel + stage) * size for chunk in range(layout.num_model_chunks)]
+    return tuple(layer for start in starts for layer in range(start, start + size))
+
+
+def recomputed_layers(layout: Layout, stage: int) -> tuple[int, ...]:
+    """The layers of a stage that recompute: the first ones, whose activations wait longest for backward."""
+    return held_layers(layout, stage)[: layout.recompute_layers_per_stage[stage]]

@@ -1,0 +1,69 @@
+"""What every way of training has in common: the rows of a rank, a step, the loss of the whole batch."""
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from colossalai.booster import Booster
+from torch import Tensor
+
+from planner.plans.plan import Plan
+from runtime.patches.adapter import Device
+from runtime.train.placement import Position
+from runtime.train.support import check_supported
+
+Batch = dict[str, Tensor]
+"""``input_ids`` and ``labels`` of the sequences of one data-parallel rank, one row each."""
+
+
+class PlanTrainer(ABC):
+    """A model and its optimizer on this rank, divided as a plan says."""
+
+    model: Any
+    optimizer: Any
+    booster: Booster
+
+    def __init__(self, plan: Plan, device: Device) -> None:
+        """Find this rank's place.
+
+        Raises:
+            PlanError: the runtime cannot execute the plan's layout.
+        """
+        check_supported(plan)
+        self.layout = plan.layout
+        self.position = Position.of(dist.get_rank(), self.layout)
+        share = self.layout.micro_batch * self.layout.num_microbatches
+        self.rows = slice(self.position.data * share, (self.position.data + 1) * share)
+        """The rows of a global batch that belong to this rank."""
+        self.device = torch.device(device, torch.cuda.current_device()) if device == "cuda" else torch.device(device)
+
+    def set_learning_rate(self, learning_rate: float) -> None:
+        """Use ``learning_rate`` from the next step on."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+
+    def step(self, batch: Batch) -> float:
+        """One optimizer step on this rank's share of the global batch; the loss of the whole batch."""
+        loss = self.accumulate_gradients({name: tensor.to(self.device) for name, tensor in batch.items()})
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return self._global_mean(loss)
+
+    @abstractmethod
+    def accumulate_gradients(self, batch: Batch) -> Tensor | None:
+        """Forward and backward of all micro batches; their mean loss, which only the last stage has."""
+
+    def micro_batch(self, batch: Batch, index: int) -> Batch:
+        """The rows of micro batch ``index``."""
+        rows = slice(index * self.layout.micro_batch, (index + 1) * self.layout.micro_batch)
+        return {name: tensor[rows] for name, tensor in batch.items()}
+
+    def _global_mean(self, loss: Tensor | None) -> float:
+        # Only the last stage has a loss; all data-parallel ranks see equally many tokens.
+        is_last_stage = self.position.stage == self.layout.pipeline_parallel - 1
+        share = torch.zeros((), dtype=torch.float64, device=self.device)
+        if loss is not None and is_last_stage and self.position.tensor == 0:
+            share += loss.detach() / self.layout.data_parallel
+        dist.all_reduce(share)
+        return float(share)

@@ -1,0 +1,164 @@
+"""One rank of a run; started once per device by torchrun as ``-m runtime.train.worker PLAN``."""
+
+import argparse
+import contextlib
+import errno
+import os
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+import torch
+import torch.distributed as dist
+
+from planner.diagnostics import Diagnostic, ExitCode, PlanError, render
+from planner.launch.workers import OUT_OF_MEMORY_FILE, RunOptions
+from planner.plans.plan import Plan, read_plan
+from runtime.patches.quiet import quieten_libraries
+from runtime.train.display import show_failure
+from runtime.train.elastic import FAILURE_FILE
+from runtime.train.parent import end_with_parent
+from runtime.train.support import check_supported
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run this rank to the end; the exit code says how it ended."""
+    plan_path, options = _parse(arguments)
+    name = plan_path.stem
+
+    def train(plan: Plan) -> None:
+        from runtime.train.loop import run_training  # here, so that a failing import is reported too
+
+        run_training(plan, options, name)
+
+    return serve(plan_path, options.output / name, train)
+
+
+def serve(plan_path: Path, logs: Path, work: Callable[[Plan], None]) -> int:
+    """Join the other ranks of the plan and do ``work`` with them; the exit code says how it ended.
+
+    The traceback of a failure goes to a file whose name begins like ``logs``.
+    """
+    rank = int(os.environ["RANK"])
+    quieten_libraries()
+    try:
+        plan = read_plan(plan_path)
+        check_supported(plan)
+        _check_world(plan)
+        _join(plan)
+        work(plan)
+        dist.destroy_process_group()
+    except PlanError as error:
+        return fail("\n".join(map(render, error.diagnostics)), error.exit_code)
+    except Exception as error:
+        log = _write_log(logs.with_name(f"{logs.name}.rank{rank}.log"))
+        _note_out_of_memory(error)
+        return fail(render(_explain(error, rank, log)), _exit_code(error))
+    return ExitCode.OK
+
+
+def leave(status: int) -> NoReturn:
+    """End this process without the interpreter's shutdown, in which a process group waits for peers that are gone."""
+    sys.stdout.flush()
+    os._exit(status)
+
+
+def _parse(arguments: Sequence[str]) -> tuple[Path, RunOptions]:
+    default = RunOptions()
+    parser = argparse.ArgumentParser(prog="runtime.train.worker")
+    parser.add_argument("plan", type=Path)
+    parser.add_argument("--steps", type=int, default=default.steps)
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--tokenizer", type=Path)
+    parser.add_argument("--output", type=Path, default=default.output)
+    parser.add_argument("--seed", type=int, default=default.seed)
+    parser.add_argument("--learning-rate", type=float, default=default.learning_rate)
+    parser.add_argument("--warmup-steps", type=int, default=default.warmup_steps)
+    fields = vars(parser.parse_args(arguments))
+    return fields.pop("plan"), RunOptions(**fields)
+
+
+def _check_world(plan: Plan) -> None:
+    world = int(os.environ["WORLD_SIZE"])
+    if world != plan.layout.num_devices:
+        message = f"the plan uses {plan.layout.num_devices} processes, {world} were started"
+        raise PlanError(Diagnostic(rule="RUN009", message=message, hint="start them with `gptplan run`"))
+
+
+def _join(plan: Plan) -> None:
+    from runtime.patches.adapter import adapt
+
+    device = plan.problem.hardware.device
+    if device == "cuda":
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    adapt(device)
+    dist.init_process_group("nccl" if device == "cuda" else "gloo")
+
+
+def _write_log(path: Path) -> Path:
+    """Keep the traceback, in the folder for temporary files if not in ``path``; never raises."""
+    text = traceback.format_exc()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    except OSError:
+        # Where the metrics could not be written either; a full drive leaves an empty file.
+        with contextlib.suppress(OSError):
+            path.unlink()
+        path = Path(tempfile.gettempdir()) / f"gptplan-{os.getpid()}-{path.name}"
+        with contextlib.suppress(OSError):
+            path.write_text(text, encoding="utf-8")
+    return path
+
+
+def _explain(error: Exception, rank: int, log: Path) -> Diagnostic:
+    rule, hint = "RUN008", ""
+    if isinstance(error, torch.OutOfMemoryError):
+        message, hint = f"rank {rank} ran out of device memory", "solve again with a larger `--reserve`"
+    elif _is_full_drive(error):
+        rule, message = "RUN011", f"rank {rank} cannot write: the drive is full"
+        hint = "make room, or name another folder with `--output`"
+    else:
+        message = f"rank {rank} failed with {type(error).__name__}"
+    reason = str(error).strip().splitlines()[:1]
+    return Diagnostic(rule=rule, message=message, location=str(log), detail="".join(reason), hint=hint)
+
+
+def _note_out_of_memory(error: Exception) -> None:
+    path = os.environ.get(OUT_OF_MEMORY_FILE)
+    if path is not None and isinstance(error, torch.OutOfMemoryError):
+        with contextlib.suppress(OSError):
+            Path(path).touch()
+
+
+def _is_full_drive(error: Exception) -> bool:
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def _exit_code(error: Exception) -> ExitCode:
+    is_environment = isinstance(error, torch.OutOfMemoryError) or _is_full_drive(error)
+    return ExitCode.NEGATIVE if is_environment else ExitCode.BUG
+
+
+def fail(text: str, code: int) -> int:
+    """Say why, unless another rank of this node was first: its peers fail only because it did."""
+    path = os.environ.get(FAILURE_FILE)
+    if path is None:
+        show_failure(text)
+        return code
+    try:
+        with Path(path).open("x", encoding="utf-8") as file:
+            file.write(f"{int(code)}\n{text}")
+    except FileExistsError:
+        pass
+    except OSError:  # the drive for temporary files is full
+        show_failure(text)
+    return code
+
+
+if __name__ == "__main__":
+    end_with_parent()
+    leave(main(sys.argv[1:]))

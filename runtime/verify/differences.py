@@ -1,0 +1,80 @@
+"""How far the gradients of all ranks are from those of one process, and from each other."""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from planner.handover.verification import GradientDifference, ReplicaDifference, StepComparison, Tolerance, Verification
+from runtime.verify.gradients import Gradients
+from runtime.verify.reference import ReferenceStep
+
+_TIED = {"lm_head.weight": "transformer.wte.weight"}
+"""Where the weights are tied, the last stage knows them under the other name."""
+
+
+class RankSteps(NamedTuple):
+    """What one rank saw: its pipeline stage, the loss of the whole batch and its gradients of each step."""
+
+    stage: int
+    losses: list[float]
+    gradients: list[Gradients]
+
+
+def compare(expected: Sequence[ReferenceStep], ranks: Sequence[RankSteps], tolerance: Tolerance) -> Verification:
+    """All ranks, in their order, beside one process."""
+    names = set(expected[0].gradients)
+    seen = {_known(name, names) for rank in ranks for name in rank.gradients[0]}
+    steps = tuple(_step(number, wanted, ranks) for number, wanted in enumerate(expected))
+    return Verification(
+        tolerance=tolerance, steps=steps, num_parameters=len(names), missing=tuple(sorted(names - seen))
+    )
+
+
+def _known(name: str, names: set[str]) -> str:
+    return name if name in names else _TIED.get(name, name)
+
+
+def _step(number: int, expected: ReferenceStep, ranks: Sequence[RankSteps]) -> StepComparison:
+    holders: dict[str, list[tuple[int, NDArray[np.float32]]]] = {}
+    for rank, of_rank in enumerate(ranks):
+        for name, gradient in of_rank.gradients[number].items():
+            holders.setdefault(_known(name, set(expected.gradients)), []).append((rank, gradient))
+    loss = ranks[0].losses[number]
+    gradients = [
+        GradientDifference(
+            value=relative(gradient, expected.gradients[name]), parameter=name, rank=rank, stage=ranks[rank].stage
+        )
+        for name, held in holders.items() for rank, gradient in held
+    ]  # fmt: skip
+    replicas = [
+        ReplicaDifference(value=relative(gradient, held[0][1]), parameter=name, ranks=(held[0][0], rank))
+        for name, held in holders.items() for rank, gradient in held[1:]
+    ]  # fmt: skip
+    return StepComparison(
+        step=number + 1, loss=loss, reference_loss=expected.loss,
+        loss_difference=_finite(abs(loss - expected.loss) / abs(expected.loss)),
+        gradient=max(gradients, key=_size), replicas=max(replicas, key=_size, default=None),
+    )  # fmt: skip
+
+
+def relative(found: NDArray[np.float32], wanted: NDArray[np.float32]) -> float | None:
+    """Norm of the difference over that of ``wanted``, which has no padding rows; ``None`` if it is no number."""
+    padding = len(found) - len(wanted)
+    if padding > 0:
+        wanted = np.pad(wanted, ((0, padding), (0, 0)))
+    difference = float(np.linalg.norm(found - wanted))
+    norm = float(np.linalg.norm(wanted))
+    if norm == 0:
+        return 0.0 if difference == 0 else None
+    return _finite(difference / norm)
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _size(difference: GradientDifference | ReplicaDifference) -> float:
+    return math.inf if difference.value is None else difference.value

@@ -1,0 +1,100 @@
+"""Gradients of undivided parameters, as the update of a step takes them, whatever divided them."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from numpy.typing import NDArray
+from torch import Tensor
+
+from runtime.train.booster import Trainer
+from runtime.train.gemini import GeminiTrainer
+from runtime.train.trainer import PlanTrainer
+
+Gradients = dict[str, NDArray[np.float32]]
+"""By the name of the parameter in Transformers' GPT-2; padding of the vocabulary is still there."""
+
+
+def watch_gradients(trainer: PlanTrainer) -> list[Gradients]:
+    """A list to which every step of ``trainer`` adds the gradients of this rank's parameters.
+
+    They are taken where the innermost optimizer begins its update, so everything that sums, divides
+    or scales gradients before is in them. What tensor parallelism, ZeRO or chunks divide is put
+    together; of everything else a rank shows its own copy. Every rank has to watch.
+    """
+    found: list[Gradients] = []
+
+    def take(*_: object) -> None:
+        found.append({name: gradient.float().cpu().numpy().copy() for name, gradient in _gradients(trainer)})
+
+    trainer.optimizer.optim.register_step_pre_hook(take)
+    return found
+
+
+def _gradients(trainer: PlanTrainer) -> Iterator[tuple[str, Tensor]]:
+    if isinstance(trainer, GeminiTrainer):
+        return _of_chunks(trainer)
+    if isinstance(trainer, Trainer):
+        return _of_shards(trainer)
+    grid: Any = trainer
+    return iter(grid.full_gradients().items())
+
+
+def _of_shards(trainer: Trainer) -> Iterator[tuple[str, Tensor]]:
+    """Put together what ZeRO divides over data parallelism, then what tensor parallelism divides."""
+    names = {id(parameter): name for name, parameter in trainer.model.unwrap().named_parameters()}
+    optimizer: Any = trainer.optimizer
+    # Without ZeRO, mixed precision updates a float32 copy of each parameter.
+    working_of = getattr(optimizer, "master_to_working_map", {})
+    for group in optimizer.optim.param_groups:
+        for updated in group["params"]:
+            if updated.grad is None:
+                continue
+            working, gradient = working_of.get(updated, updated), updated.grad
+            if trainer.layout.zero_stage:
+                working = optimizer.master_to_working_param[id(updated)]
+                parts = _gather(gradient.to(trainer.device), optimizer.pid_to_grad_store[id(working)].torch_pg)
+                gradient = torch.cat(parts)[: working.numel()].view_as(working)
+            name = names[id(working)]
+            yield name, _whole(name, gradient, trainer.plugin.tp_group)
+
+
+def _of_chunks(trainer: GeminiTrainer) -> Iterator[tuple[str, Tensor]]:
+    """Put together what Gemini divides: every rank has a range of some chunks, in which parameters lie."""
+    optimizer: Any = trainer.optimizer
+    names = {id(parameter): name for name, parameter in trainer.model.module.named_parameters()}
+    for number, parameter in optimizer.id_to_real_params.items():
+        info = optimizer.chunk_manager.get_chunk(parameter).tensors_info[parameter]
+        whole = torch.zeros(info.end - info.offset, device=trainer.device)
+        _, start, length = optimizer.get_offsets(number)
+        if length > 0:
+            whole[start : start + length] = optimizer.id_to_fake_params[number].grad.to(trainer.device)
+        dist.all_reduce(whole)
+        yield names[id(parameter)], whole.view(parameter.shape)
+
+
+def _gather(own: Tensor, group: Any) -> list[Tensor]:
+    parts = [torch.empty_like(own) for _ in range(dist.get_world_size(group))]
+    dist.all_gather(parts, own.contiguous(), group=group)
+    return parts
+
+
+def _whole(name: str, own: Tensor, group: Any) -> Tensor:
+    """Of the parts of a tensor-parallel group; the library's own gathering needs a GPU."""
+    axis = _split_axis(name)
+    if axis is None or dist.get_world_size(group) == 1:
+        return own
+    parts = _gather(own, group)
+    if ".c_attn." in name:  # queries, keys and values are divided one by one
+        thirds = zip(*(part.chunk(3, dim=-1) for part in parts), strict=True)
+        parts = [torch.cat(third, dim=-1) for third in thirds]
+    return torch.cat(parts, dim=axis)
+
+
+def _split_axis(name: str) -> int | None:
+    """The axis along which tensor parallelism divides a parameter."""
+    if ".c_attn." in name or ".c_fc." in name:
+        return -1
+    return 0 if name.endswith(("c_proj.weight", "wte.weight", "lm_head.weight")) else None

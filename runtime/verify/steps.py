@@ -1,0 +1,57 @@
+"""Training steps of a layout beside the same steps of one process."""
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+from torch.optim import SGD, AdamW
+
+from planner.handover.verification import TOLERANCES, Verification, Workaround
+from planner.layouts.layout import SHARDS_WEIGHTS
+from planner.plans.plan import Plan
+from runtime.train.choice import make_trainer
+from runtime.verify.differences import RankSteps, compare
+from runtime.verify.gradients import watch_gradients
+from runtime.verify.reference import counting_batches, reference_steps
+from runtime.verify.workarounds import switch_off
+
+SGD_RATE = 0.5
+ADAM_RATE = 3e-4
+"""Adam turns the rounding of a gradient near zero into a whole step, which must not move the next gradients far."""
+
+
+def verify(
+    plan: Plan, *, steps: int, seed: int, nvme_folder: Path | None = None, without: Collection[Workaround] = ()
+) -> Verification | None:
+    """Train ``steps`` steps both ways; rank 0 learns what came out. Every rank of the process group calls it.
+
+    Updates are gradient descent, which shows a gradient that is wrong by a factor; layouts whose
+    states are offloaded or in chunks take AdamW, the only optimizer for them.
+
+    Raises:
+        PlanError: the runtime cannot execute the plan's layout.
+    """
+    layout = plan.layout
+    takes_adam = layout.offload.tier != "none" or layout.zero_stage == SHARDS_WEIGHTS
+    rate, optimizer = (ADAM_RATE, AdamW) if takes_adam else (SGD_RATE, SGD)
+    batches = counting_batches(plan, steps, seed)
+    expected = []
+    if dist.get_rank() == 0:  # before a workaround is switched off, so that it stays right
+        expected = list(reference_steps(plan, batches, seed=seed, learning_rate=rate, optimizer=optimizer))
+    switch_off(without)
+    trainer = make_trainer(
+        plan, seed=seed, learning_rate=rate, nvme_folder=nvme_folder, optimizer=None if takes_adam else SGD
+    )
+    gradients = watch_gradients(trainer)
+    losses = [trainer.step({name: t[trainer.rows] for name, t in batch.items()}) for batch in batches]
+    ranks = _gather(RankSteps(trainer.position.stage, losses, gradients))
+    return compare(expected, ranks, TOLERANCES[layout.precision]) if ranks else None
+
+
+def _gather(own: RankSteps) -> list[RankSteps]:
+    """What all ranks saw, on rank 0; through host memory, whatever the layout communicates with."""
+    group = dist.new_group(backend="gloo")
+    found: list[Any] | None = [None] * dist.get_world_size() if dist.get_rank() == 0 else None
+    dist.gather_object(own, found, dst=0, group=group)
+    return found or []

@@ -1,0 +1,148 @@
+"""The step of a small pipeline, by hand."""
+
+import numpy as np
+import pytest
+
+from planner.cost_model import predict
+from planner.cost_model.communication import layer_collectives
+from planner.cost_model.compute import layer_seconds
+from planner.cost_model.grid_communication import grid_gradient_seconds
+from planner.cost_model.pipeline import host_seconds, pipeline_bubble, stage_times, step_breakdown
+from planner.cost_model.terms import total
+from planner.layouts.layout import columns_of
+from planner.layouts.stages import stages_of
+from planner.specs import TensorMode
+from tests.helpers import layout, problem, stages
+
+LAYER_S = 2048 / 5e11 + (10240 + 7680) / 5e8
+HEAD_S = 3 * 32768 / 5e11 + 20480 / 5e8
+EMBEDDING_S = 2048 / 5e8
+SEND_S = 256 / 1e9 + 1e-6
+
+
+def test_stage_times_by_hand() -> None:
+    times = stage_times(problem(num_devices=2), stages(pipeline_parallel=2, layers_per_stage=(1, 3)))
+    first, last = 3 * LAYER_S + EMBEDDING_S + SEND_S, 9 * LAYER_S + HEAD_S + SEND_S
+    assert total(times.microbatch).tolist() == pytest.approx([first, last])
+    # 3280 + 2048 + 128 parameters on the first stage, 3 * 3280 + 32 + 2048 on the last.
+    assert total(times.tail).tolist() == pytest.approx([5456 * 40 / 5e8, 11920 * 40 / 5e8])
+
+
+def test_stage_times_hide_half_of_backward_behind_the_reduction() -> None:
+    hidden = 0.5 * 8 * LAYER_S
+    times = stage_times(problem(num_devices=2), stages(data_parallel=2))
+    reduction = 2 * (15328 / 1e9 + 1e-6)
+    assert times.tail["data_parallel_communication"].tolist() == pytest.approx([max(reduction - hidden, 0)])
+    slow = problem(num_devices=2, hardware={"node_link": {"latency_s": 1e-3}})
+    exposed = stage_times(slow, stages(data_parallel=2)).tail["data_parallel_communication"]
+    assert exposed.tolist() == pytest.approx([2 * (15328 / 1e9 + 1e-3) - hidden])
+
+
+def test_stage_times_hide_nothing_behind_a_pipeline() -> None:
+    times = stage_times(problem(), stages(data_parallel=2, pipeline_parallel=2))
+    # 2 * 3280 + 2048 + 128 and 2 * 3280 + 32 + 2048 parameters.
+    expected = [2 * (8736 / 1e9 + 1e-6), 2 * (8640 / 1e9 + 1e-6)]
+    assert times.tail["data_parallel_communication"].tolist() == pytest.approx(expected)
+
+
+def test_pipeline_bubble_by_hand() -> None:
+    # Three stages of 5 s in all, the slowest of 2 s: 3 s are filled and drained, half of it with two chunks.
+    times = np.array([5.0]), np.array([2.0])
+    assert pipeline_bubble(*times, np.array([1])).tolist() == [3]
+    assert pipeline_bubble(*times, np.array([2])).tolist() == [1.5]
+
+
+def test_step_breakdown_by_hand() -> None:
+    breakdown = step_breakdown(problem(num_devices=2), stages(pipeline_parallel=2, layers_per_stage=(1, 3)))
+    assert breakdown == pytest.approx(
+        {
+            "forward_backward": 8 * 9 * LAYER_S,
+            "loss_head": 8 * HEAD_S,
+            "pipeline_communication": 8 * SEND_S,
+            "pipeline_bubble": 3 * LAYER_S + EMBEDDING_S + SEND_S,
+            "optimizer": 11920 * 40 / 5e8,
+            "tied_embedding_reduction": 2 * (2048 / 1e9 + 1e-6),
+        }
+    )
+
+
+def test_step_breakdown_of_one_device_has_no_bubble_and_no_communication() -> None:
+    breakdown = step_breakdown(problem(num_devices=1), stages())
+    assert breakdown == pytest.approx(
+        {
+            "forward_backward": 8 * 12 * LAYER_S,
+            "embedding": 8 * EMBEDDING_S,
+            "loss_head": 8 * HEAD_S,
+            "optimizer": 15328 * 40 / 5e8,
+        }
+    )
+
+
+def test_step_breakdown_of_interleaved_chunks_divides_the_bubble() -> None:
+    chunked = stages(pipeline_parallel=2, schedule="interleaved", num_model_chunks=2)
+    breakdown = step_breakdown(problem(num_devices=2), chunked)
+    first = 6 * LAYER_S + EMBEDDING_S + 4 * SEND_S
+    assert breakdown["pipeline_bubble"] == pytest.approx(first / 2)
+
+
+def test_host_seconds_are_what_a_layer_waits() -> None:
+    slow = problem(stack={"traffic": {"layer_host_s": 1.0}})
+    assert host_seconds(slow, stages()).tolist() == pytest.approx([4 * 3 * (1.0 - LAYER_S)])
+    some = stages(recompute_layers_per_stage=(3,))
+    assert host_seconds(slow, some).tolist() == pytest.approx([(3 + 3 * 4) * (1.0 - LAYER_S)])
+    assert host_seconds(problem(), stages()).tolist() == [0.0]
+
+
+def test_host_seconds_run_ahead_of_communication_too() -> None:
+    slow = problem(num_devices=2, stack={"traffic": {"layer_host_s": 1e-3}})
+    shared = stages(tensor_parallel=2)
+    layer = sum(layer_seconds(slow, shared)) + layer_collectives(slow, shared).once
+    assert host_seconds(slow, shared).tolist() == pytest.approx((4 * (3e-3 - layer)).tolist())
+
+
+def test_step_breakdown_takes_one_layout() -> None:
+    both = stages_of(columns_of(layout()).take(np.array([0, 0])))
+    with pytest.raises(ValueError, match="exactly one layout"):
+        step_breakdown(problem(), both)
+
+
+def test_prediction_by_hand() -> None:
+    prediction = predict(problem(num_devices=1), layout())
+    step_s = 8 * (12 * LAYER_S + EMBEDDING_S + HEAD_S) + 15328 * 40 / 5e8
+    assert prediction.step_s == pytest.approx(step_s)
+    assert prediction.tokens_per_s == pytest.approx(64 / step_s)
+    assert prediction.model_flops_per_s_per_gpu == pytest.approx(5898240 / step_s)
+    assert prediction.mfu == pytest.approx(5898240 / step_s / 1e12)
+    assert prediction.host_bytes_per_node == 0
+
+
+@pytest.mark.parametrize("mode", ["2d", "2.5d", "3d"])
+def test_prediction_of_a_grid_has_memory_and_communication(mode: TensorMode) -> None:
+    degree = 8 if mode == "3d" else 4
+    grid = layout(tensor_mode=mode, tensor_parallel=degree, micro_batch=8, num_microbatches=1)
+    prediction = predict(problem(num_devices=degree), grid)
+    assert prediction.breakdown_s["tensor_parallel_communication"] > 0
+    whole = predict(problem(num_devices=1), layout(micro_batch=8, num_microbatches=1))
+    assert prediction.stages[0].peak_bytes < whole.stages[0].peak_bytes
+
+
+def test_step_breakdown_under_zero_3_gathers_weights_with_every_micro_batch() -> None:
+    sharded = stages(data_parallel=2, zero_stage=3)
+    breakdown = step_breakdown(problem(num_devices=2), sharded)
+    # Two gathers and a scatter of 15328 parameters of two bytes; 15328 / 3280 pieces.
+    assert breakdown["weight_gathering"] == pytest.approx(8 * 3 * (15328 / 1e9 + 15328 / 3280 * 1e-6))
+    assert "data_parallel_communication" not in breakdown
+    hidden = problem(num_devices=2, stack={"overlap": {"sharded": 1.0}})
+    assert "weight_gathering" not in step_breakdown(hidden, sharded)
+
+
+def test_step_breakdown_of_a_grid_reduces_gradients_after_backward() -> None:
+    grid = stages(tensor_mode="2d", tensor_parallel=4, data_parallel=2)
+    asked = problem(num_devices=8)
+    breakdown = step_breakdown(asked, grid)
+    assert breakdown["data_parallel_communication"] == pytest.approx(float(grid_gradient_seconds(asked, grid)[0]))
+
+
+def test_host_seconds_that_nothing_hides() -> None:
+    waits = problem(stack={"traffic": {"blocking_launches": True, "layer_host_s": 1.0}})
+    assert host_seconds(waits, stages(recompute_layers_per_stage=(3,))).tolist() == [3 * 4 + 3]

@@ -1,0 +1,158 @@
+"""Shrinking keeps what kind of layout a plan has, keeps every rule, and says what it changed."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from planner.diagnostics import ExitCode, PlanError
+from planner.launch.shrink import Shrunken, shrink
+from planner.layouts.layout import Offload
+from planner.plans.plan import Plan
+from planner.rules import violations
+from tests.runtime.conftest import make_plan
+
+CARD = {"device": "cuda", "devices_per_node": 8}
+
+
+def large(**fields: Any) -> Plan:
+    """A plan of a model that no test would train."""
+    layers = sum(fields.get("layers_per_stage", (96,)))
+    model = {"num_layers": layers, "hidden_size": 12288, "num_heads": 96, "ffn_hidden_size": 49152,
+             "vocab_size": 50257, "max_seq_len": 2048, "dropout": 0.1, "tied_embeddings": False}  # fmt: skip
+    batch = fields.pop("global_batch", 1536)
+    return make_plan(model=model, hardware=CARD, global_batch=batch, **fields)
+
+
+def shrunken(plan: Plan, max_processes: int = 8, *, on_gpus: bool = False) -> Shrunken:
+    small = shrink(plan, max_processes=max_processes, on_gpus=on_gpus)
+    problem, layout = small.plan.problem, small.plan.layout
+    assert violations(problem, layout) == []
+    assert layout.num_devices <= max_processes
+    assert problem.model.hidden_size <= 512
+    assert problem.model.dropout == 0
+    assert not problem.model.tied_embeddings
+    assert problem.global_batch == layout.global_batch
+    for field in ("tensor_mode", "zero_stage", "sequence_parallel", "schedule", "num_model_chunks", "offload"):
+        assert getattr(layout, field) == getattr(plan.layout, field)
+    for field in ("tensor_parallel", "tensor_depth", "pipeline_parallel", "data_parallel", "num_microbatches"):
+        assert (getattr(layout, field) > 1) == (getattr(plan.layout, field) > 1)
+    return small
+
+
+def test_what_fits_keeps_its_degrees() -> None:
+    small = shrunken(large(tensor_parallel=2, pipeline_parallel=4, num_microbatches=8, layers_per_stage=(24,) * 4))
+    layout = small.plan.layout
+    assert (layout.tensor_parallel, layout.pipeline_parallel, layout.data_parallel) == (2, 4, 1)
+    assert small.changes == ()
+    assert layout.precision == "fp32"
+
+
+def test_data_parallelism_shrinks_before_the_pipeline_and_that_before_tensor_parallelism() -> None:
+    def degrees(max_processes: int, **fields: Any) -> tuple[int, int, int]:
+        found = shrunken(large(**fields), max_processes).plan.layout
+        return found.tensor_parallel, found.pipeline_parallel, found.data_parallel
+
+    two_by_four = {"tensor_parallel": 2, "pipeline_parallel": 4, "layers_per_stage": (24,) * 4, "num_microbatches": 8}
+    assert degrees(32, **two_by_four, data_parallel=8) == (2, 4, 4)
+    assert degrees(16, **two_by_four, data_parallel=8) == (2, 4, 2)
+    assert degrees(8, **two_by_four, data_parallel=8) == (2, 2, 2)
+    eight_by_twelve = {"tensor_parallel": 8, "pipeline_parallel": 12, "layers_per_stage": (8,) * 12}
+    assert degrees(16, **eight_by_twelve, num_microbatches=24) == (8, 2, 1)
+    assert degrees(8, **eight_by_twelve, num_microbatches=24) == (4, 2, 1)
+    assert degrees(8, data_parallel=64, num_microbatches=2) == (1, 1, 8)
+
+
+def test_what_changed_is_said() -> None:
+    plan = large(
+        data_parallel=64, num_microbatches=2, zero_stage=2, precision="fp16", layers_per_stage=(96,)
+    )  # fmt: skip
+    small = shrunken(plan, 4)
+    assert small.changes == ("data parallel 4 instead of 64", "bf16 instead of fp16")
+
+
+def test_the_precision_of_the_plan_is_kept_where_it_is_asked_for() -> None:
+    plan = large(tensor_parallel=4, precision="fp16")
+    small = shrink(plan, max_processes=8, on_gpus=False, own_precision=True)
+    assert (small.plan.layout.precision, small.plan.problem.precision, small.changes) == ("fp16", "fp16", ())
+
+
+def test_too_few_processes_for_the_layouts_kinds_of_parallelism() -> None:
+    plan = large(
+        tensor_mode="2d", tensor_parallel=16, pipeline_parallel=4, data_parallel=2, layers_per_stage=(24,) * 4,
+        num_microbatches=4,
+    )  # fmt: skip
+    with pytest.raises(PlanError) as caught:
+        shrink(plan, max_processes=8, on_gpus=False)
+    (found,) = caught.value.diagnostics
+    assert found.message == "the layout has 128 ranks, and 16 are the fewest that keep its kinds of parallelism"
+    assert found.hint == "`--max-processes 16`, or 128 for all its ranks"
+    assert caught.value.exit_code == ExitCode.USAGE
+    assert shrunken(plan, 16).plan.layout.tensor_parallel == 4
+
+
+@pytest.mark.parametrize(
+    ("mode", "degree", "depth", "least"), [("2d", 16, 1, 4), ("2.5d", 32, 2, 8), ("2.5d", 4, 4, 4), ("3d", 64, 1, 8)]
+)
+def test_grids_stay_grids(mode: str, degree: int, depth: int, least: int) -> None:
+    plan = large(tensor_mode=mode, tensor_parallel=degree, tensor_depth=depth, num_microbatches=2, global_batch=512)
+    assert shrunken(plan).plan.layout.tensor_parallel == least
+
+
+def test_stages_stay_uneven_and_recompute_in_part() -> None:
+    plan = large(
+        pipeline_parallel=6, layers_per_stage=(16, 16, 16, 16, 16, 15), num_microbatches=12,
+        recompute_layers_per_stage=(8, 8, 4, 0, 0, 0), global_batch=96,
+    )  # fmt: skip
+    layout = shrunken(plan).plan.layout
+    assert layout.layers_per_stage == (3, 3, 3, 3, 3, 2)
+    assert layout.recompute_layers_per_stage == (2, 2, 1, 0, 0, 0)
+    assert layout.num_microbatches == 7
+    two = shrunken(plan, 2).plan.layout
+    assert two.layers_per_stage == (2, 2)
+    assert two.recompute_layers_per_stage == (1, 1)
+
+
+def test_interleaving_keeps_its_chunks_and_rounds() -> None:
+    fields: dict[str, Any] = {"pipeline_parallel": 4, "schedule": "interleaved", "num_model_chunks": 3,
+                              "layers_per_stage": (24,) * 4}  # fmt: skip
+    layout = shrunken(large(**fields, num_microbatches=32)).plan.layout
+    assert layout.layers_per_stage == (3,) * 4
+    assert layout.num_microbatches == 8
+    assert shrunken(large(**fields, num_microbatches=4)).plan.layout.num_microbatches == 4
+
+
+def test_chunks_of_gemini_need_a_gpu() -> None:
+    plan = large(zero_stage=3, data_parallel=16, precision="bf16", num_microbatches=2,
+                 offload=Offload(optimizer=0.5, tier="cpu"))  # fmt: skip
+    with pytest.raises(PlanError) as caught:
+        shrink(plan, max_processes=8, on_gpus=False)
+    assert caught.value.exit_code == ExitCode.NEGATIVE
+    assert caught.value.diagnostics[0].hint == "`--on-gpus` on a machine with GPUs"
+    small = shrunken(plan, 2, on_gpus=True).plan
+    assert small.layout.data_parallel == 2
+    assert small.problem.hardware.device == "cuda"
+
+
+DEGREES = st.tuples(st.sampled_from([1, 2, 3, 4, 6, 8]), st.sampled_from([1, 2, 3, 8]), st.sampled_from([1, 2, 16]))
+
+
+@given(
+    degrees=DEGREES, sequence=st.booleans(), rounds=st.integers(1, 4), recomputed=st.integers(0, 4),
+    most=st.integers(8, 16),
+)  # fmt: skip
+def test_every_layout_of_1d_can_be_shrunk(
+    degrees: tuple[int, int, int], sequence: bool, rounds: int, recomputed: int, most: int
+) -> None:
+    tensor, stages, data = degrees
+    count = rounds * stages
+    plan = large(
+        tensor_parallel=tensor, pipeline_parallel=stages, data_parallel=data, sequence_parallel=sequence and tensor > 1,
+        num_microbatches=count, layers_per_stage=(4,) * stages, recompute_layers_per_stage=(recomputed,) * stages,
+        global_batch=count * data * 4,
+    )  # fmt: skip
+    small = shrunken(plan, most).plan.layout
+    share = {0: "none", 4: "all"}.get(recomputed, "some")
+    for layers, own in zip(small.layers_per_stage, small.recompute_layers_per_stage, strict=True):
+        assert {"none": own == 0, "all": own == layers, "some": 0 < own < layers}[share]

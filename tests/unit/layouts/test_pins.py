@@ -1,0 +1,136 @@
+"""What ``--pin`` and ``--forbid`` take, and which layouts match it."""
+
+from typing import Any
+
+import pytest
+
+from planner.diagnostics import ExitCode, PlanError
+from planner.layouts.layout import Offload, columns_of
+from planner.layouts.pins import FIELDS, layers_match, matches, parse_pin, pinned_devices, pinned_layers
+from tests.helpers import layout
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("tensor_parallel=4", ("tensor_parallel", "4")),
+        (" tensor_parallel = 4 ", ("tensor_parallel", "4")),
+        ("tensor_mode=2.5d", ("tensor_mode", "2.5d")),
+        ("schedule=1f1b", ("schedule", "1f1b")),
+        ("zero_stage=0", ("zero_stage", "0")),
+        ("sequence_parallel=true", ("sequence_parallel", "true")),
+        ("recompute_layers_per_stage=all", ("recompute_layers_per_stage", "all")),
+        ("offload.tier=cpu", ("offload.tier", "cpu")),
+        ("offload.optimizer=0.5", ("offload.optimizer", "0.5")),
+        ("layers_per_stage=even", ("layers_per_stage", "even")),
+        ("layers_per_stage=1,3", ("layers_per_stage", "1,3")),
+        ("layers_per_stage=1, 3", ("layers_per_stage", "1, 3")),
+    ],
+)
+def test_a_pin_is_split(text: str, expected: tuple[str, str]) -> None:
+    assert parse_pin(text, "--pin") == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "message", "hint"),
+    [
+        ("tensor_parallel", "`tensor_parallel` is not field=value", "write it like `--pin tensor_parallel=4`"),
+        ("tensor_parallel=", "`tensor_parallel=` is not field=value", "write it like `--pin tensor_parallel=4`"),
+        ("", "`` is not field=value", "write it like `--pin tensor_parallel=4`"),
+        ("tensor_paralel=4", "a layout has no field `tensor_paralel` to pin", "did you mean `tensor_parallel`?"),
+        ("=4", "a layout has no field `` to pin", f"use one of {', '.join(FIELDS)}"),
+        ("tensor_parallel=0", "`0` is no value of tensor_parallel", "use a whole number from 1 to 999999999"),
+        ("tensor_parallel=-1", "`-1` is no value of tensor_parallel", "use a whole number from 1 to 999999999"),
+        ("micro_batch=1.5", "`1.5` is no value of micro_batch", "use a whole number from 1 to 999999999"),
+        ("tensor_mode=4d", "`4d` is no value of tensor_mode", "use one of none, 1d, 2d, 2.5d, 3d"),
+        ("zero_stage=4", "`4` is no value of zero_stage", "use one of 0, 1, 2, 3"),
+        ("sequence_parallel=yes", "`yes` is no value of sequence_parallel", "use one of false, true"),
+        ("offload.optimizer=2", "`2` is no value of offload.optimizer", "use a share from 0 to 1"),
+        ("offload.optimizer=nan", "`nan` is no value of offload.optimizer", "use a share from 0 to 1"),
+        ("offload.optimizer=x", "`x` is no value of offload.optimizer", "use a share from 0 to 1"),
+        (
+            "layers_per_stage=1,,3", "`1,,3` is no value of layers_per_stage",
+            "use `even` or a list such as 24,24,24,24",
+        ),
+    ],
+)  # fmt: skip
+def test_a_bad_pin_says_what_to_type(text: str, message: str, hint: str) -> None:
+    with pytest.raises(PlanError) as raised:
+        parse_pin(text, "--pin")
+    (diagnostic,) = raised.value.diagnostics
+    assert raised.value.exit_code == ExitCode.USAGE
+    assert (diagnostic.message, diagnostic.location, diagnostic.hint) == (message, "--pin", hint)
+
+
+def test_an_absurdly_long_number_is_bad_input() -> None:
+    with pytest.raises(PlanError):
+        parse_pin("tensor_parallel=" + "9" * 5000, "--pin")
+
+
+@pytest.mark.parametrize(
+    ("value", "num_stages", "expected"),
+    [
+        ("even", 2, (2, 2)),
+        ("even", 3, None),
+        ("1,3", 2, (1, 3)),
+        ("1, 3", 2, (1, 3)),
+        ("1,3", 1, None),
+        ("1,2", 2, None),
+    ],
+)
+def test_pinned_layers(value: str, num_stages: int, expected: tuple[int, ...] | None) -> None:
+    assert pinned_layers(value, num_layers=4, num_stages=num_stages) == expected
+
+
+PINNED = {
+    "tensor_mode": "1d", "tensor_parallel": "2", "tensor_depth": "1", "pipeline_parallel": "2", "data_parallel": "1",
+    "micro_batch": "1", "num_microbatches": "8", "num_model_chunks": "1", "schedule": "1f1b", "zero_stage": "1",
+    "sequence_parallel": "true", "recompute_layers_per_stage": "all", "offload.tier": "cpu",
+    "offload.optimizer": "1.0", "offload.parameters": "0.5", "layers_per_stage": "2,2",
+}  # fmt: skip
+OTHER = {
+    "tensor_mode": "2d", "schedule": "none", "zero_stage": "0", "sequence_parallel": "false",
+    "recompute_layers_per_stage": "none", "offload.tier": "none", "offload.optimizer": "0.5",
+    "offload.parameters": "1.0",
+}  # fmt: skip
+
+
+def test_every_field_has_a_pinned_value_here() -> None:
+    assert sorted(PINNED) == sorted(FIELDS)
+
+
+@pytest.mark.parametrize("field", FIELDS)
+def test_pins_match_columns(field: str) -> None:
+    columns = columns_of(
+        layout(
+            tensor_parallel=2, pipeline_parallel=2, zero_stage=1, sequence_parallel=True,
+            recompute_layers_per_stage=(2, 2), offload=Offload(optimizer=1.0, parameters=0.5, tier="cpu"),
+        )
+    )  # fmt: skip
+    assert matches(columns, field, PINNED[field]).all()
+    if field != "layers_per_stage":
+        assert not matches(columns, field, OTHER.get(field, "7")).any()
+
+
+@pytest.mark.parametrize(("value", "expected"), [("even", False), ("1,3", True), ("3,1", False), ("1,2,1", False)])
+def test_layers_match(value: str, expected: bool) -> None:
+    assert layers_match(layout(pipeline_parallel=2, layers_per_stage=(1, 3)), value) is expected
+
+
+@pytest.mark.parametrize("field", [field for field in FIELDS if field != "layers_per_stage"])
+def test_what_matches_parses(field: str) -> None:
+    values: tuple[Any, ...] = (PINNED[field], OTHER.get(field, "7"))
+    assert [parse_pin(f"{field}={value}", "--forbid") for value in values] == [(field, value) for value in values]
+
+
+@pytest.mark.parametrize(
+    ("pinned", "expected"),
+    [
+        ({}, 1),
+        ({"tensor_parallel": "4", "data_parallel": "3", "micro_batch": "5"}, 12),
+        ({"tensor_parallel": "4", "layers_per_stage": "1,2,1"}, 12),
+        ({"pipeline_parallel": "2", "layers_per_stage": "even"}, 2),
+    ],
+)
+def test_pinned_degrees_and_stages_divide_the_number_of_devices(pinned: dict[str, str], expected: int) -> None:
+    assert pinned_devices(pinned) == expected

@@ -1,0 +1,134 @@
+"""Links of groups on small clusters: 1e9 B/s and 1 us in a node, 1e8 B/s and 12 us between nodes."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from planner.layouts.topology import Cluster, GroupLink, cluster_graph, link_columns, members_per_node
+from tests.helpers import tiny_hardware
+
+INSIDE = GroupLink(bandwidth_bytes_per_s=1e9, latency_s=1e-6)
+OUTSIDE = GroupLink(bandwidth_bytes_per_s=1e8, latency_s=1e-6 + 1e-5 / 2 + 1e-5 / 2 + 1e-6)
+NOTHING = GroupLink(bandwidth_bytes_per_s=float("inf"), latency_s=0.0)
+
+
+def cluster(num_devices: int, devices_per_node: int = 4, **hardware: Any) -> Cluster:
+    """Tiny devices in nodes."""
+    return Cluster(
+        hardware=tiny_hardware(**hardware), devices_per_node=devices_per_node, num_devices=num_devices
+    )  # fmt: skip
+
+
+def test_a_group_inside_a_node_has_the_node_link() -> None:
+    assert cluster(8).ring(stride=1, size=4) == INSIDE
+    assert cluster(8).neighbours(stride=1, size=4) == INSIDE
+    assert cluster(8).ring(stride=2, size=2) == INSIDE
+
+
+def test_a_single_device_needs_no_link() -> None:
+    assert cluster(1).ring(stride=1, size=1) == NOTHING
+    assert cluster(8).neighbours(stride=4, size=1) == NOTHING
+
+
+def test_one_member_on_each_node_has_the_network() -> None:
+    assert cluster(8).ring(stride=4, size=2) == OUTSIDE
+    assert cluster(8).neighbours(stride=4, size=2) == OUTSIDE
+
+
+@pytest.mark.parametrize(("stride", "members", "latency_us"), [(4, 1, 12), (2, 2, (12 + 1) / 2), (1, 4, (12 + 3) / 4)])
+def test_a_ring_over_nodes_leaves_each_node_once(stride: int, members: int, latency_us: float) -> None:
+    ring = cluster(8).ring(stride=stride, size=8 // stride)
+    assert ring.bandwidth_bytes_per_s == members * 1e8
+    assert ring.latency_s == pytest.approx(latency_us * 1e-6)
+
+
+def test_the_node_link_limits_many_rings() -> None:
+    fast_network: dict[str, Any] = {"network": {"bandwidth_bytes_per_s": 8e8}}
+    assert cluster(8, **fast_network).ring(stride=1, size=8).bandwidth_bytes_per_s == 1e9
+    assert cluster(8, **fast_network).ring(stride=4, size=2).bandwidth_bytes_per_s == 4e8
+
+
+def test_the_host_link_limits_a_fast_nic() -> None:
+    fast_network: dict[str, Any] = {"network": {"bandwidth_bytes_per_s": 8e9}}
+    assert cluster(8, **fast_network).ring(stride=4, size=2).bandwidth_bytes_per_s == 5e8
+
+
+def test_groups_that_do_not_align_with_nodes_take_the_worst_place() -> None:
+    # Six ranks in groups of three on nodes of four: ranks 3 | 4, 5 are split one and two.
+    assert members_per_node(1, 3, num_devices=6, devices_per_node=4) == (1, True)
+    assert cluster(6).ring(stride=1, size=3) == OUTSIDE
+    assert cluster(6).neighbours(stride=1, size=3) == OUTSIDE
+
+
+@pytest.mark.parametrize(
+    ("stride", "size", "expected"),
+    [
+        (1, 4, (4, False)),
+        (1, 2, (2, False)),
+        (1, 8, (4, True)),
+        (2, 4, (2, True)),
+        (4, 2, (1, True)),
+        (2, 2, (2, False)),
+    ],
+)
+def test_members_per_node_by_hand(stride: int, size: int, expected: tuple[int, bool]) -> None:
+    assert members_per_node(stride, size, num_devices=8, devices_per_node=4) == expected
+
+
+def test_two_devices_share_one_nic() -> None:
+    shared: dict[str, Any] = {"network": {"nics_per_node": 2}}
+    assert cluster(8, **shared).ring(stride=4, size=2).bandwidth_bytes_per_s == 0.5e8
+    assert cluster(8, **shared).neighbours(stride=4, size=2).bandwidth_bytes_per_s == 0.5e8
+    # All four members of a node together still have both NICs.
+    assert cluster(8, **shared).ring(stride=1, size=8).bandwidth_bytes_per_s == 2e8
+
+
+def test_more_nics_than_devices_do_not_help() -> None:
+    assert cluster(8, network={"nics_per_node": 8}).ring(stride=4, size=2) == OUTSIDE
+
+
+def test_nodes_of_one_device_always_use_the_network() -> None:
+    assert cluster(4, devices_per_node=1).ring(stride=1, size=4) == OUTSIDE
+
+
+def test_oversubscription_divides_the_network() -> None:
+    assert cluster(8, network={"oversubscription": 2.0}).ring(stride=4, size=2).bandwidth_bytes_per_s == 0.5e8
+
+
+def test_no_latency_does_not_turn_the_way_inside_a_node() -> None:
+    """The node link is the way inside a node, also where its latency is given as 0."""
+    for devices in (2, 4):
+        ideal = cluster(8, devices, node_link={"latency_s": 0.0}, network={"nics_per_node": 1})
+        assert ideal.ring(stride=1, size=2).bandwidth_bytes_per_s == 1e9
+
+
+def test_the_graph_has_two_nodes_and_a_fabric() -> None:
+    graph = cluster_graph(tiny_hardware(), 4)
+    assert graph.number_of_nodes() == 2 * (4 + 1 + 4) + 1
+    assert graph.edges["fabric", ("nic", 0, 0)]["bandwidth"] == 1e8
+    assert graph.edges[("device", 0, 0), ("switch", 0)]["bandwidth"] == 1e9
+
+
+def test_link_columns_look_up_each_row() -> None:
+    bandwidth, latency = link_columns(cluster(8).ring, np.array([1, 4, 1, 8]), np.array([4, 2, 8, 1]))
+    assert bandwidth.tolist() == [1e9, 1e8, 4e8, float("inf")]
+    assert latency.tolist() == pytest.approx([1e-6, 12e-6, 3.75e-6, 0.0])
+
+
+def test_a_ring_of_two_has_an_efficiency_of_its_own() -> None:
+    links = [Cluster(hardware=tiny_hardware(node_link={"pair_efficiency": share}), devices_per_node=4, num_devices=8)
+             for share in (None, 0.25)]  # fmt: skip
+    usual, paired = links
+    assert usual.ring(1, 2).bandwidth_bytes_per_s == pytest.approx(1e9)
+    assert paired.ring(1, 2).bandwidth_bytes_per_s == pytest.approx(5e8)
+    for stride, size in ((1, 4), (4, 2), (1, 8)):
+        assert paired.ring(stride, size) == usual.ring(stride, size)
+    assert paired.neighbours(1, 2) == usual.neighbours(1, 2)
+
+
+def test_what_a_collective_takes_to_start_is_shared_by_its_steps() -> None:
+    ring = cluster(8, node_link={"start_s": 6e-6}).ring(stride=1, size=4)
+    # An all-reduce over four ranks has six steps.
+    assert ring.latency_s == pytest.approx(1e-6 + 1e-6)
+    assert cluster(8, node_link={"start_s": 6e-6}).neighbours(stride=1, size=4) == INSIDE
