@@ -69,9 +69,15 @@ def problem_of(case: Case) -> Problem:
         return build_problem(Question(model=case.model, gpus=case.gpus, gpu=case.gpu, stack=case.stack))
     problem = build_problem(Question(model="gpt3-175b", gpus=case.gpus, gpu=case.gpu, stack=case.stack))
     model = msgspec.structs.replace(
-        problem.model, name="1t", title="A trillion parameters", num_layers=128, hidden_size=25600, num_heads=160,
-        ffn_hidden_size=102400, global_batch=3072,
-    )  # fmt: skip
+        problem.model,
+        name="1t",
+        title="A trillion parameters",
+        num_layers=128,
+        hidden_size=25600,
+        num_heads=160,
+        ffn_hidden_size=102400,
+        global_batch=3072,
+    )
     return msgspec.structs.replace(problem, model=model, global_batch=3072)
 
 
@@ -86,9 +92,12 @@ def solve_once(case: Case) -> dict[str, Any]:
     peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     space = answer.space
     return {
-        "solve_s": elapsed_s, "peak_bytes": peak_bytes, "layouts": space.layouts, "fit": space.fit,
+        "solve_s": elapsed_s,
+        "peak_bytes": peak_bytes,
+        "layouts": space.layouts,
+        "fit": space.fit,
         "status": answer.status,
-    }  # fmt: skip
+    }
 
 
 def measure(case: Case, runs: int) -> Result:
@@ -139,9 +148,17 @@ def page(results: Sequence[Result], runs: int) -> str:
 def _line(result: Result) -> str:
     case = result.case
     cells = (
-        case.model, f"{case.gpus:,}", case.gpu, case.stack, f"{result.layouts:,}", f"{result.fit:,}", result.status,
-        f"{result.solve_s:.2f} s", f"{result.slowest_s:.2f} s", f"{result.peak_bytes / MIB:.0f} MiB",
-    )  # fmt: skip
+        case.model,
+        f"{case.gpus:,}",
+        case.gpu,
+        case.stack,
+        f"{result.layouts:,}",
+        f"{result.fit:,}",
+        result.status,
+        f"{result.solve_s:.2f} s",
+        f"{result.slowest_s:.2f} s",
+        f"{result.peak_bytes / MIB:.0f} MiB",
+    )
     return f"| {' | '.join(cells)} |"
 
 

@@ -41,10 +41,22 @@ def plans_page() -> str:
     remarks = [f"- `{name}`: {one.note}." for name, one in rows.items() if one.note]
     commands = [command(name, one.question) for name, one in known.items()]
     parts = [
-        _HEAD, _ROWS, _COLUMNS.format("row"), *(_line(name, rows[name]) for name in rows), "", *remarks, "",
-        "## Others\n", _COLUMNS.format("model"), *(_line(name, known[name]) for name in others), "",
-        "## The commands that make them\n", "```", *commands, "```",
-    ]  # fmt: skip
+        _HEAD,
+        _ROWS,
+        _COLUMNS.format("row"),
+        *(_line(name, rows[name]) for name in rows),
+        "",
+        *remarks,
+        "",
+        "## Others\n",
+        _COLUMNS.format("model"),
+        *(_line(name, known[name]) for name in others),
+        "",
+        "## The commands that make them\n",
+        "```",
+        *commands,
+        "```",
+    ]
     return "\n".join(parts) + "\n"
 
 
@@ -52,11 +64,19 @@ def _line(name: str, one: Asked) -> str:
     plan = read_plan(path_of(name))
     layout = plan.layout
     cells = [
-        f"[`{name}`](../plans/{name}.plan)", one.row or plan.problem.model.name, str(layout.num_devices),
-        str(layout.micro_batch * layout.num_microbatches), _tensor(layout), str(layout.pipeline_parallel),
-        str(layout.data_parallel), str(layout.zero_stage), layout.offload.words, _chosen(plan),
-        format_seconds(plan.predicted.step_s), _memory(plan),
-    ]  # fmt: skip
+        f"[`{name}`](../plans/{name}.plan)",
+        one.row or plan.problem.model.name,
+        str(layout.num_devices),
+        str(layout.micro_batch * layout.num_microbatches),
+        _tensor(layout),
+        str(layout.pipeline_parallel),
+        str(layout.data_parallel),
+        str(layout.zero_stage),
+        layout.offload.words,
+        _chosen(plan),
+        format_seconds(plan.predicted.step_s),
+        _memory(plan),
+    ]
     return f"| {' | '.join(cells)} |"
 
 

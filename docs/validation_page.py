@@ -132,16 +132,33 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1)
 
 def _errors_table(report: Report) -> str:
     headings = (
-        "set", "rows", "scored", "memory: n", "mean", "worst", "bias", "step time: n", "mean", "worst", "bias",
-        "fit as fit", "fit as OOM", "OOM as fit", "OOM as OOM",
-    )  # fmt: skip
+        "set",
+        "rows",
+        "scored",
+        "memory: n",
+        "mean",
+        "worst",
+        "bias",
+        "step time: n",
+        "mean",
+        "worst",
+        "bias",
+        "fit as fit",
+        "fit as OOM",
+        "OOM as fit",
+        "OOM as OOM",
+    )
     rows = [
         [
-            name, str(one.rows), str(one.scored), *_errors(one.memory), *_errors(one.step_time),
+            name,
+            str(one.rows),
+            str(one.scored),
+            *_errors(one.memory),
+            *_errors(one.step_time),
             *(str(getattr(one.outcome, field)) for field in one.outcome.__struct_fields__),
         ]
         for name, one in report.sets.items()
-    ]  # fmt: skip
+    ]
     return table(headings, rows)
 
 
@@ -154,12 +171,16 @@ def _ranking_table(report: Report) -> str:
     headings = ("set", "groups", "Kendall's tau", "mean regret", "largest regret", "groups within 3 %")
     rows = [
         [
-            name, str(rank.groups), "" if rank.kendall_tau is None else f"{rank.kendall_tau:.2f}",
-            percent(rank.top1_regret_pct), percent(rank.top1_regret_max_pct), percent(rank.top1_within_3_pct),
+            name,
+            str(rank.groups),
+            "" if rank.kendall_tau is None else f"{rank.kendall_tau:.2f}",
+            percent(rank.top1_regret_pct),
+            percent(rank.top1_regret_max_pct),
+            percent(rank.top1_within_3_pct),
         ]
         for name, one in report.sets.items()
         if (rank := one.ranking).groups
-    ]  # fmt: skip
+    ]
     return table(headings, rows)
 
 
@@ -197,11 +218,15 @@ def _section(name: str, one: SetScore, report: Report, plots: dict[str, str]) ->
 def _worst(replays: Sequence[Replay], pair_of: Callable[[Replay], Pair | None], words: Callable[[float], str]) -> str:
     rows = [
         [
-            worst.replay.row.id, layout_words(worst.replay), worst.part,
-            words(worst.pair[0]), words(worst.pair[1]), percent(error_pct(*worst.pair), signed=True),
+            worst.replay.row.id,
+            layout_words(worst.replay),
+            worst.part,
+            words(worst.pair[0]),
+            words(worst.pair[1]),
+            percent(error_pct(*worst.pair), signed=True),
         ]
         for worst in worst_rows(replays, pair_of, WORST)
-    ]  # fmt: skip
+    ]
     headings = ("row", "layout", "largest part of the prediction", "measured", "predicted", "error")
     return table(headings, rows, left=3) if rows else ""
 

@@ -56,67 +56,112 @@ def changed(struct: Struct, **overrides: Any) -> Struct:
 def tiny_model(**overrides: Any) -> ModelSpec:
     """4 layers, hidden 16, 4 heads, feed-forward 64, vocabulary 128, 8 positions, no dropout."""
     model = ModelSpec(
-        name="tiny", title="Tiny", num_layers=4, hidden_size=16, num_heads=4, ffn_hidden_size=64, vocab_size=128,
-        max_seq_len=8, tied_embeddings=True, dropout=0.0, seq_len=8, global_batch=8, precision="bf16", sources={},
-    )  # fmt: skip
+        name="tiny",
+        title="Tiny",
+        num_layers=4,
+        hidden_size=16,
+        num_heads=4,
+        ffn_hidden_size=64,
+        vocab_size=128,
+        max_seq_len=8,
+        tied_embeddings=True,
+        dropout=0.0,
+        seq_len=8,
+        global_batch=8,
+        precision="bf16",
+        sources={},
+    )
     return changed(model, **overrides)
 
 
 def tiny_hardware(**overrides: Any) -> HardwareSpec:
     """1e12 FLOP/s at half efficiency, 1e9 B/s of memory at half, 1e9 B/s in a node of 4, 1e8 B/s between."""
     hardware = HardwareSpec(
-        name="tiny-gpu", title="Tiny GPU", device="cuda", device_names=("Tiny",), memory_bytes=Bytes(10_000_000),
-        context_bytes=Bytes(1000), communicator_bytes=Bytes(100), memory_bandwidth_bytes_per_s=BytesPerSecond(1e9),
-        kernel_launch_s=Seconds(0), devices_per_node=4,
+        name="tiny-gpu",
+        title="Tiny GPU",
+        device="cuda",
+        device_names=("Tiny",),
+        memory_bytes=Bytes(10_000_000),
+        context_bytes=Bytes(1000),
+        communicator_bytes=Bytes(100),
+        memory_bandwidth_bytes_per_s=BytesPerSecond(1e9),
+        kernel_launch_s=Seconds(0),
+        devices_per_node=4,
         peak_flops_per_s={"fp16": FlopsPerSecond(1e12), "bf16": FlopsPerSecond(1e12), "fp32": FlopsPerSecond(5e11)},
         efficiency=EfficiencySpec(matmul=((1.0, 0.5),), memory=0.5),
         node_link=LinkSpec(
             kind="link", bandwidth_bytes_per_s=BytesPerSecond(2e9), latency_s=Seconds(1e-6), efficiency=0.5
         ),
         network=NetworkSpec(
-            kind="net", nics_per_node=4, bandwidth_bytes_per_s=BytesPerSecond(2e8), latency_s=Seconds(1e-5),
-            efficiency=0.5, oversubscription=1.0,
+            kind="net",
+            nics_per_node=4,
+            bandwidth_bytes_per_s=BytesPerSecond(2e8),
+            latency_s=Seconds(1e-5),
+            efficiency=0.5,
+            oversubscription=1.0,
         ),
         host=HostSpec(
-            memory_bytes=Bytes(10**9), memory_bandwidth_bytes_per_s=BytesPerSecond(4e9),
-            device_bandwidth_bytes_per_s=BytesPerSecond(5e8), nvme_capacity_bytes=Bytes(10**12),
-            nvme_read_bytes_per_s=BytesPerSecond(1e8), nvme_write_bytes_per_s=BytesPerSecond(1e8),
+            memory_bytes=Bytes(10**9),
+            memory_bandwidth_bytes_per_s=BytesPerSecond(4e9),
+            device_bandwidth_bytes_per_s=BytesPerSecond(5e8),
+            nvme_capacity_bytes=Bytes(10**12),
+            nvme_read_bytes_per_s=BytesPerSecond(1e8),
+            nvme_write_bytes_per_s=BytesPerSecond(1e8),
         ),
         sources={},
-    )  # fmt: skip
+    )
     return changed(hardware, **overrides)
 
 
 def tiny_stack(**overrides: Any) -> StackSpec:
     """A stack that executes 1D, every schedule, ZeRO 0 to 2, offload and sequence parallelism."""
     stack = StackSpec(
-        name="tiny-stack", title="Tiny stack", version="1", tensor_modes=("none", "1d"),
-        schedules=("none", "1f1b", "interleaved"), zero_stages=(0, 1, 2), zero_stages_with_pipeline=(0, 1),
-        zero_precisions=("fp16", "bf16"), zero_stages_with_accumulation=(0, 1), offload_tiers=("none", "cpu"),
+        name="tiny-stack",
+        title="Tiny stack",
+        version="1",
+        tensor_modes=("none", "1d"),
+        schedules=("none", "1f1b", "interleaved"),
+        zero_stages=(0, 1, 2),
+        zero_stages_with_pipeline=(0, 1),
+        zero_precisions=("fp16", "bf16"),
+        zero_stages_with_accumulation=(0, 1),
+        offload_tiers=("none", "cpu"),
         offload_optimizer_fractions=(0.0, 1.0),
-        zero3_offload_fractions=(0.0, 0.5, 1.0), sequence_parallel=True, recompute="all-or-nothing",
-        uneven_stages=True, vocab_multiple=16,
+        zero3_offload_fractions=(0.0, 0.5, 1.0),
+        sequence_parallel=True,
+        recompute="all-or-nothing",
+        uneven_stages=True,
+        vocab_multiple=16,
         mixed_precision=StateBytesSpec(
-            weight=2.0, gradient=2.0, master=4.0, moments=8.0, step_gradient=2.0, zero_step_gradient=4.0,
-            ddp_bucket=2.0,
+            weight=2.0, gradient=2.0, master=4.0, moments=8.0, step_gradient=2.0, zero_step_gradient=4.0, ddp_bucket=2.0
         ),
         full_precision=StateBytesSpec(
-            weight=4.0, gradient=4.0, master=0.0, moments=8.0, step_gradient=0.0, zero_step_gradient=0.0,
-            ddp_bucket=4.0,
+            weight=4.0, gradient=4.0, master=0.0, moments=8.0, step_gradient=0.0, zero_step_gradient=0.0, ddp_bucket=4.0
         ),
         activations=ActivationSpec(
-            replicated_elements=4.0, sharded_elements=12.0, dropout_mask_bytes=2.0, attention="flash",
-            score_elements=2.0, score_mask_bytes=1.0, pipeline_elements=1.0, logits_mixed_bytes=12.0,
-            logits_full_bytes=16.0, split_logits_mixed_bytes=12.0, split_logits_full_bytes=16.0,
+            replicated_elements=4.0,
+            sharded_elements=12.0,
+            dropout_mask_bytes=2.0,
+            attention="flash",
+            score_elements=2.0,
+            score_mask_bytes=1.0,
+            pipeline_elements=1.0,
+            logits_mixed_bytes=12.0,
+            logits_full_bytes=16.0,
+            split_logits_mixed_bytes=12.0,
+            split_logits_full_bytes=16.0,
         ),
         traffic=TrafficSpec(
             replicated_elements=10.0, sharded_elements=20.0, kernels=5.0, loss_passes=10.0, optimizer_bytes=40.0
         ),
         overlap=OverlapSpec(data_parallel=0.5, tensor_parallel=0.5),
         zero_traffic=ZeroTrafficSpec(stage0=2.0, stage1=3.0, stage2=2.0),
-        zero_bucket_bytes=Bytes(1000), offload_copy_bytes_per_s=BytesPerSecond(1e9), fragmentation=0.0,
-        errors={"all": ErrorSpec(memory=0.0, step_time=0.0, runs=1)}, sources={},
-    )  # fmt: skip
+        zero_bucket_bytes=Bytes(1000),
+        offload_copy_bytes_per_s=BytesPerSecond(1e9),
+        fragmentation=0.0,
+        errors={"all": ErrorSpec(memory=0.0, step_time=0.0, runs=1)},
+        sources={},
+    )
     return changed(stack, **overrides)
 
 
@@ -129,10 +174,15 @@ def problem(
 ) -> Problem:
     """The tiny specs on 4 devices of one node, with 8 sequences of 8 tokens in bf16."""
     base = Problem(
-        model=tiny_model(**(model or {})), hardware=tiny_hardware(**(hardware or {})),
-        stack=tiny_stack(**(stack or {})), num_devices=4, devices_per_node=4, global_batch=8, seq_len=8,
+        model=tiny_model(**(model or {})),
+        hardware=tiny_hardware(**(hardware or {})),
+        stack=tiny_stack(**(stack or {})),
+        num_devices=4,
+        devices_per_node=4,
+        global_batch=8,
+        seq_len=8,
         precision="bf16",
-    )  # fmt: skip
+    )
     return changed(base, **overrides)
 
 
@@ -141,12 +191,22 @@ def layout(**overrides: Any) -> Layout:
     stages = overrides.get("pipeline_parallel", 1)
     layers = overrides.get("layers_per_stage", (4 // stages,) * stages)
     fields: dict[str, Any] = {
-        "tensor_mode": "1d" if overrides.get("tensor_parallel", 1) > 1 else "none", "tensor_parallel": 1,
-        "tensor_depth": 1, "pipeline_parallel": stages, "data_parallel": 1, "zero_stage": 0,
-        "sequence_parallel": False, "micro_batch": 1, "num_microbatches": 8,
-        "schedule": "1f1b" if stages > 1 else "none", "num_model_chunks": 1, "layers_per_stage": layers,
-        "recompute_layers_per_stage": (0,) * len(layers), "offload": Offload(), "precision": "bf16",
-    }  # fmt: skip
+        "tensor_mode": "1d" if overrides.get("tensor_parallel", 1) > 1 else "none",
+        "tensor_parallel": 1,
+        "tensor_depth": 1,
+        "pipeline_parallel": stages,
+        "data_parallel": 1,
+        "zero_stage": 0,
+        "sequence_parallel": False,
+        "micro_batch": 1,
+        "num_microbatches": 8,
+        "schedule": "1f1b" if stages > 1 else "none",
+        "num_model_chunks": 1,
+        "layers_per_stage": layers,
+        "recompute_layers_per_stage": (0,) * len(layers),
+        "offload": Offload(),
+        "precision": "bf16",
+    }
     return Layout(**(fields | overrides))
 
 
@@ -169,7 +229,8 @@ def slow_hardware(**overrides: Any) -> dict[str, Any]:
         "node_link": {"bandwidth_bytes_per_s": BytesPerSecond(1e6), "latency_s": Seconds(1e-3)},
         "network": {"bandwidth_bytes_per_s": BytesPerSecond(1e5), "latency_s": Seconds(1e-2)},
         "host": {
-            "memory_bandwidth_bytes_per_s": BytesPerSecond(1e6), "device_bandwidth_bytes_per_s": BytesPerSecond(1e5)
+            "memory_bandwidth_bytes_per_s": BytesPerSecond(1e6),
+            "device_bandwidth_bytes_per_s": BytesPerSecond(1e5),
         },
-    }  # fmt: skip
+    }
     return slow | overrides

@@ -35,9 +35,12 @@ def main() -> int:
         return 0
     task = msgspec.json.decode(line, type=Task)
     os.environ |= {
-        "RANK": str(task.rank), "LOCAL_RANK": str(task.rank), "WORLD_SIZE": str(task.case.devices),
-        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(task.port),
-    }  # fmt: skip
+        "RANK": str(task.rank),
+        "LOCAL_RANK": str(task.rank),
+        "WORLD_SIZE": str(task.case.devices),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(task.port),
+    }
     found = Path(task.found)
     try:
         measured = train(task.case, _join(task))

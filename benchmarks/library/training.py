@@ -46,9 +46,16 @@ def train(case: LibraryCase, device: torch.device) -> dict[str, str]:
 
 def _config(case: LibraryCase) -> GPT2Config:
     return GPT2Config(
-        n_layer=case.layers, n_embd=case.hidden, n_head=case.heads, n_positions=case.seq_len, vocab_size=case.vocab,
-        resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, use_cache=False,
-    )  # fmt: skip
+        n_layer=case.layers,
+        n_embd=case.hidden,
+        n_head=case.heads,
+        n_positions=case.seq_len,
+        vocab_size=case.vocab,
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+        use_cache=False,
+    )
 
 
 def _initialisation(case: LibraryCase, device: torch.device) -> Any:
@@ -61,10 +68,13 @@ def _initialisation(case: LibraryCase, device: torch.device) -> Any:
 def _plugin(case: LibraryCase, device: torch.device) -> Any:
     if case.plugin == "GeminiPlugin":
         return GeminiPlugin(
-            precision=case.precision, placement_policy="static", shard_param_frac=1.0,
-            offload_optim_frac=case.optimizer_fraction, offload_param_frac=case.parameter_fraction,
+            precision=case.precision,
+            placement_policy="static",
+            shard_param_frac=1.0,
+            offload_optim_frac=case.optimizer_fraction,
+            offload_param_frac=case.parameter_fraction,
             enable_flash_attention=case.flash,
-        )  # fmt: skip
+        )
     if case.plugin == "LowLevelZeroPlugin":
         return LowLevelZeroPlugin(stage=case.zero, precision=case.precision)
     settings: dict[str, Any] = {}
@@ -73,9 +83,14 @@ def _plugin(case: LibraryCase, device: torch.device) -> Any:
     if case.sequence_parallel:
         settings |= {"enable_sequence_parallelism": True, "sequence_parallelism_mode": "split_gather"}
     return HybridParallelPlugin(
-        tp_size=case.tp, pp_size=case.pp, zero_stage=case.zero, precision=case.precision,
-        enable_flash_attention=case.flash, overlap_communication=device.type == "cuda", **settings,
-    )  # fmt: skip
+        tp_size=case.tp,
+        pp_size=case.pp,
+        zero_stage=case.zero,
+        precision=case.precision,
+        enable_flash_attention=case.flash,
+        overlap_communication=device.type == "cuda",
+        **settings,
+    )
 
 
 def _optimizer(case: LibraryCase, model: torch.nn.Module) -> torch.optim.Optimizer:

@@ -53,9 +53,12 @@ def calibrated(measured: Measurements, origin: Origin) -> HardwareSpec:
     take to start.
     """
     parts = [
-        _rates(measured, origin), _memory(measured, origin), _link(measured, origin), _host(measured, origin),
+        _rates(measured, origin),
+        _memory(measured, origin),
+        _link(measured, origin),
+        _host(measured, origin),
         _identity(measured, origin),
-    ]  # fmt: skip
+    ]
     values = {name: value for part in parts for name, value in part.values.items()}
     measured_sources = {key: f"{text}; {_on(measured, origin)}" for part in parts for key, text in part.sources.items()}
     gone = tuple(key for field, keys in REPLACED.items() if field in values for key in keys)
@@ -78,9 +81,13 @@ def _identity(measured: Measurements, origin: Origin) -> _Fields:
     title = f"{measured.device_name}, calibrated {origin.date}"
     names = origin.base.device_names if origin.same_device else (measured.device_name,)
     values = {
-        "name": origin.name, "title": title, "device": measured.device, "device_names": names,
-        "devices_per_node": origin.devices_per_node, "calibrated": True,
-    }  # fmt: skip
+        "name": origin.name,
+        "title": title,
+        "device": measured.device,
+        "device_names": names,
+        "devices_per_node": origin.devices_per_node,
+        "calibrated": True,
+    }
     if measured.device == "cpu":
         return _Fields(values, {})
     return _Fields(values, {"devices_per_node": "devices that the driver shows on this machine"})
@@ -149,8 +156,9 @@ def _memory(measured: Measurements, origin: Origin) -> _Fields:
     # A training run loads more kernels and opens more channels than a calibration: never below the base.
     base, context = origin.base, found.context_bytes
     values: dict[str, object] = {
-        "memory_bytes": _whole_mib(found.total_bytes), "context_bytes": max(base.context_bytes, _whole_mib(context)),
-    }  # fmt: skip
+        "memory_bytes": _whole_mib(found.total_bytes),
+        "context_bytes": max(base.context_bytes, _whole_mib(context)),
+    }
     sources = {
         "memory": "what the driver reports in all",
         "context": f"the larger of {format_bytes(context)}, in use by the driver's figure less what torch reserved "

@@ -89,9 +89,10 @@ def refit(
         raise usage_error(
             f"{len(cases)} rows of one stack have a step time that can be predicted, {len(fit)} to fit and "
             f"{len(held_out)} to hold out; a refit needs {LEAST_ROWS} or more, and {LEAST_ROWS // 2} in each half",
-            location=str(runs), rule="CAL002",
+            location=str(runs),
+            rule="CAL002",
             hint=f"record {LEAST_ROWS} or more different layouts; `gptplan validate {runs}` says why rows are skipped",
-        )  # fmt: skip
+        )
     return _fitted(base, (fit, held_out), dict(skipped), name=name, source=f"{runs.name}, {date}")
 
 
@@ -110,14 +111,23 @@ def _fitted(
     note = f"step times: {len(held_out)} rows of {source} that the constants were not fitted to"
     cards = tuple(sorted({case.problem.hardware.name for case in (*fit, *held_out)}))
     changed = msgspec.structs.replace(
-        changed, measured_on=cards, name=name, title=f"{base.title}, refitted",
+        changed,
+        measured_on=cards,
+        name=name,
+        title=f"{base.title}, refitted",
         errors=_error_specs(base, changed, held_out),
         sources=base.sources | sources | {"errors": f"{note}; memory as in stack {base.name}"},
-    )  # fmt: skip
+    )
     return Refit(
-        base=base.name, stack=changed, constants=moved, fit_before=_errors(fit, base), fit_after=_errors(fit, changed),
-        held_out_before=_errors(held_out, base), held_out_after=after, skipped=skipped,
-    )  # fmt: skip
+        base=base.name,
+        stack=changed,
+        constants=moved,
+        fit_before=_errors(fit, base),
+        fit_after=_errors(fit, changed),
+        held_out_before=_errors(held_out, base),
+        held_out_after=after,
+        skipped=skipped,
+    )
 
 
 def _most_common(cases: Sequence[Case]) -> StackSpec | None:
@@ -130,9 +140,13 @@ def layout_hash(case: Case) -> str:
     """The same for the same model, batch, card and layout, whatever the table says else."""
     problem = case.problem
     asked = (
-        problem.model.num_layers, problem.model.hidden_size, problem.global_batch, problem.seq_len,
-        problem.hardware.name, to_builtins(case.layout),
-    )  # fmt: skip
+        problem.model.num_layers,
+        problem.model.hidden_size,
+        problem.global_batch,
+        problem.seq_len,
+        problem.hardware.name,
+        to_builtins(case.layout),
+    )
     return hashlib.sha256(msgspec.json.encode(asked, order="sorted")).hexdigest()
 
 

@@ -42,8 +42,7 @@ ForbidOption = Annotated[
 ]
 OffloadOption = Annotated[OffloadTier, typer.Option("--allow-offload", help="How far optimizer states may move.")]
 ReserveOption = Annotated[
-    str | None,
-    typer.Option("--reserve", help="Memory to leave free: 2GiB or 6%. [default: context, NCCL, fragments]"),
+    str | None, typer.Option("--reserve", help="Memory to leave free: 2GiB or 6%. [default: context, NCCL, fragments]")
 ]
 LimitOption = Annotated[float | None, typer.Option("--time-limit", help="Seconds the search may take. [default: none]")]
 MinGpusOption = Annotated[

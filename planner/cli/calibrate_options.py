@@ -38,7 +38,15 @@ def calibrate(  # noqa: PLR0913 - one parameter for each option
     from planner.cli import calibrating
 
     options = calibrating.CalibrateOptions(
-        output=output, devices=devices, base=base, disk=disk, time_limit_s=time_limit, force=force, runs=runs,
-        gpu=gpu, stack=stack, as_json=as_json,
-    )  # fmt: skip
+        output=output,
+        devices=devices,
+        base=base,
+        disk=disk,
+        time_limit_s=time_limit,
+        force=force,
+        runs=runs,
+        gpu=gpu,
+        stack=stack,
+        as_json=as_json,
+    )
     raise typer.Exit(calibrating.calibrate(options))

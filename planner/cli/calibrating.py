@@ -73,9 +73,10 @@ def _check_output(options: CalibrateOptions) -> None:
         raise usage_error("this file is there already", location=str(output), hint=hint)
     if not output.parent.is_dir() or not os.access(output.parent, os.W_OK | os.X_OK):
         raise usage_error(
-            "cannot write the spec: there is no such folder, or it cannot be written to", location=str(output),
+            "cannot write the spec: there is no such folder, or it cannot be written to",
+            location=str(output),
             hint="name a file in another folder with `-o`",
-        )  # fmt: skip
+        )
 
 
 def _measure(options: CalibrateOptions) -> int:
@@ -96,9 +97,13 @@ def _measure(options: CalibrateOptions) -> int:
     with tempfile.TemporaryDirectory(prefix="gptplan-") as temporary:
         result = Path(temporary) / "measurements.json"
         command = calibration_command(
-            result, device=device, devices=devices, time_limit_s=limit_s, folder=folder,
+            result,
+            device=device,
+            devices=devices,
+            time_limit_s=limit_s,
+            folder=folder,
             free_bytes=shutil.disk_usage(folder).free,
-        )  # fmt: skip
+        )
         code = run_command(command, stdout=STDERR)
         if code or not result.is_file():
             return code or ExitCode.BUG
@@ -112,14 +117,18 @@ def _origin(options: CalibrateOptions, gpus: list[str]) -> Origin:
     if options.base is None and known is None:
         raise usage_error(
             f"no built-in spec is that of {gpus[0]}, and one machine cannot tell the network between several",
-            location="--base", hint="name the spec to take the rest from, such as `--base a100-80g`",
-        )  # fmt: skip
+            location="--base",
+            hint="name the spec to take the rest from, such as `--base a100-80g`",
+        )
     base = load_spec(options.base or known or "", HardwareSpec)
     named = any(part.lower() in gpus[0].lower() for part in base.device_names) if gpus else base.device == "cpu"
     return Origin(
-        name=spec_name(options.output.stem), base=base, date=datetime.datetime.now(tz=datetime.UTC).date().isoformat(),
-        same_device=named, devices_per_node=len(gpus) or base.devices_per_node,
-    )  # fmt: skip
+        name=spec_name(options.output.stem),
+        base=base,
+        date=datetime.datetime.now(tz=datetime.UTC).date().isoformat(),
+        same_device=named,
+        devices_per_node=len(gpus) or base.devices_per_node,
+    )
 
 
 def _devices(options: CalibrateOptions, gpus: list[str]) -> int:
@@ -130,8 +139,9 @@ def _devices(options: CalibrateOptions, gpus: list[str]) -> int:
         what = f"{most} GPUs" if gpus else f"{most} cores and no GPU"
         raise usage_error(
             f"--devices has to be from 1 to {most}, and it is {options.devices}: this machine has {what}",
-            location="--devices", hint=f"use `--devices {most}`, or leave it out",
-        )  # fmt: skip
+            location="--devices",
+            hint=f"use `--devices {most}`, or leave it out",
+        )
     return options.devices
 
 
@@ -139,9 +149,10 @@ def _disk_folder(options: CalibrateOptions) -> Path:
     folder = options.disk or options.output.parent
     if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
         raise usage_error(
-            "there is no such folder, or it cannot be written to", location=f"--disk {folder}",
+            "there is no such folder, or it cannot be written to",
+            location=f"--disk {folder}",
             hint="name a folder on the drive that offloaded states would be on",
-        )  # fmt: skip
+        )
     if file_system(folder) in MEMORY_FILE_SYSTEMS:
         message = f"{folder} is in memory, so the drive's rates will be those of memory"
         note = Diagnostic(rule="CAL001", severity="warning", message=message, hint="name a folder with `--disk`")
@@ -155,10 +166,14 @@ def _write(options: CalibrateOptions, measured: Measurements, spec: HardwareSpec
     if options.as_json:
         print_json(
             {
-                "spec_file": str(options.output), "name": written.name, "digest": spec_digest(written),
-                "base": origin.base.name, "spec": to_builtins(written), "measurements": to_builtins(measured),
+                "spec_file": str(options.output),
+                "name": written.name,
+                "digest": spec_digest(written),
+                "base": origin.base.name,
+                "spec": to_builtins(written),
+                "measurements": to_builtins(measured),
             }
-        )  # fmt: skip
+        )
         return
     calibration_view.print_hardware(measured, written, origin.base, str(options.output))
 

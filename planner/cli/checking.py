@@ -80,10 +80,14 @@ def _asked(options: CheckOptions) -> Asked:
         if value is not None:
             check_count(value, option, 10**6, f"{option} 1024")
     return Asked(
-        gpus=options.gpus, hardware=hardware, devices_per_node=per_node, global_batch=options.global_batch,
-        model=load_spec(options.model, ModelSpec) if options.model is not None else None, seq_len=options.seq_len,
+        gpus=options.gpus,
+        hardware=hardware,
+        devices_per_node=per_node,
+        global_batch=options.global_batch,
+        model=load_spec(options.model, ModelSpec) if options.model is not None else None,
+        seq_len=options.seq_len,
         reserve=parse_reserve(options.reserve, hardware) if options.reserve is not None else None,
-    )  # fmt: skip
+    )
 
 
 def _fix(path: Path, text: str, asked: Asked, options: CheckOptions) -> int:
@@ -117,9 +121,10 @@ def _changes(changes: list[Change]) -> list[dict[str, Any]]:
 def _write_plan(path: Path, checked: list[Checked], options: CheckOptions) -> int:
     if len(checked) > 1:
         raise usage_error(
-            f"this file has {len(checked)} configurations, and a plan holds one layout", location=str(path),
+            f"this file has {len(checked)} configurations, and a plan holds one layout",
+            location=str(path),
             hint="leave one of them in the file",
-        )  # fmt: skip
+        )
     target = options.output or Path("plans") / f"{path.stem}.plan"
     if not checked[0].valid or checked[0].misfits:
         if options.as_json:
@@ -152,9 +157,10 @@ def _check_folder(folder: Path, options: CheckOptions) -> int:
             sys.stdout.write(one.line + "\n")
     if not documents:
         raise usage_error(
-            "there is no configuration in this folder", location=str(folder),
+            "there is no configuration in this folder",
+            location=str(folder),
             hint="gptplan reads Python, JSON, TOML, YAML and shell files, and plans",
-        )  # fmt: skip
+        )
     if options.as_json:
         print_json({"files": documents})
     return code

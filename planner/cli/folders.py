@@ -90,9 +90,7 @@ def _plan(path: Path) -> JudgedFile:
 
 
 def _refused(path: Path, findings: tuple[Diagnostic, ...]) -> JudgedFile:
-    document = {
-        "valid": False, "fits": False, "diagnostics": to_builtins(findings), "layout": None, "predicted": None,
-    }  # fmt: skip
+    document = {"valid": False, "fits": False, "diagnostics": to_builtins(findings), "layout": None, "predicted": None}
     return JudgedFile(
         code=ExitCode.NEGATIVE, line=f"{path}: {findings[0].rule}: {findings[0].message}", document=document
     )
@@ -126,9 +124,13 @@ def _notes(checked: Checked) -> Iterator[Diagnostic]:
         return
     best = checked.best.plan if checked.best is not None else None
     yield Diagnostic(
-        rule="CFG010", severity="note", message=check_view.comparison(checked), location=checked.source.shown,
+        rule="CFG010",
+        severity="note",
+        message=check_view.comparison(checked),
+        location=checked.source.shown,
         values={
-            "slower": checked.slower, "best_layout": to_builtins(best.layout) if best else None,
+            "slower": checked.slower,
+            "best_layout": to_builtins(best.layout) if best else None,
             "best_step_s": best.predicted.step_s if best else None,
         },
-    )  # fmt: skip
+    )

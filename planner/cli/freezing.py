@@ -51,12 +51,14 @@ def by_hand(checked: Checked) -> Plan:
 def _refused(checked: Checked, why: str, *findings: Diagnostic) -> PlanError:
     return PlanError(
         Diagnostic(
-            rule="CFG009", message=f"this configuration cannot become a plan: {why}", location=checked.source.shown,
+            rule="CFG009",
+            message=f"this configuration cannot become a plan: {why}",
+            location=checked.source.shown,
             detail="\n".join(f"{found.rule}: {found.message}" for found in findings),
             hint="see the findings of `gptplan check`" if not findings else "change what is named here",
         ),
         exit_code=ExitCode.NEGATIVE,
-    )  # fmt: skip
+    )
 
 
 def _sealed(problem: Problem, layout: Layout, predicted: Prediction, best: Answer | None) -> Plan:
@@ -64,15 +66,26 @@ def _sealed(problem: Problem, layout: Layout, predicted: Prediction, best: Answe
     bound = found.evidence.bound if found is not None else 0.0
     space = best.space if best is not None else Space(layouts=1, valid=1, fit=1, rejected={})
     evidence = Evidence(
-        status=BY_HAND, objective=predicted.step_s, bound=bound, gap=(predicted.step_s - bound) / predicted.step_s,
-        space=space, bounded_out=0, lowest_bounded_out=None, ortools_version=importlib.metadata.version("ortools"),
-    )  # fmt: skip
+        status=BY_HAND,
+        objective=predicted.step_s,
+        bound=bound,
+        gap=(predicted.step_s - bound) / predicted.step_s,
+        space=space,
+        bounded_out=0,
+        lowest_bounded_out=None,
+        ortools_version=importlib.metadata.version("ortools"),
+    )
     return seal(
         Plan(
-            format_version=FORMAT_VERSION, gptplan_version=__version__, problem=problem, spec_digests={}, layout=layout,
-            predicted=predicted, evidence=evidence,
+            format_version=FORMAT_VERSION,
+            gptplan_version=__version__,
+            problem=problem,
+            spec_digests={},
+            layout=layout,
+            predicted=predicted,
+            evidence=evidence,
         )
-    )  # fmt: skip
+    )
 
 
 def described(plan: Plan, checked: Checked, target: Path) -> str:

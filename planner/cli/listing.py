@@ -28,9 +28,10 @@ def explain(rule_id: str, *, as_json: bool) -> int:
     rule = known.get(code)
     if rule is None:
         raise usage_error(
-            f"there is no rule {rule_id}", location=rule_id,
+            f"there is no rule {rule_id}",
+            location=rule_id,
             hint=did_you_mean(code, [*known, *CODES]) or "`gptplan rules` lists them",
-        )  # fmt: skip
+        )
     if as_json:
         print_json(_rule_document(rule))
     else:

@@ -48,9 +48,15 @@ def verify(  # noqa: PLR0913 - one parameter for each option
 
     chosen: Any = tuple(without or ())
     options = VerifyOptions(
-        steps=steps, seed=seed, max_processes=max_processes, on_gpus=on_gpus, own_precision=own_precision,
-        nvme_path=nvme_path, output=output, without=chosen,
-    )  # fmt: skip
+        steps=steps,
+        seed=seed,
+        max_processes=max_processes,
+        on_gpus=on_gpus,
+        own_precision=own_precision,
+        nvme_path=nvme_path,
+        output=output,
+        without=chosen,
+    )
     raise typer.Exit(verifying.verify(plan, options, as_json=as_json))
 
 

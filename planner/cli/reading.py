@@ -29,9 +29,12 @@ def judged(plan: Plan) -> tuple[list[Diagnostic], list[Diagnostic], dict[str, An
     predicted = None if broken else predict(plan.problem, plan.layout)
     unfit = [] if predicted is None else misfits(plan.problem, plan.layout, predicted)
     document = {
-        "valid": not broken, "fits": not broken and not unfit, "layout": to_builtins(plan.layout),
-        "diagnostics": to_builtins([*broken, *unfit]), "predicted": to_builtins(predicted),
-    }  # fmt: skip
+        "valid": not broken,
+        "fits": not broken and not unfit,
+        "layout": to_builtins(plan.layout),
+        "diagnostics": to_builtins([*broken, *unfit]),
+        "predicted": to_builtins(predicted),
+    }
     return broken, unfit, document
 
 

@@ -86,9 +86,10 @@ def _check_output(folder: Path) -> None:
             pass
     except OSError as error:
         raise usage_error(
-            f"metrics and logs cannot be written there: {error.strerror}", location=f"--output {folder}",
+            f"metrics and logs cannot be written there: {error.strerror}",
+            location=f"--output {folder}",
             hint="name another folder with `--output`",
-        ) from error  # fmt: skip
+        ) from error
 
 
 def _out_of_range(option: str, wanted: str, value: float, example: str) -> Exception:

@@ -80,9 +80,10 @@ def check_search_options(time_limit_s: float | None, top: int = 1) -> None:
         raise usage_error(f"--top has to be at least 1, and it is {top}", location="--top", hint="use `--top 5`")
     if time_limit_s is not None and not time_limit_s > 0:
         raise usage_error(
-            f"--time-limit has to be above 0 seconds, and it is {time_limit_s:g}", location="--time-limit",
+            f"--time-limit has to be above 0 seconds, and it is {time_limit_s:g}",
+            location="--time-limit",
             hint="use `--time-limit 10`",
-        )  # fmt: skip
+        )
 
 
 def _search(problem: Problem, options: SolveOptions) -> tuple[Answer, LeastDevices | None]:

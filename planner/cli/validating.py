@@ -59,9 +59,10 @@ def _check(options: ValidateOptions) -> None:
     ):
         if limit is not None and not 0 <= limit < float("inf"):
             raise usage_error(
-                f"{option} has to be a percentage from 0 on, and it is {limit}", location=option,
+                f"{option} has to be a percentage from 0 on, and it is {limit}",
+                location=option,
                 hint=f"for example `{option} 8`",
-            )  # fmt: skip
+            )
     if options.worst < 0:
         raise usage_error(f"--worst has to be 0 or more, and it is {options.worst}", location="--worst", hint="use 10")
     out = options.out

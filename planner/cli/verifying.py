@@ -104,9 +104,7 @@ def document(small: Shrunken, found: Verification, options: VerifyOptions) -> di
 
 
 def _finding(small: Shrunken, found: Verification) -> Diagnostic:
-    worst = max(
-        (step.gradient for step in found.steps), key=lambda g: float("inf") if g.value is None else g.value
-    )  # fmt: skip
+    worst = max((step.gradient for step in found.steps), key=lambda g: float("inf") if g.value is None else g.value)
     value = "no number" if worst.value is None else f"{worst.value:.1e}"
     limits = found.tolerance
     message = f"the layout does not train like one process: gradients differ by up to {value}"

@@ -54,9 +54,11 @@ def weight_products(problem: Problem, stages: StageColumns) -> dict[str, Passes]
     whole, split = np.where(in_grid, part.split_hidden, 1.0), part.split_hidden
     tokens, element = rank_tokens(problem, stages), float(ELEMENT_BYTES[problem.precision])
     shapes = {
-        "qkv": (h * whole, 3 * h * split), "attention_output": (h * split, h * whole),
-        "ffn_in": (h * whole, f * split), "ffn_out": (f * split, h * whole),
-    }  # fmt: skip
+        "qkv": (h * whole, 3 * h * split),
+        "attention_output": (h * split, h * whole),
+        "ffn_in": (h * whole, f * split),
+        "ffn_out": (f * split, h * whole),
+    }
     seconds = {}
     for name, (inner, outer) in shapes.items():
         share = alignment_share(problem, inner) * alignment_share(problem, outer)

@@ -146,11 +146,14 @@ def _play(times: PassTimes, num_microbatches: int, num_chunks: int) -> _History:
     done: list[list[list[float]]] = [[[-1.0] * num_microbatches for _ in range(virtual)] for _ in range(2)]
     runners = [
         _Stage(
-            stage, num_stages, places, _warm_up(stage, num_stages, num_chunks, len(places)),
+            stage,
+            num_stages,
+            places,
+            _warm_up(stage, num_stages, num_chunks, len(places)),
             _durations(times, stage, num_chunks),
         )
         for stage in range(num_stages)
-    ]  # fmt: skip
+    ]
     left = 2 * len(places) * num_stages
     while left:
         left -= sum(runner.run(done) for runner in runners)
@@ -187,9 +190,13 @@ class _Stage:
     """One stage that works through its tasks."""
 
     def __init__(
-        self, stage: int, num_stages: int, places: Sequence[tuple[int, int]], warm_up: int,
+        self,
+        stage: int,
+        num_stages: int,
+        places: Sequence[tuple[int, int]],
+        warm_up: int,
         durations: tuple[list[float], list[float]],
-    ) -> None:  # fmt: skip
+    ) -> None:
         chunks = len(durations[0])
         self.warm_up, self.ends = warm_up, ([], [])  # type: tuple[int, tuple[list[float], list[float]]]
         self._last, self._clock, self._next = num_stages * chunks - 1, 0.0, 0

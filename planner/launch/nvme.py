@@ -105,8 +105,9 @@ def _unusable_folder(plan: Plan, folder: Path | None, node_rank: int) -> Iterato
     if needed > free:
         message = f"the optimizer's moments take {format_bytes(needed)} on this drive, and {format_bytes(free)} is free"
         share = f"{MOMENT_BYTES} bytes for each parameter that the ranks of this node update"
-        yield _finding(message, "make room, or name a folder on a larger drive with `--nvme-path FOLDER`",
-                       detail=share, **place)  # fmt: skip
+        yield _finding(
+            message, "make room, or name a folder on a larger drive with `--nvme-path FOLDER`", detail=share, **place
+        )
 
 
 def _is_writable(folder: Path) -> bool:

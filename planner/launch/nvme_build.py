@@ -72,9 +72,14 @@ def _install(compiler: str) -> "subprocess.CompletedProcess[str]":
         }
         pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "install"]
         return subprocess.run(
-            [*pip, "--quiet", "--no-build-isolation", "--no-deps", _REQUIREMENT], env=os.environ | changed, text=True,
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False,
-        )  # fmt: skip
+            [*pip, "--quiet", "--no-build-isolation", "--no-deps", _REQUIREMENT],
+            env=os.environ | changed,
+            text=True,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            check=False,
+        )
 
 
 def _note(reason: str) -> int:

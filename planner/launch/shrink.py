@@ -51,10 +51,16 @@ def shrink(plan: Plan, *, max_processes: int, on_gpus: bool, own_precision: bool
     precision = plan.layout.precision if own_precision else "fp32" if plan.layout.zero_stage == 0 else "bf16"
     layout = _small_layout(degrees, plan.layout, precision)
     problem = Problem(
-        model=_small_model(plan, layout), hardware=_hardware(plan, on_gpus=on_gpus), stack=stack,
-        num_devices=layout.num_devices, devices_per_node=layout.num_devices, global_batch=layout.global_batch,
-        seq_len=_seq_len(layout), precision=layout.precision, allow_offload=layout.offload.tier,
-    )  # fmt: skip
+        model=_small_model(plan, layout),
+        hardware=_hardware(plan, on_gpus=on_gpus),
+        stack=stack,
+        num_devices=layout.num_devices,
+        devices_per_node=layout.num_devices,
+        global_batch=layout.global_batch,
+        seq_len=_seq_len(layout),
+        precision=layout.precision,
+        allow_offload=layout.offload.tier,
+    )
     problem, layout = _with_least_micro_batch(problem, layout, at_least=min(plan.layout.micro_batch, 2))
     _refuse_broken(problem, layout)
     small = msgspec.structs.replace(plan, problem=problem, layout=layout)
@@ -69,8 +75,9 @@ def _fewer_degrees(layout: Layout, max_processes: int) -> Layout:
     if least > max_processes:
         raise usage_error(
             f"the layout has {layout.num_devices} ranks, and {least} are the fewest that keep its kinds of parallelism",
-            location="--max-processes", hint=f"`--max-processes {least}`, or {layout.num_devices} for all its ranks",
-        )  # fmt: skip
+            location="--max-processes",
+            hint=f"`--max-processes {least}`, or {layout.num_devices} for all its ranks",
+        )
     tensor, depth = layout.tensor_parallel, layout.tensor_depth
     if tensor * min(layout.pipeline_parallel, LEAST_DEGREE) * min(layout.data_parallel, LEAST_DEGREE) > max_processes:
         tensor, depth = _largest_tensor(layout, max_processes * least_tensor // least), layout.tensor_depth
@@ -166,12 +173,19 @@ def _small_model(plan: Plan, layout: Layout) -> ModelSpec:
         vocabulary -= PADDING
     seq_len = _seq_len(layout)
     return msgspec.structs.replace(
-        model, title=f"{model.title}, made small", num_layers=sum(layout.layers_per_stage),
-        hidden_size=heads * HEAD_SIZE, num_heads=heads,
+        model,
+        title=f"{model.title}, made small",
+        num_layers=sum(layout.layers_per_stage),
+        hidden_size=heads * HEAD_SIZE,
+        num_heads=heads,
         ffn_hidden_size=heads * HEAD_SIZE * max(1, round(model.ffn_hidden_size / model.hidden_size)),
-        vocab_size=vocabulary, max_seq_len=seq_len + (SEQ_LEN if plan.problem.seq_len < model.max_seq_len else 0),
-        dropout=0.0, seq_len=seq_len, global_batch=layout.global_batch, precision=layout.precision,
-    )  # fmt: skip
+        vocab_size=vocabulary,
+        max_seq_len=seq_len + (SEQ_LEN if plan.problem.seq_len < model.max_seq_len else 0),
+        dropout=0.0,
+        seq_len=seq_len,
+        global_batch=layout.global_batch,
+        precision=layout.precision,
+    )
 
 
 def _seq_len(layout: Layout) -> int:
@@ -207,9 +221,10 @@ def _refuse_broken(problem: Problem, layout: Layout) -> None:
         return
     if layout.zero_stage == SHARDS_WEIGHTS and problem.hardware.device == "cpu":
         needs = Diagnostic(
-            rule="ZER005", message="ZeRO stage 3 runs on GPUs only, so that it cannot be verified on processor cores",
+            rule="ZER005",
+            message="ZeRO stage 3 runs on GPUs only, so that it cannot be verified on processor cores",
             hint="`--on-gpus` on a machine with GPUs",
-        )  # fmt: skip
+        )
         raise PlanError(needs, exit_code=ExitCode.NEGATIVE)
     raise PlanError(*broken, exit_code=ExitCode.NEGATIVE)
 

@@ -224,9 +224,10 @@ def _devices_of_node(plan: Plan, node_rank: int) -> int:
     problem = plan.problem
     if not 0 <= node_rank < problem.num_nodes:
         raise usage_error(
-            f"there is no node {node_rank}, the plan uses {problem.num_nodes}", location="--node-rank",
+            f"there is no node {node_rank}, the plan uses {problem.num_nodes}",
+            location="--node-rank",
             hint=f"use 0 to {problem.num_nodes - 1}, another on each node",
-        )  # fmt: skip
+        )
     return min(problem.devices_per_node, problem.num_devices - node_rank * problem.devices_per_node)
 
 
@@ -251,8 +252,9 @@ def _check_endpoint(text: str) -> None:
     host, _, port = text.rpartition(":")
     is_port = port.isascii() and port.isdecimal() and 0 < int(port) < NUM_PORTS
     if not is_port or not re.fullmatch(r"[\w.-]+|[0-9a-fA-F:]+|\[[0-9a-fA-F:]+\]", host):
-        raise usage_error(f"`{text}` is no host and port", location="--rendezvous",
-                          hint="for example `--rendezvous node0:29500`")  # fmt: skip
+        raise usage_error(
+            f"`{text}` is no host and port", location="--rendezvous", hint="for example `--rendezvous node0:29500`"
+        )
 
 
 def _worker_arguments(options: RunOptions) -> list[str]:
@@ -293,10 +295,19 @@ def calibration_command(
 ) -> Command:
     """The command that measures this node with one process per device and leaves JSON in ``result``."""
     argv = [
-        sys.executable, "-m", "runtime.train.elastic", f"--nproc-per-node={devices}", "--standalone",
-        "-m", "runtime.calibrate.worker", str(result), f"--device={device}", f"--time-limit={time_limit_s!r}",
-        f"--folder={folder}", f"--free-bytes={free_bytes}",
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "runtime.train.elastic",
+        f"--nproc-per-node={devices}",
+        "--standalone",
+        "-m",
+        "runtime.calibrate.worker",
+        str(result),
+        f"--device={device}",
+        f"--time-limit={time_limit_s!r}",
+        f"--folder={folder}",
+        f"--free-bytes={free_bytes}",
+    ]
     return Command(argv=tuple(argv), env=_worker_env(devices))
 
 

@@ -20,14 +20,22 @@ from planner.layouts.layout import (
 from planner.specs.files import did_you_mean
 
 COUNTS = (
-    "tensor_parallel", "tensor_depth", "pipeline_parallel", "data_parallel", "micro_batch", "num_microbatches",
+    "tensor_parallel",
+    "tensor_depth",
+    "pipeline_parallel",
+    "data_parallel",
+    "micro_batch",
+    "num_microbatches",
     "num_model_chunks",
-)  # fmt: skip
+)
 _WORDS = {
-    "tensor_mode": TENSOR_MODES, "schedule": SCHEDULES, "offload.tier": OFFLOAD_TIERS,
-    "sequence_parallel": ("false", "true"), "zero_stage": ("0", "1", "2", "3"),
+    "tensor_mode": TENSOR_MODES,
+    "schedule": SCHEDULES,
+    "offload.tier": OFFLOAD_TIERS,
+    "sequence_parallel": ("false", "true"),
+    "zero_stage": ("0", "1", "2", "3"),
     "recompute_layers_per_stage": RECOMPUTES[:FREE_RECOMPUTE],
-}  # fmt: skip
+}
 SHARES = ("offload.optimizer", "offload.parameters")
 FIELDS = (*COUNTS, *_WORDS, *SHARES, "layers_per_stage")
 """Layout fields that ``--pin`` and ``--forbid`` take."""
@@ -51,9 +59,10 @@ def parse_pin(text: str, option: str) -> tuple[str, str]:
         )
     if field not in FIELDS:
         raise usage_error(
-            f"a layout has no field `{field}` to pin", location=option,
+            f"a layout has no field `{field}` to pin",
+            location=option,
             hint=did_you_mean(field, FIELDS) or f"use one of {', '.join(FIELDS)}",
-        )  # fmt: skip
+        )
     _check_value(field, value, option)
     return field, value
 

@@ -64,8 +64,7 @@ def _path(graph: nx.Graph, source: tuple[str, int, int], target: tuple[str, int,
     nodes = nx.shortest_path(graph, source, target, weight="latency")
     edges = [graph.edges[pair] for pair in itertools.pairwise(nodes)]
     return GroupLink(
-        bandwidth_bytes_per_s=min(edge["bandwidth"] for edge in edges),
-        latency_s=sum(edge["latency"] for edge in edges),
+        bandwidth_bytes_per_s=min(edge["bandwidth"] for edge in edges), latency_s=sum(edge["latency"] for edge in edges)
     )
 
 

@@ -97,19 +97,26 @@ def _with_notes(source: Source, judged: Judged) -> Judged:
         used = {name for name in source.settings if dashed_name(name) in judged.draft.read}
     notes = [
         Diagnostic(
-            rule=note.code, severity=_severity(note.severity, note.key, used), message=note.message, detail=note.detail,
-            location=f"{source.shown}:{note.line}:{note.column}", values={"key": note.key},
+            rule=note.code,
+            severity=_severity(note.severity, note.key, used),
+            message=note.message,
+            detail=note.detail,
+            location=f"{source.shown}:{note.line}:{note.column}",
+            values={"key": note.key},
             hint=note.hint or "write constants where gptplan should see them; nothing of the file was executed",
         )
         for note in source.notes
         if note.code != "CFG001" or (str(note.line) not in lines and note.line not in judged.draft.needless_lines)
         if source.language != "shell" or note.key in used
-    ]  # fmt: skip
+    ]
     notes.sort(key=lambda note: int(note.location.rsplit(":", 2)[1]))
     return Judged(
-        draft=judged.draft, diagnostics=(*notes, *judged.diagnostics), problem=judged.problem, layout=judged.layout,
+        draft=judged.draft,
+        diagnostics=(*notes, *judged.diagnostics),
+        problem=judged.problem,
+        layout=judged.layout,
         missing=judged.missing,
-    )  # fmt: skip
+    )
 
 
 def _severity(severity: str, key: str, used: set[str]) -> str:

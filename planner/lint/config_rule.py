@@ -89,7 +89,9 @@ def divides(fields: dict[str, Any], group: Callable[[Facts], int]) -> dict[str, 
     """The fields of a rule that a group of ranks divides the GPUs."""
     return fields | {
         "values": lambda f: {
-            "group": group(f), "rest": f["num_devices"] % group(f), "valid": listed(divisors(f["num_devices"])),
+            "group": group(f),
+            "rest": f["num_devices"] % group(f),
+            "valid": listed(divisors(f["num_devices"])),
         },
         "holds": lambda f: f["num_devices"] % group(f) == 0,
-    }  # fmt: skip
+    }

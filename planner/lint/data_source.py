@@ -29,9 +29,12 @@ def read_json(text: str, shown: str) -> Source:
     except JsonError as error:
         raise _syntax("JSON", str(error), text, shown, (error.line, error.column)) from error
     return Source(
-        shown=shown, text=text, language="json", settings=flatten(_table(root, shown, "JSON object")),
+        shown=shown,
+        text=text,
+        language="json",
+        settings=flatten(_table(root, shown, "JSON object")),
         notes=tuple(reader.notes),
-    )  # fmt: skip
+    )
 
 
 def _table(root: Value, shown: str, kind: str) -> dict[str, Value]:
@@ -43,9 +46,12 @@ def _table(root: Value, shown: str, kind: str) -> dict[str, Value]:
 def _syntax(language: str, message: str, text: str, shown: str, place: tuple[int, int]) -> Exception:
     line, column = place
     return unreadable(
-        "CFG006", f"this is not {language}: {message}", f"{shown}:{line}:{column}", detail=caret(text, line, column),
+        "CFG006",
+        f"this is not {language}: {message}",
+        f"{shown}:{line}:{column}",
+        detail=caret(text, line, column),
         hint="correct the line, or name another file",
-    )  # fmt: skip
+    )
 
 
 def read_toml(text: str, shown: str) -> Source:
@@ -61,9 +67,7 @@ def read_toml(text: str, shown: str) -> Source:
         place = (int(match[1]), int(match[2])) if match else (1, 1)
         raise _syntax("TOML", str(error).partition(" (at")[0] or "it nests too deeply", text, shown, place) from error
     places = _toml_places(text)
-    return Source(
-        shown=shown, text=text, language="toml", settings=flatten(_placed(fields, places, "", 0)),
-    )  # fmt: skip
+    return Source(shown=shown, text=text, language="toml", settings=flatten(_placed(fields, places, "", 0)))
 
 
 _TOML_TABLE = re.compile(r"\s*\[\[?\s*([^\]\n]+?)\s*\]\]?\s*(?:#.*)?$")
@@ -145,9 +149,12 @@ def read_yaml(text: str, shown: str) -> Source:
     if value is None:
         raise unreadable("CFG006", "there is nothing in this YAML file", shown)
     return Source(
-        shown=shown, text=text, language="yaml", settings=flatten(_table(value, shown, "YAML mapping")),
+        shown=shown,
+        text=text,
+        language="yaml",
+        settings=flatten(_table(value, shown, "YAML mapping")),
         notes=tuple(reader.notes),
-    )  # fmt: skip
+    )
 
 
 class _YamlReader:
@@ -186,11 +193,16 @@ class _YamlReader:
                 mark = key_node.start_mark
                 self.notes.append(
                     Note(
-                        code="CFG003", message=f"{key} is defined twice with different values", line=mark.line + 1,
-                        column=mark.column + 1, hint=f"keep one definition of {key}", severity="error", key=key,
+                        code="CFG003",
+                        message=f"{key} is defined twice with different values",
+                        line=mark.line + 1,
+                        column=mark.column + 1,
+                        hint=f"keep one definition of {key}",
+                        severity="error",
+                        key=key,
                         detail=f"on line {table[key].line} and on line {value.line}",
                     )
-                )  # fmt: skip
+                )
             table[key] = value
         return table
 

@@ -43,9 +43,11 @@ def drafts_of(source: Source, asked: Asked) -> list[Draft]:
     elif name := _named_by_arguments(top):
         return [read_plugin(source, name, dict(source.settings), asked)]
     raise unreadable(
-        "CFG008", "no parallel configuration was found in this file", source.shown,
+        "CFG008",
+        "no parallel configuration was found in this file",
+        source.shown,
         hint="gptplan reads Colossal-AI configurations and plugins, Megatron-LM arguments and DeepSpeed JSON",
-    )  # fmt: skip
+    )
 
 
 def is_configuration(source: Source) -> bool:

@@ -253,10 +253,13 @@ class Keys:
             autos.append(key)
         listed, verb = ", ".join(autos), "is" if len(autos) == 1 else "are"
         merged = Diagnostic(
-            rule="CFG001", severity="warning", message=f"{listed} {verb} auto, so the trainer decides",
-            location=self.place(autos[0]), values={"key": key},
+            rule="CFG001",
+            severity="warning",
+            message=f"{listed} {verb} auto, so the trainer decides",
+            location=self.place(autos[0]),
+            values={"key": key},
             hint="check again with what the trainer puts there",
-        )  # fmt: skip
+        )
         others = [found for found in self.draft.diagnostics if not found.message.endswith("so the trainer decides")]
         self.draft.diagnostics[:] = [*others, merged]
         return UNDECIDED
@@ -280,8 +283,5 @@ class Keys:
         if isinstance(value.content, Unknown):
             place = f"{self.source.shown}:{value.content.line}:{value.content.column}"
         self.draft.diagnostics.append(
-            Diagnostic(
-                rule=code, severity=severity, message=message, location=place, values={"key": key},
-                hint=hint,
-            )
-        )  # fmt: skip
+            Diagnostic(rule=code, severity=severity, message=message, location=place, values={"key": key}, hint=hint)
+        )

@@ -13,9 +13,15 @@ from planner.lint.source import Language, Source, unreadable
 
 MAX_BYTES = 1024**2
 SUFFIXES: dict[str, Language] = {
-    ".py": "python", ".json": "json", ".toml": "toml", ".yaml": "yaml", ".yml": "yaml", ".sh": "shell",
-    ".bash": "shell", ".args": "shell",
-}  # fmt: skip
+    ".py": "python",
+    ".json": "json",
+    ".toml": "toml",
+    ".yaml": "yaml",
+    ".yml": "yaml",
+    ".sh": "shell",
+    ".bash": "shell",
+    ".args": "shell",
+}
 """Languages by the ending of a file's name."""
 PLUGINS = tuple(ARGUMENTS)
 """Classes whose calls are looked for in Python files."""

@@ -96,9 +96,11 @@ def _two_steps(tries: Tries) -> Iterator[_Option]:
                     continue
                 for second in _options(there):
                     yield _Option(
-                        left=second.left, rank=first.rank + second.rank, changes=first.changes + second.changes,
+                        left=second.left,
+                        rank=first.rank + second.rank,
+                        changes=first.changes + second.changes,
                         tries=second.tries,
-                    )  # fmt: skip
+                    )
 
 
 def listed_changes(changes: list[Change]) -> str:

@@ -136,8 +136,13 @@ class JsonReader:
         line, column = self.place(offset)
         self.notes.append(
             Note(
-                code="CFG003", message=f"{key} is defined twice with different values", line=line, column=column,
-                detail=f"on line {earlier.line} and on line {line}", hint=f"keep one definition of {key}",
-                severity="error", key=key,
+                code="CFG003",
+                message=f"{key} is defined twice with different values",
+                line=line,
+                column=column,
+                detail=f"on line {earlier.line} and on line {line}",
+                hint=f"keep one definition of {key}",
+                severity="error",
+                key=key,
             )
-        )  # fmt: skip
+        )

@@ -25,11 +25,25 @@ MAX_ALTERNATIVES = 48
 MAX_LISTED_STAGES = 4096
 """Layouts with more stages than any model has layers are judged without their lists."""
 _DEFAULTS: dict[str, Any] = {
-    "tensor_mode": "none", "tensor_parallel": 1, "tensor_depth": 1, "pipeline_parallel": 1, "zero_stage": 0,
-    "sequence_parallel": False, "schedule": "none", "num_model_chunks": 1, "precision": "fp16", "micro_batch": 1,
-    "num_microbatches": 1, "recompute": False, "offload.optimizer": 0.0, "offload.parameters": 0.0,
-    "offload.tier": "none", "context_parallel": 1, "seq_len": None, "layers_per_stage": None,
-}  # fmt: skip
+    "tensor_mode": "none",
+    "tensor_parallel": 1,
+    "tensor_depth": 1,
+    "pipeline_parallel": 1,
+    "zero_stage": 0,
+    "sequence_parallel": False,
+    "schedule": "none",
+    "num_model_chunks": 1,
+    "precision": "fp16",
+    "micro_batch": 1,
+    "num_microbatches": 1,
+    "recompute": False,
+    "offload.optimizer": 0.0,
+    "offload.parameters": 0.0,
+    "offload.tier": "none",
+    "context_parallel": 1,
+    "seq_len": None,
+    "layers_per_stage": None,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,11 +116,18 @@ def _builtin_models() -> tuple[ModelSpec, ...]:
 def _options(name: str, asked: Asked) -> tuple[Any, ...]:
     counts = tuple(divisors(asked.gpus)[:4])
     return {
-        "tensor_mode": ("1d", "2d", "2.5d", "3d", "none"), "schedule": ("1f1b", "none", "interleaved"),
-        "zero_stage": (0, 1, 2, 3), "precision": ("fp16", "bf16", "fp32"), "sequence_parallel": (False, True),
-        "recompute": (False, True), "offload.tier": ("none",), "seq_len": (128, 1024), "tensor_depth": (1, 2),
-        "offload.optimizer": (0.0,), "offload.parameters": (0.0,),
-    }.get(name, counts)  # fmt: skip
+        "tensor_mode": ("1d", "2d", "2.5d", "3d", "none"),
+        "schedule": ("1f1b", "none", "interleaved"),
+        "zero_stage": (0, 1, 2, 3),
+        "precision": ("fp16", "bf16", "fp32"),
+        "sequence_parallel": (False, True),
+        "recompute": (False, True),
+        "offload.tier": ("none",),
+        "seq_len": (128, 1024),
+        "tensor_depth": (1, 2),
+        "offload.optimizer": (0.0,),
+        "offload.parameters": (0.0,),
+    }.get(name, counts)
 
 
 def _question(
@@ -116,23 +137,36 @@ def _question(
     ranks = max(1, asked.gpus // group)
     layers = fields["layers_per_stage"] or _dealt(model.num_layers, fields["pipeline_parallel"])
     layout = Layout(
-        tensor_mode=fields["tensor_mode"], tensor_parallel=fields["tensor_parallel"],
-        tensor_depth=fields["tensor_depth"], pipeline_parallel=fields["pipeline_parallel"], data_parallel=ranks,
-        zero_stage=fields["zero_stage"], sequence_parallel=fields["sequence_parallel"],
-        micro_batch=fields["micro_batch"], num_microbatches=fields["num_microbatches"], schedule=fields["schedule"],
-        num_model_chunks=fields["num_model_chunks"], layers_per_stage=layers,
+        tensor_mode=fields["tensor_mode"],
+        tensor_parallel=fields["tensor_parallel"],
+        tensor_depth=fields["tensor_depth"],
+        pipeline_parallel=fields["pipeline_parallel"],
+        data_parallel=ranks,
+        zero_stage=fields["zero_stage"],
+        sequence_parallel=fields["sequence_parallel"],
+        micro_batch=fields["micro_batch"],
+        num_microbatches=fields["num_microbatches"],
+        schedule=fields["schedule"],
+        num_model_chunks=fields["num_model_chunks"],
+        layers_per_stage=layers,
         recompute_layers_per_stage=layers if fields["recompute"] else (0,) * len(layers),
         offload=Offload(
             optimizer=fields["offload.optimizer"], parameters=fields["offload.parameters"], tier=fields["offload.tier"]
         ),
         precision=fields["precision"],
-    )  # fmt: skip
+    )
     problem = Problem(
-        model=model, hardware=asked.hardware, stack=stack, num_devices=asked.gpus,
-        devices_per_node=asked.devices_per_node, global_batch=layout.global_batch,
-        seq_len=fields["seq_len"] or model.seq_len, precision=fields["precision"],
-        allow_offload=fields["offload.tier"], reserve=asked.reserve,
-    )  # fmt: skip
+        model=model,
+        hardware=asked.hardware,
+        stack=stack,
+        num_devices=asked.gpus,
+        devices_per_node=asked.devices_per_node,
+        global_batch=layout.global_batch,
+        seq_len=fields["seq_len"] or model.seq_len,
+        precision=fields["precision"],
+        allow_offload=fields["offload.tier"],
+        reserve=asked.reserve,
+    )
     return problem, layout
 
 
@@ -157,10 +191,15 @@ def _config_violations(keys: Keys, draft: Draft, candidates: list[tuple[Problem,
         key = draft.keys.get(rule.fact, "")
         found.append(
             Diagnostic(
-                rule=rule.id, severity=rule.severity, message=message, detail=detail, hint=hint,
-                values=_plain({**values, "key": key}), location=_location(keys, key, rule.field),
+                rule=rule.id,
+                severity=rule.severity,
+                message=message,
+                detail=detail,
+                hint=hint,
+                values=_plain({**values, "key": key}),
+                location=_location(keys, key, rule.field),
             )
-        )  # fmt: skip
+        )
     return found
 
 
@@ -230,9 +269,14 @@ def _diagnosed(rule: Rule, problem: Problem, layout: Layout, keys: Keys, draft: 
     if own:
         hint = f"{draft.framework.partition(' ')[0]} may run it; gptplan does not"
     return msgspec.structs.replace(
-        plain, severity="warning" if own else "error", message=message, hint=hint, location=shortened_location(shown),
-        detail=reworded(plain.detail, names), values={**plain.values, "key": key},
-    )  # fmt: skip
+        plain,
+        severity="warning" if own else "error",
+        message=message,
+        hint=hint,
+        location=shortened_location(shown),
+        detail=reworded(plain.detail, names),
+        values={**plain.values, "key": key},
+    )
 
 
 def _key_of(rule: Rule, draft: Draft) -> tuple[str, str]:

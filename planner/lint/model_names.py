@@ -43,9 +43,13 @@ def model_named(name: str) -> ModelSpec | None:
         return spec
     hidden = different.get("hidden_size", spec.hidden_size)
     return msgspec.structs.replace(
-        spec, name=f"titans-{plain.replace('_', '-')}", title=f"{plain} of titans", ffn_hidden_size=4 * hidden,
-        sources=dict.fromkeys(different, "titans/model/gpt/gpt.py"), **different,
-    )  # fmt: skip
+        spec,
+        name=f"titans-{plain.replace('_', '-')}",
+        title=f"{plain} of titans",
+        ffn_hidden_size=4 * hidden,
+        sources=dict.fromkeys(different, "titans/model/gpt/gpt.py"),
+        **different,
+    )
 
 
 def model_of_sizes(title: str, source: str, **sizes: Any) -> ModelSpec | None:

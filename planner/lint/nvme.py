@@ -6,10 +6,31 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-NETWORK_FILE_SYSTEMS = frozenset({
-    "nfs", "nfs4", "cifs", "smb3", "smbfs", "lustre", "gpfs", "beegfs", "ceph", "glusterfs", "fuse.sshfs", "9p",
-    "fuse.glusterfs", "fuse.s3fs", "fuse.gcsfuse", "afs", "wekafs", "pvfs2", "orangefs", "virtiofs", "fuse.juicefs",
-})  # fmt: skip
+NETWORK_FILE_SYSTEMS = frozenset(
+    {
+        "nfs",
+        "nfs4",
+        "cifs",
+        "smb3",
+        "smbfs",
+        "lustre",
+        "gpfs",
+        "beegfs",
+        "ceph",
+        "glusterfs",
+        "fuse.sshfs",
+        "9p",
+        "fuse.glusterfs",
+        "fuse.s3fs",
+        "fuse.gcsfuse",
+        "afs",
+        "wekafs",
+        "pvfs2",
+        "orangefs",
+        "virtiofs",
+        "fuse.juicefs",
+    }
+)
 MOUNTS = Path("/proc/self/mounts")
 
 

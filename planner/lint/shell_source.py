@@ -43,9 +43,14 @@ def read_shell(text: str, shown: str) -> Source:
         elif match := _ASSIGNMENT.match(word.text):
             reader.assignment(match[1], word, match.end())
     return Source(
-        shown=shown, text=text, language="shell", settings=reader.settings, notes=tuple(reader.notes),
-        variables=reader.variables, options=reader.ends,
-    )  # fmt: skip
+        shown=shown,
+        text=text,
+        language="shell",
+        settings=reader.settings,
+        notes=tuple(reader.notes),
+        variables=reader.variables,
+        options=reader.ends,
+    )
 
 
 def _patterns(text: str) -> set[int]:
@@ -113,8 +118,11 @@ class _Options:
         if name in self.variables and self.variables[name].content != value.content:
             value = Value(
                 content=Unknown(why=f"{name} is assigned more than once", line=value.line, column=value.column),
-                line=value.line, column=value.column, start=0, end=-1,
-            )  # fmt: skip
+                line=value.line,
+                column=value.column,
+                start=0,
+                end=-1,
+            )
         self.variables[name] = value
 
     def option(self, word: _Word, following: _Word | None) -> None:
@@ -144,11 +152,16 @@ class _Options:
         if earlier is not None and earlier.content != value.content:
             self.notes.append(
                 Note(
-                    code="CFG003", message=f"{name} is given twice with different values", line=line, column=column,
-                    detail=f"on line {earlier.line} and on line {line}", hint=f"keep one {name}", severity="error",
+                    code="CFG003",
+                    message=f"{name} is given twice with different values",
+                    line=line,
+                    column=column,
+                    detail=f"on line {earlier.line} and on line {line}",
+                    hint=f"keep one {name}",
+                    severity="error",
                     key=name,
                 )
-            )  # fmt: skip
+            )
         self.settings[name] = value
 
     def _value(self, word: _Word) -> Value:

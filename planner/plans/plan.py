@@ -103,9 +103,11 @@ def read_plan(path: Path) -> Plan:
     _check_format(fields, path)
     if fields.get("digest") != _digest(fields):
         raise _refusal(
-            EDITED, path, "the plan was changed after gptplan wrote it",
+            EDITED,
+            path,
+            "the plan was changed after gptplan wrote it",
             f"its digest says {fields.get('digest')}, its content gives {_digest(fields)}",
-        )  # fmt: skip
+        )
     try:
         plan: Plan = from_builtins(fields, Plan)
     except msgspec.ValidationError as error:
@@ -125,9 +127,10 @@ def _read_json(path: Path) -> dict[str, Any]:
         raise usage_error(f"cannot read the plan: {error.strerror}", location=str(path), hint=solve_hint) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise usage_error(
-            f"this is not a whole plan file: {error}", location=str(path),
+            f"this is not a whole plan file: {error}",
+            location=str(path),
             hint="it may have been cut off while it was copied; copy it again or solve again",
-        ) from error  # fmt: skip
+        ) from error
     if not isinstance(fields, dict) or "format_version" not in fields:
         raise usage_error("this JSON file is not a gptplan plan", location=str(path), hint=solve_hint)
     return fields
@@ -137,9 +140,11 @@ def _check_format(fields: dict[str, Any], path: Path) -> None:
     found = fields["format_version"]
     if found != FORMAT_VERSION:
         raise _refusal(
-            "PLAN001", path, f"the plan has format {found}, this gptplan reads format {FORMAT_VERSION}",
+            "PLAN001",
+            path,
+            f"the plan has format {found}, this gptplan reads format {FORMAT_VERSION}",
             f"it was written by gptplan {fields.get('gptplan_version', 'unknown')}",
-        )  # fmt: skip
+        )
 
 
 def _refusal(rule: str, path: Path, message: str, detail: str) -> PlanError:

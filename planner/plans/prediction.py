@@ -3,19 +3,26 @@
 import msgspec
 
 TERM_WORDS = {
-    "forward_backward": "forward and backward", "loss_head": "loss head",
+    "forward_backward": "forward and backward",
+    "loss_head": "loss head",
     "tensor_parallel_communication": "tensor-parallel communication",
-    "pipeline_communication": "pipeline communication", "pipeline_bubble": "pipeline bubble",
+    "pipeline_communication": "pipeline communication",
+    "pipeline_bubble": "pipeline bubble",
     "data_parallel_communication": "data-parallel communication",
-    "tied_embedding_reduction": "tied-embedding reduction", "gradient_accumulation": "gradient accumulation",
+    "tied_embedding_reduction": "tied-embedding reduction",
+    "gradient_accumulation": "gradient accumulation",
     "weight_gathering": "weight gathering",
-}  # fmt: skip
+}
 """Terms of the step time in words."""
 
 _KIND_WORDS = {
-    "grid": "grids", "sharded": "ZeRO stage 3", "offload": "offload", "pipeline": "pipelines",
-    "tensor": "tensor parallelism", "data": "data parallelism alone",
-}  # fmt: skip
+    "grid": "grids",
+    "sharded": "ZeRO stage 3",
+    "offload": "offload",
+    "pipeline": "pipelines",
+    "tensor": "tensor parallelism",
+    "data": "data parallelism alone",
+}
 
 
 class StagePrediction(msgspec.Struct, frozen=True, kw_only=True):

@@ -105,9 +105,10 @@ def _forbids(typed: Iterable[str]) -> dict[str, tuple[str, ...]]:
         field, value = parse_pin(text, "--forbid")
         if field == "layers_per_stage":
             raise usage_error(
-                "layers_per_stage can be pinned, not forbidden", location="--forbid",
+                "layers_per_stage can be pinned, not forbidden",
+                location="--forbid",
                 hint="use `--pin layers_per_stage=even`",
-            )  # fmt: skip
+            )
         forbids[field] = (*forbids.get(field, ()), value)
     return forbids
 
@@ -130,9 +131,10 @@ def parse_reserve(text: str, hardware: HardwareSpec) -> Reserve:
         ) from error
     if reserve.fraction >= 1 or reserve.num_bytes >= hardware.memory_bytes:
         raise usage_error(
-            f"a reserve of {text} leaves nothing of {hardware.name}", location="--reserve",
+            f"a reserve of {text} leaves nothing of {hardware.name}",
+            location="--reserve",
             hint="use `--reserve 2GiB` or `6%`",
-        )  # fmt: skip
+        )
     return reserve
 
 

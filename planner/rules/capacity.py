@@ -12,10 +12,12 @@ from planner.specs.units import format_gib
 
 def _values(problem: Problem, layout: Layout) -> dict[str, Any]:
     return {
-        "hardware": problem.hardware.name, "tensor_parallel": layout.tensor_parallel,
-        "pipeline_parallel": layout.pipeline_parallel, "data_parallel": layout.data_parallel,
+        "hardware": problem.hardware.name,
+        "tensor_parallel": layout.tensor_parallel,
+        "pipeline_parallel": layout.pipeline_parallel,
+        "data_parallel": layout.data_parallel,
         "num_devices": problem.num_devices,
-    }  # fmt: skip
+    }
 
 
 DEVICE_MEMORY = Rule(
@@ -67,11 +69,17 @@ def misfits(problem: Problem, layout: Layout, predicted: Prediction) -> list[Dia
     if fullest.peak_bytes > room:
         found.append(
             DEVICE_MEMORY.diagnose(
-                problem, layout, stage=number, phase=fullest.peak_phase, need=format_gib(fullest.peak_bytes),
-                peak=format_gib(fullest.peak_bytes), room=format_gib(room), reserve=format_gib(fullest.reserve_bytes),
+                problem,
+                layout,
+                stage=number,
+                phase=fullest.peak_phase,
+                need=format_gib(fullest.peak_bytes),
+                peak=format_gib(fullest.peak_bytes),
+                room=format_gib(room),
+                reserve=format_gib(fullest.reserve_bytes),
                 capacity=format_gib(fullest.capacity_bytes),
             )
-        )  # fmt: skip
+        )
     host = problem.hardware.host.memory_bytes
     if predicted.host_bytes_per_node > host:
         found.append(

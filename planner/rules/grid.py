@@ -32,12 +32,19 @@ def _batch_share(columns: LayoutColumns) -> NDArray[np.int64]:
 def _values(problem: Problem, layout: Layout) -> dict[str, Any]:
     model, columns = problem.model, columns_of(layout)
     return {
-        "model": model.name, "num_heads": model.num_heads, "hidden_size": model.hidden_size,
-        "ffn_hidden_size": model.ffn_hidden_size, "micro_batch": layout.micro_batch,
-        "edge": int(edge_of(columns)[0]), "tensor_mode": layout.tensor_mode, "zero_stage": layout.zero_stage,
-        "schedule": layout.schedule, "edges": listed([e for e in divisors(model.num_heads) if e > 1]),
-        "share": int(_weight_share(columns)[0]), "batch_share": int(_batch_share(columns)[0]),
-    }  # fmt: skip
+        "model": model.name,
+        "num_heads": model.num_heads,
+        "hidden_size": model.hidden_size,
+        "ffn_hidden_size": model.ffn_hidden_size,
+        "micro_batch": layout.micro_batch,
+        "edge": int(edge_of(columns)[0]),
+        "tensor_mode": layout.tensor_mode,
+        "zero_stage": layout.zero_stage,
+        "schedule": layout.schedule,
+        "edges": listed([e for e in divisors(model.num_heads) if e > 1]),
+        "share": int(_weight_share(columns)[0]),
+        "batch_share": int(_batch_share(columns)[0]),
+    }
 
 
 def _division(rule_id: str, name: str, size_of: str) -> Rule:

@@ -18,14 +18,23 @@ def _values(problem: Problem, layout: Layout) -> dict[str, Any]:
     layers, stages = problem.model.num_layers, layout.pipeline_parallel
     slots = [d for d in divisors(problem.num_devices) if layers % d == 0]
     return {
-        "num_layers": layers, "twice": 2 * stages, "half": layers // 2, "pipeline_parallel": stages,
-        "chunks": layout.num_model_chunks, "schedule": layout.schedule, "num_microbatches": layout.num_microbatches,
-        "model": problem.model.name, "stack": problem.stack.name, "even": listed(slots),
-        "recompute_rule": problem.stack.recompute, "recompute_hint": _RECOMPUTE_HINTS[problem.stack.recompute],
-        "layers_per_stage": list(layout.layers_per_stage), "total": sum(layout.layers_per_stage),
+        "num_layers": layers,
+        "twice": 2 * stages,
+        "half": layers // 2,
+        "pipeline_parallel": stages,
+        "chunks": layout.num_model_chunks,
+        "schedule": layout.schedule,
+        "num_microbatches": layout.num_microbatches,
+        "model": problem.model.name,
+        "stack": problem.stack.name,
+        "even": listed(slots),
+        "recompute_rule": problem.stack.recompute,
+        "recompute_hint": _RECOMPUTE_HINTS[problem.stack.recompute],
+        "layers_per_stage": list(layout.layers_per_stage),
+        "total": sum(layout.layers_per_stage),
         "recompute": list(layout.recompute_layers_per_stage),
         "next_microbatches": -(-layout.num_microbatches // stages) * stages,
-    }  # fmt: skip
+    }
 
 
 _RECOMPUTE_HINTS = {

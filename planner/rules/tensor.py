@@ -29,9 +29,13 @@ def _division(rule_id: str, name: str, size_of: str) -> Rule:
     def values(problem: Problem, layout: Layout) -> dict[str, Any]:
         size, degree = getattr(problem.model, size_of), layout.tensor_parallel
         return {
-            "model": problem.model.name, "size": size, "tensor_parallel": degree, "rest": size % degree,
-            "num_devices": problem.num_devices, "valid": _valid_degrees(problem, size),
-        }  # fmt: skip
+            "model": problem.model.name,
+            "size": size,
+            "tensor_parallel": degree,
+            "rest": size % degree,
+            "num_devices": problem.num_devices,
+            "valid": _valid_degrees(problem, size),
+        }
 
     return Rule(
         id=rule_id,
@@ -51,13 +55,18 @@ def _degree_values(problem: Problem, layout: Layout) -> dict[str, Any]:
     degree, depth = layout.tensor_parallel, layout.tensor_depth
     roots = range(2, 33)
     candidates = {
-        "2d": [r**2 for r in roots], "3d": [r**3 for r in roots], "2.5d": [depth * r**2 for r in range(1, 33)],
-    }.get(layout.tensor_mode, divisors(problem.num_devices))  # fmt: skip
+        "2d": [r**2 for r in roots],
+        "3d": [r**3 for r in roots],
+        "2.5d": [depth * r**2 for r in range(1, 33)],
+    }.get(layout.tensor_mode, divisors(problem.num_devices))
     valid = [d for d in candidates if problem.num_devices % d == 0]
     return {
-        "tensor_parallel": degree, "tensor_mode": layout.tensor_mode, "tensor_depth": depth,
-        "num_devices": problem.num_devices, "valid": listed(valid),
-    }  # fmt: skip
+        "tensor_parallel": degree,
+        "tensor_mode": layout.tensor_mode,
+        "tensor_depth": depth,
+        "num_devices": problem.num_devices,
+        "valid": listed(valid),
+    }
 
 
 def _square(columns: LayoutColumns) -> NDArray[np.bool_]:
@@ -91,9 +100,12 @@ def _shape_rule(rule_id: str, mode: str, shape: str, holds: Any, source: str) ->
 def _sequence_values(problem: Problem, layout: Layout) -> dict[str, Any]:
     degree = layout.tensor_parallel
     return {
-        "seq_len": problem.seq_len, "tensor_parallel": degree, "rest": problem.seq_len % degree,
-        "tensor_mode": layout.tensor_mode, "valid": _valid_degrees(problem, problem.seq_len),
-    }  # fmt: skip
+        "seq_len": problem.seq_len,
+        "tensor_parallel": degree,
+        "rest": problem.seq_len % degree,
+        "tensor_mode": layout.tensor_mode,
+        "valid": _valid_degrees(problem, problem.seq_len),
+    }
 
 
 def _rows_before_last_rank(problem: Problem, columns: LayoutColumns) -> NDArray[np.int64]:
@@ -105,11 +117,16 @@ def _vocab_values(problem: Problem, layout: Layout) -> dict[str, Any]:
     padded, degree = int(padded_vocab(problem, columns_of(layout))[0]), layout.tensor_parallel
     smaller = [d for d in divisors(problem.num_devices) if d < degree and problem.model.num_heads % d == 0]
     return {
-        "vocab_size": problem.model.vocab_size, "smaller": listed(smaller[-3:]),
+        "vocab_size": problem.model.vocab_size,
+        "smaller": listed(smaller[-3:]),
         "before_last": int(_rows_before_last_rank(problem, columns_of(layout))[0]),
-        "model": problem.model.name, "padded": padded, "tensor_parallel": degree, "rest": padded % degree,
-        "stack": problem.stack.name, "valid": _valid_degrees(problem, padded),
-    }  # fmt: skip
+        "model": problem.model.name,
+        "padded": padded,
+        "tensor_parallel": degree,
+        "rest": padded % degree,
+        "stack": problem.stack.name,
+        "valid": _valid_degrees(problem, padded),
+    }
 
 
 SHAPE_RULES = (

@@ -60,11 +60,7 @@ MEMORIES: tuple[Fits, ...] = (fits_device, fits_host, fits_nvme)
 
 
 def stage_limits(
-    problem: Problem,
-    columns: LayoutColumns,
-    where: Sequence[Fits] = MEMORIES,
-    *,
-    interleaved_is_even: bool = True,
+    problem: Problem, columns: LayoutColumns, where: Sequence[Fits] = MEMORIES, *, interleaved_is_even: bool = True
 ) -> StageLimits:
     """Limits of every stage of every layout of a non-empty table, by the given memories.
 

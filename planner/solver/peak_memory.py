@@ -33,9 +33,13 @@ def rank(problem: Problem, limits: StageLimits) -> Ranked:
     counts = limits.stages.layouts.pipeline_parallel[starts]
     recompute = _recompute_within(problem, limits.stages.with_layers(layers), np.repeat(achieved, counts))
     return Ranked(
-        limits=limits, lower_bound=high.astype(np.float64), achieved=achieved.astype(np.float64), layers=layers,
-        recompute=recompute, unit=1.0,
-    )  # fmt: skip
+        limits=limits,
+        lower_bound=high.astype(np.float64),
+        achieved=achieved.astype(np.float64),
+        layers=layers,
+        recompute=recompute,
+        unit=1.0,
+    )
 
 
 def _recompute_within(problem: Problem, stages: StageColumns, limit_bytes: Integers) -> Integers:

@@ -65,9 +65,14 @@ def _misfits(table: FitTable) -> dict[str, int]:
 
 def _infeasible(space: Space, reasons: list[Diagnostic], started: float) -> Answer:
     return Answer(
-        status="infeasible", objective=None, bound=None, gap=None, solve_s=time.monotonic() - started,
-        space=space, reasons=tuple(reasons),
-    )  # fmt: skip
+        status="infeasible",
+        objective=None,
+        bound=None,
+        gap=None,
+        solve_s=time.monotonic() - started,
+        space=space,
+        reasons=tuple(reasons),
+    )
 
 
 def _answer(found: Found, space: Space, top: int, started: float) -> Answer:
@@ -86,15 +91,25 @@ def _answer(found: Found, space: Space, top: int, started: float) -> Answer:
     )
     plan = seal(
         Plan(
-            format_version=FORMAT_VERSION, gptplan_version=__version__, problem=found.problem, spec_digests={},
-            layout=layouts[0], predicted=predictions[0], evidence=evidence,
+            format_version=FORMAT_VERSION,
+            gptplan_version=__version__,
+            problem=found.problem,
+            spec_digests={},
+            layout=layouts[0],
+            predicted=predictions[0],
+            evidence=evidence,
         )
-    )  # fmt: skip
+    )
     return Answer(
-        status=evidence.status, objective=objective, bound=bound, gap=evidence.gap,
-        solve_s=time.monotonic() - started, space=space, plan=plan,
+        status=evidence.status,
+        objective=objective,
+        bound=bound,
+        gap=evidence.gap,
+        solve_s=time.monotonic() - started,
+        space=space,
+        plan=plan,
         runners_up=tuple(
             RunnerUp(layout=layout, predicted=prediction)
             for layout, prediction in zip(layouts[1:], predictions[1:], strict=True)
         ),
-    )  # fmt: skip
+    )

@@ -50,9 +50,13 @@ def _ranked(problem: Problem, tables: TimeTables) -> Ranked:
     is_affine = isinstance(tables.microbatch, Affine)
     achieved = tables.step(layers, recompute_ticks(problem, divided, tables.tick_s) if is_affine else 0)
     return Ranked(
-        limits=tables.limits, lower_bound=_rounded(lower_bounds(tables)), achieved=_rounded(achieved), layers=layers,
-        recompute=divided.recompute_layers, unit=tables.tick_s,
-    )  # fmt: skip
+        limits=tables.limits,
+        lower_bound=_rounded(lower_bounds(tables)),
+        achieved=_rounded(achieved),
+        layers=layers,
+        recompute=divided.recompute_layers,
+        unit=tables.tick_s,
+    )
 
 
 def _with_steps(problem: Problem, ranked: Ranked, chosen: Booleans) -> Ranked:

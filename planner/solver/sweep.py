@@ -47,10 +47,18 @@ def _bandwidth(text: str) -> BytesPerSecond:
 
 
 READERS: dict[str, Callable[[str], Any]] = {
-    "gpus": _number, "gpu": str, "model": str, "global_batch": _number, "seq_len": _number,
-    "precision": _one_of(get_args(Precision)), "stack": str, "reserve": str,
-    "allow_offload": _one_of(get_args(OffloadTier)), "node_link": _bandwidth, "network": _bandwidth,
-}  # fmt: skip
+    "gpus": _number,
+    "gpu": str,
+    "model": str,
+    "global_batch": _number,
+    "seq_len": _number,
+    "precision": _one_of(get_args(Precision)),
+    "stack": str,
+    "reserve": str,
+    "allow_offload": _one_of(get_args(OffloadTier)),
+    "node_link": _bandwidth,
+    "network": _bandwidth,
+}
 """What can be varied: options of ``solve``, and the bandwidths of the hardware spec."""
 LINKS = ("node_link", "network")
 
@@ -133,11 +141,18 @@ def _read(key: str, word: str) -> Any:
 
 
 _EXAMPLES = {
-    "gpus": "gpus=64,96,128", "gpu": "gpu=a100-40g,a100-80g", "model": "model=gpt3-6.7b,gpt3-13b",
-    "global_batch": "global_batch=768,1536", "seq_len": "seq_len=1024,2048", "precision": "precision=fp16,bf16",
-    "stack": "stack=colossalai,megatron", "reserve": "reserve=2GiB,6%", "allow_offload": "allow_offload=none,cpu",
-    "node_link": "node_link=300GB/s,600GB/s", "network": "network=25GB/s,50GB/s",
-}  # fmt: skip
+    "gpus": "gpus=64,96,128",
+    "gpu": "gpu=a100-40g,a100-80g",
+    "model": "model=gpt3-6.7b,gpt3-13b",
+    "global_batch": "global_batch=768,1536",
+    "seq_len": "seq_len=1024,2048",
+    "precision": "precision=fp16,bf16",
+    "stack": "stack=colossalai,megatron",
+    "reserve": "reserve=2GiB,6%",
+    "allow_offload": "allow_offload=none,cpu",
+    "node_link": "node_link=300GB/s,600GB/s",
+    "network": "network=25GB/s,50GB/s",
+}
 
 
 def _usage(message: str, hint: str) -> Exception:

@@ -6,14 +6,7 @@ them. What a combination of specs makes impossible is in :mod:`planner.rules`.
 """
 
 from planner.specs.base import ELEMENT_BYTES, Fraction, OffloadTier, Precision, Schedule, TensorMode
-from planner.specs.hardware import (
-    EfficiencySpec,
-    HardwareSpec,
-    HostSpec,
-    LinkSpec,
-    NetworkSpec,
-    TilesSpec,
-)
+from planner.specs.hardware import EfficiencySpec, HardwareSpec, HostSpec, LinkSpec, NetworkSpec, TilesSpec
 from planner.specs.model import ModelSpec
 from planner.specs.stack import (
     ActivationSpec,

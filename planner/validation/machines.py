@@ -12,9 +12,13 @@ from planner.validation.cases import Assumptions, SkippedRow
 from planner.validation.tables import Row
 
 CARDS = {
-    ("A100", 40): "a100-40g", ("A100", 80): "a100-80g", ("H100", 80): "h100-80g", ("H200", 141): "h200-141g",
-    ("V100", 16): "v100-16g", ("V100", 32): "v100-32g",
-}  # fmt: skip
+    ("A100", 40): "a100-40g",
+    ("A100", 80): "a100-80g",
+    ("H100", 80): "h100-80g",
+    ("H200", 141): "h200-141g",
+    ("V100", 16): "v100-16g",
+    ("V100", 32): "v100-32g",
+}
 """Kind and memory in GB to the built-in spec."""
 
 
@@ -71,8 +75,10 @@ def _with_network(hardware: HardwareSpec, words: str, assumed: Assumptions) -> H
     reached = f", of which {100 * known.efficiency:.1f} % are reached ({known.why})" if known.efficiency else ""
     assumed.note(f"network `{words}`: {known.nics} adapters of {known.gbit_per_s} Gbit/s a node{reached}")
     network: NetworkSpec = msgspec.structs.replace(
-        hardware.network, kind=words, nics_per_node=known.nics,
+        hardware.network,
+        kind=words,
+        nics_per_node=known.nics,
         efficiency=known.efficiency or hardware.network.efficiency,
         bandwidth_bytes_per_s=BytesPerSecond(known.gbit_per_s * 1e9 / 8),
-    )  # fmt: skip
+    )
     return msgspec.structs.replace(hardware, network=network)

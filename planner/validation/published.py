@@ -113,16 +113,26 @@ def _problem(row: Row, filled: _Filled, assumed: Assumptions) -> Problem:
         heads = shapes.head_count(row.needed_count("hidden"), row.needed_count("tp"))
         assumed.note("heads not stated: as many as TP divides, of the size nearest to 128")
     model = shapes.model_of(
-        row, vocab=filled.vocab, num_heads=heads, dropout=filled.dropout, precision=filled.precision,
+        row,
+        vocab=filled.vocab,
+        num_heads=heads,
+        dropout=filled.dropout,
+        precision=filled.precision,
         ffn_hidden=row.count("ffn_hidden"),
-    )  # fmt: skip
+    )
     if filled.precision not in hardware.peak_flops_per_s:
         raise SkippedRow(f"{hardware.name} has no {filled.precision}")
     return Problem(
-        model=model, hardware=hardware, stack=filled.stack, num_devices=row.needed_count("n_gpus"),
-        devices_per_node=row.count("gpus_per_node") or hardware.devices_per_node, global_batch=model.global_batch,
-        seq_len=model.seq_len, precision=filled.precision, allow_offload=_offload(row).tier,
-    )  # fmt: skip
+        model=model,
+        hardware=hardware,
+        stack=filled.stack,
+        num_devices=row.needed_count("n_gpus"),
+        devices_per_node=row.count("gpus_per_node") or hardware.devices_per_node,
+        global_batch=model.global_batch,
+        seq_len=model.seq_len,
+        precision=filled.precision,
+        allow_offload=_offload(row).tier,
+    )
 
 
 def _layout(row: Row, filled: _Filled, problem: Problem, assumed: Assumptions) -> Layout:
@@ -195,9 +205,10 @@ def _memory_kind(row: Row, words: str) -> MemoryKind:
     if "gb as printed" in lowered or "nvidia-smi" in lowered:
         return "device"
     raise row.error(
-        "mem_kind", f"`{words}` does not say what the memory reading counts",
+        "mem_kind",
+        f"`{words}` does not say what the memory reading counts",
         "use `max allocated`, `max reserved` or `nvidia-smi`",
-    )  # fmt: skip
+    )
 
 
 def _step_s(row: Row, problem: Problem, assumed: Assumptions) -> float | None:

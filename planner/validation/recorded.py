@@ -55,10 +55,13 @@ def _problem(row: Row, hardware: HardwareSpec, assumed: Assumptions) -> Problem:
     own_dropout = known.dropout if known and facts is OWN_BLOCKS else None
     stated = row.rate("dropout")
     model = shapes.model_of(
-        row, vocab=row.needed_count("vocab"), num_heads=row.needed_count("heads"),
-        dropout=fill("dropout", own_dropout if stated is None else stated, facts.dropout), precision=precision,
+        row,
+        vocab=row.needed_count("vocab"),
+        num_heads=row.needed_count("heads"),
+        dropout=fill("dropout", own_dropout if stated is None else stated, facts.dropout),
+        precision=precision,
         ffn_hidden=row.count("ffn_hidden") or (known.ffn_hidden_size if known else None),
-    )  # fmt: skip
+    )
     if row.choice("tied_embeddings", {"yes": "", "no": "no"}):
         model = msgspec.structs.replace(model, tied_embeddings=False)
     return Problem(
@@ -146,8 +149,10 @@ def _measured(row: Row) -> Measured:
     per_rank = row.wholes("peak_allocated_mib_per_rank")
     reserved, device = row.count("peak_reserved_mib_max"), row.count("device_used_mib_max")
     readings: dict[MemoryKind, int | None] = {
-        "allocated": max(per_rank, default=None), "reserved": reserved, "device": device,
-    }  # fmt: skip
+        "allocated": max(per_rank, default=None),
+        "reserved": reserved,
+        "device": device,
+    }
     return Measured(
         step_s=row.number("step_s"),
         memory_bytes={kind: float(mib * MIB) for kind, mib in readings.items() if mib is not None},

@@ -62,15 +62,17 @@ def check_record(path: Path, plan: Plan) -> None:
     if table.dialect is not RECORDED:
         raise usage_error(
             f"this is a table of {table.dialect.name} runs, with other columns than those of a recorded run",
-            location=f"{path}:1", hint=_ANOTHER_FILE,
-        )  # fmt: skip
+            location=f"{path}:1",
+            hint=_ANOTHER_FILE,
+        )
     cells = {**_plan_cells(plan), **_model_cells(plan)}
     lacking = [name for name, text in cells.items() if text and name not in {*table.columns, *INFORMATIVE}]
     if lacking:
         raise usage_error(
             f"the table has no column {lacking[0]}, which this plan needs (`{cells[lacking[0]]}`)",
-            location=f"{path}:1", hint=_ANOTHER_FILE,
-        )  # fmt: skip
+            location=f"{path}:1",
+            hint=_ANOTHER_FILE,
+        )
 
 
 def append_run(path: Path, plan: Plan, *, name: str, outcome: Outcome, metrics: Path | None) -> None:
@@ -153,7 +155,9 @@ def _plan_cells(plan: Plan) -> dict[str, str]:
         "n_gpus": str(layout.num_devices),
         **{package: importlib.metadata.version(package) for package in ("torch", "colossalai", "transformers")},
         "plugin": plugin or "gptplan grid",
-        "tp": str(layout.tensor_parallel), "pp": str(layout.pipeline_parallel), "dp": str(layout.data_parallel),
+        "tp": str(layout.tensor_parallel),
+        "pp": str(layout.pipeline_parallel),
+        "dp": str(layout.data_parallel),
         "zero_stage": str(layout.zero_stage),
         "pp_style": layout.schedule if layout.pipeline_parallel > 1 else "",
         "num_model_chunks": str(layout.num_model_chunks) if layout.num_model_chunks > 1 else "",
@@ -162,7 +166,9 @@ def _plan_cells(plan: Plan) -> dict[str, str]:
         "batch_per_dp_rank": str(layout.micro_batch * layout.num_microbatches),
         "global_batch": str(layout.global_batch),
         "recompute": _recompute(layout),
-        "precision": layout.precision, "flash_attention": "True", "attn": "gptplan causal sdpa",
+        "precision": layout.precision,
+        "flash_attention": "True",
+        "attn": "gptplan causal sdpa",
         "sequence_parallel": "split_gather" if layout.sequence_parallel else "",
         "shard_param_frac": "1.0" if is_gemini else "",
         "offload_optim_frac": str(layout.offload.optimizer),
@@ -173,17 +179,22 @@ def _plan_cells(plan: Plan) -> dict[str, str]:
         "offload_param_frac": str(layout.offload.parameters) if layout.offload.parameters else "",
         "offload_tier": "nvme" if layout.offload.tier == "nvme" else "",
         "fresh_process": "yes",
-    }  # fmt: skip
+    }
 
 
 def _model_cells(plan: Plan) -> dict[str, str]:
     model, problem = plan.problem.model, plan.problem
     return {
-        "model": model.name, "layers": str(model.num_layers), "hidden": str(model.hidden_size),
-        "heads": str(model.num_heads), "vocab": str(model.vocab_size), "seq_len": str(problem.seq_len),
+        "model": model.name,
+        "layers": str(model.num_layers),
+        "hidden": str(model.hidden_size),
+        "heads": str(model.num_heads),
+        "vocab": str(model.vocab_size),
+        "seq_len": str(problem.seq_len),
         "ffn_hidden": "" if model.ffn_hidden_size == 4 * model.hidden_size else str(model.ffn_hidden_size),
-        "tied_embeddings": "" if model.tied_embeddings else "no", "dropout": str(model.dropout),
-    }  # fmt: skip
+        "tied_embeddings": "" if model.tied_embeddings else "no",
+        "dropout": str(model.dropout),
+    }
 
 
 def _card(hardware: HardwareSpec) -> tuple[str, str]:

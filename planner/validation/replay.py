@@ -18,8 +18,10 @@ from planner.validation.cases import Case, MemoryKind, SkippedRow, StageRead
 from planner.validation.tables import PUBLISHED, RECORDED, SEED, Dialect, Row
 
 MAPPERS: dict[str, Callable[[Row], Case]] = {
-    PUBLISHED.name: published.case_of, RECORDED.name: recorded.case_of, SEED.name: seed.case_of,
-}  # fmt: skip
+    PUBLISHED.name: published.case_of,
+    RECORDED.name: recorded.case_of,
+    SEED.name: seed.case_of,
+}
 EXEMPT_RULES = frozenset({"PP001", "PP004", "PP005"})
 """Rules of what Colossal-AI executes: other stacks run such pipelines, and the formulas hold for them."""
 

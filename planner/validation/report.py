@@ -46,8 +46,9 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         found = []
         for name, one in self.sets.items():
             for what, errors, limit in (
-                ("memory", one.memory, limits.memory_pct), ("step time", one.step_time, limits.time_pct),
-            ):  # fmt: skip
+                ("memory", one.memory, limits.memory_pct),
+                ("step time", one.step_time, limits.time_pct),
+            ):
                 if limit is not None and errors.mean_abs_pct is not None and errors.mean_abs_pct > limit:
                     found.append(f"{name}: the mean {what} error is {errors.mean_abs_pct:.1f} %, the limit {limit:g} %")
         return found
@@ -64,9 +65,10 @@ def validate(paths: Sequence[Path], sets: Sequence[str] = (), hardware: Hardware
     for name in sets:
         if name not in known:
             raise usage_error(
-                f"no table has a set named `{name}`", location="--set",
+                f"no table has a set named `{name}`",
+                location="--set",
                 hint=did_you_mean(name, known) or f"the sets are {', '.join(known)}",
-            )  # fmt: skip
+            )
     replays = tuple(
         replay(row, table.dialect, hardware)
         for table in tables
@@ -144,6 +146,13 @@ def _groups(replays: Sequence[Replay]) -> dict[Hashable, list[Pair]]:
 def _group(case: Case) -> Hashable:
     problem, model = case.problem, case.problem.model
     return (
-        problem.hardware.name, problem.num_devices, problem.global_batch, problem.seq_len, problem.precision,
-        model.num_layers, model.hidden_size, model.num_heads, model.vocab_size,
-    )  # fmt: skip
+        problem.hardware.name,
+        problem.num_devices,
+        problem.global_batch,
+        problem.seq_len,
+        problem.precision,
+        model.num_layers,
+        model.hidden_size,
+        model.num_heads,
+        model.vocab_size,
+    )

@@ -29,15 +29,24 @@ def case_of(row: Row) -> Case:
     layout = _layout(row, precision=precision, assumed=assumed)
     fill = partial(filled_value, row.set_name, LEGACY_EXAMPLES, assumed)
     model = shapes.model_of(
-        _with_batch(row, layout.global_batch), vocab=row.needed_count("vocab"), num_heads=row.needed_count("heads"),
-        dropout=fill("dropout", None, LEGACY_EXAMPLES.dropout), precision=precision,
-    )  # fmt: skip
+        _with_batch(row, layout.global_batch),
+        vocab=row.needed_count("vocab"),
+        num_heads=row.needed_count("heads"),
+        dropout=fill("dropout", None, LEGACY_EXAMPLES.dropout),
+        precision=precision,
+    )
     stack = load_spec(fill("stack", None, LEGACY_EXAMPLES.stack), StackSpec)
     problem = Problem(
-        model=model, hardware=hardware, stack=stack, num_devices=row.needed_count("n_gpus"),
-        devices_per_node=hardware.devices_per_node, global_batch=layout.global_batch, seq_len=model.seq_len,
-        precision=precision, allow_offload=layout.offload.tier,
-    )  # fmt: skip
+        model=model,
+        hardware=hardware,
+        stack=stack,
+        num_devices=row.needed_count("n_gpus"),
+        devices_per_node=hardware.devices_per_node,
+        global_batch=layout.global_batch,
+        seq_len=model.seq_len,
+        precision=precision,
+        allow_offload=layout.offload.tier,
+    )
     if layout.num_devices != problem.num_devices:
         raise SkippedRow("TP x PP x DP is not the number of GPUs")
     per_rank = row.wholes("measured_mib_per_gpu")

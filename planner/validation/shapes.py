@@ -15,11 +15,21 @@ def model_of(
     if hidden % num_heads:
         raise SkippedRow("the hidden size does not divide by the heads")
     return ModelSpec(
-        name="row", title=row.text("model"), num_layers=row.needed_count("layers"), hidden_size=hidden,
-        num_heads=num_heads, ffn_hidden_size=ffn_hidden or 4 * hidden, vocab_size=vocab, max_seq_len=seq_len,
-        tied_embeddings=True, dropout=dropout, seq_len=seq_len, global_batch=row.needed_count("global_batch"),
-        precision=precision, sources={},
-    )  # fmt: skip
+        name="row",
+        title=row.text("model"),
+        num_layers=row.needed_count("layers"),
+        hidden_size=hidden,
+        num_heads=num_heads,
+        ffn_hidden_size=ffn_hidden or 4 * hidden,
+        vocab_size=vocab,
+        max_seq_len=seq_len,
+        tied_embeddings=True,
+        dropout=dropout,
+        seq_len=seq_len,
+        global_batch=row.needed_count("global_batch"),
+        precision=precision,
+        sources={},
+    )
 
 
 def precision_of(words: str) -> Precision | None:

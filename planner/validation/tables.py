@@ -12,8 +12,13 @@ MAX_TABLE_BYTES = 64 * 1024**2
 MAX_NUMBER = 10**15
 """Numbers beyond this in a cell are taken for a typing error."""
 OUTPUT_COLUMNS = (
-    "predicted_mem_gib", "predicted_step_s", "predicted_outcome", "skipped", "memory_error_pct", "step_error_pct",
-)  # fmt: skip
+    "predicted_mem_gib",
+    "predicted_step_s",
+    "predicted_outcome",
+    "skipped",
+    "memory_error_pct",
+    "step_error_pct",
+)
 """Columns that ``--out`` appends; a table may have them and they are not read."""
 
 
@@ -185,9 +190,10 @@ def read_table(path: Path) -> Table:
     for line, cells in lines[1:]:
         if len(cells) != len(header):
             raise usage_error(
-                f"the line has {len(cells)} cells and the header {len(header)}", location=f"{path}:{line}",
+                f"the line has {len(cells)} cells and the header {len(header)}",
+                location=f"{path}:{line}",
                 hint="quote a cell that contains a comma",
-            )  # fmt: skip
+            )
         row = Row(dict(zip(header, cells, strict=True)), path, line)
         for column in ("id", "set"):
             if not row.text(column):
@@ -220,16 +226,18 @@ def _dialect(path: Path, header: tuple[str, ...]) -> Dialect:
     missing = sorted(dialect.required - present)
     if len(missing) > len(dialect.required) // 2:
         raise usage_error(
-            "the first line is no header of a table of measured runs", location=f"{path}:1",
+            "the first line is no header of a table of measured runs",
+            location=f"{path}:1",
             hint=f"its columns are, for example, {', '.join(sorted(PUBLISHED.required))}",
-        )  # fmt: skip
+        )
     unknown = sorted(present - dialect.columns - set(OUTPUT_COLUMNS))
     if unknown:
         near = did_you_mean(unknown[0], missing or dialect.columns)
         raise usage_error(
-            f"unknown column `{unknown[0]}`", location=f"{path}:1",
+            f"unknown column `{unknown[0]}`",
+            location=f"{path}:1",
             hint=near or f"the columns are {', '.join(sorted(dialect.columns))}",
-        )  # fmt: skip
+        )
     if missing:
         raise usage_error(f"the column {missing[0]} is missing", location=f"{path}:1")
     return dialect

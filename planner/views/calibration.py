@@ -39,11 +39,13 @@ def _rows(measured: Measurements, spec: HardwareSpec, base: HardwareSpec) -> lis
             old = format_rate(known, "FLOP/s") + " peak" if known else ""
             rows.append((f"matrix products, {precision}, best", format_rate(max(rates), "FLOP/s"), old))
     curve = spec.efficiency.matmul
-    rows.append((
-        f"efficiency curve, {main_precision(measured)}",
-        f"{curve[0][1]:.0%} at {curve[0][0]:.1e} to {curve[-1][1]:.0%} at {curve[-1][0]:.1e} FLOP",
-        f"{base.efficiency.matmul[0][1]:.0%} to {base.efficiency.matmul[-1][1]:.0%}",
-    ))  # fmt: skip
+    rows.append(
+        (
+            f"efficiency curve, {main_precision(measured)}",
+            f"{curve[0][1]:.0%} at {curve[0][0]:.1e} to {curve[-1][1]:.0%} at {curve[-1][0]:.1e} FLOP",
+            f"{base.efficiency.matmul[0][1]:.0%} to {base.efficiency.matmul[-1][1]:.0%}",
+        )
+    )
     rows += [
         ("memory bandwidth", _memory(spec), _memory(base)),
         ("kernel launch", format_seconds(spec.kernel_launch_s), format_seconds(base.kernel_launch_s)),

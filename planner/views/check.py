@@ -96,16 +96,32 @@ def _layout(problem: Problem, layout: Layout) -> Table:
     offload = layout.offload
     rows = [
         ("model", problem.model.name, "GPUs", f"{problem.num_devices} x {problem.hardware.name}"),
-        ("tensor parallel", f"{layout.tensor_parallel} ({_tensor(layout)})",
-         "global batch", f"{problem.global_batch} x {problem.seq_len} tokens"),
-        ("pipeline parallel", f"{layout.pipeline_parallel} ({_schedule(layout)})",
-         "micro batches", f"{layout.num_microbatches} of {layout.micro_batch}"),
+        (
+            "tensor parallel",
+            f"{layout.tensor_parallel} ({_tensor(layout)})",
+            "global batch",
+            f"{problem.global_batch} x {problem.seq_len} tokens",
+        ),
+        (
+            "pipeline parallel",
+            f"{layout.pipeline_parallel} ({_schedule(layout)})",
+            "micro batches",
+            f"{layout.num_microbatches} of {layout.micro_batch}",
+        ),
         ("data parallel", f"{layout.data_parallel} (set automatically)", "precision", layout.precision),
-        ("ZeRO stage", str(layout.zero_stage),
-         "offload", f"{offload.optimizer:.0%} of the optimizer to {offload.tier}" if offload.optimizer else "none"),
-        ("recompute", f"{sum(layout.recompute_layers_per_stage)} of {sum(layout.layers_per_stage)} layers",
-         "stack", f"{problem.stack.name} {problem.stack.version}"),
-    ]  # fmt: skip
+        (
+            "ZeRO stage",
+            str(layout.zero_stage),
+            "offload",
+            f"{offload.optimizer:.0%} of the optimizer to {offload.tier}" if offload.optimizer else "none",
+        ),
+        (
+            "recompute",
+            f"{sum(layout.recompute_layers_per_stage)} of {sum(layout.layers_per_stage)} layers",
+            "stack",
+            f"{problem.stack.name} {problem.stack.version}",
+        ),
+    ]
     for left, left_value, right, right_value in rows:
         table.add_row(left, left_value, f"  {right}", right_value)
     return table
@@ -122,10 +138,13 @@ def _print_prediction(console: Console, predicted: Prediction) -> None:
         table.add_column(name, justify="right")
     for number, stage in enumerate(predicted.stages):
         table.add_row(
-            str(number), format_gib(stage.peak_bytes), f"+-{format_gib(stage.peak_bytes * MEMORY_ERROR)}",
-            format_gib(stage.reserve_bytes), format_gib(stage.capacity_bytes),
+            str(number),
+            format_gib(stage.peak_bytes),
+            f"+-{format_gib(stage.peak_bytes * MEMORY_ERROR)}",
+            format_gib(stage.reserve_bytes),
+            format_gib(stage.capacity_bytes),
             format_gib(stage.capacity_bytes - stage.peak_bytes - stage.reserve_bytes),
-        )  # fmt: skip
+        )
     console.print(table)
 
 

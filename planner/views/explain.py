@@ -46,10 +46,7 @@ def least_devices_text(least: LeastDevices) -> str:
             f"  {_ranges(range(1, count + 1))}: the training states alone take {format_gib(least.state_bytes)}, "
             f"more than {count} x {format_gib(least.usable_bytes_per_device)}"
         )
-    for counts, why in (
-        (least.no_valid_layout, "no valid layout"),
-        (least.none_fits, "valid layouts, but none fits"),
-    ):
+    for counts, why in ((least.no_valid_layout, "no valid layout"), (least.none_fits, "valid layouts, but none fits")):
         if counts:
             lines.append(f"  {_ranges(counts)}: {why}")
     if least.nearest_miss is not None:
@@ -135,14 +132,22 @@ def _layout_table(plan: Plan) -> Table:
         table.add_column()
     recomputed = sum(layout.recompute_layers_per_stage)
     rows = [
-        ("tensor parallel", f"{layout.tensor_parallel} ({layout.tensor_mode})",
-         "global batch", f"{problem.global_batch} x {problem.seq_len} tokens"),
-        ("pipeline parallel", f"{layout.pipeline_parallel} ({layout.schedule})",
-         "micro batches", f"{layout.num_microbatches} of {layout.micro_batch}"),
+        (
+            "tensor parallel",
+            f"{layout.tensor_parallel} ({layout.tensor_mode})",
+            "global batch",
+            f"{problem.global_batch} x {problem.seq_len} tokens",
+        ),
+        (
+            "pipeline parallel",
+            f"{layout.pipeline_parallel} ({layout.schedule})",
+            "micro batches",
+            f"{layout.num_microbatches} of {layout.micro_batch}",
+        ),
         ("data parallel", str(layout.data_parallel), "recompute", f"{recomputed} of {problem.model.num_layers} layers"),
         ("ZeRO stage", str(layout.zero_stage), "offload", layout.offload.words),
         ("sequence parallel", "yes" if layout.sequence_parallel else "no", "precision", layout.precision),
-    ]  # fmt: skip
+    ]
     for left, left_value, right, right_value in rows:
         table.add_row(left, left_value, f"  {right}", right_value)
     return table

@@ -66,15 +66,18 @@ def _verdict(plan: Plan) -> str:
 def _question(plan: Plan) -> list[tuple[str, str]]:
     problem, model = plan.problem, plan.problem.model
     rows = [
-        ("Model", f"{model.title}: {model.num_layers} layers, hidden size {model.hidden_size:,}, {model.num_heads} "
-                  f"heads, vocabulary {model.vocab_size:,}"),
+        (
+            "Model",
+            f"{model.title}: {model.num_layers} layers, hidden size {model.hidden_size:,}, {model.num_heads} "
+            f"heads, vocabulary {model.vocab_size:,}",
+        ),
         ("Devices", f"{problem.num_devices} x {problem.hardware.title}, {problem.devices_per_node} a node"),
         ("Stack", f"{problem.stack.title} {problem.stack.version}"),
         ("Batch", f"{problem.global_batch:,} sequences of {problem.seq_len:,} tokens"),
         ("Precision", problem.precision),
         ("Objective", problem.objective),
         ("Offload allowed", problem.allow_offload),
-    ]  # fmt: skip
+    ]
     rows += [("Pinned", f"{field} = {value}") for field, value in problem.pins.items()]
     rows += [("Forbidden", f"{field} = {', '.join(values)}") for field, values in problem.forbids.items()]
     return rows
@@ -127,11 +130,20 @@ def _memory(plan: Plan) -> str:
     divided = zip(stages, plan.layout.layers_per_stage, plan.layout.recompute_layers_per_stage, strict=True)
     rows = "".join(
         _row(
-            (str(number), str(layers), str(recomputed), format_gib(stage.peak_bytes), format_gib(stage.reserve_bytes),
-             format_gib(stage.capacity_bytes),
-             format_gib(stage.capacity_bytes - stage.peak_bytes - stage.reserve_bytes), stage.peak_phase), words=1)
+            (
+                str(number),
+                str(layers),
+                str(recomputed),
+                format_gib(stage.peak_bytes),
+                format_gib(stage.reserve_bytes),
+                format_gib(stage.capacity_bytes),
+                format_gib(stage.capacity_bytes - stage.peak_bytes - stage.reserve_bytes),
+                stage.peak_phase,
+            ),
+            words=1,
+        )
         for number, (stage, layers, recomputed) in enumerate(divided)
-    )  # fmt: skip
+    )
     bars = _figure(memory_bars(stages, terms), "Predicted memory at the peak, reserve and capacity of each stage")
     key = legend([*(name.replace("_", " ") for name in terms), "reserve"], MEMORY_COLOURS)
     return f'{bars}{key}<div class="wide"><table>{head}{rows}</table></div>'

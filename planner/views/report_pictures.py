@@ -8,8 +8,17 @@ from planner.plans.prediction import StagePrediction
 from planner.specs.units import format_gib, format_seconds
 
 MEMORY_COLOURS = (
-    "#4878d0", "#ee854a", "#6acc64", "#d65f5f", "#956cb4", "#8c613c", "#dc7ec0", "#797979", "#d5bb67", "#82c6e2",
-)  # fmt: skip
+    "#4878d0",
+    "#ee854a",
+    "#6acc64",
+    "#d65f5f",
+    "#956cb4",
+    "#8c613c",
+    "#dc7ec0",
+    "#797979",
+    "#d5bb67",
+    "#82c6e2",
+)
 """Told apart on light and on dark paper; taken in turn."""
 
 WIDTH = 900

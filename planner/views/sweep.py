@@ -16,8 +16,19 @@ Item = TypeVar("Item")
 MIN_WIDTH = 200
 
 HEADINGS = (
-    "status", "step", "tokens/s", "MFU", "fullest stage", "mode", "TP", "PP", "DP", "ZeRO", "micro batch", "recomputed",
-)  # fmt: skip
+    "status",
+    "step",
+    "tokens/s",
+    "MFU",
+    "fullest stage",
+    "mode",
+    "TP",
+    "PP",
+    "DP",
+    "ZeRO",
+    "micro batch",
+    "recomputed",
+)
 
 
 def track(done: Iterable[Item], total: int) -> Iterator[Item]:

@@ -38,17 +38,24 @@ def _errors_table(report: Report) -> Table:
     for name, one in report.sets.items():
         outcome = one.outcome
         table.add_row(
-            name, str(one.rows), str(one.scored), *_errors(one.memory), *_errors(one.step_time),
-            f"{outcome.fit_as_fit}/{outcome.fit_as_oom}", f"{outcome.oom_as_fit}/{outcome.oom_as_oom}",
-        )  # fmt: skip
+            name,
+            str(one.rows),
+            str(one.scored),
+            *_errors(one.memory),
+            *_errors(one.step_time),
+            f"{outcome.fit_as_fit}/{outcome.fit_as_oom}",
+            f"{outcome.oom_as_fit}/{outcome.oom_as_oom}",
+        )
     return table
 
 
 def _errors(errors: Errors) -> tuple[str, str, str, str]:
     return (
-        str(errors.n or ""), percent(errors.mean_abs_pct), percent(errors.max_abs_pct),
+        str(errors.n or ""),
+        percent(errors.mean_abs_pct),
+        percent(errors.max_abs_pct),
         percent(errors.bias_pct, signed=True),
-    )  # fmt: skip
+    )
 
 
 def _ranking_table(report: Report) -> Table:
@@ -60,9 +67,13 @@ def _ranking_table(report: Report) -> Table:
         if rank.groups:
             tau = "" if rank.kendall_tau is None else f"{rank.kendall_tau:.2f}"
             table.add_row(
-                name, str(rank.groups), tau, percent(rank.top1_regret_pct), percent(rank.top1_regret_max_pct),
+                name,
+                str(rank.groups),
+                tau,
+                percent(rank.top1_regret_pct),
+                percent(rank.top1_regret_max_pct),
                 percent(rank.top1_within_3_pct),
-            )  # fmt: skip
+            )
     return table
 
 
@@ -84,7 +95,12 @@ def _worst_table(worst: Sequence[Worst], words: Callable[[float], str]) -> Table
     for one in worst:
         measured, predicted = (words(value) for value in one.pair)
         table.add_row(
-            one.replay.row.set_name, one.replay.row.id, layout_words(one.replay), measured, predicted,
-            percent(error_pct(*one.pair), signed=True), one.part,
-        )  # fmt: skip
+            one.replay.row.set_name,
+            one.replay.row.id,
+            layout_words(one.replay),
+            measured,
+            predicted,
+            percent(error_pct(*one.pair), signed=True),
+            one.part,
+        )
     return table

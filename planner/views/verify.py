@@ -29,12 +29,15 @@ def _what_ran(small: Shrunken) -> list[str]:
     kind = {"none": "none"}.get(layout.tensor_mode, f"{layout.tensor_parallel} ({layout.tensor_mode})")
     recomputed = "+".join(map(str, layout.recompute_layers_per_stage))
     words = [
-        f"tensor parallel {kind}", f"pipeline parallel {layout.pipeline_parallel} ({layout.schedule})",
-        f"data parallel {layout.data_parallel}", f"ZeRO stage {layout.zero_stage}",
+        f"tensor parallel {kind}",
+        f"pipeline parallel {layout.pipeline_parallel} ({layout.schedule})",
+        f"data parallel {layout.data_parallel}",
+        f"ZeRO stage {layout.zero_stage}",
         f"sequence parallel {'yes' if layout.sequence_parallel else 'no'}",
         f"{layout.num_microbatches} micro batches of {layout.micro_batch}",
-        f"layers {'+'.join(map(str, layout.layers_per_stage))}, recomputed {recomputed}", layout.precision,
-    ]  # fmt: skip
+        f"layers {'+'.join(map(str, layout.layers_per_stage))}, recomputed {recomputed}",
+        layout.precision,
+    ]
     if layout.offload.tier != "none":
         words.append(f"offload of {layout.offload.words}")
     lines = [
@@ -60,9 +63,16 @@ def _table(found: Verification) -> Table:
         gradient, replicas = step.gradient, step.replicas
         apart = ("-", "") if replicas is None else (_number(replicas.value), _replicas_place(replicas))
         table.add_row(
-            str(step.step), f"{step.loss:.6f}", f"{step.reference_loss:.6f}", _number(step.loss_difference),
-            _number(gradient.value), gradient.parameter, str(gradient.rank), str(gradient.stage), *apart,
-        )  # fmt: skip
+            str(step.step),
+            f"{step.loss:.6f}",
+            f"{step.reference_loss:.6f}",
+            _number(step.loss_difference),
+            _number(gradient.value),
+            gradient.parameter,
+            str(gradient.rank),
+            str(gradient.stage),
+            *apart,
+        )
     return table
 
 

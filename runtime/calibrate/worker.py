@@ -43,10 +43,17 @@ OTHER_SHAPES = 4
 """Shapes, the largest but for the very largest, that other precisions than the main one are measured with."""
 ATTENTION = "attention"
 SHARES = {
-    "matrix products": 0.28, "other precisions": 0.10, ATTENTION: 0.03, "memory bandwidth": 0.05,
-    "kernel launches": 0.02, "collectives": 0.22, "host copies": 0.05, "host to device": 0.07,
-    "Adam on the host": 0.08, "disk": 0.10,
-}  # fmt: skip
+    "matrix products": 0.28,
+    "other precisions": 0.10,
+    ATTENTION: 0.03,
+    "memory bandwidth": 0.05,
+    "kernel launches": 0.02,
+    "collectives": 0.22,
+    "host copies": 0.05,
+    "host to device": 0.07,
+    "Adam on the host": 0.08,
+    "disk": 0.10,
+}
 """Parts of the time limit that the measurements get."""
 COLLECTIVE_TIMEOUT = datetime.timedelta(minutes=5)
 """Longer than any rank is alone with a measurement; then the others give up waiting for it."""
@@ -114,15 +121,28 @@ class Calibration:
             adam = ranks.gathered(measure_adam(self._phase("Adam on the host")))
             disk = self._disk()
         return Measurements(
-            device="cuda" if device.type == "cuda" else "cpu", device_name=_device_name(device),
-            torch_version=str(torch.__version__), num_devices=ranks.world, threads_per_process=torch.get_num_threads(),
-            products=tuple(products), attention=attention, memory_bytes_per_s=memory_rate, kernel_launch_s=launch,
-            collectives=tuple(collectives), device_memory=memory, host_memory_bytes=host_memory_bytes(),
-            host_copy_bytes_per_s=copies, adam_parameters_per_s=sum(AdamRate(*one).parameters_per_s for one in adam),
-            adam=AdamRate(*adam[0]).name, pinned_bytes_per_s=pinned, pageable_bytes_per_s=pageable,
-            disk_free_bytes=self._free_bytes, disk_read_bytes_per_s=disk.read_bytes_per_s,
-            disk_write_bytes_per_s=disk.write_bytes_per_s, seconds=time.perf_counter() - started,
-        )  # fmt: skip
+            device="cuda" if device.type == "cuda" else "cpu",
+            device_name=_device_name(device),
+            torch_version=str(torch.__version__),
+            num_devices=ranks.world,
+            threads_per_process=torch.get_num_threads(),
+            products=tuple(products),
+            attention=attention,
+            memory_bytes_per_s=memory_rate,
+            kernel_launch_s=launch,
+            collectives=tuple(collectives),
+            device_memory=memory,
+            host_memory_bytes=host_memory_bytes(),
+            host_copy_bytes_per_s=copies,
+            adam_parameters_per_s=sum(AdamRate(*one).parameters_per_s for one in adam),
+            adam=AdamRate(*adam[0]).name,
+            pinned_bytes_per_s=pinned,
+            pageable_bytes_per_s=pageable,
+            disk_free_bytes=self._free_bytes,
+            disk_read_bytes_per_s=disk.read_bytes_per_s,
+            disk_write_bytes_per_s=disk.write_bytes_per_s,
+            seconds=time.perf_counter() - started,
+        )
 
     def _phase(self, name: str) -> float:
         """Announce a measurement, start it on all ranks at once; its budget in seconds."""

@@ -96,9 +96,16 @@ class SummaOperations:
         row = ParallelMode.PARALLEL_2P5D_ROW if is_deep else ParallelMode.PARALLEL_2D_ROW
         self._column = ParallelMode.PARALLEL_2P5D_COL if is_deep else ParallelMode.PARALLEL_2D_COL
         self._place = (
-            at["row"], at["col"], *([at["depth"]] if is_deep else []), row, self._column,
-            at["data"], at["stage"], mesh.sizes["stage"], mesh.size(mesh.tensor_axes),
-        )  # fmt: skip
+            at["row"],
+            at["col"],
+            *([at["depth"]] if is_deep else []),
+            row,
+            self._column,
+            at["data"],
+            at["stage"],
+            mesh.sizes["stage"],
+            mesh.size(mesh.tensor_axes),
+        )
 
     def prepare(self, weight: nn.Parameter) -> None:
         """Nothing: gradients come out of autograd."""

@@ -18,9 +18,11 @@ def _built() -> Any:
 
     sources = Path(colossalai.__file__).parent / "kernel" / "extensions" / "csrc"
     return cpp_extension.load(
-        "gptplan_cpu_adam", [str(sources / "kernel" / "arm" / "cpu_adam_arm.cpp")],
-        extra_include_paths=[str(sources)], extra_cflags=["-O3", "-std=c++17", "-fopenmp"],
-    )  # fmt: skip
+        "gptplan_cpu_adam",
+        [str(sources / "kernel" / "arm" / "cpu_adam_arm.cpp")],
+        extra_include_paths=[str(sources)],
+        extra_cflags=["-O3", "-std=c++17", "-fopenmp"],
+    )
 
 
 class _LateKernel:

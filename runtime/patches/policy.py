@@ -31,9 +31,13 @@ def token_loss(logits: Tensor, labels: Tensor, shard_config: Any, vocab_size: in
         return mean_loss(logits, labels)
     group = shard_config.tensor_parallel_process_group
     total: Tensor = cross_entropy_1d(
-        logits.flatten(0, 1), labels.flatten(), process_group=group, vocab_size=vocab_size, dtype=logits.dtype,
+        logits.flatten(0, 1),
+        labels.flatten(),
+        process_group=group,
+        vocab_size=vocab_size,
+        dtype=logits.dtype,
         mode="sum",
-    )  # fmt: skip
+    )
     return total / labels.numel()
 
 
@@ -61,11 +65,16 @@ def _forward(
     """
     states: Tensor = input_ids if hidden_states is None else hidden_states  # type: ignore[assignment]
     outputs = GPT2PipelineForwards.gpt2_model_forward(
-        self.transformer, input_ids, hidden_states=hidden_states, return_dict=True,
-        attention_mask=torch.ones(states.shape[:2], device=states.device), stage_manager=stage.manager,
-        stage_index=stage.layers if stage_index is None else stage_index, shard_config=stage.shard_config,
+        self.transformer,
+        input_ids,
+        hidden_states=hidden_states,
+        return_dict=True,
+        attention_mask=torch.ones(states.shape[:2], device=states.device),
+        stage_manager=stage.manager,
+        stage_index=stage.layers if stage_index is None else stage_index,
+        shard_config=stage.shard_config,
         force_sp_gather=False,
-    )  # fmt: skip
+    )
     if stage.manager is not None and not stage.manager.is_last_stage():
         return {"hidden_states": outputs["hidden_states"]}
     logits = self.lm_head(outputs[0])

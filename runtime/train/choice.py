@@ -43,8 +43,12 @@ def make_trainer(
     if plan.layout.offload.tier != "nvme":
         return kind(plan, device, seed=seed, learning_rate=learning_rate, **chosen)
     if nvme_folder is None:
-        raise usage_error("the plan offloads to NVMe, and no folder is named", location=NVME_FOLDER, rule="RUN005",
-                          hint="start the workers with `gptplan run --nvme-path FOLDER`")  # fmt: skip
+        raise usage_error(
+            "the plan offloads to NVMe, and no folder is named",
+            location=NVME_FOLDER,
+            rule="RUN005",
+            hint="start the workers with `gptplan run --nvme-path FOLDER`",
+        )
     from runtime.train.nvme import reserve_moments  # here, because it needs tensornvme
 
     in_folder = partial(host_adam, nvme_folder=nvme_folder)

@@ -67,8 +67,9 @@ def check_vocabulary(tokenizer: Tokenizer, vocab_size: int) -> None:
     if tokenizer.vocab_size > vocab_size:
         raise usage_error(
             f"the tokenizer has {tokenizer.vocab_size} tokens, the model's vocabulary {vocab_size}",
-            rule=_RULE, hint="choose a tokenizer with a smaller vocabulary, or solve for a larger `vocab_size`",
-        )  # fmt: skip
+            rule=_RULE,
+            hint="choose a tokenizer with a smaller vocabulary, or solve for a larger `vocab_size`",
+        )
 
 
 def read_tokens(data: Path | None, tokenizer: Tokenizer, num_tokens: int) -> NDArray[np.int32]:
@@ -153,8 +154,9 @@ class PackedBatches:
         if self.num_sequences < 1:
             raise usage_error(
                 f"the text has {len(tokens)} tokens, one sequence needs {seq_len + 1}",
-                rule=_RULE, hint="name more text with `--data`, or solve for a smaller `--seq-len`",
-            )  # fmt: skip
+                rule=_RULE,
+                hint="name more text with `--data`, or solve for a smaller `--seq-len`",
+            )
         self._tokens = torch.from_numpy(tokens)
         self._seq_len, self._global_batch, self._seed = seq_len, global_batch, seed
         self._orders: dict[int, NDArray[np.int64]] = {}

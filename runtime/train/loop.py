@@ -32,9 +32,11 @@ def run_training(plan: Plan, options: RunOptions, name: str) -> None:
     batches = _load_batches(plan, options)
     folder = os.environ.get(NVME_FOLDER)
     trainer = make_trainer(
-        plan, seed=options.seed, learning_rate=options.learning_rate,
+        plan,
+        seed=options.seed,
+        learning_rate=options.learning_rate,
         nvme_folder=None if folder is None else Path(folder),
-    )  # fmt: skip
+    )
     stage, device = trainer.position.stage, trainer.device
     boosted = memory_records(gather_memory(stage, device))
     forget_peaks(device)
@@ -54,9 +56,15 @@ def run_training(plan: Plan, options: RunOptions, name: str) -> None:
             tokens_per_s = plan.problem.global_batch * plan.problem.seq_len / step.seconds
             reading = {"memory": memory_records(gather_memory(stage, device))} if number < FIRST_STEPS else {}
             metrics.write(
-                "step", step=number + 1, loss=step.loss if math.isfinite(step.loss) else None, step_s=step.seconds,
-                updated=step.updated, tokens_per_s=tokens_per_s, learning_rate=learning_rate, **reading,
-            )  # fmt: skip
+                "step",
+                step=number + 1,
+                loss=step.loss if math.isfinite(step.loss) else None,
+                step_s=step.seconds,
+                updated=step.updated,
+                tokens_per_s=tokens_per_s,
+                learning_rate=learning_rate,
+                **reading,
+            )
             display.step(number + 1, step, tokens_per_s)
             _check_finite(step.loss, number + 1, plan)
         memory = gather_memory(stage, device)
@@ -109,8 +117,7 @@ def _check_finite(loss: float, step: int, plan: Plan) -> None:
     if plan.layout.precision == "fp16":
         hint += ", or solve again with `--precision bf16`"
     raise PlanError(
-        Diagnostic(rule="RUN007", message=f"the loss of step {step} is {loss}", hint=hint),
-        exit_code=ExitCode.NEGATIVE,
+        Diagnostic(rule="RUN007", message=f"the loss of step {step} is {loss}", hint=hint), exit_code=ExitCode.NEGATIVE
     )
 
 

@@ -23,13 +23,15 @@ from runtime.train.steps import Step, median_step_s
 TERMS: dict[str, tuple[str, ...]] = {
     "compute": ("forward_backward", "recompute", "embedding", "loss_head", "gradient_accumulation"),
     "communication": (
-        "tensor_parallel_communication", "weight_gathering", "data_parallel_communication",
+        "tensor_parallel_communication",
+        "weight_gathering",
+        "data_parallel_communication",
         "tied_embedding_reduction",
     ),
     "pipeline": ("pipeline_communication", "pipeline_bubble"),
     "optimizer": ("optimizer", "offload"),
     "host": ("host",),
-}  # fmt: skip
+}
 """Term of a profiled step to the predicted ones that it stands for."""
 
 PACKAGES = ("torch", "colossalai", "transformers")
@@ -113,9 +115,9 @@ def compare(
     """The prediction beside the measurement: step time, its terms, and peak memory of each stage's ranks."""
     expected = plan.predicted
     measured_s = median_step_s(steps)
-    measured = ("no update", "") if measured_s is None else (
-        format_seconds(measured_s), f"{expected.step_s / measured_s:.2f}",
-    )  # fmt: skip
+    measured = (
+        ("no update", "") if measured_s is None else (format_seconds(measured_s), f"{expected.step_s / measured_s:.2f}")
+    )
     lines = [Comparison("step time (median)", format_seconds(expected.step_s), *measured)]
     words = {"communication": communication_words(plan.layout)}
     lines += _step_terms(predicted_terms(expected.breakdown_s), terms_s, words)
@@ -153,26 +155,32 @@ def prediction_record(plan: Plan) -> dict[str, Any]:
 def _step_terms(expected_s: dict[str, float], measured_s: dict[str, float], words: dict[str, str]) -> list[Comparison]:
     return [
         Comparison(
-            f"  {words.get(name, name)}", format_seconds(expected_s[name]), format_seconds(measured),
+            f"  {words.get(name, name)}",
+            format_seconds(expected_s[name]),
+            format_seconds(measured),
             f"{expected_s[name] / measured:.2f}" if measured else "",
         )
         for name, measured in measured_s.items()
         if measured or expected_s[name]
-    ]  # fmt: skip
+    ]
 
 
 def _process_memory(stage: int, predicted_bytes: int, measured: RankMemory) -> Comparison:
     # A process cannot tell its tensors from the libraries around them, so those are in both figures.
     return Comparison(
-        f"stage {stage} peak, max RSS", format_bytes(predicted_bytes),
-        format_bytes(measured.allocated_bytes), f"{predicted_bytes / measured.allocated_bytes:.2f}",
-    )  # fmt: skip
+        f"stage {stage} peak, max RSS",
+        format_bytes(predicted_bytes),
+        format_bytes(measured.allocated_bytes),
+        f"{predicted_bytes / measured.allocated_bytes:.2f}",
+    )
 
 
 def _device_memory(stage: int, predicted: StagePrediction, measured: RankMemory) -> list[Comparison]:
     return [
         Comparison(
-            f"stage {stage} peak, {kind}", format_bytes(predicted_bytes), format_bytes(num_bytes),
+            f"stage {stage} peak, {kind}",
+            format_bytes(predicted_bytes),
+            format_bytes(num_bytes),
             f"{predicted_bytes / num_bytes:.2f}",
         )
         for kind, predicted_bytes, num_bytes in (
@@ -180,4 +188,4 @@ def _device_memory(stage: int, predicted: StagePrediction, measured: RankMemory)
             ("reserved", predicted.reserved_bytes, measured.reserved_bytes),
             ("in use", predicted.device_bytes, measured.device_used_bytes),
         )
-    ]  # fmt: skip
+    ]

@@ -32,9 +32,13 @@ def rank_memory(rank: int, stage: int, device: str) -> RankMemory:
     if device == "cuda":
         free, total = torch.cuda.mem_get_info()
         return RankMemory(
-            rank, stage, torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved(),
-            torch.cuda.memory_allocated(), total - free,
-        )  # fmt: skip
+            rank,
+            stage,
+            torch.cuda.max_memory_allocated(),
+            torch.cuda.max_memory_reserved(),
+            torch.cuda.memory_allocated(),
+            total - free,
+        )
     # Linux counts ru_maxrss in KiB, macOS in bytes.
     unit = 1 if platform.system() == "Darwin" else 1024
     resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

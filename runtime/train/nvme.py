@@ -52,8 +52,9 @@ class MomentFile(DiskOffloader):  # type: ignore[misc]
             limit = format_bytes(LARGEST_TRANSFER_BYTES)
             raise _refusal(
                 f"the moments of one parameter take {format_bytes(largest // 2)} each, and {limit} fit one transfer",
-                self._file, "offload to `cpu`, or use a layout that divides the parameters further",
-            )  # fmt: skip
+                self._file,
+                "offload to `cpu`, or use a layout that divides the parameters further",
+            )
         self._slack_bytes = 2 * largest
         self._take(MOMENT_BYTES * sum(sizes) + self._slack_bytes)
 

@@ -47,17 +47,22 @@ def _step(number: int, expected: ReferenceStep, ranks: Sequence[RankSteps]) -> S
         GradientDifference(
             value=relative(gradient, expected.gradients[name]), parameter=name, rank=rank, stage=ranks[rank].stage
         )
-        for name, held in holders.items() for rank, gradient in held
-    ]  # fmt: skip
+        for name, held in holders.items()
+        for rank, gradient in held
+    ]
     replicas = [
         ReplicaDifference(value=relative(gradient, held[0][1]), parameter=name, ranks=(held[0][0], rank))
-        for name, held in holders.items() for rank, gradient in held[1:]
-    ]  # fmt: skip
+        for name, held in holders.items()
+        for rank, gradient in held[1:]
+    ]
     return StepComparison(
-        step=number + 1, loss=loss, reference_loss=expected.loss,
+        step=number + 1,
+        loss=loss,
+        reference_loss=expected.loss,
         loss_difference=_finite(abs(loss - expected.loss) / abs(expected.loss)),
-        gradient=max(gradients, key=_size), replicas=max(replicas, key=_size, default=None),
-    )  # fmt: skip
+        gradient=max(gradients, key=_size),
+        replicas=max(replicas, key=_size, default=None),
+    )
 
 
 def relative(found: NDArray[np.float32], wanted: NDArray[np.float32]) -> float | None:

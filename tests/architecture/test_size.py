@@ -9,8 +9,11 @@ import pytest
 ROOT = Path(__file__).parents[2]
 MAX_FILE_LINES = 350
 MAX_FUNCTION_LINES = 60
-FILES = sorted(path for folder in ("planner", "runtime", "tests", "benchmarks", "docs", "plans")
-               for path in (ROOT / folder).rglob("*.py"))  # fmt: skip
+FILES = sorted(
+    path
+    for folder in ("planner", "runtime", "tests", "benchmarks", "docs", "plans")
+    for path in (ROOT / folder).rglob("*.py")
+)
 
 
 def functions(path: Path) -> Iterator[tuple[str, int]]:

@@ -123,11 +123,15 @@ EXPECTED = {
 def row_of(plan: Plan) -> Row:
     layout = plan.layout
     return Row(
-        gpus=plan.problem.num_devices, batch=layout.micro_batch * layout.num_microbatches, mode=layout.tensor_mode,
+        gpus=plan.problem.num_devices,
+        batch=layout.micro_batch * layout.num_microbatches,
+        mode=layout.tensor_mode,
         degrees=(layout.tensor_parallel, layout.pipeline_parallel, layout.data_parallel),
-        zero_stage=layout.zero_stage, offload=layout.offload, depth=layout.tensor_depth,
+        zero_stage=layout.zero_stage,
+        offload=layout.offload,
+        depth=layout.tensor_depth,
         card=plan.problem.hardware.name,
-    )  # fmt: skip
+    )
 
 
 def test_every_row_has_a_plan() -> None:

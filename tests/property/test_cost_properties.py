@@ -31,28 +31,43 @@ def questions(draw: st.DrawFn) -> Problem:
     attention = draw(st.sampled_from(["flash", "unskipped", "materialised", "recomputed"]))
     modes = draw(st.sampled_from([("none", "1d"), ("none", "1d"), ("none", "2d", "2.5d", "3d")]))
     pieces = {
-        "unit_parameters": draw(st.sampled_from([0, 0, 5000, 10**6])), "pinned_blocks": draw(st.booleans()),
-        "gradients_reuse_weights": draw(st.booleans()), "pinned_weight": 2.0, "recompute_gathers": 1.0,
-    }  # fmt: skip
+        "unit_parameters": draw(st.sampled_from([0, 0, 5000, 10**6])),
+        "pinned_blocks": draw(st.booleans()),
+        "gradients_reuse_weights": draw(st.booleans()),
+        "pinned_weight": 2.0,
+        "recompute_gathers": 1.0,
+    }
     stack = {
-        "zero_bucket_bytes": draw(st.sampled_from([0, 1000, 10**6])), "sharded": pieces, "tensor_modes": modes,
-        "zero_stages": (0, 1, 2, 3), "zero_stages_with_accumulation": (0, 1, 3), "recompute": "per-layer",
+        "zero_bucket_bytes": draw(st.sampled_from([0, 1000, 10**6])),
+        "sharded": pieces,
+        "tensor_modes": modes,
+        "zero_stages": (0, 1, 2, 3),
+        "zero_stages_with_accumulation": (0, 1, 3),
+        "recompute": "per-layer",
         "offload_tiers": ("none", "cpu", "nvme"),
         "activations": {
-            "attention": attention, "backward_elements": draw(st.sampled_from([0.0, 8.0])),
-            "gathered_elements": draw(st.sampled_from([0.0, 2.0])), "mask_elements": 1.0, "causal_buffer_bytes": 1.0,
+            "attention": attention,
+            "backward_elements": draw(st.sampled_from([0.0, 8.0])),
+            "gathered_elements": draw(st.sampled_from([0.0, 2.0])),
+            "mask_elements": 1.0,
+            "causal_buffer_bytes": 1.0,
         },
-    }  # fmt: skip
+    }
     model = {
-        "num_layers": draw(st.integers(2, 12)), "dropout": draw(st.sampled_from([0.0, 0.1])),
-        "tied_embeddings": draw(st.booleans()), "vocab_size": draw(st.sampled_from([100, 128, 5000])),
-    }  # fmt: skip
+        "num_layers": draw(st.integers(2, 12)),
+        "dropout": draw(st.sampled_from([0.0, 0.1])),
+        "tied_embeddings": draw(st.booleans()),
+        "vocab_size": draw(st.sampled_from([100, 128, 5000])),
+    }
     return problem(
-        model=model, stack=stack, num_devices=draw(st.sampled_from([1, 2, 4, 8, 12])),
-        devices_per_node=draw(st.sampled_from([2, 4])), global_batch=draw(st.sampled_from([4, 8, 12])),
+        model=model,
+        stack=stack,
+        num_devices=draw(st.sampled_from([1, 2, 4, 8, 12])),
+        devices_per_node=draw(st.sampled_from([2, 4])),
+        global_batch=draw(st.sampled_from([4, 8, 12])),
         allow_offload=draw(st.sampled_from(["none", "cpu", "nvme"])),
         hardware={"kernel_launch_s": draw(st.sampled_from([0.0, 1e-3]))},
-    )  # fmt: skip
+    )
 
 
 def valid_columns(asked: Problem) -> LayoutColumns:
@@ -161,9 +176,7 @@ def test_zero_never_adds_states(asked: Problem, stage: int) -> None:
 
 @COMMON
 @given(st.sampled_from([1, 2, 3, 4, 6, 8]), st.sampled_from([2, 3, 4]), st.sampled_from([0, 1, 16, 64]), st.booleans())
-def test_more_tensor_parallelism_never_adds_parameters(
-    degree: int, factor: int, multiple: int, tied: bool
-) -> None:  # fmt: skip
+def test_more_tensor_parallelism_never_adds_parameters(degree: int, factor: int, multiple: int, tied: bool) -> None:
     asked = problem(model={"vocab_size": 1000, "tied_embeddings": tied}, stack={"vocab_multiple": multiple})
     few = total(stage_parameters(asked, stages(tensor_parallel=degree, pipeline_parallel=2)))
     many = total(stage_parameters(asked, stages(tensor_parallel=degree * factor, pipeline_parallel=2)))

@@ -18,9 +18,17 @@ from tests.property.strategies import problems
 SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
 TIGHT = st.integers(20_000, 200_000)
 PINS = st.sampled_from(
-    [{}, {}, {"tensor_parallel": "2"}, {"pipeline_parallel": "2"}, {"layers_per_stage": "even"}, {"zero_stage": "1"},
-     {"tensor_parallel": "2", "pipeline_parallel": "2"}, {"data_parallel": "1"}]
-)  # fmt: skip
+    [
+        {},
+        {},
+        {"tensor_parallel": "2"},
+        {"pipeline_parallel": "2"},
+        {"layers_per_stage": "even"},
+        {"zero_stage": "1"},
+        {"tensor_parallel": "2", "pipeline_parallel": "2"},
+        {"data_parallel": "1"},
+    ]
+)
 
 
 @st.composite

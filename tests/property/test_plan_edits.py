@@ -67,5 +67,12 @@ def test_any_edit_of_one_field_is_noticed(path: tuple[Any, ...], value: Any, rem
 def test_the_document_has_every_part() -> None:
     tops = {path[0] for path in LEAVES}
     assert tops == {
-        "digest", "evidence", "format_version", "gptplan_version", "layout", "predicted", "problem", "spec_digests"
-    }  # fmt: skip
+        "digest",
+        "evidence",
+        "format_version",
+        "gptplan_version",
+        "layout",
+        "predicted",
+        "problem",
+        "spec_digests",
+    }

@@ -33,13 +33,21 @@ Key = tuple[str, str, str]
 """Rule, field and value of a requirement."""
 
 PINS: dict[str, list[str]] = {
-    "tensor_parallel": ["1", "2", "3", "4"], "pipeline_parallel": ["1", "2", "3", "8"],
-    "data_parallel": ["1", "2", "3"], "micro_batch": ["1", "2", "3", "4"], "num_microbatches": ["1", "2", "5"],
-    "zero_stage": ["0", "1", "2", "3"], "tensor_mode": ["none", "1d", "2d"], "schedule": ["none", "1f1b"],
-    "recompute_layers_per_stage": ["none", "all", "some"], "sequence_parallel": ["true"], "offload.tier": ["cpu"],
-    "offload.optimizer": ["0.5", "1.0"], "num_model_chunks": ["1", "2"],
+    "tensor_parallel": ["1", "2", "3", "4"],
+    "pipeline_parallel": ["1", "2", "3", "8"],
+    "data_parallel": ["1", "2", "3"],
+    "micro_batch": ["1", "2", "3", "4"],
+    "num_microbatches": ["1", "2", "5"],
+    "zero_stage": ["0", "1", "2", "3"],
+    "tensor_mode": ["none", "1d", "2d"],
+    "schedule": ["none", "1f1b"],
+    "recompute_layers_per_stage": ["none", "all", "some"],
+    "sequence_parallel": ["true"],
+    "offload.tier": ["cpu"],
+    "offload.optimizer": ["0.5", "1.0"],
+    "num_model_chunks": ["1", "2"],
     "layers_per_stage": ["even", "1,3", "2,2", "2,1,1", "1,2"],
-}  # fmt: skip
+}
 
 
 @st.composite

@@ -14,29 +14,47 @@ from tests.helpers import problem
 LAYOUT_RULES = {rule.id for rule in RULES if rule.holds is None}
 PINNED = st.sampled_from(
     [
-        {}, {}, {}, {"tensor_mode": "2d"}, {"tensor_mode": "2.5d"}, {"tensor_mode": "3d"}, {"zero_stage": "3"},
-        {"offload.tier": "nvme"}, {"offload.optimizer": "0.5"}, {"micro_batch": "2"}, {"schedule": "interleaved"},
+        {},
+        {},
+        {},
+        {"tensor_mode": "2d"},
+        {"tensor_mode": "2.5d"},
+        {"tensor_mode": "3d"},
+        {"zero_stage": "3"},
+        {"offload.tier": "nvme"},
+        {"offload.optimizer": "0.5"},
+        {"micro_batch": "2"},
+        {"schedule": "interleaved"},
     ]
-)  # fmt: skip
+)
 
 
 @st.composite
 def questions(draw: st.DrawFn) -> Problem:
     """Problems that allow much, so that every rule has something to reject."""
     model = {
-        "num_layers": draw(st.integers(1, 12)), "num_heads": draw(st.sampled_from([1, 4, 6])),
-        "hidden_size": draw(st.sampled_from([12, 24])), "vocab_size": draw(st.sampled_from([100, 128])),
-    }  # fmt: skip
+        "num_layers": draw(st.integers(1, 12)),
+        "num_heads": draw(st.sampled_from([1, 4, 6])),
+        "hidden_size": draw(st.sampled_from([12, 24])),
+        "vocab_size": draw(st.sampled_from([100, 128])),
+    }
     stack = {
-        "uneven_stages": draw(st.booleans()), "recompute": draw(st.sampled_from(["none", "all-or-nothing"])),
-        "sequence_parallel": draw(st.booleans()), "vocab_multiple": draw(st.sampled_from([0, 1, 16])),
-    }  # fmt: skip
+        "uneven_stages": draw(st.booleans()),
+        "recompute": draw(st.sampled_from(["none", "all-or-nothing"])),
+        "sequence_parallel": draw(st.booleans()),
+        "vocab_multiple": draw(st.sampled_from([0, 1, 16])),
+    }
     return problem(
-        model=model, stack=stack, num_devices=draw(st.integers(1, 12)), global_batch=draw(st.integers(1, 12)),
-        seq_len=draw(st.sampled_from([6, 8, 16])), precision=draw(st.sampled_from(["bf16", "fp32"])),
-        allow_offload=draw(st.sampled_from(["none", "cpu", "nvme"])), pins=draw(PINNED),
+        model=model,
+        stack=stack,
+        num_devices=draw(st.integers(1, 12)),
+        global_batch=draw(st.integers(1, 12)),
+        seq_len=draw(st.sampled_from([6, 8, 16])),
+        precision=draw(st.sampled_from(["bf16", "fp32"])),
+        allow_offload=draw(st.sampled_from(["none", "cpu", "nvme"])),
+        pins=draw(PINNED),
         forbids=draw(st.sampled_from([{}, {}, {"zero_stage": ("1",)}])),
-    )  # fmt: skip
+    )
 
 
 def whole(asked: Problem, columns: LayoutColumns, row: int) -> Layout:
@@ -85,18 +103,26 @@ def any_layout(draw: st.DrawFn) -> Layout:
     stages = draw(st.integers(1, 5))
     layers = tuple(draw(st.lists(st.integers(0, 9), max_size=6)))
     return Layout(
-        tensor_mode=draw(st.sampled_from(TENSOR_MODES)), tensor_parallel=draw(st.integers(1, 70)),
-        tensor_depth=draw(st.integers(1, 9)), pipeline_parallel=stages, data_parallel=draw(st.integers(1, 70)),
-        zero_stage=draw(st.integers(0, 3)), sequence_parallel=draw(st.booleans()),
-        micro_batch=draw(st.integers(1, 9)), num_microbatches=draw(st.integers(1, 9)),
-        schedule=draw(st.sampled_from(SCHEDULES)), num_model_chunks=draw(st.integers(1, 12)),
-        layers_per_stage=layers, recompute_layers_per_stage=tuple(draw(st.lists(st.integers(0, 9), max_size=6))),
+        tensor_mode=draw(st.sampled_from(TENSOR_MODES)),
+        tensor_parallel=draw(st.integers(1, 70)),
+        tensor_depth=draw(st.integers(1, 9)),
+        pipeline_parallel=stages,
+        data_parallel=draw(st.integers(1, 70)),
+        zero_stage=draw(st.integers(0, 3)),
+        sequence_parallel=draw(st.booleans()),
+        micro_batch=draw(st.integers(1, 9)),
+        num_microbatches=draw(st.integers(1, 9)),
+        schedule=draw(st.sampled_from(SCHEDULES)),
+        num_model_chunks=draw(st.integers(1, 12)),
+        layers_per_stage=layers,
+        recompute_layers_per_stage=tuple(draw(st.lists(st.integers(0, 9), max_size=6))),
         offload=Offload(
-            optimizer=draw(st.sampled_from([0.0, 0.5, 1.0])), parameters=draw(st.sampled_from([0.0, 1.0])),
+            optimizer=draw(st.sampled_from([0.0, 0.5, 1.0])),
+            parameters=draw(st.sampled_from([0.0, 1.0])),
             tier=draw(st.sampled_from(OFFLOAD_TIERS)),
         ),
         precision=draw(st.sampled_from(["fp16", "bf16", "fp32"])),
-    )  # fmt: skip
+    )
 
 
 @settings(max_examples=300, deadline=None, derandomize=True)

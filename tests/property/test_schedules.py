@@ -24,9 +24,7 @@ def closed_form(microbatches: int, times: list[float], chunks: int = 1) -> float
 @settings(max_examples=100, deadline=None, derandomize=True)
 @given(NUM_STAGES, st.integers(1, 12))
 def test_1f1b_holds_as_many_microbatches_as_the_formula_says(num_stages: int, microbatches: int) -> None:
-    columns = stages(
-        pipeline_parallel=num_stages, num_microbatches=microbatches, layers_per_stage=(1,) * num_stages
-    )  # fmt: skip
+    columns = stages(pipeline_parallel=num_stages, num_microbatches=microbatches, layers_per_stage=(1,) * num_stages)
     played = [most_held(order_1f1b(stage, num_stages, microbatches)) for stage in range(num_stages)]
     assert in_flight_microbatches(columns).tolist() == played
 
@@ -36,9 +34,12 @@ def test_1f1b_holds_as_many_microbatches_as_the_formula_says(num_stages: int, mi
 def test_interleaving_holds_as_many_chunks_as_the_formula_says(num_stages: int, chunks: int, groups: int) -> None:
     microbatches = groups * num_stages
     columns = stages(
-        pipeline_parallel=num_stages, num_microbatches=microbatches, num_model_chunks=chunks,
-        schedule="interleaved", layers_per_stage=(chunks,) * num_stages,
-    )  # fmt: skip
+        pipeline_parallel=num_stages,
+        num_microbatches=microbatches,
+        num_model_chunks=chunks,
+        schedule="interleaved",
+        layers_per_stage=(chunks,) * num_stages,
+    )
     orders = [order_interleaved(stage, num_stages, chunks, microbatches) for stage in range(num_stages)]
     assert nx.is_directed_acyclic_graph(dependencies(orders))
     played = [most_held(order) / chunks for order in orders]

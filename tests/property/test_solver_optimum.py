@@ -94,12 +94,19 @@ def worth(answer: Answer) -> float:
 
 PINS = st.sampled_from(
     [
-        ("tensor_parallel", "2"), ("pipeline_parallel", "2"), ("data_parallel", "1"), ("micro_batch", "2"),
-        ("zero_stage", "1"), ("recompute_layers_per_stage", "all"), ("recompute_layers_per_stage", "some"),
+        ("tensor_parallel", "2"),
+        ("pipeline_parallel", "2"),
+        ("data_parallel", "1"),
+        ("micro_batch", "2"),
+        ("zero_stage", "1"),
+        ("recompute_layers_per_stage", "all"),
+        ("recompute_layers_per_stage", "some"),
         ("layers_per_stage", "even"),
-        ("layers_per_stage", "1,2"), ("schedule", "1f1b"), ("tensor_mode", "none"),
+        ("layers_per_stage", "1,2"),
+        ("schedule", "1f1b"),
+        ("tensor_mode", "none"),
     ]
-)  # fmt: skip
+)
 
 
 @settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=SLOW)

@@ -22,24 +22,51 @@ from planner.specs import HardwareSpec, ModelSpec, Precision, StackSpec
 
 if importlib.util.find_spec("torch") is None:
     collect_ignore = [
-        "test_calibrate.py", "test_causality.py", "test_committed_plans.py", "test_data.py", "test_gemini.py",
-        "test_gemini_shares.py", "test_gpu.py", "test_gpu_modes.py", "test_grid.py", "test_grid_library.py",
-        "test_grid_parts.py", "test_interleaved.py", "test_memory_count.py", "test_nvme.py", "test_profile.py",
-        "test_recompute.py", "test_run.py", "test_sequence.py", "test_training.py", "test_verify.py",
-    ]  # fmt: skip
+        "test_calibrate.py",
+        "test_causality.py",
+        "test_committed_plans.py",
+        "test_data.py",
+        "test_gemini.py",
+        "test_gemini_shares.py",
+        "test_gpu.py",
+        "test_gpu_modes.py",
+        "test_grid.py",
+        "test_grid_library.py",
+        "test_grid_parts.py",
+        "test_interleaved.py",
+        "test_memory_count.py",
+        "test_nvme.py",
+        "test_profile.py",
+        "test_recompute.py",
+        "test_run.py",
+        "test_sequence.py",
+        "test_training.py",
+        "test_verify.py",
+    ]
 
 SEQ_LEN = 16
 RANK_TIMEOUT_S = 120
 
 _MODEL = {
-    "name": "test-model", "num_layers": 4, "hidden_size": 32, "num_heads": 4, "ffn_hidden_size": 64,
-    "vocab_size": 257, "max_seq_len": 64, "tied_embeddings": True, "dropout": 0.0, "seq_len": SEQ_LEN,
+    "name": "test-model",
+    "num_layers": 4,
+    "hidden_size": 32,
+    "num_heads": 4,
+    "ffn_hidden_size": 64,
+    "vocab_size": 257,
+    "max_seq_len": 64,
+    "tied_embeddings": True,
+    "dropout": 0.0,
+    "seq_len": SEQ_LEN,
     "global_batch": 8,
-}  # fmt: skip
+}
 _HARDWARE = {
-    "name": "test-cpu", "device": "cpu", "device_names": ["Test"], "peak": {"fp32": 1.0, "bf16": 1.0, "fp16": 1.0},
+    "name": "test-cpu",
+    "device": "cpu",
+    "device_names": ["Test"],
+    "peak": {"fp32": 1.0, "bf16": 1.0, "fp16": 1.0},
     "efficiency": {"matmul": [[1.0, 0.5]], "memory": 0.5},
-}  # fmt: skip
+}
 _STACK = {"name": "colossalai", "version": "0.5.0", "vocab_multiple": 64}
 
 
@@ -60,9 +87,12 @@ def _any_value(kind: Any) -> Any:
     if isinstance(kind, msgspec.inspect.LiteralType):
         return kind.values[0]
     plain: dict[Any, Any] = {
-        msgspec.inspect.StrType: "test", msgspec.inspect.BoolType: False, msgspec.inspect.IntType: 1,
-        msgspec.inspect.DictType: {}, msgspec.inspect.VarTupleType: [],
-    }  # fmt: skip
+        msgspec.inspect.StrType: "test",
+        msgspec.inspect.BoolType: False,
+        msgspec.inspect.IntType: 1,
+        msgspec.inspect.DictType: {},
+        msgspec.inspect.VarTupleType: [],
+    }
     return plain.get(type(kind), 1.0)
 
 
@@ -71,35 +101,60 @@ def _layout(changes: dict[str, Any], num_layers: int, global_batch: int, precisi
     per_stage = changes.get("layers_per_stage", (num_layers // stages,) * stages)
     count = changes.get("num_microbatches", stages)
     fields = {
-        "tensor_mode": "1d" if tensor > 1 else "none", "tensor_parallel": 1, "tensor_depth": 1,
-        "pipeline_parallel": 1, "data_parallel": 1, "zero_stage": 0, "sequence_parallel": False,
-        "micro_batch": global_batch // count // changes.get("data_parallel", 1), "num_microbatches": count,
-        "schedule": "1f1b" if stages > 1 else "none", "num_model_chunks": 1, "layers_per_stage": per_stage,
-        "recompute_layers_per_stage": (0,) * stages, "offload": Offload(), "precision": precision,
-    }  # fmt: skip
+        "tensor_mode": "1d" if tensor > 1 else "none",
+        "tensor_parallel": 1,
+        "tensor_depth": 1,
+        "pipeline_parallel": 1,
+        "data_parallel": 1,
+        "zero_stage": 0,
+        "sequence_parallel": False,
+        "micro_batch": global_batch // count // changes.get("data_parallel", 1),
+        "num_microbatches": count,
+        "schedule": "1f1b" if stages > 1 else "none",
+        "num_model_chunks": 1,
+        "layers_per_stage": per_stage,
+        "recompute_layers_per_stage": (0,) * stages,
+        "offload": Offload(),
+        "precision": precision,
+    }
     return Layout(**{**fields, **changes})
 
 
 def make_plan(
-    *, model: dict[str, Any] | None = None, hardware: dict[str, Any] | None = None,
-    stack: dict[str, Any] | None = None, precision: Precision = "fp32", global_batch: int = 8,
-    devices_per_node: int = 8, **layout: Any,
-) -> Plan:  # fmt: skip
+    *,
+    model: dict[str, Any] | None = None,
+    hardware: dict[str, Any] | None = None,
+    stack: dict[str, Any] | None = None,
+    precision: Precision = "fp32",
+    global_batch: int = 8,
+    devices_per_node: int = 8,
+    **layout: Any,
+) -> Plan:
     """A sealed plan with the given layout fields; the prediction and evidence are made up."""
     model_spec = _spec(ModelSpec, _MODEL | (model or {}))
     chosen = _layout(layout, model_spec.num_layers, global_batch, precision)
     problem = Problem(
-        model=model_spec, hardware=_spec(HardwareSpec, _HARDWARE | (hardware or {})),
-        stack=_spec(StackSpec, _STACK | (stack or {})), num_devices=chosen.num_devices,
-        devices_per_node=devices_per_node, global_batch=global_batch, seq_len=SEQ_LEN, precision=precision,
+        model=model_spec,
+        hardware=_spec(HardwareSpec, _HARDWARE | (hardware or {})),
+        stack=_spec(StackSpec, _STACK | (stack or {})),
+        num_devices=chosen.num_devices,
+        devices_per_node=devices_per_node,
+        global_batch=global_batch,
+        seq_len=SEQ_LEN,
+        precision=precision,
         allow_offload=chosen.offload.tier,
-    )  # fmt: skip
+    )
     stage = _spec(StagePrediction, {"peak_bytes": 2**20})
     predicted = _spec(Prediction, {"step_s": 0.01, "stages": [stage] * chosen.pipeline_parallel})
     plan = Plan(
-        format_version=1, gptplan_version="test", problem=problem, spec_digests={}, layout=chosen,
-        predicted=predicted, evidence=_spec(Evidence, {}),
-    )  # fmt: skip
+        format_version=1,
+        gptplan_version="test",
+        problem=problem,
+        spec_digests={},
+        layout=chosen,
+        predicted=predicted,
+        evidence=_spec(Evidence, {}),
+    )
     return seal(plan)
 
 

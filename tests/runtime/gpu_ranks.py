@@ -29,9 +29,8 @@ def main(plan_path: str, output: str) -> None:
     plan = read_plan(Path(plan_path))
     folder = os.environ.get("NVME_FOLDER")
     trainer = make_trainer(
-        plan, seed=SEED, learning_rate=GPU_LEARNING_RATE,
-        nvme_folder=None if folder is None else Path(folder),
-    )  # fmt: skip
+        plan, seed=SEED, learning_rate=GPU_LEARNING_RATE, nvme_folder=None if folder is None else Path(folder)
+    )
     held = torch.cuda.memory_allocated()
     losses, norms = [], {}
     for number, batch in enumerate(own_batches(trainer, plan)):

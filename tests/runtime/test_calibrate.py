@@ -25,9 +25,14 @@ def gptplan(folder: Path, *arguments: object) -> "subprocess.CompletedProcess[st
     python_path = os.pathsep.join(filter(None, (str(root), os.environ.get("PYTHONPATH"))))
     environment = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}
     return subprocess.run(
-        [sys.executable, "-m", "planner.cli.app", *map(str, arguments)], cwd=folder, text=True, capture_output=True,
-        timeout=TIMEOUT_S, check=False, env=environment | {"PYTHONPATH": python_path, "CUDA_VISIBLE_DEVICES": ""},
-    )  # fmt: skip
+        [sys.executable, "-m", "planner.cli.app", *map(str, arguments)],
+        cwd=folder,
+        text=True,
+        capture_output=True,
+        timeout=TIMEOUT_S,
+        check=False,
+        env=environment | {"PYTHONPATH": python_path, "CUDA_VISIBLE_DEVICES": ""},
+    )
 
 
 @pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="two processes need two cores")

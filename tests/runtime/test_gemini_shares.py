@@ -77,9 +77,7 @@ def test_gathered_chunks_stay_on_the_device(placed: Callable[..., tuple[Any, lis
     assert kinds == ["meta", "cpu"]
 
 
-def test_a_share_of_the_parameters_is_that_share_of_the_chunks(
-    placed: Callable[..., tuple[Any, list[str]]],
-) -> None:
+def test_a_share_of_the_parameters_is_that_share_of_the_chunks(placed: Callable[..., tuple[Any, list[str]]]) -> None:
     policy, _ = placed([Chunk() for _ in range(10)], offload_optim_frac=1.0, offload_param_frac=0.4)
     assert policy.keep_cuda_chunk_mem == pytest.approx(600)
     assert policy.keep_gathered_chunk_mem == 0

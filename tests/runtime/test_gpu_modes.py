@@ -35,23 +35,34 @@ LAYOUTS: dict[str, dict[str, Any]] = {
     "zero3-recompute": {**ZERO3, "data_parallel": 2, "recompute_layers_per_stage": (3,)},
     "zero3-half-offload": {**ZERO3, "data_parallel": 2, "offload": Offload(optimizer=0.5, tier="cpu")},
     "zero3-offload": {
-        **ZERO3, "data_parallel": 2, "num_microbatches": 2, "recompute_layers_per_stage": (8,),
+        **ZERO3,
+        "data_parallel": 2,
+        "num_microbatches": 2,
+        "recompute_layers_per_stage": (8,),
         "offload": Offload(optimizer=1.0, parameters=1.0, tier="cpu"),
     },
     "zero3-half-parameters": {
-        **ZERO3, "data_parallel": 2, "offload": Offload(optimizer=1.0, parameters=0.5, tier="cpu")
+        **ZERO3,
+        "data_parallel": 2,
+        "offload": Offload(optimizer=1.0, parameters=0.5, tier="cpu"),
     },
     "zero3-fp16": {"zero_stage": 3, "precision": "fp16", "data_parallel": 2, "num_microbatches": 2},
     "zero1-offload": {
-        "zero_stage": 1, "precision": "bf16", "data_parallel": 2, "offload": Offload(optimizer=1.0, tier="cpu")
+        "zero_stage": 1,
+        "precision": "bf16",
+        "data_parallel": 2,
+        "offload": Offload(optimizer=1.0, tier="cpu"),
     },
     "interleaved": {
-        "precision": "fp32", "pipeline_parallel": 2, "schedule": "interleaved", "num_model_chunks": 2,
+        "precision": "fp32",
+        "pipeline_parallel": 2,
+        "schedule": "interleaved",
+        "num_model_chunks": 2,
         "num_microbatches": 4,
     },
     "sequence": {"precision": "fp32", "tensor_parallel": 2, "sequence_parallel": True, "num_microbatches": 2},
     "recompute": {"precision": "fp32", "pipeline_parallel": 2, "recompute_layers_per_stage": (3, 1)},
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
@@ -76,9 +87,16 @@ def run_ranks(folder: Path, num_devices: int) -> dict[str, Any]:
     root = Path(launch.__file__).parent.parent
     path = os.pathsep.join(filter(None, (str(root), os.environ.get("PYTHONPATH"))))
     command = [
-        sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={num_devices}",
-        "-m", "tests.runtime.gpu_ranks", str(folder / "gpu.plan"), str(folder / "found.json"),
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        f"--nproc-per-node={num_devices}",
+        "-m",
+        "tests.runtime.gpu_ranks",
+        str(folder / "gpu.plan"),
+        str(folder / "found.json"),
+    ]
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False, env=os.environ | {"PYTHONPATH": path}
     )

@@ -121,11 +121,21 @@ def test_one_node_needs_no_rendezvous(plan: MakePlan) -> None:
     options = RunOptions(steps=7, seed=3, learning_rate=1e-05, data=Path("some text"), output=Path("out"))
     command = torchrun_command(plan(data_parallel=2), PLAN_PATH, options)
     assert command.argv == (
-        sys.executable, "-m", "runtime.train.elastic", "--nproc-per-node=2", "--standalone", "-m",
+        sys.executable,
+        "-m",
+        "runtime.train.elastic",
+        "--nproc-per-node=2",
+        "--standalone",
+        "-m",
         "runtime.train.worker",
-        "plans/x.plan", "--steps=7", "--output=out", "--seed=3", "--learning-rate=1e-05", "--warmup-steps=10",
+        "plans/x.plan",
+        "--steps=7",
+        "--output=out",
+        "--seed=3",
+        "--learning-rate=1e-05",
+        "--warmup-steps=10",
         "--data=some text",
-    )  # fmt: skip
+    )
     assert command.env["PYTHONSAFEPATH"] == "1"
 
 

@@ -12,9 +12,18 @@ from planner.validation.recording import append_row
 pytestmark = pytest.mark.runtime
 LIMIT_S = 100.0
 TINY = LibraryCase(
-    name="tiny", layers=2, hidden=64, heads=4, seq_len=32, vocab=512, tp=2, micro_batch=2, flash=False,
-    fused_adam=False, steps=4,
-)  # fmt: skip
+    name="tiny",
+    layers=2,
+    hidden=64,
+    heads=4,
+    seq_len=32,
+    vocab=512,
+    tp=2,
+    micro_batch=2,
+    flash=False,
+    fused_adam=False,
+    steps=4,
+)
 FIELDS = {name: getattr(TINY, name) for name in TINY.__struct_fields__}
 
 
@@ -46,9 +55,14 @@ def test_a_case_that_fails_gives_no_row(capfd: pytest.CaptureFixture[str]) -> No
 
 @pytest.mark.parametrize(
     ("text", "said"),
-    [("", "missing required field `case`"), ("case = []", "length >= 1"), ("[[case]", "cannot read"),
-     ("[[case]]\nlayer = 2", "unknown field `layer`"), (None, "No such file")],
-)  # fmt: skip
+    [
+        ("", "missing required field `case`"),
+        ("case = []", "length >= 1"),
+        ("[[case]", "cannot read"),
+        ("[[case]]\nlayer = 2", "unknown field `layer`"),
+        (None, "No such file"),
+    ],
+)
 def test_cases_that_cannot_be_read_are_told_in_one_line(
     text: str | None, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -32,13 +32,16 @@ LAYOUTS: dict[str, dict[str, Any]] = {
     "sequence": {"tensor_parallel": 2, "sequence_parallel": True, "num_microbatches": 2},
     "sequence-single": {"tensor_parallel": 2, "sequence_parallel": True},
     "sequence-recompute": {
-        "tensor_parallel": 2, "sequence_parallel": True, "num_microbatches": 2, "recompute_layers_per_stage": (3,),
+        "tensor_parallel": 2,
+        "sequence_parallel": True,
+        "num_microbatches": 2,
+        "recompute_layers_per_stage": (3,),
     },
     "pp2": {"pipeline_parallel": 2, "num_microbatches": 4},
     "pp2-sequence": {"pipeline_parallel": 2, "num_microbatches": 4, "tensor_parallel": 2, "sequence_parallel": True},
     "interleaved": {"pipeline_parallel": 2, "num_microbatches": 4, "schedule": "interleaved", "num_model_chunks": 2},
     "zero1": {"data_parallel": 2, "zero_stage": 1, "num_microbatches": 2},
-}  # fmt: skip
+}
 
 
 class Held(TorchDispatchMode):

@@ -25,10 +25,13 @@ LAYOUTS: dict[str, dict[str, Any]] = {
     "tp2": {"tensor_parallel": 2, "recompute_layers_per_stage": (2,)},
     "pp2": {"pipeline_parallel": 2, "layers_per_stage": (3, 1), "recompute_layers_per_stage": (2, 0)},
     "interleaved": {
-        "pipeline_parallel": 2, "schedule": "interleaved", "num_model_chunks": 2, "num_microbatches": 4,
+        "pipeline_parallel": 2,
+        "schedule": "interleaved",
+        "num_model_chunks": 2,
+        "num_microbatches": 4,
         "recompute_layers_per_stage": (1, 2),
     },
-}  # fmt: skip
+}
 
 
 def forward_calls(plan: Plan) -> dict[int, int]:

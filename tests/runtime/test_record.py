@@ -19,9 +19,14 @@ def gptplan(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]"
     root = Path(planner.__file__).parent.parent
     python_path = os.pathsep.join(filter(None, (str(root), os.environ.get("PYTHONPATH"))))
     return subprocess.run(
-        [sys.executable, "-m", "planner.cli.app", *arguments], cwd=folder, text=True, capture_output=True, check=False,
-        timeout=TIMEOUT_S, env=os.environ | {"PYTHONPATH": python_path},
-    )  # fmt: skip
+        [sys.executable, "-m", "planner.cli.app", *arguments],
+        cwd=folder,
+        text=True,
+        capture_output=True,
+        check=False,
+        timeout=TIMEOUT_S,
+        env=os.environ | {"PYTHONPATH": python_path},
+    )
 
 
 @pytest.fixture

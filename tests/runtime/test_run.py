@@ -47,9 +47,13 @@ def start(tmp_path: Path) -> Iterator[Run]:
         root = Path(launch.__file__).parent.parent
         python_path = os.pathsep.join(filter(None, (str(root), os.environ.get("PYTHONPATH"))))
         process = subprocess.Popen(
-            [sys.executable, "-c", RUNNER, str(path), repr(options)], cwd=tmp_path, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ | {"PYTHONPATH": python_path},
-        )  # fmt: skip
+            [sys.executable, "-c", RUNNER, str(path), repr(options)],
+            cwd=tmp_path,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=os.environ | {"PYTHONPATH": python_path},
+        )
         started.append(process)
         return process
 
@@ -224,9 +228,12 @@ def test_a_host_that_is_not_known_is_named(
     ],
 )
 def test_the_cause_is_told_from_what_it_caused(
-    exit_codes: list[int], said: str | None, expected: tuple[int, str], tmp_path: Path,
+    exit_codes: list[int],
+    said: str | None,
+    expected: tuple[int, str],
+    tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+) -> None:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
     from runtime.train import elastic

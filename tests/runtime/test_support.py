@@ -26,10 +26,7 @@ REFUSED: list[tuple[str, dict[str, Any]]] = [
     ("PP004", {"pipeline_parallel": 4, "num_microbatches": 2}),
     ("TP001", {"tensor_parallel": 3}),
     ("TP005", {"tensor_parallel": 4, "model": {"vocab_size": 130}}),
-    (
-        "PP011",
-        {"pipeline_parallel": 2, "schedule": "interleaved", "num_model_chunks": 2, "layers_per_stage": (3, 1)},
-    ),
+    ("PP011", {"pipeline_parallel": 2, "schedule": "interleaved", "num_model_chunks": 2, "layers_per_stage": (3, 1)}),
     ("PP010", {"pipeline_parallel": 2, "layers_per_stage": (4, 0)}),
     ("RC001", {"recompute_layers_per_stage": (5,)}),
     ("SEQ001", {"model": {"max_seq_len": 8, "seq_len": 8}}),

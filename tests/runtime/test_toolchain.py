@@ -27,9 +27,10 @@ def _bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A machine without any compiler, and a Colossal-AI without built kernels."""
     monkeypatch.setattr(shutil, "which", lambda name: None)
     monkeypatch.setattr(
-        importlib.util, "find_spec",
+        importlib.util,
+        "find_spec",
         lambda name: SimpleNamespace(submodule_search_locations=[str(tmp_path)]) if name == "colossalai" else None,
-    )  # fmt: skip
+    )
     monkeypatch.setattr(toolchain, "DEFAULT_CUDA", tmp_path / "cuda")
     for name in ("CUDA_HOME", "CUDA_PATH", "CXX"):
         monkeypatch.delenv(name, raising=False)

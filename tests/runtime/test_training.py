@@ -7,15 +7,7 @@ import torch
 
 from planner.layouts.layout import Offload
 from planner.plans.plan import Plan
-from tests.runtime.training import (
-    LEARNING_RATES,
-    SEED,
-    MakePlan,
-    Ranks,
-    batches,
-    reference,
-    train,
-)
+from tests.runtime.training import LEARNING_RATES, SEED, MakePlan, Ranks, batches, reference, train
 
 pytestmark = pytest.mark.runtime
 

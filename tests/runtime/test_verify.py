@@ -145,9 +145,15 @@ def verify_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.C
 def test_the_command_shrinks_a_plan_and_prints_every_step(plan: MakePlan, verify_file: Verify) -> None:
     large = {"num_layers": 24, "hidden_size": 2048, "num_heads": 16, "ffn_hidden_size": 8192, "vocab_size": 50257}
     chosen = plan(
-        model=large, hardware={"device": "cuda"}, precision="bf16", global_batch=64, data_parallel=16, zero_stage=2,
-        num_microbatches=2, recompute_layers_per_stage=(6,),
-    )  # fmt: skip
+        model=large,
+        hardware={"device": "cuda"},
+        precision="bf16",
+        global_batch=64,
+        data_parallel=16,
+        zero_stage=2,
+        num_microbatches=2,
+        recompute_layers_per_stage=(6,),
+    )
     code, out, err = verify_file(chosen, "--max-processes", "2", "--steps", "2")
     assert code == 0, err
     assert err.startswith("training 2 steps on 2 processes and on one\n")

@@ -7,9 +7,12 @@ from planner.diagnostics import Diagnostic, ExitCode, PlanError, render, usage_e
 
 def test_render_lays_out_every_part() -> None:
     diagnostic = Diagnostic(
-        rule="TP001", message="4 does not divide 10", location="layout: tensor_parallel = 4",
-        detail="10 % 4 = 2\nheads = 10", hint="use 1 or 2",
-    )  # fmt: skip
+        rule="TP001",
+        message="4 does not divide 10",
+        location="layout: tensor_parallel = 4",
+        detail="10 % 4 = 2\nheads = 10",
+        hint="use 1 or 2",
+    )
     assert render(diagnostic).splitlines() == [
         "error[TP001]: 4 does not divide 10",
         "  --> layout: tensor_parallel = 4",

@@ -57,11 +57,13 @@ def _without_pins(problem: Problem) -> list[Diagnostic]:
     ways = [*_counts(free, nearest_counts(free)), *_offload(free), *_cards(free), *_reserve(free)]
     return [
         msgspec.structs.replace(
-            way, message=f"without any pin or forbidden value, {way.message}", hint=f"{LEAVE_OUT_ALL}, and {way.hint}",
+            way,
+            message=f"without any pin or forbidden value, {way.message}",
+            hint=f"{LEAVE_OUT_ALL}, and {way.hint}",
             values=way.values | {"field": "all"},
         )
         for way in ways
-    ]  # fmt: skip
+    ]
 
 
 def changed(problem: Problem, **fields: Any) -> Problem:

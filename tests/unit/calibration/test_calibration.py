@@ -72,14 +72,27 @@ LINKS = tuple(
 
 def measurements(**changes: object) -> Measurements:
     found = Measurements(
-        device="cuda", device_name="NVIDIA H200", torch_version="2.11", num_devices=8, threads_per_process=4,
-        products=(product(1e9, 2e14), product(1e12, 8e14), product(1e12, 4e13, "fp32")), memory_bytes_per_s=4e12,
-        kernel_launch_s=5e-6, collectives=LINKS,
+        device="cuda",
+        device_name="NVIDIA H200",
+        torch_version="2.11",
+        num_devices=8,
+        threads_per_process=4,
+        products=(product(1e9, 2e14), product(1e12, 8e14), product(1e12, 4e13, "fp32")),
+        memory_bytes_per_s=4e12,
+        kernel_launch_s=5e-6,
+        collectives=LINKS,
         device_memory=DeviceMemory(total_bytes=140 * GIB, context_bytes=1000 * MIB, communicator_bytes=700 * MIB),
-        host_memory_bytes=1000 * GIB, host_copy_bytes_per_s=2e11, adam_parameters_per_s=1e10, adam="an AdamW",
-        pinned_bytes_per_s=5e10, pageable_bytes_per_s=2e9, disk_free_bytes=10 * GIB, disk_read_bytes_per_s=5e9,
-        disk_write_bytes_per_s=3e9, seconds=90.0,
-    )  # fmt: skip
+        host_memory_bytes=1000 * GIB,
+        host_copy_bytes_per_s=2e11,
+        adam_parameters_per_s=1e10,
+        adam="an AdamW",
+        pinned_bytes_per_s=5e10,
+        pageable_bytes_per_s=2e9,
+        disk_free_bytes=10 * GIB,
+        disk_read_bytes_per_s=5e9,
+        disk_write_bytes_per_s=3e9,
+        seconds=90.0,
+    )
     return msgspec.structs.replace(found, **changes)
 
 
@@ -230,7 +243,7 @@ def test_names_of_files_become_names_of_specs() -> None:
         (["-o", "{folder}/x.toml", "--from", "{folder}/no.csv"], "cannot read the table"),
         (["-o", "{folder}/x.toml", "--from", "{folder}/no.csv", "--devices", "1"], "--devices is for measuring"),
     ],
-)  # fmt: skip
+)
 def test_bad_input_is_told_before_anything_is_measured(
     arguments: list[str], message: str, gptplan: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -279,9 +292,7 @@ def worse_stack(tmp_path: Path) -> Path:
 
 def test_a_refit_is_better_on_rows_it_was_not_fitted_to(gptplan: Run, tmp_path: Path) -> None:
     output = tmp_path / "refitted.toml"
-    code, out, _ = gptplan(
-        "calibrate", "--from", RUNS, "--stack", worse_stack(tmp_path), "-o", output, "--json"
-    )  # fmt: skip
+    code, out, _ = gptplan("calibrate", "--from", RUNS, "--stack", worse_stack(tmp_path), "-o", output, "--json")
     document = json.loads(out)
     assert code == 0
     before, after = document["held_out_before"]["mean_abs_pct"], document["held_out_after"]["mean_abs_pct"]

@@ -25,8 +25,10 @@ def test_a_folder_may_hold_plans(check: Run, gptplan: Run) -> None:
     assert lines[2].startswith("plans/c.py: valid")
     files = check("plans", "--gpus", 8, "--json").document()["files"]
     assert [(one["file"], one["valid"]) for one in files] == [
-        ("plans/a.plan", True), ("plans/b.plan", False), ("plans/c.py", True)
-    ]  # fmt: skip
+        ("plans/a.plan", True),
+        ("plans/b.plan", False),
+        ("plans/c.py", True),
+    ]
 
 
 def test_as_plan_is_a_plan_that_says_it_was_written_by_hand(check: Run, gptplan: Run) -> None:

@@ -58,9 +58,7 @@ def test_solve_is_infeasible_with_reasons_and_no_plan(gptplan: Run) -> None:
     assert document["status"] == "infeasible"
     assert document["plan"] is None
     assert document["plan_file"] is None
-    assert [reason["rule"] for reason in document["reasons"]] == [
-        "INF001", "DEV001", "OFF001", "MEM001", "WAY001",
-    ]  # fmt: skip
+    assert [reason["rule"] for reason in document["reasons"]] == ["INF001", "DEV001", "OFF001", "MEM001", "WAY001"]
 
 
 def test_solve_names_the_nearest_miss_in_memory(gptplan: Run) -> None:

@@ -40,9 +40,7 @@ def test_diff_says_what_differs_and_which_is_faster(gptplan: Run, plans: tuple[P
 
 def test_diff_in_json_adds_up(gptplan: Run, plans: tuple[Path, Path]) -> None:
     document = json.loads(gptplan("diff", *plans, "--json").out)
-    assert set(document) == {
-        "plans", "same", "question", "specs", "layout", "figures", "terms", "faster", "speedup"
-    }  # fmt: skip
+    assert set(document) == {"plans", "same", "question", "specs", "layout", "figures", "terms", "faster", "speedup"}
     first, second = map(read_plan, plans)
     assert document["same"] is False
     assert document["plans"] == {"first": first.digest, "second": second.digest}
@@ -124,8 +122,18 @@ def test_report_is_one_page_with_everything_in_it(gptplan: Run, plans: tuple[Pat
     assert "url(" not in text
     assert "://" not in text
     assert "prefers-color-scheme: dark" in text
-    for words in ("Question", "Layout", "Memory of each stage", "Where the step goes", "Proof", "Assumed",
-                  "Not modelled", plan.digest, "pipeline_parallel = 2", f"{plan.predicted.mfu:.1%}"):  # fmt: skip
+    for words in (
+        "Question",
+        "Layout",
+        "Memory of each stage",
+        "Where the step goes",
+        "Proof",
+        "Assumed",
+        "Not modelled",
+        plan.digest,
+        "pipeline_parallel = 2",
+        f"{plan.predicted.mfu:.1%}",
+    ):
         assert words in page.text
     assert all(line in page.text for line in (*plan.predicted.assumptions, *plan.predicted.not_modelled))
     assert page.tags.count("svg") == 3

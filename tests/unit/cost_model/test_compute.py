@@ -212,9 +212,10 @@ def test_kernel_attention_seconds_by_hand() -> None:
     passes = kernel_attention_seconds(asked, flops, causal=True)
     assert (passes.forward[0], passes.backward[0]) == pytest.approx((1000 / 2e11, 2000 / 2e11))
     native = problem(
-        model={"dropout": 0.1}, hardware={"efficiency": NATIVE},
+        model={"dropout": 0.1},
+        hardware={"efficiency": NATIVE},
         stack={"traffic": {"attention_efficiency": 0.2, "native_attention": True, "attention_dropout_flops": 32.0}},
-    )  # fmt: skip
+    )
     # Heads of 4 fill half of a tile; 1000 FLOP are 1000 / 16 scores, each dropped for 32 FLOP.
     passes = kernel_attention_seconds(native, flops, causal=True)
     assert (passes.forward[0], passes.backward[0]) == pytest.approx(((2000 + 2000) / 5e11, (4000 + 2000) / 2.5e11))

@@ -60,9 +60,7 @@ def test_mean_memory_error_by_kind() -> None:
     assert mean_memory_error(asked, stages(pipeline_parallel=2)).tolist() == [0.03, 0.03]
 
 
-ELSEWHERE = {
-    "errors": ERRORS, "measured_on": ("other-gpu",), "transfer_error": 0.15, "calibrated_transfer_error": 0.05,
-}  # fmt: skip
+ELSEWHERE = {"errors": ERRORS, "measured_on": ("other-gpu",), "transfer_error": 0.15, "calibrated_transfer_error": 0.05}
 
 
 def test_transfer_error_widens_hardware_without_runs_and_less_if_it_is_calibrated() -> None:

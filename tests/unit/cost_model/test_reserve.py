@@ -48,9 +48,7 @@ def test_communicators_are_one_for_each_axis(divided: Any, count: int) -> None:
 
 
 def test_communicators_as_the_stack_counts_them() -> None:
-    counts = {
-        "all_ranks": 1.0, "pipeline": 2.0, "data_parallel": 0.0, "tensor_parallel": {"1d": 2.0}, "sharded": 2.0,
-    }  # fmt: skip
+    counts = {"all_ranks": 1.0, "pipeline": 2.0, "data_parallel": 0.0, "tensor_parallel": {"1d": 2.0}, "sharded": 2.0}
     asked = problem(stack={"process": counts})
     assert communicators(asked, stages()).tolist() == [0]
     assert communicators(asked, stages(data_parallel=2)).tolist() == [1]

@@ -45,10 +45,7 @@ def test_state_bytes_of_full_precision() -> None:
 
 def test_state_bytes_leave_the_device_with_offload() -> None:
     states = state_bytes(problem(), stages(data_parallel=2, zero_stage=1, offload=ON_HOST))
-    assert {name: column[0] for name, column in states.items()} == WHOLE | {
-        "master_weights": 0,
-        "optimizer_moments": 0,
-    }
+    assert {name: column[0] for name, column in states.items()} == WHOLE | {"master_weights": 0, "optimizer_moments": 0}
 
 
 def test_bucket_bytes_by_hand() -> None:
@@ -79,15 +76,17 @@ def test_gather_bytes_are_zero_for_one_rank_or_without_zero() -> None:
 
 
 @pytest.mark.parametrize(
-    ("stack", "num_microbatches", "gradients"),
-    [({}, 1, 7664), ({}, 8, 7664), (REUSED, 1, 0), (REUSED, 8, 7664)],
+    ("stack", "num_microbatches", "gradients"), [({}, 1, 7664), ({}, 8, 7664), (REUSED, 1, 0), (REUSED, 8, 7664)]
 )
 def test_state_bytes_under_zero_3(stack: Any, num_microbatches: int, gradients: int) -> None:
     divided = stages(data_parallel=4, zero_stage=3, num_microbatches=num_microbatches)
     states = state_bytes(problem(stack=stack), divided)
     assert {name: column[0] for name, column in states.items()} == {
-        "weights": 7664, "gradients": gradients, "master_weights": 15328, "optimizer_moments": 30656,
-    }  # fmt: skip
+        "weights": 7664,
+        "gradients": gradients,
+        "master_weights": 15328,
+        "optimizer_moments": 30656,
+    }
 
 
 def test_state_bytes_of_offloaded_shares_under_zero_3() -> None:

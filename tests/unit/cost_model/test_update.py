@@ -120,9 +120,12 @@ def test_optimizer_seconds_look_for_overflows_in_fp16_alone() -> None:
 def test_stage_tensors_by_hand() -> None:
     counted = stage_tensors(problem(), stages(pipeline_parallel=2))
     assert {name: column.tolist() for name, column in counted.items()} == {
-        "layers": [24.0, 24.0], "token_embedding": [1.0, 0.0], "position_embedding": [1.0, 0.0],
-        "final_norm": [0.0, 2.0], "head": [0.0, 1.0],
-    }  # fmt: skip
+        "layers": [24.0, 24.0],
+        "token_embedding": [1.0, 0.0],
+        "position_embedding": [1.0, 0.0],
+        "final_norm": [0.0, 2.0],
+        "head": [0.0, 1.0],
+    }
     assert stage_tensors(problem(), stages())["head"].tolist() == [0.0]
     assert stage_tensors(problem(model={"tied_embeddings": False}), stages())["head"].tolist() == [1.0]
 

@@ -19,8 +19,16 @@ CARD = {"device": "cuda", "devices_per_node": 8}
 def large(**fields: Any) -> Plan:
     """A plan of a model that no test would train."""
     layers = sum(fields.get("layers_per_stage", (96,)))
-    model = {"num_layers": layers, "hidden_size": 12288, "num_heads": 96, "ffn_hidden_size": 49152,
-             "vocab_size": 50257, "max_seq_len": 2048, "dropout": 0.1, "tied_embeddings": False}  # fmt: skip
+    model = {
+        "num_layers": layers,
+        "hidden_size": 12288,
+        "num_heads": 96,
+        "ffn_hidden_size": 49152,
+        "vocab_size": 50257,
+        "max_seq_len": 2048,
+        "dropout": 0.1,
+        "tied_embeddings": False,
+    }
     batch = fields.pop("global_batch", 1536)
     return make_plan(model=model, hardware=CARD, global_batch=batch, **fields)
 
@@ -65,9 +73,7 @@ def test_data_parallelism_shrinks_before_the_pipeline_and_that_before_tensor_par
 
 
 def test_what_changed_is_said() -> None:
-    plan = large(
-        data_parallel=64, num_microbatches=2, zero_stage=2, precision="fp16", layers_per_stage=(96,)
-    )  # fmt: skip
+    plan = large(data_parallel=64, num_microbatches=2, zero_stage=2, precision="fp16", layers_per_stage=(96,))
     small = shrunken(plan, 4)
     assert small.changes == ("data parallel 4 instead of 64", "bf16 instead of fp16")
 
@@ -80,9 +86,13 @@ def test_the_precision_of_the_plan_is_kept_where_it_is_asked_for() -> None:
 
 def test_too_few_processes_for_the_layouts_kinds_of_parallelism() -> None:
     plan = large(
-        tensor_mode="2d", tensor_parallel=16, pipeline_parallel=4, data_parallel=2, layers_per_stage=(24,) * 4,
+        tensor_mode="2d",
+        tensor_parallel=16,
+        pipeline_parallel=4,
+        data_parallel=2,
+        layers_per_stage=(24,) * 4,
         num_microbatches=4,
-    )  # fmt: skip
+    )
     with pytest.raises(PlanError) as caught:
         shrink(plan, max_processes=8, on_gpus=False)
     (found,) = caught.value.diagnostics
@@ -102,9 +112,12 @@ def test_grids_stay_grids(mode: str, degree: int, depth: int, least: int) -> Non
 
 def test_stages_stay_uneven_and_recompute_in_part() -> None:
     plan = large(
-        pipeline_parallel=6, layers_per_stage=(16, 16, 16, 16, 16, 15), num_microbatches=12,
-        recompute_layers_per_stage=(8, 8, 4, 0, 0, 0), global_batch=96,
-    )  # fmt: skip
+        pipeline_parallel=6,
+        layers_per_stage=(16, 16, 16, 16, 16, 15),
+        num_microbatches=12,
+        recompute_layers_per_stage=(8, 8, 4, 0, 0, 0),
+        global_batch=96,
+    )
     layout = shrunken(plan).plan.layout
     assert layout.layers_per_stage == (3, 3, 3, 3, 3, 2)
     assert layout.recompute_layers_per_stage == (2, 2, 1, 0, 0, 0)
@@ -115,8 +128,12 @@ def test_stages_stay_uneven_and_recompute_in_part() -> None:
 
 
 def test_interleaving_keeps_its_chunks_and_rounds() -> None:
-    fields: dict[str, Any] = {"pipeline_parallel": 4, "schedule": "interleaved", "num_model_chunks": 3,
-                              "layers_per_stage": (24,) * 4}  # fmt: skip
+    fields: dict[str, Any] = {
+        "pipeline_parallel": 4,
+        "schedule": "interleaved",
+        "num_model_chunks": 3,
+        "layers_per_stage": (24,) * 4,
+    }
     layout = shrunken(large(**fields, num_microbatches=32)).plan.layout
     assert layout.layers_per_stage == (3,) * 4
     assert layout.num_microbatches == 8
@@ -124,8 +141,9 @@ def test_interleaving_keeps_its_chunks_and_rounds() -> None:
 
 
 def test_chunks_of_gemini_need_a_gpu() -> None:
-    plan = large(zero_stage=3, data_parallel=16, precision="bf16", num_microbatches=2,
-                 offload=Offload(optimizer=0.5, tier="cpu"))  # fmt: skip
+    plan = large(
+        zero_stage=3, data_parallel=16, precision="bf16", num_microbatches=2, offload=Offload(optimizer=0.5, tier="cpu")
+    )
     with pytest.raises(PlanError) as caught:
         shrink(plan, max_processes=8, on_gpus=False)
     assert caught.value.exit_code == ExitCode.NEGATIVE
@@ -139,19 +157,27 @@ DEGREES = st.tuples(st.sampled_from([1, 2, 3, 4, 6, 8]), st.sampled_from([1, 2, 
 
 
 @given(
-    degrees=DEGREES, sequence=st.booleans(), rounds=st.integers(1, 4), recomputed=st.integers(0, 4),
+    degrees=DEGREES,
+    sequence=st.booleans(),
+    rounds=st.integers(1, 4),
+    recomputed=st.integers(0, 4),
     most=st.integers(8, 16),
-)  # fmt: skip
+)
 def test_every_layout_of_1d_can_be_shrunk(
     degrees: tuple[int, int, int], sequence: bool, rounds: int, recomputed: int, most: int
 ) -> None:
     tensor, stages, data = degrees
     count = rounds * stages
     plan = large(
-        tensor_parallel=tensor, pipeline_parallel=stages, data_parallel=data, sequence_parallel=sequence and tensor > 1,
-        num_microbatches=count, layers_per_stage=(4,) * stages, recompute_layers_per_stage=(recomputed,) * stages,
+        tensor_parallel=tensor,
+        pipeline_parallel=stages,
+        data_parallel=data,
+        sequence_parallel=sequence and tensor > 1,
+        num_microbatches=count,
+        layers_per_stage=(4,) * stages,
+        recompute_layers_per_stage=(recomputed,) * stages,
         global_batch=count * data * 4,
-    )  # fmt: skip
+    )
     small = shrunken(plan, most).plan.layout
     share = {0: "none", 4: "all"}.get(recomputed, "some")
     for layers, own in zip(small.layers_per_stage, small.recompute_layers_per_stage, strict=True):

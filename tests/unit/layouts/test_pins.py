@@ -48,12 +48,9 @@ def test_a_pin_is_split(text: str, expected: tuple[str, str]) -> None:
         ("offload.optimizer=2", "`2` is no value of offload.optimizer", "use a share from 0 to 1"),
         ("offload.optimizer=nan", "`nan` is no value of offload.optimizer", "use a share from 0 to 1"),
         ("offload.optimizer=x", "`x` is no value of offload.optimizer", "use a share from 0 to 1"),
-        (
-            "layers_per_stage=1,,3", "`1,,3` is no value of layers_per_stage",
-            "use `even` or a list such as 24,24,24,24",
-        ),
+        ("layers_per_stage=1,,3", "`1,,3` is no value of layers_per_stage", "use `even` or a list such as 24,24,24,24"),
     ],
-)  # fmt: skip
+)
 def test_a_bad_pin_says_what_to_type(text: str, message: str, hint: str) -> None:
     with pytest.raises(PlanError) as raised:
         parse_pin(text, "--pin")
@@ -83,16 +80,33 @@ def test_pinned_layers(value: str, num_stages: int, expected: tuple[int, ...] | 
 
 
 PINNED = {
-    "tensor_mode": "1d", "tensor_parallel": "2", "tensor_depth": "1", "pipeline_parallel": "2", "data_parallel": "1",
-    "micro_batch": "1", "num_microbatches": "8", "num_model_chunks": "1", "schedule": "1f1b", "zero_stage": "1",
-    "sequence_parallel": "true", "recompute_layers_per_stage": "all", "offload.tier": "cpu",
-    "offload.optimizer": "1.0", "offload.parameters": "0.5", "layers_per_stage": "2,2",
-}  # fmt: skip
+    "tensor_mode": "1d",
+    "tensor_parallel": "2",
+    "tensor_depth": "1",
+    "pipeline_parallel": "2",
+    "data_parallel": "1",
+    "micro_batch": "1",
+    "num_microbatches": "8",
+    "num_model_chunks": "1",
+    "schedule": "1f1b",
+    "zero_stage": "1",
+    "sequence_parallel": "true",
+    "recompute_layers_per_stage": "all",
+    "offload.tier": "cpu",
+    "offload.optimizer": "1.0",
+    "offload.parameters": "0.5",
+    "layers_per_stage": "2,2",
+}
 OTHER = {
-    "tensor_mode": "2d", "schedule": "none", "zero_stage": "0", "sequence_parallel": "false",
-    "recompute_layers_per_stage": "none", "offload.tier": "none", "offload.optimizer": "0.5",
+    "tensor_mode": "2d",
+    "schedule": "none",
+    "zero_stage": "0",
+    "sequence_parallel": "false",
+    "recompute_layers_per_stage": "none",
+    "offload.tier": "none",
+    "offload.optimizer": "0.5",
     "offload.parameters": "1.0",
-}  # fmt: skip
+}
 
 
 def test_every_field_has_a_pinned_value_here() -> None:
@@ -103,10 +117,14 @@ def test_every_field_has_a_pinned_value_here() -> None:
 def test_pins_match_columns(field: str) -> None:
     columns = columns_of(
         layout(
-            tensor_parallel=2, pipeline_parallel=2, zero_stage=1, sequence_parallel=True,
-            recompute_layers_per_stage=(2, 2), offload=Offload(optimizer=1.0, parameters=0.5, tier="cpu"),
+            tensor_parallel=2,
+            pipeline_parallel=2,
+            zero_stage=1,
+            sequence_parallel=True,
+            recompute_layers_per_stage=(2, 2),
+            offload=Offload(optimizer=1.0, parameters=0.5, tier="cpu"),
         )
-    )  # fmt: skip
+    )
     assert matches(columns, field, PINNED[field]).all()
     if field != "layers_per_stage":
         assert not matches(columns, field, OTHER.get(field, "7")).any()

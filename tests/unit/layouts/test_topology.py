@@ -15,9 +15,7 @@ NOTHING = GroupLink(bandwidth_bytes_per_s=float("inf"), latency_s=0.0)
 
 def cluster(num_devices: int, devices_per_node: int = 4, **hardware: Any) -> Cluster:
     """Tiny devices in nodes."""
-    return Cluster(
-        hardware=tiny_hardware(**hardware), devices_per_node=devices_per_node, num_devices=num_devices
-    )  # fmt: skip
+    return Cluster(hardware=tiny_hardware(**hardware), devices_per_node=devices_per_node, num_devices=num_devices)
 
 
 def test_a_group_inside_a_node_has_the_node_link() -> None:
@@ -117,8 +115,10 @@ def test_link_columns_look_up_each_row() -> None:
 
 
 def test_a_ring_of_two_has_an_efficiency_of_its_own() -> None:
-    links = [Cluster(hardware=tiny_hardware(node_link={"pair_efficiency": share}), devices_per_node=4, num_devices=8)
-             for share in (None, 0.25)]  # fmt: skip
+    links = [
+        Cluster(hardware=tiny_hardware(node_link={"pair_efficiency": share}), devices_per_node=4, num_devices=8)
+        for share in (None, 0.25)
+    ]
     usual, paired = links
     assert usual.ring(1, 2).bandwidth_bytes_per_s == pytest.approx(1e9)
     assert paired.ring(1, 2).bandwidth_bytes_per_s == pytest.approx(5e8)

@@ -14,26 +14,70 @@ from tests.helpers import Run
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 VALID = {
-    "gpt2_vanilla.py": 2, "gpt2_1d.py": 2, "gpt2_2d.py": 4, "gpt2_2p5d.py": 8, "gpt2_3d.py": 8, "gpt2_pp.py": 2,
-    "gpt2_pp1d.py": 8, "gpt2_zero2.py": 1, "gpt2_zero3.py": 1, "gpt2_nvme.py": 1, "gpt3_pp1d_min.py": 96,
-    "gpt3_pp1d.py": 128, "gpt3_pp2d.py": 96, "gpt3_pp2p5d.py": 96, "gpt3_zero3.py": 96, "gpt3_zero3_min.py": 64,
-    "hybrid_plugin.py": 8, "hybrid_plugin.toml": 8, "low_level_zero.yaml": 8, "gemini.json": 8, "megatron.sh": 16,
+    "gpt2_vanilla.py": 2,
+    "gpt2_1d.py": 2,
+    "gpt2_2d.py": 4,
+    "gpt2_2p5d.py": 8,
+    "gpt2_3d.py": 8,
+    "gpt2_pp.py": 2,
+    "gpt2_pp1d.py": 8,
+    "gpt2_zero2.py": 1,
+    "gpt2_zero3.py": 1,
+    "gpt2_nvme.py": 1,
+    "gpt3_pp1d_min.py": 96,
+    "gpt3_pp1d.py": 128,
+    "gpt3_pp2d.py": 96,
+    "gpt3_pp2p5d.py": 96,
+    "gpt3_zero3.py": 96,
+    "gpt3_zero3_min.py": 64,
+    "hybrid_plugin.py": 8,
+    "hybrid_plugin.toml": 8,
+    "low_level_zero.yaml": 8,
+    "gemini.json": 8,
+    "megatron.sh": 16,
     "deepspeed.json": 8,
-}  # fmt: skip
+}
 """Files of tests/configs/valid and the GPUs they are for."""
 BROKEN = {
-    "square.py": (96, {"TP011"}), "cube.py": (72, {"TP012"}), "deep_square.py": (24, {"TP013"}),
-    "whole_micro_batches.py": (8, {"OLD001"}), "shape_not_halved.py": (96, {"OLD002"}),
-    "data_parallel_by_hand.py": (8, {"OLD004"}), "mode.py": (8, {"CFG002"}), "batch_of_2d.py": (4, {"TP023"}),
-    "fp16_and_zero.py": (1, {"OLD005"}), "conflict.py": (8, {"CFG003", "OLD008"}),
-    "pipeline_without_micro_batches.py": (2, {"OLD003"}), "imported_value.py": (4, {"CFG001"}),
-    "loop.py": (4, {"CFG001"}), "hostile.py": (4, {"CFG001"}),
-    "plugins.py": (8, {"CFG004", "HPP004", "HPP005", "HPP008", "HPP009", "HPP010", "HPP011", "GEM001", "GEM002",
-                       "GEM003", "GEM005", "GEM006", "LLZ001", "LLZ006"}),
-    "megatron.sh": (16, {"MEG001", "MEG002", "MEG004", "MEG006", "MEG007", "MEG008", "MEG009", "MEG012",
-                         "SEQ001", "TP001", "TP003"}),
+    "square.py": (96, {"TP011"}),
+    "cube.py": (72, {"TP012"}),
+    "deep_square.py": (24, {"TP013"}),
+    "whole_micro_batches.py": (8, {"OLD001"}),
+    "shape_not_halved.py": (96, {"OLD002"}),
+    "data_parallel_by_hand.py": (8, {"OLD004"}),
+    "mode.py": (8, {"CFG002"}),
+    "batch_of_2d.py": (4, {"TP023"}),
+    "fp16_and_zero.py": (1, {"OLD005"}),
+    "conflict.py": (8, {"CFG003", "OLD008"}),
+    "pipeline_without_micro_batches.py": (2, {"OLD003"}),
+    "imported_value.py": (4, {"CFG001"}),
+    "loop.py": (4, {"CFG001"}),
+    "hostile.py": (4, {"CFG001"}),
+    "plugins.py": (
+        8,
+        {
+            "CFG004",
+            "HPP004",
+            "HPP005",
+            "HPP008",
+            "HPP009",
+            "HPP010",
+            "HPP011",
+            "GEM001",
+            "GEM002",
+            "GEM003",
+            "GEM005",
+            "GEM006",
+            "LLZ001",
+            "LLZ006",
+        },
+    ),
+    "megatron.sh": (
+        16,
+        {"MEG001", "MEG002", "MEG004", "MEG006", "MEG007", "MEG008", "MEG009", "MEG012", "SEQ001", "TP001", "TP003"},
+    ),
     "deepspeed.json": (8, {"DSP001", "DSP002", "DSP005", "DSP006", "NVM005"}),
-}  # fmt: skip
+}
 """Files of tests/configs/broken, the GPUs they are for, and the errors that each has."""
 
 
@@ -214,8 +258,10 @@ def test_a_folder_is_checked_with_one_line_a_file(check: Run) -> None:
     assert outcome.code == 1
     lines = outcome.out.splitlines()
     assert [line.partition(":")[0] for line in lines] == [
-        "configs/broken.json", "configs/gpt2_1d.py", "configs/more/square.py"
-    ]  # fmt: skip
+        "configs/broken.json",
+        "configs/gpt2_1d.py",
+        "configs/more/square.py",
+    ]
     assert "CFG006" in lines[0]
     assert "valid and fits" in lines[1]
     assert "not valid: TP011 line 8" in lines[2]

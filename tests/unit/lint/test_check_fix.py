@@ -62,10 +62,12 @@ ADDED = {
     ),
     "recompute.sh": (
         MEGATRON + " --micro-batch-size 1 --recompute-granularity full --bf16\n",
-        [MEGATRON + " --micro-batch-size 1 --recompute-granularity full --recompute-num-layers 1 --recompute-method "
-         "uniform --bf16"],
+        [
+            MEGATRON + " --micro-batch-size 1 --recompute-granularity full --recompute-num-layers 1 --recompute-method "
+            "uniform --bf16"
+        ],
     ),
-}  # fmt: skip
+}
 """File name to its text and lines that stand together once the missing keys are there."""
 
 
@@ -102,32 +104,65 @@ def test_line_ends_and_byte_order_mark_are_kept(check: Run, name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "wanted"),
     [
-        ("a.py", "p = HybridParallelPlugin(tp_size=1, pp_size=2, num_microbatch=4)\n",
-         "p = HybridParallelPlugin(tp_size=1, pp_size=2, num_microbatches=4)\n"),
-        ("a.json", '{"HybridParallelPlugin": {"tp_size": 1, "pp_size": 2, "num_microbatch": 4}}',
-         '{"HybridParallelPlugin": {"tp_size": 1, "pp_size": 2, "num_microbatches": 4}}'),
-        ("a.py", "p = GeminiPlugin(tp_size=1, colour=3, precision='bf16')\n",
-         "p = GeminiPlugin(tp_size=1, precision='bf16')\n"),
-        ("a.py", OLD + "parallel = {\n    'data': 8,\n    'pipeline': 1,\n}\n",
-         OLD + "parallel = {\n    'pipeline': 1,\n}\n"),
-        ("b.json", '{\n  "BATCH_SIZE": 8,\n  "parallel": {"pipeline": 1, "data": 8}\n}\n',
-         '{\n  "BATCH_SIZE": 8,\n  "parallel": {"pipeline": 1}\n}\n'),
-        ("a.toml", "BATCH_SIZE = 8\n[parallel]\ndata = 8\npipeline = 1\n",
-         "BATCH_SIZE = 8\n[parallel]\npipeline = 1\n"),
+        (
+            "a.py",
+            "p = HybridParallelPlugin(tp_size=1, pp_size=2, num_microbatch=4)\n",
+            "p = HybridParallelPlugin(tp_size=1, pp_size=2, num_microbatches=4)\n",
+        ),
+        (
+            "a.json",
+            '{"HybridParallelPlugin": {"tp_size": 1, "pp_size": 2, "num_microbatch": 4}}',
+            '{"HybridParallelPlugin": {"tp_size": 1, "pp_size": 2, "num_microbatches": 4}}',
+        ),
+        (
+            "a.py",
+            "p = GeminiPlugin(tp_size=1, colour=3, precision='bf16')\n",
+            "p = GeminiPlugin(tp_size=1, precision='bf16')\n",
+        ),
+        (
+            "a.py",
+            OLD + "parallel = {\n    'data': 8,\n    'pipeline': 1,\n}\n",
+            OLD + "parallel = {\n    'pipeline': 1,\n}\n",
+        ),
+        (
+            "b.json",
+            '{\n  "BATCH_SIZE": 8,\n  "parallel": {"pipeline": 1, "data": 8}\n}\n',
+            '{\n  "BATCH_SIZE": 8,\n  "parallel": {"pipeline": 1}\n}\n',
+        ),
+        (
+            "a.toml",
+            "BATCH_SIZE = 8\n[parallel]\ndata = 8\npipeline = 1\n",
+            "BATCH_SIZE = 8\n[parallel]\npipeline = 1\n",
+        ),
         ("a.yaml", "BATCH_SIZE: 8\nparallel:\n  data: 8\n  pipeline: 1\n", "BATCH_SIZE: 8\nparallel:\n  pipeline: 1\n"),
         ("a.sh", MEGATRON + " --micro-batch-size 1 --fp16 --bf16\n", MEGATRON + " --micro-batch-size 1 --bf16\n"),
-        ("a.py", OLD.replace("NAIVE", "TORCH") + "NUM_MICRO_BATCHES = 2\nparallel = dict(pipeline=2)\n",
-         OLD + "NUM_MICRO_BATCHES = 2\nparallel = dict(pipeline=2)\n"),
-        ("a.py", OLD + "DATA_PARALLEL = 4\nparallel = dict(data=DATA_PARALLEL, pipeline=1)\n",
-         OLD + "parallel = dict(pipeline=1)\n"),
-        ("a.py", "p = HybridParallelPlugin(1, 2, pp_style='zbv', num_model_chunks=2, num_microbatches=4)\n",
-         "p = HybridParallelPlugin(1, 2, pp_style='1f1b', num_model_chunks=1, num_microbatches=4)\n"),
-        ("a.py", "p = HybridParallelPlugin(tp_size=1, pp_size=2, num_microbatches=None)\n",
-         "p = HybridParallelPlugin(tp_size=1, pp_size=2, num_microbatches=2)\n"),
-        ("a.py", OLD + "parallel = dict(pipeline=1, tensor=dict(size='4', mode='2D'))\n",
-         OLD + "parallel = dict(pipeline=1, tensor=dict(size=4, mode='2d'))\n"),
+        (
+            "a.py",
+            OLD.replace("NAIVE", "TORCH") + "NUM_MICRO_BATCHES = 2\nparallel = dict(pipeline=2)\n",
+            OLD + "NUM_MICRO_BATCHES = 2\nparallel = dict(pipeline=2)\n",
+        ),
+        (
+            "a.py",
+            OLD + "DATA_PARALLEL = 4\nparallel = dict(data=DATA_PARALLEL, pipeline=1)\n",
+            OLD + "parallel = dict(pipeline=1)\n",
+        ),
+        (
+            "a.py",
+            "p = HybridParallelPlugin(1, 2, pp_style='zbv', num_model_chunks=2, num_microbatches=4)\n",
+            "p = HybridParallelPlugin(1, 2, pp_style='1f1b', num_model_chunks=1, num_microbatches=4)\n",
+        ),
+        (
+            "a.py",
+            "p = HybridParallelPlugin(tp_size=1, pp_size=2, num_microbatches=None)\n",
+            "p = HybridParallelPlugin(tp_size=1, pp_size=2, num_microbatches=2)\n",
+        ),
+        (
+            "a.py",
+            OLD + "parallel = dict(pipeline=1, tensor=dict(size='4', mode='2D'))\n",
+            OLD + "parallel = dict(pipeline=1, tensor=dict(size=4, mode='2d'))\n",
+        ),
     ],
-)  # fmt: skip
+)
 def test_only_the_offending_setting_is_renamed_or_taken_out(check: Run, name: str, text: str, wanted: str) -> None:
     assert fixed(check, name, text) == wanted
 
@@ -162,11 +197,13 @@ def test_a_value_that_depends_on_another_follows_it(check: Run) -> None:
 @pytest.mark.parametrize(
     ("changes", "hint"),
     [
-        ({"TENSOR_PARALLEL = 4": "TENSOR_PARALLEL = 5", "PIPELINE = 8": "PIPELINE = 7"},
-         "use TENSOR_PARALLEL = 6 and PIPELINE = 8"),
+        (
+            {"TENSOR_PARALLEL = 4": "TENSOR_PARALLEL = 5", "PIPELINE = 8": "PIPELINE = 7"},
+            "use TENSOR_PARALLEL = 6 and PIPELINE = 8",
+        ),
         ({"TENSOR_PARALLEL = 4": "TENSOR_PARALLEL = 5"}, "use TENSOR_PARALLEL = 4 or 6"),
     ],
-)  # fmt: skip
+)
 def test_degrees_that_do_not_divide_the_gpus(check: Run, changes: dict[str, str], hint: str) -> None:
     text = (
         "BATCH_SIZE = 64\nNUM_MICRO_BATCHES = 64\nPIPELINE = 8\nTENSOR_PARALLEL = 4\nmodel = dict(type=gpt3)\n"

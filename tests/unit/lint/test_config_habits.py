@@ -25,9 +25,11 @@ DEEPSPEED = '{"train_micro_batch_size_per_gpu": 1, %s}'
 def judged(name: str, text: str, gpus: int = 8, model: str | None = None) -> Any:
     """The first configuration of a text."""
     asked = Asked(
-        gpus=gpus, hardware=load_spec("a100-80g", HardwareSpec), devices_per_node=8,
+        gpus=gpus,
+        hardware=load_spec("a100-80g", HardwareSpec),
+        devices_per_node=8,
         model=load_spec(model, ModelSpec) if model else None,
-    )  # fmt: skip
+    )
     return read_and_judge(text, name, language_of(text, name), asked)[1][0]
 
 
@@ -39,18 +41,28 @@ def found(name: str, text: str, gpus: int = 8, model: str | None = None) -> dict
 @pytest.mark.parametrize(
     ("lines", "fields"),
     [
-        ("parallel = dict(pipeline=2, tensor=dict(size=2, mode='1d'))\nNUM_MICRO_BATCHES = parallel['pipeline']",
-         {"num_microbatches": 2}),
-        ("import math\nTP = 4\nparallel = dict(pipeline=1, tensor=dict(size=int(math.sqrt(TP)) * 2, mode='2d'))",
-         {"tensor_parallel": 4, "tensor_mode": "2d"}),
-        ("MODE = '2d'\nLOG = f'./{MODE}_{BATCH_SIZE}/'\nparallel = dict(pipeline=1, tensor=dict(size=4, mode=MODE))",
-         {"tensor_mode": "2d"}),
-        ("SIZES = (1, 4)\nparallel = {**{'pipeline': 1}, 'tensor': dict(size=SIZES[-1], mode='1d')}",
-         {"tensor_parallel": 4}),
-        ("NUM_MICRO_BATCHES = 1\nparallel = dict(pipeline=dict(size=2), tensor=dict(size=1, mode=None))",
-         {"pipeline_parallel": 2, "num_microbatches": 1, "micro_batch": 8}),
+        (
+            "parallel = dict(pipeline=2, tensor=dict(size=2, mode='1d'))\nNUM_MICRO_BATCHES = parallel['pipeline']",
+            {"num_microbatches": 2},
+        ),
+        (
+            "import math\nTP = 4\nparallel = dict(pipeline=1, tensor=dict(size=int(math.sqrt(TP)) * 2, mode='2d'))",
+            {"tensor_parallel": 4, "tensor_mode": "2d"},
+        ),
+        (
+            "MODE = '2d'\nLOG = f'./{MODE}_{BATCH_SIZE}/'\nparallel = dict(pipeline=1, tensor=dict(size=4, mode=MODE))",
+            {"tensor_mode": "2d"},
+        ),
+        (
+            "SIZES = (1, 4)\nparallel = {**{'pipeline': 1}, 'tensor': dict(size=SIZES[-1], mode='1d')}",
+            {"tensor_parallel": 4},
+        ),
+        (
+            "NUM_MICRO_BATCHES = 1\nparallel = dict(pipeline=dict(size=2), tensor=dict(size=1, mode=None))",
+            {"pipeline_parallel": 2, "num_microbatches": 1, "micro_batch": 8},
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_can_be_told_is_told(lines: str, fields: dict[str, Any]) -> None:
     draft = judged("a.py", OLD + lines + "\n").draft
     assert {name: draft.fields[name] for name in fields} == fields

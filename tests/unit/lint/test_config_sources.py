@@ -34,11 +34,19 @@ model = dict(type=gpt2_small, dtype=torch.half, shard=Strategy())
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("A", 96), ("B", 4), ("C", (32, -1)), ("D", 96), ("E", 12), ("TABLE.x", 96), ("TABLE.y", 2.5), ("TABLE.z", 4),
-        ("model.type", Symbol("gpt2_small")), ("model.dtype", Symbol("torch.half")),
+        ("A", 96),
+        ("B", 4),
+        ("C", (32, -1)),
+        ("D", 96),
+        ("E", 12),
+        ("TABLE.x", 96),
+        ("TABLE.y", 2.5),
+        ("TABLE.z", 4),
+        ("model.type", Symbol("gpt2_small")),
+        ("model.dtype", Symbol("torch.half")),
         ("model.shard", Symbol("Strategy")),
     ],
-)  # fmt: skip
+)
 def test_python_constants(key: str, value: Any) -> None:
     assert content(read_source(PYTHON, "a.py"), key) == value
 
@@ -127,10 +135,12 @@ def test_shell_values_that_would_have_to_be_run(value: str) -> None:
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        ("a.py", "K = 1\nK = 2\n"), ("a.json", '{"K": 1, "K": 2}'), ("a.yaml", "K: 1\nK: 2\n"),
+        ("a.py", "K = 1\nK = 2\n"),
+        ("a.json", '{"K": 1, "K": 2}'),
+        ("a.yaml", "K: 1\nK: 2\n"),
         ("a.sh", "run --k 1 --k 2\n"),
     ],
-)  # fmt: skip
+)
 def test_conflicting_definitions_are_noted(name: str, text: str) -> None:
     (note,) = read_source(text, name).notes
     assert (note.code, note.severity) == ("CFG003", "error")
@@ -156,12 +166,16 @@ def test_removal(text: str, name: str, key: str, left: str) -> None:
 @pytest.mark.parametrize(
     ("name", "shape"),
     [
-        ("gpt2_small", (12, 768, 12)), ("titans.model.gpt.gpt2_large", (36, 1536, 12)), ("gpt2", (12, 768, 12)),
-        ("GPT3_pipeline_1D", (96, 12288, 96)), ("GPT2_small_pipeline_hybrid", (12, 768, 12)),
+        ("gpt2_small", (12, 768, 12)),
+        ("titans.model.gpt.gpt2_large", (36, 1536, 12)),
+        ("gpt2", (12, 768, 12)),
+        ("GPT3_pipeline_1D", (96, 12288, 96)),
+        ("GPT2_small_pipeline_hybrid", (12, 768, 12)),
         ("gpt2_8B", (72, 3072, 24)),
-        ("gpt3-1.3b", (24, 2048, 16)), ("openai/gpt2-xl", (48, 1600, 25)),
+        ("gpt3-1.3b", (24, 2048, 16)),
+        ("openai/gpt2-xl", (48, 1600, 25)),
     ],
-)  # fmt: skip
+)
 def test_model_names(name: str, shape: tuple[int, int, int]) -> None:
     model = model_named(name)
     assert model is not None

@@ -44,11 +44,18 @@ def test_defaults_and_other_names_are_those_of_transformers() -> None:
 @pytest.mark.parametrize(
     "written",
     [
-        "GPT2Config(n_layer=layers())", "GPT2Config(**load())", "GPT2Config(n_layer='12')", "GPT2Config(n_layer=0)",
-        "GPT2Config(n_head=True)", "GPT2Config(n_embd=100)", "GPT2Config(resid_pdrop=2)", "GPT2Config(*sizes)",
-        "(GPT2Config(n_layer=2), GPT2Config(n_layer=3))", "GPT2Config(n_layer=2**40)",
+        "GPT2Config(n_layer=layers())",
+        "GPT2Config(**load())",
+        "GPT2Config(n_layer='12')",
+        "GPT2Config(n_layer=0)",
+        "GPT2Config(n_head=True)",
+        "GPT2Config(n_embd=100)",
+        "GPT2Config(resid_pdrop=2)",
+        "GPT2Config(*sizes)",
+        "(GPT2Config(n_layer=2), GPT2Config(n_layer=3))",
+        "GPT2Config(n_layer=2**40)",
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_told_or_be_is_no_model(written: str) -> None:
     assert model_of(f"config = {written}\n" + PLUGIN)[0] is None
 

@@ -62,8 +62,9 @@ def test_a_host_that_is_too_small_is_named() -> None:
     errors = [reason.rule for reason in answer.reasons if reason.severity == "error"]
     assert errors == ["INF001", "PIN001", "MEM002", "INF001", "PIN001", "OFF002", "MEM002"]
     assert {reason.values["field"] for reason in answer.reasons if reason.rule == "PIN001"} == {
-        "offload.optimizer", "offload.tier"
-    }  # fmt: skip
+        "offload.optimizer",
+        "offload.tier",
+    }
 
 
 def test_offload_that_fits_the_host_is_used_when_pinned() -> None:

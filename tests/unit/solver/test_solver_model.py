@@ -130,9 +130,7 @@ def test_tables_are_the_cost_model_in_nanoseconds() -> None:
     tables = time_tables(asked, free)
     uneven = np.array([1, 3])
     slowest = tables.microbatch.at(uneven).max()
-    by_hand = (
-        tables.fixed[0] + tables.microbatch.at(uneven).sum() + 7 * slowest + tables.tail.at(uneven).max()
-    )  # fmt: skip
+    by_hand = tables.fixed[0] + tables.microbatch.at(uneven).sum() + 7 * slowest + tables.tail.at(uneven).max()
     assert tables.step(uneven).tolist() == [by_hand]
     assert tables.microbatch.layers_within(tables.microbatch.at(uneven)).tolist() == [1, 3]
 
@@ -146,16 +144,21 @@ def test_limits_of_chosen_layouts() -> None:
 def test_large_integers_do_not_make_the_exact_model_infeasible() -> None:
     # Times of a second and more lie beyond 2^31 ticks; one of CP-SAT's detections trips over them.
     slow = {
-        "peak_flops_per_s": {"bf16": 1e7}, "memory_bandwidth_bytes_per_s": 1e6, "kernel_launch_s": 0.0,
+        "peak_flops_per_s": {"bf16": 1e7},
+        "memory_bandwidth_bytes_per_s": 1e6,
+        "kernel_launch_s": 0.0,
         "node_link": {"bandwidth_bytes_per_s": 1e6, "latency_s": 1e-3},
         "network": {"bandwidth_bytes_per_s": 1e5, "latency_s": 1e-2},
         "host": {"memory_bandwidth_bytes_per_s": 1e6, "device_bandwidth_bytes_per_s": 1e5},
-    }  # fmt: skip
+    }
     asked = problem(
-        model={"num_layers": 5, "vocab_size": 16, "tied_embeddings": False}, hardware=slow, num_devices=8,
+        model={"num_layers": 5, "vocab_size": 16, "tied_embeddings": False},
+        hardware=slow,
+        num_devices=8,
         stack={"schedules": ("none", "1f1b"), "zero_stages": (0, 1), "sequence_parallel": False, "recompute": "none"},
-        devices_per_node=2, global_batch=12,
-    )  # fmt: skip
+        devices_per_node=2,
+        global_batch=12,
+    )
     answer = solve(asked)
     assert answer.status == "optimal"
     assert answer.plan is not None

@@ -31,8 +31,11 @@ def points(*vary: str, **options: Any) -> list[Point]:
 def test_the_grid_has_every_combination_in_order() -> None:
     found = points("gpus=2,4", "gpu=a100-40g,a100-80g")
     assert [tuple(point.varied.values()) for point in found] == [
-        ("2", "a100-40g"), ("2", "a100-80g"), ("4", "a100-40g"), ("4", "a100-80g")
-    ]  # fmt: skip
+        ("2", "a100-40g"),
+        ("2", "a100-80g"),
+        ("4", "a100-40g"),
+        ("4", "a100-80g"),
+    ]
     assert [point.problem.num_devices for point in found] == [2, 2, 4, 4]
     assert {point.problem.hardware.name for point in found} == {"a100-40g", "a100-80g"}
 
@@ -68,8 +71,9 @@ def test_a_row_is_the_answer_to_its_question() -> None:
     assert answer.plan is not None
     assert (row.status, row.step_s, row.gap) == ("optimal", answer.plan.predicted.step_s, 0)
     assert (row.tensor_parallel, row.data_parallel) == (
-        answer.plan.layout.tensor_parallel, answer.plan.layout.data_parallel
-    )  # fmt: skip
+        answer.plan.layout.tensor_parallel,
+        answer.plan.layout.data_parallel,
+    )
     assert row.fullest_stage_bytes == max(stage.peak_bytes for stage in answer.plan.predicted.stages)
     assert row.rules == ()
 
@@ -132,8 +136,11 @@ def test_the_command_prints_a_table_and_writes_the_csv(tmp_path: Path) -> None:
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == ["gpus", "gpu", *COLUMNS]
     assert [(row["gpus"], row["status"]) for row in rows] == [
-        ("16", "infeasible"), ("16", "infeasible"), ("96", "optimal"), ("96", "optimal")
-    ]  # fmt: skip
+        ("16", "infeasible"),
+        ("16", "infeasible"),
+        ("96", "optimal"),
+        ("96", "optimal"),
+    ]
     assert "MEM001" in rows[0]["rules"].split()
     assert float(rows[3]["step_s"]) < float(rows[2]["step_s"])
 
@@ -192,9 +199,14 @@ def test_ctrl_c_ends_the_command(tmp_path: Path) -> None:
     command = [sys.executable, "-c", HEEDS_INTERRUPTS, "sweep", "--model", "gpt3", "--vary", f"gpus={counts}"]
     command += ["--jobs", "1", "--json"]
     with subprocess.Popen(
-        command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE, text=True, start_new_session=True,
-    ) as process:  # fmt: skip
+        command,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
         with pytest.raises(subprocess.TimeoutExpired):
             process.communicate(timeout=8)
         os.killpg(process.pid, signal.SIGINT)

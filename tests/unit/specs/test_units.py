@@ -82,13 +82,7 @@ def test_example_of_each_kind_parses(kind: type) -> None:
 
 @pytest.mark.parametrize(
     ("num_bytes", "expected"),
-    [
-        (0, "0 B"),
-        (1023, "1023 B"),
-        (24 * MIB, "24.00 MiB"),
-        (GIB * 3 // 2, "1.50 GiB"),
-        (2 * TIB, "2.00 TiB"),
-    ],
+    [(0, "0 B"), (1023, "1023 B"), (24 * MIB, "24.00 MiB"), (GIB * 3 // 2, "1.50 GiB"), (2 * TIB, "2.00 TiB")],
 )
 def test_bytes_are_shown_in_binary_units(num_bytes: int, expected: str) -> None:
     assert format_bytes(num_bytes) == expected

@@ -253,18 +253,37 @@ def test_a_seed_row() -> None:
 )
 def test_a_grid_takes_the_next_batch_that_divides(mode: str, tensor: str, depth: str, batch: int) -> None:
     case = seed.case_of(
-        row(SEED, tensor_mode=mode, tensor_parallel=tensor, tensor_depth=depth, pipeline_parallel="1",
-            data_parallel="1", n_gpus=tensor, batch_size="1", num_microbatches="1", measured_mib_per_gpu="6000")
-    )  # fmt: skip
+        row(
+            SEED,
+            tensor_mode=mode,
+            tensor_parallel=tensor,
+            tensor_depth=depth,
+            pipeline_parallel="1",
+            data_parallel="1",
+            n_gpus=tensor,
+            batch_size="1",
+            num_microbatches="1",
+            measured_mib_per_gpu="6000",
+        )
+    )
     assert case.layout.micro_batch == case.problem.global_batch == batch
     assert any("does not divide over the grid" in text for text in case.assumptions) == (batch > 1)
 
 
 def test_a_seed_row_that_offloads() -> None:
     offload = seed.case_of(
-        row(SEED, tensor_mode="none", tensor_parallel="1", pipeline_parallel="1", data_parallel="8", batch_size="1",
-            num_microbatches="", zero_stage="3", offload_tier="cpu")
-    ).layout.offload  # fmt: skip
+        row(
+            SEED,
+            tensor_mode="none",
+            tensor_parallel="1",
+            pipeline_parallel="1",
+            data_parallel="8",
+            batch_size="1",
+            num_microbatches="",
+            zero_stage="3",
+            offload_tier="cpu",
+        )
+    ).layout.offload
     assert (offload.optimizer, offload.parameters, offload.tier) == (1.0, 1.0, "cpu")
 
 

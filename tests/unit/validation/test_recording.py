@@ -32,16 +32,24 @@ SHARED_COLUMNS = (
 LAYOUTS: list[dict[str, Any]] = [
     {"tensor_mode": "1d", "tensor_parallel": 2, "sequence_parallel": True, "num_microbatches": 4, "micro_batch": 8},
     {
-        "pipeline_parallel": 2, "schedule": "interleaved", "num_model_chunks": 2, "layers_per_stage": (6, 6),
-        "recompute_layers_per_stage": (4, 0), "num_microbatches": 8, "micro_batch": 4,
+        "pipeline_parallel": 2,
+        "schedule": "interleaved",
+        "num_model_chunks": 2,
+        "layers_per_stage": (6, 6),
+        "recompute_layers_per_stage": (4, 0),
+        "num_microbatches": 8,
+        "micro_batch": 4,
     },
     {"tensor_mode": "2.5d", "tensor_parallel": 2, "tensor_depth": 2, "num_microbatches": 4, "micro_batch": 8},
     {"data_parallel": 2, "zero_stage": 1, "offload": Offload(optimizer=1.0, tier="cpu"), "micro_batch": 16},
     {
-        "data_parallel": 2, "zero_stage": 3, "recompute_layers_per_stage": (12,), "micro_batch": 16,
+        "data_parallel": 2,
+        "zero_stage": 3,
+        "recompute_layers_per_stage": (12,),
+        "micro_batch": 16,
         "offload": Offload(optimizer=1.0, parameters=0.5, tier="nvme"),
     },
-]  # fmt: skip
+]
 
 
 @pytest.fixture(scope="module")
@@ -54,10 +62,22 @@ def solved() -> Plan:
 
 def with_layout(plan: Plan, **fields: Any) -> Plan:
     plain = Layout(
-        tensor_mode="none", tensor_parallel=1, tensor_depth=1, pipeline_parallel=1, data_parallel=1, zero_stage=0,
-        sequence_parallel=False, micro_batch=32, num_microbatches=1, schedule="none", num_model_chunks=1,
-        layers_per_stage=(12,), recompute_layers_per_stage=(0,), offload=Offload(), precision="bf16",
-    )  # fmt: skip
+        tensor_mode="none",
+        tensor_parallel=1,
+        tensor_depth=1,
+        pipeline_parallel=1,
+        data_parallel=1,
+        zero_stage=0,
+        sequence_parallel=False,
+        micro_batch=32,
+        num_microbatches=1,
+        schedule="none",
+        num_model_chunks=1,
+        layers_per_stage=(12,),
+        recompute_layers_per_stage=(0,),
+        offload=Offload(),
+        precision="bf16",
+    )
     layout = msgspec.structs.replace(plain, **fields)
     problem = msgspec.structs.replace(plan.problem, precision="bf16", allow_offload=layout.offload.tier)
     return msgspec.structs.replace(plan, layout=layout, problem=problem)
@@ -66,10 +86,14 @@ def with_layout(plan: Plan, **fields: Any) -> Plan:
 def metrics_of(folder: Path, num_ranks: int) -> Path:
     def ranks(allocated: int) -> list[dict[str, int]]:
         return [
-            {"allocated_bytes": (allocated + rank) * MIB, "reserved_bytes": (allocated + 10 + rank) * MIB,
-             "held_bytes": (allocated - 1) * MIB, "device_used_bytes": (allocated + 1000 + rank) * MIB}
+            {
+                "allocated_bytes": (allocated + rank) * MIB,
+                "reserved_bytes": (allocated + 10 + rank) * MIB,
+                "held_bytes": (allocated - 1) * MIB,
+                "device_used_bytes": (allocated + 1000 + rank) * MIB,
+            }
             for rank in range(num_ranks)
-        ]  # fmt: skip
+        ]
 
     path = folder / "x.metrics.jsonl"
     records = [{"memory": ranks(500)}, {"step": 1}, {"median_step_s": 0.123456, "ranks": ranks(4000)}]

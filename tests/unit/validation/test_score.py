@@ -55,11 +55,13 @@ def test_regret_is_what_the_predicted_best_costs() -> None:
 
 
 def test_ranking_weighs_groups_by_their_pairs() -> None:
-    found = ranking({
-        "ordered": [(1.0, 1.0), (2.0, 2.0), (3.0, 3.0)],  # 3 pairs, tau 1, regret 0
-        "reversed": [(1.0, 2.0), (2.0, 1.0)],  # 1 pair, tau -1, regret 100
-        "alone": [(1.0, 1.0)],
-    })  # fmt: skip
+    found = ranking(
+        {
+            "ordered": [(1.0, 1.0), (2.0, 2.0), (3.0, 3.0)],  # 3 pairs, tau 1, regret 0
+            "reversed": [(1.0, 2.0), (2.0, 1.0)],  # 1 pair, tau -1, regret 100
+            "alone": [(1.0, 1.0)],
+        }
+    )
     assert found.groups == 2
     assert found.kendall_tau == pytest.approx((3 * 1 + 1 * -1) / 4)
     assert found.top1_regret_pct == pytest.approx(50)

@@ -20,8 +20,9 @@ def test_what_is_in_no_column_is_said() -> None:
     assert otherwise(best, changed(best, micro_batch=2, tensor_parallel=4)) == []
     other = changed(best, schedule="interleaved", num_model_chunks=3, sequence_parallel=not best.sequence_parallel)
     assert otherwise(best, other) == [
-        "schedule interleaved x 3", f"{'without' if best.sequence_parallel else 'with'} sequence parallelism"
-    ]  # fmt: skip
+        "schedule interleaved x 3",
+        f"{'without' if best.sequence_parallel else 'with'} sequence parallelism",
+    ]
     offloaded = changed(best, offload=Offload(optimizer=1.0, parameters=0.4, tier="cpu"))
     assert otherwise(best, offloaded) == ["100% of the optimizer and 40% of the weights on cpu"]
     assert otherwise(offloaded, best) == ["no offload"]
@@ -36,8 +37,11 @@ def test_a_trade_names_the_term_that_shrinks_most_and_the_one_that_grows_most(
     assert trades(best, best) == []
     for runner_up in answer.runners_up:
         told = trades(best, runner_up.predicted)
-        changes = [runner_up.predicted.breakdown_s[name] - best.breakdown_s[name] for name in best.breakdown_s
-                   if name in runner_up.predicted.breakdown_s]  # fmt: skip
+        changes = [
+            runner_up.predicted.breakdown_s[name] - best.breakdown_s[name]
+            for name in best.breakdown_s
+            if name in runner_up.predicted.breakdown_s
+        ]
         assert len(told) <= 2
         assert any(" more " in words for words in told) == (max(changes) > 0.0005 * best.step_s)
     print_answer(answer, answer.plan, None)

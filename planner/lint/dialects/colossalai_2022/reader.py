@@ -13,22 +13,36 @@ MODES = (None, "1d", "2d", "2.5d", "3d")
 MARKS = ("parallel", "TENSOR_PARALLEL", "NUM_MICRO_BATCHES", "BATCH_SIZE", "TENSOR_SHAPE", "PIPELINE", "zero", "fp16")
 """Keys by which such a file is recognised."""
 _BY_HAND = (
-    "DATA_PARALLEL", "DATA_PARALLEL_SIZE", "DP", "DP_SIZE", "DATA", "parallel.data", "parallel.data_parallel",
+    "DATA_PARALLEL",
+    "DATA_PARALLEL_SIZE",
+    "DP",
+    "DP_SIZE",
+    "DATA",
+    "parallel.data",
+    "parallel.data_parallel",
     "parallel.dp",
-)  # fmt: skip
+)
 _WORDS = {
-    "tensor_parallel": "TENSOR_PARALLEL", "pipeline_parallel": "PIPELINE", "tensor_mode": "MODE",
-    "tensor_depth": "DEPTH", "micro_batch": "BATCH_SIZE", "num_microbatches": "NUM_MICRO_BATCHES", "seq_len": "SEQ_LEN",
+    "tensor_parallel": "TENSOR_PARALLEL",
+    "pipeline_parallel": "PIPELINE",
+    "tensor_mode": "MODE",
+    "tensor_depth": "DEPTH",
+    "micro_batch": "BATCH_SIZE",
+    "num_microbatches": "NUM_MICRO_BATCHES",
+    "seq_len": "SEQ_LEN",
     "zero_stage": "zero.level",
-}  # fmt: skip
+}
 
 
 def read_old_config(source: Source, asked: Asked) -> Draft:
     """The layout of the file, and the facts of the rules of the old modes."""
     draft = Draft(
-        dialect=OLD, framework="Colossal-AI configuration", stack="colossalai", words=_WORDS,
+        dialect=OLD,
+        framework="Colossal-AI configuration",
+        stack="colossalai",
+        words=_WORDS,
         own_rules=(*OWN_RULES, "ZER001", "ZER003", "TP005", "OFF002", "OFF003", "PP004"),
-    )  # fmt: skip
+    )
     draft.settings = source.settings
     keys = Keys(source, draft.settings, draft)
     _model(keys, draft, asked)
@@ -58,9 +72,12 @@ def _tensor(keys: Keys, draft: Draft) -> None:
         "parallel.tensor.size", *_unless(keys, "parallel", "TENSOR_PARALLEL"), default=1, name="tensor_parallel"
     )
     mode = keys.choice(
-        "parallel.tensor.mode", *_unless(keys, "parallel", "MODE"), choices=MODES, name="tensor_mode",
+        "parallel.tensor.mode",
+        *_unless(keys, "parallel", "MODE"),
+        choices=MODES,
+        name="tensor_mode",
         default="1d" if not keys.has("parallel") and keys.has("TENSOR_PARALLEL") else None,
-    )  # fmt: skip
+    )
     degree = fields["tensor_parallel"]
     fields["tensor_mode"] = mode if mode is UNDECIDED else "none" if mode is None or degree == 1 else mode
     depth = keys.count("parallel.tensor.depth", *_unless(keys, "parallel", "DEPTH"), default=1, name="tensor_depth")
@@ -77,16 +94,24 @@ def _unless(keys: Keys, table: str, *others: str) -> tuple[str, ...]:
 
 def _pipeline(keys: Keys, draft: Draft) -> None:
     stages = keys.count(
-        "parallel.pipeline.size", "parallel.pipeline", *_unless(keys, "parallel", "PIPELINE"), default=1,
+        "parallel.pipeline.size",
+        "parallel.pipeline",
+        *_unless(keys, "parallel", "PIPELINE"),
+        default=1,
         name="pipeline_parallel",
-    )  # fmt: skip
+    )
     chunks = keys.count("model.num_chunks", "NUM_CHUNKS", default=1, name="num_model_chunks")
     draft.fields |= {
         "pipeline_parallel": stages,
         "num_model_chunks": chunks if stages != 1 else 1,
-        "schedule": UNDECIDED if UNDECIDED in (stages, chunks)
-        else "none" if stages == 1 else "interleaved" if chunks > 1 else "1f1b",
-    }  # fmt: skip
+        "schedule": UNDECIDED
+        if UNDECIDED in (stages, chunks)
+        else "none"
+        if stages == 1
+        else "interleaved"
+        if chunks > 1
+        else "1f1b",
+    }
 
 
 def _states(keys: Keys, draft: Draft) -> None:
@@ -111,13 +136,17 @@ def _states(keys: Keys, draft: Draft) -> None:
 def _offload(keys: Keys, draft: Draft) -> None:
     placed = keys.raw("zero.model_config.tensor_placement_policy", default="cuda", name="offload.optimizer")
     optimizer = keys.raw(
-        "zero.offload_optimizer_config.device", "zero.model_config.offload_config.device", default="none",
+        "zero.offload_optimizer_config.device",
+        "zero.model_config.offload_config.device",
+        default="none",
         name="offload.optimizer",
-    )  # fmt: skip
+    )
     parameters = keys.raw(
-        "zero.offload_param_config.device", "zero.model_config.offload_config.device", default="none",
+        "zero.offload_param_config.device",
+        "zero.model_config.offload_config.device",
+        default="none",
         name="offload.parameters",
-    )  # fmt: skip
+    )
     to_host = keys.flag("zero.cpu_offload", name="offload.optimizer")
     if placed == "cpu":
         optimizer = parameters = "cpu"
@@ -128,7 +157,7 @@ def _offload(keys: Keys, draft: Draft) -> None:
         "offload.optimizer": float(optimizer in ("cpu", "nvme")),
         "offload.parameters": float(parameters in ("cpu", "nvme")),
         "offload.tier": "nvme" if "nvme" in devices else "cpu" if "cpu" in devices else "none",
-    }  # fmt: skip
+    }
 
 
 def _batch(keys: Keys, draft: Draft, asked: Asked) -> None:
@@ -175,13 +204,18 @@ def _share(draft: Draft) -> int:
 
 def _facts(keys: Keys, draft: Draft, asked: Asked) -> None:
     found: dict[str, Any] = {
-        "batch_size": keys.count("BATCH_SIZE"), "num_micro_batches": keys.count("NUM_MICRO_BATCHES"),
-        "seq_len": draft.fields["seq_len"], "pipeline": draft.fields["pipeline_parallel"],
-        "tensor_parallel": draft.fields["tensor_parallel"], "zero_level": draft.fields["zero_stage"],
-        "hidden_size": keys.count("HIDDEN_SIZE", name="hidden_size"), "fp16": keys.has("fp16"),
-        "has_micro_batches": keys.has("NUM_MICRO_BATCHES"), "num_devices": asked.gpus,
+        "batch_size": keys.count("BATCH_SIZE"),
+        "num_micro_batches": keys.count("NUM_MICRO_BATCHES"),
+        "seq_len": draft.fields["seq_len"],
+        "pipeline": draft.fields["pipeline_parallel"],
+        "tensor_parallel": draft.fields["tensor_parallel"],
+        "zero_level": draft.fields["zero_stage"],
+        "hidden_size": keys.count("HIDDEN_SIZE", name="hidden_size"),
+        "fp16": keys.has("fp16"),
+        "has_micro_batches": keys.has("NUM_MICRO_BATCHES"),
+        "num_devices": asked.gpus,
         "fp16_mode": keys.raw("fp16.mode", name="fp16_mode"),
-    }  # fmt: skip
+    }
     draft.keys |= {"pipeline": draft.keys.get("pipeline_parallel", ""), "fp16": "fp16"}
     if draft.model is not None:
         found |= {"model_hidden_size": draft.model.hidden_size, "model": draft.model.name}
@@ -209,18 +243,21 @@ def _shape(keys: Keys, draft: Draft) -> None:
     if mode == "3d" or not square or micro % edge or hidden % edge:
         return
     facts |= {
-        "tensor_shape": shape, "expected_shape": (micro // edge, facts["seq_len"], hidden // edge),
+        "tensor_shape": shape,
+        "expected_shape": (micro // edge, facts["seq_len"], hidden // edge),
         "hidden_size": hidden,
         "divided": f" / {edge}" if edge > 1 else "",
-    }  # fmt: skip
+    }
 
 
 def _unused_constants(keys: Keys, draft: Draft) -> None:
     """A constant such as PIPELINE beside a parallel dict that says something else."""
     pairs = (
-        ("PIPELINE", "parallel.pipeline"), ("TENSOR_PARALLEL", "parallel.tensor.size"),
-        ("MODE", "parallel.tensor.mode"), ("DEPTH", "parallel.tensor.depth"),
-    )  # fmt: skip
+        ("PIPELINE", "parallel.pipeline"),
+        ("TENSOR_PARALLEL", "parallel.tensor.size"),
+        ("MODE", "parallel.tensor.mode"),
+        ("DEPTH", "parallel.tensor.depth"),
+    )
     for constant, used in pairs:
         if not (keys.has(constant) and keys.has(used)) or keys.name(used) not in (used, constant):
             continue
@@ -259,7 +296,11 @@ def add_nvme_facts(draft: Draft, asked: Asked, path: str | None) -> None:
     per_parameter = 12 * draft.known("offload.optimizer", 0.0) + 2 * draft.known("offload.parameters", 0.0)
     need = round(per_parameter * parameters / nodes)
     draft.facts |= {
-        "nvme_need_bytes": need, "nvme_need": format_gib(need), "nvme_free": format_gib(free), "nvme_nodes": nodes,
-        "nvme_missing": format_gib(max(0, need - free)), "nvme_parameters": f"{parameters:,}",
+        "nvme_need_bytes": need,
+        "nvme_need": format_gib(need),
+        "nvme_free": format_gib(free),
+        "nvme_nodes": nodes,
+        "nvme_missing": format_gib(max(0, need - free)),
+        "nvme_parameters": f"{parameters:,}",
         "nvme_bytes_per_parameter": f"{per_parameter:g}",
-    }  # fmt: skip
+    }

@@ -30,8 +30,18 @@ SECTIONS: dict[str, frozenset[str]] = {
         ("device", "nvme_path", "buffer_count", "buffer_size", "max_in_cpu", "pin_memory")
     ),
     "zero_optimization.offload_optimizer": frozenset(
-        ("device", "nvme_path", "buffer_count", "buffer_size", "pin_memory", "pipeline_read", "pipeline_write",
-         "fast_init", "ratio", "pipeline")
+        (
+            "device",
+            "nvme_path",
+            "buffer_count",
+            "buffer_size",
+            "pin_memory",
+            "pipeline_read",
+            "pipeline_write",
+            "fast_init",
+            "ratio",
+            "pipeline",
+        )
     ),
-}  # fmt: skip
+}
 """Section to all the keys that it takes, with those of older versions; the first ones are a help against typos."""

@@ -19,20 +19,27 @@ _ZERO = "zero_optimization"
 _RESTATED = frozenset(("DEV001", "BAT001", "PP002", "PP003", "PP004", "PP005", "PP006", "PP010", "PP011"))
 """Layout rules that DeepSpeed's own rules say, or that its pipeline does not have."""
 _WORDS = {
-    "tensor_parallel": "tensor_parallel.autotp_size", "zero_stage": f"{_ZERO}.stage",
-    "micro_batch": "train_micro_batch_size_per_gpu", "num_microbatches": "gradient_accumulation_steps",
-    "offload.optimizer": f"{_ZERO}.offload_optimizer.device", "offload.parameters": f"{_ZERO}.offload_param.device",
+    "tensor_parallel": "tensor_parallel.autotp_size",
+    "zero_stage": f"{_ZERO}.stage",
+    "micro_batch": "train_micro_batch_size_per_gpu",
+    "num_microbatches": "gradient_accumulation_steps",
+    "offload.optimizer": f"{_ZERO}.offload_optimizer.device",
+    "offload.parameters": f"{_ZERO}.offload_param.device",
     "precision": "bf16.enabled",
-}  # fmt: skip
+}
 
 
 def read_deepspeed(source: Source, asked: Asked) -> Draft:
     """The layout of the file, and the facts of DeepSpeed's own checks. Megatron's degrees are not in such a file."""
     stack = "megatron-deepspeed" if "megatron-deepspeed" in builtin_names(StackSpec) else "megatron"
     draft = Draft(
-        dialect=DEEPSPEED, framework="DeepSpeed configuration", stack=stack, words=_WORDS,
-        own_rules=(*OWN_RULES, "TP005", "ZER", "OFF002", "OFF003"), restated=_RESTATED,
-    )  # fmt: skip
+        dialect=DEEPSPEED,
+        framework="DeepSpeed configuration",
+        stack=stack,
+        words=_WORDS,
+        own_rules=(*OWN_RULES, "TP005", "ZER", "OFF002", "OFF003"),
+        restated=_RESTATED,
+    )
     draft.settings = source.settings
     keys = Keys(source, draft.settings, draft)
     degree = _degree(keys)
@@ -40,11 +47,16 @@ def read_deepspeed(source: Source, asked: Asked) -> Draft:
     named = keys.plain("model", name="model")
     draft.model = asked.model or (model_named(named) if isinstance(named, str) else None)
     draft.fields |= {
-        "tensor_parallel": degree, "tensor_mode": UNDECIDED if degree is UNDECIDED else "1d" if degree > 1 else "none",
-        "tensor_depth": 1, "pipeline_parallel": stages, "num_model_chunks": 1,
+        "tensor_parallel": degree,
+        "tensor_mode": UNDECIDED if degree is UNDECIDED else "1d" if degree > 1 else "none",
+        "tensor_depth": 1,
+        "pipeline_parallel": stages,
+        "num_model_chunks": 1,
         "schedule": UNDECIDED if stages is UNDECIDED else "none" if stages == 1 else "1f1b",
-        "sequence_parallel": False, "recompute": False, "seq_len": keys.count("seq_len", default=asked.seq_len),
-    }  # fmt: skip
+        "sequence_parallel": False,
+        "recompute": False,
+        "seq_len": keys.count("seq_len", default=asked.seq_len),
+    }
     _unknown_keys(keys, draft)
     _zero(keys, draft)
     _precision(keys, draft)
@@ -66,12 +78,14 @@ def _unknown_keys(keys: Keys, draft: Draft) -> None:
             continue
         draft.diagnostics.append(
             Diagnostic(
-                rule="CFG004", severity="error" if table else "warning", hint=near or f"remove {key}",
+                rule="CFG004",
+                severity="error" if table else "warning",
+                hint=near or f"remove {key}",
                 message=f"{table} has no key {name}" if table else f"DeepSpeed reads no key {name}",
                 location=f"{keys.source.shown}:{value.line}: {key}",
                 values={"key": key, "near": "".join(likely)},
             )
-        )  # fmt: skip
+        )
 
 
 def _degree(keys: Keys) -> Any:
@@ -138,7 +152,7 @@ def _zero(keys: Keys, draft: Draft) -> None:
         "offload.optimizer": float(optimizer in ("cpu", "nvme")),
         "offload.parameters": float(parameters in ("cpu", "nvme")),
         "offload.tier": "nvme" if "nvme" in tiers else "cpu" if "cpu" in tiers else "none",
-    }  # fmt: skip
+    }
 
 
 def _precision(keys: Keys, draft: Draft) -> None:

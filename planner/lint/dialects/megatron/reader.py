@@ -10,25 +10,50 @@ from planner.lint.source import Source, Value
 from planner.specs import ModelSpec
 
 MARKS = (
-    "--tensor-model-parallel-size", "--pipeline-model-parallel-size", "--micro-batch-size", "--num-layers",
-    "--num-attention-heads", "--use-distributed-optimizer", "--context-parallel-size",
-)  # fmt: skip
+    "--tensor-model-parallel-size",
+    "--pipeline-model-parallel-size",
+    "--micro-batch-size",
+    "--num-layers",
+    "--num-attention-heads",
+    "--use-distributed-optimizer",
+    "--context-parallel-size",
+)
 """Options by which such a file is recognised."""
 _RESTATED = frozenset(
-    ("DEV001", "BAT001", "ZER001", "ZER003", "TP002", "SP001", "PP001", "PP002", "PP003", "PP004", "PP005", "PP006",
-     "PP010", "PP011")
-)  # fmt: skip
+    (
+        "DEV001",
+        "BAT001",
+        "ZER001",
+        "ZER003",
+        "TP002",
+        "SP001",
+        "PP001",
+        "PP002",
+        "PP003",
+        "PP004",
+        "PP005",
+        "PP006",
+        "PP010",
+        "PP011",
+    )
+)
 """Layout rules that Megatron-LM's own rules say, or that it does not have."""
 _FIRST, _LAST = "--decoder-first-pipeline-num-layers", "--decoder-last-pipeline-num-layers"
 _LAYOUT = "--pipeline-model-parallel-layout"
 _SHAPE = ("num_layers", "hidden_size", "num_heads")
 _WORDS = {
-    "tensor_parallel": "--tensor-model-parallel-size", "pipeline_parallel": "--pipeline-model-parallel-size",
-    "micro_batch": "--micro-batch-size", "num_microbatches": "--global-batch-size", "seq_len": "--seq-length",
-    "sequence_parallel": "--sequence-parallel", "num_model_chunks": "--num-virtual-stages-per-pipeline-rank",
-    "zero_stage": "--use-distributed-optimizer", "recompute_layers_per_stage": "--recompute-granularity",
-    "schedule": "--num-virtual-stages-per-pipeline-rank", "precision": "--bf16",
-}  # fmt: skip
+    "tensor_parallel": "--tensor-model-parallel-size",
+    "pipeline_parallel": "--pipeline-model-parallel-size",
+    "micro_batch": "--micro-batch-size",
+    "num_microbatches": "--global-batch-size",
+    "seq_len": "--seq-length",
+    "sequence_parallel": "--sequence-parallel",
+    "num_model_chunks": "--num-virtual-stages-per-pipeline-rank",
+    "zero_stage": "--use-distributed-optimizer",
+    "recompute_layers_per_stage": "--recompute-granularity",
+    "schedule": "--num-virtual-stages-per-pipeline-rank",
+    "precision": "--bf16",
+}
 
 
 def dashed(settings: Any) -> dict[str, Value]:
@@ -48,9 +73,13 @@ def dashed_name(key: str) -> str:
 def read_megatron(source: Source, asked: Asked) -> Draft:
     """The layout of the arguments, and the facts of Megatron's own checks."""
     draft = Draft(
-        dialect=MEGATRON, framework="Megatron-LM arguments", stack="megatron", words=_WORDS,
-        own_rules=(*OWN_RULES, "TP005"), restated=_RESTATED,
-    )  # fmt: skip
+        dialect=MEGATRON,
+        framework="Megatron-LM arguments",
+        stack="megatron",
+        words=_WORDS,
+        own_rules=(*OWN_RULES, "TP005"),
+        restated=_RESTATED,
+    )
     draft.settings = dashed(source.settings)
     keys = Keys(source, draft.settings, draft)
     _mesh(keys, draft)
@@ -67,12 +96,17 @@ def _mesh(keys: Keys, draft: Draft) -> None:
     stages = keys.count("--pipeline-model-parallel-size", default=1, name="pipeline_parallel")
     context = keys.count("--context-parallel-size", default=1, name="context_parallel")
     draft.fields |= {
-        "tensor_parallel": degree, "pipeline_parallel": stages, "context_parallel": context, "tensor_depth": 1,
+        "tensor_parallel": degree,
+        "pipeline_parallel": stages,
+        "context_parallel": context,
+        "tensor_depth": 1,
         "tensor_mode": UNDECIDED if degree is UNDECIDED else "1d" if degree > 1 else "none",
         # Without tensor parallelism the arguments switch it off.
         "sequence_parallel": keys.flag("--sequence-parallel", name="sequence_parallel") and degree != 1,
-        "offload.optimizer": 0.0, "offload.parameters": 0.0, "offload.tier": "none",
-    }  # fmt: skip
+        "offload.optimizer": 0.0,
+        "offload.parameters": 0.0,
+        "offload.tier": "none",
+    }
     if context != 1:
         draft.unmodelled.append("gptplan has no context parallelism")
 
@@ -93,10 +127,12 @@ def _model(keys: Keys, draft: Draft, asked: Asked) -> None:
     if asked.model is None and all(name in draft.facts for name in _SHAPE) and UNDECIDED not in (ffn, positions, vocab):
         draft.model = _own_model(keys, draft, (ffn, positions, vocab))
     for option, reason in (
-        ("--swiglu", "gated feed-forward layers"), ("--num-experts", "experts"),
-        ("--group-query-attention", "grouped query attention"), ("--num-query-groups", "grouped query attention"),
+        ("--swiglu", "gated feed-forward layers"),
+        ("--num-experts", "experts"),
+        ("--group-query-attention", "grouped query attention"),
+        ("--num-query-groups", "grouped query attention"),
         ("--multi-latent-attention", "latent attention"),
-    ):  # fmt: skip
+    ):
         if keys.has(option) and f"gptplan's models have no {reason}" not in draft.unmodelled:
             draft.unmodelled.append(f"gptplan's models have no {reason}")
 
@@ -109,12 +145,19 @@ def _own_model(keys: Keys, draft: Draft, sizes: tuple[Any, Any, Any]) -> ModelSp
     if vocab is None:
         draft.assumptions.append("the file has no vocabulary size: GPT-2's 50257 is taken")
     return model_of_sizes(
-        "the model of the arguments", "the arguments of the file", name=f"megatron-{layers}x{hidden}",
-        num_layers=layers, hidden_size=hidden, num_heads=heads, ffn_hidden_size=ffn or _default_ffn(keys, hidden),
+        "the model of the arguments",
+        "the arguments of the file",
+        name=f"megatron-{layers}x{hidden}",
+        num_layers=layers,
+        hidden_size=hidden,
+        num_heads=heads,
+        ffn_hidden_size=ffn or _default_ffn(keys, hidden),
         vocab_size=vocab or 50257,
-        max_seq_len=max(positions or seq_len, 1), dropout=0.1, seq_len=min(seq_len, positions or seq_len),
+        max_seq_len=max(positions or seq_len, 1),
+        dropout=0.1,
+        seq_len=min(seq_len, positions or seq_len),
         tied_embeddings=not keys.has("--untie-embeddings-and-output-weights"),
-    )  # fmt: skip
+    )
 
 
 def _default_ffn(keys: Keys, hidden: int) -> int:
@@ -160,8 +203,9 @@ def _split_layers(keys: Keys, draft: Draft) -> int | None:
     if keys.has(_FIRST, _LAST):
         _uneven(keys, draft, layers, stages)
         return None
-    extra = [o for o in ("--account-for-embedding-in-pipeline-split", "--account-for-loss-in-pipeline-split")
-             if keys.has(o)]  # fmt: skip
+    extra = [
+        o for o in ("--account-for-embedding-in-pipeline-split", "--account-for-loss-in-pipeline-split") if keys.has(o)
+    ]
     if extra:
         draft.unmodelled.append("gptplan's Megatron-LM stages have the same number of layers")
     draft.facts |= {"split_layers": layers + len(extra)} | ({"counted": " with embedding or loss"} if extra else {})
@@ -175,9 +219,11 @@ def _uneven(keys: Keys, draft: Draft, layers: int, stages: Any) -> None:
         return
     option, value = next(iter(given.items()))
     draft.facts |= {
-        "uneven": value, "uneven_key": option, "middle_layers": layers - sum(given.values()),
+        "uneven": value,
+        "uneven_key": option,
+        "middle_layers": layers - sum(given.values()),
         "middle_stages": stages - len(given),
-    }  # fmt: skip
+    }
     draft.keys["uneven"] = option
 
 
@@ -189,14 +235,15 @@ def _states(keys: Keys, draft: Draft) -> None:
         "precision": "bf16" if brain is True else "fp16" if half is True else "fp32",
         "zero_stage": 1 if keys.has("--use-distributed-optimizer") else 0,
         "recompute": keys.has("--checkpoint-activations") or granularity == "full",
-    }  # fmt: skip
+    }
     draft.keys["zero_stage"] = "--use-distributed-optimizer"
     if granularity == "selective":
         draft.unmodelled.append("gptplan recomputes whole layers, not attention alone")
     draft.facts |= {
-        "fp16": half is True, "bf16": brain is True,
+        "fp16": half is True,
+        "bf16": brain is True,
         **({"recompute_granularity": granularity} if granularity not in (None, UNDECIDED) else {}),
-    }  # fmt: skip
+    }
 
 
 def _batch(keys: Keys, draft: Draft, asked: Asked) -> None:
@@ -214,26 +261,30 @@ def _batch(keys: Keys, draft: Draft, asked: Asked) -> None:
         draft.assumptions.append(f"the file has no --global-batch-size: {total}, one micro batch a rank, is taken")
     fields["num_microbatches"] = max(1, total // (micro * ranks))
     draft.facts |= {
-        "global_batch": total, "micro_batch": micro, "data_parallel": ranks,
+        "global_batch": total,
+        "micro_batch": micro,
+        "data_parallel": ranks,
         "num_microbatches": fields["num_microbatches"],
-    }  # fmt: skip
+    }
 
 
 def _facts(keys: Keys, draft: Draft, asked: Asked) -> None:
     fields = draft.fields
     found = {
-        "num_devices": asked.gpus, "num_query_groups": keys.count("--num-query-groups", name="num_query_groups"),
+        "num_devices": asked.gpus,
+        "num_query_groups": keys.count("--num-query-groups", name="num_query_groups"),
         "expert_parallel": keys.count("--expert-model-parallel-size", name="expert_parallel"),
         "expert_tensor_parallel": keys.count(
             "--expert-tensor-parallel-size", default=fields["tensor_parallel"], name="expert_tensor_parallel"
         ),
-        "num_experts": keys.count("--num-experts", name="num_experts"), "has_experts": keys.has("--num-experts"),
+        "num_experts": keys.count("--num-experts", name="num_experts"),
+        "has_experts": keys.has("--num-experts"),
         "vp_group": keys.count(
             "--microbatch-group-size-per-virtual-pipeline-stage", default=fields["pipeline_parallel"]
         ),
         "sequence_parallel": keys.has("--sequence-parallel"),
         **{name: fields[name] for name in ("tensor_parallel", "pipeline_parallel", "context_parallel", "seq_len")},
-    }  # fmt: skip
+    }
     draft.facts |= {name: value for name, value in found.items() if value is not None and value is not UNDECIDED}
     _options(keys, draft)
     nodes, processes = keys.settings.get("--nnodes"), keys.settings.get("--nproc-per-node")

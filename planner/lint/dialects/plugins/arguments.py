@@ -132,7 +132,15 @@ REQUIRED: dict[str, tuple[str, ...]] = {HYBRID: ("tp_size", "pp_size")}
 
 GPT2_CONFIG = "GPT2Config"
 GPT2_ARGUMENTS = (
-    "vocab_size", "n_positions", "n_embd", "n_layer", "n_head", "n_inner", "activation_function", "resid_pdrop",
-    "embd_pdrop", "attn_pdrop",
-)  # fmt: skip
+    "vocab_size",
+    "n_positions",
+    "n_embd",
+    "n_layer",
+    "n_head",
+    "n_inner",
+    "activation_function",
+    "resid_pdrop",
+    "embd_pdrop",
+    "attn_pdrop",
+)
 """The first arguments of transformers 4.51.3's GPT2Config, in their order."""

@@ -38,8 +38,16 @@ def _model(keys: Keys, draft: Draft) -> ModelSpec | None:
     if UNDECIDED in (layers, hidden, heads, positions, vocab, ffn, dropout, tied) or not 0 <= dropout < 1:
         return None
     return model_of_sizes(
-        "the model of GPT2Config", "GPT2Config in the file", name=f"gpt2-{layers}x{hidden}", num_layers=layers,
-        hidden_size=hidden, num_heads=heads, ffn_hidden_size=ffn or 4 * hidden, vocab_size=vocab,
-        max_seq_len=positions, seq_len=min(draft.known("seq_len") or positions, positions), dropout=dropout,
+        "the model of GPT2Config",
+        "GPT2Config in the file",
+        name=f"gpt2-{layers}x{hidden}",
+        num_layers=layers,
+        hidden_size=hidden,
+        num_heads=heads,
+        ffn_hidden_size=ffn or 4 * hidden,
+        vocab_size=vocab,
+        max_seq_len=positions,
+        seq_len=min(draft.known("seq_len") or positions, positions),
+        dropout=dropout,
         tied_embeddings=tied,
-    )  # fmt: skip
+    )
