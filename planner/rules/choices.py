@@ -41,6 +41,7 @@ def _values(problem: Problem, layout: Layout) -> dict[str, Any]:
 RULES = (
     Rule(
         id="PIN001",
+        about=("pin",),
         title="not the pinned value",
         field="tensor_mode",
         message="the layout does not have {pins}",
@@ -56,6 +57,7 @@ RULES = (
     ),
     Rule(
         id="PIN002",
+        about=("forbid",),
         title="a forbidden value",
         field="tensor_mode",
         message="the layout has the forbidden {forbids}",

@@ -51,6 +51,7 @@ def _division(rule_id: str, name: str, size_of: str) -> Rule:
     """A rule that a dimension of the weights divides over the grid."""
     return Rule(
         id=rule_id,
+        about=("grid",),
         title=f"grid does not divide the {name}",
         field="tensor_parallel",
         message=f"{{{size_of}}} {name} do not split into the {{share}} parts of mode {{tensor_mode}}",
@@ -66,6 +67,7 @@ def _division(rule_id: str, name: str, size_of: str) -> Rule:
 RULES = (
     Rule(
         id="TP021",
+        about=("grid",),
         title="grid edge does not divide the attention heads",
         field="tensor_parallel",
         message="the {tensor_mode} grid edge {edge} does not divide the {num_heads} attention heads",
@@ -79,6 +81,7 @@ RULES = (
     _division("TP022", "hidden units", "hidden_size"),
     Rule(
         id="TP023",
+        about=("grid", "batch", "degrees"),
         title="grid does not divide the micro batch",
         field="micro_batch",
         message="micro batch {micro_batch} does not split into the {batch_share} shares of mode {tensor_mode}",

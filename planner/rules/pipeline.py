@@ -66,6 +66,7 @@ def _recompute_known(problem: Problem, columns: LayoutColumns) -> NDArray[np.boo
 RULES = (
     Rule(
         id="PP001",
+        about=("engine",),
         title="more stages than layers",
         field="pipeline_parallel",
         message="{pipeline_parallel} stages x {chunks} chunks need as many layers, and {model} has {num_layers}",
@@ -102,6 +103,7 @@ RULES = (
     ),
     Rule(
         id="PP004",
+        about=("engine", "batch", "degrees"),
         title="fewer micro batches than stages",
         field="num_microbatches",
         message="num_microbatches {num_microbatches} cannot fill {pipeline_parallel} pipeline stages",
@@ -116,6 +118,7 @@ RULES = (
     ),
     Rule(
         id="PP005",
+        about=("engine", "batch"),
         title="micro batches are not a multiple of the stages",
         field="num_microbatches",
         message="interleaving needs micro batches in multiples of {pipeline_parallel}, not {num_microbatches}",
@@ -130,6 +133,7 @@ RULES = (
     ),
     Rule(
         id="PP006",
+        about=("degrees",),
         title="layers do not divide evenly over the stages",
         field="pipeline_parallel",
         message="{num_layers} layers do not divide over {pipeline_parallel} stages x {chunks} chunks",
@@ -145,6 +149,7 @@ RULES = (
     ),
     Rule(
         id="PP010",
+        about=("layers-per-stage",),
         title="layers per stage do not match the pipeline",
         field="layers_per_stage",
         message="layers_per_stage has to name {pipeline_parallel} stages of 1 layer or more, {num_layers} in all",
@@ -161,6 +166,7 @@ RULES = (
     ),
     Rule(
         id="PP011",
+        about=("layers-per-stage", "even-stages"),
         title="stages hold different numbers of layers",
         field="layers_per_stage",
         message="schedule {schedule} of stack {stack} gives every stage the same number of layers",
@@ -175,6 +181,7 @@ RULES = (
     ),
     Rule(
         id="RC001",
+        about=("runtime", "layers-per-stage", "recompute"),
         title="recomputed layers the stack cannot set",
         field="recompute_layers_per_stage",
         message="stack {stack} recomputes {recompute_rule}, not {recompute} of {layers_per_stage} layers",
@@ -188,6 +195,7 @@ RULES = (
     ),
     Rule(
         id="RC002",
+        about=("runtime",),
         title="the stack does not recompute",
         field="recompute_layers_per_stage",
         message="stack {stack} cannot recompute activations",
@@ -200,6 +208,7 @@ RULES = (
     ),
     Rule(
         id="RC003",
+        about=("runtime",),
         title="stages too short to recompute some of their layers",
         field="recompute_layers_per_stage",
         message="{pipeline_parallel} stages that recompute some of their layers need {twice} layers, not {num_layers}",

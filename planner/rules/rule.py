@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,22 @@ from planner.layouts.degrees import divisors
 from planner.layouts.layout import Layout, LayoutColumns, columns_of
 from planner.layouts.problem import Problem
 
+About = Literal[
+    "batch",  # another global batch can keep it
+    "count",  # the number of devices that a layout uses
+    "degrees",  # another degree than that of its field can keep it too
+    "engine",  # what Colossal-AI's pipeline runs; other frameworks run what it refuses
+    "even-stages",  # every stage has equally many layers
+    "forbid",  # a value that the user rules out
+    "grid",  # the edge of a grid of tensor-parallel ranks, where the degree makes one
+    "layers-per-stage",  # the lists per stage, which mean nothing with more stages than layers
+    "mesh",  # whether the degrees divide the devices
+    "pin",  # a value that the user fixes
+    "recompute",  # how many layers recompute
+    "runtime",  # what gptplan's own runtime executes, whatever framework the layout is for
+    "sequence-length",  # tokens of a sequence
+]
+"""What a rule can be about: those who need a kind of rule ask for it by such a word, and never by a rule's id."""
 ColumnPredicate = Callable[[Problem, LayoutColumns], NDArray[np.bool_]]
 LayoutPredicate = Callable[[Problem, Layout], bool]
 Values = Callable[[Problem, Layout], dict[str, Any]]
@@ -33,6 +49,8 @@ class RuleText:
     """What goes wrong where the rule is broken, in one or two sentences."""
     source: str
     """Where the rule comes from."""
+    about: tuple[About, ...] = ()
+    """What else can be told of it without its id."""
 
 
 @dataclass(frozen=True, kw_only=True)

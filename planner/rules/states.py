@@ -83,6 +83,7 @@ def _rule(**fields: Any) -> Rule:
 DEVICE_RULES = (
     _rule(
         id="DEV001",
+        about=("count", "mesh"),
         title="degrees do not multiply to the number of GPUs",
         field="data_parallel",
         message="TP x PP x DP has to be {num_devices} GPUs, and it is {product}",
@@ -97,6 +98,7 @@ DEVICE_RULES = (
     ),
     _rule(
         id="BAT001",
+        about=("batch",),
         title="micro batches do not make up the global batch",
         field="data_parallel",
         message="micro batch x micro batches x DP has to be the global batch {global_batch}, and it is {product_batch}",
@@ -110,6 +112,7 @@ DEVICE_RULES = (
     ),
     _rule(
         id="SEQ001",
+        about=("sequence-length",),
         title="sequence longer than the position table",
         field="micro_batch",
         message="sequences of {seq_len} tokens do not fit the {max_seq_len} positions of {model}",
@@ -175,6 +178,7 @@ STATE_RULES = (
     ),
     _rule(
         id="ZER003",
+        about=("batch",),
         title="ZeRO stage that cannot accumulate micro batches",
         field="num_microbatches",
         message="ZeRO stage {zero_stage} cannot accumulate {num_microbatches} micro batches",
@@ -190,6 +194,7 @@ STATE_RULES = (
     ),
     _rule(
         id="ZER004",
+        about=("runtime",),
         title="ZeRO stage 3 with tensor parallelism",
         field="zero_stage",
         message="ZeRO stage 3 does not go with tensor parallel degree {tensor_parallel}",
@@ -201,6 +206,7 @@ STATE_RULES = (
     ),
     _rule(
         id="ZER005",
+        about=("runtime",),
         title="ZeRO stage 3 without a GPU",
         field="zero_stage",
         message="ZeRO stage 3 does not run on {hardware}, which is no GPU",
@@ -245,6 +251,7 @@ STATE_RULES = (
     ),
     _rule(
         id="OFF004",
+        about=("runtime",),
         title="weights leave the device before the optimizer",
         field="offload.parameters",
         message="a share of {parameters} of the weights is offloaded, and {optimizer} of the optimizer",
@@ -259,6 +266,7 @@ STATE_RULES = (
 STACK_RULES = (
     _rule(
         id="STK001",
+        about=("runtime",),
         title="tensor mode the stack cannot execute",
         field="tensor_mode",
         message="stack {stack} does not execute tensor mode {tensor_mode}",
@@ -270,6 +278,7 @@ STACK_RULES = (
     ),
     _rule(
         id="STK002",
+        about=("runtime",),
         title="schedule the stack cannot execute",
         field="schedule",
         message="stack {stack} does not execute schedule {schedule}",
@@ -283,6 +292,7 @@ STACK_RULES = (
     ),
     _rule(
         id="STK003",
+        about=("runtime",),
         title="ZeRO stage the stack cannot execute",
         field="zero_stage",
         message="stack {stack} does not execute ZeRO stage {zero_stage}",
@@ -294,6 +304,7 @@ STACK_RULES = (
     ),
     _rule(
         id="STK004",
+        about=("runtime",),
         title="sequence parallelism the stack cannot execute",
         field="sequence_parallel",
         message="stack {stack} does not execute sequence parallelism",
@@ -305,6 +316,7 @@ STACK_RULES = (
     ),
     _rule(
         id="STK005",
+        about=("runtime",),
         title="offload the stack cannot execute",
         field="offload.tier",
         message="stack {stack} does not offload a share of {optimizer} to {tier}",
@@ -316,6 +328,7 @@ STACK_RULES = (
     ),
     _rule(
         id="STK006",
+        about=("runtime",),
         title="offload of parameters the stack cannot execute",
         field="offload.parameters",
         message="stack {stack} does not offload a share of {parameters} of the weights under ZeRO stage {zero_stage}",

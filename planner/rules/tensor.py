@@ -170,6 +170,7 @@ RULES = (
     ),
     Rule(
         id="TP010",
+        about=("degrees",),
         title="tensor parallel degree without a tensor mode",
         field="tensor_mode",
         message="tensor parallel degree {tensor_parallel} needs a tensor mode, and the mode is none",

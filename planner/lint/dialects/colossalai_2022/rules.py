@@ -27,6 +27,7 @@ def _shape(facts: Facts) -> dict[str, Any]:
 RULES = (
     _rule(
         id="OLD001",
+        about=("degrees",),
         title="BATCH_SIZE is not a whole number of micro batches",
         field="BATCH_SIZE",
         fact="batch_size",

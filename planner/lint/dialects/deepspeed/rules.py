@@ -154,6 +154,7 @@ RULES = (
     ),
     _rule(
         id="DSP009",
+        about=("mesh",),
         title="parallel degrees do not divide the GPUs",
         field="tensor_parallel.autotp_size",
         fact="tensor_parallel",

@@ -40,7 +40,8 @@ def _per_stage(f: Facts) -> int:
 
 _RULES_OF_MESH = (
     megatron_rule(
-        id="MEG001", title="world size does not divide by TP x PP x CP", field="--tensor-model-parallel-size",
+        id="MEG001", about=("mesh",),
+        title="world size does not divide by TP x PP x CP", field="--tensor-model-parallel-size",
         fact="tensor_parallel", needs=("tensor_parallel", "pipeline_parallel", "context_parallel", "num_devices"),
         message="world size {num_devices} does not divide by TP x PP x CP = {group}",
         detail="{tensor_parallel} * {pipeline_parallel} * {context_parallel} = {group}, {num_devices} % "
@@ -190,7 +191,7 @@ _RULES_OF_LAYERS = (
         why="Each of them sets the number of virtual stages.", source=ARGUMENTS, holds=lambda f: False,
     ),
     megatron_rule(
-        id="MEG015", title="layers do not divide by the pipeline", field="--num-layers",
+        id="MEG015", about=("degrees",), title="layers do not divide by the pipeline", field="--num-layers",
         fact="pipeline_parallel", needs=("pipeline_parallel", "split_layers"),
         message="{split_layers} layers do not divide by --pipeline-model-parallel-size {pipeline_parallel}",
         detail="{split_layers}{counted} % {pipeline_parallel} = {rest}",
@@ -253,7 +254,8 @@ _RULES_OF_LAYERS = (
         ),
     ),
     megatron_rule(
-        id="MEG031", title="micro batches do not suit the interleaved schedule", field="--global-batch-size",
+        id="MEG031", about=("degrees",),
+        title="micro batches do not suit the interleaved schedule", field="--global-batch-size",
         fact="num_microbatches", needs=("num_microbatches", "virtual_size", "pipeline_parallel", "vp_group"),
         message="{num_microbatches} micro batches do not suit the interleaved schedule of {pipeline_parallel} stages",
         detail="groups of {vp_group}: {num_microbatches} % {vp_group} = {rest}",

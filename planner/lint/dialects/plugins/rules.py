@@ -33,7 +33,7 @@ RULES = (
     ),
     one_of("HPP002", HYBRID, "sequence_parallelism_mode", SEQUENCE_MODES, f"{_HP}:1063"),
     rule_for(
-        HYBRID, id="HPP003", title="sequence parallelism of the tensor group without one",
+        HYBRID, id="HPP003", about=("degrees",), title="sequence parallelism of the tensor group without one",
         fact="sequence_parallelism_mode", needs=("enable_sequence_parallelism", "sequence_parallelism_mode", "tp_size"),
         message="sequence_parallelism_mode {sequence_parallelism_mode} needs tp_size above 1, and it is {tp_size}",
         hint="use tp_size = 2 or more, or enable_sequence_parallelism = False", source=f"{_HP}:1067",
@@ -53,7 +53,7 @@ RULES = (
     ),
     rule_for(
         HYBRID, **divides({
-            "id": "HPP005", "title": "degrees do not divide the GPUs", "fact": "tp_size",
+            "id": "HPP005", "about": ("mesh",), "title": "degrees do not divide the GPUs", "fact": "tp_size",
             "needs": ("sp_size", "tp_size", "pp_size", "num_devices"),
             "message": "{num_devices} GPUs do not divide by sp_size x pp_size x tp_size = {group}",
             "detail": "{sp_size} * {pp_size} * {tp_size} = {group}, {num_devices} % {group} = {rest}",

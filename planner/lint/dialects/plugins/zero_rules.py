@@ -20,6 +20,7 @@ GEMINI_RULES = (
         **divides(
             {
                 "id": "GEM001",
+                "about": ("mesh",),
                 "title": "tensor and extra data parallelism do not divide the GPUs",
                 "fact": "tp_size",
                 "needs": ("tp_size", "extra_dp_size", "num_devices"),
