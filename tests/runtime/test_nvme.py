@@ -109,6 +109,11 @@ def test_the_file_system_is_that_of_the_deepest_mount(tmp_path: Path) -> None:
     assert file_system(tmp_path, tmp_path / "none") == ""
 
 
+ROUNDING = 2.0**-12
+"""Two kernels of AdamW differ in the last digit of a master weight on some processors, and then a bf16 weight on the
+edge of two numbers, of 8 bits each, falls on either. That moved a loss by 2**-13 of it; the losses fall by a tenth."""
+
+
 def trained(plan: Plan, folder: Path | None) -> tuple[list[float], int, int]:
     """Losses, bytes of moments in memory, and size of this rank's file of moments."""
     from torch.optim import AdamW
@@ -143,7 +148,7 @@ def test_moments_on_a_drive_train_like_adamw(
     chosen = plan(**fields)
     found = ranks(2, lambda rank: trained(chosen, folder))
     for (losses, in_memory, _), (wanted, of_adamw, _) in zip(found, expected, strict=True):
-        assert losses == pytest.approx(wanted, rel=1e-5)
+        assert losses == pytest.approx(wanted, rel=ROUNDING)
         assert of_adamw > 0
         assert in_memory == 0
     # Beside the moments there is room for twice the largest parameter: half of 320 x 32, or all.
