@@ -47,6 +47,10 @@ def test_nothing_else_is_in(wheel: set[str]) -> None:
     assert not other
 
 
+def test_the_licence_is_in(wheel: set[str]) -> None:
+    assert any(name.endswith(".dist-info/licenses/LICENSE") for name in wheel)
+
+
 def test_the_source_package_builds_the_same_wheel(wheel: set[str], tmp_path: Path) -> None:
     source = build(ROOT, "sdist", tmp_path / "sdist")
     (tmp_path / "source").mkdir()
