@@ -62,10 +62,8 @@ def problem_of(row: Row, *, model: ModelSpec, hardware: HardwareSpec, stack: Sta
     """The question that a run of this layout answers.
 
     Raises:
-        SkippedRow: the card has no such precision, or the degrees do not make up the GPUs.
+        SkippedRow: the degrees do not make up the GPUs.
     """
-    if layout.precision not in hardware.peak_flops_per_s:
-        raise SkippedRow(f"{hardware.name} has no {layout.precision}")
     if layout.num_devices != row.needed_count("n_gpus"):
         raise SkippedRow("TP x PP x DP is not the number of GPUs")
     return Problem(

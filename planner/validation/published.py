@@ -93,6 +93,8 @@ def case_of(row: Row) -> Case:
     filled = _filled(row, facts, assumed)
     hardware = _hardware(row, facts, assumed)
     model = _model(row, filled, assumed)
+    if filled.precision not in hardware.peak_flops_per_s:
+        raise SkippedRow(f"{hardware.name} has no {filled.precision}")
     layout = _layout(row, filled, model, assumed)
     problem = cases.problem_of(row, model=model, hardware=hardware, stack=filled.stack, layout=layout)
     return Case(
