@@ -15,7 +15,7 @@ REQUIREMENTS := $(wildcard requirements/*.txt)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint plans bench validate docs clean
+.PHONY: help demo test lint lint-style lint-format lint-spelling lint-imports lint-types plans bench validate docs clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -28,11 +28,22 @@ demo: $(VENV)/runtime.stamp ## Install, plan GPT-3 for 96 GPUs, then plan and tr
 test: lint ## Everything a change has to pass: lint, types, import directions, all tests, docs, wheel
 	$(BIN)/python -m pytest
 
-lint: $(VENV)/dev.stamp ## Style, spelling, import directions and types
+# One target a tool, which the hooks of .pre-commit-config.yaml call one by one.
+lint: lint-style lint-format lint-spelling lint-imports lint-types ## Style, spelling, import directions and types
+
+lint-style: $(VENV)/dev.stamp
 	$(BIN)/ruff check --quiet --output-format concise .
+
+lint-format: $(VENV)/dev.stamp
 	$(BIN)/ruff format --quiet --check .
+
+lint-spelling: $(VENV)/dev.stamp
 	$(BIN)/codespell
+
+lint-imports: $(VENV)/dev.stamp
 	$(BIN)/lint-imports --no-logo
+
+lint-types: $(VENV)/dev.stamp
 	$(BIN)/mypy
 
 plans: $(VENV)/planner.stamp ## Solve the questions of plans/questions.toml again; writes plans/ and docs/plans.md
@@ -49,6 +60,7 @@ validate: $(VENV)/planner.stamp ## Replay measured runs, print the errors and wr
 
 docs: $(VENV)/planner.stamp ## Write the pages that are generated from code
 	$(BIN)/python -m docs.rules_page
+	$(BIN)/python -m docs.specs_page
 	$(BIN)/python -m docs.plans_page
 	$(BIN)/python -m docs.speed_page tests/validation/h200_runs.csv tests/validation/library_runs.csv
 

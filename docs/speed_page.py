@@ -7,8 +7,7 @@ from pathlib import Path
 from planner.cost_model.flops import model_flops_per_step
 from planner.specs.units import MIB, format_seconds
 from planner.validation.replay import Replay
-from planner.validation.report import validate
-from planner.validation.words import layout_words
+from planner.validation.report import layout_words, validate
 
 PAGE = Path(__file__).parent / "speed.md"
 LEAST_HIDDEN = 2048

@@ -14,12 +14,10 @@ from planner.specs import HardwareSpec
 from planner.specs.files import load_spec
 from planner.specs.units import format_gib, format_seconds
 from planner.validation import Report, validate
-from planner.validation.facts import caveat_of, worst_of
+from planner.validation.facts import facts_of
 from planner.validation.replay import Replay
-from planner.validation.report import SetScore, memory_pair, time_pair
+from planner.validation.report import SetScore, layout_words, memory_pair, percent, time_pair, worst_rows
 from planner.validation.score import Errors, Pair, error_pct
-from planner.validation.words import layout_words, percent
-from planner.validation.worst import worst_rows
 
 FOLDER = Path(__file__).parent
 RUNS = FOLDER.parent / "tests" / "validation"
@@ -199,7 +197,7 @@ def _calibrated_lines(report: Report) -> list[list[str]]:
 def _section(name: str, one: SetScore, report: Report, plots: dict[str, str]) -> str:
     replays = [replay for replay in report.replays if replay.row.set_name == name]
     parts = [f"### {name}\n", f"{one.scored} of {one.rows} rows."]
-    if caveat := caveat_of(name):
+    if caveat := facts_of(name).caveat:
         parts.append(f"Care: {caveat}.")
     parts.append("")
     if len(one.memory_by_kind) > 1:
@@ -210,7 +208,7 @@ def _section(name: str, one: SetScore, report: Report, plots: dict[str, str]) ->
     for what, pair_of, words in (("memory", memory_pair, format_gib), ("step time", time_pair, format_seconds)):
         if lines := _worst(replays, pair_of, words):
             parts += [f"Worst by {what}:\n", lines, ""]
-    if why := worst_of(name):
+    if why := facts_of(name).worst:
         parts += [f"Why: {why}.", ""]
     return "\n".join(parts)
 

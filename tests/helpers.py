@@ -157,7 +157,7 @@ def tiny_stack(**overrides: Any) -> StackSpec:
         overlap=OverlapSpec(data_parallel=0.5, tensor_parallel=0.5),
         zero_traffic=ZeroTrafficSpec(stage0=2.0, stage1=3.0, stage2=2.0),
         zero_bucket_bytes=Bytes(1000),
-        offload_copy_bytes_per_s=BytesPerSecond(1e9),
+        offload_copy_bandwidth_bytes_per_s=BytesPerSecond(1e9),
         fragmentation=0.0,
         errors={"all": ErrorSpec(memory=0.0, step_time=0.0, runs=1)},
         sources={},

@@ -12,7 +12,7 @@ import torch.distributed as dist
 
 from benchmarks.library.cases import LibraryCase
 from benchmarks.library.training import train
-from runtime.patches.adapter import adapt
+from runtime.patches.host_accelerator import adapt
 from runtime.patches.quiet import quieten_libraries
 from runtime.train.worker import leave
 

@@ -2,7 +2,8 @@
 
 from planner.cost_model.errors import expected_error
 from planner.cost_model.flops import model_flops_per_step
-from planner.cost_model.memory import host_bytes_per_rank, nvme_bytes_per_rank, predicted_stages
+from planner.cost_model.host import host_bytes_per_rank, nvme_bytes_per_rank
+from planner.cost_model.memory import predicted_stages
 from planner.cost_model.pipeline import step_breakdown
 from planner.cost_model.schedule_graph import schedule_step_seconds
 from planner.layouts.layout import Layout

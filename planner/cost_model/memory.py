@@ -5,30 +5,16 @@ from typing import NamedTuple
 import numpy as np
 
 from planner.cost_model import activations
-from planner.cost_model.host import host_bytes_per_rank, nvme_bytes_per_rank
 from planner.cost_model.parameters import SHARDS_OPTIMIZER, stage_parameters
-from planner.cost_model.reserve import device_overhead_bytes, fragmentation_share, reserve_bytes, usable_bytes
+from planner.cost_model.reserve import device_overhead_bytes, fragmentation_share, reserve_bytes
 from planner.cost_model.sources import formula
-from planner.cost_model.states import (
-    bucket_bytes,
-    cast_bytes,
-    gathered_bytes,
-    state_bytes,
-    step_buffers,
-    step_bytes,
-    step_gradient_bytes,
-)
+from planner.cost_model.states import bucket_bytes, cast_bytes, gathered_bytes, state_bytes, step_buffers, step_bytes
 from planner.cost_model.terms import Terms, at_row, total
 from planner.layouts.problem import Problem
 from planner.layouts.stages import Floats, StageColumns, microbatch_tokens, once_per_places
 from planner.plans.prediction import StagePrediction
 
 PHASES = ("forward", "backward", "end_of_backward", "optimizer")
-
-__all__ = [
-    "PHASES", "StageMemory", "batch_bytes", "host_bytes_per_rank", "nvme_bytes_per_rank", "predicted_stages",
-    "reserve_bytes", "stage_memory", "state_bytes", "step_gradient_bytes", "usable_bytes",
-]  # fmt: skip
 
 
 class StageMemory(NamedTuple):
@@ -81,29 +67,18 @@ def stage_memory(problem: Problem, stages: StageColumns) -> StageMemory:
     head_gradient = np.maximum(accumulated, head_gradient_bytes(problem, stages, states["gradients"]))
     layer_buffer, head_buffer = activations.summa_buffer_bytes(problem, stages)
     working = activations.layer_backward_bytes(problem, stages) + layer_buffer
-    return StageMemory(
-        {
-            "forward": {
-                **held, **kept, "gradients": accumulated, "logits": activations.logits_bytes(problem, stages),
-                "inputs_of_the_micro_batch_before": late, "communication_buckets": in_forward,
-                "gathered_weights": gathered["head"], "product_buffers": head_buffer,
-            },
-            "backward": {
-                **held, **kept, "gradients": head_gradient, "layer_in_backward": working,
-                "communication_buckets": buckets, "gathered_weights": gathered["layer"],
-            },
-            "end_of_backward": {
-                **held, "gradients": states["gradients"], "layer_in_backward": working,
-                "activations": activations.first_layer_bytes(problem, stages) + ended,
-                "communication_buckets": buckets, "gathered_weights": gathered["layer"],
-                "gradient_cast": cast_bytes(problem, stages),
-            },
-            "optimizer": {
-                **held, "gradients": states["gradients"], "step_temporaries": step_bytes(problem, stages),
-                "communication_buckets": in_forward,
-            },
-        }
-    )  # fmt: skip
+    logits, step = activations.logits_bytes(problem, stages), step_bytes(problem, stages)
+    first_layer = activations.first_layer_bytes(problem, stages) + ended
+    forward = held | kept | {"gradients": accumulated, "logits": logits, "inputs_of_the_micro_batch_before": late}
+    forward |= {"communication_buckets": in_forward, "gathered_weights": gathered["head"]}
+    forward |= {"product_buffers": head_buffer}
+    backward = held | kept | {"gradients": head_gradient, "layer_in_backward": working}
+    backward |= {"communication_buckets": buckets, "gathered_weights": gathered["layer"]}
+    ending = held | {"gradients": states["gradients"], "layer_in_backward": working, "activations": first_layer}
+    ending |= {"communication_buckets": buckets, "gathered_weights": gathered["layer"]}
+    ending |= {"gradient_cast": cast_bytes(problem, stages)}
+    update = held | {"gradients": states["gradients"], "step_temporaries": step, "communication_buckets": in_forward}
+    return StageMemory(dict(zip(PHASES, (forward, backward, ending, update), strict=True)))
 
 
 @formula("colossalai0.5.0")
@@ -141,8 +116,8 @@ def reserved_bytes(problem: Problem, stages: StageColumns) -> Floats:
     share, cached = 1.0 + fragmentation_share(problem, stages), float(process.cached_bytes)
     if not process.flat_step_buffers:
         return peak * share + cached
-    rest = [total(terms) - terms.get("step_temporaries", 0.0) - terms.get("gradient_cast", 0.0)
-            for terms in phases.values()]  # fmt: skip
+    flat_terms = ("step_temporaries", "gradient_cast")
+    rest = [total(terms) - sum(terms.get(name, 0.0) for name in flat_terms) for terms in phases.values()]
     gradients, gathered, late = step_buffers(problem, stages)
     flat = np.maximum(gradients, late) + gathered + cast_bytes(problem, stages)
     room = problem.hardware.memory_bytes - device_overhead_bytes(problem, stages)

@@ -144,22 +144,12 @@ def _play(times: PassTimes, num_microbatches: int, num_chunks: int) -> _History:
     num_stages, virtual = len(times.forward_s), len(times.forward_s) * num_chunks
     places = _places(num_stages, num_microbatches, num_chunks)
     done: list[list[list[float]]] = [[[-1.0] * num_microbatches for _ in range(virtual)] for _ in range(2)]
-    runners = [
-        _Stage(
-            stage,
-            num_stages,
-            places,
-            _warm_up(stage, num_stages, num_chunks, len(places)),
-            _durations(times, stage, num_chunks),
-        )
-        for stage in range(num_stages)
-    ]
+    runners = [_Stage(stage, times, places, num_chunks) for stage in range(num_stages)]
     left = 2 * len(places) * num_stages
     while left:
         left -= sum(runner.run(done) for runner in runners)
-    return _History(
-        [one.ends[0] for one in runners], [one.ends[1] for one in runners], [one.warm_up for one in runners]
-    )
+    forward, backward = zip(*(runner.ends for runner in runners), strict=True)
+    return _History(list(forward), list(backward), [runner.warm_up for runner in runners])
 
 
 def _places(num_stages: int, num_microbatches: int, num_chunks: int) -> list[tuple[int, int]]:
@@ -189,16 +179,10 @@ def _durations(times: PassTimes, stage: int, num_chunks: int) -> tuple[list[floa
 class _Stage:
     """One stage that works through its tasks."""
 
-    def __init__(
-        self,
-        stage: int,
-        num_stages: int,
-        places: Sequence[tuple[int, int]],
-        warm_up: int,
-        durations: tuple[list[float], list[float]],
-    ) -> None:
-        chunks = len(durations[0])
-        self.warm_up, self.ends = warm_up, ([], [])  # type: tuple[int, tuple[list[float], list[float]]]
+    def __init__(self, stage: int, times: PassTimes, places: Sequence[tuple[int, int]], chunks: int) -> None:
+        num_stages, durations = len(times.forward_s), _durations(times, stage, chunks)
+        self.warm_up = warm_up = _warm_up(stage, num_stages, chunks, len(places))
+        self.ends: tuple[list[float], list[float]] = ([], [])
         self._last, self._clock, self._next = num_stages * chunks - 1, 0.0, 0
         forward = [(chunk * num_stages + stage, microbatch, durations[0][chunk]) for chunk, microbatch in places]
         turned = [(chunks - 1 - chunk, microbatch) for chunk, microbatch in places]

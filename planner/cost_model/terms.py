@@ -22,20 +22,6 @@ def total(terms: Terms) -> NDArray[np.float64]:
     return result
 
 
-def scaled(terms: Terms, factor: float | NDArray[np.float64] | NDArray[np.int64]) -> Terms:
-    """Every term times ``factor``."""
-    return {name: column * factor for name, column in terms.items()}
-
-
-def merged(*parts: Terms) -> Terms:
-    """Terms of several functions; a name that occurs twice is summed."""
-    result: Terms = {}
-    for part in parts:
-        for name, column in part.items():
-            result[name] = result[name] + column if name in result else column
-    return result
-
-
 def at_row(terms: Terms, row: int) -> dict[str, float]:
     """The terms of one row that are not zero, as plain numbers."""
     return {name: float(column[row]) for name, column in terms.items() if column[row] != 0}

@@ -77,16 +77,15 @@ def offload_seconds(problem: Problem, stages: StageColumns) -> Floats:
     columns, stack, host = stages.layouts, problem.stack, problem.hardware.host
     in_pieces = columns.zero_stage >= SHARDS_WEIGHTS
     offloaded = updated_parameters(problem, stages) * columns.offload_optimizer
-    out_bytes_per_s = min(host.device_bandwidth_bytes_per_s, stack.offload_copy_bytes_per_s)
-    back_bytes_per_s = min(
-        host.device_bandwidth_bytes_per_s, stack.offload_return_bytes_per_s or stack.offload_copy_bytes_per_s
-    )
+    link_bytes_per_s, out = host.device_bandwidth_bytes_per_s, stack.offload_copy_bandwidth_bytes_per_s
+    back = stack.offload_return_bandwidth_bytes_per_s or out
+    out_bytes_per_s, back_bytes_per_s = min(link_bytes_per_s, out), min(link_bytes_per_s, back)
     plain = offloaded * (4.0 / out_bytes_per_s + 4.0 / back_bytes_per_s)
     copies = np.where(in_pieces, sharded_copy_seconds(problem, stages), plain)
     of_pieces = stack.traffic.host_optimizer_bytes or stack.traffic.optimizer_bytes
     moved = offloaded * np.where(in_pieces, of_pieces, stack.traffic.optimizer_bytes)
     share = host.memory_bandwidth_bytes_per_s / min(problem.devices_per_node, problem.num_devices)
-    update = moved / min(share, stack.traffic.host_bytes_per_s)
+    update = moved / min(share, stack.traffic.host_bandwidth_bytes_per_s)
     return copies + update + nvme_seconds(problem, stages)
 
 
@@ -104,7 +103,7 @@ def sharded_copy_seconds(problem: Problem, stages: StageColumns) -> Floats:
     optimizer = columns.offload_optimizer * (per_parameter.master + per_parameter.gradient * uses)
     weights = columns.offload_parameters * per_parameter.weight * (1.0 + uses)
     moved = updated_parameters(problem, stages) * (optimizer + weights)
-    seconds = moved / min(host.device_bandwidth_bytes_per_s, sharded.copy_bytes_per_s)
+    seconds = moved / min(host.device_bandwidth_bytes_per_s, sharded.copy_bandwidth_bytes_per_s)
     return np.where(columns.zero_stage >= SHARDS_WEIGHTS, seconds, 0.0)
 
 

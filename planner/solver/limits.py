@@ -6,7 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from planner.cost_model.memory import host_bytes_per_rank, nvme_bytes_per_rank, stage_memory, usable_bytes
+from planner.cost_model.host import host_bytes_per_rank, nvme_bytes_per_rank
+from planner.cost_model.memory import stage_memory
+from planner.cost_model.reserve import usable_bytes
 from planner.layouts.layout import SOME_RECOMPUTE, LayoutColumns
 from planner.layouts.pins import EVEN, pinned_layers
 from planner.layouts.problem import Problem

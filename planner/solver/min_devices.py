@@ -10,7 +10,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from planner.cost_model.memory import stage_memory, usable_bytes
+from planner.cost_model.memory import stage_memory
+from planner.cost_model.reserve import usable_bytes
 from planner.diagnostics import Diagnostic
 from planner.layouts.layout import LayoutColumns
 from planner.layouts.pins import EVEN, pinned_devices, pinned_layers

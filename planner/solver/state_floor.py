@@ -2,7 +2,8 @@
 
 import math
 
-from planner.cost_model.memory import state_bytes, step_gradient_bytes, usable_bytes
+from planner.cost_model.reserve import usable_bytes
+from planner.cost_model.states import state_bytes, step_gradient_bytes
 from planner.cost_model.terms import total
 from planner.layouts.layout import SHARDS_WEIGHTS, Layout, Offload
 from planner.layouts.problem import Problem

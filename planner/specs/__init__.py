@@ -8,18 +8,9 @@ them. What a combination of specs makes impossible is in :mod:`planner.rules`.
 from planner.specs.base import ELEMENT_BYTES, Fraction, OffloadTier, Precision, Schedule, TensorMode
 from planner.specs.hardware import EfficiencySpec, HardwareSpec, HostSpec, LinkSpec, NetworkSpec, TilesSpec
 from planner.specs.model import ModelSpec
-from planner.specs.stack import (
-    ActivationSpec,
-    Attention,
-    ErrorSpec,
-    OverlapSpec,
-    ProcessSpec,
-    ShardedSpec,
-    StackSpec,
-    StateBytesSpec,
-    TrafficSpec,
-    ZeroTrafficSpec,
-)
+from planner.specs.stack import ErrorSpec, StackSpec
+from planner.specs.stack_memory import ActivationSpec, Attention, ProcessSpec, ShardedSpec, StateBytesSpec
+from planner.specs.stack_time import OverlapSpec, TrafficSpec, ZeroTrafficSpec
 
 __all__ = [
     "ELEMENT_BYTES",

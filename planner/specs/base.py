@@ -1,4 +1,4 @@
-"""What every spec is built from: the base of its structs, bounded numbers, and the words of a layout."""
+"""What every spec is built from: the base of its structs, bounded numbers, units, and the words of a layout."""
 
 from typing import Annotated, Literal
 
@@ -18,9 +18,23 @@ Share = Annotated[float, Meta(gt=0.0, le=1.0)]
 """A fraction that something is divided by."""
 Positive = Annotated[float, Meta(gt=0.0)]
 
+# Units of plain numbers; quantities that a file writes with a unit are in planner.specs.units.
+Elements = Annotated[float, Meta(extra={"unit": "elements"})]
+FloatBytes = Annotated[float, Meta(extra={"unit": "bytes"})]
+"""Bytes of something small, such as of one logit."""
+PerParameter = Annotated[float, Meta(extra={"unit": "bytes per parameter"})]
+Passes = Annotated[float, Meta(extra={"unit": "reads and writes"})]
+Number = Annotated[float, Meta(extra={"unit": "number"})]
+"""How many, on average; need not be whole."""
+
 ELEMENT_BYTES: dict[str, int] = {"fp16": 2, "bf16": 2, "fp32": 4}
 """Bytes of one element of a weight or activation, by precision."""
 
 
 class Spec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Base of every struct that a spec file decodes to: unknown keys are refused."""
+    """Base of every struct that a spec file decodes to: unknown keys are refused.
+
+    An attribute carries its unit. The key in a file is its name, without the unit where the file's value has one.
+    The docstring under a field, and the comment over a group of them, are what docs/specs.md says of it; JSON output
+    has the fields in their order here.
+    """

@@ -13,6 +13,7 @@ class TilesSpec(Spec, frozen=True, kw_only=True):
     """How the device cuts a matrix product into tiles, of which each multiprocessor computes one at a time."""
 
     multiprocessors: Count
+    """Of one device."""
     rate: Share
     """Share of the peak that the best tile reaches while every multiprocessor computes one."""
     start_s: Seconds = field(name="start")
@@ -54,9 +55,11 @@ class LinkSpec(Spec, frozen=True, kw_only=True):
     """The link between two devices of one node."""
 
     kind: str
+    """What it is, for people."""
     bandwidth_bytes_per_s: BytesPerSecond = field(name="bandwidth")
     """One-way, per device."""
     latency_s: Seconds = field(name="latency")
+    """Of one message."""
     efficiency: Share
     """Share of the bandwidth that a large collective reaches."""
     start_s: Seconds = field(name="start", default=Seconds(0))
@@ -69,11 +72,15 @@ class NetworkSpec(Spec, frozen=True, kw_only=True):
     """The network between nodes."""
 
     kind: str
+    """What it is, for people."""
     nics_per_node: Count
+    """Network adapters for the devices' own traffic."""
     bandwidth_bytes_per_s: BytesPerSecond = field(name="bandwidth")
     """One-way, per NIC."""
     latency_s: Seconds = field(name="latency")
+    """Of one message."""
     efficiency: Share
+    """Share of the bandwidth that a large collective reaches."""
     oversubscription: Positive
     """Injection bandwidth of the nodes over the bisection the switches offer; 1 is full."""
 
@@ -82,13 +89,17 @@ class HostSpec(Spec, frozen=True, kw_only=True):
     """What the host of one node offers to offloaded states."""
 
     memory_bytes: Bytes = field(name="memory")
+    """All of the node's."""
     memory_bandwidth_bytes_per_s: BytesPerSecond = field(name="memory_bandwidth")
     """All sockets of the node together."""
     device_bandwidth_bytes_per_s: BytesPerSecond = field(name="device_bandwidth")
     """One-way between the host and one device."""
     nvme_capacity_bytes: Bytes = field(name="nvme_capacity")
+    """Room on all drives of the node together."""
     nvme_read_bytes_per_s: BytesPerSecond = field(name="nvme_read")
+    """All drives of the node together."""
     nvme_write_bytes_per_s: BytesPerSecond = field(name="nvme_write")
+    """All drives of the node together."""
     process_bytes: Bytes = field(name="process", default=Bytes(0))
     """Host memory of one rank's process and data loader, beside everything that is offloaded."""
 
@@ -97,30 +108,47 @@ class HardwareSpec(Spec, frozen=True, kw_only=True):
     """A device, the node it sits in and the network between nodes."""
 
     name: Name
+    """What plans and commands call it."""
     title: str
+    """For people: the device, and the machine it is in."""
     device: Literal["cuda", "cpu"]
+    """The kind of device that PyTorch runs on."""
     device_names: tuple[str, ...]
     """Parts of the names under which the driver reports this device."""
+
+    # Memory
     memory_bytes: Bytes = field(name="memory")
     """What one process can allocate on an idle device."""
     context_bytes: Bytes = field(name="context")
     """Taken by the driver and the libraries of a process that communicates with nobody."""
     eager_context_bytes: Bytes | None = field(name="eager_context", default=None)
-    """The same where every kernel is loaded with it, before CUDA 11.7; ``None``: no more than ``context``."""
+    """The context where every kernel is loaded with it, before CUDA 11.7; by default no more than ``context``."""
     communicator_bytes: Bytes = field(name="communicator")
     """Taken by the communicators of each parallel axis that a process takes part in."""
     workspace_bytes: Bytes = field(name="workspace", default=Bytes(0))
     """One workspace of PyTorch's matrix products."""
+
+    # Speed and number
     memory_bandwidth_bytes_per_s: BytesPerSecond = field(name="memory_bandwidth")
+    """Of the device's own memory, reads and writes together."""
     kernel_launch_s: Seconds = field(name="kernel_launch")
     """Host time to issue one kernel: the floor under small layers."""
     devices_per_node: Count
+    """How many a node has, unless ``--gpus-per-node`` says otherwise."""
     peak_flops_per_s: dict[Precision, FlopsPerSecond] = field(name="peak")
     """Dense matrix rate by precision."""
     efficiency: EfficiencySpec
+    """What of its peaks the device reaches."""
+
+    # Around a device
     node_link: LinkSpec
+    """To the other devices of its node."""
     network: NetworkSpec
+    """To the devices of other nodes."""
     host: HostSpec
+    """The node's memory and drives."""
+
     calibrated: bool = False
     """Whether `gptplan calibrate` measured it on the machine that it stands for."""
     sources: dict[str, str]
+    """Where each number is from, by its key."""

@@ -66,6 +66,32 @@ def parse_quantity(text: str, kind: type) -> Any:
     return kind(round(value)) if kind is Bytes else kind(value)
 
 
+_PREFIXES = (("T", 1e12), ("G", 1e9), ("M", 1e6), ("", 1.0))
+
+
+def quantity_text(value: Any) -> str:
+    """The inverse of :func:`parse_quantity`: ``"80 GiB"``, ``"2 us"``, ``"450 GB/s"`` or ``"989 TFLOP/s"``.
+
+    Rates and durations keep six digits. Raises ``TypeError`` for what is no quantity.
+    """
+    if isinstance(value, Bytes):
+        unit, scale = next((one for one in (("GiB", GIB), ("MiB", MIB)) if value and value % one[1] == 0), ("B", 1))
+        return f"{value // scale} {unit}"
+    if isinstance(value, Seconds):
+        return _exact(value, [(f"{prefix}s", scale) for prefix, scale in (("u", 1e-6), ("m", 1e-3), ("", 1.0))])
+    if isinstance(value, BytesPerSecond | FlopsPerSecond):
+        unit = "B/s" if isinstance(value, BytesPerSecond) else "FLOP/s"
+        natural = [one for one in _PREFIXES if value >= one[1]]
+        return _exact(value, [(f"{prefix}{unit}", scale) for prefix, scale in natural or _PREFIXES[-1:]])
+    raise TypeError(f"{type(value).__name__} has no form in a spec file")
+
+
+def _exact(value: Any, units: list[tuple[str, float]]) -> str:
+    """In the first unit that reads back as the very value, else in the first one."""
+    texts = [f"{value / scale:.6g} {unit}" for unit, scale in units]
+    return next((text for text in texts if parse_quantity(text, type(value)) == value), texts[0])
+
+
 def format_bytes(num_bytes: float) -> str:
     """``"37.21 GiB"`` or a smaller binary unit; never a decimal one."""
     for unit, scale in (("TiB", TIB), ("GiB", GIB), ("MiB", MIB), ("KiB", KIB)):

@@ -1,10 +1,12 @@
-"""What a row of a table becomes: a case to replay, or a reason why it cannot be."""
+"""What a row of a table becomes: a case to replay, or a reason why it cannot be. And what every mapper needs for it."""
 
 from dataclasses import dataclass, field
 from typing import Literal
 
 from planner.layouts.layout import Layout
 from planner.layouts.problem import Problem
+from planner.specs import HardwareSpec, ModelSpec, Precision, StackSpec
+from planner.validation.tables import Row
 
 MemoryKind = Literal["allocated", "reserved", "device"]
 """What a reading counts: live tensors, what PyTorch's allocator holds, or what the driver reports in use."""
@@ -15,6 +17,8 @@ class SkippedRow(Exception):  # noqa: N818 - no error: a row that says why it is
     """Raised by a mapper for a row that cannot be replayed; its text is the reason."""
 
 
+EIGHT_BIT = ("fp8", "fp4", "int8")
+OUTCOMES = {"fit": "fit", "oom": "oom"}
 StageRead = Literal["fullest", "first", "last"]
 
 
@@ -52,3 +56,104 @@ class Assumptions:
         """Add one, once."""
         if text not in self.stated:
             self.stated.append(text)
+
+
+def problem_of(row: Row, *, model: ModelSpec, hardware: HardwareSpec, stack: StackSpec, layout: Layout) -> Problem:
+    """The question that a run of this layout answers.
+
+    Raises:
+        SkippedRow: the degrees do not make up the GPUs.
+    """
+    if layout.num_devices != row.needed_count("n_gpus"):
+        raise SkippedRow("TP x PP x DP is not the number of GPUs")
+    return Problem(
+        model=model,
+        hardware=hardware,
+        stack=stack,
+        num_devices=layout.num_devices,
+        devices_per_node=row.count("gpus_per_node") or hardware.devices_per_node,
+        global_batch=model.global_batch,
+        seq_len=model.seq_len,
+        precision=layout.precision,
+        allow_offload=layout.offload.tier,
+    )
+
+
+def model_of(
+    row: Row, *, vocab: int, num_heads: int, dropout: float, precision: Precision, ffn_hidden: int | None = None
+) -> ModelSpec:
+    """The GPT-2-architecture model of a row; positions as long as its sequences."""
+    hidden, seq_len = row.needed_count("hidden"), row.needed_count("seq_len")
+    if hidden % num_heads:
+        raise SkippedRow("the hidden size does not divide by the heads")
+    return ModelSpec(
+        name="row",
+        title=row.text("model"),
+        num_layers=row.needed_count("layers"),
+        hidden_size=hidden,
+        num_heads=num_heads,
+        ffn_hidden_size=ffn_hidden or 4 * hidden,
+        vocab_size=vocab,
+        max_seq_len=seq_len,
+        tied_embeddings=True,
+        dropout=dropout,
+        seq_len=seq_len,
+        global_batch=row.needed_count("global_batch"),
+        precision=precision,
+        sources={},
+    )
+
+
+def precision_of(words: str) -> Precision | None:
+    """The 16- or 32-bit format that a cell names; ``None`` for a blank.
+
+    Raises:
+        SkippedRow: an 8-bit format or smaller, or none that is known.
+    """
+    lowered = words.lower()
+    if any(short in lowered for short in EIGHT_BIT):
+        raise SkippedRow("8-bit or 4-bit matrix products are not modelled")
+    known: tuple[Precision, ...] = ("fp16", "bf16", "fp32")
+    for precision in known:
+        if precision in lowered:
+            return precision
+    if lowered:
+        raise SkippedRow(f"precision `{words}` is not known")
+    return None
+
+
+def head_count(hidden: int, tensor_parallel: int) -> int:
+    """The number of heads that TP divides and whose size is nearest to 128."""
+    counts = [heads for heads in range(tensor_parallel, hidden + 1, tensor_parallel) if hidden % heads == 0]
+    return min(counts, key=lambda heads: abs(hidden // heads - 128)) if counts else 1
+
+
+def stage_layers(layers: int, stages: int, *, middle: bool, assumed: Assumptions) -> tuple[int, ...]:
+    """Layers of each stage where the row does not list them.
+
+    Evenly where they divide. Where ``layers + 2`` divides, the embedding and the head count as a layer
+    each. Else the rest goes to the first stages, or to the middle ones.
+    """
+    share, rest = divmod(layers, stages)
+    if rest == 0:
+        return (share,) * stages
+    if (layers + 2) % stages == 0 and layers >= stages - 2 and not middle:
+        assumed.note("the embedding and the head count as one layer each where that divides over the stages")
+        even = (layers + 2) // stages
+        return (even - 1, *(even,) * (stages - 2), even - 1)
+    start = stages // 2 - rest // 2 if middle else 0
+    assumed.note(
+        f"layers that do not divide over the stages: the {'middle' if middle else 'first'} stages take the rest"
+    )
+    return tuple(share + (start <= stage < start + rest) for stage in range(stages))
+
+
+def microbatches(global_batch: int, data_parallel: int, micro_batch: int) -> int:
+    """Micro batches of a step on each rank.
+
+    Raises:
+        SkippedRow: the batch does not divide.
+    """
+    if global_batch % (data_parallel * micro_batch):
+        raise SkippedRow("the global batch does not divide by DP x micro batch")
+    return global_batch // (data_parallel * micro_batch)

@@ -1,5 +1,6 @@
 """Rows of published tables: one line a run, blanks where the source says nothing."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -7,23 +8,77 @@ import msgspec
 
 from planner.layouts.layout import SHARDS_WEIGHTS, Layout, Offload
 from planner.layouts.problem import Problem
-from planner.specs import Precision, Schedule, StackSpec
+from planner.specs import HardwareSpec, ModelSpec, Precision, Schedule, StackSpec
 from planner.specs.files import load_spec
 from planner.specs.units import GIB, MIB, Bytes
-from planner.validation import shapes
-from planner.validation.cases import Assumptions, Case, Measured, MemoryKind, SkippedRow
+from planner.validation import cases
+from planner.validation.cases import OUTCOMES, Assumptions, Case, Measured, MemoryKind, SkippedRow
 from planner.validation.facts import SetFacts, facts_of, filled_value
 from planner.validation.machines import hardware_of
-from planner.validation.replayable import check_replayable
 from planner.validation.tables import Row
 
 SELECTIVE = "selective"
 """Megatron's recomputation of attention alone: scores are made again in backward. Flash attention always does."""
 PRINTED_GB = 1000 * MIB
 """A GB that was read off nvidia-smi, which counts in MiB: cards of 79.15 GiB are said to hold 80 of them."""
-OUTCOMES = {"fit": "fit", "oom": "oom"}
 _OPTIMIZER_OFFLOADED = {"cpu", "opt", "opt,param", "cpu(opt+param)"}
 _PARAMETERS_OFFLOADED = {"opt,param", "cpu(opt+param)"}
+
+
+_NOT_GPT2 = ("llama", "nemotron", "rope", "rotary", "swiglu")
+"""Words in a model's name that mark gated or squared-ReLU MLPs and rotary positions."""
+
+
+_OPTIONS = {
+    "cross-entropy-loss-fusion": "a fused loss (cross-entropy-loss-fusion) is not modelled",
+    "defer-embedding-wgrad-compute": "a deferred gradient of the head (defer-embedding-wgrad-compute) is not modelled",
+    "decoder-last-pipeline-num-layers": "layers of the last stage not stated (decoder-last-pipeline-num-layers)",
+}
+"""Options that a row's note names, and why it cannot be replayed with them."""
+
+
+def _blank(column: str) -> Callable[[Row], bool]:
+    return lambda row: not row.text(column)
+
+
+REASONS: tuple[tuple[str, Callable[[Row], bool]], ...] = (
+    ("rests partly on recollection (from_memory=yes)", lambda row: row.text("from_memory") == "yes"),
+    *((f"{column} not stated", _blank(column)) for column in ("layers", "hidden", "seq_len", "global_batch")),
+    *((f"{column} not stated", _blank(column)) for column in ("n_gpus", "tp", "pp", "dp")),
+    (
+        "not the GPT-2 architecture: grouped-query attention",
+        lambda row: row.count("kv_heads") not in (None, row.count("heads")),
+    ),
+    (
+        "not the GPT-2 architecture: rotary positions, or a gated or squared-ReLU MLP",
+        lambda row: any(word in row.text("model").lower() for word in _NOT_GPT2),
+    ),
+    (
+        "its own source doubts the memory reading (suspect)",
+        lambda row: "suspect" in row.text("note") and row.number("measured_mem_gib") is not None,
+    ),
+    ("context parallelism is not modelled", lambda row: (row.count("cp") or 1) > 1),
+    (
+        "recomputation of single operators or layers is not modelled",
+        lambda row: row.text("recompute").startswith("selective("),
+    ),
+    *((reason, lambda row, option=option: option in row.text("note")) for option, reason in _OPTIONS.items()),
+    (
+        "interleaved groups of other than PP micro batches (tunable_overlap) are not modelled",
+        lambda row: row.text("model").endswith("tunable_overlap"),
+    ),
+    (
+        "sharding within a node and replication between nodes is not modelled",
+        lambda row: row.text("zero_stage") == "hybrid",
+    ),
+)
+
+
+def check_replayable(row: Row) -> None:
+    """Raise :class:`SkippedRow` with the first reason that holds."""
+    for reason, holds in REASONS:
+        if holds(row):
+            raise SkippedRow(reason)
 
 
 def case_of(row: Row) -> Case:
@@ -36,10 +91,12 @@ def case_of(row: Row) -> Case:
     check_replayable(row)
     facts, assumed = facts_of(row.set_name), Assumptions()
     filled = _filled(row, facts, assumed)
-    problem = _problem(row, filled, assumed)
-    layout = _layout(row, filled, problem, assumed)
-    if layout.num_devices != problem.num_devices:
-        raise SkippedRow("TP x PP x DP is not the number of GPUs")
+    hardware = _hardware(row, facts, assumed)
+    model = _model(row, filled, assumed)
+    if filled.precision not in hardware.peak_flops_per_s:
+        raise SkippedRow(f"{hardware.name} has no {filled.precision}")
+    layout = _layout(row, filled, model, assumed)
+    problem = cases.problem_of(row, model=model, hardware=hardware, stack=filled.stack, layout=layout)
     return Case(
         problem=problem, layout=layout, measured=_measured(row, problem, assumed), assumptions=tuple(assumed.stated)
     )
@@ -63,7 +120,7 @@ def _filled(row: Row, facts: SetFacts, assumed: Assumptions) -> _Filled:
     fill = partial(filled_value, row.set_name, facts, assumed)
     stated = row.choice("recompute", {name: name for name in ("full", "none", SELECTIVE)})
     recompute = stated if facts.states_recompute else ""
-    precision = fill("precision", shapes.precision_of(row.text("precision")), facts.precision)
+    precision = fill("precision", cases.precision_of(row.text("precision")), facts.precision)
     zero_stage = fill("zero_stage", row.whole("zero_stage"), facts.zero_stage)
     other = facts.bf16_stack if precision == "bf16" else facts.zero3_stack if zero_stage == SHARDS_WEIGHTS else None
     stack = load_spec(fill("stack", None, other or facts.stack), StackSpec)
@@ -103,16 +160,20 @@ def _micro_batch(row: Row, facts: SetFacts) -> int:
     return facts.micro_batch
 
 
-def _problem(row: Row, filled: _Filled, assumed: Assumptions) -> Problem:
-    hardware = hardware_of(row, facts_of(row.set_name).card_gb, assumed)
-    if "deterministic-mode" in row.text("note"):
-        assumed.note("deterministic-mode: CUBLAS_WORKSPACE_CONFIG=:4096:8, workspaces of 32 MiB on any card")
-        hardware = msgspec.structs.replace(hardware, workspace_bytes=Bytes(32 * MIB))
+def _hardware(row: Row, facts: SetFacts, assumed: Assumptions) -> HardwareSpec:
+    hardware = hardware_of(row, facts.card_gb, assumed)
+    if "deterministic-mode" not in row.text("note"):
+        return hardware
+    assumed.note("deterministic-mode: CUBLAS_WORKSPACE_CONFIG=:4096:8, workspaces of 32 MiB on any card")
+    return msgspec.structs.replace(hardware, workspace_bytes=Bytes(32 * MIB))
+
+
+def _model(row: Row, filled: _Filled, assumed: Assumptions) -> ModelSpec:
     heads = row.count("heads")
     if heads is None:
-        heads = shapes.head_count(row.needed_count("hidden"), row.needed_count("tp"))
+        heads = cases.head_count(row.needed_count("hidden"), row.needed_count("tp"))
         assumed.note("heads not stated: as many as TP divides, of the size nearest to 128")
-    model = shapes.model_of(
+    return cases.model_of(
         row,
         vocab=filled.vocab,
         num_heads=heads,
@@ -120,24 +181,11 @@ def _problem(row: Row, filled: _Filled, assumed: Assumptions) -> Problem:
         precision=filled.precision,
         ffn_hidden=row.count("ffn_hidden"),
     )
-    if filled.precision not in hardware.peak_flops_per_s:
-        raise SkippedRow(f"{hardware.name} has no {filled.precision}")
-    return Problem(
-        model=model,
-        hardware=hardware,
-        stack=filled.stack,
-        num_devices=row.needed_count("n_gpus"),
-        devices_per_node=row.count("gpus_per_node") or hardware.devices_per_node,
-        global_batch=model.global_batch,
-        seq_len=model.seq_len,
-        precision=filled.precision,
-        allow_offload=_offload(row).tier,
-    )
 
 
-def _layout(row: Row, filled: _Filled, problem: Problem, assumed: Assumptions) -> Layout:
+def _layout(row: Row, filled: _Filled, model: ModelSpec, assumed: Assumptions) -> Layout:
     stages, tensor = row.needed_count("pp"), row.needed_count("tp")
-    layers = shapes.stage_layers(problem.model.num_layers, stages, middle=False, assumed=assumed)
+    layers = cases.stage_layers(model.num_layers, stages, middle=False, assumed=assumed)
     chunks = row.count("vpp") or _chunks(row, layers, assumed)
     schedule: Schedule = "none" if stages == 1 else "1f1b" if chunks == 1 else "interleaved"
     return Layout(
@@ -149,7 +197,7 @@ def _layout(row: Row, filled: _Filled, problem: Problem, assumed: Assumptions) -
         zero_stage=filled.zero_stage,
         sequence_parallel=tensor > 1 and _sequence_parallel(row, assumed),
         micro_batch=filled.micro_batch,
-        num_microbatches=shapes.microbatches(problem.global_batch, row.needed_count("dp"), filled.micro_batch),
+        num_microbatches=cases.microbatches(model.global_batch, row.needed_count("dp"), filled.micro_batch),
         schedule=schedule,
         num_model_chunks=chunks if schedule == "interleaved" else 1,
         layers_per_stage=layers,

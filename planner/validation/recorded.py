@@ -1,20 +1,19 @@
 """Rows of runs on Colossal-AI: what ``gptplan run --record`` appends, and tables of the same columns."""
 
+from collections.abc import Callable
 from functools import partial
-from typing import cast, get_args
+from typing import Any, cast, get_args
 
 import msgspec
 
 from planner.layouts.layout import Layout, Offload
-from planner.layouts.problem import Problem
-from planner.specs import HardwareSpec, ModelSpec, OffloadTier, Schedule, StackSpec, TensorMode
+from planner.specs import ModelSpec, OffloadTier, Schedule, StackSpec, TensorMode
 from planner.specs.files import builtin_names, load_spec
 from planner.specs.units import MIB
-from planner.validation import shapes
-from planner.validation.cases import Assumptions, Case, Measured, MemoryKind, SkippedRow
-from planner.validation.facts import HUGGING_FACE_BLOCKS, OWN_BLOCKS, filled_value
+from planner.validation import cases
+from planner.validation.cases import OUTCOMES, Assumptions, Case, Measured, MemoryKind, SkippedRow
+from planner.validation.facts import HUGGING_FACE_BLOCKS, OWN_BLOCKS, SetFacts, facts_of, filled_value
 from planner.validation.machines import hardware_of
-from planner.validation.published import OUTCOMES
 from planner.validation.tables import Row
 
 _OWN_BLOCKS = "gptplan"
@@ -38,23 +37,23 @@ def case_of(row: Row) -> Case:
     if row.text("plugin") == "GeminiPlugin" and row.text("shard_param_frac") not in ("", "1.0", "1"):
         raise SkippedRow("Gemini that keeps gathered weights (shard_param_frac below 1) is not modelled")
     hardware = hardware_of(row, 80, assumed)
-    problem = _problem(row, hardware, assumed)
-    layout = _layout(row, problem, assumed)
+    facts = facts_of(OWN_BLOCKS if _OWN_BLOCKS in row.text("attn") else HUGGING_FACE_BLOCKS)
+    fill = partial(filled_value, row.set_name, facts, assumed)
+    model = _model(row, fill, facts)
+    stack = load_spec(fill("stack", None, facts.stack), StackSpec)
+    layout = _layout(row, model, assumed)
     if layout.offload != _asked_offload(row):
         assumed.note(_COUNTED_OFTEN)
-    if layout.num_devices != problem.num_devices:
-        raise SkippedRow("TP x PP x DP is not the number of GPUs")
+    problem = cases.problem_of(row, model=model, hardware=hardware, stack=stack, layout=layout)
     return Case(problem=problem, layout=layout, measured=_measured(row), assumptions=tuple(assumed.stated))
 
 
-def _problem(row: Row, hardware: HardwareSpec, assumed: Assumptions) -> Problem:
-    precision = shapes.precision_of(row.text("precision")) or "bf16"
-    facts = OWN_BLOCKS if _OWN_BLOCKS in row.text("attn") else HUGGING_FACE_BLOCKS
-    fill = partial(filled_value, row.set_name, facts, assumed)
+def _model(row: Row, fill: Callable[..., Any], facts: SetFacts) -> ModelSpec:
+    precision = cases.precision_of(row.text("precision")) or "bf16"
     known = load_spec(row.text("model"), ModelSpec) if row.text("model") in builtin_names(ModelSpec) else None
-    own_dropout = known.dropout if known and facts is OWN_BLOCKS else None
+    own_dropout = known.dropout if known and facts is facts_of(OWN_BLOCKS) else None
     stated = row.rate("dropout")
-    model = shapes.model_of(
+    model = cases.model_of(
         row,
         vocab=row.needed_count("vocab"),
         num_heads=row.needed_count("heads"),
@@ -64,28 +63,18 @@ def _problem(row: Row, hardware: HardwareSpec, assumed: Assumptions) -> Problem:
     )
     if row.choice("tied_embeddings", {"yes": "", "no": "no"}):
         model = msgspec.structs.replace(model, tied_embeddings=False)
-    return Problem(
-        model=model,
-        hardware=hardware,
-        stack=load_spec(fill("stack", None, facts.stack), StackSpec),
-        num_devices=row.needed_count("n_gpus"),
-        devices_per_node=row.count("gpus_per_node") or hardware.devices_per_node,
-        global_batch=model.global_batch,
-        seq_len=model.seq_len,
-        precision=precision,
-        allow_offload=_offload(row).tier,
-    )
+    return model
 
 
-def _layout(row: Row, problem: Problem, assumed: Assumptions) -> Layout:
+def _layout(row: Row, model: ModelSpec, assumed: Assumptions) -> Layout:
     stages, tensor, data = row.needed_count("pp"), row.needed_count("tp"), row.needed_count("dp")
     chunks, micro_batch = row.count("num_model_chunks") or 1, row.needed_count("micro_batch")
-    layers = row.wholes("layers_per_stage") or shapes.stage_layers(
-        problem.model.num_layers, stages, middle=True, assumed=assumed
+    layers = row.wholes("layers_per_stage") or cases.stage_layers(
+        model.num_layers, stages, middle=True, assumed=assumed
     )
-    if len(layers) != stages or sum(layers) != problem.model.num_layers:
+    if len(layers) != stages or sum(layers) != model.num_layers:
         raise row.error("layers_per_stage", "the layers are not those of the model, one number a stage", "")
-    if problem.global_batch != row.needed_count("batch_per_dp_rank") * data:
+    if model.global_batch != row.needed_count("batch_per_dp_rank") * data:
         raise SkippedRow("the batch of a rank times DP is not the global batch")
     schedules: dict[str, Schedule] = {"1f1b": "1f1b", "interleaved": "interleaved"}
     return Layout(
@@ -97,13 +86,13 @@ def _layout(row: Row, problem: Problem, assumed: Assumptions) -> Layout:
         zero_stage=row.whole("zero_stage") or 0,
         sequence_parallel=bool(row.choice("sequence_parallel", {"split_gather": "yes"})),
         micro_batch=micro_batch,
-        num_microbatches=shapes.microbatches(problem.global_batch, data, micro_batch),
+        num_microbatches=cases.microbatches(model.global_batch, data, micro_batch),
         schedule=schedules.get(row.text("pp_style"), "1f1b") if stages > 1 else "none",
         num_model_chunks=chunks,
         layers_per_stage=layers,
         recompute_layers_per_stage=_recomputed(row, layers),
         offload=_offload(row),
-        precision=problem.precision,
+        precision=model.precision,
     )
 
 

@@ -19,20 +19,7 @@ from planner.specs.units import MIB
 from planner.validation.machines import CARDS
 from planner.validation.tables import RECORDED, read_table
 
-
-def _names(words: str) -> tuple[str, ...]:
-    return tuple(words.split())
-
-
-COLUMNS = _names(
-    "id set gpu n_gpus torch colossalai transformers model layers hidden heads vocab seq_len plugin tp pp dp "
-    "zero_stage pp_style num_model_chunks layers_per_stage micro_batch batch_per_dp_rank global_batch recompute "
-    "precision flash_attention attn sequence_parallel shard_param_frac offload_optim_frac optimizer outcome step_s "
-    "peak_allocated_mib_per_rank peak_reserved_mib_max device_used_mib_max after_boost_allocated_mib fresh_process "
-    "gpus_per_node ffn_hidden tied_embeddings dropout tensor_mode tensor_depth offload_param_frac offload_tier"
-)
-"""Of a new table."""
-INFORMATIVE = _names(
+INFORMATIVE = (
     "torch colossalai transformers flash_attention optimizer peak_reserved_mib_max device_used_mib_max "
     "after_boost_allocated_mib fresh_process gpus_per_node ffn_hidden tied_embeddings dropout"
 )
@@ -66,7 +53,7 @@ def check_record(path: Path, plan: Plan) -> None:
             hint=_ANOTHER_FILE,
         )
     cells = {**_plan_cells(plan), **_model_cells(plan)}
-    lacking = [name for name, text in cells.items() if text and name not in {*table.columns, *INFORMATIVE}]
+    lacking = [name for name, text in cells.items() if text and name not in {*table.columns, *INFORMATIVE.split()}]
     if lacking:
         raise usage_error(
             f"the table has no column {lacking[0]}, which this plan needs (`{cells[lacking[0]]}`)",
@@ -101,7 +88,7 @@ def append_row(path: Path, cells: Callable[[int], Mapping[str, str]]) -> None:
             # Several runs may append to one table.
             fcntl.flock(file, fcntl.LOCK_EX)
             content = Path(path).read_bytes()
-            columns = COLUMNS if not content.strip() else read_table(path).columns
+            columns = RECORDED.columns if not content.strip() else read_table(path).columns
             number = max(0, len(content.splitlines()) - 1)
             row = cells(number)
             lines = [] if content.strip() else [columns]

@@ -1,5 +1,6 @@
 """One row through the cost model."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -11,7 +12,7 @@ from planner.layouts.layout import Layout
 from planner.layouts.problem import Problem
 from planner.layouts.stages import stages_of_layout
 from planner.plans.prediction import Prediction, StagePrediction
-from planner.rules import ALL_RULES, violations
+from planner.rules import RULES
 from planner.specs import HardwareSpec
 from planner.validation import published, recorded, seed
 from planner.validation.cases import Case, MemoryKind, SkippedRow, StageRead
@@ -22,8 +23,6 @@ MAPPERS: dict[str, Callable[[Row], Case]] = {
     RECORDED.name: recorded.case_of,
     SEED.name: seed.case_of,
 }
-EXEMPT_RULES = frozenset({"PP001", "PP004", "PP005"})
-"""Rules of what Colossal-AI executes: other stacks run such pipelines, and the formulas hold for them."""
 
 
 class Replay(NamedTuple):
@@ -46,9 +45,7 @@ def replay(row: Row, dialect: Dialect, hardware: HardwareSpec | None = None) -> 
     """
     try:
         case = MAPPERS[dialect.name](row)
-        if hardware is not None:
-            case = _on(case, hardware)
-        predicted = _predict(case)
+        predicted = _predict(case if hardware is None else (case := _on(case, hardware)))
     except SkippedRow as reason:
         return Replay(row, skipped=str(reason))
     stage = _stage_read(predicted, case.measured.stage)
@@ -64,15 +61,14 @@ def replay(row: Row, dialect: Dialect, hardware: HardwareSpec | None = None) -> 
 def _on(case: Case, hardware: HardwareSpec) -> Case:
     if case.problem.precision not in hardware.peak_flops_per_s:
         raise SkippedRow(f"{hardware.name} has no {case.problem.precision}")
-    problem = msgspec.structs.replace(case.problem, hardware=hardware)
-    return Case(problem=problem, layout=case.layout, measured=case.measured, assumptions=case.assumptions)
+    return dataclasses.replace(case, problem=msgspec.structs.replace(case.problem, hardware=hardware))
 
 
 def _predict(case: Case) -> Prediction:
-    broken = [finding for finding in violations(case.problem, case.layout) if finding.rule not in EXEMPT_RULES]
-    if broken:
-        stack = case.problem.stack.name
-        raise SkippedRow(f"breaks {broken[0].rule} of stack {stack}: {_title(broken[0].rule)}")
+    # Other stacks run the pipelines that Colossal-AI's engine refuses, and the formulas hold for them.
+    broken = (rule for rule in RULES if "engine" not in rule.about and not rule.holds_for(case.problem, case.layout))
+    if rule := next(broken, None):
+        raise SkippedRow(f"breaks {rule.id} of stack {case.problem.stack.name}: {rule.title}")
     try:
         return predict(case.problem, case.layout)
     except NotImplementedError as error:
@@ -83,10 +79,6 @@ def _stage_read(predicted: Prediction, stage: StageRead) -> StagePrediction:
     if stage != "fullest":
         return predicted.stages[0 if stage == "first" else -1]
     return max(predicted.stages, key=lambda stage: stage.peak_bytes)
-
-
-def _title(rule_id: str) -> str:
-    return next(rule.title for rule in ALL_RULES if rule.id == rule_id)
 
 
 def _fits(predicted: Prediction, problem: Problem, layout: Layout) -> bool:

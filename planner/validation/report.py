@@ -1,8 +1,9 @@
-"""Replays whole tables and sums their errors up by set."""
+"""Replays whole tables, sums their errors up by set, and has the words that terminal and page share."""
 
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
@@ -13,7 +14,7 @@ from planner.specs.units import GIB
 from planner.validation import score
 from planner.validation.cases import MEMORY_KINDS, Case, MemoryKind
 from planner.validation.replay import Replay, replay
-from planner.validation.score import Errors, Limits, Outcomes, Pair, Ranking
+from planner.validation.score import Errors, Limits, Outcomes, Pair, Ranking, error_pct
 from planner.validation.tables import Table, read_table
 
 
@@ -156,3 +157,46 @@ def _group(case: Case) -> Hashable:
         model.num_heads,
         model.vocab_size,
     )
+
+
+class Worst(NamedTuple):
+    """A replay with the pair that was scored and the largest term of the prediction."""
+
+    replay: Replay
+    pair: Pair
+    part: str
+
+
+def worst_rows(replays: Sequence[Replay], pair_of: Callable[[Replay], Pair | None], most: int) -> list[Worst]:
+    """The ``most`` rows with the largest relative errors, largest first."""
+    scored = [(one, pair) for one in replays if (pair := pair_of(one)) is not None]
+    scored.sort(key=lambda item: -abs(error_pct(*item[1])))
+    return [Worst(one, pair, _largest_part(one, times=pair_of is time_pair)) for one, pair in scored[:most]]
+
+
+def _largest_part(one: Replay, *, times: bool) -> str:
+    if one.predicted is None:
+        return ""
+    fullest = max(one.predicted.stages, key=lambda stage: stage.peak_bytes)
+    terms: dict[str, float] = dict(one.predicted.breakdown_s if times else fullest.breakdown_bytes)
+    name = max(terms, key=lambda key: terms[key])
+    return f"{name.replace('_', ' ')} {terms[name] / sum(terms.values()):.0%}"
+
+
+def percent(value: float | None, *, signed: bool = False) -> str:
+    """``"4.2 %"``, with its sign if asked for, and nothing for ``None``."""
+    return "" if value is None else f"{value:+.1f} %" if signed else f"{value:.1f} %"
+
+
+def layout_words(one: Replay) -> str:
+    """A replayed layout in a few words: degrees, ZeRO stage, micro batch x their number, and the rest."""
+    if one.case is None:
+        return ""
+    layout = one.case.layout
+    mode = layout.tensor_mode.upper() + " " if layout.tensor_mode not in ("none", "1d") else ""
+    words = [f"{mode}TP{layout.tensor_parallel} PP{layout.pipeline_parallel} DP{layout.data_parallel}"]
+    words += [f"ZeRO{layout.zero_stage}"] * bool(layout.zero_stage)
+    words += [f"{layout.micro_batch} x {layout.num_microbatches}"]
+    words += [f"v{layout.num_model_chunks}"] * (layout.num_model_chunks > 1)
+    words += ["recompute"] * any(layout.recompute_layers_per_stage) + ["SP"] * layout.sequence_parallel
+    return " ".join(words + ["offload"] * (layout.offload.optimizer > 0))

@@ -4,15 +4,13 @@ from functools import partial
 from typing import cast, get_args
 
 from planner.layouts.layout import SHARDS_WEIGHTS, Layout, Offload
-from planner.layouts.problem import Problem
 from planner.specs import OffloadTier, Precision, StackSpec, TensorMode
 from planner.specs.files import load_spec
 from planner.specs.units import MIB
-from planner.validation import shapes
-from planner.validation.cases import Assumptions, Case, Measured, SkippedRow
-from planner.validation.facts import LEGACY_EXAMPLES, filled_value
+from planner.validation import cases
+from planner.validation.cases import OUTCOMES, Assumptions, Case, Measured, SkippedRow
+from planner.validation.facts import LEGACY_EXAMPLES, facts_of, filled_value
 from planner.validation.machines import hardware_of
-from planner.validation.published import OUTCOMES
 from planner.validation.tables import Row
 
 
@@ -25,41 +23,26 @@ def case_of(row: Row) -> Case:
     """
     assumed = Assumptions()
     hardware = hardware_of(row, 80, assumed)
-    precision = shapes.precision_of(row.text("precision")) or "fp16"
+    precision = cases.precision_of(row.text("precision")) or "fp16"
     layout = _layout(row, precision=precision, assumed=assumed)
-    fill = partial(filled_value, row.set_name, LEGACY_EXAMPLES, assumed)
-    model = shapes.model_of(
+    facts = facts_of(LEGACY_EXAMPLES)
+    fill = partial(filled_value, row.set_name, facts, assumed)
+    model = cases.model_of(
         _with_batch(row, layout.global_batch),
         vocab=row.needed_count("vocab"),
         num_heads=row.needed_count("heads"),
-        dropout=fill("dropout", None, LEGACY_EXAMPLES.dropout),
+        dropout=fill("dropout", None, facts.dropout),
         precision=precision,
     )
-    stack = load_spec(fill("stack", None, LEGACY_EXAMPLES.stack), StackSpec)
-    problem = Problem(
-        model=model,
-        hardware=hardware,
-        stack=stack,
-        num_devices=row.needed_count("n_gpus"),
-        devices_per_node=hardware.devices_per_node,
-        global_batch=layout.global_batch,
-        seq_len=model.seq_len,
-        precision=precision,
-        allow_offload=layout.offload.tier,
-    )
-    if layout.num_devices != problem.num_devices:
-        raise SkippedRow("TP x PP x DP is not the number of GPUs")
+    stack = load_spec(fill("stack", None, facts.stack), StackSpec)
+    problem = cases.problem_of(row, model=model, hardware=hardware, stack=stack, layout=layout)
     per_rank = row.wholes("measured_mib_per_gpu")
-    return Case(
-        problem=problem,
-        layout=layout,
-        measured=Measured(
-            step_s=None,
-            memory_bytes={"device": max(per_rank) * float(MIB)} if per_rank else {},
-            outcome=row.choice("outcome", OUTCOMES) or "fit",
-        ),
-        assumptions=tuple(assumed.stated),
+    measured = Measured(
+        step_s=None,
+        memory_bytes={"device": max(per_rank) * float(MIB)} if per_rank else {},
+        outcome=row.choice("outcome", OUTCOMES) or "fit",
     )
+    return Case(problem=problem, layout=layout, measured=measured, assumptions=tuple(assumed.stated))
 
 
 def _with_batch(row: Row, global_batch: int) -> Row:
@@ -80,7 +63,7 @@ def _layout(row: Row, *, precision: Precision, assumed: Assumptions) -> Layout:
     if batch // parts % least:
         assumed.note(f"{mode}: the printed batch does not divide over the grid, the next one that does is taken")
         batch = parts * least * -(-(batch // parts) // least)
-    layers = shapes.stage_layers(row.needed_count("layers"), stages, middle=True, assumed=assumed)
+    layers = cases.stage_layers(row.needed_count("layers"), stages, middle=True, assumed=assumed)
     recomputes = row.choice("recompute", {"full": "full", "none": "none"}) == "full"
     tier = row.choice("offload_tier", {name: name for name in get_args(OffloadTier)}) or "none"
     zero_stage = row.whole("zero_stage") or 0

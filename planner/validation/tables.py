@@ -22,56 +22,46 @@ OUTPUT_COLUMNS = (
 """Columns that ``--out`` appends; a table may have them and they are not read."""
 
 
-def _columns(names: str) -> frozenset[str]:
-    return frozenset(names.split())
-
-
 class Dialect(NamedTuple):
     """The columns of one kind of table."""
 
     name: str
-    required: frozenset[str]
-    optional: frozenset[str]
+    words: str
+    """Its columns in the order of a new table; ``?`` marks one that a table may lack."""
 
     @property
-    def columns(self) -> frozenset[str]:
+    def columns(self) -> tuple[str, ...]:
         """Every column that is read or known."""
-        return self.required | self.optional
+        return tuple(word.removesuffix("?") for word in self.words.split())
+
+    @property
+    def required(self) -> frozenset[str]:
+        """Columns that a table has to have."""
+        return frozenset(word for word in self.words.split() if not word.endswith("?"))
 
 
 PUBLISHED = Dialect(
     "published",
-    _columns(
-        "id set model layers hidden heads seq_len gpu n_gpus tp pp dp micro_batch global_batch measured_step_s "
-        "tokens_per_s_per_gpu measured_mem_gib mem_kind outcome"
-    ),
-    _columns(
-        "source params kv_heads ffn_hidden vocab gpu_mem_gb gpus_per_node interconnect cp vpp zero_stage "
-        "sequence_parallel recompute offload precision flash_attention measured_tflops_per_gpu tflops_kind "
-        "measured_mfu derived verified replay_missing from_memory note"
-    ),
+    "id set model layers hidden heads seq_len gpu n_gpus tp pp dp micro_batch global_batch measured_step_s "
+    "tokens_per_s_per_gpu measured_mem_gib mem_kind outcome source? params? kv_heads? ffn_hidden? vocab? gpu_mem_gb? "
+    "gpus_per_node? interconnect? cp? vpp? zero_stage? sequence_parallel? recompute? offload? precision? "
+    "flash_attention? measured_tflops_per_gpu? tflops_kind? measured_mfu? derived? verified? replay_missing? "
+    "from_memory? note?",
 )
 RECORDED = Dialect(
     "recorded",
-    _columns(
-        "id set gpu n_gpus model layers hidden heads vocab seq_len plugin tp pp dp zero_stage micro_batch "
-        "batch_per_dp_rank global_batch recompute precision attn outcome step_s peak_allocated_mib_per_rank"
-    ),
-    _columns(
-        "torch colossalai transformers pp_style num_model_chunks layers_per_stage flash_attention sequence_parallel "
-        "shard_param_frac offload_optim_frac optimizer peak_reserved_mib_max device_used_mib_max "
-        "after_boost_allocated_mib fresh_process gpus_per_node ffn_hidden tied_embeddings dropout tensor_mode "
-        "tensor_depth offload_param_frac offload_tier"
-    ),
+    "id set gpu n_gpus torch? colossalai? transformers? model layers hidden heads vocab seq_len plugin tp pp dp "
+    "zero_stage pp_style? num_model_chunks? layers_per_stage? micro_batch batch_per_dp_rank global_batch recompute "
+    "precision flash_attention? attn sequence_parallel? shard_param_frac? offload_optim_frac? optimizer? outcome "
+    "step_s peak_allocated_mib_per_rank peak_reserved_mib_max? device_used_mib_max? after_boost_allocated_mib? "
+    "fresh_process? gpus_per_node? ffn_hidden? tied_embeddings? dropout? tensor_mode? tensor_depth? "
+    "offload_param_frac? offload_tier?",
 )
 SEED = Dialect(
     "seed",
-    _columns(
-        "id set config model layers hidden heads vocab seq_len gpu gpu_mem_gb n_gpus tensor_mode tensor_parallel "
-        "tensor_depth pipeline_parallel data_parallel zero_stage offload_tier batch_size num_microbatches recompute "
-        "precision measured_mib_per_gpu outcome"
-    ),
-    _columns("optimizer note"),
+    "id set config model layers hidden heads vocab seq_len gpu gpu_mem_gb n_gpus tensor_mode tensor_parallel "
+    "tensor_depth pipeline_parallel data_parallel zero_stage offload_tier batch_size num_microbatches recompute "
+    "precision measured_mib_per_gpu outcome optimizer? note?",
 )
 DIALECTS = (PUBLISHED, RECORDED, SEED)
 
@@ -230,7 +220,7 @@ def _dialect(path: Path, header: tuple[str, ...]) -> Dialect:
             location=f"{path}:1",
             hint=f"its columns are, for example, {', '.join(sorted(PUBLISHED.required))}",
         )
-    unknown = sorted(present - dialect.columns - set(OUTPUT_COLUMNS))
+    unknown = sorted(present - {*dialect.columns, *OUTPUT_COLUMNS})
     if unknown:
         near = did_you_mean(unknown[0], missing or dialect.columns)
         raise usage_error(

@@ -6,10 +6,8 @@ from rich.console import Console
 from rich.table import Table
 
 from planner.specs.units import format_gib, format_seconds
-from planner.validation.report import Report, SetScore, memory_pair, time_pair
+from planner.validation.report import Report, SetScore, Worst, layout_words, memory_pair, percent, time_pair, worst_rows
 from planner.validation.score import Errors, error_pct
-from planner.validation.words import layout_words, percent
-from planner.validation.worst import Worst, worst_rows
 from planner.views.console import stdout_console
 
 

@@ -11,7 +11,7 @@ from planner.specs import ModelSpec
 from runtime.grid.functions import ShardedCrossEntropy, ShardedLayerNorm
 from runtime.grid.mesh import Mesh
 from runtime.grid.operations import Operations, operations
-from runtime.train.model import causal_attention
+from runtime.states.model import causal_attention
 
 NORM_EPS = 1e-5
 

@@ -82,7 +82,7 @@ class SummaOperations:
 
     The library does nothing over the depth of 2.5D: it gives every square the whole batch and other
     weights, and never compares them. Here the squares start from the same weights, divide the
-    batch, and the trainer sums their gradients.
+    batch, and the engine sums their gradients.
     """
 
     def __init__(self, mesh: Mesh) -> None:

@@ -1,1 +1,1 @@
-"""Training: one rank of a run, its plugin, its data, its steps and what they measured."""
+"""Training: one rank of a run, its data, its steps and what they measured."""

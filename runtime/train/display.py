@@ -18,7 +18,7 @@ from rich.progress import (
 from rich.table import Table
 
 from planner.specs.units import format_rate
-from runtime.train.measure import Comparison
+from runtime.train.measure import ResultLine
 from runtime.train.steps import Step, skipped_updates
 
 PIPED_WIDTH = 120
@@ -95,7 +95,7 @@ class PhaseDisplay(_Display):
         self._begun += 1
 
 
-def show_result(steps: Sequence[Step], comparisons: Sequence[Comparison], metrics_path: str) -> None:
+def show_result(steps: Sequence[Step], lines: Sequence[ResultLine], metrics_path: str) -> None:
     """The result on stdout: first and last loss, skipped updates, and predicted against measured."""
     console = Console(highlight=False, width=None if sys.stdout.isatty() else PIPED_WIDTH)
     console.print(f"loss: {steps[0].loss:.4f} at step 1, {steps[-1].loss:.4f} at step {len(steps)}")
@@ -108,7 +108,7 @@ def show_result(steps: Sequence[Step], comparisons: Sequence[Comparison], metric
     table = Table(box=None, pad_edge=False)
     for title in ("", "predicted", "measured", "predicted / measured"):
         table.add_column(title, no_wrap=True)
-    for line in comparisons:
+    for line in lines:
         table.add_row(*line)
     console.print(table)
     console.print(f"metrics: {metrics_path}", soft_wrap=True)

@@ -11,14 +11,14 @@ import torch.distributed as dist
 from planner.diagnostics import Diagnostic, ExitCode, PlanError
 from planner.launch.workers import NVME_FOLDER, RunOptions
 from planner.plans.plan import Plan
-from runtime.train.choice import make_trainer
+from runtime.engines.choice import make_engine
+from runtime.engines.engine import Engine
 from runtime.train.data import PackedBatches, Tokenizer, check_vocabulary, read_tokens
 from runtime.train.display import StepDisplay, show_result
-from runtime.train.measure import MetricsFile, compare, header, prediction_record
+from runtime.train.measure import MetricsFile, header, prediction_record, result_lines
 from runtime.train.memory import FIRST_STEPS, RankMemory, forget_peaks, gather_memory, memory_records
 from runtime.train.profile import StepProfile, profiled_step, slowest_rank
 from runtime.train.steps import WARM_UP_STEPS, Step, has_updated, median_step_s, skipped_updates
-from runtime.train.trainer import PlanTrainer
 
 
 def run_training(plan: Plan, options: RunOptions, name: str) -> None:
@@ -31,13 +31,13 @@ def run_training(plan: Plan, options: RunOptions, name: str) -> None:
     """
     batches = _load_batches(plan, options)
     folder = os.environ.get(NVME_FOLDER)
-    trainer = make_trainer(
+    engine = make_engine(
         plan,
         seed=options.seed,
         learning_rate=options.learning_rate,
         nvme_folder=None if folder is None else Path(folder),
     )
-    stage, device = trainer.position.stage, trainer.device
+    stage, device = engine.position.stage, engine.device
     boosted = memory_records(gather_memory(stage, device))
     forget_peaks(device)
     is_first = dist.get_rank() == 0
@@ -50,8 +50,8 @@ def run_training(plan: Plan, options: RunOptions, name: str) -> None:
         metrics.write("header", **header(plan, steps=options.steps, seed=options.seed), memory=boosted)
         for number in range(options.steps):
             learning_rate = learning_rate_at(number, options)
-            trainer.set_learning_rate(learning_rate)
-            step = _timed_step(trainer, batches, number)
+            engine.set_learning_rate(learning_rate)
+            step = _timed_step(engine, batches, number)
             steps.append(step)
             tokens_per_s = plan.problem.global_batch * plan.problem.seq_len / step.seconds
             reading = {"memory": memory_records(gather_memory(stage, device))} if number < FIRST_STEPS else {}
@@ -68,10 +68,10 @@ def run_training(plan: Plan, options: RunOptions, name: str) -> None:
             display.step(number + 1, step, tokens_per_s)
             _check_finite(step.loss, number + 1, plan)
         memory = gather_memory(stage, device)
-        profile = _profile(trainer, batches, options)
+        profile = _profile(engine, batches, options)
         metrics.write("summary", **_summary(steps, memory), predicted=prediction_record(plan), **profile._asdict())
     if is_first:
-        show_result(steps, compare(plan, steps, memory, profile.terms_s), str(metrics_path))
+        show_result(steps, result_lines(plan, steps, memory, profile.terms_s), str(metrics_path))
 
 
 def learning_rate_at(step: int, options: RunOptions) -> float:
@@ -91,23 +91,21 @@ def _load_batches(plan: Plan, options: RunOptions) -> PackedBatches:
     return PackedBatches(tokens, seq_len=problem.seq_len, global_batch=problem.global_batch, seed=options.seed)
 
 
-def _timed_step(trainer: PlanTrainer, batches: PackedBatches, number: int) -> Step:
-    batch = batches.batch(number, trainer.rows)
+def _timed_step(engine: Engine, batches: PackedBatches, number: int) -> Step:
+    batch = batches.batch(number, engine.rows)
     # The loss of a step is read on the host, so the clock does not run ahead of the device.
     start = time.perf_counter()
-    loss = trainer.step(batch)
+    loss = engine.step(batch)
     seconds = time.perf_counter() - start
-    return Step(loss, seconds, has_updated(trainer.optimizer))
+    return Step(loss, seconds, has_updated(engine.optimizer))
 
 
-def _profile(trainer: PlanTrainer, batches: PackedBatches, options: RunOptions) -> StepProfile:
+def _profile(engine: Engine, batches: PackedBatches, options: RunOptions) -> StepProfile:
     """Terms of one more step, after the measured ones; none of a run too short to be measured."""
     if options.steps <= WARM_UP_STEPS:
         return StepProfile({}, {})
-    batch = {name: tensor.to(trainer.device) for name, tensor in batches.batch(options.steps - 1, trainer.rows).items()}
-    return slowest_rank(
-        profiled_step(trainer.device, lambda: trainer.accumulate_gradients(batch), trainer.optimizer.step)
-    )
+    batch = {name: tensor.to(engine.device) for name, tensor in batches.batch(options.steps - 1, engine.rows).items()}
+    return slowest_rank(profiled_step(engine.device, lambda: engine.accumulate_gradients(batch), engine.optimizer.step))
 
 
 def _check_finite(loss: float, step: int, plan: Plan) -> None:

@@ -99,7 +99,7 @@ def header(plan: Plan, *, steps: int, seed: int) -> dict[str, Any]:
     }
 
 
-class Comparison(NamedTuple):
+class ResultLine(NamedTuple):
     """One line of the closing table."""
 
     name: str
@@ -109,16 +109,16 @@ class Comparison(NamedTuple):
     """Predicted over measured; empty where the two are not the same quantity."""
 
 
-def compare(
+def result_lines(
     plan: Plan, steps: Sequence[Step], memory: Sequence[RankMemory], terms_s: dict[str, float]
-) -> list[Comparison]:
+) -> list[ResultLine]:
     """The prediction beside the measurement: step time, its terms, and peak memory of each stage's ranks."""
     expected = plan.predicted
     measured_s = median_step_s(steps)
     measured = (
         ("no update", "") if measured_s is None else (format_seconds(measured_s), f"{expected.step_s / measured_s:.2f}")
     )
-    lines = [Comparison("step time (median)", format_seconds(expected.step_s), *measured)]
+    lines = [ResultLine("step time (median)", format_seconds(expected.step_s), *measured)]
     words = {"communication": communication_words(plan.layout)}
     lines += _step_terms(predicted_terms(expected.breakdown_s), terms_s, words)
     on_gpu = plan.problem.hardware.device == "cuda"
@@ -152,9 +152,9 @@ def prediction_record(plan: Plan) -> dict[str, Any]:
     return {"step_s": expected.step_s, "terms_s": predicted_terms(expected.breakdown_s)}
 
 
-def _step_terms(expected_s: dict[str, float], measured_s: dict[str, float], words: dict[str, str]) -> list[Comparison]:
+def _step_terms(expected_s: dict[str, float], measured_s: dict[str, float], words: dict[str, str]) -> list[ResultLine]:
     return [
-        Comparison(
+        ResultLine(
             f"  {words.get(name, name)}",
             format_seconds(expected_s[name]),
             format_seconds(measured),
@@ -165,9 +165,9 @@ def _step_terms(expected_s: dict[str, float], measured_s: dict[str, float], word
     ]
 
 
-def _process_memory(stage: int, predicted_bytes: int, measured: RankMemory) -> Comparison:
+def _process_memory(stage: int, predicted_bytes: int, measured: RankMemory) -> ResultLine:
     # A process cannot tell its tensors from the libraries around them, so those are in both figures.
-    return Comparison(
+    return ResultLine(
         f"stage {stage} peak, max RSS",
         format_bytes(predicted_bytes),
         format_bytes(measured.allocated_bytes),
@@ -175,9 +175,9 @@ def _process_memory(stage: int, predicted_bytes: int, measured: RankMemory) -> C
     )
 
 
-def _device_memory(stage: int, predicted: StagePrediction, measured: RankMemory) -> list[Comparison]:
+def _device_memory(stage: int, predicted: StagePrediction, measured: RankMemory) -> list[ResultLine]:
     return [
-        Comparison(
+        ResultLine(
             f"stage {stage} peak, {kind}",
             format_bytes(predicted_bytes),
             format_bytes(num_bytes),

@@ -17,11 +17,11 @@ import torch.distributed as dist
 from planner.diagnostics import Diagnostic, ExitCode, PlanError, render
 from planner.launch.workers import OUT_OF_MEMORY_FILE, RunOptions
 from planner.plans.plan import Plan, read_plan
+from runtime.engines.support import check_supported
 from runtime.patches.quiet import quieten_libraries
 from runtime.train.display import show_failure
 from runtime.train.elastic import FAILURE_FILE
 from runtime.train.parent import end_with_parent
-from runtime.train.support import check_supported
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -89,7 +89,7 @@ def _check_world(plan: Plan) -> None:
 
 
 def _join(plan: Plan) -> None:
-    from runtime.patches.adapter import adapt
+    from runtime.patches.host_accelerator import adapt
 
     device = plan.problem.hardware.device
     if device == "cuda":

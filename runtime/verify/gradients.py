@@ -9,16 +9,16 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor
 
-from runtime.train.booster import Trainer
-from runtime.train.gemini import GeminiTrainer
-from runtime.train.trainer import PlanTrainer
+from runtime.engines.engine import Engine
+from runtime.engines.gemini import GeminiEngine
+from runtime.engines.hybrid import HybridEngine
 
 Gradients = dict[str, NDArray[np.float32]]
 """By the name of the parameter in Transformers' GPT-2; padding of the vocabulary is still there."""
 
 
-def watch_gradients(trainer: PlanTrainer) -> list[Gradients]:
-    """A list to which every step of ``trainer`` adds the gradients of this rank's parameters.
+def watch_gradients(engine: Engine) -> list[Gradients]:
+    """A list to which every step of ``engine`` adds the gradients of this rank's parameters.
 
     They are taken where the innermost optimizer begins its update, so everything that sums, divides
     or scales gradients before is in them. What tensor parallelism, ZeRO or chunks divide is put
@@ -27,25 +27,25 @@ def watch_gradients(trainer: PlanTrainer) -> list[Gradients]:
     found: list[Gradients] = []
 
     def take(*_: object) -> None:
-        found.append({name: gradient.float().cpu().numpy().copy() for name, gradient in _gradients(trainer)})
+        found.append({name: gradient.float().cpu().numpy().copy() for name, gradient in _gradients(engine)})
 
-    trainer.optimizer.optim.register_step_pre_hook(take)
+    engine.optimizer.optim.register_step_pre_hook(take)
     return found
 
 
-def _gradients(trainer: PlanTrainer) -> Iterator[tuple[str, Tensor]]:
-    if isinstance(trainer, GeminiTrainer):
-        return _of_chunks(trainer)
-    if isinstance(trainer, Trainer):
-        return _of_shards(trainer)
-    grid: Any = trainer
+def _gradients(engine: Engine) -> Iterator[tuple[str, Tensor]]:
+    if isinstance(engine, GeminiEngine):
+        return _of_chunks(engine)
+    if isinstance(engine, HybridEngine):
+        return _of_shards(engine)
+    grid: Any = engine
     return iter(grid.full_gradients().items())
 
 
-def _of_shards(trainer: Trainer) -> Iterator[tuple[str, Tensor]]:
+def _of_shards(engine: HybridEngine) -> Iterator[tuple[str, Tensor]]:
     """Put together what ZeRO divides over data parallelism, then what tensor parallelism divides."""
-    names = {id(parameter): name for name, parameter in trainer.model.unwrap().named_parameters()}
-    optimizer: Any = trainer.optimizer
+    names = {id(parameter): name for name, parameter in engine.model.unwrap().named_parameters()}
+    optimizer: Any = engine.optimizer
     # Without ZeRO, mixed precision updates a float32 copy of each parameter.
     working_of = getattr(optimizer, "master_to_working_map", {})
     for group in optimizer.optim.param_groups:
@@ -53,24 +53,24 @@ def _of_shards(trainer: Trainer) -> Iterator[tuple[str, Tensor]]:
             if updated.grad is None:
                 continue
             working, gradient = working_of.get(updated, updated), updated.grad
-            if trainer.layout.zero_stage:
+            if engine.layout.zero_stage:
                 working = optimizer.master_to_working_param[id(updated)]
-                parts = _gather(gradient.to(trainer.device), optimizer.pid_to_grad_store[id(working)].torch_pg)
+                parts = _gather(gradient.to(engine.device), optimizer.pid_to_grad_store[id(working)].torch_pg)
                 gradient = torch.cat(parts)[: working.numel()].view_as(working)
             name = names[id(working)]
-            yield name, _whole(name, gradient, trainer.plugin.tp_group)
+            yield name, _whole(name, gradient, engine.plugin.tp_group)
 
 
-def _of_chunks(trainer: GeminiTrainer) -> Iterator[tuple[str, Tensor]]:
+def _of_chunks(engine: GeminiEngine) -> Iterator[tuple[str, Tensor]]:
     """Put together what Gemini divides: every rank has a range of some chunks, in which parameters lie."""
-    optimizer: Any = trainer.optimizer
-    names = {id(parameter): name for name, parameter in trainer.model.module.named_parameters()}
+    optimizer: Any = engine.optimizer
+    names = {id(parameter): name for name, parameter in engine.model.module.named_parameters()}
     for number, parameter in optimizer.id_to_real_params.items():
         info = optimizer.chunk_manager.get_chunk(parameter).tensors_info[parameter]
-        whole = torch.zeros(info.end - info.offset, device=trainer.device)
+        whole = torch.zeros(info.end - info.offset, device=engine.device)
         _, start, length = optimizer.get_offsets(number)
         if length > 0:
-            whole[start : start + length] = optimizer.id_to_fake_params[number].grad.to(trainer.device)
+            whole[start : start + length] = optimizer.id_to_fake_params[number].grad.to(engine.device)
         dist.all_reduce(whole)
         yield names[id(parameter)], whole.view(parameter.shape)
 

@@ -9,8 +9,8 @@ from torch.nn import functional
 from torch.optim import Optimizer
 
 from planner.plans.plan import Plan
-from runtime.train.model import DTYPES, build_model
-from runtime.train.trainer import Batch
+from runtime.engines.engine import Batch
+from runtime.states.model import DTYPES, build_model
 from runtime.verify.gradients import Gradients
 
 

@@ -10,7 +10,7 @@ from torch.optim import SGD, AdamW
 from planner.handover.verification import TOLERANCES, Verification, Workaround
 from planner.layouts.layout import SHARDS_WEIGHTS
 from planner.plans.plan import Plan
-from runtime.train.choice import make_trainer
+from runtime.engines.choice import make_engine
 from runtime.verify.differences import RankSteps, compare
 from runtime.verify.gradients import watch_gradients
 from runtime.verify.reference import counting_batches, reference_steps
@@ -40,12 +40,12 @@ def verify(
     if dist.get_rank() == 0:  # before a workaround is switched off, so that it stays right
         expected = list(reference_steps(plan, batches, seed=seed, learning_rate=rate, optimizer=optimizer))
     switch_off(without)
-    trainer = make_trainer(
+    engine = make_engine(
         plan, seed=seed, learning_rate=rate, nvme_folder=nvme_folder, optimizer=None if takes_adam else SGD
     )
-    gradients = watch_gradients(trainer)
-    losses = [trainer.step({name: t[trainer.rows] for name, t in batch.items()}) for batch in batches]
-    ranks = _gather(RankSteps(trainer.position.stage, losses, gradients))
+    gradients = watch_gradients(engine)
+    losses = [engine.step({name: t[engine.rows] for name, t in batch.items()}) for batch in batches]
+    ranks = _gather(RankSteps(engine.position.stage, losses, gradients))
     return compare(expected, ranks, TOLERANCES[layout.precision]) if ranks else None
 
 

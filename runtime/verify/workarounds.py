@@ -9,7 +9,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from planner.handover.verification import Workaround
-from runtime.train.model import ATTENTION
+from runtime.states.model import ATTENTION
 
 
 def _use_default_attention() -> None:
@@ -24,7 +24,8 @@ def _leave_sequence_biases() -> None:
 
 
 def _leave_depth() -> None:
-    from runtime.grid import trainer, weights
+    from runtime.engines import grid
+    from runtime.grid import weights
     from runtime.grid.mesh import Axes, Grid
 
     summed = weights.copy_axes
@@ -32,7 +33,7 @@ def _leave_depth() -> None:
     def without_depth(name: str, grid: Grid) -> Axes:
         return tuple(axis for axis in summed(name, grid) if axis != "depth")
 
-    weights.copy_axes = trainer.copy_axes = without_depth  # type: ignore[attr-defined]
+    weights.copy_axes = grid.copy_axes = without_depth  # type: ignore[attr-defined]
 
 
 _SWITCHES: dict[Workaround, Callable[[], None]] = {

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-HEAVY = {"torch", "colossalai", "transformers", "ortools", "networkx", "numpy", "runtime"}
+HEAVY = {"torch", "colossalai", "transformers", "ortools", "networkx", "numpy", "tomlkit", "runtime"}
 PROBE = """
 import sys
 try:

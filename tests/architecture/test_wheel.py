@@ -33,18 +33,23 @@ def test_top_level_is_planner_and_runtime(wheel: set[str]) -> None:
     assert {name for name in top if not name.endswith(".dist-info")} == {"planner", "runtime"}
 
 
-def test_every_module_spec_and_marker_is_in(wheel: set[str]) -> None:
+def test_every_module_spec_table_of_facts_and_marker_is_in(wheel: set[str]) -> None:
     modules = {
         str(path.relative_to(ROOT)) for package in ("planner", "runtime") for path in (ROOT / package).rglob("*.py")
     }
     specs = {f"planner/specs/builtin/{path.relative_to(ROOT / 'specs')}" for path in (ROOT / "specs").rglob("*.toml")}
     assert specs
-    assert modules | specs | {"planner/py.typed", "runtime/py.typed"} <= wheel
+    data = {"planner/validation/facts.toml", "planner/py.typed", "runtime/py.typed"}
+    assert modules | specs | data <= wheel
 
 
 def test_nothing_else_is_in(wheel: set[str]) -> None:
     other = {name for name in wheel if not name.endswith((".py", ".toml", "py.typed")) and ".dist-info/" not in name}
     assert not other
+
+
+def test_the_licence_is_in(wheel: set[str]) -> None:
+    assert any(name.endswith(".dist-info/licenses/LICENSE") for name in wheel)
 
 
 def test_the_source_package_builds_the_same_wheel(wheel: set[str], tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ _IN_PAGES = re.compile(r"\bsessions?\b", re.IGNORECASE)
 _TRACKER = [r"issue " + r"#?\d", r"\bPR " + r"#\d", r"pull " + "request", "TO" + "DO", "FIX" + "ME"]
 FORBIDDEN = re.compile("|".join([*map(re.escape, [*_HOSTS, *_PATHS]), *_TRACKER]), re.IGNORECASE)
 FOLDERS = ("planner", "runtime", "specs", "tests", "benchmarks", "docs", "requirements", ".ci")
-SUFFIXES = {".py", ".toml", ".md", ".txt", ".csv", ".json", ".plan"}
+SUFFIXES = {".py", ".toml", ".md", ".txt", ".csv", ".json", ".plan", ".yaml"}
 NAMES = {"Makefile", "LICENSE", "run", ".editorconfig", ".gitignore"}
 FILES = [path for path in ROOT.iterdir() if path.is_file() and path.name != ".git"]
 FILES += [path for folder in FOLDERS for path in (ROOT / folder).rglob("*") if path.is_file()]

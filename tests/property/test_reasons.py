@@ -10,7 +10,9 @@ import numpy as np
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from planner.cost_model.memory import host_bytes_per_rank, stage_memory, usable_bytes
+from planner.cost_model.host import host_bytes_per_rank
+from planner.cost_model.memory import stage_memory
+from planner.cost_model.reserve import usable_bytes
 from planner.diagnostics import Diagnostic
 from planner.layouts.layout import LayoutColumns
 from planner.layouts.pins import matches, may_match

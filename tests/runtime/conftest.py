@@ -162,7 +162,7 @@ def _rank_main(function: Callable[[int], Any], rank: int, world: int, rendezvous
     import torch
     import torch.distributed as dist
 
-    from runtime.patches.adapter import adapt
+    from runtime.patches.host_accelerator import adapt
 
     warnings.simplefilter("ignore")  # the libraries' own; pytest cannot report them from here
 
@@ -188,7 +188,7 @@ def _rank_main(function: Callable[[int], Any], rank: int, world: int, rendezvous
 def run_ranks(world: int, function: Callable[[int], Any], folder: Path) -> list[Any]:
     """What ``function(rank)`` returns on each of ``world`` forked ranks of one gloo group."""
     with warnings.catch_warnings(action="ignore"):
-        import runtime.grid.trainer  # noqa: F401 - imported once with the booster, before the fork
+        import runtime.engines.grid  # noqa: F401 - imported once with the booster, before the fork
 
     rendezvous = folder / f"rendezvous-{len(list(folder.iterdir()))}"
     context = get_context("fork")

@@ -23,6 +23,6 @@ def divide_on_host() -> None:
 
 def host_plugin(plan: Plan) -> Any:
     """The plugin of the runtime, without streams and pinned memory."""
-    from runtime.train.plugins import gemini_plugin
+    from runtime.engines.plugins import gemini_plugin
 
     return gemini_plugin(plan, enable_async_reduce=False, pin_memory=False)

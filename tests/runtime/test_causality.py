@@ -31,24 +31,24 @@ MODES: dict[str, dict[str, Any]] = {
 
 def earliest_change(plan: Plan, **options: Any) -> int | None:
     """First position whose logits on this rank depend on the changed token; none without logits."""
-    from runtime.train.booster import Trainer
+    from runtime.engines.hybrid import HybridEngine
 
-    trainer = Trainer(plan, "cpu", seed=3, learning_rate=0.1, **options)
+    engine = HybridEngine(plan, "cpu", seed=3, learning_rate=0.1, **options)
     tokens = torch.arange(plan.problem.seq_len).repeat(plan.problem.global_batch, 1)
     changed = tokens.clone()
     changed[:, CHANGED] = 200
-    before, after = logits(trainer, tokens), logits(trainer, changed)
+    before, after = logits(engine, tokens), logits(engine, changed)
     if before is None or after is None:
         return None
     differs = (before != after).flatten(2).any(dim=2).any(dim=0)
     return int(differs.nonzero()[0])
 
 
-def logits(trainer: Any, tokens: torch.Tensor) -> torch.Tensor | None:
+def logits(engine: Any, tokens: torch.Tensor) -> torch.Tensor | None:
     """Logits as training computes them, recomputation included; ``None`` before the last stage."""
-    tokens = tokens[trainer.rows]
-    if trainer.layout.pipeline_parallel == 1:
-        output: torch.Tensor = trainer.model(input_ids=tokens)["logits"]
+    tokens = tokens[engine.rows]
+    if engine.layout.pipeline_parallel == 1:
+        output: torch.Tensor = engine.model(input_ids=tokens)["logits"]
         return output
     captured: list[torch.Tensor] = []
 
@@ -56,8 +56,8 @@ def logits(trainer: Any, tokens: torch.Tensor) -> torch.Tensor | None:
         captured.append(outputs["logits"].detach())
         return outputs["logits"].sum()
 
-    trainer.booster.execute_pipeline(iter([{"input_ids": tokens}]), trainer.model, criterion, trainer.optimizer)
-    trainer.optimizer.zero_grad()
+    engine.booster.execute_pipeline(iter([{"input_ids": tokens}]), engine.model, criterion, engine.optimizer)
+    engine.optimizer.zero_grad()
     return torch.cat(captured) if captured else None
 
 

@@ -99,16 +99,16 @@ def verified_on_host(plan: Plan, ranks: Ranks) -> Verification:
 
     def verify(rank: int) -> Verification | None:
         with warnings.catch_warnings(action="ignore"):  # the libraries' own
-            import runtime.train.gemini
+            import runtime.engines.gemini
             from runtime.verify import steps as verifying
 
         divide_on_host()
-        vars(runtime.train.gemini)["gemini_plugin"] = host_plugin
+        vars(runtime.engines.gemini)["gemini_plugin"] = host_plugin
 
         def on_host(plan: Plan, *, seed: int, learning_rate: float, **_: object) -> Any:
-            return runtime.train.gemini.GeminiTrainer(plan, "cpu", seed=seed, learning_rate=learning_rate)
+            return runtime.engines.gemini.GeminiEngine(plan, "cpu", seed=seed, learning_rate=learning_rate)
 
-        vars(verifying)["make_trainer"] = on_host
+        vars(verifying)["make_engine"] = on_host
         return verifying.verify(plan, steps=3, seed=7)
 
     found: Any = ranks(plan.layout.num_devices, verify)[0]

@@ -41,29 +41,29 @@ LAYOUTS: dict[str, dict[str, Any]] = {
 def _on_host(monkeypatch: pytest.MonkeyPatch) -> None:
     """A plugin that can divide chunks here."""
     with warnings.catch_warnings(action="ignore"):
-        import runtime.train.gemini  # noqa: F401 - the libraries' own warnings are not the tests'
+        import runtime.engines.gemini  # noqa: F401 - the libraries' own warnings are not the tests'
 
-    monkeypatch.setattr("runtime.train.gemini.gemini_plugin", host_plugin)
+    monkeypatch.setattr("runtime.engines.gemini.gemini_plugin", host_plugin)
 
 
-def gemini_trainer(plan: Plan) -> Any:
-    """The trainer of this rank on the CPU, which the rules do not offer and the tests can do."""
-    from runtime.train.gemini import GeminiTrainer
+def gemini_engine(plan: Plan) -> Any:
+    """The engine of this rank on the CPU, which the rules do not offer and the tests can do."""
+    from runtime.engines.gemini import GeminiEngine
 
     divide_on_host()
-    return GeminiTrainer(plan, "cpu", seed=SEED, learning_rate=LEARNING_RATES[ADAMW])
+    return GeminiEngine(plan, "cpu", seed=SEED, learning_rate=LEARNING_RATES[ADAMW])
 
 
 def trained(plan: Plan) -> tuple[list[float], dict[str, float], list[bool]]:
     """Losses, norms of the first gradients, and for each chunk whether it is divided."""
     from tests.runtime.gpu_ranks import gradient_norms
 
-    trainer = gemini_trainer(plan)
-    chunks = trainer.model.chunk_manager.get_chunks(trainer.model.fp16_params)
-    batches: Iterator[Any] = own_batches(trainer, plan)
-    losses = [trainer.step(next(batches))]
-    norms = gradient_norms(trainer)
-    losses += [trainer.step(batch) for batch in batches]
+    engine = gemini_engine(plan)
+    chunks = engine.model.chunk_manager.get_chunks(engine.model.fp16_params)
+    batches: Iterator[Any] = own_batches(engine, plan)
+    losses = [engine.step(next(batches))]
+    norms = gradient_norms(engine)
+    losses += [engine.step(batch) for batch in batches]
     return losses, norms, [not chunk.is_gathered for chunk in chunks]
 
 
@@ -91,9 +91,9 @@ def test_gradients_in_chunks_can_be_put_together(name: str, plan: MakePlan, rank
     def gradients(rank: int) -> list[Gradients]:
         from runtime.verify.gradients import watch_gradients
 
-        trainer = gemini_trainer(chosen)
-        found = watch_gradients(trainer)
-        trainer.step(next(own_batches(trainer, chosen)))
+        engine = gemini_engine(chosen)
+        found = watch_gradients(engine)
+        engine.step(next(own_batches(engine, chosen)))
         return found
 
     ((expected, *_),) = ranks(1, lambda rank: reference_gradients(chosen, ADAMW))
@@ -109,10 +109,8 @@ def test_the_smallest_model_is_divided_too(plan: MakePlan, ranks: Ranks) -> None
     chosen = plan(model={"num_layers": 1, "vocab_size": 8}, data_parallel=2, num_microbatches=2, **ZERO3)
 
     def is_divided(rank: int) -> bool:
-        trainer = gemini_trainer(chosen)
-        return not any(
-            chunk.keep_gathered for chunk in trainer.model.chunk_manager.get_chunks(trainer.model.fp16_params)
-        )
+        engine = gemini_engine(chosen)
+        return not any(chunk.keep_gathered for chunk in engine.model.chunk_manager.get_chunks(engine.model.fp16_params))
 
     assert ranks(2, is_divided) == [True, True]
 
@@ -131,16 +129,16 @@ def test_a_step_that_overflows_leaves_no_gradients_behind(plan: MakePlan, ranks:
     chosen = plan(**{**ZERO3, "precision": "fp16"}, data_parallel=2, num_microbatches=2)
 
     def trained_after_overflow(rank: int) -> tuple[list[float], list[bool]]:
-        trainer = gemini_trainer(chosen)
-        batch = next(own_batches(trainer, chosen))
-        scaler = trainer.optimizer.mix_precision_mixin.grad_scaler
+        engine = gemini_engine(chosen)
+        batch = next(own_batches(engine, chosen))
+        scaler = engine.optimizer.mix_precision_mixin.grad_scaler
         usual = scaler._scale.clone()
         scaler._scale.fill_(2.0**60)
-        losses, updated = [trainer.step(batch)], [has_updated(trainer.optimizer)]
+        losses, updated = [engine.step(batch)], [has_updated(engine.optimizer)]
         scaler._scale.copy_(usual)
         for _ in range(2):
-            losses.append(trainer.step(batch))
-            updated.append(has_updated(trainer.optimizer))
+            losses.append(engine.step(batch))
+            updated.append(has_updated(engine.optimizer))
         return losses, updated
 
     for (skipped, repeated, improved), updated in ranks(2, trained_after_overflow):
@@ -153,11 +151,11 @@ def test_no_logit_depends_on_a_later_token(plan: MakePlan, ranks: Ranks) -> None
     chosen = plan(data_parallel=2, **ZERO3)
 
     def earliest_change(rank: int) -> int:
-        trainer = gemini_trainer(chosen)
+        engine = gemini_engine(chosen)
         tokens = torch.arange(chosen.problem.seq_len).repeat(4, 1)
         changed = tokens.clone()
         changed[:, 9] = 200
-        before, after = (trainer.model(input_ids=t)["logits"].detach() for t in (tokens, changed))
+        before, after = (engine.model(input_ids=t)["logits"].detach() for t in (tokens, changed))
         return int((before != after).any(dim=2).any(dim=0).nonzero()[0])
 
     assert ranks(2, earliest_change) == [9, 9]
@@ -165,10 +163,10 @@ def test_no_logit_depends_on_a_later_token(plan: MakePlan, ranks: Ranks) -> None
 
 def test_only_an_optimizer_that_works_is_taken(plan: MakePlan, ranks: Ranks) -> None:
     def refused(rank: int) -> str:
-        from runtime.train.gemini import GeminiTrainer
+        from runtime.engines.gemini import GeminiEngine
 
         with pytest.raises(PlanError) as caught:
-            GeminiTrainer(plan(**ZERO3), "cpu", seed=SEED, learning_rate=0.1, optimizer=ADAMW)
+            GeminiEngine(plan(**ZERO3), "cpu", seed=SEED, learning_rate=0.1, optimizer=ADAMW)
         return render(caught.value.diagnostics[0])
 
     (message,) = ranks(1, refused)
@@ -176,7 +174,7 @@ def test_only_an_optimizer_that_works_is_taken(plan: MakePlan, ranks: Ranks) -> 
 
 
 def test_weights_drawn_late_are_the_same(plan: MakePlan) -> None:
-    from runtime.train.model import build_lazy_model, build_model
+    from runtime.states.model import build_lazy_model, build_model
 
     spec = plan().problem.model
     for dtype in (torch.float32, torch.bfloat16):

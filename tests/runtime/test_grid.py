@@ -52,10 +52,10 @@ TRAINED_TWICE = ("2d", "2.5d", "3d", "2d-pp2")
 EACH_WORLD = pytest.mark.parametrize("world", LAYOUTS, ids=lambda world: f"{world}-ranks")
 
 
-def make_trainer(plan: Plan, optimizer: type[torch.optim.Optimizer] = torch.optim.SGD) -> Any:
-    from runtime.grid.trainer import GridTrainer
+def make_engine(plan: Plan, optimizer: type[torch.optim.Optimizer] = torch.optim.SGD) -> Any:
+    from runtime.engines.grid import GridEngine
 
-    return GridTrainer(plan, "cpu", seed=SEED, learning_rate=LEARNING_RATES[optimizer], optimizer=optimizer)
+    return GridEngine(plan, "cpu", seed=SEED, learning_rate=LEARNING_RATES[optimizer], optimizer=optimizer)
 
 
 def reference_steps(plan: Plan, optimizer: type[torch.optim.Optimizer]) -> Steps:
@@ -68,13 +68,13 @@ def reference_steps(plan: Plan, optimizer: type[torch.optim.Optimizer]) -> Steps
 
 def differences(plan: Plan, optimizer: type[torch.optim.Optimizer], expected: Steps) -> list[str]:
     """What this rank computes other than ``expected``, in words; and the parameters that it has."""
-    trainer = make_trainer(plan, optimizer)
+    engine = make_engine(plan, optimizer)
     found = []
-    for number, (batch, (loss, gradients)) in enumerate(zip(own_batches(trainer, plan), expected, strict=True)):
-        own_loss = trainer._global_mean(trainer.accumulate_gradients(batch))
+    for number, (batch, (loss, gradients)) in enumerate(zip(own_batches(engine, plan), expected, strict=True)):
+        own_loss = engine._global_mean(engine.accumulate_gradients(batch))
         if own_loss != pytest.approx(loss, rel=1e-5):
             found.append(f"step {number}: loss {own_loss}, not {loss}")
-        own = trainer.full_gradients()
+        own = engine.full_gradients()
         missing = {name for name in gradients if name.startswith("transformer.h.")} - own.keys()
         if plan.layout.pipeline_parallel == 1 and (missing or gradients.keys() != own.keys()):
             found.append(f"step {number}: no gradient of {missing}")
@@ -83,8 +83,8 @@ def differences(plan: Plan, optimizer: type[torch.optim.Optimizer], expected: St
             error = float((gradient - whole).abs().max() / whole.abs().max())
             if not error <= GRADIENT_BOUNDS[optimizer]:
                 found.append(f"step {number}: gradient of {name} off by {error:.1e}")
-        trainer.optimizer.step()
-        trainer.optimizer.zero_grad()
+        engine.optimizer.step()
+        engine.optimizer.zero_grad()
     return found
 
 
@@ -128,12 +128,12 @@ def test_mixed_precision_equals_fp32_to_its_rounding(world: int, plan: MakePlan,
         for precision in ("bf16", "fp16"):
             for name, fields in MIXED[world].items():
                 chosen = plan(precision=precision, **fields)
-                trainer = make_trainer(chosen)
-                masters = trainer.optimizer.param_groups[0]["params"]
+                engine = make_engine(chosen)
+                masters = engine.optimizer.param_groups[0]["params"]
                 assert {one.dtype for one in masters} == {torch.float32}
-                assert {one.element_size() for one in trainer.model.parameters()} == {2}
-                steps = own_batches(trainer, chosen)
-                losses[f"{name} {precision}"] = [trainer.step(batch) for batch in steps]
+                assert {one.element_size() for one in engine.model.parameters()} == {2}
+                steps = own_batches(engine, chosen)
+                losses[f"{name} {precision}"] = [engine.step(batch) for batch in steps]
         return losses
 
     for losses in ranks(world, train):
@@ -144,17 +144,17 @@ def test_mixed_precision_equals_fp32_to_its_rounding(world: int, plan: MakePlan,
 
 def earliest_change(plan: Plan) -> int | None:
     """First position whose logits on this rank depend on the changed token; none without logits."""
-    trainer = make_trainer(plan)
+    engine = make_engine(plan)
     tokens = torch.arange(plan.problem.seq_len).repeat(plan.problem.global_batch, 1)
     changed = tokens.clone()
     changed[:, CHANGED] = 200
-    before, after = logits(trainer, tokens), logits(trainer, changed)
+    before, after = logits(engine, tokens), logits(engine, changed)
     if before is None or after is None:
         return None
     return int((before != after).any(dim=2).any(dim=0).nonzero()[0])
 
 
-def logits(trainer: Any, tokens: torch.Tensor) -> torch.Tensor | None:
+def logits(engine: Any, tokens: torch.Tensor) -> torch.Tensor | None:
     """This rank's part of the logits as training computes them; ``None`` before the last stage."""
     captured: list[torch.Tensor] = []
 
@@ -162,11 +162,11 @@ def logits(trainer: Any, tokens: torch.Tensor) -> torch.Tensor | None:
         captured.append(outputs["logits"].detach())
         return outputs["logits"].sum()
 
-    if trainer.schedule is None:
-        criterion(trainer.model(tokens[trainer.rows]))
+    if engine.schedule is None:
+        criterion(engine.model(tokens[engine.rows]))
     else:
-        batch = {"input_ids": tokens[trainer.rows]}
-        trainer.schedule.forward_backward_step(trainer.model, iter([batch]), criterion, trainer.optimizer)
+        batch = {"input_ids": tokens[engine.rows]}
+        engine.schedule.forward_backward_step(engine.model, iter([batch]), criterion, engine.optimizer)
     return torch.cat(captured) if captured else None
 
 
@@ -192,10 +192,10 @@ def test_dropout(world: int, plan: MakePlan, ranks: Ranks) -> None:
         for layers in (0, 2):
             model = {"dropout": 0.2, "num_layers": 2}
             chosen = plan(model=model, **fields, recompute_layers_per_stage=(layers,))
-            trainer = make_trainer(chosen)
-            kept = trainer.model.embed(next(own_batches(trainer, chosen))["input_ids"]).flatten()[:64] != 0
-            results.append([trainer.step(batch) for batch in own_batches(trainer, chosen)])
-        return kept.tolist(), results[0], results[1], spread_of_copies(trainer)
+            engine = make_engine(chosen)
+            kept = engine.model.embed(next(own_batches(engine, chosen))["input_ids"]).flatten()[:64] != 0
+            results.append([engine.step(batch) for batch in own_batches(engine, chosen)])
+        return kept.tolist(), results[0], results[1], spread_of_copies(engine)
 
     found = ranks(world, train)
     assert len({str(kept) for kept, *_ in found}) == world
@@ -204,29 +204,27 @@ def test_dropout(world: int, plan: MakePlan, ranks: Ranks) -> None:
         assert spread == 0.0
 
 
-def spread_of_copies(trainer: Any) -> float:
+def spread_of_copies(engine: Any) -> float:
     """The largest difference between the copies of any parameter."""
     from torch.distributed import ReduceOp, all_reduce
 
     from runtime.grid.weights import copy_axes
 
     spread = 0.0
-    for name, parameter in trainer.model.named_parameters():
+    for name, parameter in engine.model.named_parameters():
         highest, lowest = parameter.detach().clone(), parameter.detach().clone()
-        group = trainer.mesh.group(*copy_axes(name, trainer.mesh.grid))
+        group = engine.mesh.group(*copy_axes(name, engine.mesh.grid))
         all_reduce(highest, ReduceOp.MAX, group=group)
         all_reduce(lowest, ReduceOp.MIN, group=group)
         spread = max(spread, float((highest - lowest).max()))
     return spread
 
 
-@pytest.mark.parametrize(("fields", "trainer"), [(PAIR, "GridTrainer"), ({"tensor_parallel": 2}, "Trainer")])
-def test_the_tensor_mode_chooses_the_trainer(
-    fields: dict[str, Any], trainer: str, plan: MakePlan, ranks: Ranks
-) -> None:
+@pytest.mark.parametrize(("fields", "engine"), [(PAIR, "GridEngine"), ({"tensor_parallel": 2}, "HybridEngine")])
+def test_the_tensor_mode_chooses_the_engine(fields: dict[str, Any], engine: str, plan: MakePlan, ranks: Ranks) -> None:
     def chosen(rank: int) -> str:
-        from runtime.train import choice as trainers
+        from runtime.engines import choice
 
-        return type(trainers.make_trainer(plan(**fields), seed=SEED, learning_rate=0.1)).__name__
+        return type(choice.make_engine(plan(**fields), seed=SEED, learning_rate=0.1)).__name__
 
-    assert ranks(2, chosen) == [trainer] * 2
+    assert ranks(2, chosen) == [engine] * 2

@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional
 
 from planner.plans.plan import Plan
-from tests.runtime.test_grid import CUBE, PAIR, SQUARE, make_trainer
+from tests.runtime.test_grid import CUBE, PAIR, SQUARE, make_engine
 from tests.runtime.training import MakePlan, Ranks, own_batches
 
 pytestmark = pytest.mark.runtime
@@ -75,11 +75,11 @@ def test_2_5d_trains_as_many_models_as_its_depth_unless_gradients_are_summed(pla
         found = []
         for summed in (True, False):
             chosen = plan(model={"num_layers": 1}, **PAIR)
-            trainer = make_trainer(chosen)
+            engine = make_engine(chosen)
             if not summed:
-                trainer._copied = []
-            trainer.step(next(own_batches(trainer, chosen)))
-            weight = trainer.model.transformer.h["0"].mlp.c_fc.weight.detach()
+                engine._copied = []
+            engine.step(next(own_batches(engine, chosen)))
+            weight = engine.model.transformer.h["0"].mlp.c_fc.weight.detach()
             other = weight.clone()
             torch.distributed.all_reduce(other)
             found.append(float((other / 2 - weight).abs().max()))

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from tests.runtime.test_grid import CUBE, DEEP_SQUARE, SQUARE, make_trainer
+from tests.runtime.test_grid import CUBE, DEEP_SQUARE, SQUARE, make_engine
 from tests.runtime.training import SEED, MakePlan, Ranks
 
 pytestmark = pytest.mark.runtime
@@ -19,7 +19,7 @@ def test_parts_cover_every_parameter_once_for_each_copy(fields: dict[str, Any], 
     def uneven(rank: int) -> list[str]:
         from runtime.grid.mesh import grid_of
         from runtime.grid.weights import sharding_of
-        from runtime.train.model import build_model
+        from runtime.states.model import build_model
 
         grid, found = grid_of(plan(**fields).layout), []
         places = [dict(zip(grid.axes, place, strict=True)) for place in product(*map(range, grid.axes.values()))]
@@ -36,15 +36,15 @@ def test_parts_cover_every_parameter_once_for_each_copy(fields: dict[str, Any], 
 
 def test_ranks_hold_whole_heads_and_the_model_can_be_put_together(plan: MakePlan, ranks: Ranks) -> None:
     def held(rank: int) -> tuple[bool, bool]:
-        from runtime.train.model import build_model
+        from runtime.states.model import build_model
 
-        trainer = make_trainer(plan(**SQUARE))
+        engine = make_engine(plan(**SQUARE))
         whole = dict(build_model(plan().problem.model, SEED).named_parameters())
-        found = trainer.full_parameters()
+        found = engine.full_parameters()
         rows, heads, size = 32 // 2, 4 // 2, 32 // 4
-        part = trainer.model.transformer.h["0"].attn.c_attn.weight.view(rows, heads, 3, size)
+        part = engine.model.transformer.h["0"].attn.c_attn.weight.view(rows, heads, 3, size)
         weight = whole["transformer.h.0.attn.c_attn.weight"].view(2, rows, 3, 2, heads, size)
-        at = trainer.mesh.coordinates
+        at = engine.mesh.coordinates
         own_heads = weight[at["row"], :, :, at["col"]].transpose(1, 2)
         return torch.equal(part, own_heads), all(torch.equal(found[name], value) for name, value in whole.items())
 

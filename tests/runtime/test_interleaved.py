@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from planner.plans.plan import Plan
-from runtime.train.placement import held_layers
+from runtime.states.placement import held_layers
 from tests.runtime.training import (
     MakePlan,
     Ranks,
     differing,
     gathered_gradients,
-    make_trainer,
+    make_engine,
     reference,
     reference_gradients,
     train,
@@ -39,8 +39,8 @@ def test_a_stage_holds_the_layers_of_its_chunks(plan: MakePlan) -> None:
 
 
 def layers_with_storage(plan: Plan) -> set[int]:
-    trainer = make_trainer(plan)
-    held = [name for name, p in trainer.model.unwrap().named_parameters() if not p.is_meta]
+    engine = make_engine(plan)
+    held = [name for name, p in engine.model.unwrap().named_parameters() if not p.is_meta]
     return {int(name.split(".")[2]) for name in held if name.startswith("transformer.h.")}
 
 

@@ -74,17 +74,17 @@ class Held(TorchDispatchMode):
 
 def most_bytes(plan: Plan) -> int:
     """The most that a rank holds during one step's forward and backward, beyond what was there before."""
-    from runtime.train.booster import Trainer  # takes seconds to import
+    from runtime.engines.hybrid import HybridEngine  # takes seconds to import
 
-    trainer = Trainer(plan, "cpu", seed=SEED, learning_rate=1e-3)
+    engine = HybridEngine(plan, "cpu", seed=SEED, learning_rate=1e-3)
     share = plan.layout.micro_batch * plan.layout.num_microbatches
     tokens = torch.randint(0, 2048, (share, SEQ_LEN + 1))
     batch = {"input_ids": tokens[:, :-1].contiguous(), "labels": tokens[:, 1:].contiguous()}
     for _ in range(2):  # DDP lays out its buckets anew in the second
-        trainer.step(batch)
-    held = Held({parameter.untyped_storage()._cdata for parameter in trainer.model.parameters()})
+        engine.step(batch)
+    held = Held({parameter.untyped_storage()._cdata for parameter in engine.model.parameters()})
     with held:
-        trainer.accumulate_gradients(batch)
+        engine.accumulate_gradients(batch)
     return held.most
 
 

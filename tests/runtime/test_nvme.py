@@ -118,19 +118,19 @@ def trained(plan: Plan, folder: Path | None) -> tuple[list[float], int, int]:
     """Losses, bytes of moments in memory, and size of this rank's file of moments."""
     from torch.optim import AdamW
 
-    from runtime.train.choice import make_trainer
+    from runtime.engines.choice import make_engine
     from tests.runtime.training import LEARNING_RATES, SEED, own_batches
 
-    trainer = make_trainer(plan, seed=SEED, learning_rate=LEARNING_RATES[AdamW], nvme_folder=folder)
+    engine = make_engine(plan, seed=SEED, learning_rate=LEARNING_RATES[AdamW], nvme_folder=folder)
 
     def size() -> int:
         own = [] if folder is None else (folder / f"rank{os.environ['RANK']}").iterdir()
         return sum(path.stat().st_size for path in own)
 
     before = size()
-    losses = [trainer.step(batch) for batch in own_batches(trainer, plan)]
+    losses = [engine.step(batch) for batch in own_batches(engine, plan)]
     assert size() == before  # what was reserved is enough
-    states = trainer.optimizer.optim.state.values()
+    states = engine.optimizer.optim.state.values()
     return losses, sum(state["exp_avg"].untyped_storage().nbytes() for state in states), before
 
 
@@ -181,7 +181,7 @@ def test_what_was_read_is_there_after_waiting(ranks: Any, tmp_path: Path) -> Non
         import torch
         from tensornvme import DiskOffloader
 
-        from runtime.train.nvme import MomentFile
+        from runtime.states.nvme import MomentFile
 
         def wait_once(offloader: Any) -> int:
             moment, done = torch.arange(1000.0), []

@@ -11,7 +11,7 @@ from tests.runtime.training import (
     Ranks,
     differing,
     gathered_gradients,
-    make_trainer,
+    make_engine,
     own_batches,
     reference_gradients,
     train,
@@ -36,10 +36,10 @@ LAYOUTS: dict[str, dict[str, Any]] = {
 
 def forward_calls(plan: Plan) -> dict[int, int]:
     """How often each layer of this rank runs forward in one step."""
-    from runtime.train.placement import held_layers
+    from runtime.states.placement import held_layers
 
-    trainer = make_trainer(plan)
-    calls = dict.fromkeys(held_layers(plan.layout, trainer.position.stage), 0)
+    engine = make_engine(plan)
+    calls = dict.fromkeys(held_layers(plan.layout, engine.position.stage), 0)
 
     def count(layer: int) -> Any:
         def hook(module: torch.nn.Module, inputs: Any) -> None:
@@ -49,8 +49,8 @@ def forward_calls(plan: Plan) -> dict[int, int]:
 
     for layer in calls:
         # Attention comes early in a layer, where recomputing has to pass even if it may stop before the end.
-        trainer.model.unwrap().transformer.h[layer].ln_1.register_forward_pre_hook(count(layer))
-    trainer.step(next(own_batches(trainer, plan)))
+        engine.model.unwrap().transformer.h[layer].ln_1.register_forward_pre_hook(count(layer))
+    engine.step(next(own_batches(engine, plan)))
     return calls
 
 

@@ -11,7 +11,7 @@ from tests.runtime.training import (
     Ranks,
     differing,
     gathered_gradients,
-    make_trainer,
+    make_engine,
     own_batches,
     reference_gradients,
 )
@@ -67,9 +67,9 @@ def test_the_check_sees_what_the_library_leaves_wrong(name: str, plan: MakePlan,
 
 def first_update(plan: Plan) -> dict[str, list[float]]:
     """The row-parallel biases after one step of gradient descent from zero: their gradients, scaled."""
-    trainer = make_trainer(plan)
-    trainer.step(next(own_batches(trainer, plan)))
-    parameters = trainer.model.unwrap().named_parameters()
+    engine = make_engine(plan)
+    engine.step(next(own_batches(engine, plan)))
+    parameters = engine.model.unwrap().named_parameters()
     return {name: (-2 * p.float()).tolist() for name, p in parameters if name.endswith("c_proj.bias")}
 
 
@@ -87,9 +87,9 @@ def test_biases_move_by_their_gradient_under_zero(name: str, plan: MakePlan, ran
 
 def gathered_inputs(plan: Plan) -> int:
     """How many nodes of the graph of one micro batch hold an input that was gathered over the sequence."""
-    trainer = make_trainer(plan)
-    batch = trainer.micro_batch(next(own_batches(trainer, plan)), 0)
-    found, open_nodes = set(), [trainer.model(**batch)["loss"].grad_fn]
+    engine = make_engine(plan)
+    batch = engine.micro_batch(next(own_batches(engine, plan)), 0)
+    found, open_nodes = set(), [engine.model(**batch)["loss"].grad_fn]
     while open_nodes:
         node = open_nodes.pop()
         if node is not None and node not in found:
@@ -110,10 +110,10 @@ def test_dropout_keeps_replicas_equal(name: str, plan: MakePlan, ranks: Ranks) -
     chosen = plan(model={"dropout": 0.2}, **SPLIT, **LAYOUTS[name])
 
     def replicated(rank: int) -> dict[str, list[float]]:
-        trainer = make_trainer(chosen)
-        for batch in own_batches(trainer, chosen):
-            trainer.step(batch)
-        parameters = trainer.model.unwrap().named_parameters()
+        engine = make_engine(chosen)
+        for batch in own_batches(engine, chosen):
+            engine.step(batch)
+        parameters = engine.model.unwrap().named_parameters()
         return {n: p.tolist() for n, p in parameters if "ln_" in n or "wpe" in n or n.endswith("c_proj.bias")}
 
     first, second = ranks(2, replicated)

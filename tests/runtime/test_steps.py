@@ -3,7 +3,7 @@
 import pytest
 
 from runtime.train.steps import Step, has_updated, median_step_s
-from tests.runtime.training import MakePlan, Ranks, make_trainer, own_batches
+from tests.runtime.training import MakePlan, Ranks, make_engine, own_batches
 
 pytestmark = pytest.mark.runtime
 TOO_LARGE = 2.0**40
@@ -23,17 +23,17 @@ def test_an_overflow_in_fp16_is_a_step_without_update(fields: dict[str, int], pl
     chosen = plan(precision="fp16", **fields)
 
     def updates(rank: int) -> list[tuple[bool, bool]]:
-        trainer = make_trainer(chosen)
-        mixin = getattr(trainer.optimizer, "mixed_precision", None) or trainer.optimizer.mixed_precision_mixin
+        engine = make_engine(chosen)
+        mixin = getattr(engine.optimizer, "mixed_precision", None) or engine.optimizer.mixed_precision_mixin
         found = []
-        for number, batch in enumerate(own_batches(trainer, chosen)):
+        for number, batch in enumerate(own_batches(engine, chosen)):
             scale = mixin.grad_scaler.scale
             if number == 0:
                 scale.fill_(TOO_LARGE)
-            before = [weight.detach().clone() for weight in trainer.model.parameters()]
-            trainer.step(batch)
-            moved = any(not old.equal(new) for old, new in zip(before, trainer.model.parameters(), strict=True))
-            found.append((has_updated(trainer.optimizer), moved))
+            before = [weight.detach().clone() for weight in engine.model.parameters()]
+            engine.step(batch)
+            moved = any(not old.equal(new) for old, new in zip(before, engine.model.parameters(), strict=True))
+            found.append((has_updated(engine.optimizer), moved))
             scale.fill_(2.0**8)
         return found
 
@@ -46,9 +46,9 @@ def test_other_precisions_always_update(plan: MakePlan, ranks: Ranks) -> None:
         found = []
         for precision in ("bf16", "fp32"):
             chosen = plan(precision=precision)
-            trainer = make_trainer(chosen)
-            trainer.step(next(own_batches(trainer, chosen)))
-            found.append(has_updated(trainer.optimizer))
+            engine = make_engine(chosen)
+            engine.step(next(own_batches(engine, chosen)))
+            found.append(has_updated(engine.optimizer))
         return found
 
     assert ranks(1, updates) == [[True, True]]

@@ -8,7 +8,7 @@ import pytest
 from planner.diagnostics import ExitCode, PlanError
 from planner.layouts.layout import Offload
 from planner.plans.plan import Plan
-from runtime.train.support import check_supported
+from runtime.engines.support import check_supported
 
 HARDWARE = {"device": "cuda"}
 

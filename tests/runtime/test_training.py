@@ -93,7 +93,7 @@ def test_optimizer_states_can_stay_on_the_host(plan: MakePlan, ranks: Ranks) -> 
 
 
 def test_weights_do_not_depend_on_the_stage_that_holds_them(plan: MakePlan) -> None:
-    from runtime.train.model import build_model
+    from runtime.states.model import build_model
 
     spec = plan().problem.model
     whole = dict(build_model(spec, SEED).named_parameters())
@@ -115,10 +115,10 @@ def test_dropout_keeps_tensor_parallel_replicas_equal(fields: dict[str, Any], pl
 
 def replicated_parameters(plan: Plan) -> dict[str, Any]:
     """Parameters of which every tensor-parallel rank has the whole, after a few steps."""
-    from runtime.train.booster import Trainer
+    from runtime.engines.hybrid import HybridEngine
 
-    trainer = Trainer(plan, "cpu", seed=SEED, learning_rate=0.1, optimizer=torch.optim.SGD)
+    engine = HybridEngine(plan, "cpu", seed=SEED, learning_rate=0.1, optimizer=torch.optim.SGD)
     for batch in batches(plan):
-        trainer.step(batch)
-    parameters = trainer.model.unwrap().named_parameters()
+        engine.step(batch)
+    parameters = engine.model.unwrap().named_parameters()
     return {name: p.tolist() for name, p in parameters if "ln_" in name or "wpe" in name}

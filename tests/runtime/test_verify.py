@@ -71,12 +71,12 @@ def test_an_update_that_is_a_tenth_too_small_is_found(plan: MakePlan, ranks: Ran
     def verify(rank: int) -> Verification | None:
         from runtime.verify import steps as verifying
 
-        right = vars(verifying)["make_trainer"]
+        right = vars(verifying)["make_engine"]
 
         def wrong(plan: Plan, *, learning_rate: float, **more: Any) -> Any:
             return right(plan, learning_rate=0.9 * learning_rate, **more)
 
-        vars(verifying)["make_trainer"] = wrong
+        vars(verifying)["make_engine"] = wrong
         return verifying.verify(plan=chosen, steps=3, seed=7)
 
     found = ranks(2, verify)[0]

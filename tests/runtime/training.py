@@ -31,29 +31,29 @@ def batches(plan: Plan) -> list[Batch]:
     return [{"input_ids": step[:, :-1].contiguous(), "labels": step[:, 1:].contiguous()} for step in tokens]
 
 
-def make_trainer(plan: Plan, optimizer: type[torch.optim.Optimizer] = torch.optim.SGD) -> Any:
-    """The trainer of this rank, on the CPU."""
-    from runtime.train.booster import Trainer
+def make_engine(plan: Plan, optimizer: type[torch.optim.Optimizer] = torch.optim.SGD) -> Any:
+    """The engine of this rank, on the CPU."""
+    from runtime.engines.hybrid import HybridEngine
 
-    return Trainer(plan, "cpu", seed=SEED, learning_rate=LEARNING_RATES[optimizer], optimizer=optimizer)
+    return HybridEngine(plan, "cpu", seed=SEED, learning_rate=LEARNING_RATES[optimizer], optimizer=optimizer)
 
 
-def own_batches(trainer: Any, plan: Plan) -> Iterator[Batch]:
+def own_batches(engine: Any, plan: Plan) -> Iterator[Batch]:
     """This rank's rows of every global batch."""
-    return ({name: t[trainer.rows] for name, t in batch.items()} for batch in batches(plan))
+    return ({name: t[engine.rows] for name, t in batch.items()} for batch in batches(plan))
 
 
 def train(plan: Plan, optimizer: type[torch.optim.Optimizer] = torch.optim.SGD) -> list[float]:
     """The losses of this rank over a few steps."""
-    trainer = make_trainer(plan, optimizer)
-    return [trainer.step(batch) for batch in own_batches(trainer, plan)]
+    engine = make_engine(plan, optimizer)
+    return [engine.step(batch) for batch in own_batches(engine, plan)]
 
 
 def plain_steps(
     plan: Plan, optimizer: type[torch.optim.Optimizer], learning_rate: float | None = None
 ) -> Iterator[tuple[float, torch.nn.Module]]:
     """Loss and model of each step of plain PyTorch in fp32, before its update."""
-    from runtime.train.model import build_model
+    from runtime.states.model import build_model
 
     model = build_model(plan.problem.model, SEED)
     plain = optimizer(model.parameters(), lr=learning_rate or LEARNING_RATES[optimizer])  # type: ignore[call-arg]
@@ -81,15 +81,15 @@ def reference_gradients(plan: Plan, optimizer: type[torch.optim.Optimizer] = tor
     ]
 
 
-def gathered_gradients(plan: Plan, prepare: Callable[[Any], None] = lambda trainer: None) -> list[Gradients]:
+def gathered_gradients(plan: Plan, prepare: Callable[[Any], None] = lambda engine: None) -> list[Gradients]:
     """The gradients of each step on this rank, those that tensor parallelism splits put together."""
     from runtime.verify.gradients import watch_gradients
 
-    trainer = make_trainer(plan)
-    prepare(trainer)
-    found = watch_gradients(trainer)
-    for batch in own_batches(trainer, plan):
-        trainer.step(batch)
+    engine = make_engine(plan)
+    prepare(engine)
+    found = watch_gradients(engine)
+    for batch in own_batches(engine, plan):
+        engine.step(batch)
     return found
 
 

@@ -5,7 +5,9 @@ from collections.abc import Sequence
 import msgspec
 import numpy as np
 
-from planner.cost_model.memory import PHASES, host_bytes_per_rank, nvme_bytes_per_rank, reserve_bytes, stage_memory
+from planner.cost_model.host import host_bytes_per_rank, nvme_bytes_per_rank
+from planner.cost_model.memory import PHASES, stage_memory
+from planner.cost_model.reserve import reserve_bytes
 from planner.cost_model.terms import total
 from planner.diagnostics import Diagnostic
 from planner.layouts.layout import Layout, LayoutColumns

@@ -47,7 +47,7 @@ def test_offload_seconds_by_hand() -> None:
 
 def test_offload_seconds_copy_no_faster_than_the_stack() -> None:
     offloaded = stages(data_parallel=2, zero_stage=1, offload=Offload(optimizer=1.0, tier="cpu"))
-    slow_copies = problem(num_devices=2, stack={"offload_copy_bytes_per_s": 1e8})
+    slow_copies = problem(num_devices=2, stack={"offload_copy_bandwidth_bytes_per_s": 1e8})
     assert offload_seconds(slow_copies, offloaded).tolist() == pytest.approx([7664 * 8 / 1e8 + 2 * 7664 * 40 / 4e9])
 
 
@@ -69,7 +69,7 @@ def test_sharded_copy_seconds_of_offloaded_weights() -> None:
     seconds = sharded_copy_seconds(problem(num_devices=2), both)
     # Half of the weights: out once, in once more for backward.
     assert seconds.tolist() == pytest.approx([7664 * (6 + 0.5 * 2 * 2) / 5e8])
-    slow = problem(num_devices=2, stack={"sharded": {"copy_bytes_per_s": 1e8}})
+    slow = problem(num_devices=2, stack={"sharded": {"copy_bandwidth_bytes_per_s": 1e8}})
     assert sharded_copy_seconds(slow, both).tolist() == pytest.approx([7664 * 8 / 1e8])
 
 
@@ -98,7 +98,7 @@ def test_offload_seconds_of_zero_3_copy_pieces_and_update_with_its_own_optimizer
 
 def test_offload_seconds_update_no_faster_than_one_process() -> None:
     offloaded = stages(data_parallel=2, zero_stage=1, offload=Offload(optimizer=1.0, tier="cpu"))
-    asked = problem(num_devices=2, stack={"traffic": {"host_bytes_per_s": 1e9}})
+    asked = problem(num_devices=2, stack={"traffic": {"host_bandwidth_bytes_per_s": 1e9}})
     assert offload_seconds(asked, offloaded).tolist() == pytest.approx([7664 * 8 / 5e8 + 7664 * 40 / 1e9])
 
 
@@ -152,7 +152,7 @@ def test_optimizer_seconds_of_zero_move_the_gradients_of_the_whole_stage() -> No
 
 def test_offload_seconds_copy_back_at_a_rate_of_their_own() -> None:
     offloaded = stages(data_parallel=2, zero_stage=1, offload=Offload(optimizer=1.0, tier="cpu"))
-    stack = {"offload_copy_bytes_per_s": 1e8, "offload_return_bytes_per_s": 2e8}
+    stack = {"offload_copy_bandwidth_bytes_per_s": 1e8, "offload_return_bandwidth_bytes_per_s": 2e8}
     copies = 7664 * 4 / 1e8 + 7664 * 4 / 2e8
     seconds = offload_seconds(problem(num_devices=2, stack=stack), offloaded)
     assert seconds.tolist() == pytest.approx([copies + 2 * 7664 * 40 / 4e9])

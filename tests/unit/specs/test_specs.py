@@ -7,8 +7,10 @@ from typing import Any
 import msgspec
 import pytest
 
+from docs.specs_page import documented, tables
 from planner.diagnostics import PlanError
 from planner.specs import HardwareSpec, ModelSpec, StackSpec
+from planner.specs.base import Spec
 from planner.specs.files import FOLDERS, builtin_names, load_spec, specs_root
 
 GPT3_SIZES = ("125m", "350m", "760m", "1.3b", "2.7b", "6.7b", "13b", "175b")
@@ -246,3 +248,16 @@ def test_unknown_name_suggests_the_nearest() -> None:
     with pytest.raises(PlanError) as raised:
         load_spec("gpt3-175", ModelSpec)
     assert raised.value.diagnostics[0].hint.startswith("did you mean `gpt3-175b`?")
+
+
+def structs(kind: type[Spec]) -> Iterator[type[Spec]]:
+    yield kind
+    for table, _ in tables(kind):
+        yield from structs(table)
+
+
+@pytest.mark.parametrize("kind", [struct for kind in FOLDERS for struct in structs(kind)])
+def test_every_field_is_documented(kind: type[Spec]) -> None:
+    texts = documented(kind)
+    assert list(texts) == [field.name for field in msgspec.structs.fields(kind)]
+    assert all(text.endswith(".") for text, _ in texts.values())

@@ -18,6 +18,7 @@ from planner.specs.units import (
     format_rate,
     format_seconds,
     parse_quantity,
+    quantity_text,
 )
 
 
@@ -120,3 +121,14 @@ def test_a_gap_is_rounded_up(share: float, expected: str) -> None:
 )
 def test_rate_has_three_digits(value: float, unit: str, expected: str) -> None:
     assert format_rate(value, unit) == expected
+
+
+@pytest.mark.parametrize("text", ["80 GiB", "24 MiB", "7 B", "2 us", "1500 us", "450 GB/s", "989 TFLOP/s", "3 B/s"])
+def test_a_quantity_is_written_as_it_is_read(text: str) -> None:
+    kind = next(kind for kind, scales in UNIT_SCALES.items() if text.split()[1] in scales)
+    assert quantity_text(parse_quantity(text, kind)) == text
+
+
+def test_what_is_no_quantity_is_not_written() -> None:
+    with pytest.raises(TypeError, match="complex has no form in a spec file"):
+        quantity_text(1j)

@@ -1,13 +1,20 @@
 """From rows to problems and layouts: every dialect, what is filled in, and why rows are left out."""
 
+import tomllib
+from pathlib import Path
+
 import pytest
 
 from planner.diagnostics import PlanError
+from planner.specs import StackSpec
+from planner.specs.files import builtin_names
 from planner.specs.units import MIB
 from planner.validation import published, recorded, seed
-from planner.validation.cases import Assumptions, SkippedRow
-from planner.validation.shapes import head_count, stage_layers
+from planner.validation.cases import Assumptions, SkippedRow, head_count, stage_layers
+from planner.validation.facts import facts_of
 from tests.unit.validation.validation_rows import PUBLISHED, RECORDED, SEED, row
+
+FACTS = Path(published.__file__).with_name("facts.toml")
 
 
 def test_a_published_row() -> None:
@@ -305,3 +312,17 @@ def test_layers_of_stages(layers: int, stages: int, middle: bool, expected: tupl
 @pytest.mark.parametrize(("hidden", "tensor", "heads"), [(12288, 8, 96), (14400, 8, 120), (768, 1, 6), (2048, 4, 16)])
 def test_heads_that_are_not_stated(hidden: int, tensor: int, heads: int) -> None:
     assert head_count(hidden, tensor) == heads
+
+
+@pytest.mark.parametrize("name", tomllib.loads(FACTS.read_text(encoding="utf-8")))
+def test_every_set_of_facts_reads_and_names_stacks_that_exist(name: str) -> None:
+    facts = facts_of(name)
+    assert {facts.stack, facts.bf16_stack, facts.zero3_stack} <= {None, *builtin_names(StackSpec)}
+    assert facts.why.keys() <= set(facts.__struct_fields__)
+
+
+def test_a_set_like_another_has_its_facts_and_reasons_where_it_states_none() -> None:
+    base, like = facts_of("vTrain"), facts_of("vTrain-single")
+    assert (like.stack, like.vocab, like.recompute) == (base.stack, base.vocab, "none")
+    assert like.why == base.why | {"recompute": like.why["recompute"]}
+    assert facts_of("a set of nobody") == facts_of("any-set")

@@ -112,4 +112,4 @@ def test_blanks_are_none() -> None:
 def test_dialects_do_not_share_a_header() -> None:
     for dialect in DIALECTS:
         others = [other for other in DIALECTS if other is not dialect]
-        assert all(not dialect.required <= other.columns for other in others)
+        assert all(not dialect.required <= {*other.columns} for other in others)

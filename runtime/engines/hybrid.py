@@ -10,17 +10,17 @@ from torch.optim import AdamW, Optimizer
 from transformers import GPT2LMHeadModel
 
 from planner.plans.plan import Plan
-from runtime.patches.adapter import Device
+from runtime.engines.engine import Batch, Engine
+from runtime.engines.plugins import hybrid_plugin
+from runtime.patches.host_accelerator import Device
 from runtime.patches.policy import ReplicatedDropout
 from runtime.recompute import recompute_blocks
-from runtime.train.model import ATTENTION, DTYPES, build_model
-from runtime.train.optimizers import fuse_adamw
-from runtime.train.placement import held_layers, recomputed_layers
-from runtime.train.plugins import hybrid_plugin
-from runtime.train.trainer import Batch, PlanTrainer
+from runtime.states.model import ATTENTION, DTYPES, build_model
+from runtime.states.optimizers import fuse_adamw
+from runtime.states.placement import held_layers, recomputed_layers
 
 
-class Trainer(PlanTrainer):
+class HybridEngine(Engine):
     """A boosted model and its optimizer on this rank."""
 
     def __init__(

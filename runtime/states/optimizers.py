@@ -31,16 +31,16 @@ def host_adam(parameters: Iterable[nn.Parameter], *, lr: float, nvme_folder: Pat
     """Colossal-AI's AdamW, which updates parameters where they are and can keep moments in ``nvme_folder``.
 
     With a folder, the moments of all parameters in host memory are in a file of this rank there,
-    read and written back in every step; :func:`runtime.train.nvme.reserve_moments` has to follow.
+    read and written back in every step; :func:`runtime.states.nvme.reserve_moments` has to follow.
     """
     from colossalai.nn.optimizer import HybridAdam
 
-    from runtime.patches.kernels import provide_cpu_adam
+    from runtime.patches.host_adam import provide_cpu_adam
 
     provide_cpu_adam()
     adam: Optimizer = HybridAdam(parameters, lr=lr, weight_decay=WEIGHT_DECAY, adamw_mode=True)
     if nvme_folder is not None:
-        from runtime.train.nvme import keep_moments_in
+        from runtime.states.nvme import keep_moments_in
 
         keep_moments_in(nvme_folder, adam)
     return adam

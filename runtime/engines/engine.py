@@ -9,15 +9,15 @@ from colossalai.booster import Booster
 from torch import Tensor
 
 from planner.plans.plan import Plan
-from runtime.patches.adapter import Device
-from runtime.train.placement import Position
-from runtime.train.support import check_supported
+from runtime.engines.support import check_supported
+from runtime.patches.host_accelerator import Device
+from runtime.states.placement import Position
 
 Batch = dict[str, Tensor]
 """``input_ids`` and ``labels`` of the sequences of one data-parallel rank, one row each."""
 
 
-class PlanTrainer(ABC):
+class Engine(ABC):
     """A model and its optimizer on this rank, divided as a plan says."""
 
     model: Any

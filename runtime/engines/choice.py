@@ -1,4 +1,4 @@
-"""Which trainer executes a plan."""
+"""Which engine executes a plan."""
 
 from functools import partial
 from pathlib import Path
@@ -10,22 +10,22 @@ from planner.diagnostics import usage_error
 from planner.launch.workers import NVME_FOLDER
 from planner.layouts.layout import SHARDS_WEIGHTS
 from planner.plans.plan import Plan
-from runtime.train.booster import Trainer
-from runtime.train.gemini import GeminiTrainer
-from runtime.train.optimizers import host_adam
-from runtime.train.support import GRID_MODES
-from runtime.train.trainer import PlanTrainer
+from runtime.engines.engine import Engine
+from runtime.engines.gemini import GeminiEngine
+from runtime.engines.hybrid import HybridEngine
+from runtime.engines.support import GRID_MODES
+from runtime.states.optimizers import host_adam
 
 
-def make_trainer(
+def make_engine(
     plan: Plan,
     *,
     seed: int,
     learning_rate: float,
     nvme_folder: Path | None = None,
     optimizer: type[Optimizer] | None = None,
-) -> PlanTrainer:
-    """The trainer of this rank on the device of the plan.
+) -> Engine:
+    """The engine of this rank on the device of the plan.
 
     ``nvme_folder`` is where the moments of the optimizer go if the plan offloads them to NVMe.
     ``optimizer`` replaces AdamW; what offloads or has chunks takes no other.
@@ -36,10 +36,10 @@ def make_trainer(
     device = plan.problem.hardware.device
     chosen: dict[str, Any] = {} if optimizer is None else {"optimizer": optimizer}
     if plan.layout.tensor_mode in GRID_MODES:
-        from runtime.grid.trainer import GridTrainer  # the legacy package takes a second to import
+        from runtime.engines.grid import GridEngine  # the legacy package takes a second to import
 
-        return GridTrainer(plan, device, seed=seed, learning_rate=learning_rate, **chosen)
-    kind = GeminiTrainer if plan.layout.zero_stage == SHARDS_WEIGHTS else Trainer
+        return GridEngine(plan, device, seed=seed, learning_rate=learning_rate, **chosen)
+    kind = GeminiEngine if plan.layout.zero_stage == SHARDS_WEIGHTS else HybridEngine
     if plan.layout.offload.tier != "nvme":
         return kind(plan, device, seed=seed, learning_rate=learning_rate, **chosen)
     if nvme_folder is None:
@@ -49,9 +49,9 @@ def make_trainer(
             rule="RUN005",
             hint="start the workers with `gptplan run --nvme-path FOLDER`",
         )
-    from runtime.train.nvme import reserve_moments  # here, because it needs tensornvme
+    from runtime.states.nvme import reserve_moments  # here, because it needs tensornvme
 
     in_folder = partial(host_adam, nvme_folder=nvme_folder)
-    trainer = kind(plan, device, seed=seed, learning_rate=learning_rate, optimizer=in_folder)
-    reserve_moments(trainer.optimizer)
-    return trainer
+    engine = kind(plan, device, seed=seed, learning_rate=learning_rate, optimizer=in_folder)
+    reserve_moments(engine.optimizer)
+    return engine

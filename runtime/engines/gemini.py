@@ -11,21 +11,21 @@ from torch.optim import Optimizer
 
 from planner.diagnostics import Diagnostic, ExitCode, PlanError
 from planner.plans.plan import Plan
-from runtime.patches.adapter import Device
+from runtime.engines.engine import Batch, Engine
+from runtime.engines.plugins import gemini_plugin
 from runtime.patches.gemini_shares import count_chunks_once
+from runtime.patches.host_accelerator import Device
 from runtime.patches.policy import mean_loss
 from runtime.recompute import recompute_blocks
-from runtime.train.model import DTYPES, build_lazy_model
-from runtime.train.optimizers import host_adam
-from runtime.train.placement import recomputed_layers
-from runtime.train.plugins import gemini_plugin
-from runtime.train.trainer import Batch, PlanTrainer
+from runtime.states.model import DTYPES, build_lazy_model
+from runtime.states.optimizers import host_adam
+from runtime.states.placement import recomputed_layers
 
 ACCEPTED_OPTIMIZERS = (FusedAdam, CPUAdam, HybridAdam)
 """What Colossal-AI's GeminiOptimizer asserts its optimizer to be, exactly."""
 
 
-class GeminiTrainer(PlanTrainer):
+class GeminiEngine(Engine):
     """A model in chunks that the ranks share, and its optimizer."""
 
     def __init__(

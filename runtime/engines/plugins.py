@@ -7,7 +7,7 @@ from colossalai.booster.plugin import GeminiPlugin, HybridParallelPlugin
 from planner.layouts.layout import Layout
 from planner.plans.plan import Plan
 from planner.specs import ModelSpec
-from runtime.patches.adapter import Device
+from runtime.patches.host_accelerator import Device
 from runtime.patches.policy import ShardPolicy
 
 LARGEST_LEAST_CHUNK_M = 32.0

@@ -12,14 +12,14 @@ from torch.optim import AdamW, Optimizer
 from planner.layouts.layout import columns_of
 from planner.layouts.stages import padded_vocab
 from planner.plans.plan import Plan
+from runtime.engines.engine import Batch, Engine
 from runtime.grid.blocks import GridGPT
 from runtime.grid.mesh import Axes, Mesh
 from runtime.grid.weights import Shards, all_copy_axes, copy_axes
-from runtime.patches.adapter import Device
-from runtime.train.model import DTYPES, initial_parameters
-from runtime.train.optimizers import fuse_adamw
-from runtime.train.placement import held_layers, recomputed_layers
-from runtime.train.trainer import Batch, PlanTrainer
+from runtime.patches.host_accelerator import Device
+from runtime.states.model import DTYPES, initial_parameters
+from runtime.states.optimizers import fuse_adamw
+from runtime.states.placement import held_layers, recomputed_layers
 
 _WHOLE_ELEMENTS = 2**20
 """Gradients of at least so many elements are reduced alone, smaller ones together."""
@@ -27,7 +27,7 @@ _WHOLE_ELEMENTS = 2**20
 _TIED = {"lm_head.weight": "transformer.wte.weight"}
 
 
-class GridTrainer(PlanTrainer):
+class GridEngine(Engine):
     """This rank's part of a GPT-2 on a grid, and its optimizer."""
 
     def __init__(

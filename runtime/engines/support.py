@@ -10,7 +10,7 @@ from planner.specs import StackSpec, TensorMode
 from planner.specs.files import load_spec
 
 GRID_MODES: tuple[TensorMode, ...] = ("2d", "2.5d", "3d")
-"""Tensor modes that :mod:`runtime.grid` trains; the others are the booster's."""
+"""Tensor modes that :mod:`runtime.engines.grid` trains; the others are those of the plugins."""
 
 
 def check_supported(plan: Plan) -> None:

@@ -1,0 +1,170 @@
+"""Writes docs/specs.md from the structs of planner/specs: ``python -m docs.specs_page``."""
+
+import ast
+import inspect
+import re
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+from msgspec import UNSET
+from msgspec import inspect as types
+
+from planner.specs import HardwareSpec, ModelSpec, StackSpec
+from planner.specs.base import Spec
+from planner.specs.units import EXAMPLES, UNIT_SCALES, quantity_text
+
+PAGE = Path(__file__).with_name("specs.md")
+
+_HEAD = """\
+# Specs
+
+What a model, a card and a training stack are made of: every key of the files in `specs/`, and of your own. A table in
+a file, such as `[traffic]`, is a section here. A key without a default has to be there. Sizes, times and rates are
+text with a unit; a plan holds them as numbers in bytes, seconds, bytes/s and FLOP/s.
+
+{units}
+
+This page is written by `make docs` from the structs in `planner/specs/`; do not edit it.
+"""
+_WORDS = {"IntType": "whole number", "FloatType": "number", "StrType": "text", "BoolType": "true or false"}
+
+
+class Leaf(NamedTuple):
+    """One key of a spec file."""
+
+    key: str
+    kind: str
+    """What may stand there, with its unit and range."""
+    default: str
+    meaning: str
+    group: str
+    """The comment over it and its neighbours in the struct."""
+
+
+def specs_page() -> str:
+    """The whole page."""
+    units = "\n".join(f"- `{EXAMPLES[kind]}`: {', '.join(scales)}" for kind, scales in UNIT_SCALES.items())
+    kinds: dict[str, type[Spec]] = {"A model": ModelSpec, "Hardware": HardwareSpec, "A training stack": StackSpec}
+    return "\n".join([_HEAD.format(units=units), *(_section(kind, f"## {title}") for title, kind in kinds.items())])
+
+
+def _section(struct: type[Spec], title: str, path: str = "") -> str:
+    lines, group = [title, "", _text(inspect.getdoc(struct) or "")], None
+    for leaf in leaves(struct):
+        if leaf.group != group:
+            group = leaf.group
+            lines += ["", f"**{group}**"] if group else []
+            lines += ["", "| key | value | default | meaning |", "|---|---|---|---|"]
+        lines.append(f"| `{leaf.key}` | {leaf.kind} | {leaf.default} | {leaf.meaning} |")
+    sections = [_section(table, f"### {_titles(path, keys)}", f"{path}{keys[0]}.") for table, keys in tables(struct)]
+    return "\n".join([*lines, "", *sections])
+
+
+def _titles(path: str, keys: list[str]) -> str:
+    return ", ".join(f"`[{path}{key}]`" for key in keys)
+
+
+def tables(struct: type[Spec]) -> list[tuple[type[Spec], list[str]]]:
+    """The keys of a struct that are tables of their own, by their kind."""
+    found: dict[type[Spec], list[str]] = {}
+    for field in _info(struct).fields:
+        table = _table(field.type)
+        if table is not None:
+            found.setdefault(table, []).append(field.encode_name + ".KIND" * isinstance(field.type, types.DictType))
+    return list(found.items())
+
+
+def leaves(struct: type[Spec]) -> list[Leaf]:
+    """Every key of a struct in its order; a key that is a table is one as well."""
+    texts = documented(struct)
+    return [
+        Leaf(field.encode_name, _kind(field.type), _default(field), *texts[field.name])
+        for field in _info(struct).fields
+    ]
+
+
+def documented(struct: type[Spec]) -> dict[str, tuple[str, str]]:
+    """Attribute to the docstring under it and the comment that heads its group.
+
+    Raises:
+        KeyError: a field of the struct has no docstring.
+    """
+    source = textwrap.dedent(inspect.getsource(struct))
+    lines, (definition,) = source.splitlines(), ast.parse(source).body
+    assert isinstance(definition, ast.ClassDef)
+    found, group = {}, ""
+    for field, text in zip(definition.body, definition.body[1:], strict=False):
+        if not isinstance(field, ast.AnnAssign) or not isinstance(field.target, ast.Name):
+            continue
+        above = lines[field.lineno - 2].strip()
+        group = above.removeprefix("# ") if above.startswith("# ") else group if above else ""
+        if isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
+            found[field.target.id] = (_text(str(text.value.value)), group)
+    return found
+
+
+def _info(struct: type[Spec]) -> types.StructType:
+    info = types.type_info(struct)
+    assert isinstance(info, types.StructType)
+    return info
+
+
+def _table(kind: types.Type) -> type[Spec] | None:
+    """The struct of a table, of a table that may be left out, or of each table by a name."""
+    inner = [kind.value_type] if isinstance(kind, types.DictType) else getattr(kind, "types", [kind])
+    return next((one.cls for one in inner if isinstance(one, types.StructType) and issubclass(one.cls, Spec)), None)
+
+
+def _kind(kind: types.Type) -> str:
+    """What a key may hold, in words."""
+    return _KINDS.get(type(kind), _range)(kind)
+
+
+_KINDS: dict[type, Callable[[Any], str]] = {
+    types.Metadata: lambda kind: ", ".join(dict.fromkeys(["number", kind.extra["unit"]])),
+    types.UnionType: lambda kind: " or ".join(_kind(one) for one in kind.types if not isinstance(one, types.NoneType)),
+    types.LiteralType: lambda kind: ", ".join(f"`{value}`" for value in kind.values),
+    types.VarTupleType: lambda kind: f"list of {_kind(kind.item_type)}",
+    types.TupleType: lambda kind: f"[{', '.join(map(_kind, kind.item_types))}]",
+    types.DictType: lambda kind: f"table of {_kind(kind.value_type)} by {_kind(kind.key_type)}",
+    types.StructType: lambda kind: "table",
+    types.CustomType: lambda kind: f"like `{EXAMPLES[kind.cls]}`",
+}
+
+
+def _range(kind: Any) -> str:
+    """A plain value with its bounds, such as ``number above 0 to 1``."""
+    bounds = {word: getattr(kind, name, None) for word, name in (("from", "ge"), ("above", "gt"), ("to", "le"))}
+    stated = [f"{word} {bound:g}" for word, bound in bounds.items() if bound is not None]
+    return " ".join([_WORDS[type(kind).__name__], *stated]).replace("1e+09", "10^9")
+
+
+def _default(field: types.Field) -> str:
+    if field.required:
+        return ""
+    value = field.default if field.default_factory is msgspec.NODEFAULT else field.default_factory()
+    if value is None or value is UNSET:
+        return "none"
+    if isinstance(value, Spec | dict | tuple):
+        return "its own" if isinstance(value, Spec) else "empty"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if type(value) in UNIT_SCALES:
+        return "no limit" if value == float("inf") else quantity_text(value)
+    return f"`{value}`" if isinstance(value, str) else f"{value:g}"
+
+
+def _text(docstring: str) -> str:
+    return re.sub(r"\s+", " ", docstring).replace("``", "`").replace("|", "\\|").strip()
+
+
+def main() -> None:
+    """Write the page."""
+    PAGE.write_text(specs_page(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
