@@ -1,11 +1,11 @@
 """How the optimum moves: a grid of questions, and one row for the answer to each.
 
-Everything here is a pure function; :mod:`planner.cli.sweeping` spreads it over processes.
+Everything here is a pure function; :mod:`planner.cli.sweep` spreads it over processes.
 """
 
 import itertools
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, get_args
 
 import msgspec
@@ -191,8 +191,8 @@ def _check_options(options: dict[str, Any], axes: Sequence[Axis]) -> None:
 
 def _point(options: dict[str, Any], keys: Sequence[str], values: Sequence[tuple[str, Any]]) -> Point:
     read = {key: value for key, (_, value) in zip(keys, values, strict=True)}
-    known = {field.name for field in fields(Question)}
-    problem = build_problem(Question(**(options | {key: value for key, value in read.items() if key in known})))
+    asked = {key: value for key, value in read.items() if key in Question.__struct_fields__}
+    problem = build_problem(Question(**(options | asked)))
     for link in LINKS:
         if link in read:
             hardware = _with_bandwidth(problem.hardware, link, read[link])

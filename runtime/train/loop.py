@@ -9,7 +9,7 @@ from typing import Any
 import torch.distributed as dist
 
 from planner.diagnostics import Diagnostic, ExitCode, PlanError
-from planner.launch.workers import NVME_FOLDER, RunOptions
+from planner.handover.work import NVME_FOLDER, RunOptions
 from planner.plans.plan import Plan
 from runtime.train.choice import make_trainer
 from runtime.train.data import PackedBatches, Tokenizer, check_vocabulary, read_tokens

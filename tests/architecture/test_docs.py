@@ -135,7 +135,7 @@ def test_the_changelog_has_this_version() -> None:
 
 
 def test_versions_agree() -> None:
-    from planner.launch.workers import TRANSFORMERS_VERSION
+    from planner.launch.machine import TRANSFORMERS_VERSION
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     stack = tomllib.loads((ROOT / "specs/stacks/colossalai.toml").read_text(encoding="utf-8"))

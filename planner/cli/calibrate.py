@@ -6,24 +6,23 @@ import os
 import shutil
 import sys
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import msgspec
 
-from planner.calibration.hardware import Origin, calibrated, spec_name
-from planner.calibration.refit import refit
-from planner.cli.output import print_json
+from planner.cli.parameters import Json, print_json
 from planner.diagnostics import Diagnostic, ExitCode, PlanError, render, usage_error
 from planner.handover.measurements import Measurements
-from planner.launch.nvme import MEMORY_FILE_SYSTEMS, file_system
-from planner.launch.processes import run_command
-from planner.launch.workers import builtin_for, calibration_command, present_gpus
-from planner.plans.plan import write_bytes
+from planner.handover.options import Option, Range
+from planner.handover.work import CalibrationWork
+from planner.plans.question import GPU_NAMES, STACK_NAMES
 from planner.specs import HardwareSpec, StackSpec
 from planner.specs.files import load_spec, spec_digest, to_builtins
 from planner.specs.toml import to_toml
-from planner.views import calibration as calibration_view
+
+if TYPE_CHECKING:
+    from planner.calibration.hardware import Origin
 
 CPU_BASE = "local-cpu"
 CPU_PROCESSES = 2
@@ -33,26 +32,39 @@ TIME_LIMITS_S = {"cuda": 110.0, "cpu": 40.0}
 """How long the measurements take, start and end not counted, unless the user says otherwise."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class CalibrateOptions:
-    """What `gptplan calibrate` may be told."""
+class Calibrate(msgspec.Struct, frozen=True, kw_only=True):
+    """The options of ``calibrate``."""
 
-    output: Path
-    devices: int | None = None
-    base: str | None = None
-    disk: Path | None = None
-    """The folder whose drive is measured; ``None`` is that of the output."""
-    time_limit_s: float | None = None
-    force: bool = False
-    runs: Path | None = None
-    """A table of recorded runs to refit a stack to, instead of measuring."""
-    gpu: str | None = None
-    stack: str | None = None
-    as_json: bool = False
+    output: Annotated[Path, Option("The spec to write.", ("-o", "--output"), metavar="FILE.toml")]
+    devices: Annotated[int | None, Option("Devices to measure. [default: all GPUs, or 2 CPU processes]")] = None
+    base: Annotated[
+        str | None,
+        Option("Spec for what one node cannot tell, such as its network. [default: the card's]", known=GPU_NAMES),
+    ] = None
+    disk: Annotated[Path | None, Option("Folder whose drive is measured. [default: that of -o]")] = None
+    time_limit_s: Annotated[
+        float | None,
+        Option(
+            "Seconds to measure for. [default: 110 on GPUs, 40 on a CPU]",
+            ("--time-limit",),
+            range=Range(least=0, above=True, example="60"),
+        ),
+    ] = None
+    force: Annotated[bool, Option("Replace FILE.toml if it exists.")] = False
+    runs: Annotated[
+        Path | None, Option("Refit the stack's constants to recorded runs instead.", ("--from",), metavar="RUNS.csv")
+    ] = None
+    gpu: Annotated[
+        str | None, Option("With --from: the card of the runs. [default: what each row names]", known=GPU_NAMES)
+    ] = None
+    stack: Annotated[
+        str | None, Option("With --from: the stack to refit. [default: that of most rows]", known=STACK_NAMES)
+    ] = None
+    as_json: Json = False
 
 
-def calibrate(options: CalibrateOptions) -> int:
-    """Measure or refit, write the spec, print what changed."""
+def calibrate(options: Calibrate) -> int:
+    """Measure this machine and write a hardware spec, or refit a stack to recorded runs."""
     _check_output(options)
     if options.runs is not None:
         return _refit(options, options.runs)
@@ -62,7 +74,7 @@ def calibrate(options: CalibrateOptions) -> int:
     return _measure(options)
 
 
-def _check_output(options: CalibrateOptions) -> None:
+def _check_output(options: Calibrate) -> None:
     output = options.output
     if output.suffix != ".toml":
         raise usage_error("a spec file ends in .toml", location=str(output), hint=f"use `-o {output.stem}.toml`")
@@ -79,32 +91,29 @@ def _check_output(options: CalibrateOptions) -> None:
         )
 
 
-def _measure(options: CalibrateOptions) -> int:
+def _measure(options: Calibrate) -> int:
+    from planner.calibration.hardware import calibrated
+    from planner.launch.machine import present_gpus
+    from planner.launch.processes import calibration_command, run_command
+
     if importlib.util.find_spec("torch") is None:
         message = "calibrating needs PyTorch, which is not installed; planning works without it"
         hint = "`pip install torch`, or install the `runtime` extra as the README says"
         raise PlanError(Diagnostic(rule="RUN001", message=message, hint=hint), exit_code=ExitCode.NEGATIVE)
     gpus = present_gpus()
-    device = "cuda" if gpus else "cpu"
+    device: Literal["cuda", "cpu"] = "cuda" if gpus else "cpu"
     origin = _origin(options, gpus)
     devices = _devices(options, gpus)
-    limit_s = TIME_LIMITS_S[device] if options.time_limit_s is None else options.time_limit_s
-    if not 0 < limit_s < float("inf"):
-        raise usage_error(
-            f"--time-limit has to be above 0, and it is {limit_s}", location="--time-limit", hint="use 60"
-        )
     folder = _disk_folder(options)
+    work = CalibrationWork(
+        device=device,
+        time_limit_s=TIME_LIMITS_S[device] if options.time_limit_s is None else options.time_limit_s,
+        folder=folder,
+        free_bytes=shutil.disk_usage(folder).free,
+    )
     with tempfile.TemporaryDirectory(prefix="gptplan-") as temporary:
         result = Path(temporary) / "measurements.json"
-        command = calibration_command(
-            result,
-            device=device,
-            devices=devices,
-            time_limit_s=limit_s,
-            folder=folder,
-            free_bytes=shutil.disk_usage(folder).free,
-        )
-        code = run_command(command, stdout=STDERR)
+        code = run_command(calibration_command(result, devices, work), stdout=STDERR)
         if code or not result.is_file():
             return code or ExitCode.BUG
         measured = msgspec.json.decode(result.read_bytes(), type=Measurements)
@@ -112,7 +121,10 @@ def _measure(options: CalibrateOptions) -> int:
     return ExitCode.OK
 
 
-def _origin(options: CalibrateOptions, gpus: list[str]) -> Origin:
+def _origin(options: Calibrate, gpus: list[str]) -> "Origin":
+    from planner.calibration.hardware import Origin, spec_name
+    from planner.launch.machine import builtin_for, is_named
+
     known = builtin_for(gpus[0]) if gpus else CPU_BASE
     if options.base is None and known is None:
         raise usage_error(
@@ -121,17 +133,16 @@ def _origin(options: CalibrateOptions, gpus: list[str]) -> Origin:
             hint="name the spec to take the rest from, such as `--base a100-80g`",
         )
     base = load_spec(options.base or known or "", HardwareSpec)
-    named = any(part.lower() in gpus[0].lower() for part in base.device_names) if gpus else base.device == "cpu"
     return Origin(
         name=spec_name(options.output.stem),
         base=base,
         date=datetime.datetime.now(tz=datetime.UTC).date().isoformat(),
-        same_device=named,
+        same_device=is_named(gpus[0], base) if gpus else base.device == "cpu",
         devices_per_node=len(gpus) or base.devices_per_node,
     )
 
 
-def _devices(options: CalibrateOptions, gpus: list[str]) -> int:
+def _devices(options: Calibrate, gpus: list[str]) -> int:
     most = len(gpus) or os.cpu_count() or 1
     if options.devices is None:
         return len(gpus) or min(CPU_PROCESSES, most)
@@ -145,7 +156,9 @@ def _devices(options: CalibrateOptions, gpus: list[str]) -> int:
     return options.devices
 
 
-def _disk_folder(options: CalibrateOptions) -> Path:
+def _disk_folder(options: Calibrate) -> Path:
+    from planner.launch.nvme import MEMORY_FILE_SYSTEMS, file_system
+
     folder = options.disk or options.output.parent
     if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
         raise usage_error(
@@ -160,7 +173,10 @@ def _disk_folder(options: CalibrateOptions) -> Path:
     return folder.resolve()
 
 
-def _write(options: CalibrateOptions, measured: Measurements, spec: HardwareSpec, origin: Origin) -> None:
+def _write(options: Calibrate, measured: Measurements, spec: HardwareSpec, origin: "Origin") -> None:
+    from planner.plans.plan import write_bytes
+    from planner.views import calibration as calibration_view
+
     write_bytes(to_toml(spec).encode(), options.output, what="spec")
     written = load_spec(str(options.output), HardwareSpec)
     if options.as_json:
@@ -178,7 +194,12 @@ def _write(options: CalibrateOptions, measured: Measurements, spec: HardwareSpec
     calibration_view.print_hardware(measured, written, origin.base, str(options.output))
 
 
-def _refit(options: CalibrateOptions, runs: Path) -> int:
+def _refit(options: Calibrate, runs: Path) -> int:
+    from planner.calibration.hardware import spec_name
+    from planner.calibration.refit import refit
+    from planner.plans.plan import write_bytes
+    from planner.views import calibration as calibration_view
+
     for option, value in (("--devices", options.devices), ("--base", options.base), ("--disk", options.disk)):
         if value is not None:
             raise usage_error(
