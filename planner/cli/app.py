@@ -4,6 +4,7 @@ Imports nothing heavy at module level, so that ``gptplan --help`` answers at onc
 """
 
 import sys
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
@@ -23,7 +24,22 @@ from planner.cli.sweep import sweep
 from planner.cli.validate import validate
 from planner.cli.verify import verify
 
-COMMANDS = (solve, sweep, run, show, verify, diff, report, check, validate, calibrate, rules, explain, models, hardware)
+COMMANDS: tuple[Callable[[Any], int], ...] = (
+    solve,
+    sweep,
+    run,
+    show,
+    verify,
+    diff,
+    report,
+    check,
+    validate,
+    calibrate,
+    rules,
+    explain,
+    models,
+    hardware,
+)
 """In the order of the help."""
 
 app = typer.Typer(

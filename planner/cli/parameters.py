@@ -2,7 +2,7 @@
 
 import inspect
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from types import GenericAlias
 from typing import Annotated, Any, get_args, get_origin
@@ -57,18 +57,11 @@ def _parameter(one: Declared) -> inspect.Parameter:
     if default is msgspec.NODEFAULT:
         default = inspect.Parameter.empty
     more: dict[str, Any] = {"help": option.help, "metavar": option.metavar}
-    if option.known is not None:
-        more["autocompletion"] = _completion(option.known)
+    if (known := option.known) is not None:
+        more["autocompletion"] = lambda: list(known())  # Typer itself leaves out what does not begin as typed
     info = typer.Argument(**more) if option.is_argument else typer.Option(*one.names, **more)
     annotation = Annotated[kind, info]  # type: ignore[valid-type]
     return inspect.Parameter(one.field, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
-
-
-def _completion(known: Callable[[], Iterable[str]]) -> Callable[[str], list[str]]:
-    def complete(incomplete: str) -> list[str]:
-        return [name for name in known() if name.lower().startswith(incomplete.lower())]
-
-    return complete
 
 
 def print_json(document: Any) -> None:

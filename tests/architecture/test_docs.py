@@ -13,7 +13,7 @@ import pytest
 import typer.main
 from typer.core import TyperGroup
 
-from docs import plans_page
+from docs import cli_page, plans_page
 from docs.rules_page import PAGE, rules_page
 from planner.cli.app import app
 from planner.lint.registry import EVERY_RULE
@@ -91,6 +91,10 @@ def test_the_readme_shows_what_solve_prints(tmp_path: Path) -> None:
 
 def test_rules_page_is_up_to_date() -> None:
     assert PAGE.read_text(encoding="utf-8") == rules_page() + "\n", "run `make docs`"
+
+
+def test_the_page_of_commands_is_up_to_date() -> None:
+    assert cli_page.PAGE.read_text(encoding="utf-8") == cli_page.cli_page() + "\n", "run `make docs`"
 
 
 def test_the_page_of_plans_is_up_to_date() -> None:
