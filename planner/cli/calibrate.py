@@ -1,35 +1,21 @@
 """``calibrate``: measure this machine into a hardware spec, or refit a stack's constants to recorded runs."""
 
 import datetime
-import importlib.util
 import os
-import shutil
 import sys
-import tempfile
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated
 
 import msgspec
 
 from planner.cli.parameters import Json, print_json
-from planner.diagnostics import Diagnostic, ExitCode, PlanError, render, usage_error
-from planner.handover.measurements import Measurements
+from planner.diagnostics import Diagnostic, ExitCode, render, usage_error
 from planner.handover.options import Option, Range
-from planner.handover.work import CalibrationWork
 from planner.plans.question import GPU_NAMES, STACK_NAMES
 from planner.specs import HardwareSpec, StackSpec
 from planner.specs.files import load_spec, spec_digest, to_builtins
 from planner.specs.toml import to_toml
-
-if TYPE_CHECKING:
-    from planner.calibration.hardware import Origin
-
-CPU_BASE = "local-cpu"
-CPU_PROCESSES = 2
-STDERR = 2
-"""File descriptor: libraries of the workers may print, and stdout is for the answer."""
-TIME_LIMITS_S = {"cuda": 110.0, "cpu": 40.0}
-"""How long the measurements take, start and end not counted, unless the user says otherwise."""
 
 
 class Calibrate(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,22 +51,27 @@ class Calibrate(msgspec.Struct, frozen=True, kw_only=True):
 
 def calibrate(options: Calibrate) -> int:
     """Measure this machine and write a hardware spec, or refit a stack to recorded runs."""
-    _check_output(options)
-    if options.runs is not None:
-        return _refit(options, options.runs)
-    for option, value in (("--gpu", options.gpu), ("--stack", options.stack)):
+    _check_output(options.output, force=options.force)
+    if options.runs is None:
+        _refuse("{option} goes with --from alone", {"--gpu": options.gpu, "--stack": options.stack})
+        return _measure(options)
+    for_measuring = {"--devices": options.devices, "--base": options.base, "--disk": options.disk}
+    _refuse("{option} is for measuring, and --from refits a stack", for_measuring)
+    return _refit(options, options.runs)
+
+
+def _refuse(message: str, given: Mapping[str, object]) -> None:
+    for option, value in given.items():
         if value is not None:
-            raise usage_error(f"{option} goes with --from alone", location=option, hint="leave it out")
-    return _measure(options)
+            raise usage_error(message.format(option=option), location=option, hint="leave it out")
 
 
-def _check_output(options: Calibrate) -> None:
-    output = options.output
+def _check_output(output: Path, *, force: bool) -> None:
     if output.suffix != ".toml":
         raise usage_error("a spec file ends in .toml", location=str(output), hint=f"use `-o {output.stem}.toml`")
     if output.is_dir():
         raise usage_error("this is a folder", location=str(output), hint="name a file with `-o FILE.toml`")
-    if output.exists() and not options.force:
+    if output.exists() and not force:
         hint = "name another file with `-o`, or replace it with `--force`"
         raise usage_error("this file is there already", location=str(output), hint=hint)
     if not output.parent.is_dir() or not os.access(output.parent, os.W_OK | os.X_OK):
@@ -92,106 +83,37 @@ def _check_output(options: Calibrate) -> None:
 
 
 def _measure(options: Calibrate) -> int:
-    from planner.calibration.hardware import calibrated
-    from planner.launch.machine import present_gpus
-    from planner.launch.processes import calibration_command, run_command
-
-    if importlib.util.find_spec("torch") is None:
-        message = "calibrating needs PyTorch, which is not installed; planning works without it"
-        hint = "`pip install torch`, or install the `runtime` extra as the README says"
-        raise PlanError(Diagnostic(rule="RUN001", message=message, hint=hint), exit_code=ExitCode.NEGATIVE)
-    gpus = present_gpus()
-    device: Literal["cuda", "cpu"] = "cuda" if gpus else "cpu"
-    origin = _origin(options, gpus)
-    devices = _devices(options, gpus)
-    folder = _disk_folder(options)
-    work = CalibrationWork(
-        device=device,
-        time_limit_s=TIME_LIMITS_S[device] if options.time_limit_s is None else options.time_limit_s,
-        folder=folder,
-        free_bytes=shutil.disk_usage(folder).free,
-    )
-    with tempfile.TemporaryDirectory(prefix="gptplan-") as temporary:
-        result = Path(temporary) / "measurements.json"
-        code = run_command(calibration_command(result, devices, work), stdout=STDERR)
-        if code or not result.is_file():
-            return code or ExitCode.BUG
-        measured = msgspec.json.decode(result.read_bytes(), type=Measurements)
-    _write(options, measured, calibrated(measured, origin), origin)
-    return ExitCode.OK
-
-
-def _origin(options: Calibrate, gpus: list[str]) -> "Origin":
-    from planner.calibration.hardware import Origin, spec_name
-    from planner.launch.machine import builtin_for, is_named
-
-    known = builtin_for(gpus[0]) if gpus else CPU_BASE
-    if options.base is None and known is None:
-        raise usage_error(
-            f"no built-in spec is that of {gpus[0]}, and one machine cannot tell the network between several",
-            location="--base",
-            hint="name the spec to take the rest from, such as `--base a100-80g`",
-        )
-    base = load_spec(options.base or known or "", HardwareSpec)
-    return Origin(
-        name=spec_name(options.output.stem),
-        base=base,
-        date=datetime.datetime.now(tz=datetime.UTC).date().isoformat(),
-        same_device=is_named(gpus[0], base) if gpus else base.device == "cpu",
-        devices_per_node=len(gpus) or base.devices_per_node,
-    )
-
-
-def _devices(options: Calibrate, gpus: list[str]) -> int:
-    most = len(gpus) or os.cpu_count() or 1
-    if options.devices is None:
-        return len(gpus) or min(CPU_PROCESSES, most)
-    if not 1 <= options.devices <= most:
-        what = f"{most} GPUs" if gpus else f"{most} cores and no GPU"
-        raise usage_error(
-            f"--devices has to be from 1 to {most}, and it is {options.devices}: this machine has {what}",
-            location="--devices",
-            hint=f"use `--devices {most}`, or leave it out",
-        )
-    return options.devices
-
-
-def _disk_folder(options: Calibrate) -> Path:
-    from planner.launch.nvme import MEMORY_FILE_SYSTEMS, file_system
-
-    folder = options.disk or options.output.parent
-    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
-        raise usage_error(
-            "there is no such folder, or it cannot be written to",
-            location=f"--disk {folder}",
-            hint="name a folder on the drive that offloaded states would be on",
-        )
-    if file_system(folder) in MEMORY_FILE_SYSTEMS:
-        message = f"{folder} is in memory, so the drive's rates will be those of memory"
-        note = Diagnostic(rule="CAL001", severity="warning", message=message, hint="name a folder with `--disk`")
-        sys.stderr.write(render(note) + "\n")
-    return folder.resolve()
-
-
-def _write(options: Calibrate, measured: Measurements, spec: HardwareSpec, origin: "Origin") -> None:
+    from planner.calibration.hardware import calibrated, spec_name
+    from planner.calibration.measuring import measure
     from planner.plans.plan import write_bytes
     from planner.views import calibration as calibration_view
 
-    write_bytes(to_toml(spec).encode(), options.output, what="spec")
+    found = measure(
+        name=spec_name(options.output.stem),
+        base=options.base,
+        devices=options.devices,
+        disk=options.disk or options.output.parent,
+        time_limit_s=options.time_limit_s,
+    )
+    if isinstance(found, int):
+        return found
+    measured, origin = found
+    write_bytes(to_toml(calibrated(measured, origin)).encode(), options.output, what="spec")
     written = load_spec(str(options.output), HardwareSpec)
-    if options.as_json:
-        print_json(
-            {
-                "spec_file": str(options.output),
-                "name": written.name,
-                "digest": spec_digest(written),
-                "base": origin.base.name,
-                "spec": to_builtins(written),
-                "measurements": to_builtins(measured),
-            }
-        )
-        return
-    calibration_view.print_hardware(measured, written, origin.base, str(options.output))
+    if not options.as_json:
+        calibration_view.print_hardware(measured, written, origin.base, str(options.output))
+        return ExitCode.OK
+    print_json(
+        {
+            "spec_file": str(options.output),
+            "name": written.name,
+            "digest": spec_digest(written),
+            "base": origin.base.name,
+            "spec": to_builtins(written),
+            "measurements": to_builtins(measured),
+        }
+    )
+    return ExitCode.OK
 
 
 def _refit(options: Calibrate, runs: Path) -> int:
@@ -200,11 +122,6 @@ def _refit(options: Calibrate, runs: Path) -> int:
     from planner.plans.plan import write_bytes
     from planner.views import calibration as calibration_view
 
-    for option, value in (("--devices", options.devices), ("--base", options.base), ("--disk", options.disk)):
-        if value is not None:
-            raise usage_error(
-                f"{option} is for measuring, and --from refits a stack", location=option, hint="leave it out"
-            )
     hardware = load_spec(options.gpu, HardwareSpec) if options.gpu is not None else None
     stack = load_spec(options.stack, StackSpec) if options.stack is not None else None
     today = datetime.datetime.now(tz=datetime.UTC).date().isoformat()

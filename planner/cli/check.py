@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 
@@ -17,7 +17,6 @@ from planner.specs.files import load_spec
 if TYPE_CHECKING:
     from planner.lint.check import Checked
     from planner.lint.draft import Asked
-    from planner.lint.steps import Change
 
 COUNT = Range(most=10**6, example="1024")
 
@@ -117,9 +116,8 @@ def _fix(text: str, asked: "Asked", options: Check) -> int:
     if valid and changes:
         write_bytes(byte_order_mark(path) + fixed.encode(), target)
     if options.as_json:
-        print_json(
-            document_of(checked) | {"changes": _changes(changes), "file": str(target) if changes and valid else None}
-        )
+        file = str(target) if changes and valid else None
+        print_json(document_of(checked) | {"changes": msgspec.to_builtins(changes), "file": file})
     elif not valid:
         for one in checked:
             if not one.valid:
@@ -130,10 +128,6 @@ def _fix(text: str, asked: "Asked", options: Check) -> int:
     else:
         sys.stdout.write(f"{path}: nothing to fix\n")
     return ExitCode.OK if valid else ExitCode.NEGATIVE
-
-
-def _changes(changes: "list[Change]") -> list[dict[str, Any]]:
-    return [{"line": c.line, "key": c.key, "before": c.before, "after": c.after} for c in changes]
 
 
 def _write_plan(checked: "list[Checked]", options: Check) -> int:

@@ -1,6 +1,6 @@
 """``rules``, ``explain``, ``models`` and ``hardware``: what gptplan knows."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Annotated, Any
 
 import msgspec
@@ -10,7 +10,7 @@ from planner.codes import CODES
 from planner.diagnostics import ExitCode, usage_error
 from planner.handover.options import Option
 from planner.specs import HardwareSpec, ModelSpec
-from planner.specs.files import builtin_names, did_you_mean, load_spec, to_builtins
+from planner.specs.files import SpecType, builtin_names, did_you_mean, load_spec, to_builtins
 
 
 def rules(options: JsonOnly) -> int:
@@ -71,21 +71,20 @@ def models(options: JsonOnly) -> int:
     """List the built-in models."""
     from planner.views import explain as tables
 
-    specs = [load_spec(name, ModelSpec) for name in builtin_names(ModelSpec)]
-    if options.as_json:
-        print_json(to_builtins(specs))
-    else:
-        tables.print_models(specs)
-    return ExitCode.OK
+    return _list(ModelSpec, tables.print_models, as_json=options.as_json)
 
 
 def hardware(options: JsonOnly) -> int:
     """List the built-in hardware."""
     from planner.views import explain as tables
 
-    specs = [load_spec(name, HardwareSpec) for name in builtin_names(HardwareSpec)]
-    if options.as_json:
+    return _list(HardwareSpec, tables.print_hardware, as_json=options.as_json)
+
+
+def _list(kind: type[SpecType], print_table: Callable[[list[SpecType]], None], *, as_json: bool) -> int:
+    specs = [load_spec(name, kind) for name in builtin_names(kind)]
+    if as_json:
         print_json(to_builtins(specs))
     else:
-        tables.print_hardware(specs)
+        print_table(specs)
     return ExitCode.OK

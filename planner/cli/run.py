@@ -24,10 +24,9 @@ class Run(RunOptions, frozen=True, kw_only=True):
 
 def run(options: Run) -> int:
     """Execute a plan on Colossal-AI, on this machine's GPUs or CPU cores."""
-    from planner.launch.machine import check_machine
+    from planner.launch.machine import check_machine, check_toolchain
     from planner.launch.nvme import check_nvme, moment_bytes
     from planner.launch.processes import run_command, torchrun_command
-    from planner.launch.toolchain import check_toolchain
     from planner.plans.plan import read_plan
     from planner.validation.recording import check_record
 

@@ -1,6 +1,5 @@
 """``sweep``: solve a grid of questions on all cores."""
 
-import csv
 import os
 import signal
 import sys
@@ -62,7 +61,7 @@ class Sweep(msgspec.Struct, frozen=True, kw_only=True):
 
 def sweep(options: Sweep) -> int:
     """Solve a grid of questions and show how the best layout moves."""
-    from planner.solver.sweep import grid, parse_axes
+    from planner.solver.sweep import grid, parse_axes, write_rows
     from planner.views import sweep as sweep_view
 
     check_table(options.out, "sweep.csv")
@@ -77,7 +76,7 @@ def sweep(options: Sweep) -> int:
         complete = False  # what is done is kept
     done = [rows[number] for number in sorted(rows)]
     if options.out is not None:
-        _write_csv(options.out, list(points[0].varied), done)
+        write_rows(options.out, list(points[0].varied), done)
     if options.as_json:
         print_json({"complete": complete, "points": len(points), "rows": msgspec.to_builtins(done)})
     else:
@@ -135,14 +134,3 @@ def _keeping_interrupts() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _write_csv(path: Path, keys: list[str], rows: Sequence["Row"]) -> None:
-    from planner.solver.sweep import COLUMNS
-
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow([*keys, *COLUMNS])
-        for row in rows:
-            cells = {name: getattr(row, name) for name in COLUMNS} | {"rules": " ".join(row.rules)}
-            writer.writerow([*row.varied.values(), *("" if cells[name] is None else cells[name] for name in COLUMNS)])

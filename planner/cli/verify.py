@@ -28,9 +28,8 @@ class Verify(VerifyOptions, frozen=True, kw_only=True):
 
 def verify(options: Verify) -> int:
     """Train a plan's layout on a small model and compare losses and gradients with one process."""
-    from planner.launch.machine import check_machine
+    from planner.launch.machine import check_machine, check_toolchain
     from planner.launch.shrink import shrink
-    from planner.launch.toolchain import check_toolchain
     from planner.plans.plan import read_plan
     from planner.views import verify as verify_view
 

@@ -268,7 +268,7 @@ def test_without_torch_it_says_what_to_install(gptplan: Run, tmp_path: Path, mon
 
 def test_a_card_without_a_spec_needs_a_base(gptplan: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
-    monkeypatch.setattr("planner.launch.machine.present_gpus", lambda: ["NVIDIA Unheard Of"])
+    monkeypatch.setattr("planner.calibration.measuring.present_gpus", lambda: ["NVIDIA Unheard Of"])
     code, _, err = gptplan("calibrate", "-o", tmp_path / "x.toml")
     assert code == 2
     assert "no built-in spec is that of NVIDIA Unheard Of" in err
