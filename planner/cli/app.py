@@ -47,7 +47,7 @@ app = typer.Typer(
     help="Plan the training of GPT-style models on Colossal-AI: find the fastest layout that is valid and fits, "
     "freeze it in a plan file, and run it.",
     no_args_is_help=True,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": ["--help", "-h"]},
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
