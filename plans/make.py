@@ -4,10 +4,11 @@ import shlex
 import sys
 import tomllib
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from planner.diagnostics import render
+from planner.handover.options import declared
 from planner.plans.plan import Plan, write_plan
 from planner.plans.question import Question, build_problem
 from planner.solver import solve
@@ -46,12 +47,11 @@ def command(name: str, question: Question) -> str:
 
 
 def _options(question: Question) -> Iterator[str]:
-    default = asdict(Question(model="", gpus=0))
-    for field, value in asdict(question).items():
-        if value == default[field]:
-            continue
-        for one in value if isinstance(value, list) else [value]:
-            yield from (f"--{field.replace('_', '-')}", str(one))
+    for option in declared(Question):
+        value = getattr(question, option.field)
+        if value != option.default:
+            for one in value if isinstance(value, list) else [value]:
+                yield from (option.names[-1], str(one))
 
 
 def solved(question: Question) -> Plan:

@@ -1,68 +1,83 @@
-"""What is said of the files of a folder, one by one, and the JSON of a checked file."""
+"""``check`` of plans and of folders: what is judged of each file, and its JSON."""
 
+import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from planner.cli import reading
+from planner.cli.parameters import print_json
+from planner.cost_model import predict
 from planner.diagnostics import Diagnostic, ExitCode, PlanError, usage_error
 from planner.lint.check import Checked, check_text
 from planner.lint.draft import Asked
-from planner.lint.files import SUFFIXES, is_plan, read_text
-from planner.plans.plan import read_plan
+from planner.lint.files import PLAN_SUFFIX, files_of, is_plan, read_text
+from planner.plans.plan import Plan, read_plan
+from planner.rules import violations
+from planner.rules.capacity import misfits
 from planner.specs.files import to_builtins
 from planner.views import check as check_view
-
-MAX_FILES = 1000
-"""A folder with more files that could be configurations is refused."""
-PLAN = ".plan"
+from planner.views import explain as tables
 
 
-@dataclass(frozen=True, kw_only=True)
-class JudgedFile:
-    """One file of a folder."""
+def check_plan(path: Path, *, as_json: bool) -> int:
+    """Judge the layout of a plan by all rules and the memory model."""
+    plan = read_plan(path)
+    broken, unfit, document = _judged(plan)
+    if as_json:
+        print_json(document)
+    else:
+        tables.print_check(plan, [*broken, *unfit])
+    return ExitCode.NEGATIVE if broken or unfit else ExitCode.OK
 
+
+def _judged(plan: Plan) -> tuple[list[Diagnostic], list[Diagnostic], dict[str, Any]]:
+    """Rules that the layout of a plan breaks, what does not fit, and the JSON of ``check``."""
+    broken = violations(plan.problem, plan.layout)
+    predicted = None if broken else predict(plan.problem, plan.layout)
+    unfit = [] if predicted is None else misfits(plan.problem, plan.layout, predicted)
+    document = {
+        "valid": not broken,
+        "fits": not broken and not unfit,
+        "layout": to_builtins(plan.layout),
+        "diagnostics": to_builtins([*broken, *unfit]),
+        "predicted": to_builtins(predicted),
+    }
+    return broken, unfit, document
+
+
+def check_folder(folder: Path, asked: Asked, *, as_json: bool) -> int:
+    """Judge the files of a folder that configure something, one line each."""
+    code, documents = int(ExitCode.OK), []
+    for path in files_of(folder):
+        one = _judged_file(path, asked)
+        if one is None:
+            continue
+        code = max(code, one.code)
+        documents.append({"file": str(path), **one.document})
+        if not as_json:
+            sys.stdout.write(one.line + "\n")
+    if not documents:
+        raise usage_error(
+            "there is no configuration in this folder",
+            location=str(folder),
+            hint="gptplan reads Python, JSON, TOML, YAML and shell files, and plans",
+        )
+    if as_json:
+        print_json({"files": documents})
+    return code
+
+
+class _JudgedFile(NamedTuple):
     code: int
     line: str
     document: dict[str, Any]
 
 
-def files_of(folder: Path) -> list[Path]:
-    """Files of a folder and the folders in it, hidden ones and links to folders left out, by name.
-
-    Raises:
-        PlanError: a folder cannot be read, or there are more than :data:`MAX_FILES` files.
-    """
-    found: list[Path] = []
-    waiting = [folder]
-    while waiting:
-        here = waiting.pop()
-        try:
-            paths = sorted(here.iterdir(), reverse=True)
-        except OSError as error:
-            raise usage_error(
-                f"cannot read the folder: {error.strerror}", location=str(here), hint="name a folder that can be read"
-            ) from error
-        for path in paths:
-            if path.name.startswith("."):
-                continue
-            if path.is_dir() and not path.is_symlink():
-                waiting.append(path)
-            elif path.suffix.lower() in (*SUFFIXES, PLAN) and path.is_file():
-                found.append(path)
-        if len(found) > MAX_FILES:
-            raise usage_error(
-                f"there are more than {MAX_FILES} files in this folder", location=str(folder), hint="name a smaller one"
-            )
-    return sorted(found)
-
-
-def judged_file(path: Path, asked: Asked) -> JudgedFile | None:
+def _judged_file(path: Path, asked: Asked) -> _JudgedFile | None:
     """The judgement of a file of a folder; ``None`` where it configures nothing."""
     shown = str(path)
     try:
-        if path.suffix == PLAN:
+        if path.suffix == PLAN_SUFFIX:
             return _plan(path)
         text = read_text(path, shown)
         if is_plan(text):
@@ -74,26 +89,21 @@ def judged_file(path: Path, asked: Asked) -> JudgedFile | None:
         return _refused(
             path, (Diagnostic(rule="CFG007", message=f"cannot read the file: {error.strerror}", location=shown),)
         )
-    line = check_view.folder_line(path, checked)
-    return JudgedFile(code=exit_code(checked), line=line, document=document_of(checked))
+    return _JudgedFile(exit_code(checked), check_view.folder_line(path, checked), document_of(checked))
 
 
-def _plan(path: Path) -> JudgedFile:
+def _plan(path: Path) -> _JudgedFile:
     plan = read_plan(path)
-    broken, unfit, document = reading.judged(plan)
+    broken, unfit, document = _judged(plan)
     findings = [*broken, *unfit]
     words = ", ".join(found.rule for found in findings) if findings else check_view.in_short(plan.predicted)
     verdict = "not valid: " if broken else "valid, and does not fit: " if unfit else "valid and fits: "
-    return JudgedFile(
-        code=ExitCode.NEGATIVE if findings else ExitCode.OK, line=f"{path}: {verdict}{words}", document=document
-    )
+    return _JudgedFile(ExitCode.NEGATIVE if findings else ExitCode.OK, f"{path}: {verdict}{words}", document)
 
 
-def _refused(path: Path, findings: tuple[Diagnostic, ...]) -> JudgedFile:
+def _refused(path: Path, findings: tuple[Diagnostic, ...]) -> _JudgedFile:
     document = {"valid": False, "fits": False, "diagnostics": to_builtins(findings), "layout": None, "predicted": None}
-    return JudgedFile(
-        code=ExitCode.NEGATIVE, line=f"{path}: {findings[0].rule}: {findings[0].message}", document=document
-    )
+    return _JudgedFile(ExitCode.NEGATIVE, f"{path}: {findings[0].rule}: {findings[0].message}", document)
 
 
 def exit_code(checked: list[Checked]) -> int:

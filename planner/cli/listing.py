@@ -1,72 +1,90 @@
 """``rules``, ``explain``, ``models`` and ``hardware``: what gptplan knows."""
 
-from planner.cli.output import print_json
+from collections.abc import Callable, Iterable
+from typing import Annotated, Any
+
+import msgspec
+
+from planner.cli.parameters import Json, JsonOnly, print_json
 from planner.codes import CODES
 from planner.diagnostics import ExitCode, usage_error
-from planner.lint.registry import EVERY_RULE
-from planner.rules import RuleText
+from planner.handover.options import Option
 from planner.specs import HardwareSpec, ModelSpec
-from planner.specs.files import builtin_names, did_you_mean, load_spec, to_builtins
-from planner.views import explain as tables
+from planner.specs.files import SpecType, builtin_names, did_you_mean, load_spec, to_builtins
 
 
-def rules(*, as_json: bool) -> int:
-    """List the rule table."""
-    if as_json:
+def rules(options: JsonOnly) -> int:
+    """List every rule."""
+    from planner.lint.registry import EVERY_RULE
+    from planner.views import explain as tables
+
+    if options.as_json:
         print_json([_rule_document(rule) for rule in EVERY_RULE])
     else:
         tables.print_rules(EVERY_RULE)
     return ExitCode.OK
 
 
-def explain(rule_id: str, *, as_json: bool) -> int:
-    """Print one rule's page, or what another code of a message means."""
-    code = rule_id.upper()
-    if code in CODES:
-        return _explain_code(code, as_json=as_json)
+def _known_codes() -> Iterable[str]:
+    from planner.lint.registry import EVERY_RULE
+
+    return [*(rule.id for rule in EVERY_RULE), *CODES]
+
+
+class Explain(msgspec.Struct, frozen=True, kw_only=True):
+    """The options of ``explain``."""
+
+    rule: Annotated[str, Option("A rule id, such as TP001.", known=_known_codes, is_argument=True)]
+    as_json: Json = False
+
+
+def explain(options: Explain) -> int:
+    """Say what a rule demands, why, and where it comes from."""
+    from planner.lint.registry import EVERY_RULE
+    from planner.views import explain as tables
+
+    code = options.rule.upper()
     known = {rule.id: rule for rule in EVERY_RULE}
-    rule = known.get(code)
-    if rule is None:
+    if code in CODES and options.as_json:
+        print_json({"id": code, "why": CODES[code]})
+    elif code in CODES:
+        tables.print_code(code, CODES[code])
+    elif code not in known:
         raise usage_error(
-            f"there is no rule {rule_id}",
-            location=rule_id,
+            f"there is no rule {options.rule}",
+            location=options.rule,
             hint=did_you_mean(code, [*known, *CODES]) or "`gptplan rules` lists them",
         )
-    if as_json:
-        print_json(_rule_document(rule))
+    elif options.as_json:
+        print_json(_rule_document(known[code]))
     else:
-        tables.print_rule(rule)
+        tables.print_rule(known[code])
     return ExitCode.OK
 
 
-def _explain_code(code: str, *, as_json: bool) -> int:
-    if as_json:
-        print_json({"id": code, "why": CODES[code]})
-    else:
-        tables.print_code(code, CODES[code])
-    return ExitCode.OK
-
-
-def _rule_document(rule: RuleText) -> dict[str, str]:
+def _rule_document(rule: Any) -> dict[str, str]:
     fields = ("id", "title", "field", "message", "detail", "hint", "why", "source")
     return {field: getattr(rule, field) for field in fields}
 
 
-def models(*, as_json: bool) -> int:
+def models(options: JsonOnly) -> int:
     """List the built-in models."""
-    specs = [load_spec(name, ModelSpec) for name in builtin_names(ModelSpec)]
-    if as_json:
-        print_json(to_builtins(specs))
-    else:
-        tables.print_models(specs)
-    return ExitCode.OK
+    from planner.views import explain as tables
+
+    return _list(ModelSpec, tables.print_models, as_json=options.as_json)
 
 
-def hardware(*, as_json: bool) -> int:
+def hardware(options: JsonOnly) -> int:
     """List the built-in hardware."""
-    specs = [load_spec(name, HardwareSpec) for name in builtin_names(HardwareSpec)]
+    from planner.views import explain as tables
+
+    return _list(HardwareSpec, tables.print_hardware, as_json=options.as_json)
+
+
+def _list(kind: type[SpecType], print_table: Callable[[list[SpecType]], None], *, as_json: bool) -> int:
+    specs = [load_spec(name, kind) for name in builtin_names(kind)]
     if as_json:
         print_json(to_builtins(specs))
     else:
-        tables.print_hardware(specs)
+        print_table(specs)
     return ExitCode.OK

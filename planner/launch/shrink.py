@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import msgspec
 
 from planner.diagnostics import Diagnostic, ExitCode, PlanError, usage_error
+from planner.handover.work import STACK
 from planner.layouts.degrees import edge_of
 from planner.layouts.layout import SHARDS_WEIGHTS, Layout, columns_of
 from planner.layouts.problem import Problem
@@ -45,7 +46,7 @@ def shrink(plan: Plan, *, max_processes: int, on_gpus: bool, own_precision: bool
     Raises:
         PlanError: not even the smallest such layout has so few processes, or it needs a GPU.
     """
-    stack = load_spec("colossalai", StackSpec)
+    stack = load_spec(STACK, StackSpec)
     stack = msgspec.structs.replace(stack, vocab_multiple=plan.problem.stack.vocab_multiple)
     degrees = _fewer_degrees(plan.layout, max_processes)
     precision = plan.layout.precision if own_precision else "fp32" if plan.layout.zero_stage == 0 else "bf16"
@@ -202,26 +203,24 @@ def _hardware(plan: Plan, *, on_gpus: bool) -> HardwareSpec:
 
 def _with_least_micro_batch(problem: Problem, layout: Layout, *, at_least: int) -> tuple[Problem, Layout]:
     """The fewest sequences that keep the rules; the first try if none does."""
-    tries = list(_micro_batches(problem, layout, at_least))
+    tries = [_with_micro_batch(problem, layout, size) for size in range(at_least, LARGEST_MICRO_BATCH + 1)]
     return next((one for one in tries if not violations(*one)), tries[0])
 
 
-def _micro_batches(problem: Problem, layout: Layout, at_least: int) -> Iterator[tuple[Problem, Layout]]:
-    size = at_least
-    while size <= LARGEST_MICRO_BATCH:
-        tried = msgspec.structs.replace(layout, micro_batch=size)
-        model = msgspec.structs.replace(problem.model, global_batch=tried.global_batch)
-        yield msgspec.structs.replace(problem, model=model, global_batch=tried.global_batch), tried
-        size += 1
+def _with_micro_batch(problem: Problem, layout: Layout, size: int) -> tuple[Problem, Layout]:
+    tried = msgspec.structs.replace(layout, micro_batch=size)
+    model = msgspec.structs.replace(problem.model, global_batch=tried.global_batch)
+    return msgspec.structs.replace(problem, model=model, global_batch=tried.global_batch), tried
 
 
 def _refuse_broken(problem: Problem, layout: Layout) -> None:
     broken = violations(problem, layout)
     if not broken:
         return
-    if layout.zero_stage == SHARDS_WEIGHTS and problem.hardware.device == "cpu":
+    card = load_spec("a100-40g", HardwareSpec)
+    if layout.zero_stage == SHARDS_WEIGHTS and not violations(msgspec.structs.replace(problem, hardware=card), layout):
         needs = Diagnostic(
-            rule="ZER005",
+            rule=broken[0].rule,
             message="ZeRO stage 3 runs on GPUs only, so that it cannot be verified on processor cores",
             hint="`--on-gpus` on a machine with GPUs",
         )

@@ -7,6 +7,7 @@ import re
 import stat
 from pathlib import Path
 
+from planner.diagnostics import usage_error
 from planner.lint import data_source, python_source, shell_source
 from planner.lint.dialects.plugins.arguments import ARGUMENTS, GPT2_ARGUMENTS, GPT2_CONFIG
 from planner.lint.source import Language, Source, unreadable
@@ -23,11 +24,44 @@ SUFFIXES: dict[str, Language] = {
     ".args": "shell",
 }
 """Languages by the ending of a file's name."""
+PLAN_SUFFIX = ".plan"
+MAX_FILES = 1000
+"""A folder with more files that could be configurations is refused."""
 PLUGINS = tuple(ARGUMENTS)
 """Classes whose calls are looked for in Python files."""
 
 _BOOSTER = ("device", "mixed_precision", "plugin")
 _HINT = "name a Python, JSON, TOML, YAML or shell file, or a gptplan plan"
+
+
+def files_of(folder: Path) -> list[Path]:
+    """Files of a folder and the folders in it, hidden ones and links to folders left out, by name.
+
+    Raises:
+        PlanError: a folder cannot be read, or there are more than :data:`MAX_FILES` files.
+    """
+    found: list[Path] = []
+    waiting = [folder]
+    while waiting:
+        here = waiting.pop()
+        try:
+            paths = sorted(here.iterdir(), reverse=True)
+        except OSError as error:
+            raise usage_error(
+                f"cannot read the folder: {error.strerror}", location=str(here), hint="name a folder that can be read"
+            ) from error
+        for path in paths:
+            if path.name.startswith("."):
+                continue
+            if path.is_dir() and not path.is_symlink():
+                waiting.append(path)
+            elif path.suffix.lower() in (*SUFFIXES, PLAN_SUFFIX) and path.is_file():
+                found.append(path)
+        if len(found) > MAX_FILES:
+            raise usage_error(
+                f"there are more than {MAX_FILES} files in this folder", location=str(folder), hint="name a smaller one"
+            )
+    return sorted(found)
 
 
 def read_text(path: Path, shown: str) -> str:

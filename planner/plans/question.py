@@ -1,39 +1,64 @@
-"""From what a user typed to the problem that is solved."""
+"""What a user asks: the options of a question, declared once, and the problem that they make.
+
+Start-up needs the options alone, so that what loads NumPy is imported where it is used.
+"""
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from functools import partial
+from typing import Annotated
+
+import msgspec
 
 from planner.diagnostics import usage_error
-from planner.layouts.pins import parse_pin
+from planner.handover.options import Option, Range
+from planner.handover.work import STACK
 from planner.layouts.problem import Objective, Problem, Reserve
 from planner.specs import HardwareSpec, ModelSpec, OffloadTier, Precision, StackSpec, TensorMode
-from planner.specs.files import load_spec
+from planner.specs.files import known_names, load_spec
 from planner.specs.units import Bytes, parse_quantity
 
 MAX_DEVICES = 131_072
 """Device counts beyond this are taken for a typing error."""
 MAX_GLOBAL_BATCH = 16_777_216
+GPUS = Range(most=MAX_DEVICES, example="96")
+GPUS_PER_NODE = Range(most=MAX_DEVICES, example="8")
+GLOBAL_BATCH = Range(most=MAX_GLOBAL_BATCH, example="1536")
+
+MODEL_NAMES = partial(known_names, ModelSpec)
+GPU_NAMES = partial(known_names, HardwareSpec)
+STACK_NAMES = partial(known_names, StackSpec)
+
+# Options of more than one command.
+Gpu = Annotated[str, Option("Built-in card (see `gptplan hardware`) or a TOML file.", known=GPU_NAMES)]
+GpusPerNode = Annotated[int | None, Option("GPUs of one node. [default: the card's]", range=GPUS_PER_NODE)]
+GlobalBatch = Annotated[int | None, Option("Sequences a step. [default: the model's]", range=GLOBAL_BATCH)]
+SeqLen = Annotated[int | None, Option("Tokens a sequence. [default: the model's]")]
+WantedPrecision = Annotated[Precision | None, Option("[default: the model's]")]
+Minimised = Annotated[Objective, Option("What to minimise.")]
+Mode = Annotated[TensorMode | None, Option("Tensor mode. [default: any]")]
+Pins = Annotated[tuple[str, ...], Option("Fix a layout field, as field=value; repeatable.")]
+Forbids = Annotated[tuple[str, ...], Option("Rule a value out, as field=value; repeatable.")]
+ReserveText = Annotated[str | None, Option("Memory to leave free: 2GiB or 6%. [default: context, NCCL, fragments]")]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Question:
-    """The options of ``solve``, as typed; ``None`` takes the default of a spec."""
+class Question(msgspec.Struct, frozen=True, kw_only=True):
+    """What `gptplan solve` may be told of the question; ``None`` takes the default of a spec."""
 
-    model: str
-    gpus: int
-    gpu: str = "a100-40g"
-    stack: str = "colossalai"
-    gpus_per_node: int | None = None
-    global_batch: int | None = None
-    seq_len: int | None = None
-    precision: Precision | None = None
-    objective: Objective = "step-time"
-    mode: TensorMode | None = None
-    pin: Iterable[str] = ()
-    forbid: Iterable[str] = ()
-    allow_offload: OffloadTier = "none"
-    reserve: str | None = None
+    model: Annotated[str, Option("Built-in model (see `gptplan models`) or a TOML file.", known=MODEL_NAMES)]
+    gpus: Annotated[int, Option("How many GPUs; TP x PP x DP is exactly this.", range=GPUS)]
+    gpu: Gpu = "a100-40g"
+    stack: Annotated[str, Option("Training framework: colossalai, megatron or a TOML file.", known=STACK_NAMES)] = STACK
+    gpus_per_node: GpusPerNode = None
+    global_batch: GlobalBatch = None
+    seq_len: SeqLen = None
+    precision: WantedPrecision = None
+    objective: Minimised = "step-time"
+    mode: Mode = None
+    pin: Pins = ()
+    forbid: Forbids = ()
+    allow_offload: Annotated[OffloadTier, Option("How far optimizer states may move.")] = "none"
+    reserve: ReserveText = None
 
 
 def build_problem(question: Question) -> Problem:
@@ -42,15 +67,15 @@ def build_problem(question: Question) -> Problem:
     Raises:
         PlanError: a spec, a number, a pin or the reserve is not valid.
     """
-    check_count(question.gpus, "--gpus", MAX_DEVICES, "--gpus 96")
+    GPUS.check("--gpus", question.gpus)
     model = load_spec(question.model, ModelSpec)
     hardware = load_spec(question.gpu, HardwareSpec)
     devices_per_node = _given(question.gpus_per_node, hardware.devices_per_node)
-    check_count(devices_per_node, "--gpus-per-node", MAX_DEVICES, "--gpus-per-node 8")
+    GPUS_PER_NODE.check("--gpus-per-node", devices_per_node)
     global_batch = _given(question.global_batch, model.global_batch)
-    check_count(global_batch, "--global-batch", MAX_GLOBAL_BATCH, "--global-batch 1536")
+    GLOBAL_BATCH.check("--global-batch", global_batch)
     seq_len = _given(question.seq_len, model.seq_len)
-    check_count(seq_len, "--seq-len", model.max_seq_len, f"--seq-len {model.seq_len}")
+    Range(most=model.max_seq_len, example=str(model.seq_len)).check("--seq-len", seq_len)
     return Problem(
         model=model,
         hardware=hardware,
@@ -72,19 +97,9 @@ def _given(value: int | None, default: int) -> int:
     return default if value is None else value
 
 
-def check_count(value: int, option: str, most: int, example: str) -> None:
-    """Refuse a number outside of 1 to ``most``.
-
-    Raises:
-        PlanError: it is.
-    """
-    if not 1 <= value <= most:
-        raise usage_error(
-            f"{option} has to be from 1 to {most}, and it is {value}", location=option, hint=f"for example `{example}`"
-        )
-
-
 def _pins(question: Question) -> dict[str, str]:
+    from planner.layouts.pins import parse_pin
+
     pins: dict[str, str] = {}
     typed = [("--pin", text) for text in question.pin]
     if question.mode is not None:
@@ -100,6 +115,8 @@ def _pins(question: Question) -> dict[str, str]:
 
 
 def _forbids(typed: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    from planner.layouts.pins import parse_pin
+
     forbids: dict[str, tuple[str, ...]] = {}
     for text in typed:
         field, value = parse_pin(text, "--forbid")

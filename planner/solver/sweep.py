@@ -1,11 +1,13 @@
 """How the optimum moves: a grid of questions, and one row for the answer to each.
 
-Everything here is a pure function; :mod:`planner.cli.sweeping` spreads it over processes.
+Everything but the writing is a pure function; :mod:`planner.cli.sweep` spreads it over processes.
 """
 
+import csv
 import itertools
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, get_args
 
 import msgspec
@@ -191,8 +193,8 @@ def _check_options(options: dict[str, Any], axes: Sequence[Axis]) -> None:
 
 def _point(options: dict[str, Any], keys: Sequence[str], values: Sequence[tuple[str, Any]]) -> Point:
     read = {key: value for key, (_, value) in zip(keys, values, strict=True)}
-    known = {field.name for field in fields(Question)}
-    problem = build_problem(Question(**(options | {key: value for key, value in read.items() if key in known})))
+    asked = {key: value for key, value in read.items() if key in Question.__struct_fields__}
+    problem = build_problem(Question(**(options | asked)))
     for link in LINKS:
         if link in read:
             hardware = _with_bandwidth(problem.hardware, link, read[link])
@@ -248,3 +250,14 @@ def _row(point: Point, answer: Answer, plan: Plan) -> Row:
         offload_parameters=layout.offload.parameters,
         gap=answer.gap,
     )
+
+
+def write_rows(path: Path, keys: Sequence[str], rows: Iterable[Row]) -> None:
+    """Write rows as CSV: the varied ``keys``, then :data:`COLUMNS`."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow([*keys, *COLUMNS])
+        for row in rows:
+            cells = {name: getattr(row, name) for name in COLUMNS} | {"rules": " ".join(row.rules)}
+            # Nothing is written for None.
+            writer.writerow([*row.varied.values(), *cells.values()])

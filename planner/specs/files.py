@@ -37,6 +37,12 @@ def builtin_names(kind: type[object]) -> list[str]:
     return sorted(path.stem for path in (specs_root() / FOLDERS[kind]).glob("*.toml"))
 
 
+def known_names(kind: type[object]) -> list[str]:
+    """Names that stand for a built-in spec of a kind: its own and short ones, sorted."""
+    names = builtin_names(kind)
+    return sorted([*names, *(short for short, full in ALIASES.items() if full in names)])
+
+
 def load_spec(name_or_path: str, kind: type[SpecType]) -> SpecType:
     """The built-in spec of that name, or the one in that TOML file.
 
@@ -44,15 +50,16 @@ def load_spec(name_or_path: str, kind: type[SpecType]) -> SpecType:
         PlanError: no such name or file, or the file does not decode; the message says where.
     """
     folder = FOLDERS[kind]
-    names: list[str] = builtin_names(kind)
     name = ALIASES.get(name_or_path, name_or_path)
-    if name in names:
+    if name in builtin_names(kind):
         return _builtin(name, kind)
     path = Path(name_or_path)
     if path.suffix != ".toml" and not path.exists():
+        names = known_names(kind)
+        listed = f"use one of {', '.join(names)}, or a .toml file"
         raise usage_error(
             f"there is no {folder.rstrip('s')} spec named `{name_or_path}`",
-            hint=_known_names(name_or_path, [*names, *(short for short, full in ALIASES.items() if full in names)]),
+            hint=" ".join(filter(None, (did_you_mean(name_or_path, names), listed))),
         )
     return _decode_file(path, kind, name_or_path)
 
@@ -62,11 +69,6 @@ def _builtin(name: str, kind: type[SpecType]) -> SpecType:
     """A spec of the package, which does not change while it runs: a sweep asks for the same ones many times."""
     folder = FOLDERS[kind]
     return _decode_file(specs_root() / folder / f"{name}.toml", kind, f"specs/{folder}/{name}.toml")
-
-
-def _known_names(typed: str, names: list[str]) -> str:
-    listed = f"use one of {', '.join(sorted(names))}, or a .toml file"
-    return " ".join(filter(None, (did_you_mean(typed, names), listed)))
 
 
 def _decode_file(path: Path, kind: type[SpecType], shown: str) -> SpecType:

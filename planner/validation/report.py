@@ -1,9 +1,10 @@
-"""Replays whole tables, sums their errors up by set, and has the words that terminal and page share."""
+"""Replays whole tables, sums their errors up by set, and says both in words, JSON and CSV."""
 
+import csv
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -15,7 +16,7 @@ from planner.validation import score
 from planner.validation.cases import MEMORY_KINDS, Case, MemoryKind
 from planner.validation.replay import Replay, replay
 from planner.validation.score import Errors, Limits, Outcomes, Pair, Ranking, error_pct
-from planner.validation.tables import Table, read_table
+from planner.validation.tables import OUTPUT_COLUMNS, Table, read_table
 
 
 class SetScore(msgspec.Struct, frozen=True, kw_only=True):
@@ -200,3 +201,49 @@ def layout_words(one: Replay) -> str:
     words += [f"v{layout.num_model_chunks}"] * (layout.num_model_chunks > 1)
     words += ["recompute"] * any(layout.recompute_layers_per_stage) + ["SP"] * layout.sequence_parallel
     return " ".join(words + ["offload"] * (layout.offload.optimizer > 0))
+
+
+def document(report: Report, limits: Limits) -> dict[str, Any]:
+    """The report as one JSON document."""
+    return {
+        "sets": msgspec.to_builtins(report.sets),
+        "rows": [row_document(one) for one in report.replays],
+        "assumptions": report.assumptions,
+        "over_limit": report.over(limits),
+    }
+
+
+def row_document(one: Replay) -> dict[str, Any]:
+    """One row of the report; the predictions are null where it was skipped."""
+    memory, step = memory_pair(one), time_pair(one)
+    return {
+        "id": one.row.id,
+        "set": one.row.set_name,
+        "predicted_mem_gib": predicted_gib(one),
+        "predicted_step_s": one.predicted.step_s if one.predicted else None,
+        "predicted_outcome": one.outcome,
+        "skipped": one.skipped,
+        "memory_error_pct": score.error_pct(*memory) if memory else None,
+        "step_error_pct": score.error_pct(*step) if step else None,
+    }
+
+
+def write_rows(path: Path, report: Report) -> None:
+    """Write the rows as they were read, with the predicted columns behind them.
+
+    Raises:
+        PlanError: the file cannot be written.
+    """
+    columns = list(
+        dict.fromkeys(name for table in report.tables for name in table.columns if name not in OUTPUT_COLUMNS)
+    )
+    try:
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow([*columns, *OUTPUT_COLUMNS])
+            for one in report.replays:
+                predicted = row_document(one)
+                # Nothing is written for None.
+                writer.writerow([*map(one.row.cells.get, columns), *map(predicted.get, OUTPUT_COLUMNS)])
+    except OSError as error:
+        raise usage_error(f"cannot write the rows: {error.strerror}", location=str(path)) from error

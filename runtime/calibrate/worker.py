@@ -1,6 +1,8 @@
-"""One rank of a calibration; started once per device by torchrun as ``-m runtime.calibrate.worker RESULT``."""
+"""One rank of a calibration; started once per device by torchrun as ``-m runtime.calibrate.worker RESULT WORK``.
 
-import argparse
+The work is :class:`planner.handover.work.CalibrationWork` as JSON.
+"""
+
 import datetime
 import os
 import statistics
@@ -16,6 +18,8 @@ import torch.distributed as dist
 
 from planner.diagnostics import Diagnostic, ExitCode, render
 from planner.handover.measurements import AttentionRates, Collective, DeviceMemory, Measurements, Product
+from planner.handover.options import decode
+from planner.handover.work import CalibrationWork
 from planner.specs import Precision
 from runtime.calibrate.adam import AdamRate, measure_adam
 from runtime.calibrate.attention import measure_attention
@@ -98,9 +102,9 @@ class Ranks:
 class Calibration:
     """All measurements of one machine, in turn, with progress on rank 0."""
 
-    def __init__(self, ranks: Ranks, limit_s: float, folder: Path, free_bytes: int) -> None:
-        """Measure for about ``limit_s`` seconds; the drive of ``folder`` has ``free_bytes`` free."""
-        self._ranks, self._limit_s, self._folder, self._free_bytes = ranks, limit_s, folder, free_bytes
+    def __init__(self, ranks: Ranks, work: CalibrationWork) -> None:
+        """Measure what ``work`` says, in about its time limit."""
+        self._ranks, self._work = ranks, work
         self._has_attention = ranks.device.type == "cuda" and _is_ampere_or_newer(ranks.device)
         self._display = PhaseDisplay(len(SHARES) - (not self._has_attention), shown=ranks.rank == 0)
 
@@ -138,7 +142,7 @@ class Calibration:
             adam=AdamRate(*adam[0]).name,
             pinned_bytes_per_s=pinned,
             pageable_bytes_per_s=pageable,
-            disk_free_bytes=self._free_bytes,
+            disk_free_bytes=self._work.free_bytes,
             disk_read_bytes_per_s=disk.read_bytes_per_s,
             disk_write_bytes_per_s=disk.write_bytes_per_s,
             seconds=time.perf_counter() - started,
@@ -148,7 +152,7 @@ class Calibration:
         """Announce a measurement, start it on all ranks at once; its budget in seconds."""
         self._display.phase(name)
         dist.barrier()
-        return SHARES[name] * self._limit_s
+        return SHARES[name] * self._work.time_limit_s
 
     def _products(self) -> list[Product]:
         device = self._ranks.device
@@ -196,8 +200,8 @@ class Calibration:
 
     def _disk(self) -> DiskRates:
         """One process writes and reads: the drive is that of the node."""
-        budget_s = self._phase("disk")
-        rates = measure_disk(self._folder, self._free_bytes, budget_s) if self._ranks.rank == 0 else DiskRates(0, 0)
+        work, budget_s = self._work, self._phase("disk")
+        rates = measure_disk(work.folder, work.free_bytes, budget_s) if self._ranks.rank == 0 else DiskRates(0, 0)
         return DiskRates(*self._ranks.gathered(rates)[0])
 
 
@@ -215,23 +219,17 @@ def _device_name(device: torch.device) -> str:
 
 def main(arguments: Sequence[str]) -> int:
     """Measure, and write the result as JSON; the exit code says how it ended."""
-    parser = argparse.ArgumentParser(prog="runtime.calibrate.worker")
-    parser.add_argument("result", type=Path)
-    parser.add_argument("--device", choices=("cuda", "cpu"), required=True)
-    parser.add_argument("--time-limit", type=float, required=True)
-    parser.add_argument("--folder", type=Path, required=True)
-    parser.add_argument("--free-bytes", type=int, required=True)
-    options = parser.parse_args(arguments)
+    result, work = Path(arguments[0]), decode(arguments[1], CalibrationWork)
     quieten_libraries()
     try:
-        ranks = Ranks(options.device)
-        found = Calibration(ranks, options.time_limit, options.folder, options.free_bytes).run()
+        ranks = Ranks(work.device)
+        found = Calibration(ranks, work).run()
         if ranks.rank == 0:
-            options.result.write_bytes(msgspec.json.encode(found))
+            result.write_bytes(msgspec.json.encode(found))
         dist.barrier()
         dist.destroy_process_group()
     except OSError as error:
-        return fail(_refusal(f"the drive of {options.folder} cannot be measured: {error.strerror}"), ExitCode.NEGATIVE)
+        return fail(_refusal(f"the drive of {work.folder} cannot be measured: {error.strerror}"), ExitCode.NEGATIVE)
     except torch.OutOfMemoryError:
         message = "a device has too little free memory to be measured"
         hint = "end what else runs on it; `nvidia-smi` shows it"

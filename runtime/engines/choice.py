@@ -7,7 +7,7 @@ from typing import Any
 from torch.optim import Optimizer
 
 from planner.diagnostics import usage_error
-from planner.launch.workers import NVME_FOLDER
+from planner.handover.work import NVME_FOLDER
 from planner.layouts.layout import SHARDS_WEIGHTS
 from planner.plans.plan import Plan
 from runtime.engines.engine import Engine

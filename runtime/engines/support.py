@@ -3,7 +3,7 @@
 import msgspec
 
 from planner.diagnostics import ExitCode, PlanError
-from planner.launch.workers import STACK
+from planner.handover.work import STACK
 from planner.plans.plan import Plan
 from planner.rules import violations
 from planner.specs import StackSpec, TensorMode

@@ -19,12 +19,9 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.elastic.rendezvous import RendezvousError
 
 from planner.diagnostics import Diagnostic, ExitCode, render
-from planner.launch.workers import NVME_FOLDER
+from planner.handover.work import FAILURE_FILE, NVME_FOLDER
 from runtime.train.display import show_failure
 from runtime.train.parent import end_with_parent
-
-FAILURE_FILE = "GPTPLAN_FAILURE_FILE"
-"""Environment variable: the file in which the first worker that fails leaves its exit code and message."""
 
 MEETING_ERRORS = (DistNetworkError, DistStoreError, RendezvousError)
 """What torchrun raises where the nodes do not find each other."""

@@ -9,7 +9,7 @@ from typing import Any
 import torch.distributed as dist
 
 from planner.diagnostics import Diagnostic, ExitCode, PlanError
-from planner.launch.workers import NVME_FOLDER, RunOptions
+from planner.handover.work import NVME_FOLDER, RunOptions
 from planner.plans.plan import Plan
 from runtime.engines.choice import make_engine
 from runtime.engines.engine import Engine

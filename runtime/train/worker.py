@@ -1,6 +1,8 @@
-"""One rank of a run; started once per device by torchrun as ``-m runtime.train.worker PLAN``."""
+"""One rank of a run; started once per device by torchrun as ``-m runtime.train.worker PLAN OPTIONS``.
 
-import argparse
+The options are :class:`planner.handover.work.RunOptions` as JSON.
+"""
+
 import contextlib
 import errno
 import os
@@ -15,18 +17,18 @@ import torch
 import torch.distributed as dist
 
 from planner.diagnostics import Diagnostic, ExitCode, PlanError, render
-from planner.launch.workers import OUT_OF_MEMORY_FILE, RunOptions
+from planner.handover.options import decode
+from planner.handover.work import FAILURE_FILE, OUT_OF_MEMORY_FILE, RunOptions
 from planner.plans.plan import Plan, read_plan
 from runtime.engines.support import check_supported
 from runtime.patches.quiet import quieten_libraries
 from runtime.train.display import show_failure
-from runtime.train.elastic import FAILURE_FILE
 from runtime.train.parent import end_with_parent
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run this rank to the end; the exit code says how it ended."""
-    plan_path, options = _parse(arguments)
+    plan_path, options = Path(arguments[0]), decode(arguments[1], RunOptions)
     name = plan_path.stem
 
     def train(plan: Plan) -> None:
@@ -64,21 +66,6 @@ def leave(status: int) -> NoReturn:
     """End this process without the interpreter's shutdown, in which a process group waits for peers that are gone."""
     sys.stdout.flush()
     os._exit(status)
-
-
-def _parse(arguments: Sequence[str]) -> tuple[Path, RunOptions]:
-    default = RunOptions()
-    parser = argparse.ArgumentParser(prog="runtime.train.worker")
-    parser.add_argument("plan", type=Path)
-    parser.add_argument("--steps", type=int, default=default.steps)
-    parser.add_argument("--data", type=Path)
-    parser.add_argument("--tokenizer", type=Path)
-    parser.add_argument("--output", type=Path, default=default.output)
-    parser.add_argument("--seed", type=int, default=default.seed)
-    parser.add_argument("--learning-rate", type=float, default=default.learning_rate)
-    parser.add_argument("--warmup-steps", type=int, default=default.warmup_steps)
-    fields = vars(parser.parse_args(arguments))
-    return fields.pop("plan"), RunOptions(**fields)
 
 
 def _check_world(plan: Plan) -> None:

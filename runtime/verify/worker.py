@@ -1,13 +1,15 @@
-"""One rank of `gptplan verify`; started by torchrun as ``-m runtime.verify.worker PLAN RESULT``."""
+"""One rank of `gptplan verify`; started by torchrun as ``-m runtime.verify.worker PLAN RESULT OPTIONS``.
 
-import argparse
+The options are :class:`planner.handover.work.VerifyOptions` as JSON.
+"""
+
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from planner.handover.verification import WORKAROUNDS
-from planner.launch.workers import NVME_FOLDER, VerifyOptions
+from planner.handover.options import decode
+from planner.handover.work import NVME_FOLDER, VerifyOptions
 from planner.plans.plan import Plan, canonical_json, write_bytes
 from runtime.train.parent import end_with_parent
 from runtime.train.worker import leave, serve
@@ -15,26 +17,18 @@ from runtime.train.worker import leave, serve
 
 def main(arguments: Sequence[str]) -> int:
     """Run this rank to the end; rank 0 writes what was found."""
-    default = VerifyOptions()
-    parser = argparse.ArgumentParser(prog="runtime.verify.worker")
-    parser.add_argument("plan", type=Path)
-    parser.add_argument("result", type=Path)
-    parser.add_argument("--steps", type=int, default=default.steps)
-    parser.add_argument("--seed", type=int, default=default.seed)
-    parser.add_argument("--output", type=Path, default=default.output)
-    parser.add_argument("--without", action="append", choices=WORKAROUNDS, default=[])
-    given = parser.parse_args(arguments)
+    plan_path, result, options = Path(arguments[0]), Path(arguments[1]), decode(arguments[2], VerifyOptions)
 
     def compare(plan: Plan) -> None:
         from runtime.verify.steps import verify  # here, so that a failing import is reported too
 
         folder = os.environ.get(NVME_FOLDER)
         nvme = None if folder is None else Path(folder)
-        found = verify(plan, steps=given.steps, seed=given.seed, nvme_folder=nvme, without=given.without)
+        found = verify(plan, steps=options.steps, seed=options.seed, nvme_folder=nvme, without=options.without)
         if found is not None:
-            write_bytes(canonical_json(found), given.result)
+            write_bytes(canonical_json(found), result)
 
-    return serve(given.plan, given.output / f"{given.plan.stem}.verify", compare)
+    return serve(plan_path, options.output / f"{plan_path.stem}.verify", compare)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import pytest
 import typer.main
 from typer.core import TyperGroup
 
-from docs import plans_page, specs_page
+from docs import cli_page, plans_page, specs_page
 from docs.rules_page import PAGE, rules_page
 from planner.cli.app import app
 from planner.lint.registry import EVERY_RULE
@@ -97,6 +97,10 @@ def test_the_page_of_specs_is_up_to_date() -> None:
     assert specs_page.PAGE.read_text(encoding="utf-8") == specs_page.specs_page(), "run `make docs`"
 
 
+def test_the_page_of_commands_is_up_to_date() -> None:
+    assert cli_page.PAGE.read_text(encoding="utf-8") == cli_page.cli_page() + "\n", "run `make docs`"
+
+
 def test_the_page_of_plans_is_up_to_date() -> None:
     assert plans_page.PAGE.read_text(encoding="utf-8") == plans_page.plans_page(), "run `make plans`"
 
@@ -139,7 +143,7 @@ def test_the_changelog_has_this_version() -> None:
 
 
 def test_versions_agree() -> None:
-    from planner.launch.workers import TRANSFORMERS_VERSION
+    from planner.launch.machine import TRANSFORMERS_VERSION
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     stack = tomllib.loads((ROOT / "specs/stacks/colossalai.toml").read_text(encoding="utf-8"))

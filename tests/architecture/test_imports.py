@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -40,7 +41,7 @@ def test_start_up_loads_nothing_heavy(statement: str) -> None:
 
 
 def test_solving_loads_no_runtime() -> None:
-    loaded = loaded_by("import planner.solver, planner.views.explain, planner.launch.workers")
+    loaded = loaded_by("import planner.solver, planner.views.explain, planner.launch.processes")
     assert "ortools" in loaded
     assert not loaded & {"torch", "colossalai", "transformers", "runtime"}
 
@@ -50,3 +51,12 @@ def test_imports_keep_their_directions() -> None:
     command = [sys.executable, "-c", code, "--no-logo", "--no-cache"]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout
+
+
+def test_both_halves_know_six_rooms() -> None:
+    """The contract lists what the runtime may not import, so that a new room is in it or here."""
+    tools = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]
+    (contract,) = (one for one in tools["importlinter"]["contracts"] if one["id"] == "runtime-reads-plans")
+    rooms = {f"planner.{path.stem}" for path in (ROOT / "planner").iterdir() if not path.stem.startswith(("_", "py"))}
+    shared = {f"planner.{name}" for name in ("diagnostics", "specs", "handover", "layouts", "plans", "rules")}
+    assert rooms - {*contract["forbidden_modules"]} == shared

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from planner.launch import workers as launch
 from planner.plans.plan import read_plan
 from planner.specs import HardwareSpec
 from planner.specs.files import load_spec, spec_digest
@@ -21,7 +20,7 @@ LIMIT_S = 3
 
 
 def gptplan(folder: Path, *arguments: object) -> "subprocess.CompletedProcess[str]":
-    root = Path(launch.__file__).parent.parent
+    root = Path(__file__).parents[2]
     python_path = os.pathsep.join(filter(None, (str(root), os.environ.get("PYTHONPATH"))))
     environment = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}
     return subprocess.run(

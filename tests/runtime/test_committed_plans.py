@@ -12,9 +12,11 @@ import pytest
 from planner.cli import app as cli
 from planner.diagnostics import PlanError
 from planner.handover.verification import Verification
-from planner.launch import workers as launch
+from planner.handover.work import RunOptions
+from planner.launch import machine
+from planner.launch.machine import check_machine
+from planner.launch.processes import torchrun_command
 from planner.launch.shrink import shrink
-from planner.launch.workers import RunOptions, check_machine, torchrun_command
 from planner.layouts.layout import Offload
 from planner.plans.plan import Plan, read_plan, seal
 from tests.runtime.host_gemini import divide_on_host, host_plugin
@@ -37,7 +39,7 @@ def test_the_launcher_takes_a_plan_on_its_machine(path: Path, monkeypatch: pytes
     monkeypatch.setattr(importlib.metadata, "version", versions.__getitem__)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
     on_node = min(8, plan.problem.num_devices)
-    monkeypatch.setattr(launch, "present_gpus", lambda: [CARDS[plan.problem.hardware.name]] * on_node)
+    monkeypatch.setattr(machine, "present_gpus", lambda: [CARDS[plan.problem.hardware.name]] * on_node)
     check_machine(plan, str(path))
     last = plan.problem.num_nodes - 1
     options = RunOptions(node_rank=last, rendezvous="host0:29500")
@@ -52,7 +54,7 @@ def test_a_machine_without_gpus_says_so_in_one_message(
 ) -> None:
     plan = read_plan(path)
     pytest.importorskip("colossalai")
-    monkeypatch.setattr(launch, "present_gpus", list)
+    monkeypatch.setattr(machine, "present_gpus", list)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as finished:
         cli.main(["run", str(path)])

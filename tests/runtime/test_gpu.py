@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from planner.launch import workers as launch
-from planner.launch.workers import RunOptions, check_machine, present_gpus, run_plan
+from planner.handover.work import RunOptions
+from planner.launch.machine import check_machine, present_gpus
+from planner.launch.processes import run_command, torchrun_command
 from planner.plans.plan import Plan, write_plan
 
 pytestmark = [
@@ -47,7 +48,7 @@ LAYOUTS: list[dict[str, Any]] = [
 @pytest.fixture
 def losses(plan: MakePlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[float]]:
     """``losses(**layout)`` are those of a short run; the run's memory must be there too."""
-    root = Path(launch.__file__).parent.parent
+    root = Path(__file__).parents[2]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, (str(root), os.environ.get("PYTHONPATH")))))
 
     def run(**layout: Any) -> list[float]:
@@ -55,7 +56,7 @@ def losses(plan: MakePlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> C
         chosen = plan(model=MODEL, hardware=HARDWARE, **layout)
         write_plan(chosen, path)
         check_machine(chosen, str(path))
-        assert run_plan(chosen, path, RunOptions(steps=6, output=tmp_path)) == 0
+        assert run_command(torchrun_command(chosen, path, RunOptions(steps=6, output=tmp_path))) == 0
         lines = (tmp_path / "gpu.metrics.jsonl").read_text().splitlines()
         _, *steps, summary = map(json.loads, lines)
         assert all(0 < r["allocated_bytes"] <= r["reserved_bytes"] for r in summary["ranks"])

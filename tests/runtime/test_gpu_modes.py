@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from planner.launch import workers as launch
-from planner.launch.workers import present_gpus
+from planner.launch.machine import present_gpus
 from planner.layouts.layout import Offload
 from planner.plans.plan import write_plan
 from tests.runtime.training import GPU_LEARNING_RATE, MakePlan, reference, reference_gradients
@@ -84,7 +83,7 @@ def test_gpus_train_like_one_process(name: str, plan: MakePlan, tmp_path: Path) 
 
 def run_ranks(folder: Path, num_devices: int) -> dict[str, Any]:
     """What the ranks of the plan in ``folder`` measured."""
-    root = Path(launch.__file__).parent.parent
+    root = Path(__file__).parents[2]
     path = os.pathsep.join(filter(None, (str(root), os.environ.get("PYTHONPATH"))))
     command = [
         sys.executable,

@@ -14,8 +14,11 @@ from typing import Any
 import pytest
 
 from planner.diagnostics import ExitCode, PlanError
-from planner.launch import workers as launch
-from planner.launch.workers import NVME_FOLDER, RunOptions, check_machine, torchrun_command
+from planner.handover.options import decode
+from planner.handover.work import NVME_FOLDER, RunOptions
+from planner.launch import machine
+from planner.launch.machine import check_machine
+from planner.launch.processes import torchrun_command
 from planner.layouts.layout import Offload
 from planner.plans.plan import Plan
 
@@ -30,7 +33,7 @@ def _installed(monkeypatch: pytest.MonkeyPatch) -> None:
     versions = {"torch": "2.5.1+cpu", "colossalai": "0.5.0", "transformers": "4.51.3"}
     monkeypatch.setattr(importlib.metadata, "version", versions.__getitem__)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
-    monkeypatch.setattr(launch, "present_gpus", list)
+    monkeypatch.setattr(machine, "present_gpus", list)
 
 
 def refusal(plan: Plan) -> Any:
@@ -82,7 +85,7 @@ def test_another_version_is_refused(
 def test_other_hardware_is_refused(
     names: list[str], message: str, hint: str, plan: MakePlan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(launch, "present_gpus", lambda: names)
+    monkeypatch.setattr(machine, "present_gpus", lambda: names)
     found = refusal(plan(hardware=GPU_PLAN, data_parallel=2))
     assert found.rule == "RUN003"
     assert message in found.message
@@ -90,12 +93,12 @@ def test_other_hardware_is_refused(
 
 
 def test_planned_hardware_passes(plan: MakePlan, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launch, "present_gpus", lambda: ["NVIDIA A100-SXM4-40GB"] * 4)
+    monkeypatch.setattr(machine, "present_gpus", lambda: ["NVIDIA A100-SXM4-40GB"] * 4)
     check_machine(plan(hardware=GPU_PLAN, data_parallel=8, devices_per_node=4), "x.plan")
 
 
 def test_the_last_node_may_have_fewer_gpus(plan: MakePlan, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launch, "present_gpus", lambda: ["NVIDIA A100-SXM4-40GB"] * 2)
+    monkeypatch.setattr(machine, "present_gpus", lambda: ["NVIDIA A100-SXM4-40GB"] * 2)
     chosen = plan(hardware=GPU_PLAN, data_parallel=6, devices_per_node=4)
     assert "needs 4 GPUs on this machine, 2 found" in refusal(chosen).message
     check_machine(chosen, "x.plan", node_rank=1)
@@ -112,15 +115,16 @@ def test_gpu_names_come_from_the_driver(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(shutil, "which", lambda name: name)
     monkeypatch.setattr(subprocess, "run", lambda *args, **kwargs: answer)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert launch.present_gpus() == ["NVIDIA A100-SXM4-40GB", "NVIDIA H100 80GB HBM3"]
+    assert machine.present_gpus() == ["NVIDIA A100-SXM4-40GB", "NVIDIA H100 80GB HBM3"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
-    assert launch.present_gpus() == ["NVIDIA H100 80GB HBM3"]
+    assert machine.present_gpus() == ["NVIDIA H100 80GB HBM3"]
 
 
 def test_one_node_needs_no_rendezvous(plan: MakePlan) -> None:
     options = RunOptions(steps=7, seed=3, learning_rate=1e-05, data=Path("some text"), output=Path("out"))
     command = torchrun_command(plan(data_parallel=2), PLAN_PATH, options)
-    assert command.argv == (
+    *argv, told = command.argv
+    assert argv == [
         sys.executable,
         "-m",
         "runtime.train.elastic",
@@ -129,13 +133,8 @@ def test_one_node_needs_no_rendezvous(plan: MakePlan) -> None:
         "-m",
         "runtime.train.worker",
         "plans/x.plan",
-        "--steps=7",
-        "--output=out",
-        "--seed=3",
-        "--learning-rate=1e-05",
-        "--warmup-steps=10",
-        "--data=some text",
-    )
+    ]
+    assert decode(told, RunOptions) == options
     assert command.env["PYTHONSAFEPATH"] == "1"
 
 
@@ -203,10 +202,10 @@ def test_workers_are_told_where_moments_go(plan: MakePlan, tmp_path: Path) -> No
 
 def test_launching_imports_no_framework() -> None:
     code = (
-        "import sys, planner.launch.workers; "
+        "import sys, planner.launch.machine, planner.launch.processes; "
         "print([n for n in ('torch', 'colossalai', 'transformers', 'runtime') if n in sys.modules])"
     )
-    root = Path(launch.__file__).parent.parent
+    root = Path(__file__).parents[2]
     environment = os.environ | {"PYTHONPATH": str(root)}
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
     assert answer.stdout.strip() == "[]"

@@ -16,7 +16,6 @@ from typing import Any
 import pytest
 
 from planner.cli import app as cli
-from planner.launch import workers as launch
 from planner.layouts.layout import Offload
 from planner.plans.plan import Plan, write_plan
 
@@ -25,14 +24,16 @@ pytestmark = pytest.mark.runtime
 MakePlan = Callable[..., Plan]
 Run = Callable[..., "subprocess.Popen[str]"]
 
+ROOT = Path(__file__).parents[2]
 TIMEOUT_S = 90
 RUNNER = """
 import sys
 from pathlib import Path, PosixPath
-from planner.launch.workers import RunOptions, run_plan
+from planner.handover.work import RunOptions
+from planner.launch.processes import run_command, torchrun_command
 from planner.plans.plan import read_plan
 path, options = Path(sys.argv[1]), eval(sys.argv[2])
-sys.exit(run_plan(read_plan(path), path, RunOptions(output=path.parent / "out", **options)))
+sys.exit(run_command(torchrun_command(read_plan(path), path, RunOptions(output=path.parent / "out", **options))))
 """
 
 
@@ -44,8 +45,7 @@ def start(tmp_path: Path) -> Iterator[Run]:
     def run(plan: Plan, **options: Any) -> "subprocess.Popen[str]":
         path = tmp_path / "small.plan"
         write_plan(plan, path)
-        root = Path(launch.__file__).parent.parent
-        python_path = os.pathsep.join(filter(None, (str(root), os.environ.get("PYTHONPATH"))))
+        python_path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
         process = subprocess.Popen(
             [sys.executable, "-c", RUNNER, str(path), repr(options)],
             cwd=tmp_path,
@@ -185,7 +185,7 @@ with MetricsFile(Path(sys.argv[1])) as metrics:
 
 def test_a_record_is_whole_or_not_there(tmp_path: Path) -> None:
     path = tmp_path / "x.jsonl"
-    environment = os.environ | {"PYTHONPATH": str(Path(launch.__file__).parent.parent)}
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", SHORT_WRITE, str(path)], check=False, env=environment)
     assert done.returncode == errno.ENOSPC
     (line,) = path.read_text().splitlines()

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from planner.diagnostics import ExitCode, PlanError
-from planner.launch import toolchain
-from planner.launch.toolchain import check_toolchain
+from planner.launch import machine
+from planner.launch.machine import check_toolchain
 from planner.layouts.layout import Offload
 from planner.plans.plan import Plan
 
@@ -31,7 +31,7 @@ def _bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         "find_spec",
         lambda name: SimpleNamespace(submodule_search_locations=[str(tmp_path)]) if name == "colossalai" else None,
     )
-    monkeypatch.setattr(toolchain, "DEFAULT_CUDA", tmp_path / "cuda")
+    monkeypatch.setattr(machine, "DEFAULT_CUDA", tmp_path / "cuda")
     for name in ("CUDA_HOME", "CUDA_PATH", "CXX"):
         monkeypatch.delenv(name, raising=False)
 

@@ -23,7 +23,7 @@ from planner.handover.measurements import (
     Measurements,
     Product,
 )
-from planner.launch import workers as launch
+from planner.launch.machine import builtin_for
 from planner.plans.plan import read_plan
 from planner.specs import HardwareSpec, ModelSpec, Precision, StackSpec
 from planner.specs.files import builtin_names, load_spec, spec_digest
@@ -268,11 +268,11 @@ def test_without_torch_it_says_what_to_install(gptplan: Run, tmp_path: Path, mon
 
 def test_a_card_without_a_spec_needs_a_base(gptplan: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
-    monkeypatch.setattr("planner.cli.calibrating.present_gpus", lambda: ["NVIDIA Unheard Of"])
+    monkeypatch.setattr("planner.calibration.measuring.present_gpus", lambda: ["NVIDIA Unheard Of"])
     code, _, err = gptplan("calibrate", "-o", tmp_path / "x.toml")
     assert code == 2
     assert "no built-in spec is that of NVIDIA Unheard Of" in err
-    assert launch.builtin_for("NVIDIA H200") == "h200-141g"
+    assert builtin_for("NVIDIA H200") == "h200-141g"
 
 
 def test_least_squares_find_the_least_within_the_bounds() -> None:

@@ -189,9 +189,9 @@ def test_an_edited_plan_is_refused_everywhere(gptplan: Run, plan_path: Path) -> 
 def test_a_plan_for_gpus_is_refused_without_them(
     gptplan: Run, plan_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("planner.launch.workers.RUNTIME_PACKAGES", ())
-    monkeypatch.setattr("planner.launch.workers._other_versions", lambda plan: [])
-    monkeypatch.setattr("planner.launch.workers.present_gpus", list)
+    monkeypatch.setattr("planner.launch.machine.RUNTIME_PACKAGES", ())
+    monkeypatch.setattr("planner.launch.machine._other_versions", lambda plan: [])
+    monkeypatch.setattr("planner.launch.machine.present_gpus", list)
     outcome = gptplan("run", plan_path)
     assert outcome.code == 1
     assert "error[RUN003]" in outcome.err
@@ -219,7 +219,7 @@ def test_a_defect_is_called_one_and_exits_with_3(gptplan: Run, monkeypatch: pyte
     def broken(problem: object, **_: object) -> None:
         raise ZeroDivisionError("a defect")
 
-    monkeypatch.setattr("planner.cli.solving.find_best", broken)
+    monkeypatch.setattr("planner.solver.solve", broken)
     outcome = gptplan("solve", "--model", "gpt3", "--gpus", 96)
     assert outcome.code == 3
     assert "defect of gptplan" in outcome.err

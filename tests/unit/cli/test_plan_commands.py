@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from planner.launch import workers as launch
+from planner.launch import machine
 from planner.plans.plan import Plan, read_plan, seal, write_plan
 from tests.helpers import Run, changed
 
@@ -215,7 +215,7 @@ def test_an_edited_plan_is_refused(command: str, gptplan: Run, plans: tuple[Path
 def test_verify_starts_nothing_without_the_runtime(
     gptplan: Run, plans: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(launch, "RUNTIME_PACKAGES", ("torch", "no_such_package_anywhere"))
+    monkeypatch.setattr(machine, "RUNTIME_PACKAGES", ("torch", "no_such_package_anywhere"))
     outcome = gptplan("verify", plans[0])
     assert outcome.code == 1
     assert "error[RUN001]" in outcome.err
@@ -229,7 +229,7 @@ def test_verify_is_for_plans_that_run(gptplan: Run) -> None:
 
 
 def test_verify_on_gpus_needs_gpus(gptplan: Run, plans: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launch, "present_gpus", list)
+    monkeypatch.setattr(machine, "present_gpus", list)
     outcome = gptplan("verify", plans[1], "--on-gpus")
     assert outcome.code == 1
     assert "no GPU was found" in outcome.err

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from planner.cli import app as cli
-from planner.cli import sweeping
+from planner.cli import sweep as sweeping
 from planner.diagnostics import PlanError
 from planner.plans.question import Question, build_problem
 from planner.solver import solve
@@ -168,8 +168,8 @@ def test_an_interrupt_keeps_what_is_done(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(sweeping, "_collect", one_and_interrupt)
-    options = sweeping.SweepOptions(out=tmp_path / "rows.csv")
-    assert sweeping.sweep(SMALL, ["gpus=2,4,8"], options) == 130
+    options = sweeping.Sweep(vary=("gpus=2,4,8",), model="gpt2-small", out=tmp_path / "rows.csv")
+    assert sweeping.sweep(options) == 130
     captured = capsys.readouterr()
     assert captured.err == "interrupted after 1 of 3 points\n"
     assert len(captured.out.splitlines()) == 2

@@ -1,14 +1,13 @@
 """``check --as-plan``: a configuration written by hand as a sealed plan."""
 
 import importlib.metadata
-from pathlib import Path
 
 import msgspec
 
 from planner import __version__
 from planner.cost_model import predict
 from planner.diagnostics import Diagnostic, ExitCode, PlanError
-from planner.launch.workers import STACK
+from planner.handover.work import STACK
 from planner.layouts.layout import Layout
 from planner.layouts.problem import Problem
 from planner.lint.check import Checked, best_layout
@@ -86,12 +85,3 @@ def _sealed(problem: Problem, layout: Layout, predicted: Prediction, best: Answe
             evidence=evidence,
         )
     )
-
-
-def described(plan: Plan, checked: Checked, target: Path) -> str:
-    """Where the plan is, and for which stack where that is another one than was checked."""
-    stack = plan.problem.stack
-    problem = checked.judged.problem
-    if problem is not None and problem.stack.name == stack.name:
-        return f"plan: {target}"
-    return f"plan: {target}, for stack {stack.name} {stack.version}"

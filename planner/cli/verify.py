@@ -3,46 +3,52 @@
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from planner.cli.output import print_json
+from planner.cli.parameters import Json, PlanFile, print_json
 from planner.diagnostics import Diagnostic, ExitCode, render, usage_error
 from planner.handover.verification import WORKAROUNDS, Verification
-from planner.launch.nvme import check_nvme
-from planner.launch.processes import run_command
-from planner.launch.shrink import Shrunken, shrink
-from planner.launch.toolchain import check_toolchain
-from planner.launch.workers import STACK, VerifyOptions, check_machine, present_gpus, verify_command
-from planner.plans.plan import read_plan, write_plan
+from planner.handover.work import STACK, VerifyOptions
 from planner.specs.files import did_you_mean, to_builtins
-from planner.views import verify as verify_view
+
+if TYPE_CHECKING:
+    from planner.launch.shrink import Shrunken
 
 RULE = "VER001"
-LEAST_STEPS, MOST_STEPS = 1, 1000
-MOST_PROCESSES = 1024
 
 
-def verify(path: Path, options: VerifyOptions, *, as_json: bool) -> int:
-    """Shrink the plan, train it both ways and print how far they are apart; 1 if further than rounding explains."""
-    _check_options(options)
-    plan = read_plan(path)
+class Verify(VerifyOptions, frozen=True, kw_only=True):
+    """The options of ``verify``."""
+
+    plan: PlanFile
+    as_json: Json = False
+
+
+def verify(options: Verify) -> int:
+    """Train a plan's layout on a small model and compare losses and gradients with one process."""
+    from planner.launch.machine import check_machine, check_toolchain
+    from planner.launch.shrink import shrink
+    from planner.plans.plan import read_plan
+    from planner.views import verify as verify_view
+
+    _check_workarounds(options)
+    plan, name = read_plan(options.plan), str(options.plan)
     if plan.problem.stack.name != STACK:
-        check_machine(plan, str(path))
-    small = shrink(
-        plan, max_processes=_most_processes(options), on_gpus=options.on_gpus, own_precision=options.own_precision
-    )
-    check_machine(small.plan, str(path))
+        check_machine(plan, name)
+    most = _most_processes(options)
+    small = shrink(plan, max_processes=most, on_gpus=options.on_gpus, own_precision=options.own_precision)
+    check_machine(small.plan, name)
     check_toolchain(small.plan)
     _say_what_runs(small, options)
     with tempfile.TemporaryDirectory(prefix="gptplan-verify-") as folder:
         result = Path(folder) / "result.json"
-        code = _run(small, Path(folder) / path.name, result, options)
+        code = _run(small, result, options)
         if code:
             return code
         found = msgspec.json.decode(result.read_bytes(), type=Verification)
-    if as_json:
+    if options.as_json:
         print_json(document(small, found, options))
     else:
         verify_view.print_verification(small, found)
@@ -52,13 +58,7 @@ def verify(path: Path, options: VerifyOptions, *, as_json: bool) -> int:
     return ExitCode.NEGATIVE
 
 
-def _check_options(options: VerifyOptions) -> None:
-    for option, value, least, most in (
-        ("--steps", options.steps, LEAST_STEPS, MOST_STEPS),
-        ("--max-processes", options.max_processes, 1, MOST_PROCESSES),
-    ):
-        if not least <= value <= most:
-            raise usage_error(f"{option} takes {least} to {most}, not {value}", location=option)
+def _check_workarounds(options: Verify) -> None:
     for name in options.without:
         if name not in WORKAROUNDS:
             known = ", ".join(WORKAROUNDS)
@@ -66,30 +66,36 @@ def _check_options(options: VerifyOptions) -> None:
             raise usage_error(f"there is no workaround {name}", location="--without", hint=hint)
 
 
-def _most_processes(options: VerifyOptions) -> int:
+def _most_processes(options: Verify) -> int:
     """No more than there are GPUs; without any, what :func:`check_machine` will refuse."""
+    from planner.launch.machine import present_gpus
+
     num_gpus = len(present_gpus()) if options.on_gpus else 0
     return min(options.max_processes, num_gpus) if num_gpus else options.max_processes
 
 
-def _say_what_runs(small: Shrunken, options: VerifyOptions) -> None:
+def _say_what_runs(small: "Shrunken", options: Verify) -> None:
     where = "GPUs" if options.on_gpus else "processes"
     sys.stderr.write(f"training {options.steps} steps on {small.plan.layout.num_devices} {where} and on one\n")
     for name in options.without:
         sys.stderr.write(f"warning: switched off: {WORKAROUNDS[name]}\n")
 
 
-def _run(small: Shrunken, path: Path, result: Path, options: VerifyOptions) -> int:
-    nvme = None
+def _run(small: "Shrunken", result: Path, options: Verify) -> int:
+    from planner.launch.nvme import check_nvme
+    from planner.launch.processes import run_command, verify_command
+    from planner.plans.plan import write_plan
+
+    own = msgspec.structs.replace(options, nvme_path=options.nvme_path or result.parent)
     if small.plan.layout.offload.tier == "nvme":
-        nvme = options.nvme_path or result.parent
-        check_nvme(small.plan, nvme)
+        check_nvme(small.plan, own.nvme_path)
+    path = result.with_name(options.plan.name)
     write_plan(small.plan, path)
     # What the libraries print must not mix with the answer.
-    return run_command(verify_command(small.plan, path, result, options, nvme_path=nvme), stdout=2)
+    return run_command(verify_command(small.plan, path, result, own), stdout=2)
 
 
-def document(small: Shrunken, found: Verification, options: VerifyOptions) -> dict[str, Any]:
+def document(small: "Shrunken", found: Verification, options: Verify) -> dict[str, Any]:
     """The JSON document of a verification."""
     model = small.plan.problem.model
     shape = ("num_layers", "hidden_size", "num_heads", "ffn_hidden_size", "vocab_size", "tied_embeddings")
@@ -103,7 +109,7 @@ def document(small: Shrunken, found: Verification, options: VerifyOptions) -> di
     }
 
 
-def _finding(small: Shrunken, found: Verification) -> Diagnostic:
+def _finding(small: "Shrunken", found: Verification) -> Diagnostic:
     worst = max((step.gradient for step in found.steps), key=lambda g: float("inf") if g.value is None else g.value)
     value = "no number" if worst.value is None else f"{worst.value:.1e}"
     limits = found.tolerance

@@ -1,0 +1,80 @@
+"""A command from the struct of its options: the parameters of Typer, and what several commands share."""
+
+import inspect
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import GenericAlias
+from typing import Annotated, Any, get_args, get_origin
+
+import msgspec
+import typer
+
+from planner.diagnostics import usage_error
+from planner.handover.options import Declared, Option, check_ranges, declared
+
+Json = Annotated[bool, Option("Print one JSON document.", ("--json",))]
+PlanFile = Annotated[Path, Option("A plan that `gptplan solve` wrote.", metavar="FILE.plan", is_argument=True)]
+
+
+class JsonOnly(msgspec.Struct, frozen=True, kw_only=True):
+    """The options of a command that lists."""
+
+    as_json: Json = False
+
+
+class OnePlan(msgspec.Struct, frozen=True, kw_only=True):
+    """The options of a command that reads a plan."""
+
+    plan: PlanFile
+    as_json: Json = False
+
+
+def command(function: Callable[[Any], int]) -> Callable[..., None]:
+    """What Typer takes for a command, made from the struct that its ``options`` are.
+
+    The struct gives the parameters, the docstring of ``function`` the help; what it returns is the exit code.
+    """
+    struct = function.__annotations__["options"]
+
+    def run(**typed: Any) -> None:
+        given = {field: tuple(value) if isinstance(value, list) else value for field, value in typed.items()}
+        options = struct(**{field: value for field, value in given.items() if value is not None})
+        check_ranges(options)
+        raise typer.Exit(function(options))
+
+    run.__name__, run.__doc__ = function.__name__, function.__doc__
+    signature = inspect.Signature([_parameter(one) for one in declared(struct)])
+    run.__signature__ = signature  # type: ignore[attr-defined]
+    return run
+
+
+def _parameter(one: Declared) -> inspect.Parameter:
+    option, kind, default = one.option, one.type, one.default
+    if get_origin(kind) is tuple:
+        kind = GenericAlias(list, (option.reads or get_args(kind)[0],))
+        default = default or None
+    if default is msgspec.NODEFAULT:
+        default = inspect.Parameter.empty
+    more: dict[str, Any] = {"help": option.help, "metavar": option.metavar}
+    if (known := option.known) is not None:
+        more["autocompletion"] = lambda: list(known())  # Typer itself leaves out what does not begin as typed
+    info = typer.Argument(**more) if option.is_argument else typer.Option(*one.names, **more)
+    annotation = Annotated[kind, info]  # type: ignore[valid-type]
+    return inspect.Parameter(one.field, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
+def print_json(document: Any) -> None:
+    """Write one JSON document to stdout."""
+    sys.stdout.write(msgspec.json.format(msgspec.json.encode(document), indent=2).decode() + "\n")
+
+
+def check_table(out: Path | None, example: str) -> None:
+    """Refuse to write rows to a folder, or into one that does not exist.
+
+    Raises:
+        PlanError: that is what ``--out`` names.
+    """
+    if out is not None and (out.is_dir() or not out.parent.is_dir()):
+        what = "this is a folder" if out.is_dir() else "there is no such folder to write into"
+        raise usage_error(what, location=str(out), hint=f"name a file with `--out {example}`")

@@ -1,0 +1,18 @@
+"""``show``: print a plan."""
+
+from planner.cli.parameters import OnePlan, print_json
+from planner.diagnostics import ExitCode
+from planner.specs.files import to_builtins
+
+
+def show(options: OnePlan) -> int:
+    """Print a plan: layout, predicted time and memory, and what was proven."""
+    from planner.plans.plan import read_plan
+    from planner.views import explain as tables
+
+    plan = read_plan(options.plan)
+    if options.as_json:
+        print_json(to_builtins(plan))
+    else:
+        tables.print_plan(plan)
+    return ExitCode.OK

@@ -1,0 +1,87 @@
+"""``solve``: find the best layout and write it to a plan file."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from planner.cli.parameters import Json, print_json
+from planner.diagnostics import ExitCode, PlanError, render, usage_error
+from planner.handover.options import Option, Range
+from planner.layouts.problem import Problem
+from planner.plans.question import Question, build_problem, plan_name
+from planner.specs.files import to_builtins
+
+if TYPE_CHECKING:
+    from planner.solver.answer import Answer, LeastDevices
+
+SEARCH_TIME = Range(least=0, above=True, most=float("inf"), wanted="above 0 seconds", example="10")
+
+
+class Solve(Question, frozen=True, kw_only=True):
+    """The options of ``solve``."""
+
+    time_limit_s: Annotated[
+        float | None, Option("Seconds the search may take. [default: none]", ("--time-limit",), range=SEARCH_TIME)
+    ] = None
+    top: Annotated[int, Option("How many layouts to list, the best included.", range=Range(example="5"))] = 1
+    min_gpus: Annotated[bool, Option("Find the least number of GPUs that the model fits on, at most --gpus.")] = False
+    output: Annotated[Path | None, Option("Plan file. [default: plans/MODEL-NxGPU.plan]", ("-o", "--output"))] = None
+    as_json: Json = False
+
+
+def solve(options: Solve) -> int:
+    """Find the best layout and write it to a plan file."""
+    from planner.plans.plan import write_plan
+
+    problem = build_problem(options)
+    path = options.output or _default_path(problem)
+    if path.is_dir():
+        raise usage_error("this is a folder, not a plan file", location=str(path), hint="name a file with `-o`")
+    try:
+        answer, least = _search(problem, options)
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted before a layout was found; no plan was written\n")
+        return ExitCode.INTERRUPTED
+    if answer.plan is None:
+        _print(answer, least, None, options)
+        return ExitCode.NEGATIVE
+    path = options.output or _default_path(answer.plan.problem)
+    try:
+        write_plan(answer.plan, path)
+    except PlanError:
+        _print(answer, least, None, options)  # before it is lost
+        raise
+    _print(answer, least, path, options)
+    return ExitCode.OK
+
+
+def _default_path(problem: Problem) -> Path:
+    return Path("plans") / plan_name(problem)
+
+
+def _search(problem: Problem, options: Solve) -> tuple["Answer", "LeastDevices | None"]:
+    from planner import solver
+
+    if options.min_gpus:
+        return solver.solve_least_devices(problem, time_limit_s=options.time_limit_s, top=options.top)
+    return solver.solve(problem, time_limit_s=options.time_limit_s, top=options.top), None
+
+
+def _print(answer: "Answer", least: "LeastDevices | None", path: Path | None, options: Solve) -> None:
+    from planner.views import explain as tables
+
+    if options.as_json:
+        document: dict[str, Any] = to_builtins(answer) | {"plan_file": None if path is None else str(path)}
+        print_json(document if least is None else document | {"min_gpus": to_builtins(least)})
+        return
+    if least is not None:
+        to = sys.stderr if answer.plan is None else sys.stdout
+        to.write(tables.least_devices_text(least) + "\n\n")
+    if answer.plan is not None:
+        tables.print_answer(answer, answer.plan, path)
+        return
+    space = answer.space
+    sys.stderr.write(
+        f"{answer.status}: of {space.layouts:,} layouts {space.valid:,} are valid and {space.fit:,} fit\n\n"
+    )
+    sys.stderr.write("\n\n".join(render(reason) for reason in answer.reasons) + "\n")

@@ -1,0 +1,60 @@
+"""``validate``: measured runs against the cost model."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+
+from planner.cli.parameters import Json, check_table, print_json
+from planner.diagnostics import Diagnostic, ExitCode, render
+from planner.handover.options import Option, Range
+from planner.plans.question import GPU_NAMES
+from planner.specs import HardwareSpec
+from planner.specs.files import load_spec
+
+PERCENT = Range(least=0, wanted="a percentage from 0 on", example="8")
+
+
+class Validate(msgspec.Struct, frozen=True, kw_only=True):
+    """The options of ``validate``."""
+
+    tables: Annotated[tuple[Path, ...], Option("Tables of measured runs.", metavar="TABLE.csv ...", is_argument=True)]
+    sets: Annotated[tuple[str, ...], Option("Only rows of this set; repeatable.", ("--set",))] = ()
+    gpu: Annotated[
+        str | None, Option("Built-in card or a TOML file. [default: what each row names]", known=GPU_NAMES)
+    ] = None
+    max_memory_error: Annotated[
+        float | None, Option("Largest mean memory error of a set, in percent.", range=PERCENT)
+    ] = None
+    max_time_error: Annotated[
+        float | None, Option("Largest mean step-time error of a set, in percent.", range=PERCENT)
+    ] = None
+    worst: Annotated[
+        int, Option("How many of the worst rows to list.", range=Range(least=0, wanted="0 or more", example="10"))
+    ] = 10
+    out: Annotated[Path | None, Option("Write the rows with predictions to a CSV file.")] = None
+    as_json: Json = False
+
+
+def validate(options: Validate) -> int:
+    """Replay measured runs through the cost model and report the error; exit code 1 over a limit."""
+    from planner.validation import Limits
+    from planner.validation import validate as replayed
+    from planner.validation.report import document, write_rows
+    from planner.views import validation as validation_view
+
+    check_table(options.out, "predicted.csv")
+    limits = Limits(options.max_memory_error, options.max_time_error)
+    hardware = load_spec(options.gpu, HardwareSpec) if options.gpu is not None else None
+    report = replayed(options.tables, options.sets, hardware)
+    if options.out is not None:
+        write_rows(options.out, report)
+    if options.as_json:
+        print_json(document(report, limits))
+    else:
+        validation_view.print_report(report, most=options.worst)
+    over = report.over(limits)
+    for message in over:
+        sys.stderr.write(render(Diagnostic(rule="VAL001", message=message)) + "\n")
+    return ExitCode.NEGATIVE if over else ExitCode.OK

@@ -1,0 +1,91 @@
+"""What a worker is told: its options, and the names of what it finds in its environment."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+
+from planner.handover.options import Option, Range
+from planner.handover.verification import WORKAROUNDS, Workaround
+
+STACK = "colossalai"
+"""The stack spec of what the runtime executes."""
+
+NVME_FOLDER = "GPTPLAN_NVME_FOLDER"
+"""Environment variable: where the workers keep moments of the optimizer while they run."""
+OUT_OF_MEMORY_FILE = "GPTPLAN_OUT_OF_MEMORY_FILE"
+"""Environment variable: the file that a worker makes when it runs out of device memory."""
+FAILURE_FILE = "GPTPLAN_FAILURE_FILE"
+"""Environment variable: the file in which the first worker that fails leaves its exit code and message."""
+
+_OUTPUT = ("-o", "--output")
+
+
+class RunOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """What `gptplan run` may be told beside the plan; every worker is told the same."""
+
+    steps: Annotated[int, Option("Optimizer steps.", range=Range(least=1, example="50"))] = 50
+    data: Annotated[
+        Path | None, Option("Text file or folder. [default: the source text of Python's standard library]")
+    ] = None
+    tokenizer: Annotated[Path | None, Option("A tokenizer.json. [default: every byte is a token]")] = None
+    output: Annotated[Path, Option("Folder for metrics and logs.", _OUTPUT)] = Path("runs")
+    seed: Annotated[int, Option("Seed of weights and data order.")] = 0
+    learning_rate: Annotated[
+        float,
+        Option("Learning rate of AdamW.", range=Range(least=0, above=True, wanted="a number above 0", example="3e-4")),
+    ] = 3e-4
+    warmup_steps: Annotated[
+        int, Option("Steps over which the learning rate rises.", range=Range(least=0, example="10"))
+    ] = 10
+    nvme_path: Annotated[Path | None, Option("Folder on a local NVMe drive, for a plan that offloads to one.")] = None
+    record: Annotated[
+        Path | None, Option("CSV table to append this run to, for `gptplan validate`.", metavar="TABLE")
+    ] = None
+    node_rank: Annotated[int, Option("Which node this is, when the plan needs several.")] = 0
+    rendezvous: Annotated[str | None, Option("HOST:PORT of node 0, when the plan needs several nodes.")] = None
+
+
+_BOUNDED = "{option} takes {least} to {most}, not {value}"
+
+
+class VerifyOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """What `gptplan verify` may be told beside the plan; every worker is told the same."""
+
+    steps: Annotated[int, Option("Optimizer steps.", range=Range(most=1000, example="3", refusal=_BOUNDED))] = 3
+    max_processes: Annotated[
+        int,
+        Option(
+            "Processes to start at most; a larger layout is shrunk.",
+            range=Range(most=1024, example="8", refusal=_BOUNDED),
+        ),
+    ] = 8
+    on_gpus: Annotated[bool, Option("Use this machine's GPUs, as ZeRO stage 3 needs. [default: CPU cores]")] = False
+    own_precision: Annotated[
+        bool, Option("In the precision of the plan. [default: fp32, or bf16 where ZeRO is used]")
+    ] = False
+    nvme_path: Annotated[Path | None, Option("Folder for a plan that offloads to NVMe. [default: a temporary one]")] = (
+        None
+    )
+    seed: Annotated[int, Option("Seed of weights and data.")] = 7
+    output: Annotated[Path, Option("Folder for logs of failures.", _OUTPUT)] = Path("runs")
+    without: Annotated[
+        tuple[Workaround, ...],
+        Option(
+            f"Switch a workaround off, to see its error found; repeatable: {', '.join(WORKAROUNDS)}.",
+            known=WORKAROUNDS.keys,
+            reads=str,
+        ),
+    ] = ()
+
+
+class CalibrationWork(msgspec.Struct, frozen=True, kw_only=True):
+    """What the ranks of a calibration measure, and where."""
+
+    device: Literal["cuda", "cpu"]
+    time_limit_s: float
+    """How long the measurements may take."""
+    folder: Path
+    """On the drive that is measured."""
+    free_bytes: int
+    """On that drive."""
