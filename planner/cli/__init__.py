@@ -1,5 +1,5 @@
-"""The command line: one module a command, between its options and its exit code.
+"""The command line: one module a command, with the struct of its options and what it does.
 
-Data goes to stdout, messages to stderr. Every command returns an exit code. The application imports the module of the
-one command that it runs, so that none pays for another's dependencies.
+Data goes to stdout, messages to stderr. Every command returns an exit code. A command imports what it takes when it
+runs, so that none pays for another's dependencies.
 """

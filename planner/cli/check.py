@@ -1,13 +1,12 @@
 """``check``: plans, hand-written configurations and folders of them."""
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 
-from planner.cli.parameters import Json, print_json
-from planner.diagnostics import ExitCode, usage_error
+from planner.cli.parameters import Json
+from planner.diagnostics import usage_error
 from planner.handover.options import Option, Range
 from planner.plans import question
 from planner.plans.question import parse_reserve
@@ -15,7 +14,6 @@ from planner.specs import HardwareSpec, ModelSpec
 from planner.specs.files import load_spec
 
 if TYPE_CHECKING:
-    from planner.lint.check import Checked
     from planner.lint.draft import Asked
 
 COUNT = Range(most=10**6, example="1024")
@@ -47,31 +45,24 @@ class Check(msgspec.Struct, frozen=True, kw_only=True):
 
 def check(options: Check) -> int:
     """Say rule by rule what is wrong with a configuration, without running it, and whether it fits."""
-    from planner.cli.folders import check_folder, check_plan, document_of, exit_code
-    from planner.lint.check import check_text
-    from planner.lint.files import is_plan, read_text
-    from planner.views import check as check_view
+    from planner.cli import checking
+    from planner.lint.files import PLAN_SUFFIX, is_plan, read_text
 
-    path = options.config
+    path, as_json = options.config, options.as_json
     if path.is_dir():
         if options.fix or options.as_plan:
             raise usage_error("--fix and --as-plan take one file", location=str(path), hint="name a file of the folder")
-        return check_folder(path, _asked(options), as_json=options.as_json)
-    if path.suffix == ".plan" or is_plan(text := read_text(path, str(path))):
-        return check_plan(path, as_json=options.as_json)
+        return checking.check_folder(path, _asked(options), as_json=as_json)
+    if path.suffix == PLAN_SUFFIX or is_plan(text := read_text(path, str(path))):
+        return checking.check_plan(path, as_json=as_json)
     asked = _asked(options)
     if options.fix:
-        return _fix(text, asked, options)
-    checked = check_text(text, str(path), asked)
+        target = options.output or path.with_name(f"{path.stem}.fixed{path.suffix}")
+        return checking.fix(path, text, asked, target, as_json=as_json)
     if options.as_plan:
-        return _write_plan(checked, options)
-    if options.as_json:
-        print_json(document_of(checked))
-    else:
-        for number, one in enumerate(checked):
-            sys.stdout.write("\n" if number else "")
-            check_view.print_checked(one)
-    return exit_code(checked)
+        target = options.output or Path("plans") / f"{path.stem}{PLAN_SUFFIX}"
+        return checking.freeze(path, text, asked, target, as_json=as_json)
+    return checking.check_configuration(path, text, asked, as_json=as_json)
 
 
 def _asked(options: Check) -> "Asked":
@@ -97,64 +88,3 @@ def _asked(options: Check) -> "Asked":
         seq_len=options.seq_len,
         reserve=parse_reserve(options.reserve, hardware) if options.reserve is not None else None,
     )
-
-
-def _fix(text: str, asked: "Asked", options: Check) -> int:
-    from planner.cli.folders import document_of
-    from planner.lint.check import check_text, fix_text
-    from planner.lint.files import byte_order_mark
-    from planner.lint.fixing import listed_changes
-    from planner.plans.plan import write_bytes
-    from planner.views import check as check_view
-
-    path = options.config
-    target = options.output or path.with_name(f"{path.stem}.fixed{path.suffix}")
-    fixed, changes = fix_text(text, str(path), asked)
-    # The language follows the name that was checked, whatever the new file is called.
-    checked = check_text(fixed, str(path), asked)
-    valid = all(one.valid for one in checked)
-    if valid and changes:
-        write_bytes(byte_order_mark(path) + fixed.encode(), target)
-    if options.as_json:
-        file = str(target) if changes and valid else None
-        print_json(document_of(checked) | {"changes": msgspec.to_builtins(changes), "file": file})
-    elif not valid:
-        for one in checked:
-            if not one.valid:
-                check_view.print_checked(one)
-        sys.stdout.write(f"{path}: nothing was written: these findings need values that only you know\n")
-    elif changes:
-        sys.stdout.write(f"{listed_changes(changes)}\n{target}: {check_view.verdict(checked[0])}\n")
-    else:
-        sys.stdout.write(f"{path}: nothing to fix\n")
-    return ExitCode.OK if valid else ExitCode.NEGATIVE
-
-
-def _write_plan(checked: "list[Checked]", options: Check) -> int:
-    from planner.cli.folders import document_of
-    from planner.lint.freezing import by_hand
-    from planner.plans.plan import write_plan
-    from planner.views import check as check_view
-
-    path, first = options.config, checked[0]
-    if len(checked) > 1:
-        raise usage_error(
-            f"this file has {len(checked)} configurations, and a plan holds one layout",
-            location=str(path),
-            hint="leave one of them in the file",
-        )
-    target, plan = options.output or Path("plans") / f"{path.stem}.plan", None
-    if first.valid and not first.misfits:
-        plan = by_hand(first)
-        write_plan(plan, target)
-    if options.as_json:
-        print_json(document_of(checked) | {"plan_file": str(target) if plan else None})
-    else:
-        check_view.print_checked(first)
-    if plan is None:
-        return ExitCode.NEGATIVE
-    if not options.as_json:
-        stack, problem = plan.problem.stack, first.judged.problem
-        other = "" if problem and problem.stack.name == stack.name else f", for stack {stack.name} {stack.version}"
-        sys.stdout.write(f"\nplan: {target}{other}\n")
-    return ExitCode.OK

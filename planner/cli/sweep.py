@@ -1,12 +1,8 @@
 """``sweep``: solve a grid of questions on all cores."""
 
-import os
-import signal
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import msgspec
 
@@ -16,11 +12,6 @@ from planner.diagnostics import ExitCode
 from planner.handover.options import Option, Range
 from planner.plans import question
 from planner.specs import OffloadTier
-
-if TYPE_CHECKING:
-    from concurrent.futures import Future
-
-    from planner.solver.sweep import Point, Row
 
 
 class Sweep(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,7 +52,8 @@ class Sweep(msgspec.Struct, frozen=True, kw_only=True):
 
 def sweep(options: Sweep) -> int:
     """Solve a grid of questions and show how the best layout moves."""
-    from planner.solver.sweep import grid, parse_axes, write_rows
+    from planner.solver import parallel
+    from planner.solver.sweep import Row, grid, parse_axes, write_rows
     from planner.views import sweep as sweep_view
 
     check_table(options.out, "sweep.csv")
@@ -71,7 +63,7 @@ def sweep(options: Sweep) -> int:
     rows: dict[int, Row] = {}
     complete = True
     try:
-        _collect(given, points, options, rows)
+        parallel.answer(given, points, rows, options.time_limit_s, jobs=options.jobs, track=sweep_view.track)
     except KeyboardInterrupt:
         complete = False  # what is done is kept
     done = [rows[number] for number in sorted(rows)]
@@ -85,52 +77,3 @@ def sweep(options: Sweep) -> int:
         sys.stderr.write(f"interrupted after {len(done)} of {len(points)} points\n")
         return ExitCode.INTERRUPTED
     return ExitCode.OK if any(row.step_s is not None for row in done) else ExitCode.NEGATIVE
-
-
-def _collect(given: dict[str, Any], points: Sequence["Point"], options: Sweep, rows: dict[int, "Row"]) -> None:
-    """Fill ``rows`` by the number of the point, in the order in which they are answered."""
-    import multiprocessing
-    from concurrent.futures import ProcessPoolExecutor, as_completed
-
-    from planner.solver.sweep import answer_typed
-    from planner.views import sweep as sweep_view
-
-    workers = min(options.jobs or os.cpu_count() or 1, len(points))
-    # Fresh interpreters: threads of the progress bar do not survive a fork.
-    context = multiprocessing.get_context("spawn")
-    numbers: dict[Future[Row], int] = {}
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
-        try:
-            with _keeping_interrupts():
-                for number, point in enumerate(points):
-                    vary = [f"{key}={word}" for key, word in point.varied.items()]
-                    numbers[pool.submit(answer_typed, given, vary, options.time_limit_s)] = number
-            for future in sweep_view.track(as_completed(numbers), len(points)):
-                rows[numbers[future]] = future.result()
-        except KeyboardInterrupt:
-            rows |= {number: future.result() for future, number in numbers.items() if _answered(future)}
-            # Nobody waits for the questions that are being answered.
-            for process in multiprocessing.active_children():
-                process.terminate()
-            raise
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
-
-
-def _answered(future: "Future[Row]") -> bool:
-    return future.done() and future.exception() is None
-
-
-@contextmanager
-def _keeping_interrupts() -> Iterator[None]:
-    """The processes that are started meanwhile never get Ctrl-C, of which this one has to tell them."""
-    from multiprocessing import resource_tracker
-
-    # It would let interrupts through when it starts.
-    resource_tracker.ensure_running()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -1,6 +1,6 @@
 """How the optimum moves: a grid of questions, and one row for the answer to each.
 
-Everything but the writing is a pure function; :mod:`planner.cli.sweep` spreads it over processes.
+Everything but the writing is a pure function; :mod:`planner.solver.parallel` spreads it over processes.
 """
 
 import csv

@@ -1,5 +1,6 @@
 """Options as their structs declare them: ranges and their refusals, and structs as a worker's argument."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -58,6 +59,7 @@ def test_names_are_those_of_the_fields_unless_others_are_given() -> None:
 @pytest.mark.parametrize(
     "told",
     [
+        RunOptions(data=Path(os.fsdecode(b"no \xff UTF-8"))),
         RunOptions(steps=3, data=Path("some text"), learning_rate=1e-05, rendezvous="node0:29500"),
         VerifyOptions(without=("depth-sum",), output=Path("out")),
         CalibrationWork(device="cpu", time_limit_s=2.5, folder=Path("/tmp"), free_bytes=10**12),

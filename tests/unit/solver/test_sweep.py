@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 
 from planner.cli import app as cli
-from planner.cli import sweep as sweeping
+from planner.cli.sweep import Sweep, sweep
 from planner.diagnostics import PlanError
 from planner.plans.question import Question, build_problem
-from planner.solver import solve
+from planner.solver import parallel, solve
 from planner.solver.sweep import COLUMNS, Point, Row, answer_point, grid, parse_axes
 
 ROOT = Path(__file__).parents[3]
@@ -163,13 +163,15 @@ def test_the_json_has_a_row_for_each_point(tmp_path: Path) -> None:
 def test_an_interrupt_keeps_what_is_done(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def one_and_interrupt(given: object, found: Sequence[Point], options: object, rows: dict[int, Row]) -> None:
+    def one_and_interrupt(
+        given: object, found: Sequence[Point], rows: dict[int, Row], *_: object, **more: object
+    ) -> None:
         rows[1] = answer_point(found[1])
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(sweeping, "_collect", one_and_interrupt)
-    options = sweeping.Sweep(vary=("gpus=2,4,8",), model="gpt2-small", out=tmp_path / "rows.csv")
-    assert sweeping.sweep(options) == 130
+    monkeypatch.setattr(parallel, "answer", one_and_interrupt)
+    options = Sweep(vary=("gpus=2,4,8",), model="gpt2-small", out=tmp_path / "rows.csv")
+    assert sweep(options) == 130
     captured = capsys.readouterr()
     assert captured.err == "interrupted after 1 of 3 points\n"
     assert len(captured.out.splitlines()) == 2
@@ -179,7 +181,7 @@ def test_an_interrupt_keeps_what_is_done(
 def test_processes_of_a_sweep_never_get_ctrl_c() -> None:
     """They would answer it with a traceback each, some before any code of ours runs in them."""
     blocked = "import signal; print(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, ()))"
-    with sweeping._keeping_interrupts():
+    with parallel._keeping_interrupts():
         inside = subprocess.run([sys.executable, "-c", blocked], capture_output=True, text=True, check=True)
     outside = subprocess.run([sys.executable, "-c", blocked], capture_output=True, text=True, check=True)
     assert (inside.stdout, outside.stdout) == ("True\n", "False\n")

@@ -1,17 +1,21 @@
-"""``check`` of plans and of folders: what is judged of each file, and its JSON."""
+"""What ``check`` does with a plan, a configuration and a folder, once everything is loaded that it takes."""
 
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
+
 from planner.cli.parameters import print_json
 from planner.cost_model import predict
 from planner.diagnostics import Diagnostic, ExitCode, PlanError, usage_error
-from planner.lint.check import Checked, check_text
+from planner.lint.check import Checked, check_text, fix_text
 from planner.lint.draft import Asked
-from planner.lint.files import PLAN_SUFFIX, files_of, is_plan, read_text
-from planner.plans.plan import Plan, read_plan
+from planner.lint.files import PLAN_SUFFIX, byte_order_mark, files_of, is_plan, read_text
+from planner.lint.fixing import listed_changes
+from planner.lint.freezing import by_hand
+from planner.plans.plan import Plan, read_plan, write_bytes, write_plan
 from planner.rules import violations
 from planner.rules.capacity import misfits
 from planner.specs.files import to_builtins
@@ -43,6 +47,67 @@ def _judged(plan: Plan) -> tuple[list[Diagnostic], list[Diagnostic], dict[str, A
         "predicted": to_builtins(predicted),
     }
     return broken, unfit, document
+
+
+def check_configuration(path: Path, text: str, asked: Asked, *, as_json: bool) -> int:
+    """Judge every configuration of a file."""
+    checked = check_text(text, str(path), asked)
+    if as_json:
+        print_json(_document(checked))
+    else:
+        for number, one in enumerate(checked):
+            sys.stdout.write("\n" if number else "")
+            check_view.print_checked(one)
+    return _exit_code(checked)
+
+
+def fix(path: Path, text: str, asked: Asked, target: Path, *, as_json: bool) -> int:
+    """Write the nearest valid configuration to ``target``, if there is one and it differs."""
+    fixed, changes = fix_text(text, str(path), asked)
+    # The language follows the name that was checked, whatever the new file is called.
+    checked = check_text(fixed, str(path), asked)
+    valid = all(one.valid for one in checked)
+    if valid and changes:
+        write_bytes(byte_order_mark(path) + fixed.encode(), target)
+    if as_json:
+        file = str(target) if changes and valid else None
+        print_json(_document(checked) | {"changes": msgspec.to_builtins(changes), "file": file})
+    elif not valid:
+        for one in checked:
+            if not one.valid:
+                check_view.print_checked(one)
+        sys.stdout.write(f"{path}: nothing was written: these findings need values that only you know\n")
+    elif changes:
+        sys.stdout.write(f"{listed_changes(changes)}\n{target}: {check_view.verdict(checked[0])}\n")
+    else:
+        sys.stdout.write(f"{path}: nothing to fix\n")
+    return ExitCode.OK if valid else ExitCode.NEGATIVE
+
+
+def freeze(path: Path, text: str, asked: Asked, target: Path, *, as_json: bool) -> int:
+    """Write the layout of a valid configuration that fits to the plan ``target``."""
+    checked = check_text(text, str(path), asked)
+    first, plan = checked[0], None
+    if len(checked) > 1:
+        raise usage_error(
+            f"this file has {len(checked)} configurations, and a plan holds one layout",
+            location=str(path),
+            hint="leave one of them in the file",
+        )
+    if first.valid and not first.misfits:
+        plan = by_hand(first)
+        write_plan(plan, target)
+    if as_json:
+        print_json(_document(checked) | {"plan_file": str(target) if plan else None})
+    else:
+        check_view.print_checked(first)
+    if plan is None:
+        return ExitCode.NEGATIVE
+    if not as_json:
+        stack, problem = plan.problem.stack, first.judged.problem
+        other = "" if problem and problem.stack.name == stack.name else f", for stack {stack.name} {stack.version}"
+        sys.stdout.write(f"\nplan: {target}{other}\n")
+    return ExitCode.OK
 
 
 def check_folder(folder: Path, asked: Asked, *, as_json: bool) -> int:
@@ -77,10 +142,7 @@ def _judged_file(path: Path, asked: Asked) -> _JudgedFile | None:
     """The judgement of a file of a folder; ``None`` where it configures nothing."""
     shown = str(path)
     try:
-        if path.suffix == PLAN_SUFFIX:
-            return _plan(path)
-        text = read_text(path, shown)
-        if is_plan(text):
+        if path.suffix == PLAN_SUFFIX or is_plan(text := read_text(path, shown)):
             return _plan(path)
         checked = check_text(text, shown, asked, compare=False)
     except PlanError as error:
@@ -89,7 +151,7 @@ def _judged_file(path: Path, asked: Asked) -> _JudgedFile | None:
         return _refused(
             path, (Diagnostic(rule="CFG007", message=f"cannot read the file: {error.strerror}", location=shown),)
         )
-    return _JudgedFile(exit_code(checked), check_view.folder_line(path, checked), document_of(checked))
+    return _JudgedFile(_exit_code(checked), check_view.folder_line(path, checked), _document(checked))
 
 
 def _plan(path: Path) -> _JudgedFile:
@@ -106,12 +168,12 @@ def _refused(path: Path, findings: tuple[Diagnostic, ...]) -> _JudgedFile:
     return _JudgedFile(ExitCode.NEGATIVE, f"{path}: {findings[0].rule}: {findings[0].message}", document)
 
 
-def exit_code(checked: list[Checked]) -> int:
+def _exit_code(checked: list[Checked]) -> int:
     """0 where every configuration of a file is valid and fits, as far as it is known."""
     return ExitCode.NEGATIVE if any(not one.valid or one.misfits for one in checked) else ExitCode.OK
 
 
-def document_of(checked: list[Checked]) -> dict[str, Any]:
+def _document(checked: list[Checked]) -> dict[str, Any]:
     """The JSON of ``check``; of several configurations in one file the first gives layout and prediction."""
     first = checked[0]
     diagnostics = [*(found for one in checked for found in one.diagnostics), *_notes(first)]
