@@ -6,7 +6,7 @@ import numpy as np
 
 from planner.cost_model import activations
 from planner.cost_model.host import host_bytes_per_rank, nvme_bytes_per_rank
-from planner.cost_model.parameters import SHARDS_OPTIMIZER, stage_parameters
+from planner.cost_model.parameters import stage_parameters
 from planner.cost_model.reserve import device_overhead_bytes, fragmentation_share, reserve_bytes, usable_bytes
 from planner.cost_model.sources import formula
 from planner.cost_model.states import (
@@ -19,6 +19,7 @@ from planner.cost_model.states import (
     step_gradient_bytes,
 )
 from planner.cost_model.terms import Terms, at_row, total
+from planner.layouts.layout import SHARDS_OPTIMIZER
 from planner.layouts.problem import Problem
 from planner.layouts.stages import Floats, StageColumns, microbatch_tokens, once_per_places
 from planner.plans.prediction import StagePrediction

@@ -1,9 +1,6 @@
 """Pipeline stages as columns: one row for every stage of every layout."""
 
-import functools
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,13 +13,13 @@ from planner.layouts.layout import (
     Layout,
     LayoutColumns,
     columns_of,
+    once_per,
 )
 from planner.layouts.problem import Problem
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 Booleans = NDArray[np.bool_]
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,37 +86,14 @@ class StageColumns:
         return np.flatnonzero(self.is_first)
 
 
-def once_per_stages(function: Callable[[Problem, StageColumns], Result]) -> Callable[[Problem, StageColumns], Result]:
-    """Ask ``function`` once for the same problem and stages; neither changes."""
+once_per_stages = once_per(lambda stages: (stages,))
+"""Once for the same problem and stages."""
+once_per_places = once_per(lambda stages: (stages.layouts, stages.stage))
+"""Once for the same problem, layouts and places in the pipeline.
 
-    @functools.wraps(function)
-    def remembered(problem: Problem, stages: StageColumns) -> Result:
-        known = vars(stages).setdefault("_remembered", {})
-        if function not in known or known[function][0] is not problem:
-            known[function] = (problem, function(problem, stages))
-        result: Result = known[function][1]
-        return result
-
-    return remembered
-
-
-def once_per_places(function: Callable[[Problem, StageColumns], Result]) -> Callable[[Problem, StageColumns], Result]:
-    """Ask ``function`` once for the same problem, layouts and places in the pipeline; none of them changes.
-
-    For functions that do not look at the layers of a stage: :meth:`StageColumns.with_layers` and
-    :meth:`StageColumns.with_recompute` keep the layouts and places.
-    """
-
-    @functools.wraps(function)
-    def remembered(problem: Problem, stages: StageColumns) -> Result:
-        known = vars(stages.layouts).setdefault("_remembered_places", {})
-        found = known.get(function)
-        if found is None or found[0] is not problem or found[1] is not stages.stage:
-            found = known[function] = (problem, stages.stage, function(problem, stages))
-        result: Result = found[2]
-        return result
-
-    return remembered
+For functions that do not look at the layers of a stage: :meth:`StageColumns.with_layers` and
+:meth:`StageColumns.with_recompute` keep the layouts and places.
+"""
 
 
 def stages_of(columns: LayoutColumns) -> StageColumns:

@@ -36,17 +36,7 @@ def _whole_model(problem: Problem, zero_stage: int) -> StageColumns:
     share = max((*shares, float(problem.pins.get("offload.optimizer", 0)))) if problem.allow_offload != "none" else 0.0
     weights = share if in_pieces else 0.0
     layout = Layout(
-        tensor_mode="none",
-        tensor_parallel=1,
-        tensor_depth=1,
-        pipeline_parallel=1,
-        data_parallel=1,
         zero_stage=zero_stage,
-        sequence_parallel=False,
-        micro_batch=1,
-        num_microbatches=1,
-        schedule="none",
-        num_model_chunks=1,
         layers_per_stage=(problem.model.num_layers,),
         recompute_layers_per_stage=(0,),
         offload=Offload(optimizer=share, parameters=weights, tier=problem.allow_offload if share else "none"),

@@ -8,12 +8,12 @@ from torch.optim import Optimizer
 
 from planner.diagnostics import usage_error
 from planner.launch.workers import NVME_FOLDER
+from planner.layouts.degrees import GRID_MODES
 from planner.layouts.layout import SHARDS_WEIGHTS
 from planner.plans.plan import Plan
 from runtime.train.booster import Trainer
 from runtime.train.gemini import GeminiTrainer
 from runtime.train.optimizers import host_adam
-from runtime.train.support import GRID_MODES
 from runtime.train.trainer import PlanTrainer
 
 

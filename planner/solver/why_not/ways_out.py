@@ -10,7 +10,7 @@ from planner.cost_model import predict
 from planner.diagnostics import Diagnostic
 from planner.layouts import pins
 from planner.layouts.degrees import divisors
-from planner.layouts.layout import FREE_RECOMPUTE, OFFLOAD_TIERS, Layout, LayoutColumns, columns_of
+from planner.layouts.layout import FREE_RECOMPUTE, OFFLOAD_TIERS, RECOMPUTE, Layout, LayoutColumns, columns_of
 from planner.layouts.problem import Problem, Reserve
 from planner.plans.question import MAX_GLOBAL_BATCH
 from planner.solver.counts import Counts, nearest_counts, on
@@ -121,8 +121,10 @@ def _dropped_pins(problem: Problem) -> Iterator[Diagnostic]:
         if limits is None:
             continue
         layout = best_known(without, limits)
-        if field == pins.RECOMPUTE and columns_of(layout).recompute[0] == FREE_RECOMPUTE:
-            words = f"with {_listed(layout.recompute_layers_per_stage)} recomputed layers per stage there is a layout"
+        if field == RECOMPUTE and columns_of(layout).recompute[0] == FREE_RECOMPUTE:
+            words = (
+                f"with {pins.listed(layout.recompute_layers_per_stage)} recomputed layers per stage there is a layout"
+            )
             hint = f"leave out `--pin {field}={pinned}`"
             yield _way(UNPIN, words, without, hint, {"field": field, "pinned": pinned}, layout)
             continue
@@ -131,33 +133,16 @@ def _dropped_pins(problem: Problem) -> Iterator[Diagnostic]:
             words = f"with {field} {value} instead of {pinned} there is a layout"
             hint = f"use `--pin {field}={value}` instead of `{field}={pinned}`"
             values = {"field": field, "pinned": pinned, "value": value}
-            yield _way(UNPIN, words, there, hint, values, layout if value == _value_of(layout, field) else None)
-
-
-def _listed(layers: tuple[int, ...]) -> str:
-    return ",".join(map(str, layers))
+            yield _way(UNPIN, words, there, hint, values, layout if value == pins.said(layout, field) else None)
 
 
 def _other_values(field: str, pinned: str, layout: Layout, limits: StageLimits) -> list[str]:
     """What to pin instead: the neighbours of a pinned micro batch that fit, or what a good layout has."""
     if field != "micro_batch":
-        return [_value_of(layout, field)]
+        return [pins.said(layout, field)]
     sizes = np.unique(limits.stages.layouts.micro_batch).tolist()
     smaller, larger = [n for n in sizes if n < int(pinned)], [n for n in sizes if n > int(pinned)]
     return [str(size) for size in (*smaller[-1:], *larger[:1])]
-
-
-def _value_of(layout: Layout, field: str) -> str:
-    """A field of a layout, as a pin would say it."""
-    if field == "layers_per_stage":
-        return _listed(layout.layers_per_stage)
-    if field in pins.SHARES:
-        return str(getattr(layout.offload, field.removeprefix("offload.")))
-    column, _ = pins.column_value(field, pins.words_of(field)[0])
-    number = int(getattr(columns_of(layout), column)[0])
-    if field in pins.COUNTS:
-        return str(number)
-    return pins.words_of(field)[number]
 
 
 def _dropped_forbids(problem: Problem) -> Iterator[Diagnostic]:

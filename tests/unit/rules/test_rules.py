@@ -2,11 +2,10 @@
 
 import re
 from string import Formatter
-from typing import Any
 
 import pytest
 
-from planner.layouts.degrees import divisors, edge_of
+from planner.layouts.degrees import divisors
 from planner.layouts.layout import Offload, columns_of
 from planner.rules import ALL_RULES, RULES, judge, violations
 from planner.rules.capacity import DEVICE_MEMORY, HOST_MEMORY, NVME
@@ -141,15 +140,6 @@ def test_listed(values: list[int], text: str) -> None:
 
 def test_long_lists_are_cut() -> None:
     assert listed(list(range(10)), most=3) == "0, 1, 2, ..."
-
-
-@pytest.mark.parametrize(
-    ("mode", "degree", "depth", "edge"),
-    [("1d", 8, 1, 1), ("2d", 16, 1, 4), ("2.5d", 8, 2, 2), ("3d", 27, 1, 3), ("3d", 216, 1, 6)],
-)
-def test_grid_edge(mode: Any, degree: int, depth: int, edge: int) -> None:
-    grid = layout(tensor_mode=mode, tensor_parallel=degree, tensor_depth=depth)
-    assert edge_of(columns_of(grid)).tolist() == [edge]
 
 
 def test_templates_name_only_values_that_exist() -> None:
