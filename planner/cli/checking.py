@@ -10,13 +10,14 @@ from planner.cli.folders import document_of, exit_code, files_of, judged_file
 from planner.cli.freezing import by_hand, described
 from planner.cli.output import print_json
 from planner.diagnostics import ExitCode, usage_error
+from planner.layouts.problem import MAX_DEVICES
 from planner.lint.check import Checked, check_text, fix_text
 from planner.lint.draft import Asked
 from planner.lint.files import byte_order_mark, is_plan, read_text
 from planner.lint.fixing import listed_changes
 from planner.lint.steps import Change
 from planner.plans.plan import write_bytes, write_plan
-from planner.plans.question import MAX_DEVICES, check_count, parse_reserve
+from planner.plans.question import check_count, parse_reserve
 from planner.specs import HardwareSpec, ModelSpec
 from planner.specs.files import load_spec
 from planner.views import check as check_view

@@ -8,10 +8,10 @@ import msgspec
 
 from planner.diagnostics import Diagnostic, ExitCode, PlanError, usage_error
 from planner.layouts.degrees import GRID_MODES, grid_edge, grid_ranks
-from planner.layouts.layout import SHARDS_WEIGHTS, Layout
+from planner.layouts.layout import Layout
 from planner.layouts.problem import Problem
 from planner.plans.plan import Plan, seal
-from planner.rules import violations
+from planner.rules import ids_about, violations
 from planner.specs import HardwareSpec, ModelSpec, Precision, StackSpec
 from planner.specs.files import load_spec
 
@@ -224,9 +224,10 @@ def _refuse_broken(problem: Problem, layout: Layout) -> None:
     broken = violations(problem, layout)
     if not broken:
         return
-    if layout.zero_stage == SHARDS_WEIGHTS and problem.hardware.device == "cpu":
+    for_gpus = next((one.rule for one in broken if one.rule in ids_about("gpu")), None)
+    if for_gpus is not None:
         needs = Diagnostic(
-            rule="ZER005",
+            rule=for_gpus,
             message="ZeRO stage 3 runs on GPUs only, so that it cannot be verified on processor cores",
             hint="`--on-gpus` on a machine with GPUs",
         )

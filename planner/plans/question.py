@@ -6,14 +6,10 @@ from dataclasses import dataclass
 
 from planner.diagnostics import usage_error
 from planner.layouts.pins import parse_pin
-from planner.layouts.problem import Objective, Problem, Reserve
+from planner.layouts.problem import MAX_DEVICES, MAX_GLOBAL_BATCH, Objective, Problem, Reserve
 from planner.specs import HardwareSpec, ModelSpec, OffloadTier, Precision, StackSpec, TensorMode
 from planner.specs.files import load_spec
 from planner.specs.units import Bytes, parse_quantity
-
-MAX_DEVICES = 131_072
-"""Device counts beyond this are taken for a typing error."""
-MAX_GLOBAL_BATCH = 16_777_216
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,6 +18,7 @@ About = Literal[
     "engine",  # what Colossal-AI's pipeline runs; other frameworks run what it refuses
     "even-stages",  # every stage has equally many layers
     "forbid",  # a value that the user rules out
+    "gpu",  # what runs on a GPU only
     "grid",  # the edge of a grid of tensor-parallel ranks, where the degree makes one
     "layers-per-stage",  # the lists per stage, which mean nothing with more stages than layers
     "mesh",  # whether the degrees divide the devices

@@ -4,8 +4,7 @@ import msgspec
 
 from planner.diagnostics import Diagnostic
 from planner.layouts.layout import Layout
-from planner.plans.evidence import Space
-from planner.plans.plan import Plan
+from planner.plans.plan import Plan, Space
 from planner.plans.prediction import Prediction
 
 

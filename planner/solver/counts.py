@@ -6,8 +6,7 @@ from typing import NamedTuple
 import msgspec
 
 from planner.layouts.pins import pinned_devices
-from planner.layouts.problem import Problem
-from planner.plans.question import MAX_DEVICES
+from planner.layouts.problem import MAX_DEVICES, Problem
 from planner.solver.feasibility import candidates, feasible, has_valid_layout, some_fits
 from planner.solver.state_floor import excluded_by_bound, most_usable_bytes, state_floor_bytes
 

@@ -2,7 +2,7 @@
 
 from planner.layouts.layout import Layout, LayoutColumns
 from planner.layouts.problem import Problem
-from planner.rules import judge
+from planner.rules import screen
 from planner.solver import peak_memory, step_time
 from planner.solver.candidates import enumerate_layouts
 from planner.solver.fit import fit, fitting
@@ -16,7 +16,7 @@ def candidates(problem: Problem) -> LayoutColumns:
 
 def valid(problem: Problem, columns: LayoutColumns) -> LayoutColumns:
     """The layouts that keep every rule."""
-    return columns.take(judge(problem, columns)[0])
+    return columns.take(screen(problem, columns)[0])
 
 
 def some_fits(problem: Problem, columns: LayoutColumns) -> bool:

@@ -1,4 +1,4 @@
-"""From a problem to an answer: enumerate, judge, limit, bound, solve exactly."""
+"""From a problem to an answer: enumerate, screen, limit, bound, solve exactly."""
 
 import importlib.metadata
 import time
@@ -10,9 +10,8 @@ from planner import __version__
 from planner.cost_model import predict
 from planner.diagnostics import Diagnostic
 from planner.layouts.problem import Problem
-from planner.plans.evidence import Evidence, Space
-from planner.plans.plan import FORMAT_VERSION, Plan, seal
-from planner.rules import capacity, judge
+from planner.plans.plan import FORMAT_VERSION, Evidence, Plan, Space, seal
+from planner.rules import capacity, screen
 from planner.solver import peak_memory, step_time
 from planner.solver.answer import Answer, RunnerUp
 from planner.solver.candidates import enumerate_layouts
@@ -32,7 +31,7 @@ def solve(problem: Problem, *, time_limit_s: float | None = None, top: int = 1) 
     """
     started = time.monotonic()
     columns = enumerate_layouts(problem)
-    valid, rejected = judge(problem, columns)
+    valid, rejected = screen(problem, columns)
     num_layouts, columns = len(columns), columns.take(valid)
     space = Space(layouts=num_layouts, valid=len(columns), fit=0, rejected=rejected)
     if not len(columns):

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from planner.layouts.layout import FIELDS, RECOMPUTE, Field, Layout, LayoutColumns, columns_of, layout_with
 from planner.layouts.problem import Problem
-from planner.rules import ALL_RULES, RULES, judge, violations
+from planner.rules import ALL_RULES, RULES, screen, violations
 from planner.solver.candidates import enumerate_layouts
 from tests.helpers import problem
 
@@ -69,7 +69,7 @@ def whole(asked: Problem, columns: LayoutColumns, row: int) -> Layout:
 @given(questions(), st.randoms(use_true_random=False))
 def test_columns_and_whole_layouts_are_judged_alike(asked: Problem, random: Any) -> None:
     columns = enumerate_layouts(asked)
-    valid, rejected = judge(asked, columns)
+    valid, rejected = screen(asked, columns)
     for row in random.sample(range(len(columns)), min(40, len(columns))):
         layout = whole(asked, columns, row)
         broken = {diagnostic.rule for diagnostic in violations(asked, layout)}
@@ -82,7 +82,7 @@ def test_columns_and_whole_layouts_are_judged_alike(asked: Problem, random: Any)
 @given(questions())
 def test_each_candidate_is_valid_or_breaks_a_rule(asked: Problem) -> None:
     columns = enumerate_layouts(asked)
-    valid, rejected = judge(asked, columns)
+    valid, rejected = screen(asked, columns)
     assert (valid.all()) == (not rejected)
     assert max(rejected.values(), default=0) <= (~valid).sum() <= sum(rejected.values())
 
@@ -136,5 +136,5 @@ def test_columns_and_back_is_the_same_layout(layout: Layout) -> None:
 def test_a_pinned_number_of_chunks_is_tried() -> None:
     """Ten layers on two stages of five chunks break no rule, so they are not infeasible."""
     asked = problem(model={"num_layers": 10}, num_devices=2, pins={"pipeline_parallel": "2", "num_model_chunks": "5"})
-    valid, _ = judge(asked, enumerate_layouts(asked))
+    valid, _ = screen(asked, enumerate_layouts(asked))
     assert valid.any()

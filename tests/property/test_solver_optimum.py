@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from planner.layouts.problem import Problem
 from planner.plans.plan import canonical_json
-from planner.rules import judge, violations
+from planner.rules import screen, violations
 from planner.solver import Answer, solve
 from planner.solver.candidates import enumerate_layouts
 from planner.specs.units import Bytes
@@ -147,7 +147,7 @@ def test_a_short_time_limit_gives_an_honest_answer(problem: Problem, limit_s: fl
 @given(problems())
 def test_the_space_is_counted(problem: Problem) -> None:
     columns = enumerate_layouts(problem)
-    valid, _ = judge(problem, columns)
+    valid, _ = screen(problem, columns)
     space = solve(problem).space
     assert (space.layouts, space.valid) == (len(columns), int(valid.sum()))
     assert any(True for _ in layouts(problem)) == (space.valid > 0)

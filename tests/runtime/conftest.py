@@ -15,8 +15,7 @@ import pytest
 
 from planner.layouts.layout import Layout
 from planner.layouts.problem import Problem
-from planner.plans.evidence import Evidence
-from planner.plans.plan import Plan, seal
+from planner.plans.plan import Evidence, Plan, seal
 from planner.plans.prediction import Prediction, StagePrediction
 from planner.specs import HardwareSpec, ModelSpec, Precision, StackSpec
 

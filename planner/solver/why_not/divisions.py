@@ -8,11 +8,11 @@ import msgspec
 import numpy as np
 
 from planner.layouts.layout import SOME_RECOMPUTE, LayoutColumns
-from planner.layouts.pins import EVEN, pinned_layers
+from planner.layouts.pins import EVEN, LAYERS, pinned_layers
 from planner.layouts.problem import Problem
 from planner.layouts.stages import Booleans
 from planner.solver.fit import FitTable
-from planner.solver.why_not.requirements import EVEN_STAGES, LAYERS, MEMORIES, PIN, Requirement
+from planner.solver.why_not.requirements import EVEN_STAGES, MEMORIES, PIN, Requirement
 
 Broken = frozenset[Requirement]
 

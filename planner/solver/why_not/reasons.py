@@ -5,10 +5,10 @@ import numpy as np
 
 from planner.diagnostics import Diagnostic
 from planner.layouts.layout import FULL_RECOMPUTE, Layout, LayoutColumns
-from planner.layouts.pins import EVEN
+from planner.layouts.pins import EVEN, LAYERS
 from planner.layouts.problem import Problem
 from planner.layouts.stages import Booleans
-from planner.rules import judge
+from planner.rules import screen
 from planner.solver import limits
 from planner.solver.counts import nearest_counts
 from planner.solver.fit import fit
@@ -16,17 +16,7 @@ from planner.solver.why_not.conflict import Conflict, Miss, conflicts_of
 from planner.solver.why_not.divisions import divisions, judged_by_memory
 from planner.solver.why_not.nearest import VALID, nearest_device_miss, nearest_node_miss, why_nothing_fits
 from planner.solver.why_not.relaxed import relaxed_layouts
-from planner.solver.why_not.requirements import (
-    COUNT,
-    FORBID,
-    LAYERS,
-    MEMORIES,
-    PIN,
-    Requirement,
-    holds,
-    requirements,
-    rule_of,
-)
+from planner.solver.why_not.requirements import COUNT, FORBID, MEMORIES, PIN, Requirement, holds, requirements, rule_of
 from planner.solver.why_not.ways_out import ways_out
 
 __all__ = ["CONFLICT", "why_infeasible", "why_nothing_fits"]
@@ -169,7 +159,7 @@ def _contenders(
         elif other != memory:
             kept &= holds(problem, other, relaxed)
     kept &= _fits_others(problem, relaxed, kept, conflict, memory)
-    valid = kept & judge(problem, relaxed)[0]
+    valid = kept & screen(problem, relaxed)[0]
     if valid.any():
         return relaxed.take(valid), VALID
     return relaxed.take(kept), "layout that keeps the other requirements"

@@ -14,14 +14,12 @@ from planner.layouts.layout import LayoutColumns
 from planner.layouts.pins import matches, may_match
 from planner.layouts.problem import Problem
 from planner.layouts.stages import Booleans
-from planner.rules import ALL_RULES, RULES, Rule, capacity
+from planner.rules import ALL_RULES, RULES, Rule, capacity, rule_about
 
 ColumnMask = Callable[[LayoutColumns], Booleans]
 
-COUNT = "DEV001"
-EVEN_STAGES = "PP011"
-PIN, FORBID = "PIN001", "PIN002"
-LAYERS = "layers_per_stage"
+COUNT, PIN, FORBID = (rule_about(word).id for word in ("count", "pin", "forbid"))
+EVEN_STAGES = rule_about("even-stages").id
 
 
 @dataclass(frozen=True, kw_only=True)

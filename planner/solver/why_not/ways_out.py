@@ -11,8 +11,8 @@ from planner.diagnostics import Diagnostic
 from planner.layouts import pins
 from planner.layouts.degrees import divisors
 from planner.layouts.layout import FREE_RECOMPUTE, OFFLOAD_TIERS, RECOMPUTE, Layout, LayoutColumns, columns_of
-from planner.layouts.problem import Problem, Reserve
-from planner.plans.question import MAX_GLOBAL_BATCH
+from planner.layouts.problem import MAX_GLOBAL_BATCH, Problem, Reserve
+from planner.rules import ids_about
 from planner.solver.counts import Counts, nearest_counts, on
 from planner.solver.feasibility import best_known, candidates, feasible, fitting_limits, good_layout, valid
 from planner.solver.fit import fit
@@ -24,8 +24,6 @@ from planner.specs.units import MIB, Bytes, format_gib, format_seconds
 
 MAX_BATCHES = 24
 """Global batches that are tried, the nearest ones first."""
-BATCH_RULES = ("BAT001", "PP004", "PP005", "TP023", "ZER003")
-"""Rules that another global batch can satisfy."""
 NONE, MORE, UNPIN, OFFLOAD = "WAY000", "WAY001", "WAY002", "WAY003"
 CARD, BATCH, RESERVE = "WAY004", "WAY005", "WAY006"
 NO_WAY = "no single change of GPU count, pins, offload, card, global batch or reserve was found that leaves a layout"
@@ -43,7 +41,7 @@ def ways_out(problem: Problem, conflict: Iterable[Requirement], counts: Counts) 
         counts: what :func:`planner.solver.counts.nearest_counts` found.
     """
     ways = [*_counts(problem, counts), *_dropped(problem), *_offload(problem), *_cards(problem)]
-    if {requirement.rule for requirement in conflict} & set(BATCH_RULES):
+    if {requirement.rule for requirement in conflict} & ids_about("batch"):
         ways += _batches(problem)
     ways += _reserve(problem)
     return ways or _without_pins(problem) or [Diagnostic(rule=NONE, severity="note", message=NO_WAY)]

@@ -7,7 +7,7 @@ import pytest
 
 from planner.layouts.degrees import divisors
 from planner.layouts.layout import Offload, columns_of
-from planner.rules import ALL_RULES, RULES, judge, violations
+from planner.rules import ALL_RULES, RULES, screen, violations
 from planner.rules.capacity import DEVICE_MEMORY, HOST_MEMORY, NVME
 from planner.rules.rule import Rule, listed
 from tests.helpers import layout, problem, problem_of
@@ -55,9 +55,9 @@ def test_columns_agree_with_the_whole_layout(case: Case) -> None:
     rule = BY_ID[case.rule]
     if rule.holds is None:
         return
-    _, rejected = judge(case.problem_of_broken(), columns_of(case.broken))
+    _, rejected = screen(case.problem_of_broken(), columns_of(case.broken))
     assert rejected[rule.id] == 1
-    assert rule.id not in judge(case.problem_of_kept(), columns_of(case.kept))[1]
+    assert rule.id not in screen(case.problem_of_kept(), columns_of(case.kept))[1]
 
 
 def placeholders(template: str) -> set[str]:

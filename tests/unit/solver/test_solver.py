@@ -8,7 +8,7 @@ import pytest
 from planner.cost_model import predict
 from planner.layouts.layout import SCHEDULES
 from planner.plans.question import Question, build_problem
-from planner.rules import judge, violations
+from planner.rules import screen, violations
 from planner.solver import Answer, solve
 from planner.solver.candidates import enumerate_layouts
 from planner.specs import StackSpec
@@ -163,10 +163,10 @@ def test_every_built_in_stack_has_an_answer(stack: str) -> None:
 def test_candidates_that_keep_the_pins_are_all_that_a_pin_leaves(pins: dict[str, str]) -> None:
     asked = problem(pins=pins, num_devices=6, global_batch=12, stack={"tensor_modes": ("none", "1d", "2d", "2.5d")})
     every, kept = enumerate_layouts(asked), enumerate_layouts(asked, keeping_pins=True)
-    keeps = judge(asked, every)[0]
+    keeps = screen(asked, every)[0]
     if "layers_per_stage" in pins and pins["layers_per_stage"] != "even":
         keeps &= (every.pipeline_parallel == 3) & (pins["layers_per_stage"] == "1,2,1")
-    left, right = every.take(keeps), kept.take(judge(asked, kept)[0])
+    left, right = every.take(keeps), kept.take(screen(asked, kept)[0])
     assert len(kept) < len(every)
     for field in fields(left):
         assert getattr(left, field.name).tolist() == getattr(right, field.name).tolist()
