@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from planner.cli.output import print_json
 from planner.diagnostics import ExitCode, PlanError, render, usage_error
 from planner.layouts.problem import Problem
@@ -15,6 +17,7 @@ from planner.solver import solve_least_devices as find_least
 from planner.solver.answer import Answer, LeastDevices
 from planner.specs.files import to_builtins
 from planner.views import explain as tables
+from planner.views.why_not import reasons_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +96,10 @@ def _search(problem: Problem, options: SolveOptions) -> tuple[Answer, LeastDevic
 
 
 def _answer_document(answer: Answer, least: LeastDevices | None, path: Path | None) -> dict[str, Any]:
-    document: dict[str, Any] = to_builtins(answer)
+    fields = to_builtins(msgspec.structs.replace(answer, refusal=None))
+    # In the place of the answer's own account of it, which is no data.
+    document = {{"refusal": "reasons"}.get(name, name): value for name, value in fields.items()}
+    document["reasons"] = to_builtins(reasons_of(answer))
     document["plan_file"] = None if path is None else str(path)
     if least is not None:
         document["min_gpus"] = to_builtins(least)
@@ -116,4 +122,4 @@ def _print_reasons(answer: Answer) -> None:
     sys.stderr.write(
         f"{answer.status}: of {space.layouts:,} layouts {space.valid:,} are valid and {space.fit:,} fit\n\n"
     )
-    sys.stderr.write("\n\n".join(render(reason) for reason in answer.reasons) + "\n")
+    sys.stderr.write("\n\n".join(render(reason) for reason in reasons_of(answer)) + "\n")

@@ -8,7 +8,6 @@ import numpy as np
 
 from planner import __version__
 from planner.cost_model import predict
-from planner.diagnostics import Diagnostic
 from planner.layouts.problem import Problem
 from planner.plans.plan import FORMAT_VERSION, Evidence, Plan, Space, seal
 from planner.rules import capacity, screen
@@ -18,7 +17,7 @@ from planner.solver.candidates import enumerate_layouts
 from planner.solver.fit import FitTable
 from planner.solver.found import Found
 from planner.solver.limits import stage_limits
-from planner.solver.why_not.reasons import why_infeasible
+from planner.solver.why_not.refusal import Refusal, why_infeasible
 
 
 def solve(problem: Problem, *, time_limit_s: float | None = None, top: int = 1) -> Answer:
@@ -62,7 +61,7 @@ def _misfits(table: FitTable) -> dict[str, int]:
     return {rule: count for rule, count in counts.items() if count}
 
 
-def _infeasible(space: Space, reasons: list[Diagnostic], started: float) -> Answer:
+def _infeasible(space: Space, refusal: Refusal, started: float) -> Answer:
     return Answer(
         status="infeasible",
         objective=None,
@@ -70,7 +69,7 @@ def _infeasible(space: Space, reasons: list[Diagnostic], started: float) -> Answ
         gap=None,
         solve_s=time.monotonic() - started,
         space=space,
-        reasons=tuple(reasons),
+        refusal=refusal,
     )
 
 

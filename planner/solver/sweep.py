@@ -15,7 +15,6 @@ from planner.layouts.layout import Layout
 from planner.layouts.problem import Problem
 from planner.plans.plan import Plan
 from planner.plans.question import Question, build_problem
-from planner.rules import ALL_RULES
 from planner.solver import solve
 from planner.solver.answer import Answer
 from planner.specs import HardwareSpec, OffloadTier, Precision, TensorMode
@@ -224,8 +223,8 @@ def answer_point(point: Point, time_limit_s: float | None = None) -> Row:
 
 
 def _rules(answer: Answer) -> tuple[str, ...]:
-    known = {rule.id for rule in ALL_RULES}
-    return tuple(dict.fromkeys(reason.rule for reason in answer.reasons if reason.rule in known))
+    conflicts = answer.refusal.conflicts if answer.refusal else ()
+    return tuple(dict.fromkeys(one.rule for conflict in conflicts for one in conflict.requirements))
 
 
 def _row(point: Point, answer: Answer, plan: Plan) -> Row:

@@ -25,6 +25,7 @@ from planner.solver.why_not.relaxed import relaxed_layouts
 from planner.specs import HardwareSpec
 from planner.specs.files import load_spec
 from planner.specs.units import Bytes
+from planner.views.why_not import reasons_of
 from tests.property.brute_force import compositions
 from tests.property.strategies import problems
 
@@ -146,7 +147,7 @@ def named(answer: Answer) -> list[frozenset[Key]]:
     """The requirements of each conflict."""
     return [
         frozenset((one["rule"], one["field"], one["value"]) for one in reason.values["requirements"])
-        for reason in answer.reasons
+        for reason in reasons_of(answer)
         if reason.rule == "INF001"
     ]
 
@@ -198,7 +199,7 @@ def check_conflict(problem: Problem, answer: Answer) -> None:
     """
     broken = minimal(patterns(problem))
     assert hits(named(answer)[0], broken)
-    if any(reason.rule == "WAY001" and "field" not in reason.values for reason in answer.reasons):
+    if any(reason.rule == "WAY001" and "field" not in reason.values for reason in reasons_of(answer)):
         # On another number of devices, as tried below, a layout breaks nothing but the asked number.
         broken = minimal({*broken, frozenset({("DEV001", "", "")})})
     for chosen in named(answer):
@@ -247,5 +248,5 @@ def test_reasons_of_an_infeasible_problem_hold(problem: Problem) -> None:
     answer = solve(problem)
     assert answer.status == "infeasible"
     check_conflict(problem, answer)
-    check_ways(problem, answer.reasons)
-    check_memory(answer.reasons)
+    check_ways(problem, reasons_of(answer))
+    check_memory(reasons_of(answer))

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from ortools.sat.python import cp_model
 
+from planner.diagnostics import Diagnostic
 from planner.layouts.layout import LayoutColumns, columns_of
 from planner.layouts.problem import Problem
 from planner.layouts.stages import Integers
@@ -47,6 +48,8 @@ class Conflict:
     requirements: tuple[Requirement, ...]
     witnesses: tuple[Miss, ...]
     """For each requirement a layout that keeps all the others of the set."""
+    findings: tuple[Diagnostic | None, ...] = ()
+    """For each requirement what its rule says of a layout that breaks it; ``None`` for what was typed."""
 
 
 def conflicts_of(problem: Problem, relaxed: LayoutColumns, elsewhere: Problem | None = None) -> tuple[Conflict, ...]:
@@ -192,7 +195,7 @@ def _solve(
     if any(not one & set(used) for one in sets):
         return None
     model = cp_model.CpModel()
-    variables = {requirement: model.new_bool_var(requirement.title) for requirement in used}
+    variables = {requirement: model.new_bool_var(requirement.rule) for requirement in used}
     for one in sets:
         model.add_bool_or([variables[requirement] for requirement in used if requirement in one])
     for requirement in taken:

@@ -11,7 +11,8 @@ from planner.diagnostics import Diagnostic
 from planner.plans.question import Question, build_problem
 from planner.solver import solve
 from planner.solver.counts import nearest_counts
-from planner.solver.feasibility import feasible, good_layout, has_valid_layout
+from planner.solver.feasibility import feasible, good_layout, valid_layouts
+from planner.views.why_not import reasons_of
 from tests.helpers import problem
 
 Options = dict[str, Any]
@@ -19,7 +20,7 @@ Options = dict[str, Any]
 
 def ways(options: Options) -> list[Diagnostic]:
     answer = solve(build_problem(Question(**options)))
-    return [reason for reason in answer.reasons if reason.rule.startswith("WAY")]
+    return [reason for reason in reasons_of(answer) if reason.rule.startswith("WAY")]
 
 
 def typed(options: Options, way: Diagnostic) -> Options:
@@ -118,11 +119,11 @@ def test_recompute_that_a_pin_forbids_is_a_way() -> None:
 
 def test_nothing_that_helps_is_said() -> None:
     asked = problem(hardware={"memory_bytes": 10, "device": "abacus"}, num_devices=1)
-    last = solve(asked).reasons[-1]
+    last = reasons_of(solve(asked))[-1]
     assert (last.rule, last.severity) == ("WAY000", "note")
 
 
 def test_a_good_layout_is_there_where_a_problem_is_feasible() -> None:
     assert good_layout(problem()) is not None
     assert good_layout(problem(hardware={"memory_bytes": 10})) is None
-    assert has_valid_layout(problem(hardware={"memory_bytes": 10}))
+    assert len(valid_layouts(problem(hardware={"memory_bytes": 10})))
