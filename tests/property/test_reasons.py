@@ -22,6 +22,7 @@ from planner.solver.candidates import enumerate_layouts
 from planner.solver.feasibility import feasible
 from planner.solver.why_not.conflict import MAX_CONFLICTS
 from planner.solver.why_not.relaxed import relaxed_layouts
+from planner.solver.why_not.ways_out import Way
 from planner.specs import HardwareSpec
 from planner.specs.files import load_spec
 from planner.specs.units import Bytes
@@ -217,8 +218,11 @@ def check_smallest(chosen: frozenset[Key], broken: set[frozenset[Key]]) -> None:
     assert not any(hits(set(fewer), broken) for fewer in combinations(every, len(chosen) - 1))
 
 
-def check_ways(problem: Problem, reasons: Iterable[Diagnostic]) -> None:
-    """Each way out leads to a layout that is at least as fast as it says, by a search of its own."""
+def check_ways(problem: Problem, reasons: Iterable[Diagnostic], changes: Iterator[Way]) -> None:
+    """Each way out leads to a layout that is at least as fast as it says, by a search of its own.
+
+    What is typed after its words is the changed problem that was searched.
+    """
     ways = [reason for reason in reasons if reason.rule.startswith("WAY")]
     assert ways
     for way in ways:
@@ -227,6 +231,8 @@ def check_ways(problem: Problem, reasons: Iterable[Diagnostic]) -> None:
             continue
         answer = solve(applied(problem, way))
         assert answer.plan is not None
+        changed = next(changes)
+        assert changed.changed == "forbids" or changed.problem == applied(problem, way)
         assert way.severity == "note"
         assert way.hint
         if problem.objective == "step-time":
@@ -248,5 +254,6 @@ def test_reasons_of_an_infeasible_problem_hold(problem: Problem) -> None:
     answer = solve(problem)
     assert answer.status == "infeasible"
     check_conflict(problem, answer)
-    check_ways(problem, reasons_of(answer))
+    assert answer.refusal is not None
+    check_ways(problem, reasons_of(answer), iter(answer.refusal.ways))
     check_memory(reasons_of(answer))

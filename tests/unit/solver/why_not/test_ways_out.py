@@ -5,10 +5,13 @@ import shlex
 from fnmatch import fnmatchcase
 from typing import Any
 
+import msgspec
 import pytest
 
+from planner.cost_model import predict
 from planner.diagnostics import Diagnostic
 from planner.plans.question import Question, build_problem
+from planner.rules import violations
 from planner.solver import solve
 from planner.solver.counts import nearest_counts
 from planner.solver.feasibility import feasible, good_layout, valid_layouts
@@ -121,6 +124,17 @@ def test_nothing_that_helps_is_said() -> None:
     asked = problem(hardware={"memory_bytes": 10, "device": "abacus"}, num_devices=1)
     last = reasons_of(solve(asked))[-1]
     assert (last.rule, last.severity) == ("WAY000", "note")
+
+
+def test_a_way_is_a_changed_problem_with_a_layout() -> None:
+    asked = problem(num_devices=3, pins={"tensor_parallel": "3"})
+    refusal = solve(asked).refusal
+    assert refusal is not None
+    way = next(way for way in refusal.ways if way.changed == "pins")
+    assert (way.field, way.before, way.after) == ("tensor_parallel", "3", str(way.layout.tensor_parallel))
+    assert way.problem == msgspec.structs.replace(asked, pins={"tensor_parallel": way.after})
+    assert not violations(way.problem, way.layout)
+    assert way.predicted == predict(way.problem, way.layout)
 
 
 def test_a_good_layout_is_there_where_a_problem_is_feasible() -> None:
