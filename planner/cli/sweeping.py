@@ -18,7 +18,8 @@ import msgspec
 from planner.cli.output import print_json
 from planner.cli.solving import check_search_options
 from planner.diagnostics import ExitCode, usage_error
-from planner.solver.sweep import COLUMNS, Point, Row, answer_typed, grid, parse_axes
+from planner.plans.grid import Point, grid, parse_axes
+from planner.solver.sweep import COLUMNS, Row, answer_typed
 from planner.views import sweep as sweep_view
 
 

@@ -15,7 +15,7 @@ from planner.solver import limits
 from planner.solver.counts import nearest_counts
 from planner.solver.fit import fit
 from planner.solver.why_not.conflict import Conflict, Miss, conflicts_of
-from planner.solver.why_not.divisions import divisions, judged_by_memory
+from planner.solver.why_not.freedoms import freedoms, judged_by_memory
 from planner.solver.why_not.nearest import VALID, nearest_device_miss, nearest_node_miss
 from planner.solver.why_not.relaxed import relaxed_layouts
 from planner.solver.why_not.requirements import COUNT, FORBID, MEMORIES, PIN, Requirement, holds, rule_of
@@ -88,7 +88,7 @@ def _contenders(
     kept = judged_by_memory(problem, relaxed)
     for other in conflict.requirements:
         if other.field == LAYERS:
-            kept &= np.logical_or.reduce([d.possible(relaxed) for d in divisions(problem) if other not in d.broken])
+            kept &= np.logical_or.reduce([f.possible(relaxed) for f in freedoms(problem) if other not in f.broken])
         elif other != memory:
             kept &= holds(problem, other, relaxed)
     kept &= _fits_others(problem, relaxed, kept, conflict, memory)
