@@ -86,6 +86,11 @@ def pinned_devices(pinned: Mapping[str, str]) -> int:
     return math.prod(int(pinned.get(degree, default)) for degree, default in degrees.items())
 
 
+def asked_layers(pinned: Mapping[str, str], *, uneven_stages: bool) -> str | None:
+    """The layers per stage that a pin says, or even ones where the stack has no others; ``None`` where any will do."""
+    return pinned.get(LAYERS) or (None if uneven_stages else EVEN)
+
+
 def pinned_layers(value: str, num_layers: int, num_stages: int) -> tuple[int, ...] | None:
     """The layers per stage that ``even`` or a list asks for; ``None`` if these stages cannot have them."""
     if value == EVEN:

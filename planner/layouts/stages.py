@@ -1,6 +1,7 @@
 """Pipeline stages as columns: one row for every stage of every layout."""
 
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,7 @@ from planner.layouts.problem import Problem
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 Booleans = NDArray[np.bool_]
+Scalar = TypeVar("Scalar", bound=np.generic)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +86,10 @@ class StageColumns:
     def first_rows(self) -> Integers:
         """Row of the first stage of each layout, for ``np.add.reduceat`` and the like."""
         return np.flatnonzero(self.is_first)
+
+    def spread(self, per_layout: NDArray[Scalar]) -> NDArray[Scalar]:
+        """A column of layouts repeated for each of their stages."""
+        return np.repeat(per_layout, self.layouts.pipeline_parallel[self.first_rows()])
 
 
 once_per_stages = once_per(lambda stages: (stages,))

@@ -13,7 +13,7 @@ import numpy as np
 from planner.cost_model.memory import stage_memory, usable_bytes
 from planner.diagnostics import Diagnostic
 from planner.layouts.layout import LayoutColumns
-from planner.layouts.pins import EVEN, pinned_devices, pinned_layers
+from planner.layouts.pins import asked_layers, pinned_devices, pinned_layers
 from planner.layouts.problem import Problem
 from planner.layouts.stages import Booleans, StageColumns, stages_of
 from planner.rules import capacity
@@ -76,7 +76,7 @@ def _outcome(problem: Problem) -> str:
 def _valid_layouts(problem: Problem) -> LayoutColumns:
     """Layouts that keep the rules and whose stages can have the pinned layers."""
     columns = valid_layouts(problem)
-    pinned = problem.pins.get("layers_per_stage") or (None if problem.stack.uneven_stages else EVEN)
+    pinned = asked_layers(problem.pins, uneven_stages=problem.stack.uneven_stages)
     if pinned is None or not len(columns):
         return columns
     stages = np.unique(columns.pipeline_parallel)
