@@ -113,6 +113,11 @@ class Field:
         """The values as a person types them; empty for a count and a share."""
         return tuple(str(value).lower() for value in self.values)
 
+    @property
+    def dtype(self) -> type[np.float64] | type[np.int64]:
+        """Of its column."""
+        return np.float64 if self.is_share else np.int64
+
     def number(self, value: Any) -> float:
         """The number of a value."""
         return self.values.index(value) if self.values else value
@@ -185,8 +190,10 @@ class LayoutColumns:
         """Columns by name, copied in their types; those that are not named have the neutral value."""
         whole: dict[str, Any] = {}
         for field in FIELDS.values():
-            numbers = columns.get(field.column, np.full(length, field.number(field.neutral)))
-            whole[field.column] = numbers.astype(np.float64 if field.is_share else np.int64)
+            numbers = columns.get(field.column)
+            if numbers is None:
+                numbers = np.full(length, field.number(field.neutral))
+            whole[field.column] = numbers.astype(field.dtype)
         return cls(**whole)
 
     def take(self, rows: NDArray[Any]) -> Self:
@@ -260,9 +267,11 @@ def columns_of(layout: Layout) -> LayoutColumns:
 
     ``recompute`` is the narrowest word for the layout's recomputed layers.
     """
-    numbers = {f.column: f.number(value_of(layout, f.name)) for f in FIELDS.values() if f.name != RECOMPUTE}
-    numbers["recompute"] = _recompute_of(layout)
-    return LayoutColumns.of({name: np.array([number]) for name, number in numbers.items()}, 1)
+    columns: dict[str, Any] = {}
+    for field in FIELDS.values():
+        number = _recompute_of(layout) if field.name == RECOMPUTE else field.number(value_of(layout, field.name))
+        columns[field.column] = np.array([number], dtype=field.dtype)
+    return LayoutColumns(**columns)
 
 
 def value_of(layout: Layout, field: str) -> Any:

@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from planner.diagnostics import Diagnostic
-from planner.layouts.layout import Layout, LayoutColumns
+from planner.layouts.layout import Layout, LayoutColumns, columns_of
 from planner.layouts.problem import Problem
 from planner.rules import capacity, choices, grid, pipeline, states, tensor
 from planner.rules.rule import About, Rule, RuleText
@@ -59,4 +59,5 @@ def screen(problem: Problem, columns: LayoutColumns) -> tuple[NDArray[np.bool_],
 
 def violations(problem: Problem, layout: Layout) -> list[Diagnostic]:
     """Every rule that one whole layout breaks, in the order of the table."""
-    return [rule.diagnose(problem, layout) for rule in RULES if not rule.holds_for(problem, layout)]
+    columns = columns_of(layout)
+    return [rule.diagnose(problem, layout) for rule in RULES if not rule.holds_for(problem, layout, columns)]
