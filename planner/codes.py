@@ -1,18 +1,24 @@
 """What the codes of messages mean that come from no rule of the rule table."""
 
+NO_LAYOUT = "INF001"
+NO_WAY, OTHER_COUNT, OTHER_PIN, OFFLOAD = "WAY000", "WAY001", "WAY002", "WAY003"
+LARGER_CARD, OTHER_BATCH, SMALLER_RESERVE = "WAY004", "WAY005", "WAY006"
+"""What the search says of a problem without a layout."""
+
 CODES = {
     "USAGE": "An option, a name, a number or a file cannot be read as what it should be. Nothing was done.",
     "BUG": "gptplan itself failed. GPTPLAN_DEBUG=1 shows the traceback, which belongs into a report.",
-    "INF001": "No layout keeps the named requirements together. The set is a smallest one: without any of them some "
+    NO_LAYOUT: "No layout keeps the named requirements together. The set is a smallest one: without any of them some "
     "layout keeps the others; what else that layout breaks is said. Where no layout keeps the requirements that are "
     "left, they hold another such set, which follows.",
-    "WAY000": "No change that gptplan tries leaves a layout, nor one together with leaving out all pins.",
-    "WAY001": "Another number of GPUs leaves a layout.",
-    "WAY002": "Another value of a pin, or no forbidden value, leaves a layout.",
-    "WAY003": "Offload of the optimizer to the host leaves a layout.",
-    "WAY004": "A larger built-in card leaves a layout.",
-    "WAY005": "Another global batch leaves a layout.",
-    "WAY006": "A smaller memory reserve leaves a layout, and less room for what the memory model does not count.",
+    NO_WAY: "No change that gptplan tries leaves a layout, nor one together with leaving out all pins.",
+    OTHER_COUNT: "Another number of GPUs leaves a layout.",
+    OTHER_PIN: "Another value of a pin, or no forbidden value, leaves a layout.",
+    OFFLOAD: "Offload of the optimizer to the host leaves a layout.",
+    LARGER_CARD: "A larger built-in card leaves a layout.",
+    OTHER_BATCH: "Another global batch leaves a layout.",
+    SMALLER_RESERVE: "A smaller memory reserve leaves a layout, and less room for what the memory model does not "
+    "count.",
     "CFG001": "A value of a configuration cannot be told without running the file, which gptplan never does. The rest "
     "of the file is checked.",
     "CFG002": "A value of a configuration is not of the kind that its key takes.",

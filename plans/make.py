@@ -12,6 +12,7 @@ from planner.handover.options import declared
 from planner.plans.plan import Plan, write_plan
 from planner.plans.question import Question, build_problem
 from planner.solver import solve
+from planner.views.why_not import reasons_of
 
 FOLDER = Path(__file__).parent
 
@@ -62,7 +63,7 @@ def solved(question: Question) -> Plan:
     """
     answer = solve(build_problem(question))
     if answer.plan is None:
-        raise SystemExit("\n".join(map(render, answer.reasons)))
+        raise SystemExit("\n".join(map(render, reasons_of(answer))))
     return answer.plan
 
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
-from planner.layouts.layout import Layout, Offload
+from planner.layouts.layout import Layout
 from planner.layouts.problem import Problem
 from planner.layouts.stages import StageColumns, stages_of_layout
 from planner.specs import (
@@ -192,19 +192,11 @@ def layout(**overrides: Any) -> Layout:
     layers = overrides.get("layers_per_stage", (4 // stages,) * stages)
     fields: dict[str, Any] = {
         "tensor_mode": "1d" if overrides.get("tensor_parallel", 1) > 1 else "none",
-        "tensor_parallel": 1,
-        "tensor_depth": 1,
         "pipeline_parallel": stages,
-        "data_parallel": 1,
-        "zero_stage": 0,
-        "sequence_parallel": False,
-        "micro_batch": 1,
         "num_microbatches": 8,
         "schedule": "1f1b" if stages > 1 else "none",
-        "num_model_chunks": 1,
         "layers_per_stage": layers,
         "recompute_layers_per_stage": (0,) * len(layers),
-        "offload": Offload(),
         "precision": "bf16",
     }
     return Layout(**(fields | overrides))

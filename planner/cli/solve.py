@@ -4,6 +4,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import msgspec
+
 from planner.cli.parameters import Json, print_json
 from planner.diagnostics import ExitCode, PlanError, render, usage_error
 from planner.handover.options import Option, Range
@@ -69,10 +71,10 @@ def _search(problem: Problem, options: Solve) -> tuple["Answer", "LeastDevices |
 
 def _print(answer: "Answer", least: "LeastDevices | None", path: Path | None, options: Solve) -> None:
     from planner.views import explain as tables
+    from planner.views.why_not import reasons_of
 
     if options.as_json:
-        document: dict[str, Any] = to_builtins(answer) | {"plan_file": None if path is None else str(path)}
-        print_json(document if least is None else document | {"min_gpus": to_builtins(least)})
+        print_json(_document(answer, least, path))
         return
     if least is not None:
         to = sys.stderr if answer.plan is None else sys.stdout
@@ -84,4 +86,14 @@ def _print(answer: "Answer", least: "LeastDevices | None", path: Path | None, op
     sys.stderr.write(
         f"{answer.status}: of {space.layouts:,} layouts {space.valid:,} are valid and {space.fit:,} fit\n\n"
     )
-    sys.stderr.write("\n\n".join(render(reason) for reason in answer.reasons) + "\n")
+    sys.stderr.write("\n\n".join(render(reason) for reason in reasons_of(answer)) + "\n")
+
+
+def _document(answer: "Answer", least: "LeastDevices | None", path: Path | None) -> dict[str, Any]:
+    from planner.views.why_not import reasons_of
+
+    fields = to_builtins(msgspec.structs.replace(answer, refusal=None))
+    # In the place of the answer's own account of it, which is no data.
+    document = {{"refusal": "reasons"}.get(name, name): value for name, value in fields.items()}
+    document |= {"reasons": to_builtins(reasons_of(answer)), "plan_file": None if path is None else str(path)}
+    return document if least is None else document | {"min_gpus": to_builtins(least)}

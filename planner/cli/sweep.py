@@ -52,8 +52,9 @@ class Sweep(msgspec.Struct, frozen=True, kw_only=True):
 
 def sweep(options: Sweep) -> int:
     """Solve a grid of questions and show how the best layout moves."""
+    from planner.plans.grid import grid, parse_axes
     from planner.solver import parallel
-    from planner.solver.sweep import Row, grid, parse_axes, write_rows
+    from planner.solver.sweep import Row, write_rows
     from planner.views import sweep as sweep_view
 
     check_table(options.out, "sweep.csv")

@@ -6,11 +6,11 @@ import numpy as np
 
 from planner.cost_model.activations import boundary_bytes
 from planner.cost_model.chunks import pieces
-from planner.cost_model.parameters import SHARDS_GRADIENTS, stage_parameters
+from planner.cost_model.parameters import stage_parameters
 from planner.cost_model.shares import shares
 from planner.cost_model.sources import formula
 from planner.cost_model.terms import Terms, total
-from planner.layouts.layout import SHARDS_WEIGHTS
+from planner.layouts.layout import SHARDS_GRADIENTS, SHARDS_WEIGHTS
 from planner.layouts.problem import Problem
 from planner.layouts.stages import Floats, Integers, StageColumns, microbatch_tokens, padded_vocab
 from planner.layouts.topology import Cluster, link_columns

@@ -6,13 +6,12 @@ from typing import NamedTuple
 import numpy as np
 
 from planner.cost_model.flops import head_product, layer_products
-from planner.cost_model.parameters import SHARDS_GRADIENTS
 from planner.cost_model.products import alignment_share, matrix_seconds, odd_share, product_seconds
 from planner.cost_model.shares import rank_tokens, shares
 from planner.cost_model.sources import formula
 from planner.cost_model.terms import Terms
 from planner.layouts.degrees import edge_of
-from planner.layouts.layout import SHARDS_WEIGHTS
+from planner.layouts.layout import SHARDS_GRADIENTS, SHARDS_WEIGHTS
 from planner.layouts.problem import Problem
 from planner.layouts.stages import Floats, StageColumns, once_per_places, padded_vocab
 from planner.specs import ELEMENT_BYTES, Attention

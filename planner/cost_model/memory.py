@@ -5,11 +5,12 @@ from typing import NamedTuple
 import numpy as np
 
 from planner.cost_model import activations
-from planner.cost_model.parameters import SHARDS_OPTIMIZER, stage_parameters
+from planner.cost_model.parameters import stage_parameters
 from planner.cost_model.reserve import device_overhead_bytes, fragmentation_share, reserve_bytes
 from planner.cost_model.sources import formula
 from planner.cost_model.states import bucket_bytes, cast_bytes, gathered_bytes, state_bytes, step_buffers, step_bytes
 from planner.cost_model.terms import Terms, at_row, total
+from planner.layouts.layout import SHARDS_OPTIMIZER
 from planner.layouts.problem import Problem
 from planner.layouts.stages import Floats, StageColumns, microbatch_tokens, once_per_places
 from planner.plans.prediction import StagePrediction

@@ -8,15 +8,10 @@ from planner.cost_model.chunks import pieces
 from planner.cost_model.shares import shares
 from planner.cost_model.sources import formula
 from planner.cost_model.terms import Terms, total
-from planner.layouts.layout import SHARDS_WEIGHTS
+from planner.layouts.layout import SHARDS_OPTIMIZER, SHARDS_WEIGHTS
 from planner.layouts.problem import Problem
 from planner.layouts.stages import Floats, StageColumns, once_per_places, once_per_stages, padded_vocab
 from planner.specs import ModelSpec
-
-SHARDS_OPTIMIZER = 1
-"""The ZeRO stage from which on master weights and moments are divided over data parallelism."""
-SHARDS_GRADIENTS = 2
-"""The ZeRO stage from which on the gradients are divided as well."""
 
 
 @formula("radford2019", "definition")

@@ -3,17 +3,11 @@
 import numpy as np
 
 from planner.cost_model.chunks import pieces
-from planner.cost_model.parameters import (
-    SHARDS_GRADIENTS,
-    SHARDS_OPTIMIZER,
-    stage_parameters,
-    updated_parameters,
-    weight_shards,
-)
+from planner.cost_model.parameters import stage_parameters, updated_parameters, weight_shards
 from planner.cost_model.shares import shares
 from planner.cost_model.sources import formula
 from planner.cost_model.terms import Terms, total
-from planner.layouts.layout import SHARDS_WEIGHTS
+from planner.layouts.layout import SHARDS_GRADIENTS, SHARDS_OPTIMIZER, SHARDS_WEIGHTS
 from planner.layouts.problem import Problem
 from planner.layouts.stages import Booleans, Floats, StageColumns, once_per_places, once_per_stages
 from planner.specs import ELEMENT_BYTES

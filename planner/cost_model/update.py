@@ -4,10 +4,10 @@ import numpy as np
 
 from planner.cost_model.compute import traffic_seconds
 from planner.cost_model.host import nvme_bytes_per_rank
-from planner.cost_model.parameters import SHARDS_GRADIENTS, stage_parameters, updated_parameters
+from planner.cost_model.parameters import stage_parameters, updated_parameters
 from planner.cost_model.sources import formula
 from planner.cost_model.terms import Terms, total
-from planner.layouts.layout import SHARDS_WEIGHTS
+from planner.layouts.layout import SHARDS_GRADIENTS, SHARDS_WEIGHTS
 from planner.layouts.problem import Problem
 from planner.layouts.stages import Floats, StageColumns
 

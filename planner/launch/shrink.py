@@ -8,12 +8,12 @@ import msgspec
 
 from planner.diagnostics import Diagnostic, ExitCode, PlanError, usage_error
 from planner.handover.work import STACK
-from planner.layouts.degrees import edge_of
-from planner.layouts.layout import SHARDS_WEIGHTS, Layout, columns_of
+from planner.layouts.degrees import GRID_MODES, grid_edge, grid_ranks
+from planner.layouts.layout import Layout
 from planner.layouts.problem import Problem
 from planner.plans.plan import Plan, seal
-from planner.rules import violations
-from planner.specs import HardwareSpec, ModelSpec, Precision, StackSpec, TensorMode
+from planner.rules import ids_about, violations
+from planner.specs import HardwareSpec, ModelSpec, Precision, StackSpec
 from planner.specs.files import load_spec
 
 SEQ_LEN = 16
@@ -96,10 +96,15 @@ def _least_tensor(layout: Layout) -> tuple[int, int]:
     """The smallest degree and depth of the mode that still divides along every axis that is divided."""
     if layout.tensor_parallel == 1:
         return 1, 1
-    edge = min(2, int(edge_of(columns_of(layout))[0]))
-    depth = min(2, layout.tensor_depth)
-    least: dict[TensorMode, int] = {"none": 1, "1d": 2, "2d": edge**2, "2.5d": depth * edge**2, "3d": edge**3}
-    return least[layout.tensor_mode], depth
+    depth = min(LEAST_DEGREE, layout.tensor_depth)
+    if layout.tensor_mode not in GRID_MODES:
+        return LEAST_DEGREE, depth
+    return grid_ranks(layout.tensor_mode, min(LEAST_DEGREE, _edge(layout)), depth), depth
+
+
+def _edge(layout: Layout) -> int:
+    edge: int = grid_edge(layout.tensor_mode, layout.tensor_parallel, layout.tensor_depth)
+    return edge
 
 
 def _largest_tensor(layout: Layout, most: int) -> int:
@@ -164,7 +169,7 @@ def _small_microbatches(full: Layout, stages: int) -> int:
 
 
 def _small_model(plan: Plan, layout: Layout) -> ModelSpec:
-    model, edge = plan.problem.model, int(edge_of(columns_of(layout))[0])
+    model, edge = plan.problem.model, _edge(layout)
     unit = layout.tensor_parallel if layout.tensor_mode == "1d" else edge**2
     heads = unit * math.ceil(LEAST_HEADS / unit)
     rows = plan.problem.stack.vocab_multiple * layout.tensor_parallel
@@ -217,10 +222,10 @@ def _refuse_broken(problem: Problem, layout: Layout) -> None:
     broken = violations(problem, layout)
     if not broken:
         return
-    card = load_spec("a100-40g", HardwareSpec)
-    if layout.zero_stage == SHARDS_WEIGHTS and not violations(msgspec.structs.replace(problem, hardware=card), layout):
+    for_gpus = next((one.rule for one in broken if one.rule in ids_about("gpu")), None)
+    if for_gpus is not None:
         needs = Diagnostic(
-            rule=broken[0].rule,
+            rule=for_gpus,
             message="ZeRO stage 3 runs on GPUs only, so that it cannot be verified on processor cores",
             hint="`--on-gpus` on a machine with GPUs",
         )

@@ -1,14 +1,15 @@
 """A layout: how one training step is divided over the devices.
 
-:class:`Layout` is one layout, as a plan freezes it. :class:`LayoutColumns` holds many, one NumPy
-array per field, so that rules and cost formulas are written once and serve one layout or a
-million.
+:class:`Layout` is one layout, as a plan freezes it, and the one place where a field is declared: its type gives its
+column (:data:`FIELDS`) and the words by which a person pins it, its default is the value that divides nothing.
+:class:`LayoutColumns` holds many layouts, one NumPy array per field, so that rules and cost formulas are written
+once and serve one layout or a million.
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Annotated, Any, Self, TypeVar
+from typing import Annotated, Any, Literal, ParamSpec, Self, TypeVar, get_args, get_origin, get_type_hints
 
 import msgspec
 import numpy as np
@@ -17,16 +18,19 @@ from numpy.typing import NDArray
 
 from planner.specs import Fraction, OffloadTier, Precision, Schedule, TensorMode
 
-TENSOR_MODES: tuple[TensorMode, ...] = ("none", "1d", "2d", "2.5d", "3d")
-SCHEDULES: tuple[Schedule, ...] = ("none", "1f1b", "interleaved")
-OFFLOAD_TIERS: tuple[OffloadTier, ...] = ("none", "cpu", "nvme")
+TENSOR_MODES: tuple[TensorMode, ...] = get_args(TensorMode)
+SCHEDULES: tuple[Schedule, ...] = get_args(Schedule)
+OFFLOAD_TIERS: tuple[OffloadTier, ...] = get_args(OffloadTier)
 RECOMPUTES = ("none", "all", "some", "free")
 """What the stages recompute: no layer, all of theirs, on each stage some but not all, or anything."""
 NO_RECOMPUTE, FULL_RECOMPUTE, SOME_RECOMPUTE, FREE_RECOMPUTE = range(len(RECOMPUTES))
-SHARDS_WEIGHTS = 3
-"""The ZeRO stage that divides weights over data-parallel ranks too."""
+RECOMPUTE = "recompute_layers_per_stage"
+"""The field of which columns say one of :data:`RECOMPUTES`."""
+SHARDS_OPTIMIZER, SHARDS_GRADIENTS, SHARDS_WEIGHTS = 1, 2, 3
+"""The ZeRO stages from which on data-parallel ranks divide the optimizer's states, gradients and weights."""
 
 Result = TypeVar("Result")
+Arguments = ParamSpec("Arguments")
 
 Degree = Annotated[int, Meta(ge=1)]
 LayerCount = Annotated[int, Meta(ge=0)]
@@ -51,25 +55,28 @@ class Offload(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class Layout(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One layout. The constructor does not validate: :func:`planner.rules.violations` does."""
+    """One layout. The constructor does not validate: :func:`planner.rules.violations` does.
 
-    tensor_mode: TensorMode
-    tensor_parallel: Degree
-    tensor_depth: Degree
+    What has a default is a column too; the lists per stage and the precision, which is the problem's, are none.
+    """
+
+    tensor_mode: TensorMode = "none"
+    tensor_parallel: Degree = 1
+    tensor_depth: Degree = 1
     """Depth of the 2.5D grid; 1 in every other mode."""
-    pipeline_parallel: Degree
-    data_parallel: Degree
-    zero_stage: Annotated[int, Meta(ge=0, le=3)]
-    sequence_parallel: bool
-    micro_batch: Degree
+    pipeline_parallel: Degree = 1
+    data_parallel: Degree = 1
+    zero_stage: Annotated[int, Meta(ge=0, le=3)] = 0
+    sequence_parallel: bool = False
+    micro_batch: Degree = 1
     """Sequences that one data-parallel rank pushes through the model at once."""
-    num_microbatches: Degree
+    num_microbatches: Degree = 1
     """Micro batches of one optimizer step on each data-parallel rank."""
-    schedule: Schedule
-    num_model_chunks: Degree
+    schedule: Schedule = "none"
+    num_model_chunks: Degree = 1
     layers_per_stage: tuple[LayerCount, ...]
     recompute_layers_per_stage: tuple[LayerCount, ...]
-    offload: Offload
+    offload: Offload = Offload()
     precision: Precision
 
     @property
@@ -84,12 +91,78 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 @dataclass(frozen=True, kw_only=True)
-class LayoutColumns:
-    """Layouts without their layers per stage, as equally long integer columns.
+class Field:
+    """A field of a layout as a column of numbers, and the words that a person has for them."""
 
-    ``tensor_mode``, ``schedule`` and ``offload_tier`` hold indices into :data:`TENSOR_MODES`,
-    :data:`SCHEDULES` and :data:`OFFLOAD_TIERS`, and ``recompute`` indices into :data:`RECOMPUTES`.
-    The precision belongs to the problem, not to a column.
+    name: str
+    """As a person types it: ``offload.tier``."""
+    column: str
+    """Its attribute of :class:`LayoutColumns`."""
+    neutral: Any
+    """The value that divides nothing and moves nothing."""
+    values: tuple[Any, ...] = ()
+    """All it can have, in the order of the column's numbers; empty where the number is the value."""
+
+    @property
+    def is_share(self) -> bool:
+        """Whether it is a share from 0 to 1; else its numbers are whole."""
+        return isinstance(self.neutral, float)
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The values as a person types them; empty for a count and a share."""
+        return tuple(str(value).lower() for value in self.values)
+
+    @property
+    def dtype(self) -> type[np.float64] | type[np.int64]:
+        """Of its column."""
+        return np.float64 if self.is_share else np.int64
+
+    def number(self, value: Any) -> float:
+        """The number of a value."""
+        return self.values.index(value) if self.values else value
+
+    def value(self, number: float) -> Any:
+        """The value of a number."""
+        if self.values:
+            return self.values[int(number)]
+        return float(number) if self.is_share else int(number)
+
+
+def _values_of(hint: Any) -> tuple[Any, ...]:
+    """All values of a type that has few: the words of a literal, false and true, the whole numbers of a range."""
+    if hint is bool:
+        return (False, True)
+    if get_origin(hint) is Literal:
+        return get_args(hint)
+    meta = next((one for one in get_args(hint)[1:] if isinstance(one, Meta)), None)
+    if meta is None or not isinstance(meta.ge, int) or not isinstance(meta.le, int):
+        return ()
+    return tuple(range(meta.ge, meta.le + 1))
+
+
+def _fields_of(struct: type[msgspec.Struct], prefix: str = "") -> Iterator[Field]:
+    hints = get_type_hints(struct, include_extras=True)
+    for field in msgspec.structs.fields(struct):
+        name, default, hint = prefix + field.name, field.default, hints[field.name]
+        if name == RECOMPUTE:
+            words = RECOMPUTES[:FREE_RECOMPUTE]
+            yield Field(name=name, column="recompute", neutral=words[NO_RECOMPUTE], values=words)
+        elif isinstance(default, msgspec.Struct):
+            yield from _fields_of(type(default), f"{name}.")
+        elif not field.required:
+            yield Field(name=name, column=name.replace(".", "_"), neutral=default, values=_values_of(hint))
+
+
+FIELDS: dict[str, Field] = {field.name: field for field in _fields_of(Layout)}
+"""The fields of a layout that are columns, by name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayoutColumns:
+    """Layouts without their layers per stage, as equally long columns of the numbers of :data:`FIELDS`.
+
+    ``recompute`` may also be :data:`FREE_RECOMPUTE`, which no whole layout asks for.
     """
 
     tensor_mode: NDArray[np.int64]
@@ -112,6 +185,17 @@ class LayoutColumns:
         """Number of layouts."""
         return len(self.tensor_parallel)
 
+    @classmethod
+    def of(cls, columns: dict[str, NDArray[Any]], length: int) -> Self:
+        """Columns by name, copied in their types; those that are not named have the neutral value."""
+        whole: dict[str, Any] = {}
+        for field in FIELDS.values():
+            numbers = columns.get(field.column)
+            if numbers is None:
+                numbers = np.full(length, field.number(field.neutral))
+            whole[field.column] = numbers.astype(field.dtype)
+        return cls(**whole)
+
     def take(self, rows: NDArray[Any]) -> Self:
         """The layouts that ``rows``, indices or a Boolean mask, selects."""
         return type(self)(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
@@ -132,41 +216,50 @@ class LayoutColumns:
         self, row: int, layers_per_stage: Sequence[int], recompute: Sequence[int], precision: Precision
     ) -> Layout:
         """The layout in ``row`` with the given layers and recomputed layers per stage."""
-        return Layout(
-            tensor_mode=TENSOR_MODES[self.tensor_mode[row]],
-            tensor_parallel=int(self.tensor_parallel[row]),
-            tensor_depth=int(self.tensor_depth[row]),
-            pipeline_parallel=int(self.pipeline_parallel[row]),
-            data_parallel=int(self.data_parallel[row]),
-            zero_stage=int(self.zero_stage[row]),
-            sequence_parallel=bool(self.sequence_parallel[row]),
-            micro_batch=int(self.micro_batch[row]),
-            num_microbatches=int(self.num_microbatches[row]),
-            schedule=SCHEDULES[self.schedule[row]],
-            num_model_chunks=int(self.num_model_chunks[row]),
-            layers_per_stage=tuple(map(int, layers_per_stage)),
-            recompute_layers_per_stage=tuple(map(int, recompute)),
-            offload=Offload(
-                optimizer=float(self.offload_optimizer[row]),
-                parameters=float(self.offload_parameters[row]),
-                tier=OFFLOAD_TIERS[self.offload_tier[row]],
-            ),
-            precision=precision,
-        )
+        told = {f.name: f.value(getattr(self, f.column)[row]) for f in FIELDS.values() if f.name != RECOMPUTE}
+        layers, recomputed = tuple(map(int, layers_per_stage)), tuple(map(int, recompute))
+        return layout_with(told, layers_per_stage=layers, recompute_layers_per_stage=recomputed, precision=precision)
 
 
-def once_per_table(function: Callable[[LayoutColumns], Result]) -> Callable[[LayoutColumns], Result]:
-    """Ask ``function`` once for the same columns; they never change, so neither does what it returns."""
+def once_per(
+    parts: Callable[[Any], tuple[object, ...]],
+) -> Callable[[Callable[Arguments, Result]], Callable[Arguments, Result]]:
+    """Ask a function once for the same arguments, whose last one counts by its ``parts``; none of them ever changes.
 
-    @functools.wraps(function)
-    def remembered(columns: LayoutColumns) -> Result:
-        known = vars(columns).setdefault("_remembered", {})
-        if function not in known:
-            known[function] = function(columns)
-        result: Result = known[function]
-        return result
+    The last answer is kept on the first part and goes with it. It is given again while all other parts and
+    arguments are the very same objects.
+    """
 
-    return remembered
+    def decorated(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+        @functools.wraps(function)
+        def remembered(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+            holder, *rest = parts(args[-1])
+            same, known = (*args[:-1], *rest), vars(holder).setdefault("_remembered", {})
+            found = known.get(function)
+            if found is None or any(one is not other for one, other in zip(found[0], same, strict=True)):
+                found = known[function] = (same, function(*args, **kwargs))
+            result: Result = found[1]
+            return result
+
+        return remembered
+
+    return decorated
+
+
+once_per_table = once_per(lambda columns: (columns,))
+"""Once for the same columns, and the same problem if the function has one."""
+
+
+def layout_with(values: Mapping[str, Any], **lists: Any) -> Layout:
+    """The layout with values by their names in :data:`FIELDS`; what is not named is neutral.
+
+    Args:
+        values: by name; others than fields of a layout are left alone.
+        lists: the lists per stage and the precision.
+    """
+    offload = {name: values[f"offload.{name}"] for name in Offload.__struct_fields__ if f"offload.{name}" in values}
+    whole = {name: values[name] for name in Layout.__struct_fields__ if name in values and name not in lists}
+    return Layout(**whole | lists, offload=Offload(**offload))
 
 
 def columns_of(layout: Layout) -> LayoutColumns:
@@ -174,26 +267,16 @@ def columns_of(layout: Layout) -> LayoutColumns:
 
     ``recompute`` is the narrowest word for the layout's recomputed layers.
     """
-    integers = {
-        "tensor_mode": TENSOR_MODES.index(layout.tensor_mode),
-        "tensor_parallel": layout.tensor_parallel,
-        "tensor_depth": layout.tensor_depth,
-        "pipeline_parallel": layout.pipeline_parallel,
-        "data_parallel": layout.data_parallel,
-        "zero_stage": layout.zero_stage,
-        "sequence_parallel": int(layout.sequence_parallel),
-        "micro_batch": layout.micro_batch,
-        "num_microbatches": layout.num_microbatches,
-        "schedule": SCHEDULES.index(layout.schedule),
-        "num_model_chunks": layout.num_model_chunks,
-        "recompute": _recompute_of(layout),
-        "offload_tier": OFFLOAD_TIERS.index(layout.offload.tier),
-    }
-    return LayoutColumns(
-        **{name: np.array([value], dtype=np.int64) for name, value in integers.items()},
-        offload_optimizer=np.array([layout.offload.optimizer]),
-        offload_parameters=np.array([layout.offload.parameters]),
-    )
+    columns: dict[str, Any] = {}
+    for field in FIELDS.values():
+        number = _recompute_of(layout) if field.name == RECOMPUTE else field.number(value_of(layout, field.name))
+        columns[field.column] = np.array([number], dtype=field.dtype)
+    return LayoutColumns(**columns)
+
+
+def value_of(layout: Layout, field: str) -> Any:
+    """A field of a layout by its name: ``offload.tier``."""
+    return functools.reduce(getattr, field.split("."), layout)
 
 
 def _recompute_of(layout: Layout) -> int:

@@ -3,44 +3,21 @@
 import math
 from collections.abc import Mapping
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from planner.diagnostics import PlanError, usage_error
-from planner.layouts.layout import (
-    FREE_RECOMPUTE,
-    OFFLOAD_TIERS,
-    RECOMPUTES,
-    SCHEDULES,
-    TENSOR_MODES,
-    Layout,
-    LayoutColumns,
-)
+from planner.layouts.layout import FIELDS, FREE_RECOMPUTE, RECOMPUTE, Layout, LayoutColumns, columns_of
 from planner.specs.files import did_you_mean
 
-COUNTS = (
-    "tensor_parallel",
-    "tensor_depth",
-    "pipeline_parallel",
-    "data_parallel",
-    "micro_batch",
-    "num_microbatches",
-    "num_model_chunks",
+LAYERS = "layers_per_stage"
+_COUNTS, _WORDS, _SHARES = (
+    [field.name for field in FIELDS.values() if (bool(field.values), field.is_share) == kind]
+    for kind in ((False, False), (True, False), (False, True))
 )
-_WORDS = {
-    "tensor_mode": TENSOR_MODES,
-    "schedule": SCHEDULES,
-    "offload.tier": OFFLOAD_TIERS,
-    "sequence_parallel": ("false", "true"),
-    "zero_stage": ("0", "1", "2", "3"),
-    "recompute_layers_per_stage": RECOMPUTES[:FREE_RECOMPUTE],
-}
-SHARES = ("offload.optimizer", "offload.parameters")
-FIELDS = (*COUNTS, *_WORDS, *SHARES, "layers_per_stage")
-"""Layout fields that ``--pin`` and ``--forbid`` take."""
+PINNABLE = (*_COUNTS, *_WORDS, *_SHARES, LAYERS)
+"""Layout fields that a user pins and forbids."""
 
-RECOMPUTE = "recompute_layers_per_stage"
 EVEN = "even"
 MAX_DIGITS = 9
 MAX_SHOWN = 60
@@ -57,31 +34,28 @@ def parse_pin(text: str, option: str) -> tuple[str, str]:
         raise usage_error(
             f"`{text}` is not field=value", location=option, hint=f"write it like `{option} tensor_parallel=4`"
         )
-    if field not in FIELDS:
+    if field not in PINNABLE:
         raise usage_error(
             f"a layout has no field `{field}` to pin",
             location=option,
-            hint=did_you_mean(field, FIELDS) or f"use one of {', '.join(FIELDS)}",
+            hint=did_you_mean(field, PINNABLE) or f"use one of {', '.join(PINNABLE)}",
         )
     _check_value(field, value, option)
     return field, value
 
 
 def _check_value(field: str, value: str, option: str) -> None:
-    if field in _WORDS and value not in _WORDS[field]:
-        raise _bad_value(field, value, option, f"use one of {', '.join(_WORDS[field])}")
-    if field in COUNTS and not _is_count(value):
-        raise _bad_value(field, value, option, f"use a whole number from 1 to {10**MAX_DIGITS - 1}")
-    if field in SHARES:
-        try:
-            msgspec.convert(float(value), type=float)
-            in_range = 0 <= float(value) <= 1
-        except ValueError:
-            in_range = False
-        if not in_range:
+    if field == LAYERS:
+        if value != EVEN and not _is_list(value):
+            raise _bad_value(field, value, option, f"use `{EVEN}` or a list such as 24,24,24,24")
+    elif words := FIELDS[field].words:
+        if value not in words:
+            raise _bad_value(field, value, option, f"use one of {', '.join(words)}")
+    elif FIELDS[field].is_share:
+        if not _is_share(value):
             raise _bad_value(field, value, option, "use a share from 0 to 1")
-    if field == "layers_per_stage" and value != EVEN and not _is_list(value):
-        raise _bad_value(field, value, option, f"use `{EVEN}` or a list such as 24,24,24,24")
+    elif not _is_count(value):
+        raise _bad_value(field, value, option, f"use a whole number from 1 to {10**MAX_DIGITS - 1}")
 
 
 def _bad_value(field: str, value: str, option: str, hint: str) -> PlanError:
@@ -93,16 +67,28 @@ def _is_count(text: str) -> bool:
     return text.isascii() and text.isdecimal() and len(text) <= MAX_DIGITS and int(text) >= 1
 
 
+def _is_share(text: str) -> bool:
+    try:
+        return 0 <= float(text) <= 1
+    except ValueError:
+        return False
+
+
 def _is_list(value: str) -> bool:
     return all(_is_count(part.strip()) for part in value.split(","))
 
 
 def pinned_devices(pinned: Mapping[str, str]) -> int:
     """What TP x PP x DP is a multiple of, by the pinned ones of the three and a pinned list of layers."""
-    layers = pinned.get("layers_per_stage", EVEN)
+    layers = pinned.get(LAYERS, EVEN)
     stages = 1 if layers == EVEN else len(layers.split(","))
     degrees = {"tensor_parallel": 1, "pipeline_parallel": stages, "data_parallel": 1}
     return math.prod(int(pinned.get(degree, default)) for degree, default in degrees.items())
+
+
+def asked_layers(pinned: Mapping[str, str], *, uneven_stages: bool) -> str | None:
+    """The layers per stage that a pin says, or even ones where the stack has no others; ``None`` where any will do."""
+    return pinned.get(LAYERS) or (None if uneven_stages else EVEN)
 
 
 def pinned_layers(value: str, num_layers: int, num_stages: int) -> tuple[int, ...] | None:
@@ -122,7 +108,7 @@ def may_match(columns: LayoutColumns, field: str, value: str) -> NDArray[np.bool
 
 def matches(columns: LayoutColumns, field: str, value: str) -> NDArray[np.bool_]:
     """Where a layout's ``field`` has ``value``; true for ``layers_per_stage``, which is no column."""
-    if field == "layers_per_stage":
+    if field == LAYERS:
         return np.ones(len(columns), dtype=bool)
     column, wanted = column_value(field, value)
     return np.asarray(getattr(columns, column) == wanted)
@@ -130,17 +116,24 @@ def matches(columns: LayoutColumns, field: str, value: str) -> NDArray[np.bool_]
 
 def column_value(field: str, value: str) -> tuple[str, float]:
     """Name and number of a pinned field in :class:`planner.layouts.layout.LayoutColumns`; not of layers per stage."""
-    if field in SHARES:
-        return field.replace(".", "_"), float(value)
-    if field == "zero_stage" or field in COUNTS:
-        return field, int(value)
-    name = {RECOMPUTE: "recompute"}.get(field, field.replace(".", "_"))
-    return name, _WORDS[field].index(value)
+    known = FIELDS[field]
+    if known.words:
+        return known.column, known.words.index(value)
+    return known.column, float(value) if known.is_share else int(value)
 
 
-def words_of(field: str) -> tuple[str, ...]:
-    """The words that a field takes, in the order of its column; a count takes ``1`` and more."""
-    return tuple(_WORDS.get(field, ("1",)))
+def said(layout: Layout, field: str) -> str:
+    """A field of a layout as a pin would say it; not of recomputed layers that no word describes."""
+    if field == LAYERS:
+        return listed(layout.layers_per_stage)
+    known = FIELDS[field]
+    number = getattr(columns_of(layout), known.column)[0]
+    return known.words[number] if known.words else str(known.value(number))
+
+
+def listed(layers: tuple[int, ...]) -> str:
+    """A list per stage as a pin says it."""
+    return ",".join(map(str, layers))
 
 
 def layers_match(layout: Layout, value: str) -> bool:

@@ -1,6 +1,6 @@
 """The question a plan answers: specs, device count, batch and what the user fixed or forbade."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -8,6 +8,9 @@ from planner.specs import HardwareSpec, ModelSpec, OffloadTier, Precision, Stack
 from planner.specs.units import Bytes
 
 Objective = Literal["step-time", "memory"]
+MAX_DEVICES = 131_072
+"""Device counts beyond this are taken for a typing error."""
+MAX_GLOBAL_BATCH = 16_777_216
 
 
 class Reserve(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,6 +41,16 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
     """Layout field to the only value it may take, both as typed."""
     forbids: dict[str, tuple[str, ...]] = {}
     """Layout field to the values it may not take."""
+
+    @property
+    def specs(self) -> dict[str, ModelSpec | HardwareSpec | StackSpec]:
+        """The specs by their kind."""
+        return {"model": self.model, "hardware": self.hardware, "stack": self.stack}
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """Everything else, by field."""
+        return {name: getattr(self, name) for name in self.__struct_fields__ if name not in self.specs}
 
     @property
     def num_nodes(self) -> int:

@@ -1,7 +1,5 @@
 """Pipeline stages as columns: one row for every stage of every layout."""
 
-import functools
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -16,13 +14,14 @@ from planner.layouts.layout import (
     Layout,
     LayoutColumns,
     columns_of,
+    once_per,
 )
 from planner.layouts.problem import Problem
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 Booleans = NDArray[np.bool_]
-Result = TypeVar("Result")
+Scalar = TypeVar("Scalar", bound=np.generic)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,38 +87,19 @@ class StageColumns:
         """Row of the first stage of each layout, for ``np.add.reduceat`` and the like."""
         return np.flatnonzero(self.is_first)
 
-
-def once_per_stages(function: Callable[[Problem, StageColumns], Result]) -> Callable[[Problem, StageColumns], Result]:
-    """Ask ``function`` once for the same problem and stages; neither changes."""
-
-    @functools.wraps(function)
-    def remembered(problem: Problem, stages: StageColumns) -> Result:
-        known = vars(stages).setdefault("_remembered", {})
-        if function not in known or known[function][0] is not problem:
-            known[function] = (problem, function(problem, stages))
-        result: Result = known[function][1]
-        return result
-
-    return remembered
+    def spread(self, per_layout: NDArray[Scalar]) -> NDArray[Scalar]:
+        """A column of layouts repeated for each of their stages."""
+        return np.repeat(per_layout, self.layouts.pipeline_parallel[self.first_rows()])
 
 
-def once_per_places(function: Callable[[Problem, StageColumns], Result]) -> Callable[[Problem, StageColumns], Result]:
-    """Ask ``function`` once for the same problem, layouts and places in the pipeline; none of them changes.
+once_per_stages = once_per(lambda stages: (stages,))
+"""Once for the same problem and stages."""
+once_per_places = once_per(lambda stages: (stages.layouts, stages.stage))
+"""Once for the same problem, layouts and places in the pipeline.
 
-    For functions that do not look at the layers of a stage: :meth:`StageColumns.with_layers` and
-    :meth:`StageColumns.with_recompute` keep the layouts and places.
-    """
-
-    @functools.wraps(function)
-    def remembered(problem: Problem, stages: StageColumns) -> Result:
-        known = vars(stages.layouts).setdefault("_remembered_places", {})
-        found = known.get(function)
-        if found is None or found[0] is not problem or found[1] is not stages.stage:
-            found = known[function] = (problem, stages.stage, function(problem, stages))
-        result: Result = found[2]
-        return result
-
-    return remembered
+For functions that do not look at the layers of a stage: :meth:`StageColumns.with_layers` and
+:meth:`StageColumns.with_recompute` keep the layouts and places.
+"""
 
 
 def stages_of(columns: LayoutColumns) -> StageColumns:

@@ -11,8 +11,7 @@ from planner.handover.work import STACK
 from planner.layouts.layout import Layout
 from planner.layouts.problem import Problem
 from planner.lint.check import Checked, best_layout
-from planner.plans.evidence import BY_HAND, Evidence, Space
-from planner.plans.plan import FORMAT_VERSION, Plan, seal
+from planner.plans.plan import BY_HAND, FORMAT_VERSION, Evidence, Plan, Space, seal
 from planner.plans.prediction import Prediction
 from planner.rules import violations
 from planner.rules.capacity import misfits

@@ -9,8 +9,8 @@ from typing import Any
 import msgspec
 
 from planner.diagnostics import Diagnostic
-from planner.layouts.degrees import divisors, edge_of
-from planner.layouts.layout import Layout, Offload, columns_of
+from planner.layouts.degrees import divisors, makes_grid
+from planner.layouts.layout import FIELDS, Layout, columns_of, layout_with
 from planner.layouts.problem import Problem
 from planner.lint.draft import UNDECIDED, Asked, Draft, Keys
 from planner.lint.registry import CONFIG_RULES
@@ -25,21 +25,9 @@ MAX_ALTERNATIVES = 48
 MAX_LISTED_STAGES = 4096
 """Layouts with more stages than any model has layers are judged without their lists."""
 _DEFAULTS: dict[str, Any] = {
-    "tensor_mode": "none",
-    "tensor_parallel": 1,
-    "tensor_depth": 1,
-    "pipeline_parallel": 1,
-    "zero_stage": 0,
-    "sequence_parallel": False,
-    "schedule": "none",
-    "num_model_chunks": 1,
+    **{field.name: field.neutral for field in FIELDS.values()},
     "precision": "fp16",
-    "micro_batch": 1,
-    "num_microbatches": 1,
     "recompute": False,
-    "offload.optimizer": 0.0,
-    "offload.parameters": 0.0,
-    "offload.tier": "none",
     "context_parallel": 1,
     "seq_len": None,
     "layers_per_stage": None,
@@ -136,23 +124,10 @@ def _question(
     group = fields["tensor_parallel"] * fields["pipeline_parallel"] * fields["context_parallel"]
     ranks = max(1, asked.gpus // group)
     layers = fields["layers_per_stage"] or _dealt(model.num_layers, fields["pipeline_parallel"])
-    layout = Layout(
-        tensor_mode=fields["tensor_mode"],
-        tensor_parallel=fields["tensor_parallel"],
-        tensor_depth=fields["tensor_depth"],
-        pipeline_parallel=fields["pipeline_parallel"],
-        data_parallel=ranks,
-        zero_stage=fields["zero_stage"],
-        sequence_parallel=fields["sequence_parallel"],
-        micro_batch=fields["micro_batch"],
-        num_microbatches=fields["num_microbatches"],
-        schedule=fields["schedule"],
-        num_model_chunks=fields["num_model_chunks"],
+    layout = layout_with(
+        fields | {"data_parallel": ranks},
         layers_per_stage=layers,
         recompute_layers_per_stage=layers if fields["recompute"] else (0,) * len(layers),
-        offload=Offload(
-            optimizer=fields["offload.optimizer"], parameters=fields["offload.parameters"], tier=fields["offload.tier"]
-        ),
         precision=fields["precision"],
     )
     problem = Problem(
@@ -241,18 +216,8 @@ def _follows(rule: Rule, problem: Problem, layout: Layout) -> bool:
     return (
         (too_many and rule.id in ("PP010", "PP011", "RC001"))
         or (rule.id == "RC001" and problem.stack.recompute == "none")
-        or (rule.id in _ABOUT_GRID and not _is_grid(layout))
+        or ("grid" in rule.about and not makes_grid(columns_of(layout))[0])
     )
-
-
-_ABOUT_GRID = ("TP021", "TP022", "TP023", "TP024")
-"""Rules about the edge of a grid, which mean nothing where the degree makes no grid."""
-
-
-def _is_grid(layout: Layout) -> bool:
-    edge = int(edge_of(columns_of(layout))[0])
-    degree = {"2d": edge**2, "2.5d": edge**2 * layout.tensor_depth, "3d": edge**3}
-    return degree.get(layout.tensor_mode, layout.tensor_parallel) == layout.tensor_parallel
 
 
 def _diagnosed(rule: Rule, problem: Problem, layout: Layout, keys: Keys, draft: Draft) -> Diagnostic:

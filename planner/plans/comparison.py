@@ -7,19 +7,6 @@ import msgspec
 from planner.plans.plan import Plan
 from planner.specs.files import to_builtins
 
-_QUESTION = (
-    "num_devices",
-    "devices_per_node",
-    "global_batch",
-    "seq_len",
-    "precision",
-    "objective",
-    "allow_offload",
-    "reserve",
-    "pins",
-    "forbids",
-)
-_SPECS = ("model", "hardware", "stack")
 NO_SOURCES = "sources"
 """Citations of a spec: they change no figure."""
 TERM_TOKENS = 1_000_000
@@ -78,13 +65,8 @@ def compare(first: Plan, second: Plan) -> Comparison:
     rates = first.predicted.tokens_per_s, second.predicted.tokens_per_s
     faster = "same" if rates[0] == rates[1] else ("first" if rates[0] > rates[1] else "second")
     return Comparison(
-        question=_differences(
-            {f: getattr(first.problem, f) for f in _QUESTION}, {f: getattr(second.problem, f) for f in _QUESTION}
-        ),
-        specs=_differences(
-            {kind: getattr(first.problem, kind) for kind in _SPECS},
-            {kind: getattr(second.problem, kind) for kind in _SPECS},
-        ),
+        question=_differences(first.problem.asked, second.problem.asked),
+        specs=_differences(first.problem.specs, second.problem.specs),
         layout=_differences(first.layout, second.layout),
         figures=figures,
         terms=_terms(first, second),

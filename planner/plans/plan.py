@@ -16,7 +16,6 @@ import msgspec
 from planner.diagnostics import Diagnostic, ExitCode, PlanError, usage_error
 from planner.layouts.layout import Layout
 from planner.layouts.problem import Problem
-from planner.plans.evidence import Evidence
 from planner.plans.prediction import Prediction
 from planner.specs.files import from_builtins, spec_digest, to_builtins
 
@@ -24,6 +23,35 @@ FORMAT_VERSION = 1
 MAX_PLAN_BYTES = 64 * 1024**2
 EDITED = "PLAN002"
 EDITED_HINT = "solve again instead of editing a plan: `gptplan solve` takes `--pin field=value`"
+
+
+BY_HAND = "by-hand"
+"""Status of a layout that a person wrote: nothing was chosen, and the bound is that of the best layout found."""
+
+
+class Space(msgspec.Struct, frozen=True, kw_only=True):
+    """How many layouts were looked at, and what became of them."""
+
+    layouts: int
+    valid: int
+    fit: int
+    rejected: dict[str, int]
+    """Rule id to the layouts it rejects; one layout may break several rules."""
+
+
+class Evidence(msgspec.Struct, frozen=True, kw_only=True):
+    """What the solver proved, in seconds (objective step-time) or bytes (objective memory)."""
+
+    status: str
+    objective: float
+    bound: float
+    gap: float
+    space: Space
+    bounded_out: int
+    """Fitting layouts left out of the exact model because their lower bound exceeds the best."""
+    lowest_bounded_out: float | None
+    """The least of those lower bounds; ``None`` when nothing was left out."""
+    ortools_version: str
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,10 +76,8 @@ def canonical_json(value: Any) -> bytes:
 
 def seal(plan: Plan) -> Plan:
     """The plan with the digests of its specs and of all its other fields filled in."""
-    specs = {kind: getattr(plan.problem, kind) for kind in ("model", "hardware", "stack")}
-    plan = msgspec.structs.replace(
-        plan, spec_digests={kind: spec_digest(spec) for kind, spec in specs.items()}, digest=""
-    )
+    digests = {kind: spec_digest(spec) for kind, spec in plan.problem.specs.items()}
+    plan = msgspec.structs.replace(plan, spec_digests=digests, digest="")
     return msgspec.structs.replace(plan, digest=_digest(to_builtins(plan)))
 
 

@@ -13,14 +13,11 @@ import msgspec
 from planner.diagnostics import usage_error
 from planner.handover.options import Option, Range
 from planner.handover.work import STACK
-from planner.layouts.problem import Objective, Problem, Reserve
+from planner.layouts.problem import MAX_DEVICES, MAX_GLOBAL_BATCH, Objective, Problem, Reserve
 from planner.specs import HardwareSpec, ModelSpec, OffloadTier, Precision, StackSpec, TensorMode
 from planner.specs.files import known_names, load_spec
 from planner.specs.units import Bytes, parse_quantity
 
-MAX_DEVICES = 131_072
-"""Device counts beyond this are taken for a typing error."""
-MAX_GLOBAL_BATCH = 16_777_216
 GPUS = Range(most=MAX_DEVICES, example="96")
 GPUS_PER_NODE = Range(most=MAX_DEVICES, example="8")
 GLOBAL_BATCH = Range(most=MAX_GLOBAL_BATCH, example="1536")

@@ -4,10 +4,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from planner.diagnostics import Diagnostic
-from planner.layouts.layout import Layout, LayoutColumns
+from planner.layouts.layout import Layout, LayoutColumns, columns_of
 from planner.layouts.problem import Problem
 from planner.rules import capacity, choices, grid, pipeline, states, tensor
-from planner.rules.rule import Rule, RuleText
+from planner.rules.rule import About, Rule, RuleText
 
 RULES: tuple[Rule, ...] = (
     *states.DEVICE_RULES,
@@ -25,10 +25,25 @@ RULES: tuple[Rule, ...] = (
 ALL_RULES: tuple[Rule, ...] = (*RULES, *capacity.RULES)
 """Those and the ones that the cost model decides."""
 
-__all__ = ["ALL_RULES", "RULES", "Rule", "RuleText", "judge", "violations"]
+__all__ = ["ALL_RULES", "RULES", "Rule", "RuleText", "ids_about", "rule_about", "screen", "violations"]
 
 
-def judge(problem: Problem, columns: LayoutColumns) -> tuple[NDArray[np.bool_], dict[str, int]]:
+def ids_about(word: About) -> frozenset[str]:
+    """Ids of the rules that are about something."""
+    return frozenset(rule.id for rule in ALL_RULES if word in rule.about)
+
+
+def rule_about(word: About) -> Rule:
+    """The one rule that is about something.
+
+    Raises:
+        ValueError: there is none, or several.
+    """
+    (rule,) = (rule for rule in ALL_RULES if word in rule.about)
+    return rule
+
+
+def screen(problem: Problem, columns: LayoutColumns) -> tuple[NDArray[np.bool_], dict[str, int]]:
     """Which layouts keep every rule, and how many each rule rejects (a layout may break several)."""
     valid = np.ones(len(columns), dtype=bool)
     rejected = {}
@@ -44,4 +59,5 @@ def judge(problem: Problem, columns: LayoutColumns) -> tuple[NDArray[np.bool_], 
 
 def violations(problem: Problem, layout: Layout) -> list[Diagnostic]:
     """Every rule that one whole layout breaks, in the order of the table."""
-    return [rule.diagnose(problem, layout) for rule in RULES if not rule.holds_for(problem, layout)]
+    columns = columns_of(layout)
+    return [rule.diagnose(problem, layout) for rule in RULES if not rule.holds_for(problem, layout, columns)]

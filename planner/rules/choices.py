@@ -23,7 +23,7 @@ def nothing_forbidden(problem: Problem, columns: LayoutColumns) -> NDArray[np.bo
         pins.may_match(columns, field, value)
         for field, values in problem.forbids.items()
         for value in values
-        if field != "layers_per_stage"
+        if field != pins.LAYERS
     ]
     return ~np.logical_or.reduce([np.zeros(len(columns), dtype=bool), *hit])
 
@@ -31,7 +31,7 @@ def nothing_forbidden(problem: Problem, columns: LayoutColumns) -> NDArray[np.bo
 def _values(problem: Problem, layout: Layout) -> dict[str, Any]:
     columns = columns_of(layout)
     broken = [f"{f}={v}" for f, v in problem.pins.items() if not pins.matches(columns, f, v)[0]]
-    layers = problem.pins.get("layers_per_stage")
+    layers = problem.pins.get(pins.LAYERS)
     if layers is not None and not pins.layers_match(layout, layers):
         broken.append(f"layers_per_stage={layers}")
     hit = [f"{f}={v}" for f, values in problem.forbids.items() for v in values if pins.may_match(columns, f, v)[0]]
@@ -52,7 +52,7 @@ RULES = (
         source="options --pin and --mode",
         holds=pins_hold,
         holds_layout=lambda problem, layout: (
-            "layers_per_stage" not in problem.pins or pins.layers_match(layout, problem.pins["layers_per_stage"])
+            pins.LAYERS not in problem.pins or pins.layers_match(layout, problem.pins[pins.LAYERS])
         ),
     ),
     Rule(

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from planner.layouts.degrees import divisors, edge_of
+from planner.layouts.degrees import GRID_MODES, divisors, edge_of, grid_batch_parts
 from planner.layouts.layout import SCHEDULES, Layout, LayoutColumns, columns_of
 from planner.layouts.problem import Problem
 from planner.rules.rule import Rule, listed
@@ -14,7 +14,7 @@ _LEGACY = "colossalai 0.5.0: legacy/nn/layer"
 
 
 def _is_grid(columns: LayoutColumns) -> NDArray[np.bool_]:
-    return columns.mode_is("2d", "2.5d", "3d")
+    return columns.mode_is(*GRID_MODES)
 
 
 def _weight_share(columns: LayoutColumns) -> NDArray[np.int64]:
@@ -24,9 +24,11 @@ def _weight_share(columns: LayoutColumns) -> NDArray[np.int64]:
 
 
 def _batch_share(columns: LayoutColumns) -> NDArray[np.int64]:
-    edge = edge_of(columns)
-    share = np.where(columns.mode_is("3d"), edge**2, edge)
-    return np.where(columns.mode_is("2.5d"), edge * columns.tensor_depth, share)
+    share = np.ones(len(columns), dtype=np.int64)
+    for mode in GRID_MODES:
+        parts = grid_batch_parts(mode, edge_of(columns), columns.tensor_depth)
+        share = np.where(columns.mode_is(mode), parts, share)
+    return share
 
 
 def _values(problem: Problem, layout: Layout) -> dict[str, Any]:

@@ -8,8 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from planner.diagnostics import Diagnostic
-from planner.layouts.degrees import divisors
-from planner.layouts.layout import Layout, LayoutColumns, columns_of
+from planner.layouts.layout import Layout, LayoutColumns, columns_of, value_of
 from planner.layouts.problem import Problem
 
 About = Literal[
@@ -19,6 +18,7 @@ About = Literal[
     "engine",  # what Colossal-AI's pipeline runs; other frameworks run what it refuses
     "even-stages",  # every stage has equally many layers
     "forbid",  # a value that the user rules out
+    "gpu",  # what runs on a GPU only
     "grid",  # the edge of a grid of tensor-parallel ranks, where the degree makes one
     "layers-per-stage",  # the lists per stage, which mean nothing with more stages than layers
     "mesh",  # whether the degrees divide the devices
@@ -80,18 +80,11 @@ class Rule(RuleText):
         return Diagnostic(
             rule=self.id,
             message=self.message.format(**values),
-            location=f"layout: {self.field} = {_field_value(layout, self.field)}",
+            location=f"layout: {self.field} = {value_of(layout, self.field)}",
             values=values,
             detail=self.detail.format(**values),
             hint=self.hint.format(**values),
         )
-
-
-def _field_value(layout: Layout, field: str) -> Any:
-    value: Any = layout
-    for part in field.split("."):
-        value = getattr(value, part)
-    return value
 
 
 def listed(values: list[int], most: int = 8) -> str:
@@ -100,11 +93,3 @@ def listed(values: list[int], most: int = 8) -> str:
     if len(values) > most:
         return ", ".join(words) + ", ..."
     return words[0] if len(words) == 1 else ", ".join(words[:-1]) + " or " + words[-1] if words else "no value"
-
-
-def micro_batches(stages: int, batch: int | None) -> int:
-    """The least number of micro batches, from one a stage on, that divides a batch; best a multiple of the stages."""
-    if batch is None:
-        return stages
-    fitting = [number for number in divisors(batch) if number >= stages]
-    return next((number for number in fitting if number % stages == 0), fitting[0] if fitting else stages)

@@ -206,7 +206,7 @@ STATE_RULES = (
     ),
     _rule(
         id="ZER005",
-        about=("runtime",),
+        about=("runtime", "gpu"),
         title="ZeRO stage 3 without a GPU",
         field="zero_stage",
         message="ZeRO stage 3 does not run on {hardware}, which is no GPU",

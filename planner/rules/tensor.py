@@ -5,11 +5,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from planner.layouts.degrees import divisors, edge_of
+from planner.layouts.degrees import GRID_MODES, divisors, grid_ranks, makes_grid
 from planner.layouts.layout import Layout, LayoutColumns, columns_of
 from planner.layouts.problem import Problem
 from planner.layouts.stages import padded_vocab
 from planner.rules.rule import Rule, listed
+from planner.specs import TensorMode
 
 _HYBRID = "colossalai 0.5.0: shardformer/policies/gpt2.py:67, shardformer/layer/qkv_fused_linear.py:73,115"
 _LEGACY = "colossalai 0.5.0: legacy/context/process_group_initializer/initializer_{2d,2p5d,3d}.py"
@@ -53,13 +54,9 @@ def _division(rule_id: str, name: str, size_of: str) -> Rule:
 
 def _degree_values(problem: Problem, layout: Layout) -> dict[str, Any]:
     degree, depth = layout.tensor_parallel, layout.tensor_depth
-    roots = range(2, 33)
-    candidates = {
-        "2d": [r**2 for r in roots],
-        "3d": [r**3 for r in roots],
-        "2.5d": [depth * r**2 for r in range(1, 33)],
-    }.get(layout.tensor_mode, divisors(problem.num_devices))
-    valid = [d for d in candidates if problem.num_devices % d == 0]
+    edges, mode = range(1 if layout.tensor_mode == "2.5d" else 2, 33), layout.tensor_mode
+    degrees = [grid_ranks(mode, edge, depth) for edge in edges] if mode in GRID_MODES else divisors(problem.num_devices)
+    valid = [d for d in degrees if problem.num_devices % d == 0]
     return {
         "tensor_parallel": degree,
         "tensor_mode": layout.tensor_mode,
@@ -69,20 +66,7 @@ def _degree_values(problem: Problem, layout: Layout) -> dict[str, Any]:
     }
 
 
-def _square(columns: LayoutColumns) -> NDArray[np.bool_]:
-    return ~columns.mode_is("2d") | (edge_of(columns) ** 2 == columns.tensor_parallel)
-
-
-def _cube(columns: LayoutColumns) -> NDArray[np.bool_]:
-    return ~columns.mode_is("3d") | (edge_of(columns) ** 3 == columns.tensor_parallel)
-
-
-def _deep_square(columns: LayoutColumns) -> NDArray[np.bool_]:
-    fits = edge_of(columns) ** 2 * columns.tensor_depth == columns.tensor_parallel
-    return ~columns.mode_is("2.5d") | fits
-
-
-def _shape_rule(rule_id: str, mode: str, shape: str, holds: Any, source: str) -> Rule:
+def _shape_rule(rule_id: str, mode: TensorMode, shape: str, source: str) -> Rule:
     return Rule(
         id=rule_id,
         title=f"{mode} tensor parallelism without {shape}",
@@ -93,7 +77,7 @@ def _shape_rule(rule_id: str, mode: str, shape: str, holds: Any, source: str) ->
         values=_degree_values,
         why="The ranks of a tensor-parallel group form a grid with equal edges.",
         source=source,
-        holds=lambda problem, columns: holds(columns),
+        holds=lambda problem, columns: ~columns.mode_is(mode) | makes_grid(columns),
     )
 
 
@@ -128,13 +112,6 @@ def _vocab_values(problem: Problem, layout: Layout) -> dict[str, Any]:
         "valid": _valid_degrees(problem, padded),
     }
 
-
-SHAPE_RULES = (
-    _shape_rule("TP011", "2d", "a square", _square, f"{_LEGACY}: initializer_2d.py:141"),
-    _shape_rule("TP012", "3d", "a cube", _cube, f"{_LEGACY}: initializer_3d.py:306"),
-    _shape_rule("TP013", "2.5d", "depth times a square", _deep_square, f"{_LEGACY}: initializer_2p5d.py:55,287"),
-)
-"""What makes the ranks of a tensor-parallel group a grid."""
 
 RULES = (
     _division("TP001", "attention heads", "num_heads"),
@@ -181,7 +158,9 @@ RULES = (
         source="definition of the layout fields",
         holds=lambda problem, columns: ~columns.mode_is("none") | (columns.tensor_parallel == 1),
     ),
-    *SHAPE_RULES,
+    _shape_rule("TP011", "2d", "a square", f"{_LEGACY}: initializer_2d.py:141"),
+    _shape_rule("TP012", "3d", "a cube", f"{_LEGACY}: initializer_3d.py:306"),
+    _shape_rule("TP013", "2.5d", "depth times a square", f"{_LEGACY}: initializer_2p5d.py:55,287"),
     Rule(
         id="TP014",
         title="depth outside 2.5d",

@@ -4,9 +4,9 @@ import msgspec
 
 from planner.diagnostics import Diagnostic
 from planner.layouts.layout import Layout
-from planner.plans.evidence import Space
-from planner.plans.plan import Plan
+from planner.plans.plan import Plan, Space
 from planner.plans.prediction import Prediction
+from planner.solver.why_not.refusal import Refusal
 
 
 class RunnerUp(msgspec.Struct, frozen=True, kw_only=True):
@@ -25,7 +25,8 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     gap: float | None
     solve_s: float
     space: Space
-    reasons: tuple[Diagnostic, ...] = ()
+    refusal: Refusal | None = None
+    """Why there is no layout, if there is none."""
     plan: Plan | None = None
     runners_up: tuple[RunnerUp, ...] = ()
 

@@ -7,21 +7,20 @@ and can be explained.
 
 import functools
 import itertools
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 
 import numpy as np
 from numpy.typing import NDArray
 
 from planner.layouts import pins
-from planner.layouts.degrees import divisors
+from planner.layouts.degrees import GRID_MODES, divisors, grid_edge, grid_ranks
 from planner.layouts.layout import (
+    FIELDS,
     FREE_RECOMPUTE,
     FULL_RECOMPUTE,
     NO_RECOMPUTE,
     OFFLOAD_TIERS,
-    RECOMPUTES,
+    RECOMPUTE,
     SCHEDULES,
     SHARDS_WEIGHTS,
     SOME_RECOMPUTE,
@@ -31,8 +30,12 @@ from planner.layouts.layout import (
 from planner.layouts.problem import Problem
 
 _Row = tuple[float, ...]
-_FLAT_MODES = ("none", "1d")
-"""Tensor modes that are no grid."""
+_MESH = ("tensor_mode", "tensor_parallel", "tensor_depth", "pipeline_parallel", "data_parallel")
+_BATCH = ("micro_batch", "num_microbatches")
+_SCHEDULE = ("schedule", "num_model_chunks")
+_STATES = ("zero_stage", "sequence_parallel", "recompute", "offload_tier", "offload_optimizer", "offload_parameters")
+_ENUMERATED = (*_MESH, *_BATCH, *_SCHEDULE, *_STATES)
+"""Columns that candidates differ in; every other one has its neutral value."""
 
 
 def enumerate_layouts(problem: Problem, *, keeping_pins: bool = False) -> LayoutColumns:
@@ -44,22 +47,17 @@ def enumerate_layouts(problem: Problem, *, keeping_pins: bool = False) -> Layout
     states = functools.cache(lambda *place: np.array(_kept(_state_options(problem, *place), _STATES, pinned)))
     meshes = _kept(_meshes(problem), _MESH, pinned)
     rows = [_rows_of(problem, mesh, states(*_place(mesh)), pinned) for mesh in meshes]
-    by_name = dict(zip(_COLUMN_ORDER, np.vstack([np.empty((0, len(_COLUMN_ORDER))), *rows]).T, strict=True))
-    return LayoutColumns(
-        **{
-            f.name: by_name[f.name].copy() if f.name in _SHARES else by_name[f.name].astype(np.int64)
-            for f in fields(LayoutColumns)
-        }
-    )
+    table = np.vstack([np.empty((0, len(_ENUMERATED))), *rows])
+    return LayoutColumns.of(dict(zip(_ENUMERATED, table.T, strict=True)), len(table))
 
 
 def _pinned_columns(problem: Problem) -> dict[str, float]:
     """The columns that have to have one value, and which."""
     pinned: dict[str, float] = {}
     for field, value in problem.pins.items():
-        if field == "layers_per_stage":
+        if field == pins.LAYERS:
             pinned |= _pinned_stages(problem, value)
-        elif field != pins.RECOMPUTE:
+        elif field != RECOMPUTE:
             column, number = pins.column_value(field, value)
             pinned[column] = number
     return pinned
@@ -95,27 +93,19 @@ def _rows_of(
     schedules = _kept(_schedules(problem, TENSOR_MODES[mode], pipeline), _SCHEDULE, pinned)
     divided = np.array([(*mesh, *batch, *schedule) for batch in batches for schedule in schedules])
     if not len(divided) or not len(states):
-        return np.empty((0, len(_COLUMN_ORDER)))
+        return np.empty((0, len(_ENUMERATED)))
     return np.hstack([np.repeat(divided, len(states), axis=0), np.tile(states, (len(divided), 1))])
 
 
-_MESH = ("tensor_mode", "tensor_parallel", "tensor_depth", "pipeline_parallel", "data_parallel")
-_BATCH = ("micro_batch", "num_microbatches")
-_SCHEDULE = ("schedule", "num_model_chunks")
-_STATES = ("zero_stage", "sequence_parallel", "recompute", "offload_tier", "offload_optimizer", "offload_parameters")
-_COLUMN_ORDER = (*_MESH, *_BATCH, *_SCHEDULE, *_STATES)
-_SHARES = ("offload_optimizer", "offload_parameters")
-
-
-def _options(problem: Problem, field: str, words: Sequence[str], executable: Sequence[str]) -> list[int]:
-    """Indices of the values to try: what the stack executes, and what is pinned even if it does not."""
+def _options(problem: Problem, field: str, executable: Sequence[str]) -> list[int]:
+    """Numbers of the values to try: what the stack executes, and what is pinned even if it does not."""
     tried = {*executable, problem.pins.get(field, executable[0])}
-    return [index for index, word in enumerate(words) if word in tried]
+    return [number for number, word in enumerate(FIELDS[field].words) if word in tried]
 
 
 def _meshes(problem: Problem) -> list[_Row]:
     """(tensor mode, TP, depth, PP, DP) for every way to write the devices as TP x PP x DP."""
-    modes = _options(problem, "tensor_mode", TENSOR_MODES, problem.stack.tensor_modes)
+    modes = _options(problem, "tensor_mode", problem.stack.tensor_modes)
     return [
         (mode, tensor, depth, pipeline, problem.num_devices // tensor // pipeline)
         for tensor in divisors(problem.num_devices)
@@ -136,18 +126,15 @@ def _depths(problem: Problem, mode: str, tensor_parallel: int) -> list[int]:
 
     None where mode and degree only repeat another mode, or make no grid, unless the user pins the mode.
     """
-    if mode in ("none", "1d"):
+    if mode not in GRID_MODES:
         return [1] if (mode == "none") == (tensor_parallel == 1) else []
     if tensor_parallel == 1:
         return []
     depths = divisors(tensor_parallel) if mode == "2.5d" else [1]
-    pinned = problem.pins.get("tensor_mode") == mode
-    return [depth for depth in depths if pinned or _is_grid(mode, tensor_parallel // depth)]
-
-
-def _is_grid(mode: str, ranks: int) -> bool:
-    power = 3 if mode == "3d" else 2
-    return any(edge**power == ranks for edge in range(1, math.isqrt(ranks) + 1))
+    if problem.pins.get("tensor_mode") == mode:
+        return depths
+    edges = {depth: grid_edge(mode, tensor_parallel, depth) for depth in depths}
+    return [depth for depth, edge in edges.items() if grid_ranks(mode, edge, depth) == tensor_parallel]
 
 
 def _batch_splits(problem: Problem, data_parallel: int) -> list[_Row]:
@@ -161,13 +148,13 @@ def _batch_splits(problem: Problem, data_parallel: int) -> list[_Row]:
 def _schedules(problem: Problem, mode: str, pipeline_parallel: int) -> list[_Row]:
     """(schedule, model chunks) for a number of stages; of interleaved grids one stands for all chunks."""
     counts = _chunk_counts(problem, pipeline_parallel)
-    chunks = {"none": [1], "1f1b": [1], "interleaved": counts if mode in _FLAT_MODES else counts[:1]}
+    chunks = {"none": [1], "1f1b": [1], "interleaved": counts[:1] if mode in GRID_MODES else counts}
     possible = [word for word in _schedule_words(problem) if (word == "none") == (pipeline_parallel == 1)]
     return [(SCHEDULES.index(word), count) for word in possible for count in chunks[word]]
 
 
 def _schedule_words(problem: Problem) -> list[str]:
-    return [SCHEDULES[i] for i in _options(problem, "schedule", SCHEDULES, problem.stack.schedules)]
+    return [SCHEDULES[i] for i in _options(problem, "schedule", problem.stack.schedules)]
 
 
 def _chunk_counts(problem: Problem, pipeline_parallel: int) -> list[int]:
@@ -184,12 +171,11 @@ def _state_options(problem: Problem, mode: str, has_ranks: bool, has_stages: boo
     ``has_ranks`` and ``has_stages``: whether tensor and pipeline parallelism divide anything.
     What a rule refuses whatever its other options are, such as offload without ZeRO, is there without them.
     """
-    words = ("0", "1", "2", "3")
-    zeros = _options(problem, "zero_stage", words, [str(stage) for stage in problem.stack.zero_stages])
+    zeros = _options(problem, "zero_stage", [str(stage) for stage in problem.stack.zero_stages])
     split = problem.stack.sequence_parallel and mode == "1d" and has_ranks
-    sequences = _options(problem, "sequence_parallel", ("false", "true"), ("false", "true") if split else ("false",))
+    sequences = _options(problem, "sequence_parallel", ("false", "true") if split else ("false",))
     in_pipeline = SHARDS_WEIGHTS in problem.stack.zero_stages_with_pipeline
-    alone, grid = not has_ranks and (not has_stages or in_pipeline), mode not in _FLAT_MODES
+    alone, grid = not has_ranks and (not has_stages or in_pipeline), mode in GRID_MODES
     return [
         (zero, sequence, recompute, *offload)
         for zero, sequence, recompute in itertools.product(zeros, sequences, _recomputes(problem))
@@ -200,10 +186,10 @@ def _state_options(problem: Problem, mode: str, has_ranks: bool, has_stages: boo
 def _recomputes(problem: Problem) -> list[int]:
     """What the stages may recompute: anything, or one word for all of them where the user names one."""
     if problem.stack.recompute == "per-layer":
-        named = pins.RECOMPUTE in problem.pins or pins.RECOMPUTE in problem.forbids
+        named = RECOMPUTE in problem.pins or RECOMPUTE in problem.forbids
         return [NO_RECOMPUTE, FULL_RECOMPUTE, SOME_RECOMPUTE] if named else [FREE_RECOMPUTE]
     executable = ("none",) if problem.stack.recompute == "none" else ("none", "all")
-    return _options(problem, pins.RECOMPUTE, RECOMPUTES, executable)
+    return _options(problem, RECOMPUTE, executable)
 
 
 def _offloads(problem: Problem, zero_stage: int, *, alone: bool, grid: bool) -> list[tuple[int, float, float]]:
@@ -214,7 +200,7 @@ def _offloads(problem: Problem, zero_stage: int, *, alone: bool, grid: bool) -> 
     stack, sharded = problem.stack, zero_stage >= SHARDS_WEIGHTS
     if grid or zero_stage == 0 or (sharded and not alone):
         return [(0, 0.0, 0.0), *_pinned_offload(problem)]
-    tiers = _options(problem, "offload.tier", OFFLOAD_TIERS, stack.offload_tiers)
+    tiers = _options(problem, "offload.tier", stack.offload_tiers)
     allowed = [tier for tier in tiers if 0 < tier <= OFFLOAD_TIERS.index(problem.allow_offload)]
     of_optimizer = stack.zero3_offload_fractions if sharded else stack.offload_optimizer_fractions
     of_weights = stack.zero3_offload_fractions if sharded else ()

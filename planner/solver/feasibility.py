@@ -2,21 +2,21 @@
 
 from planner.layouts.layout import Layout, LayoutColumns
 from planner.layouts.problem import Problem
-from planner.rules import judge
+from planner.rules import screen
 from planner.solver import peak_memory, step_time
 from planner.solver.candidates import enumerate_layouts
 from planner.solver.fit import fit, fitting
 from planner.solver.limits import StageLimits
 
 
-def candidates(problem: Problem) -> LayoutColumns:
-    """The layouts to judge: those without a value that a pin rules out."""
-    return enumerate_layouts(problem, keeping_pins=True)
-
-
 def valid(problem: Problem, columns: LayoutColumns) -> LayoutColumns:
     """The layouts that keep every rule."""
-    return columns.take(judge(problem, columns)[0])
+    return columns.take(screen(problem, columns)[0])
+
+
+def valid_layouts(problem: Problem) -> LayoutColumns:
+    """The candidates that keep every rule."""
+    return valid(problem, enumerate_layouts(problem, keeping_pins=True))
 
 
 def some_fits(problem: Problem, columns: LayoutColumns) -> bool:
@@ -27,18 +27,13 @@ def some_fits(problem: Problem, columns: LayoutColumns) -> bool:
 
 def feasible(problem: Problem) -> bool:
     """Whether the search of ``problem`` finds a layout; decided by enumeration, rules and memories alone."""
-    return some_fits(problem, candidates(problem))
+    return some_fits(problem, enumerate_layouts(problem, keeping_pins=True))
 
 
 def fitting_limits(problem: Problem) -> StageLimits | None:
     """The limits of the valid layouts that fit; ``None`` where there is none."""
-    columns = valid(problem, candidates(problem))
+    columns = valid_layouts(problem)
     return fitting(problem, columns)[0] if len(columns) else None
-
-
-def has_valid_layout(problem: Problem) -> bool:
-    """Whether a layout keeps every rule, be it too large for the memories or not."""
-    return bool(len(valid(problem, candidates(problem))))
 
 
 def good_layout(problem: Problem) -> Layout | None:

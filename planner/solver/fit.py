@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from planner.layouts.layout import SOME_RECOMPUTE, LayoutColumns
+from planner.layouts.pins import LAYERS
 from planner.layouts.problem import Problem
 from planner.layouts.stages import Booleans, Integers, StageColumns, stages_of
 from planner.solver.limits import (
@@ -118,6 +119,6 @@ def _any_division(problem: Problem, columns: LayoutColumns, *, interleaved_is_ev
     """Where every division of at most an even share for each stage is allowed."""
     whole = problem.model.num_layers % columns.pipeline_parallel == 0
     enough = columns.pipeline_parallel * np.where(columns.recompute == SOME_RECOMPUTE, 2, 1) <= problem.model.num_layers
-    free = np.full(len(columns), "layers_per_stage" not in problem.pins)
+    free = np.full(len(columns), LAYERS not in problem.pins)
     uneven = ~columns.schedule_is("interleaved") if interleaved_is_even else np.ones(len(columns), dtype=bool)
     return np.asarray(enough & free & (whole | (uneven & problem.stack.uneven_stages)))

@@ -10,7 +10,7 @@ from planner.cost_model.host import host_bytes_per_rank, nvme_bytes_per_rank
 from planner.cost_model.memory import stage_memory
 from planner.cost_model.reserve import usable_bytes
 from planner.layouts.layout import SOME_RECOMPUTE, LayoutColumns
-from planner.layouts.pins import EVEN, pinned_layers
+from planner.layouts.pins import asked_layers, pinned_layers
 from planner.layouts.problem import Problem
 from planner.layouts.stages import Integers, StageColumns, stages_of
 
@@ -33,7 +33,7 @@ class StageLimits:
 
     def take_layouts(self, kept: NDArray[np.bool_]) -> "StageLimits":
         """The limits of the layouts that a mask over layouts keeps."""
-        rows = np.repeat(kept, self.stages.layouts.pipeline_parallel[self.stages.first_rows()])
+        rows = self.stages.spread(kept)
         return StageLimits(stages=self.stages.take(rows), fewest=self.fewest[rows], most=self.most[rows])
 
 
@@ -96,7 +96,7 @@ def fewest_layers(stages: StageColumns) -> Integers:
 
 def pinned_stage_layers(problem: Problem, stages: StageColumns, *, interleaved_is_even: bool = True) -> Integers | None:
     """The layers of every stage where user or stack say them; more than the model has where that is impossible."""
-    pinned = problem.pins.get("layers_per_stage") or (None if problem.stack.uneven_stages else EVEN)
+    pinned = asked_layers(problem.pins, uneven_stages=problem.stack.uneven_stages)
     if pinned is None:
         return None
     return _wanted_layers(problem, stages, pinned, interleaved_is_even=interleaved_is_even)

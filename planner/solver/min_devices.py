@@ -14,18 +14,17 @@ from planner.cost_model.memory import stage_memory
 from planner.cost_model.reserve import usable_bytes
 from planner.diagnostics import Diagnostic
 from planner.layouts.layout import LayoutColumns
-from planner.layouts.pins import EVEN, pinned_devices, pinned_layers
+from planner.layouts.pins import asked_layers, pinned_devices, pinned_layers
 from planner.layouts.problem import Problem
 from planner.layouts.stages import Booleans, StageColumns, stages_of
 from planner.rules import capacity
 from planner.solver.answer import Answer, LeastDevices, NearestMiss
-from planner.solver.counts import on
-from planner.solver.feasibility import candidates, valid
+from planner.solver.counts import excluded_by_bound, most_usable_bytes, on, state_floor_bytes
+from planner.solver.feasibility import valid_layouts
 from planner.solver.fit import fit
 from planner.solver.limits import fits_host, fits_nvme
 from planner.solver.recompute import least_peak_bytes
 from planner.solver.search import solve
-from planner.solver.state_floor import excluded_by_bound, most_usable_bytes, state_floor_bytes
 
 NO_VALID_LAYOUT, NONE_FITS, FITS = "no valid layout", "none fits", "fits"
 
@@ -77,8 +76,8 @@ def _outcome(problem: Problem) -> str:
 
 def _valid_layouts(problem: Problem) -> LayoutColumns:
     """Layouts that keep the rules and whose stages can have the pinned layers."""
-    columns = valid(problem, candidates(problem))
-    pinned = problem.pins.get("layers_per_stage") or (None if problem.stack.uneven_stages else EVEN)
+    columns = valid_layouts(problem)
+    pinned = asked_layers(problem.pins, uneven_stages=problem.stack.uneven_stages)
     if pinned is None or not len(columns):
         return columns
     stages = np.unique(columns.pipeline_parallel)
@@ -106,8 +105,9 @@ def _nearest_miss(problem: Problem, outcomes: Mapping[int, str], largest: int) -
 
 def _memory_reasons(problem: Problem) -> tuple[Diagnostic, ...]:
     """What the search says of the memories that the layouts of an infeasible problem do not fit."""
-    memories = {rule.id for rule in capacity.RULES}
-    return tuple(reason for reason in solve(problem).reasons if reason.rule in memories)
+    memories, refusal = {rule.id for rule in capacity.RULES}, solve(problem).refusal
+    findings = [finding for conflict in refusal.conflicts for finding in conflict.findings] if refusal else []
+    return tuple(finding for finding in findings if finding is not None and finding.rule in memories)
 
 
 def _short_bytes(problem: Problem, columns: LayoutColumns) -> int | None:

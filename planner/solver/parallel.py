@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from multiprocessing import resource_tracker
 from typing import Any
 
-from planner.solver.sweep import Point, Row, answer_typed
+from planner.plans.grid import Point
+from planner.solver.sweep import Row, answer_typed
 
 Track = Callable[[Iterator[Future[Row]], int], Iterable[Future[Row]]]
 """Passes on what is done, of so many questions, and may show it."""

@@ -30,8 +30,7 @@ def rank(problem: Problem, limits: StageLimits) -> Ranked:
     layers = deal_evenly(limits, _room(limits, peaks, high), num_layers)
     reached = np.take_along_axis(peaks, layers[None], axis=0)[0]
     achieved = np.maximum.reduceat(reached, starts)
-    counts = limits.stages.layouts.pipeline_parallel[starts]
-    recompute = _recompute_within(problem, limits.stages.with_layers(layers), np.repeat(achieved, counts))
+    recompute = _recompute_within(problem, limits.stages.with_layers(layers), limits.stages.spread(achieved))
     return Ranked(
         limits=limits,
         lower_bound=high.astype(np.float64),
@@ -67,9 +66,7 @@ def _peak_table(problem: Problem, limits: StageLimits) -> NDArray[np.int64]:
 
 def _room(limits: StageLimits, peaks: NDArray[np.int64], limit: Integers) -> Integers:
     """The most layers of each stage whose peak stays within its layout's ``limit``."""
-    starts = limits.stages.first_rows()
-    per_stage = np.repeat(limit, limits.stages.layouts.pipeline_parallel[starts])
-    return np.minimum(limits.most, np.count_nonzero(peaks <= per_stage, axis=0) - 1)
+    return np.minimum(limits.most, np.count_nonzero(peaks <= limits.stages.spread(limit), axis=0) - 1)
 
 
 def solve_exactly(problem: Problem, ranked: Ranked, time_limit_s: float | None) -> ExactAnswer:

@@ -65,7 +65,7 @@ class Ranked:
 
     def take(self, kept: NDArray[np.bool_]) -> "Ranked":
         """The layouts that a mask keeps."""
-        rows = np.repeat(kept, self.limits.stages.layouts.pipeline_parallel[self.limits.stages.first_rows()])
+        rows = self.limits.stages.spread(kept)
         return Ranked(
             limits=self.limits.take_layouts(kept),
             lower_bound=self.lower_bound[kept],
@@ -77,7 +77,7 @@ class Ranked:
 
     def improved(self, rows: NDArray[np.bool_], better: "Ranked") -> "Ranked":
         """The same layouts with what ``better`` knows of those that ``rows`` selects."""
-        stages = np.repeat(rows, self.limits.stages.layouts.pipeline_parallel[self.limits.stages.first_rows()])
+        stages = self.limits.stages.spread(rows)
         names = {"lower_bound": rows, "achieved": rows, "layers": stages, "recompute": stages}
         columns = {name: getattr(self, name).copy() for name in names}
         for name, where in names.items():

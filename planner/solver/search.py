@@ -1,25 +1,88 @@
-"""From a problem to an answer: enumerate, judge, limit, bound, solve exactly."""
+"""From a problem to an answer: enumerate, screen, limit, bound, solve exactly."""
 
 import importlib.metadata
 import time
+from dataclasses import dataclass
 
 import msgspec
 import numpy as np
 
 from planner import __version__
 from planner.cost_model import predict
-from planner.diagnostics import Diagnostic
+from planner.layouts.layout import Layout
 from planner.layouts.problem import Problem
-from planner.plans.evidence import Evidence, Space
-from planner.plans.plan import FORMAT_VERSION, Plan, seal
-from planner.rules import capacity, judge
+from planner.layouts.stages import Booleans
+from planner.plans.plan import FORMAT_VERSION, Evidence, Plan, Space, seal
+from planner.rules import capacity, screen
 from planner.solver import peak_memory, step_time
 from planner.solver.answer import Answer, RunnerUp
 from planner.solver.candidates import enumerate_layouts
+from planner.solver.choice import ExactAnswer
 from planner.solver.fit import FitTable
-from planner.solver.found import Found
 from planner.solver.limits import stage_limits
-from planner.solver.why_not.reasons import why_infeasible
+from planner.solver.ranked import Division, Ranked
+from planner.solver.why_not.refusal import Refusal, why_infeasible
+
+HALF_A_UNIT = 0.5
+"""Objectives nearer than this are equal: all of them are made of whole units."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """Ranked layouts, which of them the exact model saw, and its answer."""
+
+    problem: Problem
+    ranked: Ranked
+    kept: Booleans
+    exact: ExactAnswer
+
+    @property
+    def status(self) -> str:
+        """``optimal``, or ``feasible`` where the search was cut short.
+
+        Raises:
+            RuntimeError: CP-SAT contradicts the bounds, which is a defect of gptplan.
+        """
+        if self.exact.status == "infeasible":
+            raise RuntimeError("CP-SAT finds no layout where the bounds have one")
+        return "optimal" if self.exact.status == "optimal" else "feasible"
+
+    @property
+    def objective(self) -> float:
+        """The best known objective, in base units."""
+        return min(self.exact.objective, float(self.ranked.achieved.min())) * self.ranked.unit
+
+    @property
+    def bound(self) -> float:
+        """What no layout of the space beats, in base units; at most the objective."""
+        best_of_all = max(self.exact.bound, float(self.ranked.lower_bound.min()))
+        return min(best_of_all * self.ranked.unit, self.objective)
+
+    @property
+    def lowest_bounded_out(self) -> float | None:
+        """The least lower bound of a layout that the exact model did not see, in base units."""
+        left_out = self.ranked.lower_bound[~self.kept]
+        return float(left_out.min()) * self.ranked.unit if len(left_out) else None
+
+    def layouts(self, most: int) -> list[Layout]:
+        """The best layout, then others by what they achieve, ``most`` in all."""
+        row, division = self._best()
+        others = [other for other in np.argsort(self.ranked.achieved, kind="stable").tolist() if other != row]
+        rows = [(row, division), *((other, self.ranked.division(other)) for other in others[: most - 1])]
+        return [self.ranked.layout(*one, self.problem.precision) for one in rows]
+
+    def _best(self) -> tuple[int, Division]:
+        """Row of the best layout, and how it divides its layers.
+
+        Among layouts that attain the optimum the first in enumeration order wins, with the even
+        division of its layers, so that the answer does not hang on how CP-SAT searched.
+        """
+        known = self.ranked.best_row()
+        row = self.exact.layout_row
+        if row is None or self.ranked.achieved[known] <= self.exact.objective + HALF_A_UNIT:
+            return known, self.ranked.division(known)
+        division = Division(np.array(self.exact.layers), np.array(self.exact.recompute))
+        return int(np.flatnonzero(self.kept)[row]), division
 
 
 def solve(problem: Problem, *, time_limit_s: float | None = None, top: int = 1) -> Answer:
@@ -32,7 +95,7 @@ def solve(problem: Problem, *, time_limit_s: float | None = None, top: int = 1) 
     """
     started = time.monotonic()
     columns = enumerate_layouts(problem)
-    valid, rejected = judge(problem, columns)
+    valid, rejected = screen(problem, columns)
     num_layouts, columns = len(columns), columns.take(valid)
     space = Space(layouts=num_layouts, valid=len(columns), fit=0, rejected=rejected)
     if not len(columns):
@@ -63,7 +126,7 @@ def _misfits(table: FitTable) -> dict[str, int]:
     return {rule: count for rule, count in counts.items() if count}
 
 
-def _infeasible(space: Space, reasons: list[Diagnostic], started: float) -> Answer:
+def _infeasible(space: Space, refusal: Refusal, started: float) -> Answer:
     return Answer(
         status="infeasible",
         objective=None,
@@ -71,7 +134,7 @@ def _infeasible(space: Space, reasons: list[Diagnostic], started: float) -> Answ
         gap=None,
         solve_s=time.monotonic() - started,
         space=space,
-        reasons=tuple(reasons),
+        refusal=refusal,
     )
 
 

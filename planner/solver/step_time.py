@@ -11,7 +11,6 @@ from planner.solver.choice import ChoiceModel, ExactAnswer, Place
 from planner.solver.limits import StageLimits
 from planner.solver.ranked import Ranked
 from planner.solver.recompute import with_needed
-from planner.solver.recompute_steps import stepped, window
 from planner.solver.tables import (
     Affine,
     TimeTables,
@@ -19,7 +18,9 @@ from planner.solver.tables import (
     least_maximum,
     lower_bounds,
     recompute_ticks,
+    stepped,
     time_tables,
+    window,
 )
 
 

@@ -1,83 +1,21 @@
-"""How the optimum moves: a grid of questions, and one row for the answer to each.
+"""How the optimum moves: one row for the answer to each question of a grid.
 
 Everything but the writing is a pure function; :mod:`planner.solver.parallel` spreads it over processes.
 """
 
 import csv
-import itertools
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import msgspec
 
-from planner.diagnostics import usage_error
-from planner.layouts.layout import Layout
-from planner.layouts.problem import Problem
+from planner.layouts.layout import FIELDS, value_of
+from planner.plans.grid import Point, grid, parse_axes
 from planner.plans.plan import Plan
-from planner.plans.question import Question, build_problem
-from planner.rules import ALL_RULES
 from planner.solver import solve
 from planner.solver.answer import Answer
-from planner.specs import HardwareSpec, OffloadTier, Precision, TensorMode
-from planner.specs.files import did_you_mean
-from planner.specs.units import BytesPerSecond, parse_quantity
-
-MAX_POINTS = 10_000
-"""Grids beyond this are taken for a typing error."""
-
-
-def _number(text: str) -> int:
-    if not text.isdecimal():
-        raise ValueError("it is no whole number")
-    return int(text)
-
-
-def _one_of(words: Sequence[str]) -> Callable[[str], str]:
-    def read(text: str) -> str:
-        if text not in words:
-            raise ValueError(f"use one of {', '.join(words)}")
-        return text
-
-    return read
-
-
-def _bandwidth(text: str) -> BytesPerSecond:
-    rate: BytesPerSecond = parse_quantity(text, BytesPerSecond)
-    return rate
-
-
-READERS: dict[str, Callable[[str], Any]] = {
-    "gpus": _number,
-    "gpu": str,
-    "model": str,
-    "global_batch": _number,
-    "seq_len": _number,
-    "precision": _one_of(get_args(Precision)),
-    "stack": str,
-    "reserve": str,
-    "allow_offload": _one_of(get_args(OffloadTier)),
-    "node_link": _bandwidth,
-    "network": _bandwidth,
-}
-"""What can be varied: options of ``solve``, and the bandwidths of the hardware spec."""
-LINKS = ("node_link", "network")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Axis:
-    """One ``--vary``: a key and its values, as typed and as read."""
-
-    key: str
-    values: tuple[tuple[str, Any], ...]
-
-
-class Point(msgspec.Struct, frozen=True, kw_only=True):
-    """One question of the grid."""
-
-    varied: dict[str, str]
-    problem: Problem
+from planner.specs import TensorMode
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
@@ -107,106 +45,6 @@ COLUMNS = tuple(field.name for field in msgspec.structs.fields(Row) if field.nam
 """Names of the columns behind the varied ones."""
 
 
-def parse_axes(typed: Iterable[str]) -> list[Axis]:
-    """Read every ``key=value,value``.
-
-    Raises:
-        PlanError: nothing varied, an unknown key, one that is given twice, or a value it cannot have.
-    """
-    axes = [_parse_axis(text) for text in typed]
-    keys = [axis.key for axis in axes]
-    if not axes:
-        raise _usage("a sweep varies something", "for example `--vary gpus=64,96,128`")
-    for key in keys:
-        if keys.count(key) > 1:
-            raise _usage(f"`{key}` is varied twice", f"put all values into one `--vary {key}=...`")
-    return axes
-
-
-def _parse_axis(text: str) -> Axis:
-    key, equals, values = (part.strip() for part in text.partition("="))
-    if not equals:
-        raise _usage(f"`{text}` is not key=value,value", "write it like `--vary gpus=64,96,128`")
-    if key not in READERS:
-        raise _usage(f"`{key}` cannot be varied", did_you_mean(key, READERS) or f"use one of {', '.join(READERS)}")
-    words = list(dict.fromkeys(value.strip() for value in values.split(",")))
-    return Axis(key=key, values=tuple((word, _read(key, word)) for word in words))
-
-
-def _read(key: str, word: str) -> Any:
-    if not word:
-        raise _usage(f"a value of {key} is empty", f"write it like `--vary {_EXAMPLES[key]}`")
-    try:
-        return READERS[key](word)
-    except ValueError as error:
-        raise _usage(f"`{word}` is no value of {key}: {error}", f"write it like `--vary {_EXAMPLES[key]}`") from error
-
-
-_EXAMPLES = {
-    "gpus": "gpus=64,96,128",
-    "gpu": "gpu=a100-40g,a100-80g",
-    "model": "model=gpt3-6.7b,gpt3-13b",
-    "global_batch": "global_batch=768,1536",
-    "seq_len": "seq_len=1024,2048",
-    "precision": "precision=fp16,bf16",
-    "stack": "stack=colossalai,megatron",
-    "reserve": "reserve=2GiB,6%",
-    "allow_offload": "allow_offload=none,cpu",
-    "node_link": "node_link=300GB/s,600GB/s",
-    "network": "network=25GB/s,50GB/s",
-}
-
-
-def _usage(message: str, hint: str) -> Exception:
-    return usage_error(message, location="--vary", hint=hint)
-
-
-def grid(options: dict[str, Any], axes: Sequence[Axis]) -> list[Point]:
-    """Every combination of the varied values; the last axis changes fastest.
-
-    Args:
-        options: fields of :class:`planner.plans.question.Question` that the user gave.
-        axes: what varies.
-
-    Raises:
-        PlanError: an option is both given and varied, a needed one is neither, or a question is not valid.
-    """
-    _check_options(options, axes)
-    size = 1
-    for axis in axes:
-        size *= len(axis.values)
-    if size > MAX_POINTS:
-        raise _usage(f"the grid has {size:,} points, and {MAX_POINTS:,} is the most", "vary less")
-    keys = [axis.key for axis in axes]
-    return [_point(options, keys, values) for values in itertools.product(*(axis.values for axis in axes))]
-
-
-def _check_options(options: dict[str, Any], axes: Sequence[Axis]) -> None:
-    varied = {axis.key for axis in axes}
-    for key in ("model", "gpus"):
-        if key not in options and key not in varied:
-            raise usage_error(f"no {key} is given", location=f"--{key}", hint=f"use `--{key}` or `--vary {key}=...`")
-    for key in sorted(varied & set(options)):
-        option = "--" + key.replace("_", "-")
-        raise usage_error(f"{option} is given and varied", location=option, hint="keep one of them")
-
-
-def _point(options: dict[str, Any], keys: Sequence[str], values: Sequence[tuple[str, Any]]) -> Point:
-    read = {key: value for key, (_, value) in zip(keys, values, strict=True)}
-    asked = {key: value for key, value in read.items() if key in Question.__struct_fields__}
-    problem = build_problem(Question(**(options | asked)))
-    for link in LINKS:
-        if link in read:
-            hardware = _with_bandwidth(problem.hardware, link, read[link])
-            problem = msgspec.structs.replace(problem, hardware=hardware)
-    return Point(varied={key: word for key, (word, _) in zip(keys, values, strict=True)}, problem=problem)
-
-
-def _with_bandwidth(hardware: HardwareSpec, link: str, bandwidth: BytesPerSecond) -> HardwareSpec:
-    changed = msgspec.structs.replace(getattr(hardware, link), bandwidth_bytes_per_s=bandwidth)
-    return msgspec.structs.replace(hardware, **{link: changed})
-
-
 def answer_typed(options: dict[str, Any], vary: Sequence[str], time_limit_s: float | None = None) -> Row:
     """Solve the one question of a grid with one value for each axis, in another process.
 
@@ -226,12 +64,12 @@ def answer_point(point: Point, time_limit_s: float | None = None) -> Row:
 
 
 def _rules(answer: Answer) -> tuple[str, ...]:
-    known = {rule.id for rule in ALL_RULES}
-    return tuple(dict.fromkeys(reason.rule for reason in answer.reasons if reason.rule in known))
+    conflicts = answer.refusal.conflicts if answer.refusal else ()
+    return tuple(dict.fromkeys(one.rule for conflict in conflicts for one in conflict.requirements))
 
 
 def _row(point: Point, answer: Answer, plan: Plan) -> Row:
-    layout: Layout = plan.layout
+    layout = {field.column: value_of(plan.layout, field.name) for field in FIELDS.values()}
     return Row(
         varied=point.varied,
         status=answer.status,
@@ -239,16 +77,9 @@ def _row(point: Point, answer: Answer, plan: Plan) -> Row:
         tokens_per_s=plan.predicted.tokens_per_s,
         mfu=plan.predicted.mfu,
         fullest_stage_bytes=max(stage.peak_bytes for stage in plan.predicted.stages),
-        tensor_mode=layout.tensor_mode,
-        tensor_parallel=layout.tensor_parallel,
-        pipeline_parallel=layout.pipeline_parallel,
-        data_parallel=layout.data_parallel,
-        zero_stage=layout.zero_stage,
-        micro_batch=layout.micro_batch,
-        recompute_layers=sum(layout.recompute_layers_per_stage),
-        offload_optimizer=layout.offload.optimizer,
-        offload_parameters=layout.offload.parameters,
+        recompute_layers=sum(plan.layout.recompute_layers_per_stage),
         gap=answer.gap,
+        **{column: value for column, value in layout.items() if column in COLUMNS},
     )
 
 

@@ -191,7 +191,6 @@ def _layout(row: Row, filled: _Filled, model: ModelSpec, assumed: Assumptions) -
     return Layout(
         tensor_mode="1d" if tensor > 1 else "none",
         tensor_parallel=tensor,
-        tensor_depth=1,
         pipeline_parallel=stages,
         data_parallel=row.needed_count("dp"),
         zero_stage=filled.zero_stage,

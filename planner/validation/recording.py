@@ -12,6 +12,7 @@ from typing import Any, Literal
 import msgspec
 
 from planner.diagnostics import PlanError, usage_error
+from planner.layouts.degrees import GRID_MODES
 from planner.layouts.layout import SHARDS_WEIGHTS, Layout
 from planner.plans.plan import Plan
 from planner.specs import HardwareSpec
@@ -132,7 +133,7 @@ def _records(metrics: Path) -> list[dict[str, Any]]:
 
 def _plan_cells(plan: Plan) -> dict[str, str]:
     layout, problem = plan.layout, plan.problem
-    is_gemini, is_grid = layout.zero_stage == SHARDS_WEIGHTS, layout.tensor_mode in ("2d", "2.5d", "3d")
+    is_gemini, is_grid = layout.zero_stage == SHARDS_WEIGHTS, layout.tensor_mode in GRID_MODES
     plugin = "GeminiPlugin" if is_gemini else "" if is_grid else "HybridParallelPlugin"
     on_host = is_gemini or layout.offload.tier == "nvme"
     adam = "torch.optim.AdamW fused" if problem.hardware.device == "cuda" else "torch.optim.AdamW"

@@ -3,6 +3,7 @@
 from functools import partial
 from typing import cast, get_args
 
+from planner.layouts.degrees import grid_batch_parts, grid_edge
 from planner.layouts.layout import SHARDS_WEIGHTS, Layout, Offload
 from planner.specs import OffloadTier, Precision, StackSpec, TensorMode
 from planner.specs.files import load_spec
@@ -59,7 +60,8 @@ def _layout(row: Row, *, precision: Precision, assumed: Assumptions) -> Layout:
     if batch % parts:
         raise SkippedRow("the batch does not divide into its micro batches")
     mode = row.choice("tensor_mode", {name: name for name in get_args(TensorMode)}) or "none"
-    least = _least_batch(mode, row.needed_count("tensor_parallel"), row.count("tensor_depth") or 1)
+    tensor, depth = row.needed_count("tensor_parallel"), row.count("tensor_depth") or 1
+    least = grid_batch_parts(mode, grid_edge(mode, tensor, depth), depth)
     if batch // parts % least:
         assumed.note(f"{mode}: the printed batch does not divide over the grid, the next one that does is taken")
         batch = parts * least * -(-(batch // parts) // least)
@@ -69,29 +71,19 @@ def _layout(row: Row, *, precision: Precision, assumed: Assumptions) -> Layout:
     zero_stage = row.whole("zero_stage") or 0
     return Layout(
         tensor_mode=cast(TensorMode, mode),
-        tensor_parallel=row.needed_count("tensor_parallel"),
-        tensor_depth=row.count("tensor_depth") or 1,
+        tensor_parallel=tensor,
+        tensor_depth=depth,
         pipeline_parallel=stages,
         data_parallel=data,
         zero_stage=zero_stage,
-        sequence_parallel=False,
         micro_batch=batch // parts,
         num_microbatches=parts,
         schedule="1f1b" if stages > 1 else "none",
-        num_model_chunks=1,
         layers_per_stage=layers,
         recompute_layers_per_stage=layers if recomputes else (0,) * stages,
         offload=_offload(tier, zero_stage),
         precision=precision,
     )
-
-
-def _least_batch(mode: str, tensor_parallel: int, depth: int) -> int:
-    """The sequences that a grid divides a batch over: its edge, in 2.5D times its depth, in 3D its square."""
-    if mode in ("none", "1d"):
-        return 1
-    edge = round((tensor_parallel / depth) ** (1 / 3 if mode == "3d" else 1 / 2))
-    return {"2d": edge, "2.5d": depth * edge, "3d": edge * edge}[mode]
 
 
 def _offload(tier: str, zero_stage: int) -> Offload:

@@ -9,8 +9,7 @@ from rich.table import Table
 from planner.cost_model.parameters import model_parameters
 from planner.diagnostics import Diagnostic, render
 from planner.layouts.layout import Layout
-from planner.plans.evidence import BY_HAND, Evidence
-from planner.plans.plan import Plan
+from planner.plans.plan import BY_HAND, Evidence, Plan
 from planner.plans.prediction import TERM_WORDS, Prediction
 from planner.rules import RuleText
 from planner.solver.answer import Answer, LeastDevices

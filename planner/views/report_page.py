@@ -3,8 +3,7 @@
 from collections.abc import Iterable, Sequence
 from html import escape
 
-from planner.plans.evidence import BY_HAND
-from planner.plans.plan import Plan
+from planner.plans.plan import BY_HAND, Plan
 from planner.plans.prediction import TERM_WORDS, StagePrediction
 from planner.specs.units import format_bytes, format_gap, format_gib, format_rate, format_seconds
 from planner.views.report_pictures import MEMORY_COLOURS, legend, memory_bars, pipeline_picture, stacked_bar

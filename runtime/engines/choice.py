@@ -8,12 +8,12 @@ from torch.optim import Optimizer
 
 from planner.diagnostics import usage_error
 from planner.handover.work import NVME_FOLDER
+from planner.layouts.degrees import GRID_MODES
 from planner.layouts.layout import SHARDS_WEIGHTS
 from planner.plans.plan import Plan
 from runtime.engines.engine import Engine
 from runtime.engines.gemini import GeminiEngine
 from runtime.engines.hybrid import HybridEngine
-from runtime.engines.support import GRID_MODES
 from runtime.states.optimizers import host_adam
 
 

@@ -6,11 +6,8 @@ from planner.diagnostics import ExitCode, PlanError
 from planner.handover.work import STACK
 from planner.plans.plan import Plan
 from planner.rules import violations
-from planner.specs import StackSpec, TensorMode
+from planner.specs import StackSpec
 from planner.specs.files import load_spec
-
-GRID_MODES: tuple[TensorMode, ...] = ("2d", "2.5d", "3d")
-"""Tensor modes that :mod:`runtime.engines.grid` trains; the others are those of the plugins."""
 
 
 def check_supported(plan: Plan) -> None:

@@ -7,7 +7,7 @@ from planner.cost_model import predict
 from planner.layouts.layout import FREE_RECOMPUTE, FULL_RECOMPUTE, NO_RECOMPUTE, SOME_RECOMPUTE, Layout
 from planner.layouts.problem import Problem
 from planner.plans.prediction import Prediction
-from planner.rules import RULES, judge
+from planner.rules import RULES, screen
 from planner.solver.candidates import enumerate_layouts
 
 
@@ -21,7 +21,7 @@ def compositions(num_layers: int, parts: int) -> Iterator[tuple[int, ...]]:
 def layouts(problem: Problem) -> Iterator[Layout]:
     """Every valid whole layout of the candidates of ``problem``."""
     candidates = enumerate_layouts(problem)
-    columns = candidates.take(judge(problem, candidates)[0])
+    columns = candidates.take(screen(problem, candidates)[0])
     whole_rules = [rule for rule in RULES if rule.holds_layout is not None]
     for row in range(len(columns)):
         for layers in compositions(problem.model.num_layers, int(columns.pipeline_parallel[row])):

@@ -21,7 +21,7 @@ from planner.cost_model.terms import total
 from planner.layouts.layout import Layout, LayoutColumns
 from planner.layouts.problem import Problem
 from planner.layouts.stages import Floats, StageColumns, stages_of, stages_of_layout
-from planner.rules import judge, violations
+from planner.rules import screen, violations
 from planner.solver.candidates import enumerate_layouts
 from tests.helpers import layout, problem, problem_of, stages
 
@@ -75,7 +75,7 @@ def questions(draw: st.DrawFn) -> Problem:
 
 def valid_columns(asked: Problem) -> LayoutColumns:
     columns = enumerate_layouts(asked)
-    return columns.take(judge(asked, columns)[0])
+    return columns.take(screen(asked, columns)[0])
 
 
 def peaks(asked: Problem, columns: StageColumns) -> Floats:

@@ -9,8 +9,8 @@ from planner.layouts.problem import Problem
 from planner.layouts.stages import stages_of_layout
 from planner.solver import solve, solve_least_devices
 from planner.solver.answer import LeastDevices
+from planner.solver.counts import state_floor_bytes
 from planner.solver.min_devices import least_devices
-from planner.solver.state_floor import state_floor_bytes
 from planner.specs.units import Bytes
 from tests.property.brute_force import layouts, optimum
 from tests.property.strategies import problems

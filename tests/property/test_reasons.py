@@ -24,9 +24,11 @@ from planner.solver.candidates import enumerate_layouts
 from planner.solver.feasibility import feasible
 from planner.solver.why_not.conflict import MAX_CONFLICTS
 from planner.solver.why_not.relaxed import relaxed_layouts
+from planner.solver.why_not.ways_out import Way
 from planner.specs import HardwareSpec
 from planner.specs.files import load_spec
 from planner.specs.units import Bytes
+from planner.views.why_not import reasons_of
 from tests.property.brute_force import compositions
 from tests.property.strategies import problems
 
@@ -148,7 +150,7 @@ def named(answer: Answer) -> list[frozenset[Key]]:
     """The requirements of each conflict."""
     return [
         frozenset((one["rule"], one["field"], one["value"]) for one in reason.values["requirements"])
-        for reason in answer.reasons
+        for reason in reasons_of(answer)
         if reason.rule == "INF001"
     ]
 
@@ -200,7 +202,7 @@ def check_conflict(problem: Problem, answer: Answer) -> None:
     """
     broken = minimal(patterns(problem))
     assert hits(named(answer)[0], broken)
-    if any(reason.rule == "WAY001" and "field" not in reason.values for reason in answer.reasons):
+    if any(reason.rule == "WAY001" and "field" not in reason.values for reason in reasons_of(answer)):
         # On another number of devices, as tried below, a layout breaks nothing but the asked number.
         broken = minimal({*broken, frozenset({("DEV001", "", "")})})
     for chosen in named(answer):
@@ -218,8 +220,11 @@ def check_smallest(chosen: frozenset[Key], broken: set[frozenset[Key]]) -> None:
     assert not any(hits(set(fewer), broken) for fewer in combinations(every, len(chosen) - 1))
 
 
-def check_ways(problem: Problem, reasons: Iterable[Diagnostic]) -> None:
-    """Each way out leads to a layout that is at least as fast as it says, by a search of its own."""
+def check_ways(problem: Problem, reasons: Iterable[Diagnostic], changes: Iterator[Way]) -> None:
+    """Each way out leads to a layout that is at least as fast as it says, by a search of its own.
+
+    What is typed after its words is the changed problem that was searched.
+    """
     ways = [reason for reason in reasons if reason.rule.startswith("WAY")]
     assert ways
     for way in ways:
@@ -228,6 +233,8 @@ def check_ways(problem: Problem, reasons: Iterable[Diagnostic]) -> None:
             continue
         answer = solve(applied(problem, way))
         assert answer.plan is not None
+        changed = next(changes)
+        assert changed.changed == "forbids" or changed.problem == applied(problem, way)
         assert way.severity == "note"
         assert way.hint
         if problem.objective == "step-time":
@@ -249,5 +256,6 @@ def test_reasons_of_an_infeasible_problem_hold(problem: Problem) -> None:
     answer = solve(problem)
     assert answer.status == "infeasible"
     check_conflict(problem, answer)
-    check_ways(problem, answer.reasons)
-    check_memory(answer.reasons)
+    assert answer.refusal is not None
+    check_ways(problem, reasons_of(answer), iter(answer.refusal.ways))
+    check_memory(reasons_of(answer))

@@ -5,9 +5,9 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from planner.layouts.layout import OFFLOAD_TIERS, SCHEDULES, TENSOR_MODES, Layout, LayoutColumns, Offload, columns_of
+from planner.layouts.layout import FIELDS, RECOMPUTE, Field, Layout, LayoutColumns, columns_of, layout_with
 from planner.layouts.problem import Problem
-from planner.rules import ALL_RULES, RULES, judge, violations
+from planner.rules import ALL_RULES, RULES, screen, violations
 from planner.solver.candidates import enumerate_layouts
 from tests.helpers import problem
 
@@ -69,7 +69,7 @@ def whole(asked: Problem, columns: LayoutColumns, row: int) -> Layout:
 @given(questions(), st.randoms(use_true_random=False))
 def test_columns_and_whole_layouts_are_judged_alike(asked: Problem, random: Any) -> None:
     columns = enumerate_layouts(asked)
-    valid, rejected = judge(asked, columns)
+    valid, rejected = screen(asked, columns)
     for row in random.sample(range(len(columns)), min(40, len(columns))):
         layout = whole(asked, columns, row)
         broken = {diagnostic.rule for diagnostic in violations(asked, layout)}
@@ -82,7 +82,7 @@ def test_columns_and_whole_layouts_are_judged_alike(asked: Problem, random: Any)
 @given(questions())
 def test_each_candidate_is_valid_or_breaks_a_rule(asked: Problem) -> None:
     columns = enumerate_layouts(asked)
-    valid, rejected = judge(asked, columns)
+    valid, rejected = screen(asked, columns)
     assert (valid.all()) == (not rejected)
     assert max(rejected.values(), default=0) <= (~valid).sum() <= sum(rejected.values())
 
@@ -100,29 +100,19 @@ def test_candidates_use_every_device_once_and_are_distinct(asked: Problem) -> No
 @st.composite
 def any_layout(draw: st.DrawFn) -> Layout:
     """Any layout that decodes, sensible or not."""
-    stages = draw(st.integers(1, 5))
-    layers = tuple(draw(st.lists(st.integers(0, 9), max_size=6)))
-    return Layout(
-        tensor_mode=draw(st.sampled_from(TENSOR_MODES)),
-        tensor_parallel=draw(st.integers(1, 70)),
-        tensor_depth=draw(st.integers(1, 9)),
-        pipeline_parallel=stages,
-        data_parallel=draw(st.integers(1, 70)),
-        zero_stage=draw(st.integers(0, 3)),
-        sequence_parallel=draw(st.booleans()),
-        micro_batch=draw(st.integers(1, 9)),
-        num_microbatches=draw(st.integers(1, 9)),
-        schedule=draw(st.sampled_from(SCHEDULES)),
-        num_model_chunks=draw(st.integers(1, 12)),
-        layers_per_stage=layers,
+    values = {field.name: draw(any_value(field)) for field in FIELDS.values() if field.name != RECOMPUTE}
+    return layout_with(
+        values | {"pipeline_parallel": draw(st.integers(1, 5))},
+        layers_per_stage=tuple(draw(st.lists(st.integers(0, 9), max_size=6))),
         recompute_layers_per_stage=tuple(draw(st.lists(st.integers(0, 9), max_size=6))),
-        offload=Offload(
-            optimizer=draw(st.sampled_from([0.0, 0.5, 1.0])),
-            parameters=draw(st.sampled_from([0.0, 1.0])),
-            tier=draw(st.sampled_from(OFFLOAD_TIERS)),
-        ),
         precision=draw(st.sampled_from(["fp16", "bf16", "fp32"])),
     )
+
+
+def any_value(field: Field) -> st.SearchStrategy[Any]:
+    if field.values:
+        return st.sampled_from(field.values)
+    return st.sampled_from([0.0, 0.5, 1.0]) if field.is_share else st.integers(1, 70)
 
 
 @settings(max_examples=300, deadline=None, derandomize=True)
@@ -146,5 +136,5 @@ def test_columns_and_back_is_the_same_layout(layout: Layout) -> None:
 def test_a_pinned_number_of_chunks_is_tried() -> None:
     """Ten layers on two stages of five chunks break no rule, so they are not infeasible."""
     asked = problem(model={"num_layers": 10}, num_devices=2, pins={"pipeline_parallel": "2", "num_model_chunks": "5"})
-    valid, _ = judge(asked, enumerate_layouts(asked))
+    valid, _ = screen(asked, enumerate_layouts(asked))
     assert valid.any()

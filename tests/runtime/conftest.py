@@ -13,10 +13,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from planner.layouts.layout import Layout, Offload
+from planner.layouts.layout import Layout
 from planner.layouts.problem import Problem
-from planner.plans.evidence import Evidence
-from planner.plans.plan import Plan, seal
+from planner.plans.plan import Evidence, Plan, seal
 from planner.plans.prediction import Prediction, StagePrediction
 from planner.specs import HardwareSpec, ModelSpec, Precision, StackSpec
 
@@ -102,19 +101,11 @@ def _layout(changes: dict[str, Any], num_layers: int, global_batch: int, precisi
     count = changes.get("num_microbatches", stages)
     fields = {
         "tensor_mode": "1d" if tensor > 1 else "none",
-        "tensor_parallel": 1,
-        "tensor_depth": 1,
-        "pipeline_parallel": 1,
-        "data_parallel": 1,
-        "zero_stage": 0,
-        "sequence_parallel": False,
         "micro_batch": global_batch // count // changes.get("data_parallel", 1),
         "num_microbatches": count,
         "schedule": "1f1b" if stages > 1 else "none",
-        "num_model_chunks": 1,
         "layers_per_stage": per_stage,
         "recompute_layers_per_stage": (0,) * stages,
-        "offload": Offload(),
         "precision": precision,
     }
     return Layout(**{**fields, **changes})

@@ -16,12 +16,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 from ortools.sat.python import cp_model
 
+from planner.diagnostics import Diagnostic
 from planner.layouts.layout import LayoutColumns, columns_of
 from planner.layouts.problem import Problem
 from planner.layouts.stages import Integers
-from planner.solver.cp_sat import deterministic_solver
+from planner.solver.choice import deterministic_solver
 from planner.solver.feasibility import good_layout
-from planner.solver.why_not.divisions import Broken, Division, divisions
+from planner.solver.why_not.freedoms import Broken, Freedom, freedoms
 from planner.solver.why_not.requirements import COUNT, FORBID, PIN, Requirement, holds, requirements
 
 MAX_CONFLICTS = 3
@@ -47,6 +48,8 @@ class Conflict:
     requirements: tuple[Requirement, ...]
     witnesses: tuple[Miss, ...]
     """For each requirement a layout that keeps all the others of the set."""
+    findings: tuple[Diagnostic | None, ...] = ()
+    """For each requirement what its rule says of a layout that breaks it; ``None`` for what was typed."""
 
 
 def conflicts_of(problem: Problem, relaxed: LayoutColumns, elsewhere: Problem | None = None) -> tuple[Conflict, ...]:
@@ -104,10 +107,9 @@ def minimal_misses(
     found: list[Miss] = []
     for miss in known:
         found = _keep_minimal(found, miss)
-    ways = divisions(problem)
     for groups in _waves(problem, columns, order):
-        for division in ways:
-            found = _of_wave(problem, columns, division, groups, found)
+        for freedom in freedoms(problem):
+            found = _of_wave(problem, columns, freedom, groups, found)
     return found
 
 
@@ -116,22 +118,22 @@ Group = tuple[Broken, Integers]
 
 
 def _of_wave(
-    problem: Problem, columns: LayoutColumns, division: Division, groups: list[Group], found: list[Miss]
+    problem: Problem, columns: LayoutColumns, freedom: Freedom, groups: list[Group], found: list[Miss]
 ) -> list[Miss]:
-    """``found`` with what the layouts of some groups break under one division."""
-    open_groups = [group for group in groups if not _is_known(found, group[0] | division.broken)]
+    """``found`` with what the layouts of some groups break under one freedom."""
+    open_groups = [group for group in groups if not _is_known(found, group[0] | freedom.broken)]
     if not open_groups:
         return found
     rows = np.concatenate([rows for _, rows in open_groups])
     group_of = np.repeat(np.arange(len(open_groups)), [len(rows) for _, rows in open_groups])
-    possible = division.possible(columns.take(rows))
+    possible = freedom.possible(columns.take(rows))
     rows, group_of = rows[possible], group_of[possible]
     if not len(rows):
         return found
-    for memories, where in division.misfits(columns.take(rows)):
+    for memories, where in freedom.misfits(columns.take(rows)):
         numbers, firsts = np.unique(group_of[where], return_index=True)
         for number, row in zip(numbers.tolist(), rows[where][firsts].tolist(), strict=True):
-            broken = open_groups[number][0] | division.broken | memories
+            broken = open_groups[number][0] | freedom.broken | memories
             layout = columns.take(np.array([row]))
             found = _keep_minimal(found, Miss(broken=broken, layout=layout, num_devices=problem.num_devices))
     return found
@@ -192,7 +194,7 @@ def _solve(
     if any(not one & set(used) for one in sets):
         return None
     model = cp_model.CpModel()
-    variables = {requirement: model.new_bool_var(requirement.title) for requirement in used}
+    variables = {requirement: model.new_bool_var(requirement.rule) for requirement in used}
     for one in sets:
         model.add_bool_or([variables[requirement] for requirement in used if requirement in one])
     for requirement in taken:

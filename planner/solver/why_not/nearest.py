@@ -14,28 +14,13 @@ from planner.layouts.layout import Layout, LayoutColumns
 from planner.layouts.problem import Problem
 from planner.layouts.stages import Booleans, Floats, StageColumns
 from planner.rules import Rule
-from planner.rules.capacity import DEVICE_MEMORY, HOST_MEMORY, NVME
-from planner.solver.fit import fit
+from planner.rules.capacity import DEVICE_MEMORY, NVME
 from planner.solver.limits import Fits, fits_device, fits_host, fits_nvme, stage_limits
 from planner.solver.recompute import with_least_peak
 from planner.solver.tables import deal_evenly
 from planner.specs.units import format_gib
 
 VALID = "valid layout"
-
-
-def why_nothing_fits(problem: Problem, columns: LayoutColumns) -> list[Diagnostic]:
-    """The valid layout that comes nearest to fitting; ``columns`` are valid and none of them fits.
-
-    The host, and the NVMe after it, are named only where a layout fits everything before them.
-    """
-    fit_device = fit(problem, columns, [fits_device])
-    if not fit_device.any():
-        return [nearest_device_miss(problem, columns, VALID)]
-    fit_host = fit(problem, columns, [fits_device, fits_host])
-    if fit_host.any():
-        return [nearest_node_miss(problem, columns.take(fit_host), VALID, NVME)]
-    return [nearest_node_miss(problem, columns.take(fit_device), VALID, HOST_MEMORY)]
 
 
 def nearest_device_miss(problem: Problem, columns: LayoutColumns, who: str) -> Diagnostic:

@@ -15,10 +15,10 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from planner.layouts.layout import OFFLOAD_TIERS, SCHEDULES, TENSOR_MODES, LayoutColumns
-from planner.layouts.pins import EVEN, RECOMPUTE, column_value
+from planner.layouts.degrees import makes_grid
+from planner.layouts.layout import OFFLOAD_TIERS, RECOMPUTE, SCHEDULES, TENSOR_MODES, LayoutColumns
+from planner.layouts.pins import EVEN, LAYERS, column_value
 from planner.layouts.problem import Problem
-from planner.rules.tensor import SHAPE_RULES
 from planner.solver.candidates import enumerate_layouts
 
 MAX_SUBSETS = 16
@@ -87,7 +87,7 @@ def _with_pins(problem: Problem, columns: LayoutColumns, pinned: tuple[str, ...]
     """``columns`` with the values of some pins; degrees and batch split that are not pinned follow."""
     values: dict[str, Any] = {}
     for field in pinned:
-        if field == "layers_per_stage":
+        if field == LAYERS:
             if problem.pins[field] != EVEN:
                 values.setdefault("pipeline_parallel", len(problem.pins[field].split(",")))
         else:
@@ -97,15 +97,11 @@ def _with_pins(problem: Problem, columns: LayoutColumns, pinned: tuple[str, ...]
         group = columns.tensor_parallel * columns.pipeline_parallel
         columns = _put(columns, {"data_parallel": np.maximum(1, problem.num_devices // group)})
     columns = _put(columns, _batch_split(problem, columns, values))
-    repeats = columns.mode_is("1d", "2d", "2.5d", "3d") & (columns.tensor_parallel == 1)
+    repeats = ~columns.mode_is("none") & (columns.tensor_parallel == 1)
     if not {"tensor_mode", "tensor_parallel"} <= values.keys():
-        repeats |= ~_is_grid(problem, columns)
+        # What ranks that make no grid would need is a guess that nobody asked for.
+        repeats |= ~makes_grid(columns)
     return columns.take(~repeats)
-
-
-def _is_grid(problem: Problem, columns: LayoutColumns) -> NDArray[np.bool_]:
-    """Where the ranks of 2D, 2.5D and 3D make a grid. What others would need is a guess that nobody asked for."""
-    return np.logical_and.reduce([rule.holds(problem, columns) for rule in SHAPE_RULES if rule.holds is not None])
 
 
 def _spelled(problem: Problem, columns: LayoutColumns, values: dict[str, Any]) -> LayoutColumns:

@@ -5,7 +5,6 @@ values. The other rules follow in the order of their table, and the memories com
 not valid fails for certain, one that does not fit fails by a prediction.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,14 +13,10 @@ from planner.layouts.layout import LayoutColumns
 from planner.layouts.pins import matches, may_match
 from planner.layouts.problem import Problem
 from planner.layouts.stages import Booleans
-from planner.rules import ALL_RULES, RULES, Rule, capacity
+from planner.rules import ALL_RULES, RULES, Rule, capacity, rule_about
 
-ColumnMask = Callable[[LayoutColumns], Booleans]
-
-COUNT = "DEV001"
-EVEN_STAGES = "PP011"
-PIN, FORBID = "PIN001", "PIN002"
-LAYERS = "layers_per_stage"
+COUNT, PIN, FORBID = (rule_about(word).id for word in ("count", "pin", "forbid"))
+EVEN_STAGES = rule_about("even-stages").id
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,17 +26,6 @@ class Requirement:
     rule: str
     field: str = ""
     value: str = ""
-
-    @property
-    def option(self) -> str:
-        """What a user typed for it; empty for a rule and a memory."""
-        name = {PIN: "--pin", FORBID: "--forbid"}.get(self.rule)
-        return f"{name} {self.field}={self.value}" if name else ""
-
-    @property
-    def title(self) -> str:
-        """What it is called among others."""
-        return f"{self.rule} ({self.option})" if self.option else self.rule
 
 
 MEMORIES = tuple(Requirement(rule=rule.id) for rule in capacity.RULES)

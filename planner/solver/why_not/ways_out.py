@@ -1,39 +1,58 @@
 """The cheapest ways out of an infeasible problem, each of them tried by searching the changed problem."""
 
 from collections.abc import Iterable, Iterator
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
 
 from planner.cost_model import predict
-from planner.diagnostics import Diagnostic
 from planner.layouts import pins
 from planner.layouts.degrees import divisors
-from planner.layouts.layout import FREE_RECOMPUTE, OFFLOAD_TIERS, Layout, LayoutColumns, columns_of
-from planner.layouts.problem import Problem, Reserve
-from planner.plans.question import MAX_GLOBAL_BATCH
-from planner.solver.counts import Counts, nearest_counts, on
-from planner.solver.feasibility import best_known, candidates, feasible, fitting_limits, good_layout, valid
+from planner.layouts.layout import FREE_RECOMPUTE, OFFLOAD_TIERS, RECOMPUTE, Layout, LayoutColumns, columns_of
+from planner.layouts.problem import MAX_GLOBAL_BATCH, Problem, Reserve
+from planner.plans.prediction import Prediction
+from planner.rules import ids_about
+from planner.solver.counts import Counts, nearest_counts
+from planner.solver.feasibility import best_known, feasible, fitting_limits, good_layout, valid_layouts
 from planner.solver.fit import fit
 from planner.solver.limits import StageLimits
 from planner.solver.why_not.requirements import Requirement
 from planner.specs import HardwareSpec
 from planner.specs.files import builtin_names, load_spec
-from planner.specs.units import MIB, Bytes, format_gib, format_seconds
+from planner.specs.units import MIB, Bytes
 
 MAX_BATCHES = 24
 """Global batches that are tried, the nearest ones first."""
-BATCH_RULES = ("BAT001", "PP004", "PP005", "TP023", "ZER003")
-"""Rules that another global batch can satisfy."""
-NONE, MORE, UNPIN, OFFLOAD = "WAY000", "WAY001", "WAY002", "WAY003"
-CARD, BATCH, RESERVE = "WAY004", "WAY005", "WAY006"
-NO_WAY = "no single change of GPU count, pins, offload, card, global batch or reserve was found that leaves a layout"
-LEAVE_OUT_ALL = "leave out every `--pin`, `--mode` and `--forbid`"
+Changed = Literal["num_devices", "pins", "forbids", "choices", "allow_offload", "hardware", "global_batch", "reserve"]
+"""A field of a problem; ``choices`` are all pins and all forbidden values at once."""
 
 
-def ways_out(problem: Problem, conflict: Iterable[Requirement], counts: Counts) -> list[Diagnostic]:
-    """A note for each single change that leaves a layout, with what the layout then takes.
+@dataclass(frozen=True, kw_only=True)
+class Way:
+    """A change of a problem that leaves a layout."""
+
+    changed: Changed
+    before: Any
+    """Of a pin and a forbidden value what was typed, of a card its name, of a reserve nothing."""
+    after: Any
+    """``None`` for what is left out; of a reserve its bytes."""
+    problem: Problem
+    """With the change."""
+    layout: Layout
+    """A good one of its layouts."""
+    predicted: Prediction
+    field: str = ""
+    """The layout field that was pinned or forbidden."""
+    tried_to: int = 0
+    """Of a larger number of devices: up to here no other one has a layout."""
+    without_choices: bool = False
+    """Whether all pins and forbidden values are left out too."""
+
+
+def ways_out(problem: Problem, conflict: Iterable[Requirement], counts: Counts) -> list[Way]:
+    """Each single change that leaves a layout.
 
     Where there is none, each that does so together with leaving out all pins and forbidden values.
 
@@ -43,179 +62,115 @@ def ways_out(problem: Problem, conflict: Iterable[Requirement], counts: Counts) 
         counts: what :func:`planner.solver.counts.nearest_counts` found.
     """
     ways = [*_counts(problem, counts), *_dropped(problem), *_offload(problem), *_cards(problem)]
-    if {requirement.rule for requirement in conflict} & set(BATCH_RULES):
+    if {requirement.rule for requirement in conflict} & ids_about("batch"):
         ways += _batches(problem)
     ways += _reserve(problem)
-    return ways or _without_pins(problem) or [Diagnostic(rule=NONE, severity="note", message=NO_WAY)]
+    return ways or _without_choices(problem)
 
 
-def _without_pins(problem: Problem) -> list[Diagnostic]:
+def _without_choices(problem: Problem) -> list[Way]:
     """What helps a problem that has no layout without its pins and forbidden values either."""
-    free = changed(problem, pins={}, forbids={})
+    free = _with(problem, pins={}, forbids={})
     if free == problem:
         return []
     ways = [*_counts(free, nearest_counts(free)), *_offload(free), *_cards(free), *_reserve(free)]
-    return [
-        msgspec.structs.replace(
-            way,
-            message=f"without any pin or forbidden value, {way.message}",
-            hint=f"{LEAVE_OUT_ALL}, and {way.hint}",
-            values=way.values | {"field": "all"},
-        )
-        for way in ways
-    ]
+    return [replace(way, without_choices=True) for way in ways]
 
 
-def changed(problem: Problem, **fields: Any) -> Problem:
-    """The problem with other fields."""
+def _with(problem: Problem, **fields: Any) -> Problem:
     return msgspec.structs.replace(problem, **fields)
 
 
-def _way(
-    rule: str, change: str, problem: Problem, hint: str, values: dict[str, Any], layout: Layout | None = None
-) -> Diagnostic:
-    """A note on a changed problem that is known to have a layout; ``layout`` is its good one if that is known."""
+def _way(changed: Changed, change: tuple[Any, Any], problem: Problem, layout: Layout | None = None, **more: Any) -> Way:
+    """A way to a problem that is known to have a layout; ``layout`` is its good one if that is known."""
     layout = layout or good_layout(problem)
     if layout is None:
         raise RuntimeError("a way out leads nowhere")
+    before, after = change
     predicted = predict(problem, layout)
-    fullest = max(predicted.stages, key=lambda stage: stage.peak_bytes + stage.reserve_bytes)
-    room = fullest.capacity_bytes - fullest.reserve_bytes
-    mesh = f"TP {layout.tensor_parallel} x PP {layout.pipeline_parallel} x DP {layout.data_parallel}"
-    return Diagnostic(
-        rule=rule,
-        severity="note",
-        message=f"{change}: {mesh} then takes {format_seconds(predicted.step_s)} a step "
-        f"and {format_gib(fullest.peak_bytes)} of {format_gib(room)}",
-        values=values | {"step_s": predicted.step_s, "peak_bytes": fullest.peak_bytes, "room_bytes": room},
-        hint=hint,
-    )
+    return Way(changed=changed, before=before, after=after, problem=problem, layout=layout, predicted=predicted, **more)
 
 
-def _counts(problem: Problem, counts: Counts) -> Iterator[Diagnostic]:
-    asked, below, above = problem.num_devices, counts.below, counts.above
-    if below is not None:
-        words = f"{below} GPUs are the most below {asked} that have a layout"
-        yield _way(MORE, words, on(problem, below), f"use `--gpus {below}`", {"num_devices": below})
-    if above is not None:
-        fewest = f"{above} GPUs are the fewest above {asked} that have a layout"
-        enough = f"{above} GPUs are enough, and no count from {asked} to {counts.tried_to} is"
-        words = fewest if above == counts.tried_to else enough
-        yield _way(MORE, words, on(problem, above), f"use `--gpus {above}`", {"num_devices": above})
+def _counts(problem: Problem, counts: Counts) -> Iterator[Way]:
+    for count in (counts.below, counts.above):
+        if count is not None:
+            change = problem.num_devices, count
+            yield _way("num_devices", change, _with(problem, num_devices=count), tried_to=counts.tried_to)
 
 
-def _dropped(problem: Problem) -> Iterator[Diagnostic]:
+def _dropped(problem: Problem) -> Iterator[Way]:
     """Each pin and each forbidden value that alone is in the way; all of them if none is."""
     found = [*_dropped_pins(problem), *_dropped_forbids(problem)]
     yield from found
-    without = changed(problem, pins={}, forbids={})
+    without = _with(problem, pins={}, forbids={})
     if not found and len(problem.pins) + len(problem.forbids) > 1 and feasible(without):
-        words = "without any pin or forbidden value there is a layout"
-        yield _way(UNPIN, words, without, LEAVE_OUT_ALL, {"field": "all"})
+        yield _way("choices", (None, None), without)
 
 
-def _dropped_pins(problem: Problem) -> Iterator[Diagnostic]:
+def _dropped_pins(problem: Problem) -> Iterator[Way]:
     for field, pinned in problem.pins.items():
-        without = changed(problem, pins={name: value for name, value in problem.pins.items() if name != field})
+        without = _with(problem, pins={name: value for name, value in problem.pins.items() if name != field})
         limits = fitting_limits(without)
         if limits is None:
             continue
         layout = best_known(without, limits)
-        if field == pins.RECOMPUTE and columns_of(layout).recompute[0] == FREE_RECOMPUTE:
-            words = f"with {_listed(layout.recompute_layers_per_stage)} recomputed layers per stage there is a layout"
-            hint = f"leave out `--pin {field}={pinned}`"
-            yield _way(UNPIN, words, without, hint, {"field": field, "pinned": pinned}, layout)
+        if field == RECOMPUTE and columns_of(layout).recompute[0] == FREE_RECOMPUTE:
+            yield _way("pins", (pinned, None), without, layout, field=field)
             continue
         for value in _other_values(field, pinned, layout, limits):
-            there = changed(problem, pins=problem.pins | {field: value})
-            words = f"with {field} {value} instead of {pinned} there is a layout"
-            hint = f"use `--pin {field}={value}` instead of `{field}={pinned}`"
-            values = {"field": field, "pinned": pinned, "value": value}
-            yield _way(UNPIN, words, there, hint, values, layout if value == _value_of(layout, field) else None)
-
-
-def _listed(layers: tuple[int, ...]) -> str:
-    return ",".join(map(str, layers))
+            there = _with(problem, pins=problem.pins | {field: value})
+            known = layout if value == pins.said(layout, field) else None
+            yield _way("pins", (pinned, value), there, known, field=field)
 
 
 def _other_values(field: str, pinned: str, layout: Layout, limits: StageLimits) -> list[str]:
     """What to pin instead: the neighbours of a pinned micro batch that fit, or what a good layout has."""
     if field != "micro_batch":
-        return [_value_of(layout, field)]
+        return [pins.said(layout, field)]
     sizes = np.unique(limits.stages.layouts.micro_batch).tolist()
     smaller, larger = [n for n in sizes if n < int(pinned)], [n for n in sizes if n > int(pinned)]
     return [str(size) for size in (*smaller[-1:], *larger[:1])]
 
 
-def _value_of(layout: Layout, field: str) -> str:
-    """A field of a layout, as a pin would say it."""
-    if field == "layers_per_stage":
-        return _listed(layout.layers_per_stage)
-    if field in pins.SHARES:
-        return str(getattr(layout.offload, field.removeprefix("offload.")))
-    column, _ = pins.column_value(field, pins.words_of(field)[0])
-    number = int(getattr(columns_of(layout), column)[0])
-    if field in pins.COUNTS:
-        return str(number)
-    return pins.words_of(field)[number]
-
-
-def _dropped_forbids(problem: Problem) -> Iterator[Diagnostic]:
+def _dropped_forbids(problem: Problem) -> Iterator[Way]:
     for field, values in problem.forbids.items():
         for forbidden in dict.fromkeys(values):
             kept = tuple(value for value in values if value != forbidden)
-            without = changed(problem, forbids=problem.forbids | {field: kept})
+            without = _with(problem, forbids=problem.forbids | {field: kept})
             if feasible(without):
-                words = f"with {field} {forbidden} there is a layout"
-                hint = f"leave out `--forbid {field}={forbidden}`"
-                yield _way(UNPIN, words, without, hint, {"field": field, "forbidden": forbidden})
+                yield _way("forbids", (forbidden, None), without, field=field)
 
 
-_PLACES = {"cpu": "the host", "nvme": "the host and NVMe"}
-
-
-def _offload(problem: Problem) -> Iterator[Diagnostic]:
-    """The nearest further tier of offload that leaves a layout, and how much of the states it then takes."""
+def _offload(problem: Problem) -> Iterator[Way]:
+    """The nearest further tier of offload that leaves a layout."""
     for tier in OFFLOAD_TIERS[OFFLOAD_TIERS.index(problem.allow_offload) + 1 :]:
-        further = changed(problem, allow_offload=tier)
+        further = _with(problem, allow_offload=tier)
         layout = good_layout(further) if tier in problem.stack.offload_tiers else None
         if layout is not None:
-            offload = layout.offload
-            weights = f" and {offload.parameters:.0%} of the weights" if offload.parameters else ""
-            words = (
-                f"with {offload.optimizer:.0%} of the optimizer{weights} on {_PLACES[offload.tier]} there is a layout"
-            )
-            values = {"allow_offload": tier, "optimizer": offload.optimizer, "parameters": offload.parameters}
-            yield _way(OFFLOAD, words, further, f"add `--allow-offload {tier}`", values, layout)
+            yield _way("allow_offload", (problem.allow_offload, tier), further, layout)
             return
 
 
-def _cards(problem: Problem) -> Iterator[Diagnostic]:
+def _cards(problem: Problem) -> Iterator[Way]:
     """The smallest larger built-in card of the same kind that the model fits."""
     cards = [load_spec(name, HardwareSpec) for name in builtin_names(HardwareSpec)]
-    larger = [
-        card
-        for card in cards
-        if card.device == problem.hardware.device and card.memory_bytes > problem.hardware.memory_bytes
-    ]
-    by_default = problem.devices_per_node == problem.hardware.devices_per_node
+    own = problem.hardware
+    larger = [card for card in cards if card.device == own.device and card.memory_bytes > own.memory_bytes]
+    by_default = problem.devices_per_node == own.devices_per_node
     for card in sorted(larger, key=lambda card: (card.memory_bytes, card.name)):
         per_node = card.devices_per_node if by_default else problem.devices_per_node
-        there = changed(problem, hardware=card, devices_per_node=per_node)
+        there = _with(problem, hardware=card, devices_per_node=per_node)
         if feasible(there):
-            words = f"{card.name} is the smallest built-in card with a layout"
-            values = {"hardware": card.name, "devices_per_node": per_node}
-            yield _way(CARD, words, there, f"use `--gpu {card.name}`", values)
+            yield _way("hardware", (own.name, card.name), there)
             return
 
 
-def _batches(problem: Problem) -> Iterator[Diagnostic]:
+def _batches(problem: Problem) -> Iterator[Way]:
     """The nearest global batch that leaves a layout."""
     for batch in _batches_near(problem):
-        there = changed(problem, global_batch=batch)
+        there = _with(problem, global_batch=batch)
         if feasible(there):
-            words = f"with a global batch of {batch} instead of {problem.global_batch} there is a layout"
-            yield _way(BATCH, words, there, f"use `--global-batch {batch}`", {"global_batch": batch})
+            yield _way("global_batch", (problem.global_batch, batch), there)
             return
 
 
@@ -232,23 +187,20 @@ def _batches_near(problem: Problem) -> list[int]:
     return sorted(possible, key=lambda batch: (abs(batch - asked), batch))[:MAX_BATCHES]
 
 
-def _reserve(problem: Problem) -> Iterator[Diagnostic]:
+def _reserve(problem: Problem) -> Iterator[Way]:
     """The largest smaller reserve, in whole MiB, that leaves a layout.
 
     A layout that fits with a reserve fits with each smaller one, so fewer of them are looked at in every step.
     """
-    most = int(problem.hardware.memory_bytes // MIB)
-    fitting = _fitting_with_reserve(problem, 0, valid(problem, candidates(problem)))
+    fitting = _fitting_with_reserve(problem, 0, valid_layouts(problem))
     if not len(fitting):
         return
-    works, fails = 0, most
+    works, fails = 0, int(problem.hardware.memory_bytes // MIB)
     while fails - works > 1:
         middle = (works + fails) // 2
         left = _fitting_with_reserve(problem, middle, fitting)
         works, fails, fitting = (middle, fails, left) if len(left) else (works, middle, fitting)
-    words = f"a reserve of {works} MiB, which leaves less for driver, communication and allocator, would do"
-    there = _with_reserve(problem, works)
-    yield _way(RESERVE, words, there, f"use `--reserve {works}MiB`", {"reserve_bytes": works * MIB})
+    yield _way("reserve", (None, works * MIB), _with_reserve(problem, works))
 
 
 def _fitting_with_reserve(problem: Problem, mebibytes: int, columns: LayoutColumns) -> LayoutColumns:
@@ -257,4 +209,4 @@ def _fitting_with_reserve(problem: Problem, mebibytes: int, columns: LayoutColum
 
 
 def _with_reserve(problem: Problem, mebibytes: int) -> Problem:
-    return changed(problem, reserve=Reserve(num_bytes=Bytes(mebibytes * MIB)))
+    return _with(problem, reserve=Reserve(num_bytes=Bytes(mebibytes * MIB)))

@@ -6,7 +6,7 @@ import pytest
 
 from planner.diagnostics import ExitCode, PlanError
 from planner.layouts.layout import Offload, columns_of
-from planner.layouts.pins import FIELDS, layers_match, matches, parse_pin, pinned_devices, pinned_layers
+from planner.layouts.pins import PINNABLE, layers_match, matches, parse_pin, pinned_devices, pinned_layers
 from tests.helpers import layout
 
 
@@ -38,7 +38,7 @@ def test_a_pin_is_split(text: str, expected: tuple[str, str]) -> None:
         ("tensor_parallel=", "`tensor_parallel=` is not field=value", "write it like `--pin tensor_parallel=4`"),
         ("", "`` is not field=value", "write it like `--pin tensor_parallel=4`"),
         ("tensor_paralel=4", "a layout has no field `tensor_paralel` to pin", "did you mean `tensor_parallel`?"),
-        ("=4", "a layout has no field `` to pin", f"use one of {', '.join(FIELDS)}"),
+        ("=4", "a layout has no field `` to pin", f"use one of {', '.join(PINNABLE)}"),
         ("tensor_parallel=0", "`0` is no value of tensor_parallel", "use a whole number from 1 to 999999999"),
         ("tensor_parallel=-1", "`-1` is no value of tensor_parallel", "use a whole number from 1 to 999999999"),
         ("micro_batch=1.5", "`1.5` is no value of micro_batch", "use a whole number from 1 to 999999999"),
@@ -110,10 +110,10 @@ OTHER = {
 
 
 def test_every_field_has_a_pinned_value_here() -> None:
-    assert sorted(PINNED) == sorted(FIELDS)
+    assert sorted(PINNED) == sorted(PINNABLE)
 
 
-@pytest.mark.parametrize("field", FIELDS)
+@pytest.mark.parametrize("field", PINNABLE)
 def test_pins_match_columns(field: str) -> None:
     columns = columns_of(
         layout(
@@ -135,7 +135,7 @@ def test_layers_match(value: str, expected: bool) -> None:
     assert layers_match(layout(pipeline_parallel=2, layers_per_stage=(1, 3)), value) is expected
 
 
-@pytest.mark.parametrize("field", [field for field in FIELDS if field != "layers_per_stage"])
+@pytest.mark.parametrize("field", [field for field in PINNABLE if field != "layers_per_stage"])
 def test_what_matches_parses(field: str) -> None:
     values: tuple[Any, ...] = (PINNED[field], OTHER.get(field, "7"))
     assert [parse_pin(f"{field}={value}", "--forbid") for value in values] == [(field, value) for value in values]

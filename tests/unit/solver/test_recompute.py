@@ -14,8 +14,7 @@ from planner.layouts.stages import StageColumns, stages_of
 from planner.solver import solve
 from planner.solver.limits import fits_device, stage_limits
 from planner.solver.recompute import least_peak_bytes, needed, with_least_peak
-from planner.solver.recompute_steps import stepped, window
-from planner.solver.tables import Stepped, recompute_ticks, time_tables
+from planner.solver.tables import Stepped, recompute_ticks, stepped, time_tables, window
 from planner.specs.units import Bytes
 from tests.helpers import layout, problem, slow_hardware
 

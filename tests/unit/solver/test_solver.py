@@ -8,12 +8,13 @@ import pytest
 from planner.cost_model import predict
 from planner.layouts.layout import SCHEDULES
 from planner.plans.question import Question, build_problem
-from planner.rules import judge, violations
+from planner.rules import screen, violations
 from planner.solver import Answer, solve
 from planner.solver.candidates import enumerate_layouts
 from planner.specs import StackSpec
 from planner.specs.files import builtin_names
 from planner.specs.units import Bytes
+from planner.views.why_not import reasons_of
 from tests.helpers import problem, slow_hardware
 
 OFFLOADED = {"offload.tier": "cpu", "offload.optimizer": "1.0", "zero_stage": "1"}
@@ -25,7 +26,7 @@ def ask(**overrides: Any) -> Answer:
 
 
 def rules_of(answer: Answer) -> list[str]:
-    return [reason.rule for reason in answer.reasons]
+    return [reason.rule for reason in reasons_of(answer)]
 
 
 def test_one_device_has_one_mesh() -> None:
@@ -39,7 +40,7 @@ def test_nothing_valid_names_the_rule_in_the_way_and_a_device_count() -> None:
     answer = ask(num_devices=7, global_batch=8)
     assert (answer.status, answer.plan, answer.objective) == ("infeasible", None, None)
     assert {"BAT001", "PP001"} <= set(rules_of(answer))
-    counts = [reason.values["num_devices"] for reason in answer.reasons if reason.rule == "WAY001"]
+    counts = [reason.values["num_devices"] for reason in reasons_of(answer) if reason.rule == "WAY001"]
     assert counts == [6, 8]
 
 
@@ -47,7 +48,7 @@ def test_nothing_fits_names_the_nearest_miss() -> None:
     answer = ask(hardware={"memory_bytes": Bytes(20_000)})
     assert answer.status == "infeasible"
     assert rules_of(answer)[:2] == ["INF001", "MEM001"]
-    assert answer.reasons[1].message.startswith("no valid layout fits; in the nearest one the fullest stage needs")
+    assert reasons_of(answer)[1].message.startswith("no valid layout fits; in the nearest one the fullest stage needs")
     assert answer.space.rejected["MEM001"] == answer.space.valid
     assert answer.space.fit == 0
 
@@ -59,9 +60,9 @@ def test_a_host_that_is_too_small_is_named() -> None:
     """
     answer = ask(hardware={"host": {"memory_bytes": Bytes(1000)}}, allow_offload="cpu", pins=OFFLOADED)
     assert answer.status == "infeasible"
-    errors = [reason.rule for reason in answer.reasons if reason.severity == "error"]
+    errors = [reason.rule for reason in reasons_of(answer) if reason.severity == "error"]
     assert errors == ["INF001", "PIN001", "MEM002", "INF001", "PIN001", "OFF002", "MEM002"]
-    assert {reason.values["field"] for reason in answer.reasons if reason.rule == "PIN001"} == {
+    assert {reason.values["field"] for reason in reasons_of(answer) if reason.rule == "PIN001"} == {
         "offload.optimizer",
         "offload.tier",
     }
@@ -144,7 +145,7 @@ def test_every_built_in_stack_has_an_answer(stack: str) -> None:
     asked = [Question(model=name, gpus=12, global_batch=1536, stack=stack) for name in ("gpt3-1.3b", "gpt3")]
     answers = [solve(build_problem(question)) for question in asked]
     assert [answer.status for answer in answers] == ["optimal", "infeasible"]
-    assert answers[1].reasons[0].rule == "INF001"
+    assert reasons_of(answers[1])[0].rule == "INF001"
 
 
 @pytest.mark.parametrize(
@@ -163,10 +164,10 @@ def test_every_built_in_stack_has_an_answer(stack: str) -> None:
 def test_candidates_that_keep_the_pins_are_all_that_a_pin_leaves(pins: dict[str, str]) -> None:
     asked = problem(pins=pins, num_devices=6, global_batch=12, stack={"tensor_modes": ("none", "1d", "2d", "2.5d")})
     every, kept = enumerate_layouts(asked), enumerate_layouts(asked, keeping_pins=True)
-    keeps = judge(asked, every)[0]
+    keeps = screen(asked, every)[0]
     if "layers_per_stage" in pins and pins["layers_per_stage"] != "even":
         keeps &= (every.pipeline_parallel == 3) & (pins["layers_per_stage"] == "1,2,1")
-    left, right = every.take(keeps), kept.take(judge(asked, kept)[0])
+    left, right = every.take(keeps), kept.take(screen(asked, kept)[0])
     assert len(kept) < len(every)
     for field in fields(left):
         assert getattr(left, field.name).tolist() == getattr(right, field.name).tolist()

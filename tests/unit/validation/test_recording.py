@@ -61,23 +61,7 @@ def solved() -> Plan:
 
 
 def with_layout(plan: Plan, **fields: Any) -> Plan:
-    plain = Layout(
-        tensor_mode="none",
-        tensor_parallel=1,
-        tensor_depth=1,
-        pipeline_parallel=1,
-        data_parallel=1,
-        zero_stage=0,
-        sequence_parallel=False,
-        micro_batch=32,
-        num_microbatches=1,
-        schedule="none",
-        num_model_chunks=1,
-        layers_per_stage=(12,),
-        recompute_layers_per_stage=(0,),
-        offload=Offload(),
-        precision="bf16",
-    )
+    plain = Layout(micro_batch=32, layers_per_stage=(12,), recompute_layers_per_stage=(0,), precision="bf16")
     layout = msgspec.structs.replace(plain, **fields)
     problem = msgspec.structs.replace(plan.problem, precision="bf16", allow_offload=layout.offload.tier)
     return msgspec.structs.replace(plan, layout=layout, problem=problem)

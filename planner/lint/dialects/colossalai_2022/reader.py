@@ -1,8 +1,8 @@
 """Colossal-AI's configuration files of 2022, as the examples of GPT-2 and GPT-3 have them."""
 
-import math
 from typing import Any
 
+from planner.layouts.degrees import GRID_MODES, grid_batch_parts, grid_edge, grid_ranks
 from planner.lint.dialects.colossalai_2022.rules import OLD
 from planner.lint.draft import OWN_RULES, UNDECIDED, Asked, Draft, Keys
 from planner.lint.model_names import model_named
@@ -192,14 +192,14 @@ def _edge(draft: Draft) -> int:
     if not draft.decided("tensor_mode", "tensor_parallel", "tensor_depth"):
         return 1
     degree, depth = fields["tensor_parallel"], fields["tensor_depth"]
-    edges = {"2d": math.isqrt(degree), "2.5d": math.isqrt(degree // depth), "3d": round(degree ** (1 / 3))}
-    return max(1, edges.get(fields["tensor_mode"], 1))
+    edge: int = grid_edge(fields["tensor_mode"], degree, depth)
+    return edge
 
 
 def _share(draft: Draft) -> int:
     """The least micro batch that the grid splits."""
-    mode = draft.known("tensor_mode")
-    return _edge(draft) ** (2 if mode == "3d" else 1) * (draft.known("tensor_depth", 1) if mode == "2.5d" else 1)
+    parts: int = grid_batch_parts(draft.known("tensor_mode"), _edge(draft), draft.known("tensor_depth", 1))
+    return parts
 
 
 def _facts(keys: Keys, draft: Draft, asked: Asked) -> None:
@@ -237,9 +237,9 @@ def _shape(keys: Keys, draft: Draft) -> None:
     if not (whole and known and hidden) or not draft.decided("tensor_mode", "tensor_parallel", "tensor_depth"):
         return
     mode, degree, depth = fields["tensor_mode"], fields["tensor_parallel"], fields["tensor_depth"]
-    edge = {"2d": math.isqrt(degree), "2.5d": math.isqrt(degree // depth)}.get(mode, 1)
+    edge = grid_edge(mode, degree, depth)
     micro = facts["batch_size"] // facts["num_micro_batches"]
-    square = edge**2 * (depth if mode == "2.5d" else 1) == degree or mode not in ("2d", "2.5d")
+    square = mode not in GRID_MODES or grid_ranks(mode, edge, depth) == degree
     if mode == "3d" or not square or micro % edge or hidden % edge:
         return
     facts |= {

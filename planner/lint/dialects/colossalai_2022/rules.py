@@ -2,8 +2,8 @@
 
 from typing import Any
 
+from planner.layouts.degrees import micro_batches
 from planner.lint.config_rule import ConfigRule, Facts
-from planner.rules.rule import micro_batches
 
 OLD = "colossalai-config"
 _INITIALIZE = "colossalai 0.5.0: legacy/initialize.py"

@@ -1,6 +1,6 @@
 """Rules of the arguments of HybridParallelPlugin: what the library asserts before the first step, and its traps."""
 
-from planner.layouts.degrees import divisors
+from planner.layouts.degrees import divisors, micro_batches
 from planner.lint.config_rule import Facts, divides, one_of, rule_for
 from planner.lint.dialects.plugins.names import (
     DDP,
@@ -11,7 +11,7 @@ from planner.lint.dialects.plugins.names import (
     PLUGINS,
     SEQUENCE_MODES,
 )
-from planner.rules.rule import listed, micro_batches
+from planner.rules.rule import listed
 
 _HP = f"{PLUGINS}/hybrid_parallel_plugin.py"
 

@@ -10,6 +10,7 @@ from planner.solver import Answer, solve
 from planner.solver.why_not.conflict import conflicts_of, smallest_hitting_set
 from planner.solver.why_not.relaxed import relaxed_layouts
 from planner.solver.why_not.requirements import Requirement, requirements
+from planner.views.why_not import reasons_of
 from tests.helpers import problem
 
 A, B, C, D = (Requirement(rule=letter) for letter in "ABCD")
@@ -21,7 +22,7 @@ def ask(model: str = "gpt3", **options: Any) -> Answer:
 
 def conflict_of(answer: Answer) -> list[str]:
     """Rules of the conflict, and the pins and forbidden values in it as typed."""
-    named = answer.reasons[0].values["requirements"]
+    named = reasons_of(answer)[0].values["requirements"]
     return [f"{one['field']}={one['value']}" if one["field"] else one["rule"] for one in named]
 
 
@@ -62,7 +63,7 @@ def test_97_gpus_divide_in_three_ways_and_each_breaks_a_rule() -> None:
     answer = ask(gpus=97)
     # Sequence parallelism and 2.5D grids of depth 97 are ways to use 97 GPUs too.
     assert conflict_of(answer) == ["DEV001", "BAT001", "TP001", "TP023", "PP001"]
-    texts = {reason.rule: reason for reason in answer.reasons}
+    texts = {reason.rule: reason for reason in reasons_of(answer)}
     assert "1 * 15 * 97 = 1455" in texts["BAT001"].detail
     assert "97 does not divide the 96 attention heads" in texts["TP001"].message
     assert "97 stages x 1 chunks need as many layers, and gpt3-175b has 96" in texts["PP001"].message
@@ -71,13 +72,13 @@ def test_97_gpus_divide_in_three_ways_and_each_breaks_a_rule() -> None:
 def test_16_gpus_have_too_little_memory() -> None:
     answer = ask(gpus=16)
     assert conflict_of(answer) == ["DEV001", "OFF001", "MEM001"]
-    assert answer.reasons[3].message.startswith("no valid layout fits; in the nearest one the fullest stage needs")
+    assert reasons_of(answer)[3].message.startswith("no valid layout fits; in the nearest one the fullest stage needs")
 
 
 def test_pinned_degrees_miss_the_memory_by_little() -> None:
     answer = ask(gpus=96, pin=("tensor_parallel=4", "pipeline_parallel=12"))
     assert conflict_of(answer)[:3] == ["DEV001", "tensor_parallel=4", "pipeline_parallel=12"]
-    memory = next(reason for reason in answer.reasons if reason.rule == "MEM001")
+    memory = next(reason for reason in reasons_of(answer) if reason.rule == "MEM001")
     assert memory.values["need_bytes"] > memory.values["room_bytes"]
     assert "TP 4 x PP 12 x DP 2" in memory.detail
 
@@ -108,20 +109,20 @@ def test_contradicting_options_are_the_conflict(options: dict[str, Any], expecte
 
 
 def test_a_pinned_list_of_layers_is_said_with_its_sum() -> None:
-    reason = ask(gpus=96, pin=("layers_per_stage=48,47",)).reasons[1]
+    reason = reasons_of(ask(gpus=96, pin=("layers_per_stage=48,47",)))[1]
     assert reason.detail == "2 stages with 95 layers in all; gpt3-175b has 96 layers"
 
 
 def test_what_else_a_layout_breaks_is_said() -> None:
     """Offload alone does not help: the host of the one node is too small for it."""
-    reason = ask(gpus=8).reasons[0]
+    reason = reasons_of(ask(gpus=8))[0]
     assert "without OFF001: TP 1 x PP 1 x DP 8 on 8 GPUs keeps the others, and breaks MEM002" in reason.detail
 
 
 def test_a_memory_in_the_way_is_told_of_a_layout_that_fits_the_others() -> None:
     """The valid layouts that fit the device are too much for the host: no example of a device that is too small."""
     options: dict[str, Any] = {"gpus": 16, "pin": ("zero_stage=3", "micro_batch=3"), "allow_offload": "cpu"}
-    reasons = {reason.rule: reason for reason in ask(**options).reasons}
+    reasons = {reason.rule: reason for reason in reasons_of(ask(**options))}
     device, host = reasons["MEM001"].values, reasons["MEM002"].values
     assert device["need_bytes"] > device["room_bytes"]
     assert host["need_bytes"] > host["capacity_bytes"]
@@ -130,12 +131,12 @@ def test_a_memory_in_the_way_is_told_of_a_layout_that_fits_the_others() -> None:
 def test_a_conflict_behind_another_one_is_told_and_ways_out_of_both_are_found() -> None:
     """Without a pipeline too this stack does not fit; without memory limits it has no pipeline."""
     answer = ask(gpus=96, stack="fsdp", pin=("pipeline_parallel=2",))
-    first, second = (reason for reason in answer.reasons if reason.rule == "INF001")
+    first, second = (reason for reason in reasons_of(answer) if reason.rule == "INF001")
     assert first.message == "this requirement alone leaves no layout: MEM001"
     assert first.detail == ("without MEM001: TP 1 x PP 1 x DP 96 on 96 GPUs breaks PIN001 (--pin pipeline_parallel=2)")
     assert second.message.startswith("apart from that, these 2 requirements together leave no layout")
     assert [one["rule"] for one in second.values["requirements"]] == ["PIN001", "STK002"]
-    ways = [reason for reason in answer.reasons if reason.rule.startswith("WAY")]
+    ways = [reason for reason in reasons_of(answer) if reason.rule.startswith("WAY")]
     assert [way.rule for way in ways] == ["WAY001", "WAY004"]
     for way in ways:
         assert way.message.startswith("without any pin or forbidden value, ")
@@ -164,7 +165,7 @@ def test_a_pinned_division_that_does_not_fit_is_told_from_one_that_does() -> Non
     answer = ask(**options)
     assert "MEM001" in conflict_of(answer)
     assert any(one.startswith("layers_per_stage=") for one in conflict_of(answer))
-    memory = next(reason for reason in answer.reasons if reason.rule == "MEM001")
+    memory = next(reason for reason in reasons_of(answer) if reason.rule == "MEM001")
     assert memory.values["need_bytes"] > memory.values["room_bytes"]
     assert "(19, 7, " in memory.location
 
@@ -178,8 +179,8 @@ def test_a_stack_with_even_stages_only_is_named() -> None:
 
 def test_each_requirement_has_a_layout_that_keeps_the_others() -> None:
     answer = ask(gpus=96, pin=("zero_stage=2", "pipeline_parallel=8"))
-    assert answer.reasons[0].rule == "INF001"
-    assert answer.reasons[0].detail.splitlines()[-1] == (
+    assert reasons_of(answer)[0].rule == "INF001"
+    assert reasons_of(answer)[0].detail.splitlines()[-1] == (
         "without ZER001: TP 12 x PP 8 x DP 1 on 96 GPUs keeps the others"
     )
-    assert [reason.severity for reason in answer.reasons[:4]] == ["error"] * 4
+    assert [reason.severity for reason in reasons_of(answer)[:4]] == ["error"] * 4

@@ -1,4 +1,4 @@
-"""Which memories a relaxed layout can fit at once, for each way in which its layers may be divided."""
+"""Which memories a relaxed layout can fit at once, for each freedom to divide its layers."""
 
 import itertools
 from collections.abc import Iterator
@@ -8,18 +8,18 @@ import msgspec
 import numpy as np
 
 from planner.layouts.layout import SOME_RECOMPUTE, LayoutColumns
-from planner.layouts.pins import EVEN, pinned_layers
+from planner.layouts.pins import EVEN, LAYERS, pinned_layers
 from planner.layouts.problem import Problem
 from planner.layouts.stages import Booleans
 from planner.solver.fit import FitTable
-from planner.solver.why_not.requirements import EVEN_STAGES, LAYERS, MEMORIES, PIN, Requirement
+from planner.solver.why_not.requirements import EVEN_STAGES, MEMORIES, PIN, Requirement
 
 Broken = frozenset[Requirement]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Division:
-    """A way to divide the layers: as the pin says, evenly, or freely."""
+class Freedom:
+    """How freely layers may be divided: as the pin says, evenly, or in any way."""
 
     broken: Broken
     """Requirements that it does not keep, whatever the layout."""
@@ -73,15 +73,15 @@ def judged_by_memory(problem: Problem, columns: LayoutColumns) -> Booleans:
     return np.asarray(columns.pipeline_parallel <= problem.model.num_layers)
 
 
-def divisions(problem: Problem) -> list[Division]:
-    """Every way to divide layers that some requirement tells apart from the others.
+def freedoms(problem: Problem) -> list[Freedom]:
+    """Every freedom to divide layers that some requirement tells apart from the others.
 
     Stages have to be even in a stack that cannot have others, and under an interleaved schedule anywhere.
     """
     if not problem.stack.uneven_stages:
-        return _divisions(problem, _EVEN)
-    either = [*_divisions(problem, frozenset(), interleaved=False), *_divisions(problem, _EVEN, interleaved=True)]
-    return either if "interleaved" in _schedules(problem) else _divisions(problem, frozenset())
+        return _freedoms(problem, _EVEN)
+    either = [*_freedoms(problem, frozenset(), interleaved=False), *_freedoms(problem, _EVEN, interleaved=True)]
+    return either if "interleaved" in _schedules(problem) else _freedoms(problem, frozenset())
 
 
 def _schedules(problem: Problem) -> set[str]:
@@ -91,8 +91,8 @@ def _schedules(problem: Problem) -> set[str]:
 _EVEN: Broken = frozenset({Requirement(rule=EVEN_STAGES)})
 
 
-def _divisions(problem: Problem, even: Broken, *, interleaved: bool | None = None) -> list[Division]:
-    """The ways to divide the layers of some layouts; ``even`` is what uneven stages break there."""
+def _freedoms(problem: Problem, even: Broken, *, interleaved: bool | None = None) -> list[Freedom]:
+    """How the layers of some layouts may be divided; ``even`` is what uneven stages break there."""
     pinned = problem.pins.get(LAYERS)
     other = {name: value for name, value in problem.pins.items() if name != LAYERS}
     pin: Broken = frozenset({Requirement(rule=PIN, field=LAYERS, value=pinned)} if pinned is not None else ())
@@ -105,4 +105,4 @@ def _divisions(problem: Problem, even: Broken, *, interleaved: bool | None = Non
         same = pinned == EVEN or len({part.strip() for part in pinned.split(",")}) == 1
         broken: Broken = frozenset() if same else even
         divided.append((broken, msgspec.structs.replace(free, pins=other | {LAYERS: pinned})))
-    return [Division(broken=broken, problem=there, interleaved=interleaved) for broken, there in divided]
+    return [Freedom(broken=broken, problem=there, interleaved=interleaved) for broken, there in divided]

@@ -1,0 +1,57 @@
+"""Reading what varies, and the questions of a grid."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from planner.diagnostics import PlanError
+from planner.plans.grid import Point, grid, parse_axes
+
+SMALL = {"model": "gpt2-small"}
+
+
+def points(*vary: str, **options: Any) -> list[Point]:
+    return grid(SMALL | options, parse_axes(vary))
+
+
+def test_the_grid_has_every_combination_in_order() -> None:
+    found = points("gpus=2,4", "gpu=a100-40g,a100-80g")
+    assert [tuple(point.varied.values()) for point in found] == [
+        ("2", "a100-40g"),
+        ("2", "a100-80g"),
+        ("4", "a100-40g"),
+        ("4", "a100-80g"),
+    ]
+    assert [point.problem.num_devices for point in found] == [2, 2, 4, 4]
+    assert {point.problem.hardware.name for point in found} == {"a100-40g", "a100-80g"}
+
+
+@pytest.mark.parametrize(
+    ("vary", "read", "expected"),
+    [
+        ("global_batch=8,16", lambda p: p.global_batch, [8, 16]),
+        ("seq_len=512,1024", lambda p: p.seq_len, [512, 1024]),
+        ("precision=fp16,fp32", lambda p: p.precision, ["fp16", "fp32"]),
+        ("stack=colossalai,megatron", lambda p: p.stack.name, ["colossalai", "megatron"]),
+        ("allow_offload=none,cpu", lambda p: p.allow_offload, ["none", "cpu"]),
+        ("reserve=2GiB,6%", lambda p: (p.reserve.num_bytes, p.reserve.fraction), [(2 * 1024**3, 0), (0, 0.06)]),
+        ("node_link=300GB/s,1GB/s", lambda p: p.hardware.node_link.bandwidth_bytes_per_s, [3e11, 1e9]),
+        ("network=100Gbit/s", lambda p: p.hardware.network.bandwidth_bytes_per_s, [12.5e9]),
+        ("model=gpt2-small , gpt2-xl", lambda p: p.model.name, ["gpt2-small", "gpt2-xl"]),
+    ],
+)
+def test_every_key_reaches_the_problem(vary: str, read: Callable[[Any], Any], expected: list[Any]) -> None:
+    options = {"gpus": 4} | ({} if vary.startswith("model") else SMALL)
+    assert [read(point.problem) for point in grid(options, parse_axes([vary]))] == expected
+
+
+def test_varying_a_link_leaves_the_rest_of_the_hardware() -> None:
+    slow, fast = points("network=1GB/s,2GB/s", gpus=4)
+    assert slow.problem.hardware.node_link == fast.problem.hardware.node_link
+    assert slow.problem.hardware.network.latency_s == fast.problem.hardware.network.latency_s
+
+
+def test_nothing_to_vary_is_refused() -> None:
+    with pytest.raises(PlanError, match="varies something"):
+        parse_axes([])
