@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, get_args
 
 import msgspec
@@ -156,7 +156,7 @@ def _check_options(options: dict[str, Any], axes: Sequence[Axis]) -> None:
 
 def _point(options: dict[str, Any], keys: Sequence[str], values: Sequence[tuple[str, Any]]) -> Point:
     read = {key: value for key, (_, value) in zip(keys, values, strict=True)}
-    known = {field.name for field in fields(Question)}
+    known = set(Question.__struct_fields__)
     problem = build_problem(Question(**(options | {key: value for key, value in read.items() if key in known})))
     for link in LINKS:
         if link in read:
