@@ -10,8 +10,9 @@ import os
 import stat
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from planner.diagnostics import PlanError, usage_error
 
@@ -54,20 +55,13 @@ def write_output(
     Raises:
         PlanError: with exit code 2; there is something else, or it cannot be written. Nothing has changed then.
     """
-    try:
-        if not _is_stream(path):
+    with _told(path, what, option):
+        stream = _stream(path)
+        if stream is None:
             _write_file(content, path, what=what, ours=ours, force=force, option=option)
-        elif path == STDOUT:
-            sys.stdout.buffer.write(content)
-            sys.stdout.flush()
         else:
-            with path.open("ab", buffering=0) as stream:
+            with stream:
                 stream.write(content)
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        hint = f"name another file with `{option}`"
-        raise usage_error(f"cannot write the {what}: {error.strerror}", location=str(path), hint=hint) from error
 
 
 def check_output(path: Path, *, what: str, ours: Ours = nobodys, force: bool = False, option: str = "-o") -> None:
@@ -76,33 +70,39 @@ def check_output(path: Path, *, what: str, ours: Ours = nobodys, force: bool = F
     Raises:
         PlanError: as there.
     """
-    try:
-        if not _is_stream(path):
+    with _told(path, what, option), _stream(path) or contextlib.nullcontext() as stream:
+        if stream is None:
             _check(path, what=what, ours=ours, force=force, option=option)
+
+
+@contextlib.contextmanager
+def _told(path: Path, what: str, option: str) -> Iterator[None]:
+    """Say what the operating system refuses, but for a reader who has left, which is no error of the writer."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
     except OSError as error:
         hint = f"name another file with `{option}`"
         raise usage_error(f"cannot write the {what}: {error.strerror}", location=str(path), hint=hint) from error
 
 
-def _is_stream(path: Path) -> bool:
-    """Whether bytes written there go through: standard output and error by any name, and devices that keep nothing."""
+def _stream(path: Path) -> BinaryIO | None:
+    """Where bytes go through: standard output and error by any name, and devices that keep nothing."""
+    sys.stdout.flush()  # what is printed before comes before
     if path == STDOUT:
-        return True
+        return os.fdopen(os.dup(1), "wb")
     try:
         there = path.stat()
     except OSError:
-        return False
+        return None
     if stat.S_ISCHR(there.st_mode) and (os.major(there.st_rdev), os.minor(there.st_rdev)) in _TAKES_BYTES:
-        return True
-    return any(os.path.samestat(there, own) for own in _own_streams())
-
-
-def _own_streams() -> list[os.stat_result]:
-    found = []
+        return path.open("wb")
     for number in (1, 2):
         with contextlib.suppress(OSError):  # closed
-            found.append(os.fstat(number))
-    return found
+            if os.path.samestat(there, os.fstat(number)):
+                return os.fdopen(os.dup(number), "wb")
+    return None
 
 
 def _check(path: Path, *, what: str, ours: Ours, force: bool, option: str) -> Path:
