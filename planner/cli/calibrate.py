@@ -94,7 +94,7 @@ def _check_output(options: Calibrate) -> None:
 def _measure(options: Calibrate) -> int:
     from planner.calibration.hardware import calibrated
     from planner.launch.machine import present_gpus
-    from planner.launch.processes import calibration_command, run_command
+    from planner.launch.processes import calibrating, execute
 
     if importlib.util.find_spec("torch") is None:
         message = "calibrating needs PyTorch, which is not installed; planning works without it"
@@ -113,7 +113,7 @@ def _measure(options: Calibrate) -> int:
     )
     with tempfile.TemporaryDirectory(prefix="gptplan-") as temporary:
         result = Path(temporary) / "measurements.json"
-        code = run_command(calibration_command(result, devices, work), stdout=STDERR)
+        code = execute(calibrating(result, devices, work), stdout=STDERR).code
         if code or not result.is_file():
             return code or ExitCode.BUG
         measured = msgspec.json.decode(result.read_bytes(), type=Measurements)

@@ -7,10 +7,13 @@ unpickled or executed, and who does not say the digest of the plan is let go.
 """
 
 import errno
+import fcntl
 import select
 import socket
+import struct
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Annotated, Any, NamedTuple
 
@@ -26,6 +29,8 @@ BEAT_S = 2.0
 SILENCE_S = 20.0
 """After so long without a word another node counts as lost; a link may be gone for less."""
 SAY_EVERY_S = 30.0
+_SIOCGIFADDR = 0x8915
+"""Asks Linux for the address of an interface (netdevice(7))."""
 
 
 class Endpoint(NamedTuple):
@@ -114,6 +119,8 @@ class Meeting:
     """Where the ranks meet: a port of node 0."""
     listener: socket.socket | None = None
     """On node 0 the socket that listens there, for rank 0."""
+    address: str = ""
+    """That of this node among the others."""
     reason: str = ""
     """Why the run ends, once that is known of another node."""
 
@@ -189,7 +196,12 @@ def meet(endpoint: Endpoint, run: Run, *, timeout_s: float, say: Say) -> Meeting
     return _join(endpoint, run, deadline, timeout_s, say)
 
 
-def _resolved(endpoint: Endpoint) -> tuple[int, Any]:
+def resolved(endpoint: Endpoint) -> tuple[int, Any]:
+    """Family and address of a socket there.
+
+    Raises:
+        PlanError: this machine knows no such host.
+    """
     try:
         family, _, _, _, address = socket.getaddrinfo(endpoint.host, endpoint.port, type=socket.SOCK_STREAM)[0]
     except OSError as error:
@@ -220,7 +232,7 @@ class _Host:
     def __init__(self, endpoint: Endpoint, run: Run, deadline: float, timeout_s: float, say: Say) -> None:
         """Listen at ``endpoint`` only."""
         self.endpoint, self.run, self.deadline, self.timeout_s, self.say = endpoint, run, deadline, timeout_s, say
-        family, address = _resolved(endpoint)
+        family, address = resolved(endpoint)
         self.listener = _listen(family, address, str(endpoint))
         self.store = _listen(family, (address[0], 0, *address[2:]), endpoint.host)
         self.peers: list[Peer] = []
@@ -242,7 +254,7 @@ class _Host:
                 peer.connection.close()
             else:
                 peer.say(Message(go=(store.host, store.port)))
-        return Meeting(node=0, peers=members, store=store, listener=self.store)
+        return Meeting(node=0, peers=members, store=store, listener=self.store, address=self.store.getsockname()[0])
 
     def _missing(self) -> list[int]:
         here = {peer.node for peer in self.peers if not peer.closed}
@@ -331,7 +343,8 @@ def _accepted(peer: Peer, endpoint: Endpoint, run: Run, deadline: float, say: Sa
                 hint = "start every node with the same plan and `--rendezvous`, and its own `--node-rank`"
                 raise failed(f"node 0 refused node {run.node}: {message.refused}", hint)
             if message.go is not None:
-                return Meeting(node=run.node, peers=[peer], store=Endpoint(*message.go))
+                own = peer.connection.getsockname()[0]
+                return Meeting(node=run.node, peers=[peer], store=Endpoint(*message.go), address=own)
         now = time.monotonic()
         if peer.closed or now - peer.heard_s > SILENCE_S or now > deadline:
             raise failed(f"node 0 at {endpoint} has gone", "start all nodes again")
@@ -342,7 +355,7 @@ def _accepted(peer: Peer, endpoint: Endpoint, run: Run, deadline: float, say: Sa
 
 
 def _connected(endpoint: Endpoint, deadline: float, timeout_s: float) -> socket.socket:
-    _resolved(endpoint)
+    resolved(endpoint)
     reason = ""
     while time.monotonic() < deadline:
         try:
@@ -355,3 +368,13 @@ def _connected(endpoint: Endpoint, deadline: float, timeout_s: float) -> socket.
         return connection
     hint = "start node 0, with the same plan and `--node-rank 0`; a firewall may be in the way"
     raise failed(f"node 0 was not reached at {endpoint} within {timeout_s:.0f} s", hint, reason)
+
+
+def interface_of(address: str) -> str:
+    """The network interface that has an IPv4 address, such as ``eth0``; empty if none has."""
+    for _, name in socket.if_nameindex():
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe, suppress(OSError):
+            found = fcntl.ioctl(probe.fileno(), _SIOCGIFADDR, struct.pack("256s", name.encode()[:15]))
+            if socket.inet_ntoa(found[20:24]) == address:
+                return name
+    return ""

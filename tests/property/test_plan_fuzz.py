@@ -30,7 +30,8 @@ FUZZ = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list
 PLANS = Path(__file__).parents[2] / "plans"
 NAMES = ("gpt2-1d", "gpt2-2p5d", "gpt2-nvme", "gpt3-96xa100-40g", "gpt2-zero3")
 HOSTILE = (
-    "\x1b[31mred", "\x07", "\u202eright to left", "\u2028", "\x9b2J", "a\rb", "<script>alert(1)</script>", "{x.__class__}",
+    "\x1b[31mred",
+    "\x07", "\u202eright to left", "\u2028", "\x9b2J", "a\rb", "<script>alert(1)</script>", "{x.__class__}",
     "{0}", "%s%n", "[red]x[/red]", "[/]", "x" * 5000, "\ud7ff", "", " ", "../../etc/passwd", "\x00",
 )  # fmt: skip
 NUMBERS = (-1, 0, 1, 2, 3, 7, 2**31, 2**53 + 1, 2**63, 2**64, 10**30, -(2**63) - 1, 0.5, -0.5, 1e308, -1e308, 5e-324)
@@ -112,7 +113,7 @@ def gptplan(*arguments: str) -> Outcome:
     texts = []
     for stream in (out, err):
         stream.flush()
-        texts.append(stream.buffer.getvalue().decode())  # type: ignore[attr-defined]
+        texts.append(stream.buffer.getvalue().decode())
     return Outcome(int(finished.value.code or 0), *texts)
 
 

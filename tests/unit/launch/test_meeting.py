@@ -11,7 +11,7 @@ import pytest
 
 from planner.diagnostics import ExitCode, PlanError
 from planner.launch import meeting
-from planner.launch.meeting import Endpoint, Meeting, Run, meet
+from planner.launch.meeting import Endpoint, Meeting, Run, interface_of, meet
 
 
 @pytest.fixture
@@ -184,3 +184,8 @@ def test_node_0_listens_at_its_own_address_only(endpoint: Endpoint) -> None:
             assert other.connect_ex(("127.0.0.2", endpoint.port)) != 0
         host.result()
     assert threading.active_count() >= 1
+
+
+def test_an_address_leads_to_its_interface() -> None:
+    assert interface_of("127.0.0.1") == "lo"
+    assert interface_of("192.0.2.1") == ""
