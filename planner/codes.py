@@ -53,6 +53,7 @@ CODES = {
     "RUN010": "The nodes of a run did not find each other, or the port at which they meet is in use.",
     "RUN012": "The optimizer of the plan is compiled at first use, and a compiler for that is missing.",
     "RUN011": "A drive that the run writes to is full.",
+    "RUN014": "Another node of the run has ended or is not heard any more, so this one ended too.",
     "RUN013": "ZeRO stage 3 does not take this optimizer: it updates chunks of weights, some of them on the host.",
 }
 """Code to what it means."""

@@ -17,7 +17,7 @@ from planner.handover.measurements import Measurements
 from planner.handover.work import CalibrationWork
 from planner.launch.machine import builtin_for, is_named, present_gpus
 from planner.launch.nvme import MEMORY_FILE_SYSTEMS, file_system
-from planner.launch.processes import calibration_command, run_command
+from planner.launch.processes import calibrating, execute
 from planner.specs import HardwareSpec
 from planner.specs.files import load_spec
 
@@ -60,7 +60,7 @@ def measure(
     )
     with tempfile.TemporaryDirectory(prefix="gptplan-") as temporary:
         result = Path(temporary) / "measurements.json"
-        code = run_command(calibration_command(result, num_devices, work), stdout=STDERR)
+        code = execute(calibrating(result, num_devices, work), stdout=STDERR).code
         if code or not result.is_file():
             return code or ExitCode.BUG
         return msgspec.json.decode(result.read_bytes(), type=Measurements), origin

@@ -1,19 +1,14 @@
 """``run``: execute a plan."""
 
-import socket
+import signal
 import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from planner.cli.parameters import PlanFile
-from planner.diagnostics import Diagnostic, ExitCode, PlanError, usage_error
-from planner.handover.work import OUT_OF_MEMORY_FILE, RunOptions
+from planner.diagnostics import ExitCode, usage_error
+from planner.handover.work import RunOptions
 from planner.specs.units import format_bytes
-
-if TYPE_CHECKING:
-    from planner.launch.processes import Command
-    from planner.plans.plan import Plan
 
 
 class Run(RunOptions, frozen=True, kw_only=True):
@@ -25,10 +20,11 @@ class Run(RunOptions, frozen=True, kw_only=True):
 def run(options: Run) -> int:
     """Execute a plan on Colossal-AI, on this machine's GPUs or CPU cores."""
     from planner.launch.machine import check_machine, check_toolchain
+    from planner.launch.meeting import resolved
     from planner.launch.nvme import check_nvme, moment_bytes
-    from planner.launch.processes import run_command, torchrun_command
+    from planner.launch.processes import execute, training
     from planner.plans.plan import read_plan
-    from planner.validation.recording import check_record
+    from planner.validation.recording import append_run, check_record
 
     plan = read_plan(options.plan)
     check_machine(plan, str(options.plan), options.node_rank)
@@ -36,30 +32,22 @@ def run(options: Run) -> int:
     if plan.layout.offload.tier == "nvme":
         check_nvme(plan, options.nvme_path, options.node_rank)
         _say_what_nvme_means(moment_bytes(plan, options.node_rank), options)
-    command = torchrun_command(plan, options.plan, options)  # refuses what does not go together
-    if plan.problem.num_nodes > 1:
-        _check_host(options.rendezvous or "")
+    work = training(plan, options.plan, options)  # refuses what does not go together
+    if work.others is not None:
+        resolved(work.others[0])
     table = None if options.node_rank > 0 else options.record
     if table is not None:
         check_record(table, plan)
     _check_output(options.output)
-    return run_command(command) if table is None else _run_recorded(plan, command, options, table)
-
-
-def _run_recorded(plan: "Plan", command: "Command", options: Run, table: Path) -> int:
-    from planner.launch.processes import run_command
-    from planner.validation.recording import append_run
-
-    name = options.plan.stem
-    with tempfile.TemporaryDirectory(prefix="gptplan-") as folder:
-        out_of_memory = Path(folder) / "out-of-memory"
-        command.env[OUT_OF_MEMORY_FILE] = str(out_of_memory)
-        code = run_command(command)
-        if code == ExitCode.OK:
-            append_run(table, plan, name=name, outcome="fit", metrics=options.output / f"{name}.metrics.jsonl")
-        elif out_of_memory.exists():
-            append_run(table, plan, name=name, outcome="oom", metrics=None)
-    return code
+    outcome, metrics = execute(work), options.output / f"{options.plan.stem}.metrics.jsonl"
+    if outcome.interrupted_by is not None:
+        name = signal.Signals(outcome.interrupted_by).name
+        sys.stderr.write(f"ended by {name}: every rank has ended and the model was not saved; metrics: {metrics}\n")
+    if table is not None and outcome.code == ExitCode.OK:
+        append_run(table, plan, name=options.plan.stem, outcome="fit", metrics=metrics)
+    elif table is not None and outcome.out_of_memory:
+        append_run(table, plan, name=options.plan.stem, outcome="oom", metrics=None)
+    return outcome.code
 
 
 def _say_what_nvme_means(moments_bytes: int, options: Run) -> None:
@@ -68,17 +56,6 @@ def _say_what_nvme_means(moments_bytes: int, options: Run) -> None:
         f"note: the optimizer's moments, {size} on this node, are in {options.nvme_path} during the run; "
         "they cannot be saved in a checkpoint and are removed at its end\n"
     )
-
-
-def _check_host(endpoint: str) -> None:
-    host = endpoint.rpartition(":")[0].strip("[]")
-    try:
-        socket.getaddrinfo(host, None)
-    except OSError as error:
-        message = f"this machine finds no host `{host}`: {error.strerror}"
-        hint = "name node 0 as every node knows it, or by its address, with `--rendezvous HOST:PORT`"
-        found = Diagnostic(rule="RUN010", message=message, location=f"--rendezvous {endpoint}", hint=hint)
-        raise PlanError(found, exit_code=ExitCode.NEGATIVE) from error
 
 
 def _check_output(folder: Path) -> None:

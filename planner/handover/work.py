@@ -18,6 +18,12 @@ OUT_OF_MEMORY_FILE = "GPTPLAN_OUT_OF_MEMORY_FILE"
 FAILURE_FILE = "GPTPLAN_FAILURE_FILE"
 """Environment variable: the file in which the first worker that fails leaves its exit code and message."""
 
+STORE = "GPTPLAN_STORE"
+"""Environment variable: where the ranks meet, ``file:PATH`` on one node and ``tcp:HOST:PORT`` on several. Where it is
+not set, PyTorch's own variables say so."""
+LISTENER = "GPTPLAN_LISTENER"
+"""Environment variable of rank 0 on several nodes: the descriptor of the socket that listens there."""
+
 _OUTPUT = ("-o", "--output")
 
 
@@ -44,6 +50,9 @@ class RunOptions(msgspec.Struct, frozen=True, kw_only=True):
     ] = None
     node_rank: Annotated[int, Option("Which node this is, when the plan needs several.")] = 0
     rendezvous: Annotated[str | None, Option("HOST:PORT of node 0, when the plan needs several nodes.")] = None
+    rendezvous_timeout: Annotated[
+        float, Option("Seconds to wait for the other nodes.", range=Range(least=1, most=86_400, example="600"))
+    ] = 300.0
 
 
 _BOUNDED = "{option} takes {least} to {most}, not {value}"

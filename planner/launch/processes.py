@@ -1,79 +1,205 @@
-"""The processes that do the work: their commands, running them, and ending them when this one is asked to end."""
+"""What the ranks of this node execute, and executing it: from a plan to the processes of a group and how they ended."""
 
 import os
 import re
 import signal
-import subprocess
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 
-from planner.diagnostics import usage_error
+from planner.diagnostics import Diagnostic, ExitCode, render, usage_error
 from planner.handover.options import encode
-from planner.handover.work import NVME_FOLDER, CalibrationWork, RunOptions, VerifyOptions
+from planner.handover.work import (
+    FAILURE_FILE,
+    LISTENER,
+    NVME_FOLDER,
+    OUT_OF_MEMORY_FILE,
+    STORE,
+    CalibrationWork,
+    RunOptions,
+    VerifyOptions,
+)
 from planner.launch.machine import devices_of_node
+from planner.launch.meeting import Endpoint, Meeting, Run, interface_of, meet
+from planner.launch.ranks import Command, Ended, run_ranks
 from planner.plans.plan import Plan
 
-STOP_TIMEOUT_S = 45.0
-"""How long the workers may take to stop before they are killed; torchrun itself gives them 30 s."""
-INTERRUPTED = 130
 NUM_PORTS = 2**16
-STANDALONE = ("--standalone",)
+CAUSE_WAIT_S = 5.0
+"""How long another node may take to say that it was the first to fail."""
+LOOPBACK = "lo"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Command:
-    """A process to start: its arguments and what it needs in its environment."""
+class Work:
+    """What the ranks of this node execute, and with whom."""
 
     argv: tuple[str, ...]
-    env: dict[str, str]
-    """Variables to set beside those of this process."""
+    """The module of a rank and its arguments."""
+    num_ranks: int
+    """On all nodes."""
+    here: int
+    """On this node."""
+    first: int = 0
+    """The first of them."""
+    others: tuple[Endpoint, Run] | None = None
+    """Where several nodes meet, and which of them this is."""
+    timeout_s: float = 0.0
+    """How long to wait for the other nodes."""
+    nvme_path: Path | None = None
+    """Where moments of the optimizer are kept."""
 
 
-def torchrun_command(plan: Plan, plan_path: Path, options: RunOptions) -> Command:
-    """The command that runs ``plan``, which is in ``plan_path``, on this node.
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How the ranks of this node ended."""
+
+    code: int
+    """The exit code: that of the first rank that failed, 128 + n for signal n."""
+    out_of_memory: bool = False
+    """Whether a rank ran out of device memory."""
+    interrupted_by: int | None = None
+    """The signal that asked to end."""
+
+
+def training(plan: Plan, plan_path: Path, options: RunOptions) -> Work:
+    """Running ``plan``, which is in ``plan_path``, on this node.
 
     Raises:
         PlanError: the plan needs several nodes and ``options`` does not say where they meet, or in no form known.
     """
-    worker = ("runtime.train.worker", str(plan_path), encode(options))
-    here = devices_of_node(plan, options.node_rank)
-    return _command(here, worker, meeting=_meeting(plan, options), nvme_path=_nvme_path(plan, options))
+    return Work(
+        argv=("runtime.train.worker", str(plan_path), encode(options)),
+        num_ranks=plan.layout.num_devices,
+        here=devices_of_node(plan, options.node_rank),
+        first=options.node_rank * plan.problem.devices_per_node,
+        others=_others(plan, options),
+        timeout_s=options.rendezvous_timeout,
+        nvme_path=_nvme_path(plan, options),
+    )
 
 
-def verify_command(plan: Plan, plan_path: Path, result: Path, options: VerifyOptions) -> Command:
-    """The command that compares ``plan`` with one process on this machine and writes ``result``."""
-    worker = ("runtime.verify.worker", str(plan_path), str(result), encode(options))
-    return _command(plan.layout.num_devices, worker, nvme_path=_nvme_path(plan, options))
+def verifying(plan: Plan, plan_path: Path, result: Path, options: VerifyOptions) -> Work:
+    """Comparing ``plan`` with one process on this machine, and writing ``result``."""
+    count = plan.layout.num_devices
+    argv = ("runtime.verify.worker", str(plan_path), str(result), encode(options))
+    return Work(argv=argv, num_ranks=count, here=count, nvme_path=_nvme_path(plan, options))
 
 
-def calibration_command(result: Path, devices: int, work: CalibrationWork) -> Command:
-    """The command that measures this node with one process per device and leaves JSON in ``result``."""
-    return _command(devices, ("runtime.calibrate.worker", str(result), encode(work)))
-
-
-def _command(
-    here: int, worker: Sequence[str], *, meeting: Sequence[str] = STANDALONE, nvme_path: Path | None = None
-) -> Command:
-    """Start ``here`` workers on this node, with moments of the optimizer in ``nvme_path``."""
-    # The same as `python -m torch.distributed.run`, which users may call themselves.
-    argv = (sys.executable, "-m", "runtime.train.elastic", f"--nproc-per-node={here}", *meeting, "-m", *worker)
-    env = {"PYTHONSAFEPATH": "1", "PYTHONPATH": _python_path()}
-    if nvme_path is not None:
-        env[NVME_FOLDER] = str(nvme_path.resolve())
-    if "TORCH_CPP_LOG_LEVEL" not in os.environ:
-        # PyTorch's own warnings about how it maps ranks to devices, which here is one to one.
-        env["TORCH_CPP_LOG_LEVEL"] = "ERROR"
-    if "OMP_NUM_THREADS" not in os.environ:
-        env["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // here))
-    return Command(argv=argv, env=env)
+def calibrating(result: Path, devices: int, work: CalibrationWork) -> Work:
+    """Measuring this node with one process per device, and leaving JSON in ``result``."""
+    argv = ("runtime.calibrate.worker", str(result), encode(work))
+    return Work(argv=argv, num_ranks=devices, here=devices)
 
 
 def _nvme_path(plan: Plan, options: RunOptions | VerifyOptions) -> Path | None:
     return options.nvme_path if plan.layout.offload.tier == "nvme" else None
+
+
+def _others(plan: Plan, options: RunOptions) -> tuple[Endpoint, Run] | None:
+    num_nodes = plan.problem.num_nodes
+    if num_nodes == 1:
+        return None
+    if options.rendezvous is None:
+        raise usage_error(
+            f"the plan uses {num_nodes} nodes and does not know where they meet",
+            location="--rendezvous",
+            hint="on every node: `--rendezvous HOST:PORT` of node 0, and `--node-rank` 0, 1, ...",
+        )
+    return _endpoint(options.rendezvous), Run(digest=plan.digest, num_nodes=num_nodes, node=options.node_rank)
+
+
+def _endpoint(text: str) -> Endpoint:
+    host, _, port = text.rpartition(":")
+    is_port = port.isascii() and port.isdecimal() and 0 < int(port) < NUM_PORTS
+    if not is_port or not re.fullmatch(r"[\w.-]+|[0-9a-fA-F:]+|\[[0-9a-fA-F:]+\]", host):
+        raise usage_error(
+            f"`{text}` is no host and port", location="--rendezvous", hint="for example `--rendezvous node0:29500`"
+        )
+    return Endpoint(host.strip("[]"), int(port))
+
+
+def execute(work: Work, *, stdout: int | None = None) -> Outcome:
+    """Start the ranks of this node, wait until they have ended, and say what went wrong.
+
+    A signal that asks this process to end ends them first, and so does the end of another node.
+
+    Args:
+        work: what they execute.
+        stdout: the descriptor that they print to, if not that of this process.
+
+    Raises:
+        PlanError: the other nodes did not come.
+    """
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gptplan-")))
+        moments = stack.enter_context(_moments(work.nvme_path))
+        meeting = _met(work)
+        commands = [_command(work, rank, folder, moments, meeting) for rank in range(work.here)]
+        ended = run_ranks(commands, stdout=stdout, why_end=meeting.tick if meeting else str)
+        if ended.signal is not None or any(ended.codes):
+            _show_cursor()
+        code, text = _cause(ended, folder, meeting)
+        if meeting is not None:
+            meeting.leave("" if code == ExitCode.OK else f"node {meeting.node} ended: {_first_line(text)}")
+        if text:
+            _say(f"{text.rstrip()}\n")
+        return Outcome(code=code, out_of_memory=(folder / "out-of-memory").exists(), interrupted_by=ended.signal)
+
+
+def _met(work: Work) -> Meeting | None:
+    if work.others is None:
+        return None
+    return meet(*work.others, timeout_s=work.timeout_s, say=lambda text: _say(f"{text}\n"))
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(text)
+    sys.stderr.flush()
+
+
+@contextmanager
+def _moments(parent: Path | None) -> Iterator[Path | None]:
+    """A folder of this run in the one for moments, which is removed whatever happens to the ranks."""
+    if parent is None:
+        yield None
+        return
+    with tempfile.TemporaryDirectory(prefix="gptplan-", dir=parent, ignore_cleanup_errors=True) as folder:
+        yield Path(folder).resolve()
+
+
+def _command(work: Work, rank: int, folder: Path, moments: Path | None, meeting: Meeting | None) -> Command:
+    """The process of local rank ``rank``."""
+    env = {
+        "RANK": str(work.first + rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(work.num_ranks),
+        "LOCAL_WORLD_SIZE": str(work.here),
+        "PYTHONSAFEPATH": "1",
+        "PYTHONPATH": _python_path(),
+        FAILURE_FILE: str(folder / "failure"),
+        OUT_OF_MEMORY_FILE: str(folder / "out-of-memory"),
+        STORE: f"file:{folder / 'store'}" if meeting is None else f"tcp:{meeting.store}",
+    }
+    interface = LOOPBACK if meeting is None else interface_of(meeting.address)
+    defaults = {
+        # PyTorch's own warnings about how it maps ranks to devices, which here is one to one.
+        "TORCH_CPP_LOG_LEVEL": "ERROR",
+        "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // work.here)),
+        # Ranks listen where they meet and nowhere else.
+        **({"GLOO_SOCKET_IFNAME": interface, "NCCL_SOCKET_IFNAME": interface} if interface else {}),
+    }
+    env |= {name: value for name, value in defaults.items() if name not in os.environ}
+    if moments is not None:
+        env[NVME_FOLDER] = str(moments)
+    keep: tuple[int, ...] = ()
+    if meeting is not None and meeting.listener is not None and rank == 0:
+        keep = (meeting.listener.fileno(),)
+        env[LISTENER] = str(keep[0])
+    return Command(argv=(sys.executable, "-m", *work.argv), env=env, keep_fds=keep)
 
 
 def _python_path() -> str:
@@ -86,68 +212,49 @@ def _python_path() -> str:
     return os.pathsep.join(filter(None, (str(root), inherited)))
 
 
-def _meeting(plan: Plan, options: RunOptions) -> Sequence[str]:
-    if plan.problem.num_nodes == 1:
-        return STANDALONE
-    endpoint = options.rendezvous
-    if endpoint is None:
-        raise usage_error(
-            f"the plan uses {plan.problem.num_nodes} nodes and does not know where they meet",
-            location="--rendezvous",
-            hint="on every node: `--rendezvous HOST:PORT` of node 0, and `--node-rank` 0, 1, ...",
-        )
-    host, _, port = endpoint.rpartition(":")
-    is_port = port.isascii() and port.isdecimal() and 0 < int(port) < NUM_PORTS
-    if not is_port or not re.fullmatch(r"[\w.-]+|[0-9a-fA-F:]+|\[[0-9a-fA-F:]+\]", host):
-        raise usage_error(
-            f"`{endpoint}` is no host and port", location="--rendezvous", hint="for example `--rendezvous node0:29500`"
-        )
-    return f"--nnodes={plan.problem.num_nodes}", f"--node-rank={options.node_rank}", f"--rdzv-endpoint={endpoint}"
+def _cause(ended: Ended, folder: Path, meeting: Meeting | None = None) -> tuple[int, str]:
+    """Exit code and message: of what failed first, as far as anybody can tell."""
+    if ended.signal is not None:
+        return 128 + ended.signal, ""
+    failures = [(rank, code) for rank, code in enumerate(ended.codes) if code]
+    if ended.reason or not failures:
+        return _lost(ended.reason) if ended.reason else (ExitCode.OK, "")
+    # A killed rank says nothing itself, and its peers only that they lost it. NCCL ends those by SIGABRT, so that
+    # what a rank said comes before that.
+    killed = ended.killed
+    code, _, text = _said(folder / "failure").partition("\n")
+    if killed is not None and not (text and killed[1] == signal.SIGABRT):
+        return 128 + killed[1], _killed_message(*killed)
+    if meeting is not None and (reason := meeting.late_reason(CAUSE_WAIT_S)):
+        return _lost(reason)
+    return (int(code), text) if text else (failures[0][1], "")
 
 
-def run_command(command: Command, stdout: int | None = None) -> int:
-    """Run the workers until they end, their output on the descriptor ``stdout`` if given; their exit code.
-
-    A signal that asks this process to end ends the workers first.
-    """
-    # In a session of its own: a Ctrl-C then reaches the launcher once, from us, and not every rank.
-    process = subprocess.Popen(command.argv, env=os.environ | command.env, start_new_session=True, stdout=stdout)
-    with _signals_end(process) as received:
-        code = process.wait()
-    if received or code:
-        _show_cursor()
-    if received:
-        return INTERRUPTED if received[0] == signal.SIGINT else 128 + received[0]
-    return code if code >= 0 else 128 - code
+def _lost(reason: str) -> tuple[int, str]:
+    hint = "see what that node printed; start all nodes again"
+    return ExitCode.NEGATIVE, render(Diagnostic(rule="RUN014", message=reason, hint=hint))
 
 
-@contextmanager
-def _signals_end(process: subprocess.Popen[bytes]) -> Iterator[list[int]]:
-    """Let a signal stop ``process``, gently first; gives the list of signals that came."""
-    received: list[int] = []
-
-    def kill(number: int, frame: FrameType | None) -> None:
-        os.killpg(process.pid, signal.SIGKILL)
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        if not received:
-            signal.signal(signal.SIGALRM, kill)
-            signal.setitimer(signal.ITIMER_REAL, STOP_TIMEOUT_S)
-            process.terminate()
-        received.append(number)
-
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = {number: signal.signal(number, stop) for number in numbers}
+def _said(failure: Path) -> str:
+    """What the first rank that failed has to say; empty if it could not, as on a full drive."""
     try:
-        yield received
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        return failure.read_text(encoding="utf-8")
+    except OSError:
+        return ""
+
+
+def _killed_message(local_rank: int, number: int) -> str:
+    name = signal.Signals(number).name
+    hint = "SIGKILL often means that the host ran out of memory" if number == signal.SIGKILL else ""
+    message = f"the worker of local rank {local_rank} was killed by {name}"
+    return render(Diagnostic(rule="RUN008", message=message, hint=hint))
+
+
+def _first_line(text: str) -> str:
+    return re.sub(r"^error\[\w+\]: ", "", text.partition("\n")[0]) or "it was asked to"
 
 
 def _show_cursor() -> None:
     # A progress bar that was killed leaves the terminal's cursor hidden.
     if sys.stderr.isatty():
-        sys.stderr.write("\x1b[?25h")
-        sys.stderr.flush()
+        _say("\x1b[?25h")

@@ -1,4 +1,4 @@
-"""One rank of a calibration; started once per device by torchrun as ``-m runtime.calibrate.worker RESULT WORK``.
+"""One rank of a calibration; started once per device as ``-m runtime.calibrate.worker RESULT WORK``.
 
 The work is :class:`planner.handover.work.CalibrationWork` as JSON.
 """
@@ -36,7 +36,7 @@ from runtime.calibrate.products import Shape, measure_products, shapes_for
 from runtime.calibrate.storage import DiskRates, measure_disk
 from runtime.patches.quiet import quieten_libraries
 from runtime.train.display import PhaseDisplay
-from runtime.train.parent import end_with_parent
+from runtime.train.group import join_group
 from runtime.train.worker import fail
 
 Found = TypeVar("Found")
@@ -67,13 +67,13 @@ class Ranks:
     """This rank, its device and the others."""
 
     def __init__(self, kind: str) -> None:
-        """Join the process group of torchrun. ``kind`` is cuda or cpu."""
+        """Join the others. ``kind`` is cuda or cpu."""
         self.rank, self.world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
         self.device = torch.device(kind, int(os.environ["LOCAL_RANK"])) if kind == "cuda" else torch.device("cpu")
         if kind == "cuda":
             torch.cuda.set_device(self.device)
         self.before: int | None = process_bytes(self.device) if kind == "cuda" else None
-        dist.init_process_group("nccl" if kind == "cuda" else "gloo", timeout=COLLECTIVE_TIMEOUT)
+        join_group("nccl" if kind == "cuda" else "gloo", timeout=COLLECTIVE_TIMEOUT)
 
     def gathered(self, value: Found) -> list[Found]:
         """What every rank found, in their order."""
@@ -245,7 +245,6 @@ def _refusal(message: str, hint: str = "") -> str:
 
 
 if __name__ == "__main__":
-    end_with_parent()
     status = main(sys.argv[1:])
     sys.stdout.flush()
     # Without the interpreter's shutdown, in which a process group waits for peers that are gone.

@@ -1,4 +1,4 @@
-"""One rank of a run; started once per device by torchrun as ``-m runtime.train.worker PLAN OPTIONS``.
+"""One rank of a run; started once per device as ``-m runtime.train.worker PLAN OPTIONS``.
 
 The options are :class:`planner.handover.work.RunOptions` as JSON.
 """
@@ -23,7 +23,7 @@ from planner.plans.plan import Plan, read_plan
 from runtime.engines.support import check_supported
 from runtime.patches.quiet import quieten_libraries
 from runtime.train.display import show_failure
-from runtime.train.parent import end_with_parent
+from runtime.train.group import join_group
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -82,7 +82,7 @@ def _join(plan: Plan) -> None:
     if device == "cuda":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     adapt(device)
-    dist.init_process_group("nccl" if device == "cuda" else "gloo")
+    join_group("nccl" if device == "cuda" else "gloo")
 
 
 def _write_log(path: Path) -> Path:
@@ -147,5 +147,4 @@ def fail(text: str, code: int) -> int:
 
 
 if __name__ == "__main__":
-    end_with_parent()
     leave(main(sys.argv[1:]))

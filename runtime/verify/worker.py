@@ -1,4 +1,4 @@
-"""One rank of `gptplan verify`; started by torchrun as ``-m runtime.verify.worker PLAN RESULT OPTIONS``.
+"""One rank of `gptplan verify`; started once per device as ``-m runtime.verify.worker PLAN RESULT OPTIONS``.
 
 The options are :class:`planner.handover.work.VerifyOptions` as JSON.
 """
@@ -11,7 +11,6 @@ from pathlib import Path
 from planner.handover.options import decode
 from planner.handover.work import NVME_FOLDER, VerifyOptions
 from planner.plans.plan import Plan, canonical_json, write_bytes
-from runtime.train.parent import end_with_parent
 from runtime.train.worker import leave, serve
 
 
@@ -32,5 +31,4 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    end_with_parent()
     leave(main(sys.argv[1:]))

@@ -15,7 +15,7 @@ from planner.handover.verification import Verification
 from planner.handover.work import RunOptions
 from planner.launch import machine
 from planner.launch.machine import check_machine
-from planner.launch.processes import torchrun_command
+from planner.launch.processes import training
 from planner.launch.shrink import shrink
 from planner.layouts.layout import Offload
 from planner.plans.plan import Plan, read_plan, seal
@@ -43,9 +43,9 @@ def test_the_launcher_takes_a_plan_on_its_machine(path: Path, monkeypatch: pytes
     check_machine(plan, str(path))
     last = plan.problem.num_nodes - 1
     options = RunOptions(node_rank=last, rendezvous="host0:29500")
-    argv = torchrun_command(plan, path, options).argv
-    assert f"--nproc-per-node={on_node}" in argv
-    assert (f"--nnodes={last + 1}" in argv) == (last > 0)
+    work = training(plan, path, options)
+    assert (work.here, work.first) == (on_node, on_node * last)
+    assert (work.others is not None) == (last > 0)
 
 
 @pytest.mark.parametrize("path", [one for one in PLANS if "cpu" not in one.stem], ids=lambda path: path.stem)

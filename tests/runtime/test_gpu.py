@@ -10,7 +10,7 @@ import pytest
 
 from planner.handover.work import RunOptions
 from planner.launch.machine import check_machine, present_gpus
-from planner.launch.processes import run_command, torchrun_command
+from planner.launch.processes import execute, training
 from planner.plans.plan import Plan, write_plan
 
 pytestmark = [
@@ -56,7 +56,7 @@ def losses(plan: MakePlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> C
         chosen = plan(model=MODEL, hardware=HARDWARE, **layout)
         write_plan(chosen, path)
         check_machine(chosen, str(path))
-        assert run_command(torchrun_command(chosen, path, RunOptions(steps=6, output=tmp_path))) == 0
+        assert execute(training(chosen, path, RunOptions(steps=6, output=tmp_path))).code == 0
         lines = (tmp_path / "gpu.metrics.jsonl").read_text().splitlines()
         _, *steps, summary = map(json.loads, lines)
         assert all(0 < r["allocated_bytes"] <= r["reserved_bytes"] for r in summary["ranks"])

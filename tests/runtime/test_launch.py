@@ -16,9 +16,11 @@ import pytest
 from planner.diagnostics import ExitCode, PlanError
 from planner.handover.options import decode
 from planner.handover.work import NVME_FOLDER, RunOptions
-from planner.launch import machine
+from planner.launch import machine, processes
 from planner.launch.machine import check_machine
-from planner.launch.processes import torchrun_command
+from planner.launch.meeting import Endpoint, Run
+from planner.launch.processes import training
+from planner.launch.ranks import Command
 from planner.layouts.layout import Offload
 from planner.plans.plan import Plan
 
@@ -120,30 +122,41 @@ def test_gpu_names_come_from_the_driver(monkeypatch: pytest.MonkeyPatch) -> None
     assert machine.present_gpus() == ["NVIDIA H100 80GB HBM3"]
 
 
-def test_one_node_needs_no_rendezvous(plan: MakePlan) -> None:
+def command_of(plan: Plan, rank: int = 0, moments: Path | None = None) -> Command:
+    return processes._command(training(plan, PLAN_PATH, RunOptions()), rank, Path("/private"), moments, None)
+
+
+def test_a_rank_is_told_its_place_and_its_options(plan: MakePlan) -> None:
     options = RunOptions(steps=7, seed=3, learning_rate=1e-05, data=Path("some text"), output=Path("out"))
-    command = torchrun_command(plan(data_parallel=2), PLAN_PATH, options)
+    work = training(plan(data_parallel=2), PLAN_PATH, options)
+    command = processes._command(work, 1, Path("/private"), None, None)
     *argv, told = command.argv
-    assert argv == [
-        sys.executable,
-        "-m",
-        "runtime.train.elastic",
-        "--nproc-per-node=2",
-        "--standalone",
-        "-m",
-        "runtime.train.worker",
-        "plans/x.plan",
-    ]
+    assert argv == [sys.executable, "-m", "runtime.train.worker", "plans/x.plan"]
     assert decode(told, RunOptions) == options
-    assert command.env["PYTHONSAFEPATH"] == "1"
+    expected = {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "PYTHONSAFEPATH": "1"}
+    assert command.env.items() >= expected.items()
 
 
-@pytest.mark.parametrize(("node_rank", "devices"), [(0, 4), (1, 2)])
-def test_each_node_starts_its_own_devices(node_rank: int, devices: int, plan: MakePlan) -> None:
-    options = RunOptions(node_rank=node_rank, rendezvous="host0:29500")
-    command = torchrun_command(plan(data_parallel=6, devices_per_node=4), PLAN_PATH, options)
-    wanted = [f"--nproc-per-node={devices}", "--nnodes=2", f"--node-rank={node_rank}", "--rdzv-endpoint=host0:29500"]
-    assert list(command.argv[3:7]) == wanted
+def test_one_node_meets_in_a_private_folder_and_listens_on_loopback_only(
+    plan: MakePlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("NCCL_SOCKET_IFNAME", raising=False)
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "eth7")
+    work = training(plan(data_parallel=2), PLAN_PATH, RunOptions(rendezvous="10.0.0.1:29500"))
+    assert work.others is None
+    env = command_of(plan(data_parallel=2)).env
+    assert env["GPTPLAN_STORE"] == "file:/private/store"
+    assert env["NCCL_SOCKET_IFNAME"] == "lo"
+    assert "GLOO_SOCKET_IFNAME" not in env  # what the user has set stays
+
+
+@pytest.mark.parametrize(("node_rank", "first", "here"), [(0, 0, 4), (1, 4, 2)])
+def test_each_node_starts_its_own_devices(node_rank: int, first: int, here: int, plan: MakePlan) -> None:
+    chosen = plan(data_parallel=6, devices_per_node=4)
+    options = RunOptions(node_rank=node_rank, rendezvous="host0:29500", rendezvous_timeout=7)
+    work = training(chosen, PLAN_PATH, options)
+    assert (work.first, work.here, work.num_ranks, work.timeout_s) == (first, here, 6, 7)
+    assert work.others == (Endpoint("host0", 29500), Run(digest=chosen.digest, num_nodes=2, node=node_rank))
 
 
 @pytest.mark.parametrize(
@@ -160,14 +173,15 @@ def test_each_node_starts_its_own_devices(node_rank: int, devices: int, plan: Ma
 )
 def test_several_nodes_need_a_rendezvous(options: RunOptions, message: str, plan: MakePlan) -> None:
     with pytest.raises(PlanError, match=message) as caught:
-        torchrun_command(plan(data_parallel=8, devices_per_node=4), PLAN_PATH, options)
+        training(plan(data_parallel=8, devices_per_node=4), PLAN_PATH, options)
     assert caught.value.exit_code == ExitCode.USAGE
 
 
 @pytest.mark.parametrize("endpoint", ["node-0.cluster:29500", "10.0.0.1:1", "[fe80::1]:65535"])
 def test_a_rendezvous_is_a_name_or_an_address(endpoint: str, plan: MakePlan) -> None:
-    command = torchrun_command(plan(data_parallel=8, devices_per_node=4), PLAN_PATH, RunOptions(rendezvous=endpoint))
-    assert f"--rdzv-endpoint={endpoint}" in command.argv
+    work = training(plan(data_parallel=8, devices_per_node=4), PLAN_PATH, RunOptions(rendezvous=endpoint))
+    assert work.others is not None
+    assert str(work.others[0]) == endpoint
 
 
 @pytest.mark.parametrize(("given", "expected"), [(None, "3"), ("5", None)])
@@ -178,7 +192,7 @@ def test_ranks_share_the_cores(
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     if given is not None:
         monkeypatch.setenv("OMP_NUM_THREADS", given)
-    command = torchrun_command(plan(data_parallel=2), PLAN_PATH, RunOptions())
+    command = command_of(plan(data_parallel=2))
     assert command.env.get("OMP_NUM_THREADS") == expected
 
 
@@ -189,15 +203,17 @@ def test_warnings_of_pytorch_s_own_code_are_left_out_unless_asked_for(
     monkeypatch.delenv("TORCH_CPP_LOG_LEVEL", raising=False)
     if given is not None:
         monkeypatch.setenv("TORCH_CPP_LOG_LEVEL", given)
-    command = torchrun_command(plan(data_parallel=2), PLAN_PATH, RunOptions())
+    command = command_of(plan(data_parallel=2))
     assert command.env.get("TORCH_CPP_LOG_LEVEL") == expected
 
 
 def test_workers_are_told_where_moments_go(plan: MakePlan, tmp_path: Path) -> None:
     options = RunOptions(nvme_path=tmp_path)
     to_nvme = plan(zero_stage=1, precision="bf16", offload=Offload(optimizer=1.0, tier="nvme"))
-    assert torchrun_command(to_nvme, PLAN_PATH, options).env[NVME_FOLDER] == str(tmp_path)
-    assert NVME_FOLDER not in torchrun_command(plan(), PLAN_PATH, options).env
+    assert training(to_nvme, PLAN_PATH, options).nvme_path == tmp_path
+    assert training(plan(), PLAN_PATH, options).nvme_path is None
+    assert command_of(to_nvme, moments=tmp_path).env[NVME_FOLDER] == str(tmp_path)
+    assert NVME_FOLDER not in command_of(plan()).env
 
 
 def test_launching_imports_no_framework() -> None:

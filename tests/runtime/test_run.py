@@ -16,6 +16,8 @@ from typing import Any
 import pytest
 
 from planner.cli import app as cli
+from planner.launch import processes
+from planner.launch.ranks import Ended
 from planner.layouts.layout import Offload
 from planner.plans.plan import Plan, write_plan
 
@@ -30,10 +32,16 @@ RUNNER = """
 import sys
 from pathlib import Path, PosixPath
 from planner.handover.work import RunOptions
-from planner.launch.processes import run_command, torchrun_command
+from planner.cli.ending import exit_code
+from planner.launch.processes import execute, training
 from planner.plans.plan import read_plan
 path, options = Path(sys.argv[1]), eval(sys.argv[2])
-sys.exit(run_command(torchrun_command(read_plan(path), path, RunOptions(output=path.parent / "out", **options))))
+try:
+    options = RunOptions(**{"output": path.parent / "out"} | options)
+    code = execute(training(read_plan(path), path, options)).code
+except BaseException as error:
+    code = exit_code(error)
+sys.exit(code)
 """
 
 
@@ -215,36 +223,32 @@ def test_a_host_that_is_not_known_is_named(
     assert [path.name for path in tmp_path.iterdir()] == ["small.plan"]
 
 
+ENDED = 0
+"""In the place of the code of a rank that its launcher ended."""
+
+
 @pytest.mark.parametrize(
     ("exit_codes", "said", "expected"),
     [
-        ([3, -15], "3\nrank 0 said", (3, "rank 0 said")),
+        ([3, ENDED], "3\nrank 0 said", (3, "rank 0 said")),
         ([3, -6], "3\nrank 0 said", (3, "rank 0 said")),
         ([3, -9], "3\nlost a peer", (137, "the worker of local rank 1 was killed by SIGKILL")),
         ([3, -11], "3\nlost a peer", (139, "killed by SIGSEGV")),
-        ([-15, -6], None, (134, "killed by SIGABRT")),
-        ([1, -15], None, (1, "")),
-        ([1, -15], "", (1, "")),
+        ([ENDED, -6], None, (134, "killed by SIGABRT")),
+        ([1, ENDED], None, (1, "")),
+        ([1, ENDED], "", (1, "")),
     ],
 )
 def test_the_cause_is_told_from_what_it_caused(
-    exit_codes: list[int],
-    said: str | None,
-    expected: tuple[int, str],
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    exit_codes: list[int], said: str | None, expected: tuple[int, str], tmp_path: Path
 ) -> None:
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
-
-    from runtime.train import elastic
-
-    failures = {rank: ProcessFailure(rank, 0, code, "none") for rank, code in enumerate(exit_codes)}
-    file = tmp_path / "failure.txt"
+    ended = Ended(codes=tuple(None if code == ENDED else code for code in exit_codes))
     if said is not None:
-        file.write_text(said)
+        (tmp_path / "failure").write_text(said)
     code, words = expected
-    assert elastic._report(ChildFailedError("workers", failures), file) == code
-    assert words in capsys.readouterr().err
+    found, text = processes._cause(ended, tmp_path)
+    assert found == code
+    assert words in text
 
 
 def wait_for_steps(tmp_path: Path) -> None:
@@ -253,6 +257,74 @@ def wait_for_steps(tmp_path: Path) -> None:
     while not path.exists() or len(path.read_text().splitlines()) < 3:
         assert time.monotonic() < deadline
         time.sleep(0.2)
+
+
+def losses(path: Path) -> list[float]:
+    return [one["loss"] for one in map(json.loads, path.read_text().splitlines()) if one["record"] == "step"]
+
+
+TWO_NODES = {"data_parallel": 2, "devices_per_node": 1}
+
+
+@pytest.fixture
+def nodes(plan: MakePlan, start: Run, tmp_path: Path) -> Callable[..., list["subprocess.Popen[str]"]]:
+    """``nodes(steps=N)``: two launchers on this machine, each of them a node with one rank."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        endpoint = f"127.0.0.1:{free.getsockname()[1]}"
+
+    def both(**options: Any) -> list["subprocess.Popen[str]"]:
+        chosen = plan(**TWO_NODES)
+        outputs = [tmp_path / "out", tmp_path / "out1"]
+        return [start(chosen, node_rank=k, rendezvous=endpoint, output=outputs[k], **options) for k in (0, 1)]
+
+    return both
+
+
+def ended(processes: list["subprocess.Popen[str]"]) -> list[tuple[int, str]]:
+    """Exit code and messages of launchers, which have 30 s from now."""
+    deadline = time.monotonic() + 30
+    texts = [one.communicate(timeout=max(1.0, deadline - time.monotonic()))[1] for one in processes]
+    return [(one.returncode, text) for one, text in zip(processes, texts, strict=True)]
+
+
+def test_two_nodes_train_like_one(
+    nodes: Callable[..., list["subprocess.Popen[str]"]], plan: MakePlan, start: Run, tmp_path: Path
+) -> None:
+    launchers = nodes(steps=3)
+    for launcher in launchers:
+        _, stderr = launcher.communicate(timeout=TIMEOUT_S)
+        assert launcher.returncode == 0, stderr
+        assert "waiting for node" in stderr
+    found = losses(tmp_path / "out" / "small.metrics.jsonl")
+    alone = start(plan(data_parallel=2), steps=3, output=tmp_path / "alone")
+    alone.communicate(timeout=TIMEOUT_S)
+    assert found == losses(tmp_path / "alone" / "small.metrics.jsonl")
+
+
+@pytest.mark.parametrize("victim", ["launcher 0", "launcher 1", "rank 0", "rank 1"])
+def test_what_dies_on_one_node_ends_the_other(
+    victim: str, nodes: Callable[..., list["subprocess.Popen[str]"]], tmp_path: Path
+) -> None:
+    launchers = nodes(steps=100_000)
+    wait_for_steps(tmp_path)
+    what, node = victim.split()
+    ranks = sorted(ranks_of(tmp_path), key=node_of)
+    os.kill(launchers[int(node)].pid if what == "launcher" else ranks[int(node)], signal.SIGKILL)
+    outcomes = ended(launchers)
+    assert ranks_of(tmp_path) == []
+    code, text = outcomes[1 - int(node)]
+    assert code == 1, text
+    assert "error[RUN014]: " in text
+    told = "was killed by SIGKILL" if what == "rank" else f"the launcher of node {node} has ended"
+    assert told in text
+    if what == "rank":
+        assert outcomes[int(node)][0] == 137
+
+
+def node_of(pid: int) -> bytes:
+    """The rank of a worker, which here is its node."""
+    variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    return next(one for one in variables if one.startswith(b"RANK="))
 
 
 def ranks_of(tmp_path: Path) -> list[int]:

@@ -128,7 +128,7 @@ Verify = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture
 def verify_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Verify:
-    """``verify_file(plan, "--json")`` is the command with workers of torchrun: exit code, stdout and stderr."""
+    """``verify_file(plan, "--json")`` is the command with its own processes: exit code, stdout and stderr."""
     monkeypatch.chdir(tmp_path)
 
     def run(plan: Plan, *arguments: str) -> tuple[int, str, str]:

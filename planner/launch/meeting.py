@@ -1,0 +1,380 @@
+"""How the nodes of a run find each other, and how each learns that another has ended.
+
+Node 0 listens at the address that it was given and at no other. The launchers of the other nodes connect, say which
+node they are and what they run, and stay connected: a launcher that says nothing for a while, or says that its ranks
+failed, ends the run on every node. The messages are lines of JSON of a bounded length; nothing that arrives is
+unpickled or executed, and who does not say the digest of the plan is let go.
+"""
+
+import errno
+import fcntl
+import select
+import socket
+import struct
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Annotated, Any, NamedTuple
+
+import msgspec
+
+from planner.diagnostics import Diagnostic, ExitCode, PlanError
+
+MOST_LINE_BYTES = 16_384
+MOST_NODES = 100_000
+HELLO_TIMEOUT_S = 10.0
+"""How long a stranger may stay without a word."""
+BEAT_S = 2.0
+SILENCE_S = 20.0
+"""After so long without a word another node counts as lost; a link may be gone for less."""
+SAY_EVERY_S = 30.0
+_SIOCGIFADDR = 0x8915
+"""Asks Linux for the address of an interface (netdevice(7))."""
+
+
+class Endpoint(NamedTuple):
+    """Where node 0 is met."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        """``HOST:PORT`` as it was typed."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def failed(message: str, hint: str, detail: str = "") -> PlanError:
+    """The nodes do not meet: exit code 1."""
+    found = Diagnostic(rule="RUN010", message=message, detail=detail, hint=hint)
+    return PlanError(found, exit_code=ExitCode.NEGATIVE)
+
+
+class Message(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """What one launcher says to another; a beat says nothing else than that it is there."""
+
+    node: Annotated[int, msgspec.Meta(ge=0, le=MOST_NODES)] | None = None
+    """Who says hello, with the next two."""
+    num_nodes: int = 0
+    digest: str = ""
+    go: tuple[str, int] | None = None
+    """All nodes are there; host and port at which the ranks meet."""
+    refused: str = ""
+    failed: str = ""
+    """Why the run has ended on a node."""
+    done: bool = False
+
+
+@dataclass(kw_only=True)
+class Peer:
+    """The launcher of another node, behind an open connection."""
+
+    connection: socket.socket
+    node: int | None = None
+    """Which one, once it has said so and until it is done."""
+    heard_s: float = field(default_factory=time.monotonic)
+    said_s: float = 0.0
+    pending: bytes = b""
+    closed: bool = False
+
+    def say(self, message: Message) -> None:
+        """Send one message; a peer that does not take it is closed."""
+        try:
+            self.connection.sendall(msgspec.json.encode(message) + b"\n")
+        except OSError:
+            self.closed = True
+        self.said_s = time.monotonic()
+
+    def beat(self) -> None:
+        """Say that this node is there, now and then."""
+        if time.monotonic() - self.said_s > BEAT_S:
+            self.say(Message())
+
+    def hear(self) -> list[Message]:
+        """The messages that have come in; who sends something else is closed."""
+        try:
+            data = self.connection.recv(MOST_LINE_BYTES)
+        except BlockingIOError:
+            return []
+        except OSError:
+            data = b""
+        self.heard_s = time.monotonic()
+        *lines, self.pending = (self.pending + data).split(b"\n")
+        self.closed |= not data or len(self.pending) > MOST_LINE_BYTES
+        try:
+            return [msgspec.json.decode(line, type=Message) for line in lines]
+        except msgspec.DecodeError:
+            self.closed = True
+            return []
+
+
+@dataclass(kw_only=True)
+class Meeting:
+    """All launchers of a run, connected to that of node 0."""
+
+    node: int
+    peers: list[Peer]
+    """On node 0 all the others, elsewhere node 0."""
+    store: Endpoint
+    """Where the ranks meet: a port of node 0."""
+    listener: socket.socket | None = None
+    """On node 0 the socket that listens there, for rank 0."""
+    address: str = ""
+    """That of this node among the others."""
+    reason: str = ""
+    """Why the run ends, once that is known of another node."""
+
+    def tick(self) -> str:
+        """Hear and say what is due; why the run has to end, or nothing. To be called several times a second."""
+        now = time.monotonic()
+        for peer in self.peers:
+            for message in peer.hear():
+                self._heard(peer, message)
+            if peer.closed and not self.reason and peer.node is not None:
+                self.reason = f"the launcher of node {peer.node} has ended, or its connection has"
+            elif now - peer.heard_s > SILENCE_S and not self.reason:
+                self.reason = f"nothing was heard of node {peer.node} for {SILENCE_S:.0f} s"
+            peer.beat()
+        self.peers = _open(self.peers)
+        return self.reason
+
+    def _heard(self, peer: Peer, message: Message) -> None:
+        if message.done:
+            peer.node = None  # it may leave
+        elif message.failed and not self.reason:
+            self.reason = message.failed
+            for other in self.peers:
+                if other is not peer:
+                    other.say(message)
+
+    def leave(self, failure: str = "") -> None:
+        """Tell the others how this node ended, unless they know, and close the connections."""
+        for peer in self.peers:
+            if failure and not self.reason:
+                peer.say(Message(failed=failure[: MOST_LINE_BYTES // 8]))
+            elif not failure:
+                peer.say(Message(done=True))
+            peer.connection.close()
+        if self.listener is not None:
+            self.listener.close()
+
+    def late_reason(self, wait_s: float) -> str:
+        """Why the run ends, where another node may know better and is about to say so."""
+        deadline = time.monotonic() + wait_s
+        while not self.tick() and self.peers and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return self.reason
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """What the nodes have to agree on."""
+
+    digest: str
+    num_nodes: int
+    node: int
+
+
+Say = Callable[[str], None]
+
+
+def meet(endpoint: Endpoint, run: Run, *, timeout_s: float, say: Say) -> Meeting:
+    """Wait until every node of the run is connected.
+
+    Args:
+        endpoint: the address of node 0 and a port of it.
+        run: what is run, and which of its nodes this is.
+        timeout_s: how long to wait for the others.
+        say: told at once, and now and then, who is missing.
+
+    Raises:
+        PlanError: a node did not come in time or runs something else, or the port cannot be listened at.
+    """
+    deadline = time.monotonic() + timeout_s
+    if run.node == 0:
+        return _Host(endpoint, run, deadline, timeout_s, say).wait()
+    return _join(endpoint, run, deadline, timeout_s, say)
+
+
+def resolved(endpoint: Endpoint) -> tuple[int, Any]:
+    """Family and address of a socket there.
+
+    Raises:
+        PlanError: this machine knows no such host.
+    """
+    try:
+        family, _, _, _, address = socket.getaddrinfo(endpoint.host, endpoint.port, type=socket.SOCK_STREAM)[0]
+    except OSError as error:
+        hint = "name node 0 as every node knows it, or by its address, with `--rendezvous HOST:PORT`"
+        raise failed(f"this machine finds no host `{endpoint.host}`: {error.strerror}", hint) from error
+    return family, address
+
+
+def _listen(family: int, address: Any, shown: str) -> socket.socket:
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(128)
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            hint = "name another port with `--rendezvous HOST:PORT`, the same on every node"
+            raise failed(f"{shown} is in use", hint) from error
+        message = f"node 0 cannot listen at {shown}: {error.strerror}"
+        raise failed(message, "start node 0 where that address is, or name another with `--rendezvous`") from error
+    return listener
+
+
+class _Host:
+    """Node 0 while it waits for the others."""
+
+    def __init__(self, endpoint: Endpoint, run: Run, deadline: float, timeout_s: float, say: Say) -> None:
+        """Listen at ``endpoint`` only."""
+        self.endpoint, self.run, self.deadline, self.timeout_s, self.say = endpoint, run, deadline, timeout_s, say
+        family, address = resolved(endpoint)
+        self.listener = _listen(family, address, str(endpoint))
+        self.store = _listen(family, (address[0], 0, *address[2:]), endpoint.host)
+        self.peers: list[Peer] = []
+        self.said_s = 0.0
+
+    def wait(self) -> Meeting:
+        """Everyone, or an error that names who did not come."""
+        with self.listener:
+            while missing := self._missing():
+                self._tell(missing)
+                if time.monotonic() > self.deadline:
+                    self._give_up(missing)
+                ready, _, _ = select.select([self.listener, *(p.connection for p in self.peers)], [], [], 1.0)
+                self._receive(ready)
+        store = Endpoint(self.endpoint.host, self.store.getsockname()[1])
+        members = [peer for peer in self.peers if peer.node is not None]
+        for peer in self.peers:
+            if peer.node is None:
+                peer.connection.close()
+            else:
+                peer.say(Message(go=(store.host, store.port)))
+        return Meeting(node=0, peers=members, store=store, listener=self.store, address=self.store.getsockname()[0])
+
+    def _missing(self) -> list[int]:
+        here = {peer.node for peer in self.peers if not peer.closed}
+        return [node for node in range(1, self.run.num_nodes) if node not in here]
+
+    def _tell(self, missing: Sequence[int]) -> None:
+        now = time.monotonic()
+        if now - self.said_s > SAY_EVERY_S:
+            self.said_s = now
+            left = max(0.0, self.deadline - now)
+            self.say(f"waiting for {_nodes(missing)} at {self.endpoint}, for {left:.0f} s at most")
+
+    def _give_up(self, missing: Sequence[int]) -> None:
+        message = f"{_nodes(missing)} did not come to {self.endpoint} within {self.timeout_s:.0f} s"
+        for peer in self.peers:
+            peer.say(Message(refused=message))
+            peer.connection.close()
+        self.store.close()
+        hint = "start every node with its own `--node-rank` and the same plan and `--rendezvous HOST:PORT`"
+        raise failed(message, hint)
+
+    def _receive(self, ready: Sequence[socket.socket]) -> None:
+        if self.listener in ready:
+            connection, _ = self.listener.accept()
+            connection.setblocking(False)
+            self.peers.append(Peer(connection=connection))
+        for peer in self.peers:
+            for message in peer.hear() if peer.connection in ready else ():
+                self._hello(peer, message)
+            if peer.node is not None:
+                peer.beat()
+            elif time.monotonic() - peer.heard_s > HELLO_TIMEOUT_S:
+                peer.closed = True
+        self.peers = _open(self.peers)
+
+    def _hello(self, peer: Peer, message: Message) -> None:
+        if peer.node is not None or message.node is None:
+            return
+        missing = self._missing()
+        if message.digest != self.run.digest:
+            self._refuse(peer, f"node 0 runs the plan with digest {self.run.digest}")
+        elif message.num_nodes != self.run.num_nodes or message.node not in missing:
+            self._refuse(peer, f"node 0 waits for {_nodes(missing)}, not for node {message.node}")
+        else:
+            peer.node, self.said_s = message.node, 0.0
+
+    def _refuse(self, peer: Peer, why: str) -> None:
+        peer.say(Message(refused=why))
+        peer.closed = True
+
+
+def _open(peers: Sequence[Peer]) -> list[Peer]:
+    """The peers that are not closed; the connections of the others are."""
+    for peer in peers:
+        if peer.closed:
+            peer.connection.close()
+    return [peer for peer in peers if not peer.closed]
+
+
+def _nodes(nodes: Sequence[int]) -> str:
+    if len(nodes) == 1:
+        return f"node {nodes[0]}"
+    return f"nodes {', '.join(map(str, nodes[:-1]))} and {nodes[-1]}" if nodes else "no other node"
+
+
+def _join(endpoint: Endpoint, run: Run, deadline: float, timeout_s: float, say: Say) -> Meeting:
+    say(f"waiting for node 0 at {endpoint}, for {timeout_s:.0f} s at most")
+    connection = _connected(endpoint, deadline, timeout_s)
+    peer = Peer(connection=connection, node=0)
+    try:
+        return _accepted(peer, endpoint, run, deadline, say)
+    except BaseException:
+        connection.close()
+        raise
+
+
+def _accepted(peer: Peer, endpoint: Endpoint, run: Run, deadline: float, say: Say) -> Meeting:
+    """Say hello to node 0, and wait until it says that all are there."""
+    peer.say(Message(node=run.node, digest=run.digest, num_nodes=run.num_nodes))
+    said_s = time.monotonic()
+    say("node 0 is there; waiting for the other nodes")
+    while True:
+        ready, _, _ = select.select([peer.connection], [], [], 1.0)
+        for message in peer.hear() if ready else ():
+            if message.refused:
+                hint = "start every node with the same plan and `--rendezvous`, and its own `--node-rank`"
+                raise failed(f"node 0 refused node {run.node}: {message.refused}", hint)
+            if message.go is not None:
+                own = peer.connection.getsockname()[0]
+                return Meeting(node=run.node, peers=[peer], store=Endpoint(*message.go), address=own)
+        now = time.monotonic()
+        if peer.closed or now - peer.heard_s > SILENCE_S or now > deadline:
+            raise failed(f"node 0 at {endpoint} has gone", "start all nodes again")
+        peer.beat()
+        if now - said_s > SAY_EVERY_S:
+            said_s = now
+            say("still waiting for the other nodes")
+
+
+def _connected(endpoint: Endpoint, deadline: float, timeout_s: float) -> socket.socket:
+    resolved(endpoint)
+    reason = ""
+    while time.monotonic() < deadline:
+        try:
+            connection = socket.create_connection(endpoint, timeout=2.0)
+        except OSError as error:
+            reason = error.strerror or str(error)
+            time.sleep(0.5)
+            continue
+        connection.setblocking(False)
+        return connection
+    hint = "start node 0, with the same plan and `--node-rank 0`; a firewall may be in the way"
+    raise failed(f"node 0 was not reached at {endpoint} within {timeout_s:.0f} s", hint, reason)
+
+
+def interface_of(address: str) -> str:
+    """The network interface that has an IPv4 address, such as ``eth0``; empty if none has."""
+    for _, name in socket.if_nameindex():
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe, suppress(OSError):
+            found = fcntl.ioctl(probe.fileno(), _SIOCGIFADDR, struct.pack("256s", name.encode()[:15]))
+            if socket.inet_ntoa(found[20:24]) == address:
+                return name
+    return ""

@@ -1,0 +1,147 @@
+"""The processes of one node: started together, watched, and ended together.
+
+Nothing that is started here outlives what started it. A rank leads a process group of its own, which is killed as a
+whole, and Linux kills the rank when its launcher ends, however that ended (prctl(2), ``PR_SET_PDEATHSIG``).
+"""
+
+import ctypes
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from types import FrameType
+
+STOP_TIMEOUT_S = 20.0
+"""How long ranks may take to end after SIGTERM before they are killed."""
+FAILED_TIMEOUT_S = 5.0
+"""The same after one of them failed: its peers wait in vain for it."""
+POLL_S = 0.05
+_PR_SET_PDEATHSIG = 1
+ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """A process to start: its arguments and what it needs in its environment."""
+
+    argv: tuple[str, ...]
+    env: dict[str, str]
+    """Variables to set beside those of this process."""
+    keep_fds: tuple[int, ...] = ()
+    """Descriptors that it inherits."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ended:
+    """How the ranks of a node ended."""
+
+    codes: tuple[int | None, ...]
+    """Exit code by local rank as :mod:`subprocess` has it, negative for a signal; ``None``: ended by the launcher."""
+    signal: int | None = None
+    """The signal that asked the launcher to end."""
+    reason: str = ""
+    """Why the launcher ended them, where nothing here failed."""
+
+    @property
+    def killed(self) -> tuple[int, int] | None:
+        """Local rank and signal of a rank that somebody killed; what a rank did to itself (SIGABRT) comes last."""
+        found = [(rank, -code) for rank, code in enumerate(self.codes) if code is not None and code < 0]
+        return min(found, key=lambda one: one[1] == signal.SIGABRT, default=None)
+
+
+def run_ranks(commands: Sequence[Command], *, stdout: int | None = None, why_end: Callable[[], str] = str) -> Ended:
+    """Start a process for each command and wait until all have ended; the first failure ends the others.
+
+    Args:
+        commands: one for each local rank.
+        stdout: the descriptor that they print to, if not that of this process.
+        why_end: asked every 50 ms; a text ends the ranks, as when another node has failed.
+    """
+    ranks: list[subprocess.Popen[bytes]] = []
+    with _received_signals() as received:
+        try:
+            ranks += [_start(command, stdout) for command in commands]
+            reason = _wait(ranks, received, why_end)
+            codes = tuple(_code(rank) for rank in ranks)
+        finally:
+            _end(ranks, received)
+    return Ended(codes=codes, signal=received[0] if received else None, reason=reason)
+
+
+def _start(command: Command, stdout: int | None) -> "subprocess.Popen[bytes]":
+    return subprocess.Popen(
+        command.argv,
+        env=os.environ | command.env,
+        stdin=subprocess.DEVNULL,
+        stdout=stdout,
+        pass_fds=command.keep_fds,
+        start_new_session=True,  # a Ctrl-C reaches the launcher alone, which ends the ranks
+        preexec_fn=_dies_with(os.getpid()),  # noqa: PLW1509 - a launcher has one thread
+    )
+
+
+def _dies_with(launcher: int) -> Callable[[], None]:
+    libc = ctypes.CDLL(None)
+
+    def ask_linux() -> None:
+        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != launcher:  # which has ended since the fork
+            os._exit(1)
+
+    return ask_linux
+
+
+def _code(rank: "subprocess.Popen[bytes]") -> int | None:
+    """The exit code of a rank that has ended, negative for a signal; it stays to be waited for."""
+    # A rank that is not waited for keeps its number, so that its group can still be killed by it.
+    found = os.waitid(os.P_PID, rank.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    if found is None:
+        return None
+    return found.si_status if found.si_code == os.CLD_EXITED else -found.si_status
+
+
+def _wait(ranks: Sequence["subprocess.Popen[bytes]"], received: Sequence[int], why_end: Callable[[], str]) -> str:
+    """Wait until all ranks have ended well, or until one has failed or they are to end; why, if that is not seen."""
+    while not received:
+        codes = [_code(rank) for rank in ranks]
+        if any(codes) or None not in codes:
+            return ""
+        if reason := why_end():
+            return reason
+        time.sleep(POLL_S)
+    return ""
+
+
+def _end(ranks: Sequence["subprocess.Popen[bytes]"], received: Sequence[int]) -> None:
+    """End the process groups of all ranks: gently, and by force after a while or at a second signal."""
+    running = [rank for rank in ranks if _code(rank) is None]
+    deadline = time.monotonic() + (STOP_TIMEOUT_S if received else FAILED_TIMEOUT_S)
+    for rank in running:
+        rank.send_signal(signal.SIGTERM)
+    asked = max(len(received), 1)
+    while None in [_code(rank) for rank in running] and time.monotonic() < deadline and len(received) <= asked:
+        time.sleep(POLL_S)
+    for rank in ranks:
+        # With what it started itself.
+        with suppress(ProcessLookupError):
+            os.killpg(rank.pid, signal.SIGKILL)
+        rank.wait()
+
+
+@contextmanager
+def _received_signals() -> Iterator[list[int]]:
+    """The signals that ask this process to end, in the order in which they come, instead of its end."""
+    received: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+
+    before = {number: signal.signal(number, note) for number in ENDING_SIGNALS}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,44 @@
+"""The process group of a run: how its ranks meet."""
+
+import os
+from datetime import timedelta
+from typing import Any
+
+import torch.distributed as dist
+from torch.distributed import FileStore, TCPStore  # type: ignore[attr-defined]  # in no list of its names
+
+from planner.handover.work import LISTENER, STORE
+
+MEETING_TIMEOUT = timedelta(minutes=5)
+"""How long a rank may take to come; the launcher ends all ranks before that if one has failed."""
+
+
+def join_group(backend: str, **settings: Any) -> None:
+    """Join the other ranks where the launcher says, or where PyTorch's own variables say.
+
+    On one node they meet in a file of a private folder, so that nobody listens. On several they meet at a port of
+    rank 0, whose socket the launcher has bound to one address. What is exchanged there is bytes and is not unpickled.
+
+    ``settings`` are those of PyTorch.
+    """
+    kind, _, place = os.environ.get(STORE, "").partition(":")
+    if not kind:
+        dist.init_process_group(backend, **settings)
+        return
+    rank, count = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    store = FileStore(place, count) if kind == "file" else _at_port(place, rank, count)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=count, **settings)
+
+
+def _at_port(place: str, rank: int, count: int) -> TCPStore:
+    host, _, port = place.rpartition(":")
+    listener = int(os.environ[LISTENER]) if rank == 0 else None
+    return TCPStore(
+        host.strip("[]"),
+        int(port),
+        count,
+        is_master=rank == 0,
+        timeout=MEETING_TIMEOUT,
+        wait_for_workers=False,
+        master_listen_fd=listener,
+    )
