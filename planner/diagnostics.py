@@ -48,9 +48,26 @@ class PlanError(Exception):
         self.exit_code = exit_code
 
 
-def usage_error(message: str, *, location: str = "", hint: str = "", rule: str = "USAGE") -> PlanError:
+def usage_error(
+    message: str, *, location: str = "", hint: str = "", rule: str = "USAGE", detail: str = ""
+) -> PlanError:
     """A :class:`PlanError` with one diagnostic, for bad usage or bad input (exit code 2)."""
-    return PlanError(Diagnostic(rule=rule, message=message, location=location, hint=hint))
+    return PlanError(Diagnostic(rule=rule, message=message, location=location, hint=hint, detail=detail))
+
+
+def escaped(text: str) -> str:
+    """``text`` with what a terminal or a browser would obey, and not show, as escapes: controls, bidi overrides.
+
+    Line breaks stay. What is printable by Unicode stays as it is, in whatever script.
+    """
+    if text.isprintable():
+        return text
+    return "".join(one if one == "\n" or one.isprintable() else _escape(one) for one in text)
+
+
+def _escape(character: str) -> str:
+    number = ord(character)
+    return f"\\x{number:02x}" if number < 2**8 else f"\\u{number:04x}" if number < 2**16 else f"\\U{number:08x}"
 
 
 def render(diagnostic: Diagnostic) -> str:
@@ -61,4 +78,4 @@ def render(diagnostic: Diagnostic) -> str:
     lines += [f"  {line}" for line in diagnostic.detail.splitlines()]
     if diagnostic.hint:
         lines.append(f"hint: {diagnostic.hint}")
-    return "\n".join(lines)
+    return escaped("\n".join(lines))

@@ -1,4 +1,4 @@
-"""The one way in which gptplan writes a file that somebody named.
+"""The one way in which gptplan writes: messages, answers in words, and files that somebody named.
 
 A file is complete or absent: it is written beside its place, flushed to the drive and renamed. A link is followed and
 stays. What was there before is replaced only if the same command wrote it, or by force. What is no file is refused,
@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from planner.diagnostics import PlanError, usage_error
+from planner.diagnostics import PlanError, escaped, usage_error
 
 STDOUT = Path("-")
 """The path that stands for standard output."""
@@ -37,6 +37,17 @@ Ours = Callable[[bytes], bool]
 def nobodys(content: bytes) -> bool:
     """For output that nothing marks as gptplan's: every file that exists is somebody else's."""
     return False
+
+
+def say(text: str) -> None:
+    """A message on stderr, which ends a line."""
+    sys.stderr.write(f"{escaped(text)}\n")
+    sys.stderr.flush()
+
+
+def tell(text: str) -> None:
+    """A part of the answer on stdout, which ends a line."""
+    sys.stdout.write(f"{escaped(text)}\n")
 
 
 def write_output(

@@ -4,7 +4,6 @@ import datetime
 import importlib.util
 import os
 import shutil
-import sys
 import tempfile
 from pathlib import Path
 from typing import Literal
@@ -18,6 +17,7 @@ from planner.handover.work import CalibrationWork
 from planner.launch.machine import builtin_for, is_named, present_gpus
 from planner.launch.nvme import MEMORY_FILE_SYSTEMS, file_system
 from planner.launch.processes import calibrating, execute
+from planner.outputs import say
 from planner.specs import HardwareSpec
 from planner.specs.files import load_spec
 
@@ -108,5 +108,5 @@ def _drive_folder(folder: Path) -> Path:
     if file_system(folder) in MEMORY_FILE_SYSTEMS:
         message = f"{folder} is in memory, so the drive's rates will be those of memory"
         note = Diagnostic(rule="CAL001", severity="warning", message=message, hint="name a folder with `--disk`")
-        sys.stderr.write(render(note) + "\n")
+        say(render(note))
     return folder.resolve()

@@ -2,7 +2,6 @@
 
 import datetime
 import os
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
@@ -12,6 +11,7 @@ import msgspec
 from planner.cli.parameters import Json, print_json
 from planner.diagnostics import Diagnostic, ExitCode, render, usage_error
 from planner.handover.options import Option, Range
+from planner.outputs import say
 from planner.plans.question import GPU_NAMES, STACK_NAMES
 from planner.specs import HardwareSpec, StackSpec
 from planner.specs.files import load_spec, spec_digest, to_builtins
@@ -85,7 +85,7 @@ def _check_output(output: Path, *, force: bool) -> None:
 def _measure(options: Calibrate) -> int:
     from planner.calibration.hardware import calibrated, spec_name
     from planner.calibration.measuring import measure
-    from planner.plans.plan import write_bytes
+    from planner.outputs import write_output
     from planner.views import calibration as calibration_view
 
     found = measure(
@@ -98,7 +98,7 @@ def _measure(options: Calibrate) -> int:
     if isinstance(found, int):
         return found
     measured, origin = found
-    write_bytes(to_toml(calibrated(measured, origin)).encode(), options.output, what="spec")
+    write_output(to_toml(calibrated(measured, origin)).encode(), options.output, what="spec", force=options.force)
     written = load_spec(str(options.output), HardwareSpec)
     if not options.as_json:
         calibration_view.print_hardware(measured, written, origin.base, str(options.output))
@@ -119,7 +119,7 @@ def _measure(options: Calibrate) -> int:
 def _refit(options: Calibrate, runs: Path) -> int:
     from planner.calibration.hardware import spec_name
     from planner.calibration.refit import refit
-    from planner.plans.plan import write_bytes
+    from planner.outputs import write_output
     from planner.views import calibration as calibration_view
 
     hardware = load_spec(options.gpu, HardwareSpec) if options.gpu is not None else None
@@ -127,7 +127,7 @@ def _refit(options: Calibrate, runs: Path) -> int:
     today = datetime.datetime.now(tz=datetime.UTC).date().isoformat()
     found = refit(runs, name=spec_name(options.output.stem), stack=stack, hardware=hardware, date=today)
     if found.is_better:
-        write_bytes(to_toml(found.stack).encode(), options.output, what="spec")
+        write_output(to_toml(found.stack).encode(), options.output, what="spec", force=options.force)
         load_spec(str(options.output), StackSpec)
     if options.as_json:
         print_json({"spec_file": str(options.output) if found.is_better else None, **found.document()})
@@ -137,5 +137,5 @@ def _refit(options: Calibrate, runs: Path) -> int:
         return ExitCode.OK
     message = "the fitted constants predict the rows that were held out no better; no spec was written"
     hint = "record more runs, of more kinds of layouts"
-    sys.stderr.write(render(Diagnostic(rule="CAL003", message=message, hint=hint)) + "\n")
+    say(render(Diagnostic(rule="CAL003", message=message, hint=hint)))
     return ExitCode.NEGATIVE

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 
-from planner.cli.parameters import Json
+from planner.cli.parameters import Force, Json
 from planner.diagnostics import usage_error
 from planner.handover.options import Option, Range
 from planner.plans import question
@@ -40,6 +40,7 @@ class Check(msgspec.Struct, frozen=True, kw_only=True):
         Path | None,
         Option("Where --fix or --as-plan writes. [default: FILE.fixed.*, plans/FILE.plan]", ("-o", "--output")),
     ] = None
+    force: Force = False
     as_json: Json = False
 
 
@@ -58,10 +59,10 @@ def check(options: Check) -> int:
     asked = _asked(options)
     if options.fix:
         target = options.output or path.with_name(f"{path.stem}.fixed{path.suffix}")
-        return checking.fix(path, text, asked, target, as_json=as_json)
+        return checking.fix(path, text, asked, target, force=options.force, as_json=as_json)
     if options.as_plan:
         target = options.output or Path("plans") / f"{path.stem}{PLAN_SUFFIX}"
-        return checking.freeze(path, text, asked, target, as_json=as_json)
+        return checking.freeze(path, text, asked, target, force=options.force, as_json=as_json)
     return checking.check_configuration(path, text, asked, as_json=as_json)
 
 

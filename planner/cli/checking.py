@@ -15,7 +15,8 @@ from planner.lint.draft import Asked
 from planner.lint.files import PLAN_SUFFIX, byte_order_mark, files_of, is_plan, read_text
 from planner.lint.fixing import listed_changes
 from planner.lint.freezing import by_hand
-from planner.plans.plan import Plan, read_plan, write_bytes, write_plan
+from planner.outputs import tell, write_output
+from planner.plans.plan import Plan, read_plan, write_plan
 from planner.rules import violations
 from planner.rules.capacity import misfits
 from planner.specs.files import to_builtins
@@ -61,14 +62,14 @@ def check_configuration(path: Path, text: str, asked: Asked, *, as_json: bool) -
     return _exit_code(checked)
 
 
-def fix(path: Path, text: str, asked: Asked, target: Path, *, as_json: bool) -> int:
+def fix(path: Path, text: str, asked: Asked, target: Path, *, force: bool, as_json: bool) -> int:
     """Write the nearest valid configuration to ``target``, if there is one and it differs."""
     fixed, changes = fix_text(text, str(path), asked)
     # The language follows the name that was checked, whatever the new file is called.
     checked = check_text(fixed, str(path), asked)
     valid = all(one.valid for one in checked)
     if valid and changes:
-        write_bytes(byte_order_mark(path) + fixed.encode(), target)
+        write_output(byte_order_mark(path) + fixed.encode(), target, what="configuration", force=force)
     if as_json:
         file = str(target) if changes and valid else None
         print_json(_document(checked) | {"changes": msgspec.to_builtins(changes), "file": file})
@@ -76,15 +77,15 @@ def fix(path: Path, text: str, asked: Asked, target: Path, *, as_json: bool) -> 
         for one in checked:
             if not one.valid:
                 check_view.print_checked(one)
-        sys.stdout.write(f"{path}: nothing was written: these findings need values that only you know\n")
+        tell(f"{path}: nothing was written: these findings need values that only you know")
     elif changes:
-        sys.stdout.write(f"{listed_changes(changes)}\n{target}: {check_view.verdict(checked[0])}\n")
+        tell(f"{listed_changes(changes)}\n{target}: {check_view.verdict(checked[0])}")
     else:
-        sys.stdout.write(f"{path}: nothing to fix\n")
+        tell(f"{path}: nothing to fix")
     return ExitCode.OK if valid else ExitCode.NEGATIVE
 
 
-def freeze(path: Path, text: str, asked: Asked, target: Path, *, as_json: bool) -> int:
+def freeze(path: Path, text: str, asked: Asked, target: Path, *, force: bool, as_json: bool) -> int:
     """Write the layout of a valid configuration that fits to the plan ``target``."""
     checked = check_text(text, str(path), asked)
     first, plan = checked[0], None
@@ -96,7 +97,7 @@ def freeze(path: Path, text: str, asked: Asked, target: Path, *, as_json: bool) 
         )
     if first.valid and not first.misfits:
         plan = by_hand(first)
-        write_plan(plan, target)
+        write_plan(plan, target, force=force)
     if as_json:
         print_json(_document(checked) | {"plan_file": str(target) if plan else None})
     else:
@@ -106,7 +107,7 @@ def freeze(path: Path, text: str, asked: Asked, target: Path, *, as_json: bool) 
     if not as_json:
         stack, problem = plan.problem.stack, first.judged.problem
         other = "" if problem and problem.stack.name == stack.name else f", for stack {stack.name} {stack.version}"
-        sys.stdout.write(f"\nplan: {target}{other}\n")
+        tell(f"\nplan: {target}{other}")
     return ExitCode.OK
 
 
@@ -120,7 +121,7 @@ def check_folder(folder: Path, asked: Asked, *, as_json: bool) -> int:
         code = max(code, one.code)
         documents.append({"file": str(path), **one.document})
         if not as_json:
-            sys.stdout.write(one.line + "\n")
+            tell(one.line)
     if not documents:
         raise usage_error(
             "there is no configuration in this folder",

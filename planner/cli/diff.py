@@ -22,10 +22,10 @@ class Diff(msgspec.Struct, frozen=True, kw_only=True):
 def diff(options: Diff) -> int:
     """Compare two plans: what was asked, layouts, predicted figures, and which is faster and why."""
     from planner.plans.comparison import compare
-    from planner.plans.plan import read_plan
+    from planner.rules.reading import read_sound_plan
     from planner.views import diff as diff_view
 
-    first, second = read_plan(options.first), read_plan(options.second)
+    first, second = read_sound_plan(options.first), read_sound_plan(options.second)
     found = compare(first, second)
     if options.as_json:
         digests = {"first": first.digest, "second": second.digest}

@@ -5,6 +5,7 @@ import os
 import sys
 
 from planner.diagnostics import ExitCode, PlanError, render
+from planner.outputs import say
 
 
 def exit_code(error: BaseException) -> int:
@@ -51,5 +52,5 @@ def _let_go_of_stdout() -> None:
 
 
 def _said(code: ExitCode, message: str) -> int:
-    sys.stderr.write(message + "\n")
+    say(message)
     return int(code)

@@ -1,6 +1,8 @@
 """A command from the struct of its options: the parameters of Typer, and what several commands share."""
 
 import inspect
+import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +16,7 @@ from planner.diagnostics import usage_error
 from planner.handover.options import Declared, Option, check_ranges, declared
 
 Json = Annotated[bool, Option("Print one JSON document.", ("--json",))]
+Force = Annotated[bool, Option("Replace a file that another command or a person wrote.")]
 PlanFile = Annotated[Path, Option("A plan that `gptplan solve` wrote.", metavar="FILE.plan", is_argument=True)]
 
 
@@ -66,7 +69,16 @@ def _parameter(one: Declared) -> inspect.Parameter:
 
 def print_json(document: Any) -> None:
     """Write one JSON document to stdout."""
-    sys.stdout.write(msgspec.json.format(msgspec.json.encode(document), indent=2).decode() + "\n")
+    text = msgspec.json.format(msgspec.json.encode(document), indent=2).decode()
+    sys.stdout.write(_UNUSUAL.sub(_as_json, text) + "\n")
+
+
+_UNUSUAL = re.compile(r"[^ -~\n]")
+
+
+def _as_json(match: re.Match[str]) -> str:
+    """A character of a string, escaped as JSON does it unless it can be shown."""
+    return match[0] if match[0].isprintable() else json.dumps(match[0])[1:-1]
 
 
 def check_table(out: Path | None, example: str) -> None:

@@ -1,14 +1,14 @@
 """``report``: make a page of a plan."""
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import msgspec
 
-from planner.cli.parameters import PlanFile
+from planner.cli.parameters import Force, PlanFile
 from planner.diagnostics import ExitCode, usage_error
 from planner.handover.options import Option
+from planner.outputs import STDOUT, tell, write_output
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
@@ -16,19 +16,19 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
     plan: PlanFile
     output: Annotated[Path | None, Option("HTML file. [default: the plan's name]", ("-o", "--output"))] = None
+    force: Force = False
 
 
 def report(options: Report) -> int:
     """Write a plan as one HTML page: layout, memory, time, proof and assumptions."""
-    from planner.plans.plan import read_plan, write_bytes
-    from planner.views.report_page import page
+    from planner.rules.reading import read_sound_plan
+    from planner.views.report_page import is_page, page
 
-    plan = read_plan(options.plan)
+    plan = read_sound_plan(options.plan)
     target = options.output or options.plan.with_suffix(".html")
     if target.resolve() == options.plan.resolve():
         raise usage_error("the page would replace the plan", location="-o", hint="name another file with `-o`")
-    if target.is_dir():
-        raise usage_error("this is a folder", location=str(target), hint="name a file with `-o report.html`")
-    write_bytes(page(plan).encode(), target, what="page")
-    sys.stdout.write(f"page: {target}\n")
+    write_output(page(plan).encode(), target, what="page", ours=is_page, force=options.force)
+    if target != STDOUT:
+        tell(f"page: {target}")
     return ExitCode.OK

@@ -1,13 +1,13 @@
 """``run``: execute a plan."""
 
 import signal
-import sys
 import tempfile
 from pathlib import Path
 
 from planner.cli.parameters import PlanFile
 from planner.diagnostics import ExitCode, usage_error
 from planner.handover.work import RunOptions
+from planner.outputs import say
 from planner.specs.units import format_bytes
 
 
@@ -23,10 +23,10 @@ def run(options: Run) -> int:
     from planner.launch.meeting import resolved
     from planner.launch.nvme import check_nvme, moment_bytes
     from planner.launch.processes import execute, training
-    from planner.plans.plan import read_plan
+    from planner.rules.reading import read_sound_plan
     from planner.validation.recording import append_run, check_record
 
-    plan = read_plan(options.plan)
+    plan = read_sound_plan(options.plan)
     check_machine(plan, str(options.plan), options.node_rank)
     check_toolchain(plan)
     if plan.layout.offload.tier == "nvme":
@@ -42,7 +42,7 @@ def run(options: Run) -> int:
     outcome, metrics = execute(work), options.output / f"{options.plan.stem}.metrics.jsonl"
     if outcome.interrupted_by is not None:
         name = signal.Signals(outcome.interrupted_by).name
-        sys.stderr.write(f"ended by {name}: every rank has ended and the model was not saved; metrics: {metrics}\n")
+        say(f"ended by {name}: every rank has ended and the model was not saved; metrics: {metrics}")
     if table is not None and outcome.code == ExitCode.OK:
         append_run(table, plan, name=options.plan.stem, outcome="fit", metrics=metrics)
     elif table is not None and outcome.out_of_memory:
@@ -52,9 +52,9 @@ def run(options: Run) -> int:
 
 def _say_what_nvme_means(moments_bytes: int, options: Run) -> None:
     size = format_bytes(moments_bytes)
-    sys.stderr.write(
+    say(
         f"note: the optimizer's moments, {size} on this node, are in {options.nvme_path} during the run; "
-        "they cannot be saved in a checkpoint and are removed at its end\n"
+        "they cannot be saved in a checkpoint and are removed at its end"
     )
 
 

@@ -7,10 +7,10 @@ from planner.specs.files import to_builtins
 
 def show(options: OnePlan) -> int:
     """Print a plan: layout, predicted time and memory, and what was proven."""
-    from planner.plans.plan import read_plan
+    from planner.rules.reading import read_sound_plan
     from planner.views import explain as tables
 
-    plan = read_plan(options.plan)
+    plan = read_sound_plan(options.plan)
     if options.as_json:
         print_json(to_builtins(plan))
     else:

@@ -1,21 +1,23 @@
 """``solve``: find the best layout and write it to a plan file."""
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 
-from planner.cli.parameters import Json, print_json
+from planner.cli.parameters import Force, Json, print_json
 from planner.diagnostics import ExitCode, PlanError, render, usage_error
 from planner.handover.options import Option, Range
 from planner.layouts.problem import Problem
+from planner.outputs import STDOUT, check_output, say, tell
 from planner.plans.question import Question, build_problem, plan_name
 from planner.specs.files import to_builtins
 
 if TYPE_CHECKING:
+    from planner.plans.plan import Plan
     from planner.solver.answer import Answer, LeastDevices
 
+MOST_DIFFERENCES = 8
 SEARCH_TIME = Range(least=0, above=True, most=float("inf"), wanted="above 0 seconds", example="10")
 
 
@@ -28,33 +30,60 @@ class Solve(Question, frozen=True, kw_only=True):
     top: Annotated[int, Option("How many layouts to list, the best included.", range=Range(example="5"))] = 1
     min_gpus: Annotated[bool, Option("Find the least number of GPUs that the model fits on, at most --gpus.")] = False
     output: Annotated[Path | None, Option("Plan file. [default: plans/MODEL-NxGPU.plan]", ("-o", "--output"))] = None
+    force: Force = False
     as_json: Json = False
 
 
 def solve(options: Solve) -> int:
     """Find the best layout and write it to a plan file."""
-    from planner.plans.plan import write_plan
+    from planner.plans.plan import is_plan, write_plan
 
     problem = build_problem(options)
-    path = options.output or _default_path(problem)
-    if path.is_dir():
-        raise usage_error("this is a folder, not a plan file", location=str(path), hint="name a file with `-o`")
+    if options.output is not None:
+        check_output(options.output, what="plan", ours=is_plan, force=options.force)
     try:
         answer, least = _search(problem, options)
     except KeyboardInterrupt:
-        sys.stderr.write("interrupted before a layout was found; no plan was written\n")
+        say("interrupted before a layout was found; no plan was written")
         return ExitCode.INTERRUPTED
     if answer.plan is None:
         _print(answer, least, None, options)
         return ExitCode.NEGATIVE
     path = options.output or _default_path(answer.plan.problem)
     try:
-        write_plan(answer.plan, path)
+        if options.output is None and not options.force:
+            _check_question(answer.plan, path)
+        write_plan(answer.plan, path, force=options.force)
     except PlanError:
         _print(answer, least, None, options)  # before it is lost
         raise
-    _print(answer, least, path, options)
+    if path != STDOUT:
+        _print(answer, least, path, options)
     return ExitCode.OK
+
+
+def _check_question(plan: "Plan", path: Path) -> None:
+    """Refuse to replace a plan in its default place that answers another question.
+
+    Raises:
+        PlanError: it does, and the message says what differs.
+    """
+    from planner.plans.comparison import compare
+    from planner.plans.plan import read_plan
+
+    try:
+        before = read_plan(path)
+    except PlanError:
+        return  # nothing, or nothing that can be read; what is no plan is not replaced anyway
+    found = compare(before, plan)
+    other = [f"{one.field} {one.first} there, {one.second} here" for one in (*found.question, *found.specs)]
+    if other:
+        raise usage_error(
+            "the plan in this place answers another question",
+            location=str(path),
+            hint="name another file with `-o`, or add `--force` to replace that plan",
+            detail="\n".join(other[:MOST_DIFFERENCES]),
+        )
 
 
 def _default_path(problem: Problem) -> Path:
@@ -77,16 +106,14 @@ def _print(answer: "Answer", least: "LeastDevices | None", path: Path | None, op
         print_json(_document(answer, least, path))
         return
     if least is not None:
-        to = sys.stderr if answer.plan is None else sys.stdout
-        to.write(tables.least_devices_text(least) + "\n\n")
+        to = say if answer.plan is None else tell
+        to(f"{tables.least_devices_text(least)}\n")
     if answer.plan is not None:
         tables.print_answer(answer, answer.plan, path)
         return
     space = answer.space
-    sys.stderr.write(
-        f"{answer.status}: of {space.layouts:,} layouts {space.valid:,} are valid and {space.fit:,} fit\n\n"
-    )
-    sys.stderr.write("\n\n".join(render(reason) for reason in reasons_of(answer)) + "\n")
+    say(f"{answer.status}: of {space.layouts:,} layouts {space.valid:,} are valid and {space.fit:,} fit\n")
+    say("\n\n".join(render(reason) for reason in reasons_of(answer)))
 
 
 def _document(answer: "Answer", least: "LeastDevices | None", path: Path | None) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """``sweep``: solve a grid of questions on all cores."""
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +9,7 @@ from planner.cli.parameters import Json, check_table, print_json
 from planner.cli.solve import SEARCH_TIME
 from planner.diagnostics import ExitCode
 from planner.handover.options import Option, Range
+from planner.outputs import say
 from planner.plans import question
 from planner.specs import OffloadTier
 
@@ -75,6 +75,6 @@ def sweep(options: Sweep) -> int:
     else:
         sweep_view.print_rows(done)
     if not complete:
-        sys.stderr.write(f"interrupted after {len(done)} of {len(points)} points\n")
+        say(f"interrupted after {len(done)} of {len(points)} points")
         return ExitCode.INTERRUPTED
     return ExitCode.OK if any(row.step_s is not None for row in done) else ExitCode.NEGATIVE

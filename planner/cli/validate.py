@@ -1,6 +1,5 @@
 """``validate``: measured runs against the cost model."""
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +8,7 @@ import msgspec
 from planner.cli.parameters import Json, check_table, print_json
 from planner.diagnostics import Diagnostic, ExitCode, render
 from planner.handover.options import Option, Range
+from planner.outputs import say
 from planner.plans.question import GPU_NAMES
 from planner.specs import HardwareSpec
 from planner.specs.files import load_spec
@@ -56,5 +56,5 @@ def validate(options: Validate) -> int:
         validation_view.print_report(report, most=options.worst)
     over = report.over(limits)
     for message in over:
-        sys.stderr.write(render(Diagnostic(rule="VAL001", message=message)) + "\n")
+        say(render(Diagnostic(rule="VAL001", message=message)))
     return ExitCode.NEGATIVE if over else ExitCode.OK

@@ -1,6 +1,5 @@
 """``verify``: the layout of a plan beside one process, on a model made small."""
 
-import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ from planner.cli.parameters import Json, PlanFile, print_json
 from planner.diagnostics import Diagnostic, ExitCode, render, usage_error
 from planner.handover.verification import WORKAROUNDS, Verification
 from planner.handover.work import STACK, VerifyOptions
+from planner.outputs import say
 from planner.specs.files import did_you_mean, to_builtins
 
 if TYPE_CHECKING:
@@ -30,11 +30,11 @@ def verify(options: Verify) -> int:
     """Train a plan's layout on a small model and compare losses and gradients with one process."""
     from planner.launch.machine import check_machine, check_toolchain
     from planner.launch.shrink import shrink
-    from planner.plans.plan import read_plan
+    from planner.rules.reading import read_sound_plan
     from planner.views import verify as verify_view
 
     _check_workarounds(options)
-    plan, name = read_plan(options.plan), str(options.plan)
+    plan, name = read_sound_plan(options.plan), str(options.plan)
     if plan.problem.stack.name != STACK:
         check_machine(plan, name)
     most = _most_processes(options)
@@ -54,7 +54,7 @@ def verify(options: Verify) -> int:
         verify_view.print_verification(small, found)
     if found.holds:
         return ExitCode.OK
-    sys.stderr.write(render(_finding(small, found)) + "\n")
+    say(render(_finding(small, found)))
     return ExitCode.NEGATIVE
 
 
@@ -76,9 +76,9 @@ def _most_processes(options: Verify) -> int:
 
 def _say_what_runs(small: "Shrunken", options: Verify) -> None:
     where = "GPUs" if options.on_gpus else "processes"
-    sys.stderr.write(f"training {options.steps} steps on {small.plan.layout.num_devices} {where} and on one\n")
+    say(f"training {options.steps} steps on {small.plan.layout.num_devices} {where} and on one")
     for name in options.without:
-        sys.stderr.write(f"warning: switched off: {WORKAROUNDS[name]}\n")
+        say(f"warning: switched off: {WORKAROUNDS[name]}")
 
 
 def _run(small: "Shrunken", result: Path, options: Verify) -> int:

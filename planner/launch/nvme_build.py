@@ -83,7 +83,7 @@ def _install(compiler: str) -> "subprocess.CompletedProcess[str]":
 
 
 def _note(reason: str) -> int:
-    sys.stderr.write(f"note: tensornvme, for offload to NVMe, was not installed: {reason}\n")
+    sys.stderr.write(f"note: tensornvme, for offload to NVMe, was not installed: {reason}" + "\n")
     return 1
 
 

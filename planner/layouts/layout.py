@@ -32,8 +32,8 @@ SHARDS_OPTIMIZER, SHARDS_GRADIENTS, SHARDS_WEIGHTS = 1, 2, 3
 Result = TypeVar("Result")
 Arguments = ParamSpec("Arguments")
 
-Degree = Annotated[int, Meta(ge=1)]
-LayerCount = Annotated[int, Meta(ge=0)]
+Degree = Annotated[int, Meta(ge=1, le=2**24)]
+LayerCount = Annotated[int, Meta(ge=0, le=2**20)]
 
 
 class Offload(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -1,8 +1,9 @@
 """The question a plan answers: specs, device count, batch and what the user fixed or forbade."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
+from msgspec import Meta
 
 from planner.specs import HardwareSpec, ModelSpec, OffloadTier, Precision, StackSpec
 from planner.specs.units import Bytes
@@ -11,13 +12,14 @@ Objective = Literal["step-time", "memory"]
 MAX_DEVICES = 131_072
 """Device counts beyond this are taken for a typing error."""
 MAX_GLOBAL_BATCH = 16_777_216
+MAX_SEQ_LEN = 1_000_000_000
 
 
 class Reserve(msgspec.Struct, frozen=True, kw_only=True):
     """Device memory to leave free, as the user stated it: an amount or a share of the card."""
 
     num_bytes: Bytes = Bytes(0)
-    fraction: float = 0.0
+    fraction: Annotated[float, Meta(ge=0.0, le=1.0)] = 0.0
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True):
@@ -26,11 +28,11 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
     model: ModelSpec
     hardware: HardwareSpec
     stack: StackSpec
-    num_devices: int
-    devices_per_node: int
-    global_batch: int
+    num_devices: Annotated[int, Meta(ge=1, le=MAX_DEVICES)]
+    devices_per_node: Annotated[int, Meta(ge=1, le=MAX_DEVICES)]
+    global_batch: Annotated[int, Meta(ge=1, le=MAX_GLOBAL_BATCH)]
     """Sequences of one optimizer step over all devices."""
-    seq_len: int
+    seq_len: Annotated[int, Meta(ge=1, le=MAX_SEQ_LEN)]
     """Tokens of one sequence."""
     precision: Precision
     objective: Objective = "step-time"

@@ -6,8 +6,7 @@ message.
 """
 
 import hashlib
-import os
-import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +14,15 @@ import msgspec
 
 from planner.diagnostics import Diagnostic, ExitCode, PlanError, usage_error
 from planner.layouts.layout import Layout
-from planner.layouts.problem import Problem
+from planner.layouts.pins import parse_pin
+from planner.layouts.problem import MAX_DEVICES, MAX_GLOBAL_BATCH, Problem
+from planner.outputs import Ours, write_output
 from planner.plans.prediction import Prediction
 from planner.specs.files import from_builtins, spec_digest, to_builtins
 
 FORMAT_VERSION = 1
 MAX_PLAN_BYTES = 64 * 1024**2
-EDITED = "PLAN002"
+EDITED, NO_PLAN = "PLAN002", "PLAN003"
 EDITED_HINT = "solve again instead of editing a plan: `gptplan solve` takes `--pin field=value`"
 
 
@@ -86,36 +87,20 @@ def _digest(fields: dict[str, Any]) -> str:
     return "sha256:" + hashlib.sha256(canonical_json(covered)).hexdigest()
 
 
-def write_plan(plan: Plan, path: Path) -> None:
-    """Write ``plan`` as canonical JSON.
+def write_plan(plan: Plan, path: Path, *, force: bool = False, ours: Ours | None = None) -> None:
+    """Write ``plan`` as canonical JSON, in the place of another plan or of nothing, or with ``force`` of any file.
+
+    ``ours`` tells which content is replaced without force, if not every plan.
 
     Raises:
-        PlanError: the folder cannot be made or written.
+        PlanError: the file cannot be written, or there is one that stays.
     """
-    write_bytes(canonical_json(plan), path, what="plan")
+    write_output(canonical_json(plan), path, what="plan", ours=ours or is_plan, force=force)
 
 
-def write_bytes(content: bytes, path: Path, *, what: str = "file") -> None:
-    """Write beside ``path`` and rename the file there: a reader never sees half of it.
-
-    Raises:
-        PlanError: the folder cannot be made or written.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(content)
-            os.chmod(beside, 0o644)  # noqa: PTH101 - mkstemp gives a name, not a Path
-            Path(beside).replace(path)
-        except BaseException:
-            Path(beside).unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise usage_error(
-            f"cannot write the {what}: {error.strerror}", location=str(path), hint="name another file with `-o`"
-        ) from error
+def is_plan(content: bytes) -> bool:
+    """Whether a file holds a plan of any format, whole or not."""
+    return content.lstrip().startswith(b"{") and b'"format_version"' in content and b'"gptplan_version"' in content
 
 
 def read_plan(path: Path) -> Plan:
@@ -137,8 +122,26 @@ def read_plan(path: Path) -> Plan:
     try:
         plan: Plan = from_builtins(fields, Plan)
     except msgspec.ValidationError as error:
-        raise _refusal("PLAN003", path, "the plan does not have the fields of its format", str(error)) from error
+        raise _refusal(NO_PLAN, path, "the plan does not have the fields of its format", str(error)) from error
+    if nonsense := next(_nonsense(plan), ""):
+        raise _refusal(NO_PLAN, path, "the plan contradicts itself, so that gptplan did not make it", nonsense)
     return plan
+
+
+def _nonsense(plan: Plan) -> Iterator[str]:
+    """What no plan says, however its layout is judged: each field alone is of its kind."""
+    layout, problem = plan.layout, plan.problem
+    if layout.num_devices > MAX_DEVICES or layout.global_batch > MAX_GLOBAL_BATCH:
+        yield f"its layout is for {layout.num_devices} devices and a batch of {layout.global_batch}"
+    if len(plan.predicted.stages) != layout.pipeline_parallel:
+        yield f"it predicts {len(plan.predicted.stages)} stages and has {layout.pipeline_parallel}"
+    typed = [(field, value) for field, value in problem.pins.items()]
+    typed += [(field, value) for field, values in problem.forbids.items() for value in values]
+    for field, value in typed:
+        try:
+            parse_pin(f"{field}={value}", "pins")
+        except PlanError as error:
+            yield str(error)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -1,6 +1,9 @@
 """What the cost model predicts of one layout, in the form a plan keeps."""
 
+from typing import Annotated
+
 import msgspec
+from msgspec import Meta
 
 TERM_WORDS = {
     "forward_backward": "forward and backward",
@@ -25,20 +28,25 @@ _KIND_WORDS = {
 }
 
 
+NumBytes = Annotated[int, Meta(ge=0, le=2**62)]
+Seconds = Annotated[float, Meta(ge=0.0, le=1e15)]
+Rate = Annotated[float, Meta(ge=0.0, le=1e30)]
+
+
 class StagePrediction(msgspec.Struct, frozen=True, kw_only=True):
     """Predicted memory of the ranks of one pipeline stage."""
 
-    peak_bytes: int
+    peak_bytes: NumBytes
     peak_phase: str
     """The part of a step that sets the peak."""
-    breakdown_bytes: dict[str, int]
+    breakdown_bytes: dict[str, NumBytes]
     """Named terms at the peak; they sum to ``peak_bytes``."""
-    reserved_bytes: int
+    reserved_bytes: NumBytes
     """What the allocator holds at its largest: the peak and what lies between its blocks."""
-    device_bytes: int
+    device_bytes: NumBytes
     """What the driver reports in use: that, the process's context and its communicators."""
-    capacity_bytes: int
-    reserve_bytes: int
+    capacity_bytes: NumBytes
+    reserve_bytes: NumBytes
     """Left free: a peak above capacity less reserve does not fit."""
 
 
@@ -68,20 +76,20 @@ class ExpectedError(msgspec.Struct, frozen=True, kw_only=True):
 class Prediction(msgspec.Struct, frozen=True, kw_only=True):
     """What the cost model expects of one optimizer step."""
 
-    step_s: float
-    tokens_per_s: float
-    model_flops_per_s_per_gpu: float
-    mfu: float
+    step_s: Annotated[float, Meta(gt=0.0, le=1e15)]
+    tokens_per_s: Annotated[float, Meta(gt=0.0, le=1e30)]
+    model_flops_per_s_per_gpu: Rate
+    mfu: Rate
     """Model FLOP/s per device over its dense peak; recomputation does not count."""
-    breakdown_s: dict[str, float]
+    breakdown_s: dict[str, Seconds]
     """Named terms; they sum to ``step_s``."""
     stages: tuple[StagePrediction, ...]
-    host_bytes_per_node: int
-    nvme_bytes_per_node: int
+    host_bytes_per_node: NumBytes
+    nvme_bytes_per_node: NumBytes
     expected_error: ExpectedError
     assumptions: tuple[str, ...]
     not_modelled: tuple[str, ...]
-    schedule_step_s: float | None = None
+    schedule_step_s: Seconds | None = None
     """The exact longest path through the schedule; ``step_s`` is the closed form that the search compares.
 
     ``None`` where the schedule cannot be played.

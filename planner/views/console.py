@@ -2,8 +2,12 @@
 
 import os
 import sys
+from collections.abc import Iterator
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
+
+from planner.diagnostics import escaped
 
 LEAST_WIDTH = 160
 """Columns of the widest tables."""
@@ -11,6 +15,11 @@ LEAST_WIDTH = 160
 
 class StdoutConsole(Console):
     """Rich's console on stdout. Where nobody reads on, as behind ``| head``, the command ends as it would have."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
+        """The pieces of what is shown; of what inputs say, nothing moves the cursor, changes colours or turns text."""
+        for piece in super().render(renderable, options):
+            yield piece if piece.control else Segment(escaped(piece.text), piece.style)
 
     def on_broken_pipe(self) -> None:
         """Drop the rest; Rich would exit with 1, which is a negative answer here."""

@@ -25,6 +25,15 @@ figure { margin: 1rem 0; overflow-x: auto; } svg { max-width: 100%; height: auto
 """
 
 
+GENERATOR = '<meta name="generator" content="gptplan report">'
+"""By which a page is known."""
+
+
+def is_page(content: bytes) -> bool:
+    """Whether a file holds a page that `gptplan report` wrote."""
+    return GENERATOR.encode() in content
+
+
 def page(plan: Plan) -> str:
     """The whole page."""
     problem, predicted = plan.problem, plan.predicted
@@ -44,7 +53,7 @@ def page(plan: Plan) -> str:
     ]
     body = "".join(f"<h2>{escape(name)}</h2>\n{content}\n" for name, content in sections)
     return (
-        f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n{GENERATOR}\n'
         f'<meta name="viewport" content="width=device-width, initial-scale=1">\n<title>{escape(title)}</title>\n'
         f"<style>{_STYLE}</style>\n</head>\n<body>\n<h1>{escape(title)}</h1>\n<p>{escape(summary)}</p>\n{body}"
         f'<p class="soft">gptplan {escape(plan.gptplan_version)}, plan <code>{escape(plan.digest)}</code></p>\n'

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from planner.handover.options import decode
 from planner.handover.work import NVME_FOLDER, VerifyOptions
-from planner.plans.plan import Plan, canonical_json, write_bytes
+from planner.plans.plan import Plan, canonical_json
 from runtime.train.worker import leave, serve
 
 
@@ -25,7 +25,7 @@ def main(arguments: Sequence[str]) -> int:
         nvme = None if folder is None else Path(folder)
         found = verify(plan, steps=options.steps, seed=options.seed, nvme_folder=nvme, without=options.without)
         if found is not None:
-            write_bytes(canonical_json(found), result)
+            result.write_bytes(canonical_json(found))
 
     return serve(plan_path, options.output / f"{plan_path.stem}.verify", compare)
 
