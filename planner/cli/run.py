@@ -1,8 +1,6 @@
 """``run``: execute a plan."""
 
-import socket
 import sys
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,6 +45,8 @@ def run(options: Run) -> int:
 
 
 def _run_recorded(plan: "Plan", command: "Command", options: Run, table: Path) -> int:
+    import tempfile
+
     from planner.launch.processes import run_command
     from planner.validation.recording import append_run
 
@@ -71,6 +71,8 @@ def _say_what_nvme_means(moments_bytes: int, options: Run) -> None:
 
 
 def _check_host(endpoint: str) -> None:
+    import socket
+
     host = endpoint.rpartition(":")[0].strip("[]")
     try:
         socket.getaddrinfo(host, None)
@@ -82,6 +84,8 @@ def _check_host(endpoint: str) -> None:
 
 
 def _check_output(folder: Path) -> None:
+    import tempfile
+
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):

@@ -1,7 +1,6 @@
 """``verify``: the layout of a plan beside one process, on a model made small."""
 
 import sys
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +27,8 @@ class Verify(VerifyOptions, frozen=True, kw_only=True):
 
 def verify(options: Verify) -> int:
     """Train a plan's layout on a small model and compare losses and gradients with one process."""
+    import tempfile
+
     from planner.launch.machine import check_machine, check_toolchain
     from planner.launch.shrink import shrink
     from planner.plans.plan import read_plan
