@@ -39,10 +39,15 @@ def read_python(text: str, shown: str, known_calls: Mapping[str, Sequence[str]])
     settings = flatten({name: value for name, value in names.items() if name not in reader.imported})
     called = {_last_name(node) for node in ast.walk(tree) if isinstance(node, ast.Name | ast.Attribute)}
     return Source(
-        shown=shown, text=text, language="python", settings=settings, notes=tuple(reader.notes),
+        shown=shown,
+        text=text,
+        language="python",
+        settings=settings,
+        notes=tuple(reader.notes),
         calls=tuple(call for call in reader.calls if call.name not in BESIDE),
-        others=tuple(call for call in reader.calls if call.name in BESIDE), called=frozenset(called),
-    )  # fmt: skip
+        others=tuple(call for call in reader.calls if call.name in BESIDE),
+        called=frozenset(called),
+    )
 
 
 def parse(text: str, shown: str) -> ast.Module:
@@ -59,14 +64,19 @@ def parse(text: str, shown: str) -> ast.Module:
     except SyntaxError as error:
         line, column = error.lineno or 1, error.offset or 1
         raise unreadable(
-            "CFG006", f"this is not Python: {error.msg}", f"{shown}:{line}:{column}",
-            detail=caret(text, line, column), hint="correct the line, or name another file",
-        ) from error  # fmt: skip
+            "CFG006",
+            f"this is not Python: {error.msg}",
+            f"{shown}:{line}:{column}",
+            detail=caret(text, line, column),
+            hint="correct the line, or name another file",
+        ) from error
     except (ValueError, MemoryError, RecursionError) as error:
         raise unreadable(
-            "CFG006", f"this cannot be parsed as Python: {str(error) or 'it nests too deeply'}", shown,
+            "CFG006",
+            f"this cannot be parsed as Python: {str(error) or 'it nests too deeply'}",
+            shown,
             hint="name a configuration file",
-        ) from error  # fmt: skip
+        ) from error
 
 
 def caret(text: str, line: int, column: int) -> str:
@@ -245,13 +255,17 @@ class _Reader:
         if plain and earlier.content != value.content:
             self.notes.append(
                 Note(
-                    code="CFG003", line=target.lineno, column=target.col_offset + 1, severity="error", key=name,
+                    code="CFG003",
+                    line=target.lineno,
+                    column=target.col_offset + 1,
+                    severity="error",
+                    key=name,
                     message=f"{name} is defined twice with different values",
                     detail=f"line {earlier.line}: {shortened(repr(earlier.content))}, "
                     f"line {value.line}: {shortened(repr(value.content))}",
                     hint=f"keep one definition of {name}",
                 )
-            )  # fmt: skip
+            )
 
     def _expression(self, node: ast.expr, names: Names, *, certain: bool) -> None:
         if isinstance(node, ast.Constant):
@@ -285,10 +299,13 @@ class _Reader:
             arguments, complete = self.constants.arguments(shorter, self.known_calls[name], names), False
         self.calls.append(
             Call(
-                name=name, line=node.lineno, column=node.col_offset + 1, arguments=arguments,
+                name=name,
+                line=node.lineno,
+                column=node.col_offset + 1,
+                arguments=arguments,
                 complete=complete and not any(isinstance(argument, ast.Starred) for argument in node.args),
             )
-        )  # fmt: skip
+        )
 
     def _hide(self, targets: Sequence[ast.expr], names: Names, node: ast.AST, why: str) -> None:
         for target in targets:

@@ -27,14 +27,30 @@ MODEL = ("model.type", "model", "model_name", "MODEL", "config")
 CONTEXT = {*BATCH, *SEQUENCE, *MODEL, "optimizer", "gradient_checkpointing", "plugin", "gpus"}
 """Keys of a data file that stand beside the plugin's own arguments."""
 OPTIMIZERS = (
-    *GEMINI_OPTIMIZERS, "AdamW", "Adam", "SGD", "FusedLAMB", "FusedSGD", "Lamb", "Adafactor", "CAME",
-    "DistributedLamb", "DistributedAdaFactor", "DistributedCAME", "DistGaloreAwamW",
-)  # fmt: skip
+    *GEMINI_OPTIMIZERS,
+    "AdamW",
+    "Adam",
+    "SGD",
+    "FusedLAMB",
+    "FusedSGD",
+    "Lamb",
+    "Adafactor",
+    "CAME",
+    "DistributedLamb",
+    "DistributedAdaFactor",
+    "DistributedCAME",
+    "DistGaloreAwamW",
+)
 _WORDS = {
-    "tensor_parallel": "tp_size", "pipeline_parallel": "pp_size", "num_microbatches": "num_microbatches",
-    "micro_batch": "microbatch_size", "schedule": "pp_style", "layers_per_stage": "num_layers_per_stage",
-    "sequence_parallel": "enable_sequence_parallelism", "offload.optimizer": "cpu_offload",
-}  # fmt: skip
+    "tensor_parallel": "tp_size",
+    "pipeline_parallel": "pp_size",
+    "num_microbatches": "num_microbatches",
+    "micro_batch": "microbatch_size",
+    "schedule": "pp_style",
+    "layers_per_stage": "num_layers_per_stage",
+    "sequence_parallel": "enable_sequence_parallelism",
+    "offload.optimizer": "cpu_offload",
+}
 
 
 def read_plugin(
@@ -42,9 +58,12 @@ def read_plugin(
 ) -> Draft:
     """The layout that a plugin with these arguments gives; ``whole_call`` where they are all that a script gives it."""
     draft = Draft(
-        dialect=name, framework=f"Colossal-AI {name}", stack="colossalai", words=_WORDS,
+        dialect=name,
+        framework=f"Colossal-AI {name}",
+        stack="colossalai",
+        words=_WORDS,
         restated=frozenset({"DEV001", "ZER001", "ZER002", "SP001", "PP002", "PP003", "PP010"}),
-    )  # fmt: skip
+    )
     arguments = flatten(arguments)
     flat = source.language != "python" and all(source.settings.get(key) is value for key, value in arguments.items())
     if flat:
@@ -74,21 +93,32 @@ def _refuse_unknown(keys: Keys, draft: Draft, name: str) -> None:
             continue
         draft.diagnostics.append(
             Diagnostic(
-                rule="CFG004", message=f"{name} has no argument {key}", hint=near or f"remove {key}",
+                rule="CFG004",
+                message=f"{name} has no argument {key}",
+                hint=near or f"remove {key}",
                 location=f"{keys.source.shown}:{value.line}: {key}",
                 values={"key": key, "near": "".join(near.split("`")[1:2])},
             )
-        )  # fmt: skip
+        )
 
 
 def _context(context: Keys, source: Source, draft: Draft, asked: Asked) -> None:
     """What the script says outside of the plugin: batch, sequence, model, calls."""
     draft.fields |= {
-        "tensor_mode": "none", "tensor_parallel": 1, "tensor_depth": 1, "pipeline_parallel": 1, "zero_stage": 0,
-        "sequence_parallel": False, "schedule": "none", "num_model_chunks": 1, "precision": "fp16",
-        "offload.optimizer": 0.0, "offload.parameters": 0.0, "offload.tier": "none",
+        "tensor_mode": "none",
+        "tensor_parallel": 1,
+        "tensor_depth": 1,
+        "pipeline_parallel": 1,
+        "zero_stage": 0,
+        "sequence_parallel": False,
+        "schedule": "none",
+        "num_model_chunks": 1,
+        "precision": "fp16",
+        "offload.optimizer": 0.0,
+        "offload.parameters": 0.0,
+        "offload.tier": "none",
         "recompute": "gradient_checkpointing_enable" in source.called,
-    }  # fmt: skip
+    }
     if "recompute" not in draft.keys and not draft.fields["recompute"]:
         recompute = context.flag("gradient_checkpointing", "grad_checkpoint", "checkpoint", name="recompute")
         draft.fields["recompute"] = recompute
@@ -103,9 +133,11 @@ def _context(context: Keys, source: Source, draft: Draft, asked: Asked) -> None:
         hidden = {value.line for key, value in source.settings.items() if key in MODEL and _is_hidden(value)}
         draft.needless_lines |= hidden | {call.line for call in source.others}
     draft.facts |= {
-        "num_devices": asked.gpus, "calls_no_sync": "no_sync" in source.called,
-        "calls_lora": "enable_lora" in source.called, "uses_galore": "DistGaloreAwamW" in source.called,
-    }  # fmt: skip
+        "num_devices": asked.gpus,
+        "calls_no_sync": "no_sync" in source.called,
+        "calls_lora": "enable_lora" in source.called,
+        "uses_galore": "DistGaloreAwamW" in source.called,
+    }
     optimizers = [name for name in OPTIMIZERS if name in source.called]
     written = context.plain("optimizer.type", "optimizer", name="optimizer")
     if isinstance(written, str):
@@ -143,9 +175,11 @@ def _hybrid(keys: Keys, draft: Draft, asked: Asked) -> None:
     groups = keys.count("sp_size", default=1, name="context_parallel")
     layers = keys.raw("num_layers_per_stage", name="layers_per_stage")
     draft.choices |= {
-        "precision": ("fp16", "bf16", "fp32"), "pp_style": PIPELINE_STYLES, "zero_stage": (0, 1, 2),
+        "precision": ("fp16", "bf16", "fp32"),
+        "pp_style": PIPELINE_STYLES,
+        "zero_stage": (0, 1, 2),
         "sequence_parallelism_mode": SEQUENCE_MODES,
-    }  # fmt: skip
+    }
     in_tensor_group = sequence_mode in ("split_gather", "ring")
     layers = layers if layers is UNDECIDED or _is_counts(layers) else None
     fields |= {
@@ -164,16 +198,25 @@ def _hybrid(keys: Keys, draft: Draft, asked: Asked) -> None:
     _keep(
         draft,
         {
-            "pp_style": style, "has_scheduler_nodes": keys.raw("scheduler_nodes") is not None, "zero_stage": stage,
-            "enable_sequence_parallelism": sequence, "sequence_parallelism_mode": sequence_mode, "tp_size": degree,
-            "sp_size": groups, "pp_size": stages, "num_model_chunks": chunks, "precision": precision,
-            "has_microbatches": keys.given("num_microbatches", "microbatch_size"), "num_layers_per_stage": layers,
+            "pp_style": style,
+            "has_scheduler_nodes": keys.raw("scheduler_nodes") is not None,
+            "zero_stage": stage,
+            "enable_sequence_parallelism": sequence,
+            "sequence_parallelism_mode": sequence_mode,
+            "tp_size": degree,
+            "sp_size": groups,
+            "pp_size": stages,
+            "num_model_chunks": chunks,
+            "precision": precision,
+            "has_microbatches": keys.given("num_microbatches", "microbatch_size"),
+            "num_layers_per_stage": layers,
             "num_microbatches": keys.count("num_microbatches", name="num_microbatches"),
             "microbatch_size": keys.count("microbatch_size", name="micro_batch"),
-            "num_layers": draft.model.num_layers if draft.model else None, "seq_len": fields["seq_len"],
+            "num_layers": draft.model.num_layers if draft.model else None,
+            "seq_len": fields["seq_len"],
             "inner_ring_size": keys.count("inner_ring_size"),
         },
-    )  # fmt: skip
+    )
 
 
 def _is_counts(layers: Any) -> bool:
@@ -204,19 +247,23 @@ def _gemini(keys: Keys, draft: Draft, asked: Asked) -> None:
     fractions = {
         name: keys.number(name, default=default)
         for name, default in (
-            ("shard_param_frac", 1.0), ("offload_optim_frac", 0.0), ("offload_param_frac", 0.0),
+            ("shard_param_frac", 1.0),
+            ("offload_optim_frac", 0.0),
+            ("offload_param_frac", 0.0),
             ("gpu_margin_mem_ratio", 0.0),
         )
-    }  # fmt: skip
+    }
     optimizer = _fraction(fractions["offload_optim_frac"])
     effective = fractions["shard_param_frac"] == 1 and fractions["offload_optim_frac"] == 1
     parameters = _fraction(fractions["offload_param_frac"]) if effective else 0.0
     draft.keys |= {"offload.optimizer": "offload_optim_frac", "offload.parameters": "offload_param_frac"}
     draft.fields |= {
-        "zero_stage": 3, "precision": precision if precision in ("fp16", "bf16") else UNDECIDED,
-        "offload.optimizer": optimizer, "offload.parameters": parameters,
+        "zero_stage": 3,
+        "precision": precision if precision in ("fp16", "bf16") else UNDECIDED,
+        "offload.optimizer": optimizer,
+        "offload.parameters": parameters,
         "offload.tier": "cpu" if optimizer not in (0.0, UNDECIDED) else "none",
-    }  # fmt: skip
+    }
     for reason, there in (
         (f"extra_dp_size {extra} shards over a part of the ranks", extra != 1),
         ("placement_policy auto decides while it runs", policy == "auto"),
@@ -237,9 +284,13 @@ def _fraction(value: Any) -> Any:
 
 
 def _gemini_facts(keys: Keys, draft: Draft, facts: dict[str, Any]) -> None:
-    needing = ("enable_sequence_parallelism", "enable_flash_attention", "enable_jit_fused",
-    "enable_fused_normalization",
-               "enable_all_optimization")  # fmt: skip
+    needing = (
+        "enable_sequence_parallelism",
+        "enable_flash_attention",
+        "enable_jit_fused",
+        "enable_fused_normalization",
+        "enable_all_optimization",
+    )
     without = next((name for name in needing if keys.has(name) and keys.settings[name].content is True), None)
     if without is not None:
         facts["needs_tp"] = without
@@ -249,11 +300,13 @@ def _gemini_facts(keys: Keys, draft: Draft, facts: dict[str, Any]) -> None:
     ]
     _keep(
         draft,
-        facts | {
-            "norm_type": keys.number("norm_type", default=2.0), "max_norm": keys.number("max_norm"),
+        facts
+        | {
+            "norm_type": keys.number("norm_type", default=2.0),
+            "max_norm": keys.number("max_norm"),
             "calls_refused": refused[0] if refused else None,
         },
-    )  # fmt: skip
+    )
 
 
 def _low_level_zero(keys: Keys, draft: Draft, asked: Asked) -> None:
@@ -274,10 +327,13 @@ def _low_level_zero(keys: Keys, draft: Draft, asked: Asked) -> None:
     _keep(
         draft,
         {
-            "stage": stage, "precision": precision, "extra_dp_size": extra,
-            "fp8_communication": keys.flag("fp8_communication"), "norm_type": keys.number("norm_type", default=2.0),
+            "stage": stage,
+            "precision": precision,
+            "extra_dp_size": extra,
+            "fp8_communication": keys.flag("fp8_communication"),
+            "norm_type": keys.number("norm_type", default=2.0),
         },
-    )  # fmt: skip
+    )
 
 
 def _ddp(keys: Keys, draft: Draft, asked: Asked) -> None:
@@ -296,8 +352,11 @@ def _ddp(keys: Keys, draft: Draft, asked: Asked) -> None:
 
 
 _READERS: dict[str, Callable[[Keys, Draft, Asked], None]] = {
-    HYBRID: _hybrid, GEMINI: _gemini, LOW_LEVEL_ZERO: _low_level_zero, DDP: _ddp,
-}  # fmt: skip
+    HYBRID: _hybrid,
+    GEMINI: _gemini,
+    LOW_LEVEL_ZERO: _low_level_zero,
+    DDP: _ddp,
+}
 
 
 def _batch(context: Keys, draft: Draft, asked: Asked) -> None:
