@@ -16,7 +16,7 @@ from planner.calibration.refit import refit
 from planner.cli.output import print_json
 from planner.diagnostics import Diagnostic, ExitCode, PlanError, render, usage_error
 from planner.handover.measurements import Measurements
-from planner.launch.nvme import MEMORY_FILE_SYSTEMS, file_system
+from planner.launch.drives import MEMORY_FILE_SYSTEMS, file_system
 from planner.launch.processes import run_command
 from planner.launch.workers import builtin_for, calibration_command, present_gpus
 from planner.plans.plan import write_bytes
