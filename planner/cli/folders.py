@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from planner.cli import reading
+from planner.codes import Config
 from planner.diagnostics import Diagnostic, ExitCode, PlanError, usage_error
 from planner.lint.check import Checked, check_text
 from planner.lint.draft import Asked
@@ -69,10 +70,11 @@ def judged_file(path: Path, asked: Asked) -> JudgedFile | None:
             return _plan(path)
         checked = check_text(text, shown, asked, compare=False)
     except PlanError as error:
-        return None if error.diagnostics[0].rule == "CFG008" else _refused(path, error.diagnostics)
+        return None if error.diagnostics[0].rule == Config.NOTHING_FOUND else _refused(path, error.diagnostics)
     except OSError as error:
         return _refused(
-            path, (Diagnostic(rule="CFG007", message=f"cannot read the file: {error.strerror}", location=shown),)
+            path,
+            (Diagnostic(rule=Config.UNREADABLE, message=f"cannot read the file: {error.strerror}", location=shown),),
         )
     line = check_view.folder_line(path, checked)
     return JudgedFile(code=exit_code(checked), line=line, document=document_of(checked))
@@ -120,11 +122,11 @@ def _notes(checked: Checked) -> Iterator[Diagnostic]:
         return
     if checked.predicted is None:
         message = f"no prediction: {checked.no_prediction}"
-        yield Diagnostic(rule="CFG005", severity="note", message=message, location=checked.source.shown)
+        yield Diagnostic(rule=Config.NO_PREDICTION, severity="note", message=message, location=checked.source.shown)
         return
     best = checked.best.plan if checked.best is not None else None
     yield Diagnostic(
-        rule="CFG010",
+        rule=Config.COMPARISON,
         severity="note",
         message=check_view.comparison(checked),
         location=checked.source.shown,
