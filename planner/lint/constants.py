@@ -5,13 +5,13 @@ applied to plain numbers.
 """
 
 import ast
-import itertools
 import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from planner.lint.source import Symbol, Unknown, Value, shortened
+from planner.lint.syntax import Lines
 
 MAX_DEPTH = 60
 MAX_NODES = 200_000
@@ -78,23 +78,6 @@ class HiddenError(Exception):
         return Unknown(why=self.why, line=self.line, column=self.column, name=self.name)
 
 
-class Lines:
-    """Offsets of the lines of a text, to turn syntax-tree positions (UTF-8 columns) into character offsets."""
-
-    def __init__(self, text: str) -> None:
-        """Index the lines; only a line feed ends one, as in the text that :func:`files.read` returns."""
-        self.text = text
-        self.starts = list(itertools.accumulate((len(line) + 1 for line in text.split("\n")), initial=0))
-        self.ascii = text.isascii()
-
-    def offset(self, line: int, column: int) -> int:
-        """Character offset of a line (from 1) and a column (bytes of UTF-8, from 0)."""
-        start = self.starts[min(line, len(self.starts)) - 1]
-        if self.ascii:
-            return start + column
-        return start + len(self.text[start : start + column].encode()[:column].decode(errors="ignore"))
-
-
 class Constants:
     """An evaluator with one budget for a whole file."""
 
@@ -122,18 +105,12 @@ class Constants:
 
     def written(self, node: ast.AST) -> str:
         """The text of a node, on one short line."""
-        start, end = self._span(node)
+        start, end = self.lines.span(node)
         return shortened(self.text[start:end])
 
     def _at(self, node: ast.expr, content: Any) -> Value:
-        start, end = self._span(node)
+        start, end = self.lines.span(node)
         return Value(content=content, line=node.lineno, column=node.col_offset + 1, start=start, end=end)
-
-    def _span(self, node: Any) -> tuple[int, int]:
-        return (
-            self.lines.offset(node.lineno, node.col_offset),
-            self.lines.offset(node.end_lineno or node.lineno, node.end_col_offset or 0),
-        )
 
     def plain(self, node: ast.expr, names: Mapping[str, Value], depth: int) -> Any:
         """The content of an expression, with nested tables as plain dicts refused."""

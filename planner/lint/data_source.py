@@ -6,9 +6,10 @@ from typing import Any
 
 import yaml
 
+from planner.codes import Config
 from planner.lint.json_positions import JsonError, JsonReader
-from planner.lint.python_source import caret
-from planner.lint.source import Note, Source, Unknown, Value, flatten, unreadable
+from planner.lint.source import Note, Source, Unknown, Value, contradiction, flatten, unreadable
+from planner.lint.syntax import caret
 
 MAX_YAML_CHARACTERS = 128 * 1024
 MAX_NODES = 50_000
@@ -39,14 +40,16 @@ def read_json(text: str, shown: str) -> Source:
 
 def _table(root: Value, shown: str, kind: str) -> dict[str, Value]:
     if not isinstance(root.content, dict):
-        raise unreadable("CFG006", f"this is not a {kind}", shown, hint="write the settings as keys with values")
+        raise unreadable(
+            Config.OTHER_LANGUAGE, f"this is not a {kind}", shown, hint="write the settings as keys with values"
+        )
     return root.content
 
 
 def _syntax(language: str, message: str, text: str, shown: str, place: tuple[int, int]) -> Exception:
     line, column = place
     return unreadable(
-        "CFG006",
+        Config.OTHER_LANGUAGE,
         f"this is not {language}: {message}",
         f"{shown}:{line}:{column}",
         detail=caret(text, line, column),
@@ -134,7 +137,9 @@ def read_yaml(text: str, shown: str) -> Source:
         PlanError: not YAML, no mapping, or larger than can be read in bounded time.
     """
     if len(text) > MAX_YAML_CHARACTERS:
-        raise unreadable("CFG007", "the YAML file is larger than 128 KiB", shown, hint="name a configuration file")
+        raise unreadable(
+            Config.UNREADABLE, "the YAML file is larger than 128 KiB", shown, hint="name a configuration file"
+        )
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
         reader = _YamlReader(text)
@@ -145,9 +150,9 @@ def read_yaml(text: str, shown: str) -> Source:
         raise _syntax("YAML", error.problem or "it cannot be read", text, shown, place) from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         reason = str(error).partition("\n")[0] or "it nests too deeply"
-        raise unreadable("CFG006", f"this is not YAML: {reason}", shown) from error
+        raise unreadable(Config.OTHER_LANGUAGE, f"this is not YAML: {reason}", shown) from error
     if value is None:
-        raise unreadable("CFG006", "there is nothing in this YAML file", shown)
+        raise unreadable(Config.OTHER_LANGUAGE, "there is nothing in this YAML file", shown)
     return Source(
         shown=shown,
         text=text,
@@ -191,18 +196,8 @@ class _YamlReader:
             value = self.value(value_node, depth + 1)
             if key in table and table[key].content != value.content:
                 mark = key_node.start_mark
-                self.notes.append(
-                    Note(
-                        code="CFG003",
-                        message=f"{key} is defined twice with different values",
-                        line=mark.line + 1,
-                        column=mark.column + 1,
-                        hint=f"keep one definition of {key}",
-                        severity="error",
-                        key=key,
-                        detail=f"on line {table[key].line} and on line {value.line}",
-                    )
-                )
+                detail = f"on line {table[key].line} and on line {value.line}"
+                self.notes.append(contradiction(key, (mark.line + 1, mark.column + 1), detail))
             table[key] = value
         return table
 

@@ -4,15 +4,15 @@ A value is tried by writing it into the text and judging the text again, with wh
 elsewhere mended, so nothing is suggested that the check itself would refuse.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
 
+from planner.codes import Config
 from planner.diagnostics import Diagnostic
-from planner.lint.draft import Keys
 from planner.lint.judging import Judged
-from planner.lint.repair import ABOUT_MESH, RULES_OF_KEYS, Broken, Tries, candidates, editable, keys_of
+from planner.lint.repair import CONFIG_RULE, EVERY_RULE, Broken, Tries, about, candidates, editable, keys_of
 from planner.lint.source import Value, spelled
 from planner.lint.steps import MAX_FOLLOWING, Change, pairs_of, settled, steps_of
 
@@ -35,14 +35,12 @@ def with_hints(tries: Tries, judged: Judged) -> Judged:
         _hinted(tries, judged, diagnostic) if diagnostic.severity == "error" else diagnostic
         for diagnostic in judged.diagnostics
     )
-    return Judged(
-        draft=judged.draft, diagnostics=found, problem=judged.problem, layout=judged.layout, missing=judged.missing
-    )
+    return replace(judged, diagnostics=found)
 
 
 def _hinted(tries: Tries, judged: Judged, diagnostic: Diagnostic) -> Diagnostic:
-    rule = RULES_OF_KEYS.get(diagnostic.rule)
-    if diagnostic.rule.startswith("CFG") or (rule and (rule.repaired is not None or rule.remedy != "change")):
+    rule = CONFIG_RULE.get(diagnostic.rule)
+    if diagnostic.rule in {*Config} or (rule and (rule.repaired is not None or rule.remedy != "change")):
         return diagnostic
     for key in keys_of(diagnostic, judged.draft):
         hint = _nearest(tries, judged, diagnostic, key)
@@ -54,7 +52,7 @@ def _hinted(tries: Tries, judged: Judged, diagnostic: Diagnostic) -> Diagnostic:
 
 def _pair(tries: Tries, judged: Judged, diagnostic: Diagnostic) -> str:
     """The nearest two degrees, where no single one divides the GPUs."""
-    for step in pairs_of(tries, judged) if diagnostic.rule in ABOUT_MESH else ():
+    for step in pairs_of(tries, judged) if "mesh" in about(diagnostic) else ():
         there = tries.at(step.text)
         if there is not None and settled(there)[0].broken < tries.broken:
             return f"use {' and '.join(_written(change) for change in step.changes)}"
@@ -127,7 +125,7 @@ def _following(
 
 
 def _phrase(tries: Tries, judged: Judged, key: str, value: Value, keeping: list[_Tried]) -> str:
-    name = Keys(tries.source, judged.draft.settings, judged.draft).name(key)
+    name = judged.draft.name(key)
     use = f"use {name}{' ' if name.startswith('--') else ' = '}"
     near = _around(value.content, [tried.value for tried in keeping])
     harmless = [tried.value for tried in keeping if not tried.lost]
@@ -146,7 +144,7 @@ def _phrase(tries: Tries, judged: Judged, key: str, value: Value, keeping: list[
         return f"{use}{words(best)}"
     lost = {rule for tried in keeping if tried.value in near for _, rule, _ in tried.lost}
     verb = ("leaves", "keeps") if len(best) == 1 else ("leave", "keep")
-    if lost & {*ABOUT_MESH}:
+    if any("mesh" in EVERY_RULE[rule].about for rule in lost if rule in EVERY_RULE):
         return f"{use}{words(near)}; with {tries.asked.gpus} GPUs only {words(best)} {verb[0]} a whole DP"
     return f"{use}{words(near)}; only {words(best)} {verb[1]} {_listed(sorted(lost))} as well"
 

@@ -1,7 +1,7 @@
 """Every rule that a message can name: those of layouts, and those of the configuration files of each framework."""
 
 from planner.lint.config_rule import ConfigRule
-from planner.lint.dialects import offload_rules
+from planner.lint.dialects import nvme
 from planner.lint.dialects.colossalai_2022 import rules as colossalai_2022
 from planner.lint.dialects.deepspeed import rules as deepspeed
 from planner.lint.dialects.megatron import option_rules as megatron_options
@@ -13,7 +13,7 @@ from planner.rules.rule import RuleText
 
 CONFIG_RULES: tuple[ConfigRule, ...] = (
     *colossalai_2022.RULES,
-    *offload_rules.RULES,
+    *nvme.RULES,
     *plugins.RULES,
     *zero_plugins.RULES,
     *megatron.RULES,
@@ -22,5 +22,5 @@ CONFIG_RULES: tuple[ConfigRule, ...] = (
 )
 """Rules about the keys of one framework's configuration files."""
 
-EVERY_RULE: tuple[RuleText, ...] = (*ALL_RULES, *CONFIG_RULES)
-"""Every rule that a message can name."""
+EVERY_RULE: tuple[RuleText, ...] = (*(rule.spelled_out() for rule in ALL_RULES), *CONFIG_RULES)
+"""Every rule that a message can name, as people read it."""

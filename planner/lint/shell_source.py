@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from planner.diagnostics import PlanError
 from planner.lint.constants import Constants, HiddenError
-from planner.lint.python_source import parse
-from planner.lint.source import Note, Source, Unknown, Value
+from planner.lint.source import Note, Source, Unknown, Value, contradiction
+from planner.lint.syntax import parse
 
 MAX_WORDS = 50_000
 MAX_WORD = 10_000
@@ -116,13 +116,8 @@ class _Options:
     def assignment(self, name: str, word: _Word, skip: int) -> None:
         value = self._value(_Word(word.text[skip:], word.start + skip, word.end))
         if name in self.variables and self.variables[name].content != value.content:
-            value = Value(
-                content=Unknown(why=f"{name} is assigned more than once", line=value.line, column=value.column),
-                line=value.line,
-                column=value.column,
-                start=0,
-                end=-1,
-            )
+            why = f"{name} is assigned more than once"
+            value = Value.hidden(Unknown(why=why, line=value.line, column=value.column))
         self.variables[name] = value
 
     def option(self, word: _Word, following: _Word | None) -> None:
@@ -136,7 +131,7 @@ class _Options:
             value = self._value(following)
             self.ends[name] = following.end
         else:
-            value = Value(content=True, line=line, column=column, start=0, end=-1)
+            value = Value(content=True, line=line, column=column)
         self._keep(name, value, line, column)
 
     def _belongs(self, option: _Word, following: _Word) -> bool:
@@ -150,18 +145,8 @@ class _Options:
     def _keep(self, name: str, value: Value, line: int, column: int) -> None:
         earlier = self.settings.get(name)
         if earlier is not None and earlier.content != value.content:
-            self.notes.append(
-                Note(
-                    code="CFG003",
-                    message=f"{name} is given twice with different values",
-                    line=line,
-                    column=column,
-                    detail=f"on line {earlier.line} and on line {line}",
-                    hint=f"keep one {name}",
-                    severity="error",
-                    key=name,
-                )
-            )
+            detail = f"on line {earlier.line} and on line {line}"
+            self.notes.append(contradiction(name, (line, column), detail, given=True))
         self.settings[name] = value
 
     def _value(self, word: _Word) -> Value:

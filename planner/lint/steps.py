@@ -5,16 +5,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+from planner.codes import Config
 from planner.diagnostics import Diagnostic
 from planner.layouts.degrees import divisors
-from planner.lint.dialects.colossalai_2022.rules import OLD
-from planner.lint.dialects.plugins.arguments import ARGUMENTS
-from planner.lint.draft import Keys
-from planner.lint.insertion import inserted
+from planner.lint.config_rule import ConfigRule, apply
+from planner.lint.dialects.plugins.keys import ARGUMENTS
+from planner.lint.editing import inserted, removed, renamed
 from planner.lint.judging import Judged
-from planner.lint.removal import removed, renamed
-from planner.lint.repair import ABOUT_MESH, RULES_OF_KEYS, Tries, candidates, editable, keys_of
+from planner.lint.repair import CONFIG_RULE, EVERY_RULE, Tries, about, candidates, editable, keys_of
 from planner.lint.source import Symbol, Value, shortened, spelled
+from planner.rules.rule import Rule
 
 MAX_PAIRS = 40
 OTHER_RANK = 4
@@ -23,8 +23,6 @@ PAIR_RANK = 10
 """How much farther a change of two values is than one of a single value."""
 MAX_FOLLOWING = 4
 """Values that follow from one change."""
-LAYOUT_ADDITIONS: dict[tuple[str, str], dict[str, Any]] = {(OLD, "TP010"): {"parallel.tensor.mode": "1d"}}
-"""Dialect and rule about layouts to the keys that keep it where the file lacks them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,12 +49,12 @@ class Step:
 
 def steps_of(tries: Tries, judged: Judged, error: Diagnostic) -> Iterator[Step]:
     """Every step that may help against one violation, the nearest first for each key."""
-    rule = RULES_OF_KEYS.get(error.rule)
+    rule = CONFIG_RULE.get(error.rule)
     remedy = rule.remedy if rule is not None else "change"
-    if error.rule in ("CFG001", "CFG003"):
+    if error.rule in (Config.HIDDEN, Config.CONTRADICTION):
         # What is hidden or contradicts itself only its author knows.
         return
-    if error.rule == "CFG004":
+    if error.rule == Config.UNKNOWN_KEY:
         yield from _renamings(tries, judged, error)
         yield from _removals(tries, judged, error)
     elif remedy == "remove":
@@ -74,7 +72,7 @@ def _changed_values(tries: Tries, judged: Judged, error: Diagnostic) -> Iterator
             yield replace(step, rank=step.rank + OTHER_RANK * number)
         if exact is not None:
             return
-    if error.rule in ABOUT_MESH:
+    if "mesh" in about(error):
         yield from pairs_of(tries, judged)
 
 
@@ -104,18 +102,13 @@ def _exact_steps(tries: Tries, keep: str) -> Iterator[tuple[Tries, tuple[Change,
 
 def exact_value(error: Diagnostic, judged: Judged) -> Any:
     """The one value that keeps a rule, where there is only one."""
-    rule = RULES_OF_KEYS.get(error.rule)
+    rule = CONFIG_RULE.get(error.rule)
     if rule is None or rule.repaired is None:
         return None
     try:
-        return rule.repaired(_facts(judged))
+        return apply(rule.repaired, judged.facts)
     except KeyError:
         return None
-
-
-def _facts(judged: Judged) -> dict[str, Any]:
-    known = {} if judged.layout is None else {"data_parallel": judged.layout.data_parallel}
-    return {**known, **judged.draft.facts}
 
 
 def _values(tries: Tries, judged: Judged, key: str, exact: Any) -> Iterator[Step]:
@@ -153,8 +146,9 @@ def pairs_of(tries: Tries, judged: Judged) -> Iterator[Step]:
 
 def _change(tries: Tries, judged: Judged, key: str, after: str) -> Change:
     value = judged.draft.settings[key]
-    name = Keys(tries.source, judged.draft.settings, judged.draft).name(key)
-    return Change(line=value.line, key=name, before=shortened(tries.source.written(value)), after=after)
+    return Change(
+        line=value.line, key=judged.draft.name(key), before=shortened(tries.source.written(value)), after=after
+    )
 
 
 def _key(error: Diagnostic) -> str:
@@ -181,10 +175,10 @@ def _renamings(tries: Tries, judged: Judged, error: Diagnostic) -> Iterator[Step
 
 def _additions(tries: Tries, judged: Judged, error: Diagnostic) -> Iterator[Step]:
     """The keys that the rule wants and the file lacks, all of them at once."""
-    rule = RULES_OF_KEYS.get(error.rule)
-    added = LAYOUT_ADDITIONS.get((judged.draft.dialect, error.rule))
-    if rule is not None and rule.added is not None:
-        added = rule.added(_facts(judged))
+    rule = EVERY_RULE.get(error.rule)
+    added = judged.draft.dialect.additions.get(rule.field) if isinstance(rule, Rule) else None
+    if isinstance(rule, ConfigRule) and rule.added is not None:
+        added = apply(rule.added, judged.facts)
     missing = {key: value for key, value in (added or {}).items() if not _has(judged, key)}
     if len(missing) != 1:
         return
@@ -227,7 +221,7 @@ def _call_of(tries: Tries, judged: Judged) -> Any:
 def _neighbours(tries: Tries, judged: Judged, error: Diagnostic, key: str) -> list[str]:
     """Keys as the file has them beside which a new one belongs: those of the same table, the rule's own key first."""
     draft, parent = judged.draft, key.rpartition(".")[0]
-    known = ARGUMENTS.get(draft.dialect, ())
+    known = ARGUMENTS.get(draft.dialect.name, ())
     own = [_key(error), *draft.keys.values(), *(name for name in known if name in draft.settings)]
     own += [name for name in draft.settings if name.rpartition(".")[0] == parent and not known]
     own = [name for name in dict.fromkeys(own) if name in draft.settings and name.rpartition(".")[0] == parent]
