@@ -58,7 +58,7 @@ class ConfigRule(RuleText):
     """Further numbers for the templates."""
     repaired: Callable[..., Any] | None = None
     """The one value of ``fact`` that keeps the rule, where there is only one."""
-    remedy: Literal["change", "add", "remove"] = "change"
+    remedy: Literal["change", "add", "remove"]
     """What a repair does: another value of ``fact``, a key that the file lacks, or ``fact`` taken out."""
     added: Callable[..., dict[str, Any]] | None = None
     """Keys that the file lacks with the values that keep the rule; ``True`` for an option without a value."""
@@ -76,21 +76,29 @@ class ConfigRule(RuleText):
         return self.texts(_Shown({**facts, **numbers})), used | numbers
 
 
-def rules_of(facts: Mapping[str, Fact], *dialects: str) -> Callable[..., ConfigRule]:
-    """The maker of a dialect's rules.
+def rules_of(facts: Mapping[str, Fact], *dialects: str) -> Callable[..., Callable[..., ConfigRule]]:
+    """The maker of a dialect's rules: first id, title and what kind of rule it is, then its texts and functions.
 
     Unless they are given, a rule needs what ``holds`` asks for, its fact is the first of these, its field is where a
-    person looks for that fact, and its detail lists all of them.
+    person looks for that fact, and its detail lists all of them; and its remedy is to add what it names, if it does.
     """
 
-    def rule(**fields: Any) -> ConfigRule:
-        needs = fields.setdefault("needs", parameters(fields["holds"]))
-        fact = fields.setdefault("fact", needs[0])
-        fields.setdefault("field", facts[fact].key or fact)
-        fields.setdefault("detail", ", ".join(f"{need} = {{{need}}}" for need in needs))
-        return ConfigRule(**{"dialects": dialects, **fields})
+    def headed(rule_id: str, title: str = "", **kind: Any) -> Callable[..., ConfigRule]:
+        def rule(**fields: Any) -> ConfigRule:
+            needs = fields.setdefault("needs", parameters(fields["holds"]))
+            fact = fields.setdefault("fact", needs[0])
+            defaults = {
+                "dialects": dialects,
+                "title": title,
+                "field": facts[fact].key or fact,
+                "detail": ", ".join(f"{need} = {{{need}}}" for need in needs),
+                "remedy": "add" if "added" in fields else "change",
+            }
+            return ConfigRule(id=rule_id, **{**defaults, **kind, **fields})
 
-    return rule
+        return rule
+
+    return headed
 
 
 def one_of(fact: str, choices: tuple[Any, ...]) -> dict[str, Any]:

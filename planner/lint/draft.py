@@ -66,8 +66,24 @@ class Dialect:
     """Field of a layout rule to the keys that keep it where the file lacks them."""
 
 
+class Fields:
+    """What a file says of a layout."""
+
+    fields: Mapping[str, Any]
+    """Layout field to its value or :data:`UNDECIDED`."""
+
+    def known(self, name: str, default: Any = None) -> Any:
+        """A decided field, or ``default``."""
+        value = self.fields.get(name, default)
+        return default if value is UNDECIDED else value
+
+    def decided(self, *names: str) -> bool:
+        """Whether all fields are decided."""
+        return all(self.fields.get(name) is not UNDECIDED for name in names)
+
+
 @dataclass(frozen=True, kw_only=True)
-class Draft:
+class Draft(Fields):
     """A configuration in gptplan's words."""
 
     dialect: Dialect
@@ -75,7 +91,6 @@ class Draft:
     settings: Mapping[str, Value]
     """What the keys below name: the settings of the file, or a plugin's own arguments before them."""
     fields: Mapping[str, Any]
-    """Layout field to its value or :data:`UNDECIDED`."""
     keys: Mapping[str, str]
     """Layout field or fact to the key of the file that sets it."""
     facts: Mapping[str, Any]
@@ -94,15 +109,6 @@ class Draft:
     """Keys that the dialect has looked at."""
     needless_lines: frozenset[int]
     """Lines of hidden values that nothing depends on any more."""
-
-    def known(self, name: str, default: Any = None) -> Any:
-        """A decided field, or ``default``."""
-        value = self.fields.get(name, default)
-        return default if value is UNDECIDED else value
-
-    def decided(self, *names: str) -> bool:
-        """Whether all fields are decided."""
-        return all(self.fields.get(name) is not UNDECIDED for name in names)
 
     def name(self, key: str) -> str:
         """A key as the file calls it."""

@@ -23,7 +23,7 @@ from planner.specs.files import builtin_names, load_spec
 MAX_ALTERNATIVES = 48
 MAX_LISTED_STAGES = 4096
 """Layouts with more stages than any model has layers are judged without their lists."""
-_DEFAULTS: dict[str, Any] = {
+_OF_LAYOUT: dict[str, Any] = {
     "tensor_mode": "none",
     "tensor_parallel": 1,
     "tensor_depth": 1,
@@ -35,13 +35,12 @@ _DEFAULTS: dict[str, Any] = {
     "precision": "fp16",
     "micro_batch": 1,
     "num_microbatches": 1,
-    "recompute": False,
-    "offload.optimizer": 0.0,
-    "offload.parameters": 0.0,
-    "offload.tier": "none",
-    "context_parallel": 1,
-    "seq_len": None,
-    "layers_per_stage": None,
+}
+"""Fields of a layout as they are where the file does not say."""
+_DEFAULTS: dict[str, Any] = {
+    **_OF_LAYOUT,
+    **{"offload.optimizer": 0.0, "offload.parameters": 0.0, "offload.tier": "none"},
+    **{"recompute": False, "context_parallel": 1, "seq_len": None, "layers_per_stage": None},
 }
 
 
@@ -143,23 +142,11 @@ def _question(asked: Asked, stack: StackSpec, fields: dict[str, Any], model: Mod
     ranks = max(1, asked.gpus // group)
     layers = fields["layers_per_stage"] or _dealt(model.num_layers, fields["pipeline_parallel"])
     layout = Layout(
-        tensor_mode=fields["tensor_mode"],
-        tensor_parallel=fields["tensor_parallel"],
-        tensor_depth=fields["tensor_depth"],
-        pipeline_parallel=fields["pipeline_parallel"],
         data_parallel=ranks,
-        zero_stage=fields["zero_stage"],
-        sequence_parallel=fields["sequence_parallel"],
-        micro_batch=fields["micro_batch"],
-        num_microbatches=fields["num_microbatches"],
-        schedule=fields["schedule"],
-        num_model_chunks=fields["num_model_chunks"],
         layers_per_stage=layers,
         recompute_layers_per_stage=layers if fields["recompute"] else (0,) * len(layers),
-        offload=Offload(
-            optimizer=fields["offload.optimizer"], parameters=fields["offload.parameters"], tier=fields["offload.tier"]
-        ),
-        precision=fields["precision"],
+        offload=Offload(**{part: fields[f"offload.{part}"] for part in ("optimizer", "parameters", "tier")}),
+        **{field: fields[field] for field in _OF_LAYOUT},
     )
     problem = Problem(
         model=model,

@@ -1,12 +1,12 @@
 """Reading a dialect: typed values of settings, gathered into a draft."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from planner.codes import Config
 from planner.diagnostics import Diagnostic
-from planner.lint.draft import UNDECIDED, Asked, Dialect, Draft
+from planner.lint.draft import UNDECIDED, Asked, Dialect, Draft, Fields
 from planner.lint.source import Source, Symbol, Unknown, Value, shortened, spelled
 from planner.rules.rule import About
 from planner.specs import ModelSpec
@@ -15,7 +15,7 @@ from planner.specs.files import did_you_mean
 MAX_COUNT = 1_000_000
 
 
-class Reading:
+class Reading(Fields):
     """A draft in the making. Lives only while its dialect reads one configuration."""
 
     def __init__(self, dialect: Dialect, source: Source, asked: Asked) -> None:
@@ -48,15 +48,6 @@ class Reading:
                 self.dialect.facts[name]
                 self.facts[name] = value
 
-    def decided(self, *names: str) -> bool:
-        """Whether all fields are decided."""
-        return all(self.fields.get(name) is not UNDECIDED for name in names)
-
-    def known(self, name: str, default: Any = None) -> Any:
-        """A decided field, or ``default``."""
-        value = self.fields.get(name, default)
-        return default if value is UNDECIDED else value
-
     def offload(self, optimizer: Any, parameters: Any) -> None:
         """Set what leaves the device from the two devices that a file names."""
         devices = (optimizer, parameters)
@@ -73,23 +64,9 @@ class Reading:
 
     def draft(self) -> Draft:
         """What was read."""
-        return Draft(
-            dialect=self.dialect,
-            source=self.source,
-            settings=self.settings,
-            fields=self.fields,
-            keys=self.keys,
-            facts=self.facts,
-            choices=self.choices,
-            spoken=self.spoken,
-            warns=frozenset(self.warns),
-            model=self.model,
-            diagnostics=tuple(self.diagnostics),
-            assumptions=tuple(self.assumptions),
-            unmodelled=tuple(self.unmodelled),
-            read=frozenset(self.read),
-            needless_lines=frozenset(self.needless_lines),
-        )
+        frozen: dict[type, Callable[[Any], Any]] = {list: tuple, set: frozenset}
+        read = {field.name: getattr(self, field.name) for field in fields(Draft)}
+        return Draft(**{name: frozen.get(type(value), lambda same: same)(value) for name, value in read.items()})
 
 
 @dataclass(frozen=True)

@@ -94,9 +94,7 @@ def has_libaio() -> bool:
 _rule = rules_of(NVME_FACTS, OLD, DEEPSPEED)
 
 RULES = (
-    _rule(
-        id="NVM001",
-        title="nvme_path on a network file system",
+    _rule("NVM001", "nvme_path on a network file system")(
         needs=("nvme_path", "nvme_file_system"),
         message="nvme_path {nvme_path} is on {nvme_file_system}, which is no local file system",
         detail="mounted as {nvme_file_system} on this machine",
@@ -105,9 +103,7 @@ RULES = (
         source=_README,
         holds=lambda nvme_local: nvme_local,
     ),
-    _rule(
-        id="NVM002",
-        title="no room for the states on nvme_path",
+    _rule("NVM002", "no room for the states on nvme_path")(
         message="the states need {nvme_need} a node, and nvme_path {nvme_path} has {nvme_free} free",
         detail="{nvme_bytes_per_parameter} bytes of each of {nvme_parameters} parameters, over {nvme_nodes} nodes",
         hint="free {nvme_missing}, name a larger drive, or use more nodes",
@@ -115,31 +111,23 @@ RULES = (
         source="optimizer: fp32 master weights and two moments, 12 bytes a parameter; offloaded weights 2 bytes",
         holds=lambda nvme_path, nvme_free_bytes, nvme_need_bytes: nvme_free_bytes >= nvme_need_bytes,
     ),
-    _rule(
-        id="NVM003",
-        title="libaio is not installed",
+    _rule("NVM003", "libaio is not installed", severity="warning")(
         message="offloading to NVMe needs libaio, and this machine does not have it",
         detail="neither the library libaio nor its header libaio.h was found",
         hint=f"run `{INSTALL_LIBAIO}` on every node",
         why="Asynchronous reads and writes go through libaio, and its extension is built against the header.",
         source=_README,
         holds=lambda nvme_path, libaio: libaio,
-        severity="warning",
     ),
-    _rule(
-        id="NVM004",
-        title="nvme_path does not exist",
+    _rule("NVM004", "nvme_path does not exist", severity="warning")(
         message="nvme_path {nvme_path} does not exist on this machine",
         detail="it has to be a folder of a local file system on every node",
         hint="create it on every node, or name another folder",
         why="The states are written to files in this folder.",
         source=_README,
         holds=lambda nvme_path, nvme_exists: nvme_exists,
-        severity="warning",
     ),
-    _rule(
-        id="NVM005",
-        title="offload to NVMe without a path",
+    _rule("NVM005", "offload to NVMe without a path")(
         message="states go to NVMe, and there is no nvme_path",
         detail="device = nvme",
         hint="add nvme_path with a folder of a local file system, or use device cpu",

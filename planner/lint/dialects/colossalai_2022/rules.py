@@ -16,10 +16,7 @@ def _naive(mode: str) -> str:
 
 
 RULES = (
-    _rule(
-        id="OLD001",
-        about=("degrees",),
-        title="BATCH_SIZE is not a whole number of micro batches",
+    _rule("OLD001", "BATCH_SIZE is not a whole number of micro batches", about=("degrees",))(
         message="BATCH_SIZE {batch_size} does not divide by NUM_MICRO_BATCHES {num_micro_batches}",
         detail="{batch_size} % {num_micro_batches} = {rest}",
         hint="use a BATCH_SIZE that is a multiple of {num_micro_batches}",
@@ -28,9 +25,7 @@ RULES = (
         source=f"{_EXAMPLE}, README: BATCH_SIZE / NUM_MICRO_BATCHES is an integer",
         holds=lambda batch_size, num_micro_batches: batch_size % num_micro_batches == 0,
     ),
-    _rule(
-        id="OLD002",
-        title="TENSOR_SHAPE is not what the stages send to each other",
+    _rule("OLD002", "TENSOR_SHAPE is not what the stages send to each other")(
         message="TENSOR_SHAPE is {found}, and the stages send {expected}",
         detail="({batch_size} / {num_micro_batches}{divided}, {seq_len}, {hidden_size}{divided}) = {expected}",
         hint="use TENSOR_SHAPE = {expected}",
@@ -43,10 +38,7 @@ RULES = (
             pipeline == 1 or tuple(tensor_shape) == tuple(expected_shape)
         ),
     ),
-    _rule(
-        id="OLD003",
-        remedy="add",
-        title="a pipeline without NUM_MICRO_BATCHES",
+    _rule("OLD003", "a pipeline without NUM_MICRO_BATCHES")(
         field="NUM_MICRO_BATCHES",
         message="a pipeline of {pipeline} stages needs NUM_MICRO_BATCHES, and the file has none",
         detail="pipeline = {pipeline}",
@@ -57,10 +49,7 @@ RULES = (
         source=f"{_EXAMPLE}, train_gpt.py reads gpc.config.NUM_MICRO_BATCHES",
         holds=lambda pipeline, has_micro_batches: pipeline == 1 or has_micro_batches,
     ),
-    _rule(
-        id="OLD004",
-        remedy="remove",
-        title="data parallelism written by hand",
+    _rule("OLD004", "data parallelism written by hand", remedy="remove")(
         message="{data_parallel_key} is set by hand, and data parallelism is never written",
         detail="DP = GPUs / (TP x PP) = {num_devices} / ({tensor_parallel} x {pipeline}) = {data_parallel}",
         hint="remove {data_parallel_key}; Colossal-AI sets it",
@@ -68,10 +57,7 @@ RULES = (
         source=f"{_EXAMPLE}, README: DP is set automatically",
         holds=lambda data_parallel_by_hand, data_parallel_key: False,
     ),
-    _rule(
-        id="OLD005",
-        remedy="remove",
-        title="fp16 and zero in one file",
+    _rule("OLD005", "fp16 and zero in one file", remedy="remove")(
         message="fp16 and zero are both set, and only one of them may be",
         detail="zero level {zero_level} brings mixed precision of its own",
         hint="remove fp16",
@@ -79,9 +65,7 @@ RULES = (
         source=f"{_INITIALIZE}:336",
         holds=lambda fp16, zero_level: not fp16 or zero_level == 0,
     ),
-    _rule(
-        id="OLD006",
-        title="a pipeline with another mixed precision than naive",
+    _rule("OLD006", "a pipeline with another mixed precision than naive")(
         message="a pipeline takes AMP_TYPE.NAIVE only, and fp16 mode is {fp16_mode}",
         detail="pipeline = {pipeline}, mode = {fp16_mode}",
         hint="use mode = AMP_TYPE.NAIVE",
@@ -90,9 +74,7 @@ RULES = (
         source=f"{_INITIALIZE}:350",
         holds=lambda fp16_mode, pipeline: pipeline == 1 or "NAIVE" in str(fp16_mode).upper(),
     ),
-    _rule(
-        id="OLD007",
-        title="HIDDEN_SIZE is not the model's",
+    _rule("OLD007", "HIDDEN_SIZE is not the model's")(
         message="HIDDEN_SIZE is {hidden_size}, and {model} has {model_hidden_size}",
         detail="{hidden_size} != {model_hidden_size}",
         hint="use HIDDEN_SIZE = {model_hidden_size}",
@@ -101,9 +83,7 @@ RULES = (
         source=f"{_EXAMPLE}, README: HIDDEN_SIZE is related to the model",
         holds=lambda hidden_size, model_hidden_size: hidden_size == model_hidden_size,
     ),
-    _rule(
-        id="OLD008",
-        title="a constant that parallel does not use",
+    _rule("OLD008", "a constant that parallel does not use")(
         message="{unused_key} is {unused_constant}, and {used_key} is {used_value}",
         detail="{unused_constant} != {used_value}; Colossal-AI reads {used_key} only",
         hint="write {used_key} = {unused_key}, or remove {unused_key}",

@@ -27,9 +27,7 @@ def _product(train_micro_batch: int, gradient_accumulation_steps: int, data_para
 
 
 RULES = (
-    _rule(
-        id="DSP001",
-        title="train_batch_size is not micro batch x accumulation x DP",
+    _rule("DSP001", "train_batch_size is not micro batch x accumulation x DP")(
         needs=("train_batch", "train_micro_batch", "gradient_accumulation_steps", "data_parallel"),
         message="train_batch_size is {train_batch}, and micro batch x accumulation x DP is {product}",
         detail="{train_micro_batch} * {gradient_accumulation_steps} * {data_parallel} = {product}",
@@ -40,9 +38,7 @@ RULES = (
         source=f"{_CONFIG}, _batch_assertion",
         holds=lambda train_batch, **batch: train_batch == apply(_product, batch),
     ),
-    _rule(
-        id="DSP002",
-        title="fp16 and bf16 together",
+    _rule("DSP002", "fp16 and bf16 together")(
         message="fp16 and bf16 are both enabled, and only one of them may be",
         detail="fp16.enabled and bf16.enabled are true",
         hint="set fp16.enabled or bf16.enabled to false",
@@ -51,9 +47,7 @@ RULES = (
         source=f"{_CONFIG}, _initialize_params",
         holds=lambda fp16, bf16: not (fp16 and bf16),
     ),
-    _rule(
-        id="DSP003",
-        title="a ZeRO stage that does not exist",
+    _rule("DSP003", "a ZeRO stage that does not exist")(
         message="zero_optimization.stage {zero_stage} is none of 0, 1, 2, 3",
         detail="zero_optimization.stage = {zero_stage}",
         hint="use stage 0, 1, 2 or 3",
@@ -61,9 +55,7 @@ RULES = (
         source=f"{_ZERO}, ZeroStageEnum",
         holds=lambda zero_stage: zero_stage in (0, 1, 2, 3),
     ),
-    _rule(
-        id="DSP004",
-        title="optimizer offload without ZeRO",
+    _rule("DSP004", "optimizer offload without ZeRO")(
         field="zero_optimization.offload_optimizer",
         message="offload_optimizer needs ZeRO stage 1, 2 or 3, and the stage is {zero_stage}",
         detail="zero_optimization.stage = {zero_stage}, offload_optimizer.device = {optimizer_device}",
@@ -73,9 +65,7 @@ RULES = (
         "deepspeed/ops/adam/cpu_adam.py, step",
         holds=lambda zero_stage, optimizer_device: optimizer_device == "none" or zero_stage >= 1,
     ),
-    _rule(
-        id="DSP005",
-        title="parameter offload without ZeRO 3",
+    _rule("DSP005", "parameter offload without ZeRO 3")(
         field="zero_optimization.offload_param",
         message="offload_param needs ZeRO stage 3, and the stage is {zero_stage}",
         detail="zero_optimization.stage = {zero_stage}, offload_param.device = {parameter_device}",
@@ -85,9 +75,7 @@ RULES = (
         source=f"{_OFFLOAD}, DeepSpeedZeroOffloadParamConfig; {_ENGINE}, _configure_zero_optimizer",
         holds=lambda zero_stage, parameter_device: parameter_device == "none" or zero_stage == 3,  # noqa: PLR2004
     ),
-    _rule(
-        id="DSP006",
-        title="NVMe offload without ZeRO 3",
+    _rule("DSP006", "NVMe offload without ZeRO 3")(
         message="offload_optimizer to nvme needs ZeRO stage 3, and the stage is {zero_stage}",
         detail="zero_optimization.stage = {zero_stage}, offload_optimizer.device = {optimizer_device}",
         hint="use stage 3, or offload_optimizer.device cpu",
@@ -96,10 +84,7 @@ RULES = (
         source=f"{_READ}: deepspeed/runtime/zero/stage_1_and_2.py, DeepSpeedZeroOptimizer",
         holds=lambda zero_stage, optimizer_device: optimizer_device != "nvme" or zero_stage == 3,  # noqa: PLR2004
     ),
-    _rule(
-        id="DSP007",
-        remedy="add",
-        title="no batch size",
+    _rule("DSP007", "no batch size")(
         message="neither train_batch_size nor train_micro_batch_size_per_gpu is given",
         detail="one of them is needed",
         hint="add train_micro_batch_size_per_gpu",
@@ -108,9 +93,7 @@ RULES = (
         source=f"{_CONFIG}, _set_batch_related_parameters",
         holds=lambda has_batch: has_batch,
     ),
-    _rule(
-        id="DSP008",
-        title="train_batch_size does not divide",
+    _rule("DSP008", "train_batch_size does not divide")(
         message="train_batch_size {train_batch} does not divide by {unit_words} = {batch_unit}",
         detail="{train_batch} % {batch_unit} = {rest}",
         hint="use train_batch_size {near}",
@@ -122,10 +105,7 @@ RULES = (
         source=f"{_CONFIG}, _set_batch_related_parameters and _batch_assertion",
         holds=lambda train_batch, batch_unit: train_batch % batch_unit == 0,
     ),
-    _rule(
-        id="DSP009",
-        about=("mesh",),
-        title="parallel degrees do not divide the GPUs",
+    _rule("DSP009", "parallel degrees do not divide the GPUs", about=("mesh",))(
         message="{num_devices} GPUs do not divide by autotp_size x pipeline stages = {group}",
         detail="{num_devices} % {group} = {rest}",
         hint="choose a product of {valid}",
@@ -133,9 +113,7 @@ RULES = (
         why="Data parallelism is what is left of the GPUs, and it has to be a whole number.",
         source=f"{_READ}: deepspeed/utils/groups.py, _ensure_divisibility",
     ),
-    _rule(
-        id="DSP010",
-        title="amp with ZeRO",
+    _rule("DSP010", "amp with ZeRO")(
         message="amp.enabled does not go with zero_optimization.stage {zero_stage}",
         detail="amp.enabled = true, zero_optimization.stage = {zero_stage}",
         hint="set amp.enabled to false, and fp16.enabled or bf16.enabled to true",
@@ -144,9 +122,7 @@ RULES = (
         source=f"{_ENGINE}, _do_optimizer_sanity_check",
         holds=lambda amp, zero_stage: not amp or zero_stage == 0,
     ),
-    _rule(
-        id="DSP011",
-        title="amp with fp16 or bf16",
+    _rule("DSP011", "amp with fp16 or bf16")(
         message="amp is enabled beside {other}, and only one of them may be",
         detail="amp.enabled = true",
         hint="set amp.enabled to false",
@@ -156,9 +132,7 @@ RULES = (
         source=f"{_ENGINE}, _do_optimizer_sanity_check",
         holds=lambda amp, fp16, bf16: not (amp and (fp16 or bf16)),
     ),
-    _rule(
-        id="DSP012",
-        title="automatic tensor parallelism with ZeRO 3",
+    _rule("DSP012", "automatic tensor parallelism with ZeRO 3")(
         message="tensor_parallel.autotp_size {tensor_parallel} does not go with zero_optimization.stage 3",
         detail="zero_optimization.stage = {zero_stage}",
         hint="use stage 2, or autotp_size 1",
@@ -166,9 +140,7 @@ RULES = (
         source=f"{_ENGINE}, _configure_tensor_parallel",
         holds=lambda zero_stage, tensor_parallel: tensor_parallel == 1 or zero_stage <= 2,  # noqa: PLR2004
     ),
-    _rule(
-        id="DSP013",
-        title="partial offload without ZeRO 3",
+    _rule("DSP013", "partial offload without ZeRO 3")(
         message="offload_optimizer.ratio {offload_ratio} needs ZeRO stage 3, and the stage is {zero_stage}",
         detail="zero_optimization.stage = {zero_stage}",
         hint="use ratio 1.0, or stage 3",
@@ -177,9 +149,7 @@ RULES = (
         source=f"{_ZERO}, offload_ratio_check",
         holds=lambda offload_ratio, zero_stage: offload_ratio >= 1 or zero_stage == 3,  # noqa: PLR2004
     ),
-    _rule(
-        id="DSP014",
-        title="ZeRO 2 or 3 with a pipeline",
+    _rule("DSP014", "ZeRO 2 or 3 with a pipeline")(
         message="zero_optimization.stage {zero_stage} does not go with a pipeline of {pipeline_stages} stages",
         detail="pipeline.stages = {pipeline_stages}",
         hint="use stage 1",
@@ -187,9 +157,7 @@ RULES = (
         source=f"{_READ}: deepspeed/runtime/pipe/engine.py, PipelineEngine",
         holds=lambda zero_stage, pipeline_stages: pipeline_stages == 1 or zero_stage <= 1,
     ),
-    _rule(
-        id="DSP015",
-        title="1-bit optimizers with ZeRO",
+    _rule("DSP015", "1-bit optimizers with ZeRO")(
         field="optimizer.type",
         message="optimizer {optimizer_type} does not go with zero_optimization.stage {zero_stage}",
         detail="optimizer.type = {optimizer_type}",
@@ -199,10 +167,7 @@ RULES = (
         source=f"{_ENGINE}, _configure_basic_optimizer",
         holds=lambda zero_stage, optimizer_type: zero_stage == 0 or optimizer_type.lower() not in ONE_BIT,
     ),
-    _rule(
-        id="DSP016",
-        remedy="add",
-        title="an optimizer that ZeRO was not tested with",
+    _rule("DSP016", "an optimizer that ZeRO was not tested with")(
         fact="optimizer_type",
         message="ZeRO stage {zero_stage} takes optimizer {optimizer_type} only with zero_allow_untested_optimizer",
         detail="optimizer.type = {optimizer_type}",
@@ -214,9 +179,7 @@ RULES = (
             zero_stage == 0 or untested_allowed or optimizer_type.lower() in (*ZERO_OPTIMIZERS, *ONE_BIT)
         ),
     ),
-    _rule(
-        id="DSP017",
-        title="half-precision master weights without ZeRO 2",
+    _rule("DSP017", "half-precision master weights without ZeRO 2")(
         message="fp16_master_weights_and_grads needs ZeRO stage 2 with the optimizer on the host",
         detail="zero_optimization.stage = {zero_stage}, offload_optimizer.device = {optimizer_device}",
         hint="set fp16_master_weights_and_grads to false",

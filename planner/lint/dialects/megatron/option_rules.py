@@ -14,10 +14,7 @@ megatron_rule = rules_of(DIALECT.facts, DIALECT.name)
 
 def _needs(rule_id: str, option: str, needed: str, why: str, source: str = ARGUMENTS) -> ConfigRule:
     """A rule that one option does not go without another one, which takes no value."""
-    return megatron_rule(
-        id=rule_id,
-        remedy="add",
-        title=f"{option} without {needed}",
+    return megatron_rule(rule_id, f"{option} without {needed}")(
         needs=(option, "options"),
         message=f"{option} needs {needed}, and it is not given",
         detail=f"{option} is given",
@@ -33,10 +30,7 @@ def _excludes(rule_id: str, option: str, others: tuple[str, ...], why: str, sour
     """A rule that an option does not go with any of some others."""
     words = " or ".join(others)
 
-    return megatron_rule(
-        id=rule_id,
-        remedy="remove",
-        title=f"{option} with {words}",
+    return megatron_rule(rule_id, f"{option} with {words}", remedy="remove")(
         needs=(option, "options"),
         message=f"{option} does not go with {{other}}",
         detail=f"{option} and {{other}} are given",
@@ -89,26 +83,20 @@ RULES = (
         ("--recompute-activations",),
         "Selective recomputation repeats attention in every layer, so there is no choice of layers.",
     ),
-    megatron_rule(
-        id="MEG025",
-        title="an option that Megatron-LM no longer takes",
+    megatron_rule("MEG025", "an option that Megatron-LM no longer takes", severity="warning")(
         field="--checkpoint-activations",
         message="Megatron-LM of today stops at {option}",
         detail="{option} is given",
         hint="use {instead}",
-        severity="warning",
         values=lambda options: {"option": _of_old(options), "instead": OBSOLETE.get(_of_old(options), "")},
         why="Versions of 2019 to 2021 took these options; later ones name their successor and end.",
         source=ARGUMENTS,
         holds=lambda options: not _of_old(options),
     ),
-    megatron_rule(
-        id="MEG026",
-        title="launched without CUDA_DEVICE_MAX_CONNECTIONS=1",
+    megatron_rule("MEG026", "launched without CUDA_DEVICE_MAX_CONNECTIONS=1", severity="warning")(
         message="tensor or context parallelism needs CUDA_DEVICE_MAX_CONNECTIONS=1, and the script {found}",
         detail="--tensor-model-parallel-size {tensor_parallel}, --context-parallel-size {context_parallel}",
         hint="put `export CUDA_DEVICE_MAX_CONNECTIONS=1` before the launcher",
-        severity="warning",
         values=lambda max_connections: {"found": f"sets {max_connections}" if max_connections else "does not set it"},
         why="Below Blackwell, communication overlaps products only if kernels start in the order of their launches, "
         "and Megatron-LM stops without it.",
@@ -117,26 +105,20 @@ RULES = (
             own_sharding or max_connections == "1" or tensor_parallel * context_parallel == 1
         ),
     ),
-    megatron_rule(
-        id="MEG027",
-        title="distributed saved activations where they cannot be",
+    megatron_rule("MEG027", "distributed saved activations where they cannot be", remedy="remove")(
         needs=("--distribute-saved-activations", "tensor_parallel", "options"),
         message="--distribute-saved-activations needs --tensor-model-parallel-size above 1, full recomputation and no "
         "--sequence-parallel",
         detail="--tensor-model-parallel-size {tensor_parallel}",
         hint="drop --distribute-saved-activations",
-        remedy="remove",
         why="It divides what full recomputation keeps over the tensor-parallel ranks.",
         source=f"{ARGUMENTS}; TransformerConfig",
         holds=lambda tensor_parallel, options, recompute_granularity=None: (
             tensor_parallel > 1 and recompute_granularity == "full" and "--sequence-parallel" not in options
         ),
     ),
-    megatron_rule(
-        id="MEG028",
-        title="PyTorch's FSDP with a pipeline",
+    megatron_rule("MEG028", "PyTorch's FSDP with a pipeline", remedy="remove")(
         needs=("--use-torch-fsdp2", "pipeline_parallel"),
-        remedy="remove",
         message="--use-torch-fsdp2 does not go with --pipeline-model-parallel-size {pipeline_parallel}",
         detail="--pipeline-model-parallel-size {pipeline_parallel}",
         hint="use --pipeline-model-parallel-size 1, or drop --use-torch-fsdp2",
@@ -150,10 +132,7 @@ RULES = (
         ("--use-distributed-optimizer", "--fp16"),
         "Both divide the optimizer states, each in its own way, and fp16 has no scaler there.",
     ),
-    megatron_rule(
-        id="MEG030",
-        title="an option of half precision in fp32",
-        remedy="remove",
+    megatron_rule("MEG030", "an option of half precision in fp32", remedy="remove")(
         message="{half_option} needs {wanted}, and it is not given",
         detail="fp16 {fp16}, bf16 {bf16}",
         hint="drop {half_option}",

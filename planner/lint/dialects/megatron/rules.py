@@ -16,10 +16,7 @@ def _around(batch: int, unit: int) -> str:
 
 
 _RULES_OF_MESH = (
-    megatron_rule(
-        id="MEG001",
-        about=("mesh",),
-        title="world size does not divide by TP x PP x CP",
+    megatron_rule("MEG001", "world size does not divide by TP x PP x CP", about=("mesh",))(
         message="world size {num_devices} does not divide by TP x PP x CP = {group}",
         detail="{tensor_parallel} * {pipeline_parallel} * {context_parallel} = {group}, {num_devices} % "
         "{group} = {rest}",
@@ -28,14 +25,11 @@ _RULES_OF_MESH = (
         why="Data parallelism is what is left of the GPUs, and it has to be a whole number.",
         source=f"{ARGUMENTS}; {_STATE}",
     ),
-    megatron_rule(
-        id="MEG002",
-        title="interleaved schedule without a pipeline",
+    megatron_rule("MEG002", "interleaved schedule without a pipeline", remedy="remove")(
         message="an interleaved schedule needs --pipeline-model-parallel-size above {least}, and it is "
         "{pipeline_parallel}",
         detail="{virtual_key} = {virtual_stage}, which makes {virtual_size} virtual stages",
         hint="use --pipeline-model-parallel-size {enough}, or drop {virtual_key}",
-        remedy="remove",
         values=lambda overlap_p2p: {"least": 1 if overlap_p2p else 2, "enough": 2 if overlap_p2p else 4},
         why="Virtual stages take turns on the stages of a pipeline; with --no-overlap-p2p-communication two stages "
         "would both send and receive in one batch.",
@@ -44,9 +38,7 @@ _RULES_OF_MESH = (
             virtual_size == 1 or pipeline_parallel > (1 if overlap_p2p else 2)
         ),
     ),
-    megatron_rule(
-        id="MEG003",
-        title="query groups and tensor parallelism do not divide",
+    megatron_rule("MEG003", "query groups and tensor parallelism do not divide")(
         message="--num-query-groups {num_query_groups} and --tensor-model-parallel-size {tensor_parallel} "
         "do not divide each other",
         detail="{num_query_groups} % {tensor_parallel} and {tensor_parallel} % {num_query_groups} are both above 0",
@@ -58,10 +50,8 @@ _RULES_OF_MESH = (
             num_query_groups % tensor_parallel == 0 or tensor_parallel % num_query_groups == 0
         ),
     ),
-    megatron_rule(
-        id="MEG004",
+    megatron_rule("MEG004", "expert parallelism without experts")(
         field="--num-experts",
-        title="expert parallelism without experts",
         message="--expert-model-parallel-size {expert_parallel} needs --num-experts, and it is not given",
         detail="expert parallel size {expert_parallel}",
         hint="add --num-experts, or use --expert-model-parallel-size 1",
@@ -70,9 +60,7 @@ _RULES_OF_MESH = (
         repaired=lambda: 1,
         holds=lambda expert_parallel, has_experts: expert_parallel == 1 or has_experts,
     ),
-    megatron_rule(
-        id="MEG005",
-        title="experts do not divide over the expert-parallel ranks",
+    megatron_rule("MEG005", "experts do not divide over the expert-parallel ranks")(
         message="--num-experts {num_experts} does not divide by --expert-model-parallel-size {expert_parallel}",
         detail="{num_experts} % {expert_parallel} = {rest}",
         hint="use --expert-model-parallel-size {valid}",
@@ -84,9 +72,7 @@ _RULES_OF_MESH = (
         source=ARGUMENTS,
         holds=lambda num_experts, expert_parallel: num_experts % expert_parallel == 0,
     ),
-    megatron_rule(
-        id="MEG006",
-        title="world size does not divide by the expert group",
+    megatron_rule("MEG006", "world size does not divide by the expert group")(
         message="world size {num_devices} does not divide by expert TP x EP x PP = {group}",
         detail="{expert_tensor_parallel} * {expert_parallel} * {pipeline_parallel} = {group}, "
         "{num_devices} % {group} = {rest}",
@@ -96,10 +82,7 @@ _RULES_OF_MESH = (
         "--tensor-model-parallel-size unless it is given.",
         source=f"{READ}: {_STATE}",
     ),
-    megatron_rule(
-        id="MEG007",
-        remedy="remove",
-        title="fp16 and bf16 together",
+    megatron_rule("MEG007", "fp16 and bf16 together", remedy="remove")(
         message="--fp16 and --bf16 are both given, and only one of them may be",
         detail="fp16 and bf16 are both set",
         hint="keep --bf16",
@@ -107,9 +90,7 @@ _RULES_OF_MESH = (
         source=f"{ARGUMENTS}; TransformerConfig",
         holds=lambda fp16, bf16: not (fp16 and bf16),
     ),
-    megatron_rule(
-        id="MEG008",
-        title="global batch does not divide by micro batch x DP",
+    megatron_rule("MEG008", "global batch does not divide by micro batch x DP")(
         message="--global-batch-size {global_batch} does not divide by micro batch x DP = {group}",
         detail="{micro_batch} * {data_parallel} = {group}, {global_batch} % {group} = {rest}",
         hint="use --global-batch-size {near}",
@@ -124,11 +105,8 @@ _RULES_OF_MESH = (
             "--decrease-batch-size-if-needed" in options or global_batch % (micro_batch * data_parallel) == 0
         ),
     ),
-    megatron_rule(
-        id="MEG009",
+    megatron_rule("MEG009", "full recomputation without a method")(
         field="--recompute-method",
-        remedy="add",
-        title="full recomputation without a method",
         message="--recompute-granularity full needs --recompute-method, and it is not given",
         detail="recompute granularity {recompute_granularity}",
         hint="add --recompute-method uniform or block",
@@ -137,9 +115,7 @@ _RULES_OF_MESH = (
         source=TRANSFORMER,
         holds=lambda recompute_granularity, options: recompute_granularity != "full" or "--recompute-method" in options,
     ),
-    megatron_rule(
-        id="MEG010",
-        title="hidden size does not divide by the heads",
+    megatron_rule("MEG010", "hidden size does not divide by the heads")(
         message="--hidden-size {hidden_size} does not divide by --num-attention-heads {num_heads}",
         detail="{hidden_size} % {num_heads} = {rest}",
         hint="use --num-attention-heads {valid}, or give --kv-channels",
@@ -151,10 +127,7 @@ _RULES_OF_MESH = (
         source=ARGUMENTS,
         holds=lambda hidden_size, num_heads, options: "--kv-channels" in options or hidden_size % num_heads == 0,
     ),
-    megatron_rule(
-        id="MEG011",
-        title="processes of the launcher are not the GPUs",
-        severity="warning",
+    megatron_rule("MEG011", "processes of the launcher are not the GPUs", severity="warning")(
         message="the launcher starts {launched} processes, and {num_devices} GPUs are checked",
         detail="nnodes x nproc_per_node = {launched}",
         hint="check with `--gpus {launched}`",
@@ -165,10 +138,7 @@ _RULES_OF_MESH = (
 )
 
 _RULES_OF_LAYERS = (
-    megatron_rule(
-        id="MEG012",
-        remedy="add",
-        title="full recomputation without a number of layers",
+    megatron_rule("MEG012", "full recomputation without a number of layers")(
         field="--recompute-num-layers",
         message="--recompute-granularity full needs --recompute-num-layers, and it is not given",
         detail="recompute granularity {recompute_granularity}",
@@ -180,10 +150,7 @@ _RULES_OF_LAYERS = (
             recompute_granularity != "full" or "--recompute-num-layers" in options
         ),
     ),
-    megatron_rule(
-        id="MEG013",
-        remedy="remove",
-        title="selective recomputation of chosen layers",
+    megatron_rule("MEG013", "selective recomputation of chosen layers", remedy="remove")(
         message="--recompute-granularity selective does not take {selective_with}",
         detail="recompute granularity {recompute_granularity}",
         hint="drop {selective_with}, or use --recompute-granularity full",
@@ -191,10 +158,7 @@ _RULES_OF_LAYERS = (
         source=f"{ARGUMENTS}; TransformerConfig",
         holds=lambda selective_with, recompute_granularity: recompute_granularity != "selective",
     ),
-    megatron_rule(
-        id="MEG014",
-        remedy="remove",
-        title="two ways to give virtual stages",
+    megatron_rule("MEG014", "two ways to give virtual stages", remedy="remove")(
         message="{virtual_key} and {second_virtual} are both given, and only one of them may be",
         detail="both set the number of virtual stages",
         hint="keep {virtual_key}",
@@ -202,11 +166,8 @@ _RULES_OF_LAYERS = (
         source=ARGUMENTS,
         holds=lambda second_virtual, virtual_key: False,
     ),
-    megatron_rule(
-        id="MEG015",
+    megatron_rule("MEG015", "layers do not divide by the pipeline", about=("degrees",))(
         field="--num-layers",
-        about=("degrees",),
-        title="layers do not divide by the pipeline",
         message="{split_layers} layers do not divide by --pipeline-model-parallel-size {pipeline_parallel}",
         detail="{split_layers}{counted} % {pipeline_parallel} = {rest}",
         hint="use --pipeline-model-parallel-size {valid}",
@@ -220,9 +181,7 @@ _RULES_OF_LAYERS = (
         source=f"{ARGUMENTS}; TransformerConfig",
         holds=lambda pipeline_parallel, split_layers: split_layers % pipeline_parallel == 0,
     ),
-    megatron_rule(
-        id="MEG016",
-        title="layers of a stage do not divide into virtual stages",
+    megatron_rule("MEG016", "layers of a stage do not divide into virtual stages")(
         message="the {per_stage} layers of a stage do not divide by {virtual_key} {virtual_stage}",
         detail="{split_layers} / {pipeline_parallel} = {per_stage}, {per_stage} % {virtual_stage} = {rest}",
         hint="use {virtual_key} {valid}",
@@ -237,10 +196,8 @@ _RULES_OF_LAYERS = (
             split_layers % pipeline_parallel != 0 or split_layers // pipeline_parallel % virtual_stage == 0
         ),
     ),
-    megatron_rule(
-        id="MEG017",
+    megatron_rule("MEG017", "sequence does not divide for context parallelism")(
         field="--seq-length",
-        title="sequence does not divide for context parallelism",
         message="--seq-length {seq_len} does not divide by 2 x --context-parallel-size = {pieces}",
         detail="{seq_len} % {pieces} = {rest}",
         hint="use a --context-parallel-size whose double divides {seq_len}",
@@ -252,10 +209,7 @@ _RULES_OF_LAYERS = (
         source=ARGUMENTS,
         holds=lambda context_parallel, seq_len: context_parallel == 1 or seq_len % (2 * context_parallel) == 0,
     ),
-    megatron_rule(
-        id="MEG018",
-        title="sequence parallelism without tensor parallelism",
-        severity="warning",
+    megatron_rule("MEG018", "sequence parallelism without tensor parallelism", severity="warning")(
         message="--sequence-parallel has no effect with --tensor-model-parallel-size {tensor_parallel}",
         detail="--tensor-model-parallel-size {tensor_parallel}",
         hint="use --tensor-model-parallel-size 2 or more, or drop --sequence-parallel",
@@ -264,9 +218,7 @@ _RULES_OF_LAYERS = (
         source=f"{ARGUMENTS}; megatron/core/model_parallel_config.py, ModelParallelConfig",
         holds=lambda sequence_parallel, tensor_parallel: not sequence_parallel or tensor_parallel > 1,
     ),
-    megatron_rule(
-        id="MEG032",
-        title="layers of the middle stages do not divide",
+    megatron_rule("MEG032", "layers of the middle stages do not divide")(
         message="{middle_layers} layers are left for {middle_stages} middle stages, and they do not divide",
         detail="{uneven_key} = {uneven}",
         hint="choose {uneven_key} so that the rest divides by {middle_stages}",
@@ -276,10 +228,7 @@ _RULES_OF_LAYERS = (
             middle_layers == 0 if middle_stages < 1 else middle_layers >= 0 and middle_layers % middle_stages == 0
         ),
     ),
-    megatron_rule(
-        id="MEG031",
-        about=("degrees",),
-        title="micro batches do not suit the interleaved schedule",
+    megatron_rule("MEG031", "micro batches do not suit the interleaved schedule", about=("degrees",))(
         message="{num_microbatches} micro batches do not suit the interleaved schedule of {pipeline_parallel} stages",
         detail="groups of {vp_group}: {num_microbatches} % {vp_group} = {rest}",
         hint="use a --global-batch-size that makes a multiple of {vp_group} micro batches",

@@ -16,9 +16,7 @@ def _even(num_layers: int, pp_size: int) -> tuple[int, ...]:
 
 
 RULES = (
-    _hybrid(
-        id="HPP001",
-        title="zero-bubble pipeline without scheduler_nodes",
+    _hybrid("HPP001", "zero-bubble pipeline without scheduler_nodes")(
         message="pp_style zbv needs scheduler_nodes, and there are none",
         hint="pass scheduler_nodes, or use pp_style = '1f1b'",
         repaired=lambda: "1f1b",
@@ -26,11 +24,8 @@ RULES = (
         why="The zero-bubble schedule is computed beforehand; the plugin asks for it even with one stage.",
         holds=lambda pp_style, has_scheduler_nodes: pp_style != "zbv" or has_scheduler_nodes,
     ),
-    _hybrid(id="HPP002", source=f"{_HP}:1063", **one_of("sequence_parallelism_mode", SEQUENCE_MODES)),
-    _hybrid(
-        id="HPP003",
-        about=("degrees",),
-        title="sequence parallelism of the tensor group without one",
+    _hybrid("HPP002")(source=f"{_HP}:1063", **one_of("sequence_parallelism_mode", SEQUENCE_MODES)),
+    _hybrid("HPP003", "sequence parallelism of the tensor group without one", about=("degrees",))(
         fact="sequence_parallelism_mode",
         message="sequence_parallelism_mode {sequence_parallelism_mode} needs tp_size above 1, and it is {tp_size}",
         hint="use tp_size = 2 or more, or enable_sequence_parallelism = False",
@@ -40,9 +35,7 @@ RULES = (
             not enable_sequence_parallelism or sequence_parallelism_mode not in ("split_gather", "ring") or tp_size > 1
         ),
     ),
-    _hybrid(
-        id="HPP004",
-        title="sp_size without sequence parallelism",
+    _hybrid("HPP004", "sp_size without sequence parallelism")(
         message="sp_size is {sp_size}, and sequence parallelism is not enabled",
         hint="use sp_size = 1, or enable_sequence_parallelism = True",
         source=f"{_HP}:1084",
@@ -50,10 +43,7 @@ RULES = (
         repaired=lambda: 1,
         holds=lambda sp_size, enable_sequence_parallelism: enable_sequence_parallelism or sp_size == 1,
     ),
-    _hybrid(
-        id="HPP005",
-        about=("mesh",),
-        title="degrees do not divide the GPUs",
+    _hybrid("HPP005", "degrees do not divide the GPUs", about=("mesh",))(
         message="{num_devices} GPUs do not divide by sp_size x pp_size x tp_size = {group}",
         detail="{sp_size} * {pp_size} * {tp_size} = {group}, {num_devices} % {group} = {rest}",
         hint="choose a product of {valid}",
@@ -62,19 +52,15 @@ RULES = (
         fact="tp_size",
         **divides("sp_size", "tp_size", "pp_size"),
     ),
-    _hybrid(id="HPP006", source=f"{_HP}:1122", **one_of("zero_stage", (0, 1, 2))),
-    _hybrid(
-        id="HPP007",
-        title="a pipeline style that the plugin does not know",
+    _hybrid("HPP006")(source=f"{_HP}:1122", **one_of("zero_stage", (0, 1, 2))),
+    _hybrid("HPP007", "a pipeline style that the plugin does not know")(
         message="pp_style {pp_style} is none of 1f1b, interleaved, zbv",
         hint="use one of 1f1b, interleaved, zbv",
         source=f"{_HP}:1124",
         why="The plugin asserts it when there is a pipeline.",
         holds=lambda pp_style, pp_size: pp_size == 1 or pp_style in PIPELINE_STYLES,
     ),
-    _hybrid(
-        id="HPP008",
-        title="num_model_chunks does not go with pp_style",
+    _hybrid("HPP008", "num_model_chunks does not go with pp_style", remedy="change")(
         message="num_model_chunks {num_model_chunks} does not go with pp_style {pp_style}",
         hint="use num_model_chunks = {wanted}",
         source=f"{_HP}:1125-1130,1151",
@@ -87,11 +73,8 @@ RULES = (
             or (num_model_chunks > 1 if pp_style == "interleaved" else num_model_chunks == int(_CHUNKS[pp_style]))
         ),
     ),
-    _hybrid(
-        id="HPP009",
+    _hybrid("HPP009", "a pipeline without num_microbatches")(
         field="num_microbatches",
-        remedy="add",
-        title="a pipeline without num_microbatches",
         message="pp_size {pp_size} needs num_microbatches or microbatch_size, and neither is given",
         detail="pp_size = {pp_size}",
         hint="add num_microbatches = {wanted}",
@@ -101,28 +84,22 @@ RULES = (
         why="The schedule has to know into how many micro batches it cuts the batch.",
         holds=lambda pp_size, has_microbatches: pp_size == 1 or has_microbatches,
     ),
-    _hybrid(
-        id="HPP010",
-        title="ZeRO 2 with a pipeline",
+    _hybrid("HPP010", "ZeRO 2 with a pipeline")(
         message="zero_stage {zero_stage} does not go with pp_size {pp_size}",
         hint="use zero_stage = 1",
         source=f"{_HP}:1134",
         why="Gradients accumulate over micro batches, and scattering each of them costs too much.",
         holds=lambda zero_stage, pp_size: pp_size == 1 or zero_stage <= 1,
     ),
-    _hybrid(
-        id="HPP011",
-        title="ZeRO in fp32",
+    _hybrid("HPP011", "ZeRO in fp32")(
         message="zero_stage {zero_stage} does not run in precision fp32",
         hint="use precision = 'bf16', or zero_stage = 0",
         source=f"{_HP}:1361",
         why="The sharded optimizer keeps a full-precision master copy beside a half-precision model.",
         holds=lambda zero_stage, precision: zero_stage == 0 or precision != "fp32",
     ),
-    _hybrid(id="HPP012", source=f"{_HP}:928", **one_of("precision", ("fp16", "bf16", "fp32"))),
-    _hybrid(
-        id="HPP013",
-        title="num_layers_per_stage does not match",
+    _hybrid("HPP012")(source=f"{_HP}:928", **one_of("precision", ("fp16", "bf16", "fp32"))),
+    _hybrid("HPP013", "num_layers_per_stage does not match")(
         message="num_layers_per_stage has to name {pp_size} stages with {num_layers} layers in all",
         detail="{num_layers_per_stage} names {stages} stages with {total} layers",
         hint="use num_layers_per_stage = {even}",
@@ -138,9 +115,7 @@ RULES = (
             len(num_layers_per_stage) == pp_size and sum(num_layers_per_stage) == num_layers
         ),
     ),
-    _hybrid(
-        id="HPP014",
-        title="batch does not divide into micro batches",
+    _hybrid("HPP014", "batch does not divide into micro batches")(
         message="a batch of {batch_size} does not divide by num_microbatches {num_microbatches}",
         hint="use num_microbatches = {valid}",
         source="colossalai 0.5.0: pipeline/schedule/one_f_one_b.py:67-107",
@@ -148,9 +123,7 @@ RULES = (
         why="Every micro batch has the same number of sequences.",
         holds=lambda num_microbatches, batch_size, pp_size: pp_size == 1 or batch_size % num_microbatches == 0,
     ),
-    _hybrid(
-        id="HPP015",
-        title="batch does not divide by the micro batch",
+    _hybrid("HPP015", "batch does not divide by the micro batch")(
         message="a batch of {batch_size} does not divide by microbatch_size {microbatch_size}",
         hint="use microbatch_size = {valid}",
         source="colossalai 0.5.0: pipeline/schedule/one_f_one_b.py:67-107",
@@ -158,9 +131,7 @@ RULES = (
         why="Every micro batch has the same number of sequences.",
         holds=lambda microbatch_size, batch_size, pp_size: pp_size == 1 or batch_size % microbatch_size == 0,
     ),
-    _hybrid(
-        id="HPP016",
-        title="ZeRO 2 and no_sync",
+    _hybrid("HPP016", "ZeRO 2 and no_sync")(
         message="no_sync() is called, and zero_stage {zero_stage} forbids it",
         detail="zero_stage = {zero_stage}",
         hint="use zero_stage = 1",
@@ -168,9 +139,7 @@ RULES = (
         why="Stage 2 gives its gradients away after every backward pass, so none can be kept back.",
         holds=lambda zero_stage, calls_no_sync: zero_stage != 2 or not calls_no_sync,  # noqa: PLR2004
     ),
-    _hybrid(
-        id="HPP017",
-        title="LoRA with tensor parallelism",
+    _hybrid("HPP017", "LoRA with tensor parallelism")(
         message="enable_lora() is called, and LoRA needs tp_size 1, not {tp_size}",
         detail="tp_size = {tp_size}",
         hint="use tp_size = 1",
@@ -179,9 +148,7 @@ RULES = (
         repaired=lambda: 1,
         holds=lambda tp_size, calls_lora: tp_size == 1 or not calls_lora,
     ),
-    _hybrid(
-        id="HPP018",
-        title="sequence parallelism that GPT-2 does not have",
+    _hybrid("HPP018", "sequence parallelism that GPT-2 does not have")(
         fact="sequence_parallelism_mode",
         message="GPT-2 does not run sequence_parallelism_mode {sequence_parallelism_mode}",
         hint="use sequence_parallelism_mode = 'split_gather'",
@@ -191,9 +158,7 @@ RULES = (
             not enable_sequence_parallelism or sequence_parallelism_mode in ("split_gather", "ring_attn")
         ),
     ),
-    _hybrid(
-        id="HPP019",
-        title="sequence does not divide for ring attention",
+    _hybrid("HPP019", "sequence does not divide for ring attention")(
         fact="sp_size",
         message="ring_attn cuts the sequence into 2 x sp_size = {pieces} pieces, and {seq_len} tokens do "
         "not divide by it",
@@ -205,9 +170,7 @@ RULES = (
             sequence_parallelism_mode != "ring_attn" or seq_len % (2 * sp_size) == 0
         ),
     ),
-    _hybrid(
-        id="HPP020",
-        title="inner ring does not divide the sequence group",
+    _hybrid("HPP020", "inner ring does not divide the sequence group")(
         message="inner_ring_size {inner_ring_size} does not divide sp_size {sp_size}",
         hint="use inner_ring_size = {valid}",
         values=lambda sp_size: {"valid": listed(divisors(sp_size))},
@@ -215,45 +178,33 @@ RULES = (
         source="colossalai 0.5.0: shardformer/layer/attn.py (get_double_ring_groups)",
         holds=lambda inner_ring_size, sp_size: sp_size % inner_ring_size == 0,
     ),
-    _hybrid(
-        id="HPP021",
-        title="zero-bubble pipeline with GPT-2",
+    _hybrid("HPP021", "zero-bubble pipeline with GPT-2", severity="warning")(
         fact="pp_style",
         message="pp_style zbv places GPT-2's last norm on another device than its last layers",
         hint="use pp_style = '1f1b'",
-        severity="warning",
         source="colossalai 0.5.0: shardformer/policies/gpt2.py:311-312,452",
         why="Under zbv the last chunk is on the first device, and the GPT-2 policy puts the final norm on the last.",
         holds=lambda model, pp_style, pp_size: pp_size == 1 or pp_style != "zbv",
     ),
-    _hybrid(
-        id="HPP022",
-        title="sequence parallelism that spoils bias gradients",
+    _hybrid("HPP022", "sequence parallelism that spoils bias gradients", severity="warning")(
         fact="sequence_parallelism_mode",
         message="split_gather gives GPT-2 wrong gradients of the biases of its row-parallel layers",
         hint="use enable_sequence_parallelism = False, or mark these biases as partial after boosting",
         source="colossalai 0.5.0: shardformer/policies/gpt2.py:248-269",
-        severity="warning",
         why="Each rank sees the gradient of its own slice of the sequence only, and the replicas drift apart.",
         holds=lambda model, enable_sequence_parallelism, sequence_parallelism_mode, tp_size: (
             not (enable_sequence_parallelism and sequence_parallelism_mode == "split_gather" and tp_size > 1)
         ),
     ),
-    _hybrid(
-        id="HPP023",
-        title="an optimizer that switches ZeRO off",
+    _hybrid("HPP023", "an optimizer that switches ZeRO off", severity="warning")(
         message="DistGaloreAwamW sets zero_stage {zero_stage} to 0 without a word",
         detail="zero_stage = {zero_stage}",
         hint="use zero_stage = 0, or another optimizer",
         source=f"{_HP}:1301-1307",
         why="The memory that ZeRO was to save is not saved.",
-        severity="warning",
         holds=lambda zero_stage, uses_galore: zero_stage == 0 or not uses_galore,
     ),
-    _hybrid(
-        id="HPP024",
-        remedy="add",
-        title="an argument that has no default",
+    _hybrid("HPP024", "an argument that has no default")(
         message="HybridParallelPlugin has no {missing_argument}",
         detail="tp_size and pp_size have no default",
         hint="add {missing_argument} = 1",
@@ -262,9 +213,7 @@ RULES = (
         why="Python stops at the call.",
         holds=lambda missing_argument: False,
     ),
-    rules_of(FACTS[HYBRID], *FACTS)(
-        id="GPT001",
-        title="hidden units of GPT2Config do not divide by the heads",
+    rules_of(FACTS[HYBRID], *FACTS)("GPT001", "hidden units of GPT2Config do not divide by the heads")(
         fact="n_head",
         message="{n_embd} hidden units do not divide by {n_head} heads",
         detail="{n_embd} % {n_head} = {rest}",

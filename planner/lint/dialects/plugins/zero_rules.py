@@ -17,10 +17,7 @@ _LLZ = f"{PLUGINS}/low_level_zero_plugin.py"
 _gemini, _zero, _ddp = (rules_of(FACTS[name], name) for name in (GEMINI, LOW_LEVEL_ZERO, DDP))
 
 GEMINI_RULES = (
-    _gemini(
-        id="GEM001",
-        about=("mesh",),
-        title="tensor and extra data parallelism do not divide the GPUs",
+    _gemini("GEM001", "tensor and extra data parallelism do not divide the GPUs", about=("mesh",))(
         message="{num_devices} GPUs do not divide by tp_size x extra_dp_size = {group}",
         detail="{tp_size} * {extra_dp_size} = {group}, {num_devices} % {group} = {rest}",
         hint="choose a product of {valid}",
@@ -28,51 +25,39 @@ GEMINI_RULES = (
         why="The rest of the GPUs shards the states, and it has to be a whole number.",
         **divides("tp_size", "extra_dp_size"),
     ),
-    _gemini(id="GEM002", source=f"{_GEM}:486", **one_of("precision", ("fp16", "bf16"))),
-    _gemini(id="GEM003", source=_PLACEMENT, **one_of("placement_policy", ("static", "auto"))),
-    _gemini(
-        id="GEM004",
-        title="offload_param_frac without effect",
+    _gemini("GEM002")(source=f"{_GEM}:486", **one_of("precision", ("fp16", "bf16"))),
+    _gemini("GEM003")(source=_PLACEMENT, **one_of("placement_policy", ("static", "auto"))),
+    _gemini("GEM004", "offload_param_frac without effect", severity="warning")(
         message="offload_param_frac {offload_param_frac} is ignored unless the other two fractions are 1.0",
         hint="use shard_param_frac = 1.0 and offload_optim_frac = 1.0",
-        severity="warning",
         source="colossalai 0.5.0: zero/gemini/placement_policy.py:59-61",
         why="Parameters can only leave the device where they are sharded and their optimizer states have left.",
         holds=lambda offload_param_frac, shard_param_frac, offload_optim_frac: (
             offload_param_frac == 0 or shard_param_frac == offload_optim_frac == 1
         ),
     ),
-    _gemini(
-        id="GEM005",
-        title="a fraction outside 0 to 1",
+    _gemini("GEM005", "a fraction outside 0 to 1")(
         message="{fraction_key} is {fraction}, and a fraction is from 0 to 1",
         hint="use a value from 0.0 to 1.0",
         source=f"{_GEM}:442; zero/gemini/gemini_optimizer.py:184",
         why="It is a share of the parameters, of the states or of the memory that is left.",
         holds=lambda fraction, fraction_key: 0 <= fraction <= 1,
     ),
-    _gemini(
-        id="GEM006",
-        title="an optimizer that Gemini does not take",
+    _gemini("GEM006", "an optimizer that Gemini does not take")(
         message="Gemini takes FusedAdam, CPUAdam and HybridAdam, and the optimizer is {optimizer}",
         hint="use HybridAdam of colossalai.nn.optimizer",
         source="colossalai 0.5.0: zero/gemini/gemini_optimizer.py:43,121",
         why="Gemini updates whole chunks, some of them on the host, which only these optimizers do.",
         holds=lambda optimizer: optimizer in GEMINI_OPTIMIZERS,
     ),
-    _gemini(
-        id="GEM007",
-        title="gpu_margin_mem_ratio without effect",
-        severity="warning",
+    _gemini("GEM007", "gpu_margin_mem_ratio without effect", severity="warning")(
         message="gpu_margin_mem_ratio {gpu_margin_mem_ratio} has no effect with placement_policy {placement_policy}",
         hint="use placement_policy = 'auto', or offload_optim_frac instead",
         source="colossalai 0.5.0: zero/gemini/gemini_optimizer.py:184-195",
         why="Only the automatic policy moves optimizer chunks into memory that is left.",
         holds=lambda gpu_margin_mem_ratio, placement_policy: gpu_margin_mem_ratio == 0 or placement_policy == "auto",
     ),
-    _gemini(
-        id="GEM008",
-        title="another norm than the L2 norm",
+    _gemini("GEM008", "another norm than the L2 norm")(
         message="gradients are clipped by the L2 norm only, and norm_type is {norm_type}",
         hint="use norm_type = 2.0",
         source="colossalai 0.5.0: zero/gemini/gemini_optimizer.py:144",
@@ -80,10 +65,7 @@ GEMINI_RULES = (
         why="The optimizer asserts it.",
         holds=lambda norm_type: norm_type == 2,  # noqa: PLR2004
     ),
-    _gemini(
-        id="GEM009",
-        title="options that need tensor parallelism",
-        severity="warning",
+    _gemini("GEM009", "options that need tensor parallelism", severity="warning")(
         message="{needs_tp} has no effect with tp_size 1",
         detail="tp_size = {tp_size}",
         hint="use tp_size = 2 or more, or leave it out",
@@ -91,10 +73,7 @@ GEMINI_RULES = (
         why="The plugin replaces layers only where it shards them.",
         holds=lambda needs_tp, tp_size: tp_size > 1,
     ),
-    _gemini(
-        id="GEM010",
-        title="clipping that offloaded bf16 states do not get",
-        severity="warning",
+    _gemini("GEM010", "clipping that offloaded bf16 states do not get", severity="warning")(
         message="max_norm {max_norm} is not applied to bf16 states on the host",
         hint="use precision = 'fp16', or offload_optim_frac = 0",
         source="colossalai 0.5.0: nn/optimizer/hybrid_adam.py:126-143",
@@ -103,19 +82,14 @@ GEMINI_RULES = (
             max_norm == 0 or precision != "bf16" or offload_optim_frac == 0
         ),
     ),
-    _gemini(
-        id="GEM011",
-        title="no_sync or LoRA under Gemini",
+    _gemini("GEM011", "no_sync or LoRA under Gemini")(
         message="{calls_refused}() is called, and Gemini does not have it",
         hint="remove the call, or use another plugin",
         source=f"{_GEM}:573-577; zero/gemini/gemini_ddp.py:355",
         why="The plugin raises when it is called.",
         holds=lambda calls_refused: not calls_refused,
     ),
-    _gemini(
-        id="GEM012",
-        title="a share of the optimizer that becomes all of it",
-        severity="warning",
+    _gemini("GEM012", "a share of the optimizer that becomes all of it", severity="warning")(
         message="offload_optim_frac {offload_optim_frac} offloads nearly all optimizer states",
         hint="use offload_optim_frac = 1.0 or 0.0, or let `gptplan run` divide them",
         source=f"{_PLACEMENT}, setup_grads_device",
@@ -126,11 +100,9 @@ GEMINI_RULES = (
 )
 
 LOW_LEVEL_ZERO_RULES = (
-    _zero(id="LLZ001", source=f"{_LLZ}:433", **one_of("stage", (1, 2))),
-    _zero(id="LLZ002", source=f"{_LLZ}:434", **one_of("precision", ("fp16", "bf16", "fp32"))),
-    _zero(
-        id="LLZ003",
-        title="extra data parallelism does not divide the GPUs",
+    _zero("LLZ001")(source=f"{_LLZ}:433", **one_of("stage", (1, 2))),
+    _zero("LLZ002")(source=f"{_LLZ}:434", **one_of("precision", ("fp16", "bf16", "fp32"))),
+    _zero("LLZ003", "extra data parallelism does not divide the GPUs")(
         message="extra_dp_size {extra_dp_size} does not divide {num_devices} GPUs",
         detail="{num_devices} % {group} = {rest}",
         hint="use extra_dp_size = {valid}",
@@ -138,9 +110,7 @@ LOW_LEVEL_ZERO_RULES = (
         why="The states are sharded over whole groups.",
         **divides("extra_dp_size"),
     ),
-    _zero(
-        id="LLZ004",
-        title="ZeRO 2 and no_sync",
+    _zero("LLZ004", "ZeRO 2 and no_sync")(
         message="no_sync() is called, and stage {stage} forbids it",
         detail="stage = {stage}",
         hint="use stage = 1",
@@ -148,9 +118,7 @@ LOW_LEVEL_ZERO_RULES = (
         why="Stage 2 gives its gradients away after every backward pass.",
         holds=lambda stage, calls_no_sync: stage != 2 or not calls_no_sync,  # noqa: PLR2004
     ),
-    _zero(
-        id="LLZ005",
-        title="extra data parallelism and fp8 communication",
+    _zero("LLZ005", "extra data parallelism and fp8 communication")(
         message="fp8_communication does not go with extra_dp_size {extra_dp_size}",
         hint="use fp8_communication = False, or extra_dp_size = 1",
         repaired=lambda: False,
@@ -158,9 +126,7 @@ LOW_LEVEL_ZERO_RULES = (
         why="The optimizer refuses to reduce over two groups in fp8.",
         holds=lambda fp8_communication, extra_dp_size: not fp8_communication or extra_dp_size == 1,
     ),
-    _zero(
-        id="LLZ006",
-        title="another norm than the L2 norm",
+    _zero("LLZ006", "another norm than the L2 norm")(
         message="gradients are clipped by the L2 norm only, and norm_type is {norm_type}",
         hint="use norm_type = 2.0",
         source=f"{_LLZ}:435",
@@ -171,10 +137,8 @@ LOW_LEVEL_ZERO_RULES = (
 )
 
 DDP_RULES = (
-    _ddp(
-        id="DDP001",
-        source="colossalai 0.5.0: booster/mixed_precision/__init__.py",
-        **one_of("mixed_precision", MIXED_PRECISIONS),
+    _ddp("DDP001")(
+        source="colossalai 0.5.0: booster/mixed_precision/__init__.py", **one_of("mixed_precision", MIXED_PRECISIONS)
     ),
 )
 
