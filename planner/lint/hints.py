@@ -12,7 +12,7 @@ import msgspec
 from planner.codes import Config
 from planner.diagnostics import Diagnostic
 from planner.lint.judging import Judged
-from planner.lint.repair import CONFIG_RULE, EVERY_RULE, Broken, Tries, about, candidates, editable, keys_of
+from planner.lint.repair import CONFIG_RULE, EVERY_RULE, Broken, Tries, about, candidates, editable, key_of, keys_of
 from planner.lint.source import Value, spelled
 from planner.lint.steps import MAX_FOLLOWING, Change, pairs_of, settled, steps_of
 
@@ -68,19 +68,15 @@ def _nearest(tries: Tries, judged: Judged, diagnostic: Diagnostic, key: str) -> 
     if value is None:
         return ""
     number = tries.judged.index(judged)
-    this = (number, diagnostic.rule, str(diagnostic.values.get("key", "")))
-    about = {
-        (number, error.rule, str(error.values.get("key", "")))
-        for error in judged.errors
-        if key in keys_of(error, judged.draft)
-    }
-    free = frozenset(str(error.values.get("key", "")) for error in judged.errors) - {key}
+    this = (number, diagnostic.rule, key_of(diagnostic))
+    related = {(number, one.rule, key_of(one)) for one in judged.errors if key in keys_of(one, judged.draft)}
+    free = frozenset(map(key_of, judged.errors)) - {key}
     keeping: list[_Tried] = []
     for candidate in candidates(value, judged.draft, key, tries.asked):
         after = tries.at(tries.source.with_text(value, spelled(candidate, tries.source.language)))
         if after is None or this in after.broken:
             continue
-        lost = after.broken - tries.broken | after.broken & about
+        lost = after.broken - tries.broken | after.broken & related
         if lost and len(keeping) < MAX_COMPLETED:
             lost = _completed(after, number, key, lost, free)[0]
         keeping.append(_Tried(value=candidate, lost=lost))
@@ -112,7 +108,7 @@ def _following(
     """The nearest change of another key that mends some of ``lost`` and breaks nothing that does not follow."""
     judged = tries.judged[number]
     for error in judged.errors:
-        if (number, error.rule, str(error.values.get("key", ""))) not in lost:
+        if (number, error.rule, key_of(error)) not in lost:
             continue
         for step in steps_of(tries, judged, error):
             there = tries.at(step.text) if key not in step.keys and (free is None or step.keys <= free) else None

@@ -74,13 +74,14 @@ class Tries:
         return broken_rules(self.judged)
 
 
+def key_of(diagnostic: Diagnostic) -> str:
+    """The key of the file that a finding is about; empty where there is none."""
+    return str(diagnostic.values.get("key", ""))
+
+
 def broken_rules(judged: Iterable[Judged]) -> Broken:
     """Violated rules and the keys they are about."""
-    return frozenset(
-        (number, error.rule, str(error.values.get("key", "")))
-        for number, one in enumerate(judged)
-        for error in one.errors
-    )
+    return frozenset((number, error.rule, key_of(error)) for number, one in enumerate(judged) for error in one.errors)
 
 
 def about(diagnostic: Diagnostic) -> tuple[About, ...]:
@@ -91,7 +92,7 @@ def about(diagnostic: Diagnostic) -> tuple[About, ...]:
 
 def keys_of(diagnostic: Diagnostic, draft: Draft) -> list[str]:
     """Keys whose change may help: the one it is about, and the other degree where the mesh does not fit."""
-    keys = [str(diagnostic.values.get("key", ""))]
+    keys = [key_of(diagnostic)]
     rule = EVERY_RULE.get(diagnostic.rule)
     if rule is not None and (rule.field == "data_parallel" or {"mesh", "degrees"} & {*rule.about}):
         keys += [draft.keys.get(name, "") for name in (*_MESH, "num_microbatches", "micro_batch")]

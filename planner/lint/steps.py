@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Self
 
 from planner.codes import Config
 from planner.diagnostics import Diagnostic
@@ -12,7 +12,7 @@ from planner.lint.config_rule import ConfigRule, apply
 from planner.lint.dialects.plugins.keys import ARGUMENTS
 from planner.lint.editing import inserted, removed, renamed
 from planner.lint.judging import Judged
-from planner.lint.repair import CONFIG_RULE, EVERY_RULE, Tries, about, candidates, editable, keys_of
+from planner.lint.repair import CONFIG_RULE, EVERY_RULE, Tries, about, candidates, editable, key_of, keys_of
 from planner.lint.source import Symbol, Value, shortened, spelled
 from planner.rules.rule import Rule
 
@@ -46,6 +46,11 @@ class Step:
     keys: frozenset[str]
     """Keys that it touches."""
 
+    @classmethod
+    def of(cls, change: Change, text: str, *keys: str, rank: int = 0) -> Self:
+        """A single change."""
+        return cls(rank=rank, changes=(change,), text=text, keys=frozenset(keys))
+
 
 def steps_of(tries: Tries, judged: Judged, error: Diagnostic) -> Iterator[Step]:
     """Every step that may help against one violation, the nearest first for each key."""
@@ -55,10 +60,10 @@ def steps_of(tries: Tries, judged: Judged, error: Diagnostic) -> Iterator[Step]:
         # What is hidden or contradicts itself only its author knows.
         return
     if error.rule == Config.UNKNOWN_KEY:
-        yield from _renamings(tries, judged, error)
-        yield from _removals(tries, judged, error)
+        yield from _renamings(judged, error)
+        yield from _removals(judged, error)
     elif remedy == "remove":
-        yield from _removals(tries, judged, error)
+        yield from _removals(judged, error)
     else:
         yield from _additions(tries, judged, error)
     if remedy == "change":
@@ -91,7 +96,7 @@ def settled(tries: Tries, keep: str = "") -> tuple[Tries, tuple[Change, ...]]:
 def _exact_steps(tries: Tries, keep: str) -> Iterator[tuple[Tries, tuple[Change, ...]]]:
     for judged in tries.judged:
         for error in judged.errors:
-            exact, key = exact_value(error, judged), _key(error)
+            exact, key = exact_value(error, judged), key_of(error)
             if exact is None or key == keep:
                 continue
             for step in _values(tries, judged, key, exact):
@@ -121,7 +126,7 @@ def _values(tries: Tries, judged: Judged, key: str, exact: Any) -> Iterator[Step
     for rank, candidate in enumerate(tried):
         after = spelled(candidate, tries.source.language)
         text = tries.source.with_text(value, after)
-        yield Step(rank=rank, changes=(_change(tries, judged, key, after),), text=text, keys=frozenset((key,)))
+        yield Step.of(_change(judged, key, after), text, key, rank=rank)
 
 
 def pairs_of(tries: Tries, judged: Judged) -> Iterator[Step]:
@@ -136,7 +141,7 @@ def pairs_of(tries: Tries, judged: Judged) -> Iterator[Step]:
     pairs.sort(key=lambda pair: sum(abs(math.log(new / max(1, was))) for new, was in zip(pair, old, strict=True)))
     for rank, pair in enumerate(pairs[:MAX_PAIRS]):
         words = [spelled(degree, tries.source.language) for degree in pair]
-        changes = tuple(_change(tries, judged, key, word) for key, word in zip(keys, words, strict=True))
+        changes = tuple(_change(judged, key, word) for key, word in zip(keys, words, strict=True))
         edits = sorted(zip((first, second), words, strict=True), key=lambda edit: -edit[0].start)
         text = tries.source.text
         for value, word in edits:
@@ -144,33 +149,27 @@ def pairs_of(tries: Tries, judged: Judged) -> Iterator[Step]:
         yield Step(rank=PAIR_RANK + rank, changes=changes, text=text, keys=frozenset(keys))
 
 
-def _change(tries: Tries, judged: Judged, key: str, after: str) -> Change:
-    value = judged.draft.settings[key]
-    return Change(
-        line=value.line, key=judged.draft.name(key), before=shortened(tries.source.written(value)), after=after
-    )
+def _change(judged: Judged, key: str, after: str) -> Change:
+    draft = judged.draft
+    before = shortened(draft.source.written(draft.settings[key]))
+    return Change(line=draft.settings[key].line, key=draft.name(key), before=before, after=after)
 
 
-def _key(error: Diagnostic) -> str:
-    return str(error.values.get("key", ""))
-
-
-def _removals(tries: Tries, judged: Judged, error: Diagnostic) -> Iterator[Step]:
-    value = judged.draft.settings.get(_key(error))
-    text = removed(tries.source, value, _written_key(tries, value, _key(error))) if value is not None else None
-    if value is not None and text is not None:
-        change = _change(tries, judged, _key(error), "removed")
-        yield Step(rank=0, changes=(change,), text=text, keys=frozenset((_key(error),)))
-
-
-def _renamings(tries: Tries, judged: Judged, error: Diagnostic) -> Iterator[Step]:
-    """The known argument that the unknown one is nearly called."""
-    key, near = _key(error), str(error.values.get("near", ""))
+def _removals(judged: Judged, error: Diagnostic) -> Iterator[Step]:
+    key, source = key_of(error), judged.draft.source
     value = judged.draft.settings.get(key)
-    text = renamed(tries.source, value, key, near) if value is not None and near else None
-    if value is not None and text is not None and near not in judged.draft.settings:
-        change = Change(line=value.line, key=key, before=key, after=near)
-        yield Step(rank=0, changes=(change,), text=text, keys=frozenset((key, near)))
+    text = removed(source, value, _written_key(judged, value, key)) if value is not None else None
+    if text is not None:
+        yield Step.of(_change(judged, key, "removed"), text, key)
+
+
+def _renamings(judged: Judged, error: Diagnostic) -> Iterator[Step]:
+    """The known argument that the unknown one is nearly called."""
+    key, near, settings = key_of(error), str(error.values.get("near", "")), judged.draft.settings
+    value = settings.get(key)
+    text = renamed(judged.draft.source, value, key, near) if value is not None and near else None
+    if value is not None and text is not None and near not in settings:
+        yield Step.of(Change(line=value.line, key=key, before=key, after=near), text, key, near)
 
 
 def _additions(tries: Tries, judged: Judged, error: Diagnostic) -> Iterator[Step]:
@@ -192,15 +191,15 @@ def _additions(tries: Tries, judged: Judged, error: Diagnostic) -> Iterator[Step
         return
     line = text.count("\n", 0, _first_difference(tries.source.text, text)) + 1
     after = "given" if value is True and key.startswith("--") else spelled(value, tries.source.language)
-    change = Change(line=line, key=key, before="not there", after=after)
-    yield Step(rank=0, changes=(change,), text=text, keys=frozenset((key,)))
+    yield Step.of(Change(line=line, key=key, before="not there", after=after), text, key)
 
 
-def _written_key(tries: Tries, value: Value, key: str) -> str:
+def _written_key(judged: Judged, value: Value, key: str) -> str:
     """The key as a data file writes it, where the draft has another name for it."""
-    if tries.source.language in ("python", "shell"):
+    source = judged.draft.source
+    if source.language in ("python", "shell"):
         return key
-    return next((name for name, there in tries.source.settings.items() if there is value), key)
+    return next((name for name, there in source.settings.items() if there is value), key)
 
 
 def _has(judged: Judged, key: str) -> bool:
@@ -222,7 +221,7 @@ def _neighbours(tries: Tries, judged: Judged, error: Diagnostic, key: str) -> li
     """Keys as the file has them beside which a new one belongs: those of the same table, the rule's own key first."""
     draft, parent = judged.draft, key.rpartition(".")[0]
     known = ARGUMENTS.get(draft.dialect.name, ())
-    own = [_key(error), *draft.keys.values(), *(name for name in known if name in draft.settings)]
+    own = [key_of(error), *draft.keys.values(), *(name for name in known if name in draft.settings)]
     own += [name for name in draft.settings if name.rpartition(".")[0] == parent and not known]
     own = [name for name in dict.fromkeys(own) if name in draft.settings and name.rpartition(".")[0] == parent]
     if tries.source.language in ("python", "shell"):
