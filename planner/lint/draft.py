@@ -43,6 +43,12 @@ class Fact:
     meaning: str
     key: str = ""
     """Where a person looks for it, if not under the fact's own name."""
+    default: Any = None
+    """What it is where the file does not say, for one that is the value of its key."""
+    least: int = 1
+    """The least of a whole number."""
+    field: str = ""
+    """The layout field that it sets."""
 
 
 @dataclass(frozen=True, kw_only=True)

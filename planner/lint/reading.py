@@ -169,6 +169,22 @@ class Keys:
         """A number."""
         return self._typed(keys, _NUMBER, default, name)
 
+    def read(self, *facts: str) -> list[Any]:
+        """Tell the facts that are values of their keys, read by their kind, and return these values."""
+        values = []
+        for name in facts:
+            fact = self.reading.dialect.facts[name]
+            key, told = fact.key or name, fact.field or name
+            if fact.kind is int:
+                value = self.count(key, default=fact.default, name=told, least=fact.least)
+            else:
+                readers: dict[Any, Callable[..., Any]] = {float: self.number, bool: self.flag, str: self.word}
+                value = readers[fact.kind](key, default=fact.default, name=told)
+            self.reading.tell(**{name: value})
+            self.reading.keys.setdefault(name, key)
+            values.append(value)
+        return values
+
     def _typed(self, keys: tuple[str, ...], kind: _Kind, default: Any, name: str) -> Any:
         content = self.raw(*keys, default=default, name=name)
         found = self.get(*keys)

@@ -5,12 +5,14 @@ from string import Formatter
 
 import pytest
 
+from planner.lint.check import read_and_judge
 from planner.lint.config_rule import ConfigRule
 from planner.lint.dialects.colossalai_2022.keys import DIALECT as OLD
 from planner.lint.dialects.deepspeed.keys import DIALECT as DEEPSPEED
 from planner.lint.dialects.megatron.keys import DIALECT as MEGATRON
 from planner.lint.dialects.plugins.keys import DIALECTS
 from planner.lint.draft import Asked, Dialect
+from planner.lint.files import language_of
 from planner.lint.reading import Reading
 from planner.lint.registry import CONFIG_RULES
 from planner.lint.repair import FACTS_OF_CANDIDATES
@@ -18,6 +20,8 @@ from planner.lint.source import Source
 from planner.rules import RULES
 from planner.specs import HardwareSpec
 from planner.specs.files import load_spec
+from tests.unit.lint.config_rule_cases import Case
+from tests.unit.lint.test_config_rules import CASES
 
 ALL = (OLD, DEEPSPEED, MEGATRON, *DIALECTS.values())
 EACH_RULE = pytest.mark.parametrize("rule", CONFIG_RULES, ids=lambda rule: rule.id)
@@ -63,6 +67,17 @@ def test_facts_say_what_they_mean(dialect: Dialect) -> None:
 def test_a_dialect_replaces_rules_that_there_are(dialect: Dialect) -> None:
     assert {*dialect.replaced} <= {rule.id for rule in RULES}
     assert {*dialect.additions} <= {rule.field for rule in RULES}
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.rule)
+def test_facts_are_of_their_kind(case: Case) -> None:
+    asked = Asked(gpus=case.gpus, hardware=load_spec("a100-40g", HardwareSpec), devices_per_node=8)
+    for text in (case.broken, case.kept):
+        _, judged = read_and_judge(text, case.name, language_of(text, case.name), asked)
+        for draft in (one.draft for one in judged):
+            assert draft.facts
+            for name, value in draft.facts.items():
+                assert isinstance(value, draft.dialect.facts[name].kind), name
 
 
 def test_a_fact_that_is_not_declared_is_a_defect() -> None:

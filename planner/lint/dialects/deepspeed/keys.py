@@ -41,16 +41,16 @@ SECTIONS: dict[str, frozenset[str]] = {
 """Section to all the keys that it takes, with those of older versions; the first ones are a help against typos."""
 
 FACTS = NVME_FACTS | {
-    "amp": Fact(bool, "whether Apex casts the model", "amp.enabled"),
+    "amp": Fact(bool, "whether Apex casts the model", "amp.enabled", default=False),
     "batch_unit": Fact(int, "what the batch has to be a multiple of"),
     "bf16": Fact(bool, "whether weights are in bf16"),
     "data_parallel": Fact(int, "what is left of the GPUs"),
     "fp16": Fact(bool, "whether weights are in fp16", "fp16.enabled"),
     "gradient_accumulation_steps": Fact(int, "micro batches of a step"),
-    "half_master": Fact(bool, "whether master weights are in half precision", "fp16.fp16_master_weights_and_grads"),
+    "half_master": Fact(bool, "master weights in half precision", "fp16.fp16_master_weights_and_grads", default=False),
     "has_batch": Fact(bool, "whether a batch size is given", "train_batch_size"),
     "num_devices": Fact(int, "GPUs"),
-    "offload_ratio": Fact(float, "share of the states that is offloaded", f"{ZERO}.offload_optimizer.ratio"),
+    "offload_ratio": Fact(float, "share of states offloaded", f"{ZERO}.offload_optimizer.ratio", default=1.0),
     "optimizer_device": Fact(str, "where the optimizer's states are"),
     "optimizer_type": Fact(str, "name of the optimizer", "optimizer.type"),
     "parameter_device": Fact(str, "where the weights are"),

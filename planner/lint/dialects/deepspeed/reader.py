@@ -86,14 +86,10 @@ def _stages(keys: Keys, reading: Reading) -> Any:
 def _engine(keys: Keys, reading: Reading) -> None:
     """Facts of what the engine refuses: amp, optimizers, partial offload."""
     kind = keys.raw("optimizer.type")
-    reading.tell(
-        amp=keys.flag("amp.enabled", name="amp"),
-        offload_ratio=keys.number(f"{_OPTIMIZER}.ratio", default=1.0),
-        untested_allowed=keys.flag("zero_allow_untested_optimizer"),
-        half_master=keys.flag("fp16.fp16_master_weights_and_grads", name="half_master"),
-        optimizer_type=kind if isinstance(kind, str) else None,
-    )
-    reading.keys |= {"offload_ratio": f"{_OPTIMIZER}.ratio", "optimizer_type": "optimizer.type"}
+    keys.read("amp", "offload_ratio", "half_master")
+    untested = keys.flag("zero_allow_untested_optimizer")
+    reading.tell(untested_allowed=untested, optimizer_type=kind if isinstance(kind, str) else None)
+    reading.keys["optimizer_type"] = "optimizer.type"
 
 
 def _zero(keys: Keys, reading: Reading) -> None:

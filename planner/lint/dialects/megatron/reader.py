@@ -49,8 +49,7 @@ def read_megatron(source: Source, asked: Asked) -> Draft:
 
 def _mesh(keys: Keys, reading: Reading) -> None:
     degree = keys.count("--tensor-model-parallel-size", "--model-parallel-size", default=1, name="tensor_parallel")
-    stages = keys.count("--pipeline-model-parallel-size", default=1, name="pipeline_parallel")
-    context = keys.count("--context-parallel-size", default=1, name="context_parallel")
+    stages, context = keys.read("pipeline_parallel", "context_parallel")
     reading.fields |= {
         "tensor_parallel": degree,
         "pipeline_parallel": stages,
@@ -68,9 +67,7 @@ def _mesh(keys: Keys, reading: Reading) -> None:
 def _model(keys: Keys, reading: Reading) -> Any:
     """The number of layers, where it is known; and the model in ``reading``."""
     layers = keys.count("--num-layers", name="num_layers")
-    hidden = keys.count("--hidden-size", name="hidden_size")
-    heads = keys.count("--num-attention-heads", name="num_heads")
-    reading.tell(hidden_size=hidden, num_heads=heads)
+    hidden, heads = keys.read("hidden_size", "num_heads")
     reading.fields["seq_len"] = keys.count(
         "--seq-length", "--encoder-seq-length", default=reading.asked.seq_len, name="seq_len"
     )
@@ -202,20 +199,16 @@ def _batch(keys: Keys, reading: Reading) -> None:
 def _facts(keys: Keys, reading: Reading) -> None:
     fields = reading.fields
     degree, stages = fields["tensor_parallel"], fields["pipeline_parallel"]
+    keys.read("num_query_groups", "expert_parallel", "num_experts")
     reading.tell(
         num_devices=reading.asked.gpus,
-        num_query_groups=keys.count("--num-query-groups", name="num_query_groups"),
-        expert_parallel=keys.count("--expert-model-parallel-size", name="expert_parallel"),
         expert_tensor_parallel=keys.count(
             "--expert-tensor-parallel-size", default=degree, name="expert_tensor_parallel"
         ),
-        num_experts=keys.count("--num-experts", name="num_experts"),
         has_experts=keys.has("--num-experts"),
         vp_group=keys.count("--microbatch-group-size-per-virtual-pipeline-stage", default=stages),
         sequence_parallel=keys.has("--sequence-parallel"),
         tensor_parallel=degree,
-        pipeline_parallel=stages,
-        context_parallel=fields["context_parallel"],
         seq_len=fields["seq_len"],
     )
 

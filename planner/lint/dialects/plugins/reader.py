@@ -27,8 +27,6 @@ from planner.lint.reading import Keys, Reading
 from planner.lint.source import Source, Symbol, Value, flatten
 from planner.specs.files import did_you_mean
 
-_HALF, _ANY = ("fp16", "bf16"), ("fp16", "bf16", "fp32")
-
 
 def read_plugin(
     source: Source, name: str, arguments: Mapping[str, Value], asked: Asked, *, whole_call: bool = False
@@ -104,63 +102,44 @@ def _context(context: Keys, reading: Reading) -> None:
         reading.tell(optimizer=optimizers[0])
 
 
-def _keep(reading: Reading, **facts: Any) -> None:
-    """Facts that are arguments of the plugin."""
-    reading.tell(**facts)
-    reading.keys |= {name: name for name in facts if name not in reading.keys}
-
-
-def _set_tensor(keys: Keys, reading: Reading) -> Any:
-    degree = keys.count("tp_size", default=1, name="tensor_parallel")
+def _set_tensor(keys: Keys, reading: Reading) -> None:
+    (degree,) = keys.read("tp_size")
     mode = UNDECIDED if degree is UNDECIDED else "1d" if degree > 1 else "none"
     reading.fields |= {"tensor_parallel": degree, "tensor_mode": mode}
-    return degree
 
 
 def _precision(keys: Keys, reading: Reading, choices: tuple[str, ...]) -> Any:
-    precision = keys.word("precision", default="fp16", name="precision")
+    (precision,) = keys.read("precision")
     reading.choices["precision"] = choices
     reading.fields["precision"] = precision if precision in choices else UNDECIDED
     return precision
 
 
 def _hybrid(keys: Keys, reading: Reading) -> None:
-    fields = reading.fields
-    degree = _set_tensor(keys, reading)
-    stages = keys.count("pp_size", default=1, name="pipeline_parallel")
-    stage = keys.count("zero_stage", default=0, name="zero_stage", least=0)
-    precision = _precision(keys, reading, _ANY)
-    style = keys.word("pp_style", default="1f1b", name="schedule")
-    chunks = keys.count("num_model_chunks", default=1, name="num_model_chunks")
+    _set_tensor(keys, reading)
+    stages, stage = keys.read("pp_size", "zero_stage")
+    _precision(keys, reading, ("fp16", "bf16", "fp32"))
+    style, chunks = keys.read("pp_style", "num_model_chunks")
     _set_schedule(reading, stages, style, chunks)
     _set_sequence(keys, reading)
     layers = keys.raw("num_layers_per_stage", name="layers_per_stage")
-    layers = layers if layers is UNDECIDED or _is_counts(layers) else None
+    reading.keys["num_layers_per_stage"] = "num_layers_per_stage"
     reading.choices |= {"pp_style": PIPELINE_STYLES, "zero_stage": (0, 1, 2)}
-    fields |= {
+    reading.fields |= {
         "pipeline_parallel": stages,
         "zero_stage": UNDECIDED if stage is UNDECIDED or stage > 3 else stage,  # noqa: PLR2004 - a stage of ZeRO
-        "layers_per_stage": None if layers is UNDECIDED else layers,
+        "layers_per_stage": layers if _is_counts(layers) else None,
     }
     if keys.flag("cpu_offload", name="offload.optimizer") is True:
         reading.offload("cpu", "none")
-    _keep(
-        reading,
-        pp_style=style,
+    reading.tell(
         has_scheduler_nodes=keys.raw("scheduler_nodes") is not None,
-        zero_stage=stage,
-        tp_size=degree,
-        pp_size=stages,
-        num_model_chunks=chunks,
-        precision=precision,
         has_microbatches=keys.given("num_microbatches", "microbatch_size"),
-        num_layers_per_stage=layers,
-        num_microbatches=keys.count("num_microbatches", name="num_microbatches"),
-        microbatch_size=keys.count("microbatch_size", name="micro_batch"),
+        num_layers_per_stage=reading.fields["layers_per_stage"],
         num_layers=reading.model.num_layers if reading.model else None,
-        seq_len=fields["seq_len"],
-        inner_ring_size=keys.count("inner_ring_size"),
+        seq_len=reading.fields["seq_len"],
     )
+    keys.read("num_microbatches", "microbatch_size", "inner_ring_size")
 
 
 def _is_counts(layers: Any) -> bool:
@@ -181,9 +160,11 @@ def _set_schedule(reading: Reading, stages: Any, style: Any, chunks: Any) -> Non
 
 
 def _set_sequence(keys: Keys, reading: Reading) -> None:
-    on = keys.flag("enable_sequence_parallelism", name="sequence_parallel")
+    (on,) = keys.read("enable_sequence_parallelism")
     mode = keys.word("sequence_parallelism_mode", default="all_to_all" if on is True else None)
-    groups = keys.count("sp_size", default=1, name="context_parallel")
+    reading.tell(sequence_parallelism_mode=mode)
+    reading.keys["sequence_parallelism_mode"] = "sequence_parallelism_mode"
+    (groups,) = keys.read("sp_size")
     reading.choices["sequence_parallelism_mode"] = SEQUENCE_MODES
     in_tensor_group = mode in ("split_gather", "ring")
     reading.fields |= {
@@ -192,24 +173,16 @@ def _set_sequence(keys: Keys, reading: Reading) -> None:
     }
     if on is True and not in_tensor_group:
         reading.no_formula(f"gptplan has no sequence parallelism of mode {mode}")
-    _keep(reading, enable_sequence_parallelism=on, sequence_parallelism_mode=mode, sp_size=groups)
 
 
 def _gemini(keys: Keys, reading: Reading) -> None:
-    degree = _set_tensor(keys, reading)
-    extra = keys.count("extra_dp_size", default=1)
-    precision = _precision(keys, reading, _HALF)
-    policy = keys.word("placement_policy", default="static")
+    _set_tensor(keys, reading)
+    (extra,) = keys.read("extra_dp_size")
+    _precision(keys, reading, ("fp16", "bf16"))
+    (policy,) = keys.read("placement_policy")
     reading.choices["placement_policy"] = ("static", "auto")
-    shares = {
-        name: keys.number(name, default=default)
-        for name, default in (
-            ("shard_param_frac", 1.0),
-            ("offload_optim_frac", 0.0),
-            ("offload_param_frac", 0.0),
-            ("gpu_margin_mem_ratio", 0.0),
-        )
-    }
+    names = ("shard_param_frac", "offload_optim_frac", "offload_param_frac", "gpu_margin_mem_ratio")
+    shares = dict(zip(names, keys.read(*names), strict=True))
     optimizer = _fraction(shares["offload_optim_frac"])
     effective = shares["shard_param_frac"] == 1 and shares["offload_optim_frac"] == 1
     reading.keys |= {"offload.optimizer": "offload_optim_frac", "offload.parameters": "offload_param_frac"}
@@ -231,18 +204,10 @@ def _gemini(keys: Keys, reading: Reading) -> None:
         reading.tell(fraction=shares[wrong], fraction_key=wrong)
         reading.keys["fraction"] = wrong
     _needing_tensor_parallelism(keys, reading)
-    facts = reading.facts
-    _keep(
-        reading,
-        **shares,
-        precision=precision,
-        placement_policy=policy,
-        norm_type=keys.number("norm_type", default=2.0),
-        max_norm=keys.number("max_norm"),
-        calls_refused="no_sync" if facts["calls_no_sync"] else "enable_lora" if facts["calls_lora"] else None,
-        tp_size=degree,
-        extra_dp_size=extra,
-    )
+    keys.read("norm_type", "max_norm")
+    refused = {"no_sync": reading.facts["calls_no_sync"], "enable_lora": reading.facts["calls_lora"]}
+    reading.tell(calls_refused=next((method for method, called in refused.items() if called), None))
+    reading.keys["calls_refused"] = "calls_refused"
 
 
 def _fraction(value: Any) -> Any:
@@ -264,10 +229,10 @@ def _needing_tensor_parallelism(keys: Keys, reading: Reading) -> None:
 
 
 def _low_level_zero(keys: Keys, reading: Reading) -> None:
-    stage = keys.count("stage", default=1, name="zero_stage", least=0)
-    precision = _precision(keys, reading, _ANY)
+    (stage,) = keys.read("stage")
+    precision = _precision(keys, reading, ("fp16", "bf16", "fp32"))
     reading.choices["stage"] = (1, 2)
-    extra = keys.count("extra_dp_size", default=1)
+    (extra,) = keys.read("extra_dp_size")
     reading.fields["zero_stage"] = stage if stage in (1, 2) else UNDECIDED
     if keys.flag("cpu_offload", name="offload.optimizer") is True:
         reading.offload("cpu", "none")
@@ -275,14 +240,7 @@ def _low_level_zero(keys: Keys, reading: Reading) -> None:
         reading.no_formula(f"extra_dp_size {extra} shards over a part of the ranks")
     if precision == "fp32":
         reading.no_formula("LowLevelZeroPlugin in fp32 keeps no master weights, which gptplan does not count")
-    _keep(
-        reading,
-        stage=stage,
-        precision=precision,
-        extra_dp_size=extra,
-        fp8_communication=keys.flag("fp8_communication"),
-        norm_type=keys.number("norm_type", default=2.0),
-    )
+    keys.read("fp8_communication", "norm_type")
 
 
 def _ddp(keys: Keys, reading: Reading) -> None:
