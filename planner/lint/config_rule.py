@@ -76,11 +76,12 @@ class ConfigRule(RuleText):
         return self.texts(_Shown({**facts, **numbers})), used | numbers
 
 
-def rules_of(facts: Mapping[str, Fact], *dialects: str) -> Callable[..., Callable[..., ConfigRule]]:
+def rules_of(facts: Mapping[str, Fact], *dialects: str, source: str = "") -> Callable[..., Callable[..., ConfigRule]]:
     """The maker of a dialect's rules: first id, title and what kind of rule it is, then its texts and functions.
 
     Unless they are given, a rule needs what ``holds`` asks for, its fact is the first of these, its field is where a
-    person looks for that fact, and its detail lists all of them; and its remedy is to add what it names, if it does.
+    person looks for that fact, and its detail lists all of them; its remedy is to add what it names, if it does; and
+    it comes from ``source``.
     """
 
     def headed(rule_id: str, title: str = "", **kind: Any) -> Callable[..., ConfigRule]:
@@ -90,6 +91,7 @@ def rules_of(facts: Mapping[str, Fact], *dialects: str) -> Callable[..., Callabl
             defaults = {
                 "dialects": dialects,
                 "title": title,
+                "source": source,
                 "field": facts[fact].key or fact,
                 "detail": ", ".join(f"{need} = {{{need}}}" for need in needs),
                 "remedy": "add" if "added" in fields else "change",

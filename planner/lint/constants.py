@@ -236,7 +236,7 @@ class Constants:
                 key: value for table in [*merged, self.keywords(node, names, depth)] for key, value in table.items()
             }
         if name in _FUNCTIONS and node.args and not node.keywords:
-            return self._applied(node, name, [self._number(argument, names, depth) for argument in node.args])
+            return self._computed(node, _FUNCTIONS[name], *(self._number(each, names, depth) for each in node.args))
         if name in ("tuple", "list") and len(node.args) == 1 and not node.keywords:
             content = self.plain(node.args[0], names, depth)
             if isinstance(content, tuple):
@@ -248,10 +248,10 @@ class Constants:
     def _refuse_call(self, node: ast.Call) -> NoReturn:
         raise HiddenError(node, f"`{self.written(node)}` would have to be called, and nothing is executed")
 
-    def _applied(self, node: ast.Call, name: str, arguments: list[Any]) -> Any:
+    def _computed(self, node: ast.expr, operation: Callable[..., Any], *operands: Any) -> Any:
         try:
-            return _bounded(node, _FUNCTIONS[name](*arguments))
-        except (TypeError, ValueError, OverflowError) as error:
+            return _bounded(node, operation(*operands))
+        except (ArithmeticError, TypeError, ValueError) as error:
             raise HiddenError(node, f"`{self.written(node)}` fails: {error}") from error
 
     def _number(self, node: ast.expr, names: Mapping[str, Value], depth: int) -> Any:
@@ -266,7 +266,7 @@ class Constants:
             raise HiddenError(node, f"`{self.written(node)}` is not known before the file runs")
         return bool(content)
 
-    def _comparison(self, node: ast.Compare, comparison: ast.cmpop, sides: Any, scope: Any) -> bool:
+    def _comparison(self, node: ast.Compare, comparison: ast.cmpop, sides: Any, scope: Any) -> Any:
         left, right = (self.plain(side, *scope) for side in sides)
         operation = _COMPARISONS.get(type(comparison))
         plain = all(
@@ -274,10 +274,7 @@ class Constants:
         )
         if operation is None or not plain:
             raise HiddenError(node, f"`{self.written(node)}` is not known before the file runs")
-        try:
-            return operation(left, right)
-        except TypeError as error:
-            raise HiddenError(node, f"`{self.written(node)}` fails: {error}") from error
+        return self._computed(node, operation, left, right)
 
     def _arithmetic(self, node: ast.BinOp, names: Mapping[str, Value], depth: int) -> Any:
         left, right = self.plain(node.left, names, depth), self.plain(node.right, names, depth)
@@ -290,10 +287,7 @@ class Constants:
             raise HiddenError(node, f"`{self.written(node)}` is not a constant{_imported(left) or _imported(right)}")
         if isinstance(node.op, ast.Pow) and (abs(right) > MAX_EXPONENT or abs(left) > MAX_INTEGER):
             raise HiddenError(node, f"`{self.written(node)}` is too large a power")
-        try:
-            return _bounded(node, operation(left, right))
-        except (ArithmeticError, ValueError) as error:
-            raise HiddenError(node, f"`{self.written(node)}` fails: {error}") from error
+        return self._computed(node, operation, left, right)
 
 
 def _is_text(content: Any) -> bool:

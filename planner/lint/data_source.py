@@ -9,7 +9,7 @@ import yaml
 from planner.codes import Config
 from planner.lint.json_positions import JsonError, JsonReader
 from planner.lint.source import Note, Source, Unknown, Value, contradiction, flatten, unreadable
-from planner.lint.syntax import caret
+from planner.lint.syntax import not_of
 
 MAX_YAML_CHARACTERS = 128 * 1024
 MAX_NODES = 50_000
@@ -28,7 +28,7 @@ def read_json(text: str, shown: str) -> Source:
     try:
         root = reader.read()
     except JsonError as error:
-        raise _syntax("JSON", str(error), text, shown, (error.line, error.column)) from error
+        raise not_of("JSON", str(error), text, shown, (error.line, error.column)) from error
     return Source(
         shown=shown,
         text=text,
@@ -46,17 +46,6 @@ def _table(root: Value, shown: str, kind: str) -> dict[str, Value]:
     return root.content
 
 
-def _syntax(language: str, message: str, text: str, shown: str, place: tuple[int, int]) -> Exception:
-    line, column = place
-    return unreadable(
-        Config.OTHER_LANGUAGE,
-        f"this is not {language}: {message}",
-        f"{shown}:{line}:{column}",
-        detail=caret(text, line, column),
-        hint="correct the line, or name another file",
-    )
-
-
 def read_toml(text: str, shown: str) -> Source:
     """The settings of a TOML file.
 
@@ -68,7 +57,7 @@ def read_toml(text: str, shown: str) -> Source:
     except (tomllib.TOMLDecodeError, RecursionError, ValueError) as error:
         match = re.search(r"\(at line (\d+), column (\d+)\)", str(error))
         place = (int(match[1]), int(match[2])) if match else (1, 1)
-        raise _syntax("TOML", str(error).partition(" (at")[0] or "it nests too deeply", text, shown, place) from error
+        raise not_of("TOML", str(error).partition(" (at")[0] or "it nests too deeply", text, shown, place) from error
     places = _toml_places(text)
     return Source(shown=shown, text=text, language="toml", settings=flatten(_placed(fields, places, "", 0)))
 
@@ -147,7 +136,7 @@ def read_yaml(text: str, shown: str) -> Source:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         place = (mark.line + 1, mark.column + 1) if mark else (1, 1)
-        raise _syntax("YAML", error.problem or "it cannot be read", text, shown, place) from error
+        raise not_of("YAML", error.problem or "it cannot be read", text, shown, place) from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         reason = str(error).partition("\n")[0] or "it nests too deeply"
         raise unreadable(Config.OTHER_LANGUAGE, f"this is not YAML: {reason}", shown) from error

@@ -6,6 +6,7 @@ import warnings
 from typing import Any
 
 from planner.codes import Config
+from planner.diagnostics import PlanError
 from planner.lint.source import unreadable
 
 MAX_NESTING = 90
@@ -50,14 +51,7 @@ def parse(text: str, shown: str) -> ast.Module:
             warnings.simplefilter("ignore")
             return ast.parse(text)
     except SyntaxError as error:
-        line, column = error.lineno or 1, error.offset or 1
-        raise unreadable(
-            Config.OTHER_LANGUAGE,
-            f"this is not Python: {error.msg}",
-            f"{shown}:{line}:{column}",
-            detail=caret(text, line, column),
-            hint="correct the line, or name another file",
-        ) from error
+        raise not_of("Python", error.msg, text, shown, (error.lineno or 1, error.offset or 1)) from error
     except (ValueError, MemoryError, RecursionError) as error:
         raise unreadable(
             Config.OTHER_LANGUAGE,
@@ -67,7 +61,18 @@ def parse(text: str, shown: str) -> ast.Module:
         ) from error
 
 
-def caret(text: str, line: int, column: int) -> str:
+def not_of(language: str, message: str, text: str, shown: str, place: tuple[int, int]) -> PlanError:
+    """The refusal of a text that breaks the grammar of its language in one place."""
+    return unreadable(
+        Config.OTHER_LANGUAGE,
+        f"this is not {language}: {message}",
+        f"{shown}:{place[0]}:{place[1]}",
+        detail=_caret(text, *place),
+        hint="correct the line, or name another file",
+    )
+
+
+def _caret(text: str, line: int, column: int) -> str:
     """A line of the text with a mark under one column."""
     lines = text.split("\n")
     content = lines[line - 1] if line <= len(lines) else ""

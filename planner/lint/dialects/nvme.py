@@ -91,7 +91,7 @@ def has_libaio() -> bool:
     return header and any(any(prefix.glob(pattern)) for prefix in prefixes for pattern in patterns)
 
 
-_rule = rules_of(NVME_FACTS, OLD, DEEPSPEED)
+_rule = rules_of(NVME_FACTS, OLD, DEEPSPEED, source=_README)
 
 RULES = (
     _rule("NVM001", "nvme_path on a network file system")(
@@ -100,7 +100,6 @@ RULES = (
         detail="mounted as {nvme_file_system} on this machine",
         hint="use a folder on a local NVMe drive of every node",
         why="Every rank reads and writes all of its states in every step; a network drive turns seconds into hours.",
-        source=_README,
         holds=lambda nvme_local: nvme_local,
     ),
     _rule("NVM002", "no room for the states on nvme_path")(
@@ -116,7 +115,6 @@ RULES = (
         detail="neither the library libaio nor its header libaio.h was found",
         hint=f"run `{INSTALL_LIBAIO}` on every node",
         why="Asynchronous reads and writes go through libaio, and its extension is built against the header.",
-        source=_README,
         holds=lambda nvme_path, libaio: libaio,
     ),
     _rule("NVM004", "nvme_path does not exist", severity="warning")(
@@ -124,7 +122,6 @@ RULES = (
         detail="it has to be a folder of a local file system on every node",
         hint="create it on every node, or name another folder",
         why="The states are written to files in this folder.",
-        source=_README,
         holds=lambda nvme_path, nvme_exists: nvme_exists,
     ),
     _rule("NVM005", "offload to NVMe without a path")(

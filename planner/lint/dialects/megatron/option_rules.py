@@ -1,6 +1,8 @@
 """Rules of Megatron-LM's arguments about single options: what needs, excludes or does not do something."""
 
-from planner.lint.config_rule import ConfigRule, rules_of
+from typing import Any
+
+from planner.lint.config_rule import rules_of
 from planner.lint.dialects.megatron.keys import DIALECT, OBSOLETE
 
 READ = "Megatron-LM at d98e8a6 (August 2026)"
@@ -9,37 +11,35 @@ ARGUMENTS = f"{READ}: megatron/training/arguments.py, validate_args"
 TRANSFORMER = f"{READ}: megatron/core/transformer/transformer_config.py, TransformerConfig"
 
 
-megatron_rule = rules_of(DIALECT.facts, DIALECT.name)
+megatron_rule = rules_of(DIALECT.facts, DIALECT.name, source=ARGUMENTS)
 
 
-def _needs(rule_id: str, option: str, needed: str, why: str, source: str = ARGUMENTS) -> ConfigRule:
-    """A rule that one option does not go without another one, which takes no value."""
-    return megatron_rule(rule_id, f"{option} without {needed}")(
-        needs=(option, "options"),
-        message=f"{option} needs {needed}, and it is not given",
-        detail=f"{option} is given",
-        hint=f"add {needed}, or drop {option}",
-        why=why,
-        source=source,
-        added=lambda: {needed: True},
-        holds=lambda options: needed in options,
-    )
+def _needs(option: str, needed: str) -> dict[str, Any]:
+    """The fields of a rule that one option does not go without another one, which takes no value."""
+    return {
+        "title": f"{option} without {needed}",
+        "needs": (option, "options"),
+        "message": f"{option} needs {needed}, and it is not given",
+        "detail": f"{option} is given",
+        "hint": f"add {needed}, or drop {option}",
+        "added": lambda: {needed: True},
+        "holds": lambda options: needed in options,
+    }
 
 
-def _excludes(rule_id: str, option: str, others: tuple[str, ...], why: str, source: str = ARGUMENTS) -> ConfigRule:
-    """A rule that an option does not go with any of some others."""
+def _excludes(option: str, *others: str) -> dict[str, Any]:
+    """The fields of a rule that an option does not go with any of some others."""
     words = " or ".join(others)
-
-    return megatron_rule(rule_id, f"{option} with {words}", remedy="remove")(
-        needs=(option, "options"),
-        message=f"{option} does not go with {{other}}",
-        detail=f"{option} and {{other}} are given",
-        hint=f"drop {option} or {{other}}",
-        why=why,
-        source=source,
-        values=lambda options: {"other": next((other for other in others if other in options), words)},
-        holds=lambda options: not options & {*others},
-    )
+    return {
+        "title": f"{option} with {words}",
+        "needs": (option, "options"),
+        "message": f"{option} does not go with {{other}}",
+        "detail": f"{option} and {{other}} are given",
+        "hint": f"drop {option} or {{other}}",
+        "remedy": "remove",
+        "values": lambda options: {"other": next((other for other in others if other in options), words)},
+        "holds": lambda options: not options & {*others},
+    }
 
 
 def _of_old(options: frozenset[str]) -> str:
@@ -47,41 +47,29 @@ def _of_old(options: frozenset[str]) -> str:
 
 
 RULES = (
-    _needs(
-        "MEG019",
-        "--overlap-param-gather",
-        "--use-distributed-optimizer",
-        "Only the distributed optimizer gathers weights, so there is nothing to overlap without it.",
+    megatron_rule("MEG019")(
+        **_needs("--overlap-param-gather", "--use-distributed-optimizer"),
+        why="Only the distributed optimizer gathers weights, so there is nothing to overlap without it.",
     ),
-    _needs(
-        "MEG020",
-        "--overlap-param-gather",
-        "--overlap-grad-reduce",
-        "The gather of weights is launched from the buckets that overlap the reduction of gradients.",
+    megatron_rule("MEG020")(
+        **_needs("--overlap-param-gather", "--overlap-grad-reduce"),
+        why="The gather of weights is launched from the buckets that overlap the reduction of gradients.",
     ),
-    _needs(
-        "MEG021",
-        "--tp-comm-overlap",
-        "--sequence-parallel",
-        "It overlaps the gathers and scatters of sequence parallelism with products.",
+    megatron_rule("MEG021")(
+        **_needs("--tp-comm-overlap", "--sequence-parallel"),
+        why="It overlaps the gathers and scatters of sequence parallelism with products.",
     ),
-    _needs(
-        "MEG022",
-        "--optimizer-cpu-offload",
-        "--use-precision-aware-optimizer",
-        "The optimizer that keeps a part of its states on the host is one of the precision-aware ones.",
+    megatron_rule("MEG022")(
+        **_needs("--optimizer-cpu-offload", "--use-precision-aware-optimizer"),
+        why="The optimizer that keeps a part of its states on the host is one of the precision-aware ones.",
     ),
-    _excludes(
-        "MEG023",
-        "--train-iters",
-        ("--train-samples", "--lr-decay-samples"),
-        "Training is counted either in iterations or in samples.",
+    megatron_rule("MEG023")(
+        **_excludes("--train-iters", "--train-samples", "--lr-decay-samples"),
+        why="Training is counted either in iterations or in samples.",
     ),
-    _excludes(
-        "MEG024",
-        "--recompute-method",
-        ("--recompute-activations",),
-        "Selective recomputation repeats attention in every layer, so there is no choice of layers.",
+    megatron_rule("MEG024")(
+        **_excludes("--recompute-method", "--recompute-activations"),
+        why="Selective recomputation repeats attention in every layer, so there is no choice of layers.",
     ),
     megatron_rule("MEG025", "an option that Megatron-LM no longer takes", severity="warning")(
         field="--checkpoint-activations",
@@ -90,7 +78,6 @@ RULES = (
         hint="use {instead}",
         values=lambda options: {"option": _of_old(options), "instead": OBSOLETE.get(_of_old(options), "")},
         why="Versions of 2019 to 2021 took these options; later ones name their successor and end.",
-        source=ARGUMENTS,
         holds=lambda options: not _of_old(options),
     ),
     megatron_rule("MEG026", "launched without CUDA_DEVICE_MAX_CONNECTIONS=1", severity="warning")(
@@ -100,7 +87,6 @@ RULES = (
         values=lambda max_connections: {"found": f"sets {max_connections}" if max_connections else "does not set it"},
         why="Below Blackwell, communication overlaps products only if kernels start in the order of their launches, "
         "and Megatron-LM stops without it.",
-        source=ARGUMENTS,
         holds=lambda max_connections, tensor_parallel, context_parallel, own_sharding: (
             own_sharding or max_connections == "1" or tensor_parallel * context_parallel == 1
         ),
@@ -123,14 +109,11 @@ RULES = (
         detail="--pipeline-model-parallel-size {pipeline_parallel}",
         hint="use --pipeline-model-parallel-size 1, or drop --use-torch-fsdp2",
         why="Weights would be gathered again for every micro batch of every stage.",
-        source=ARGUMENTS,
         holds=lambda pipeline_parallel: pipeline_parallel == 1,
     ),
-    _excludes(
-        "MEG029",
-        "--use-torch-fsdp2",
-        ("--use-distributed-optimizer", "--fp16"),
-        "Both divide the optimizer states, each in its own way, and fp16 has no scaler there.",
+    megatron_rule("MEG029")(
+        **_excludes("--use-torch-fsdp2", "--use-distributed-optimizer", "--fp16"),
+        why="Both divide the optimizer states, each in its own way, and fp16 has no scaler there.",
     ),
     megatron_rule("MEG030", "an option of half precision in fp32", remedy="remove")(
         message="{half_option} needs {wanted}, and it is not given",
@@ -140,7 +123,6 @@ RULES = (
             "wanted": "--fp16" if half_option == "--fp16-lm-cross-entropy" else "--fp16 or --bf16"
         },
         why="It changes the precision of one part of a model in half precision.",
-        source=ARGUMENTS,
         holds=lambda half_option, fp16, bf16: fp16 or (bf16 and half_option != "--fp16-lm-cross-entropy"),
     ),
 )

@@ -69,7 +69,6 @@ _RULES_OF_MESH = (
             "valid": listed(divisors(num_experts)),
         },
         why="Each rank holds whole experts.",
-        source=ARGUMENTS,
         holds=lambda num_experts, expert_parallel: num_experts % expert_parallel == 0,
     ),
     megatron_rule("MEG006", "world size does not divide by the expert group")(
@@ -124,7 +123,6 @@ _RULES_OF_MESH = (
             "valid": listed(sorted(divisors(hidden_size), key=lambda d: abs(d - num_heads))[:3]),
         },
         why="Every head has the same width.",
-        source=ARGUMENTS,
         holds=lambda hidden_size, num_heads, options: "--kv-channels" in options or hidden_size % num_heads == 0,
     ),
     megatron_rule("MEG011", "processes of the launcher are not the GPUs", severity="warning")(
@@ -163,7 +161,6 @@ _RULES_OF_LAYERS = (
         detail="both set the number of virtual stages",
         hint="keep {virtual_key}",
         why="Each of them sets the number of virtual stages.",
-        source=ARGUMENTS,
         holds=lambda second_virtual, virtual_key: False,
     ),
     megatron_rule("MEG015", "layers do not divide by the pipeline", about=("degrees",))(
@@ -206,7 +203,6 @@ _RULES_OF_LAYERS = (
             "rest": seq_len % (2 * context_parallel),
         },
         why="Each rank takes one piece from the front and one from the back, so that causal work is even.",
-        source=ARGUMENTS,
         holds=lambda context_parallel, seq_len: context_parallel == 1 or seq_len % (2 * context_parallel) == 0,
     ),
     megatron_rule("MEG018", "sequence parallelism without tensor parallelism", severity="warning")(
