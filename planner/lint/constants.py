@@ -8,6 +8,7 @@ import ast
 import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NoReturn
 
 from planner.lint.source import Symbol, Unknown, Value, shortened
@@ -38,44 +39,27 @@ _COMPARISONS: dict[type[ast.cmpop], Callable[[Any, Any], bool]] = {
     ast.Is: operator.is_,
     ast.IsNot: operator.is_not,
 }
+_ROUNDED = (math.sqrt, math.ceil, math.floor)
 _FUNCTIONS: dict[str, Callable[..., Any]] = {
-    "int": int,
-    "float": float,
-    "min": min,
-    "max": max,
-    "abs": abs,
-    "round": round,
-    "math.sqrt": math.sqrt,
-    "math.ceil": math.ceil,
-    "math.floor": math.floor,
-    "sqrt": math.sqrt,
-    "ceil": math.ceil,
-    "floor": math.floor,
+    **{function.__name__: function for function in (int, float, min, max, abs, round, *_ROUNDED)},
+    **{f"math.{function.__name__}": function for function in _ROUNDED},
 }
 """Functions of plain numbers; a name that the file defines itself is not taken for one of them."""
 
 
 class HiddenError(Exception):
-    """An expression that is no constant; carries the place and the reason."""
+    """An expression that is no constant; ``hidden`` stands for it."""
 
-    def __init__(self, node: ast.AST, why: str) -> None:
-        """Remember where and why."""
+    def __init__(self, node: ast.AST | None, why: str, hidden: Unknown | None = None) -> None:
+        """Hidden where ``node`` stands, unless something that it is made of is hidden elsewhere."""
         super().__init__(why)
-        self.why = why
-        self.line = getattr(node, "lineno", 1)
-        self.column = getattr(node, "col_offset", 0) + 1
-        self.name = ""
+        line, column = getattr(node, "lineno", 1), getattr(node, "col_offset", 0) + 1
+        self.hidden = hidden or Unknown(why=why, line=line, column=column)
 
-    @classmethod
-    def of(cls, hidden: Unknown, name: str) -> "HiddenError":
-        """What is made from a hidden name: it is hidden where the name is."""
-        error = cls(ast.AST(), hidden.why)
-        error.line, error.column, error.name = hidden.line, hidden.column, hidden.name or name
-        return error
 
-    def unknown(self) -> Unknown:
-        """The value that stands for the expression."""
-        return Unknown(why=self.why, line=self.line, column=self.column, name=self.name)
+def _made_of(hidden: Unknown, name: str) -> HiddenError:
+    """What is made from a hidden name: it is hidden where the name is."""
+    return HiddenError(None, hidden.why, replace(hidden, name=hidden.name or name))
 
 
 class Constants:
@@ -99,7 +83,7 @@ class Constants:
         if isinstance(node, ast.Name) and node.id in names:
             found = names[node.id]
             if isinstance(found.content, Unknown):
-                raise HiddenError.of(found.content, node.id)
+                raise _made_of(found.content, node.id)
             return found
         return self._at(node, self._content(node, names, depth + 1))
 
@@ -186,7 +170,7 @@ class Constants:
         found = content.get(key) if isinstance(content, dict) and isinstance(key, str) else None
         if isinstance(found, Value):
             if isinstance(found.content, Unknown):
-                raise HiddenError.of(found.content, self.written(node))
+                raise _made_of(found.content, self.written(node))
             return found.content
         if isinstance(content, tuple) and isinstance(key, int) and -len(content) <= key < len(content):
             return content[key]
@@ -196,8 +180,8 @@ class Constants:
         """A value of a table; one that is hidden does not hide its neighbours."""
         try:
             return self.value(node, names, depth)
-        except HiddenError as hidden:
-            return self._at(node, hidden.unknown())
+        except HiddenError as error:
+            return self._at(node, error.hidden)
 
     def _merged(self, node: ast.expr, names: Mapping[str, Value], depth: int) -> dict[str, Value]:
         content = self.plain(node, names, depth)

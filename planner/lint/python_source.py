@@ -165,10 +165,10 @@ class _Reader:
             value = self.constants.value(expression, names)
             if isinstance(node, ast.AugAssign):
                 value = Value(content=value.content, line=node.lineno, column=node.col_offset + 1)
-        except HiddenError as hidden:
-            value = self.constants._at(node.value or expression, hidden.unknown())
-            if certain and not hidden.name:
-                self._note(hidden, hidden.why)
+        except HiddenError as error:
+            value = self.constants._at(node.value or expression, error.hidden)
+            if certain and not error.hidden.name:
+                self._note(error.hidden, error.hidden.why)
         for target in targets:
             self._bind(target, value, names, certain=certain and not isinstance(node, ast.AugAssign))
 
@@ -226,7 +226,8 @@ class _Reader:
         complete = True
         try:
             arguments = self.constants.arguments(node, self.known_calls[name], names)
-        except HiddenError as hidden:
+        except HiddenError as error:
+            hidden = error.hidden
             if name not in self.beside:
                 # What hides one of the others is told only where it matters.
                 self._note(hidden, f"{hidden.name} cannot be told: {hidden.why}" if hidden.name else hidden.why)
@@ -250,10 +251,10 @@ class _Reader:
                     names[inner.id] = self._hidden(node, why)
 
     def _hidden(self, node: ast.AST, why: str) -> Value:
-        return Value.hidden(HiddenError(node, why).unknown())
+        return Value.hidden(HiddenError(node, why).hidden)
 
-    def _note(self, node: ast.AST | HiddenError, message: str) -> None:
-        place = node if isinstance(node, HiddenError) else HiddenError(node, message)
+    def _note(self, node: ast.AST | Unknown, message: str) -> None:
+        place = node if isinstance(node, Unknown) else HiddenError(node, message).hidden
         self.notes.append(Note(code=Config.HIDDEN, message=message, line=place.line, column=place.column))
 
 

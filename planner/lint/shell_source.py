@@ -1,6 +1,5 @@
 """Reading the options of a shell script or a command line, without running either."""
 
-import ast
 import re
 from dataclasses import dataclass
 
@@ -158,8 +157,8 @@ class _Options:
         try:
             expanded = self._expanded(word.text)
             content = _number(expanded)
-        except HiddenError as hidden:
-            content = Unknown(why=hidden.why, line=line, column=column)
+        except HiddenError as error:
+            content = Unknown(why=error.hidden.why, line=line, column=column)
         plain = "$" not in word.text and word.text == self.text[word.start : word.end]
         end = word.end if plain or whole else -1
         return Value(content=content, line=line, column=column, start=word.start, end=end)
@@ -175,16 +174,16 @@ class _Options:
             return self._computed(arithmetic[1])
         expanded = _VARIABLE.sub(self._variable, text)
         if found := re.search(r"\$[0-9@*#]", expanded):
-            raise HiddenError(_NOWHERE, f"`{found[0]}` is only given when the script is called")
+            raise HiddenError(None, f"`{found[0]}` is only given when the script is called")
         if "$" in expanded or "`" in expanded:
-            raise HiddenError(_NOWHERE, f"`{text[:60]}` would have to be run, and nothing is executed")
+            raise HiddenError(None, f"`{text[:60]}` would have to be run, and nothing is executed")
         return expanded
 
     def _variable(self, match: re.Match[str]) -> str:
         name = match[1] or match[3]
         value = self.variables.get(name)
         if value is None or isinstance(value.content, Unknown):
-            raise HiddenError(_NOWHERE, f"variable {name} is not assigned a constant")
+            raise HiddenError(None, f"variable {name} is not assigned a constant")
         return str(value.content)
 
     def _computed(self, expression: str) -> str:
@@ -195,13 +194,10 @@ class _Options:
             statement = tree.body[0] if len(tree.body) == 1 else None
             expression_node = getattr(statement, "value", None)
             if expression_node is None:
-                raise HiddenError(_NOWHERE, f"`{formula[:60]}` is no formula")
+                raise HiddenError(None, f"`{formula[:60]}` is no formula")
             return str(Constants(formula).value(expression_node, names).content)
         except PlanError as error:
-            raise HiddenError(_NOWHERE, f"`{formula[:60]}` is no formula") from error
-
-
-_NOWHERE = ast.AST()
+            raise HiddenError(None, f"`{formula[:60]}` is no formula") from error
 
 
 def _number(text: str) -> object:
