@@ -13,7 +13,8 @@ from planner.lint import detect, fixing, hints, repair
 from planner.lint.dialects.megatron.reader import dashed_name
 from planner.lint.draft import Asked
 from planner.lint.files import language_of, read_source
-from planner.lint.judging import LAYOUT_RULES, Judged, judge
+from planner.lint.judging import Judged, judge
+from planner.lint.registry import BY_ID
 from planner.lint.source import Language, Source
 from planner.lint.steps import Change
 from planner.plans.prediction import Prediction
@@ -55,7 +56,7 @@ class Checked:
     def not_executed(self) -> tuple[str, ...]:
         """Rules by which gptplan's own stack does not execute the layout."""
         only_warns = self.judged.draft.only_warns
-        found = (one.rule for one in self.judged.diagnostics if only_warns(LAYOUT_RULES.get(one.rule)))
+        found = (one.rule for one in self.judged.diagnostics if only_warns(BY_ID.get(one.rule)))
         return tuple(dict.fromkeys(found))
 
     @property

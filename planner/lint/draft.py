@@ -7,7 +7,7 @@ from typing import Any, Final
 from planner.diagnostics import Diagnostic
 from planner.layouts.problem import Reserve
 from planner.lint.source import Source, Value
-from planner.rules.rule import About, Rule
+from planner.rules.rule import About, RuleText
 from planner.specs import HardwareSpec, ModelSpec
 
 
@@ -120,7 +120,7 @@ class Draft(Fields):
         """A key as the file calls it."""
         return self.source.name_of(self.settings, key)
 
-    def only_warns(self, rule: Rule | None) -> bool:
+    def only_warns(self, rule: RuleText | None) -> bool:
         """Whether a layout rule says what gptplan's stack executes, not what the framework of the file takes."""
         return rule is not None and bool(self.warns & {*rule.about})
 

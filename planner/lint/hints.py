@@ -9,10 +9,11 @@ from typing import Any
 
 import msgspec
 
-from planner.codes import Config
 from planner.diagnostics import Diagnostic
+from planner.lint.config_rule import ConfigRule
 from planner.lint.judging import Judged
-from planner.lint.repair import CONFIG_RULE, EVERY_RULE, Broken, Tries, about, candidates, editable, key_of, keys_of
+from planner.lint.registry import BY_ID
+from planner.lint.repair import Broken, Tries, about, candidates, editable, key_of, keys_of
 from planner.lint.source import Value, spelled
 from planner.lint.steps import MAX_FOLLOWING, Change, pairs_of, settled, steps_of
 
@@ -39,8 +40,8 @@ def with_hints(tries: Tries, judged: Judged) -> Judged:
 
 
 def _hinted(tries: Tries, judged: Judged, diagnostic: Diagnostic) -> Diagnostic:
-    rule = CONFIG_RULE.get(diagnostic.rule)
-    if diagnostic.rule in {*Config} or (rule and (rule.repaired is not None or rule.remedy != "change")):
+    rule = BY_ID.get(diagnostic.rule)
+    if rule is None or (isinstance(rule, ConfigRule) and (rule.repaired is not None or rule.remedy != "change")):
         return diagnostic
     for key in keys_of(diagnostic, judged.draft):
         hint = _nearest(tries, judged, diagnostic, key)
@@ -140,7 +141,7 @@ def _phrase(tries: Tries, judged: Judged, key: str, value: Value, keeping: list[
         return f"{use}{words(best)}"
     lost = {rule for tried in keeping if tried.value in near for _, rule, _ in tried.lost}
     verb = ("leaves", "keeps") if len(best) == 1 else ("leave", "keep")
-    if any("mesh" in EVERY_RULE[rule].about for rule in lost if rule in EVERY_RULE):
+    if any("mesh" in BY_ID[rule].about for rule in lost if rule in BY_ID):
         return f"{use}{words(near)}; with {tries.asked.gpus} GPUs only {words(best)} {verb[0]} a whole DP"
     return f"{use}{words(near)}; only {words(best)} {verb[1]} {_listed(sorted(lost))} as well"
 

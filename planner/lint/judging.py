@@ -13,7 +13,7 @@ from planner.layouts.degrees import divisors, edge_of
 from planner.layouts.layout import Layout, Offload, columns_of
 from planner.layouts.problem import Problem
 from planner.lint.draft import UNDECIDED, Asked, Draft
-from planner.lint.registry import CONFIG_RULES
+from planner.lint.registry import BY_ID, CONFIG_RULES
 from planner.lint.source import shortened
 from planner.rules import RULES
 from planner.rules.rule import Rule, names_of
@@ -21,6 +21,7 @@ from planner.specs import ModelSpec, StackSpec
 from planner.specs.files import builtin_names, load_spec
 
 MAX_ALTERNATIVES = 48
+_PRIME = 7919
 MAX_LISTED_STAGES = 4096
 """Layouts with more stages than any model has layers are judged without their lists."""
 _OF_LAYOUT: dict[str, Any] = {
@@ -75,7 +76,7 @@ def judge(draft: Draft, asked: Asked) -> Judged:
     found = [*draft.diagnostics, *_config_violations(draft, facts), *_layout_violations(draft, candidates)]
     if any(diagnostic.severity == "error" for diagnostic in found):
         # What gptplan's stack does not execute is of interest once the file is valid.
-        found = [one for one in found if one.severity == "error" or not draft.only_warns(LAYOUT_RULES.get(one.rule))]
+        found = [one for one in found if one.severity == "error" or not draft.only_warns(BY_ID.get(one.rule))]
     problem, layout = candidates[0] if not missing else (None, None)
     return Judged(
         draft=draft,
@@ -109,10 +110,6 @@ def _alternatives(draft: Draft, asked: Asked) -> Iterator[tuple[dict[str, Any], 
             index, place = divmod(index, len(choices))
             values.append(choices[place])
         yield {**_DEFAULTS, **known, **dict(zip(open_fields, values[1:], strict=True))}, values[0]
-
-
-_PRIME = 7919
-LAYOUT_RULES = {rule.id: rule for rule in RULES}
 
 
 @cache

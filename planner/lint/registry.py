@@ -8,7 +8,7 @@ from planner.lint.dialects.megatron import option_rules as megatron_options
 from planner.lint.dialects.megatron import rules as megatron
 from planner.lint.dialects.plugins import rules as plugins
 from planner.lint.dialects.plugins import zero_rules as zero_plugins
-from planner.rules import ALL_RULES
+from planner.rules import ALL_RULES, RULES
 from planner.rules.rule import RuleText
 
 CONFIG_RULES: tuple[ConfigRule, ...] = (
@@ -24,3 +24,6 @@ CONFIG_RULES: tuple[ConfigRule, ...] = (
 
 EVERY_RULE: tuple[RuleText, ...] = (*(rule.spelled_out() for rule in ALL_RULES), *CONFIG_RULES)
 """Every rule that a message can name, as people read it."""
+
+BY_ID: dict[str, RuleText] = {rule.id: rule for rule in (*RULES, *CONFIG_RULES)}
+"""Rules that a finding about a configuration can come from."""

@@ -11,10 +11,9 @@ from planner.diagnostics import Diagnostic, PlanError
 from planner.layouts.degrees import divisors
 from planner.lint.draft import Asked, Draft
 from planner.lint.judging import Judged
-from planner.lint.registry import CONFIG_RULES
+from planner.lint.registry import BY_ID
 from planner.lint.source import Source, Unknown, Value
-from planner.rules import RULES
-from planner.rules.rule import About, RuleText
+from planner.rules.rule import About
 
 MAX_CANDIDATES = 28
 MAX_TRIED_CHARACTERS = 2_000_000
@@ -27,8 +26,6 @@ MAX_JUDGEMENTS = 900
 Check = Callable[[str], tuple[Source, list[Judged]]]
 Broken = frozenset[tuple[int, str, str]]
 """Number of the configuration in its file, rule, and key of what is broken."""
-CONFIG_RULE = {rule.id: rule for rule in CONFIG_RULES}
-EVERY_RULE: dict[str, RuleText] = {rule.id: rule for rule in (*RULES, *CONFIG_RULES)}
 _MESH = ("tensor_parallel", "pipeline_parallel")
 _COUNTS = (*_MESH, "tensor_depth", "num_microbatches", "micro_batch", "num_model_chunks", "batch_size", "seq_len")
 """What is a whole number, so that one is tried for a text in its place."""
@@ -86,14 +83,14 @@ def broken_rules(judged: Iterable[Judged]) -> Broken:
 
 def about(diagnostic: Diagnostic) -> tuple[About, ...]:
     """What the rule of a finding is about; nothing where it comes from no rule."""
-    rule = EVERY_RULE.get(diagnostic.rule)
+    rule = BY_ID.get(diagnostic.rule)
     return () if rule is None else rule.about
 
 
 def keys_of(diagnostic: Diagnostic, draft: Draft) -> list[str]:
     """Keys whose change may help: the one it is about, and the other degree where the mesh does not fit."""
     keys = [key_of(diagnostic)]
-    rule = EVERY_RULE.get(diagnostic.rule)
+    rule = BY_ID.get(diagnostic.rule)
     if rule is not None and (rule.field == "data_parallel" or {"mesh", "degrees"} & {*rule.about}):
         keys += [draft.keys.get(name, "") for name in (*_MESH, "num_microbatches", "micro_batch")]
     return list(dict.fromkeys(key for key in keys if key))

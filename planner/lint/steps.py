@@ -12,7 +12,8 @@ from planner.lint.config_rule import ConfigRule, apply
 from planner.lint.dialects.plugins.keys import ARGUMENTS
 from planner.lint.editing import inserted, removed, renamed
 from planner.lint.judging import Judged
-from planner.lint.repair import CONFIG_RULE, EVERY_RULE, Tries, about, candidates, editable, key_of, keys_of
+from planner.lint.registry import BY_ID
+from planner.lint.repair import Tries, about, candidates, editable, key_of, keys_of
 from planner.lint.source import Symbol, Value, shortened, spelled
 from planner.rules.rule import Rule
 
@@ -54,8 +55,8 @@ class Step:
 
 def steps_of(tries: Tries, judged: Judged, error: Diagnostic) -> Iterator[Step]:
     """Every step that may help against one violation, the nearest first for each key."""
-    rule = CONFIG_RULE.get(error.rule)
-    remedy = rule.remedy if rule is not None else "change"
+    rule = BY_ID.get(error.rule)
+    remedy = rule.remedy if isinstance(rule, ConfigRule) else "change"
     if error.rule in (Config.HIDDEN, Config.CONTRADICTION):
         # What is hidden or contradicts itself only its author knows.
         return
@@ -107,8 +108,8 @@ def _exact_steps(tries: Tries, keep: str) -> Iterator[tuple[Tries, tuple[Change,
 
 def exact_value(error: Diagnostic, judged: Judged) -> Any:
     """The one value that keeps a rule, where there is only one."""
-    rule = CONFIG_RULE.get(error.rule)
-    if rule is None or rule.repaired is None:
+    rule = BY_ID.get(error.rule)
+    if not isinstance(rule, ConfigRule) or rule.repaired is None:
         return None
     try:
         return apply(rule.repaired, judged.facts)
@@ -174,7 +175,7 @@ def _renamings(judged: Judged, error: Diagnostic) -> Iterator[Step]:
 
 def _additions(tries: Tries, judged: Judged, error: Diagnostic) -> Iterator[Step]:
     """The keys that the rule wants and the file lacks, all of them at once."""
-    rule = EVERY_RULE.get(error.rule)
+    rule = BY_ID.get(error.rule)
     added = judged.draft.dialect.additions.get(rule.field) if isinstance(rule, Rule) else None
     if isinstance(rule, ConfigRule) and rule.added is not None:
         added = apply(rule.added, judged.facts)
