@@ -116,6 +116,12 @@ def one_of(fact: str, choices: tuple[Any, ...]) -> dict[str, Any]:
     }
 
 
+def multiples_around(number: int, unit: int) -> str:
+    """The multiples of ``unit`` around a number, from ``unit`` on."""
+    below = number // unit * unit
+    return listed([multiple for multiple in (below, below + unit) if multiple])
+
+
 def divides(*degrees: str, given: tuple[str, ...] = ()) -> dict[str, Any]:
     """The fields of a rule that the product of some degrees, and of others where they are given, divides the GPUs."""
 

@@ -1,8 +1,7 @@
 """Rules of DeepSpeed's JSON configuration that a layout does not show."""
 
-from planner.lint.config_rule import apply, divides, rules_of
+from planner.lint.config_rule import apply, divides, multiples_around, rules_of
 from planner.lint.dialects.deepspeed.keys import DIALECT
-from planner.rules.rule import listed
 
 _READ = "DeepSpeed 0.16.5 at 38327e0 (February 2025)"
 """The version whose source every rule of DeepSpeed was read in."""
@@ -15,11 +14,6 @@ ZERO_OPTIMIZERS = ("adam", "adamw", "adagrad", "lion")
 """Optimizers of DeepSpeed's own names whose classes are in ZERO_SUPPORTED_OPTIMIZERS."""
 
 _rule = rules_of(DIALECT.facts, DIALECT.name)
-
-
-def _near(number: int, unit: int) -> list[int]:
-    """The multiples of ``unit`` around a number, from ``unit`` on."""
-    return [multiple for multiple in (number // unit * unit, (number // unit + 1) * unit) if multiple]
 
 
 def _product(train_micro_batch: int, gradient_accumulation_steps: int, data_parallel: int) -> int:
@@ -99,7 +93,7 @@ RULES = (
         hint="use train_batch_size {near}",
         values=lambda train_batch, batch_unit: {
             "rest": train_batch % batch_unit,
-            "near": listed(_near(train_batch, batch_unit)),
+            "near": multiples_around(train_batch, batch_unit),
         },
         why="What is not given is computed by division, and DeepSpeed asserts that nothing is left.",
         source=f"{_CONFIG}, _set_batch_related_parameters and _batch_assertion",

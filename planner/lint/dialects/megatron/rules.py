@@ -1,18 +1,12 @@
 """Rules of Megatron-LM's arguments that a layout does not show: what its argument checks refuse."""
 
 from planner.layouts.degrees import divisors
-from planner.lint.config_rule import divides
+from planner.lint.config_rule import divides, multiples_around
 from planner.lint.dialects.megatron.option_rules import ARGUMENTS, READ, TRANSFORMER, megatron_rule
 from planner.rules.rule import listed
 
 _STATE = "megatron/core/parallel_state.py, initialize_model_parallel"
 _SCHEDULES = f"{READ}: megatron/core/pipeline_parallel/schedules.py, forward_backward_pipelining_with_interleaving"
-
-
-def _around(batch: int, unit: int) -> str:
-    """The multiples of ``unit`` around a batch, from ``unit`` on."""
-    below = batch // unit * unit
-    return listed([near for near in (below, below + unit) if near])
 
 
 _RULES_OF_MESH = (
@@ -96,7 +90,7 @@ _RULES_OF_MESH = (
         values=lambda micro_batch, data_parallel, global_batch: {
             "group": micro_batch * data_parallel,
             "rest": global_batch % (micro_batch * data_parallel),
-            "near": _around(global_batch, micro_batch * data_parallel),
+            "near": multiples_around(global_batch, micro_batch * data_parallel),
         },
         why="Every data-parallel rank runs the same whole number of micro batches.",
         source=f"{READ}: megatron/core/num_microbatches_calculator.py, ConstantNumMicroBatchesCalculator",
