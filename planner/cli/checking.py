@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from planner.cli.parameters import print_json
+from planner.codes import Config
 from planner.cost_model import predict
 from planner.diagnostics import Diagnostic, ExitCode, PlanError, usage_error
 from planner.lint.check import Checked, check_text, fix_text
@@ -146,10 +147,10 @@ def _judged_file(path: Path, asked: Asked) -> _JudgedFile | None:
             return _plan(path)
         checked = check_text(text, shown, asked, compare=False)
     except PlanError as error:
-        return None if error.diagnostics[0].rule == "CFG008" else _refused(path, error.diagnostics)
+        return None if error.diagnostics[0].rule == Config.NOTHING_FOUND else _refused(path, error.diagnostics)
     except OSError as error:
-        return _refused(
-            path, (Diagnostic(rule="CFG007", message=f"cannot read the file: {error.strerror}", location=shown),)
+        message = f"cannot read the file: {error.strerror}"
+        return _refused(path, (Diagnostic(rule=Config.UNREADABLE, message=message, location=shown),))
         )
     return _JudgedFile(_exit_code(checked), check_view.folder_line(path, checked), _document(checked))
 
@@ -192,11 +193,11 @@ def _notes(checked: Checked) -> Iterator[Diagnostic]:
         return
     if checked.predicted is None:
         message = f"no prediction: {checked.no_prediction}"
-        yield Diagnostic(rule="CFG005", severity="note", message=message, location=checked.source.shown)
+        yield Diagnostic(rule=Config.NO_PREDICTION, severity="note", message=message, location=checked.source.shown)
         return
     best = checked.best.plan if checked.best is not None else None
     yield Diagnostic(
-        rule="CFG010",
+        rule=Config.COMPARISON,
         severity="note",
         message=check_view.comparison(checked),
         location=checked.source.shown,

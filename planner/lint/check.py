@@ -1,9 +1,10 @@
 """Checking one configuration: read, judge, predict, compare with the best layout."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import msgspec
 
+from planner.codes import Config
 from planner.cost_model import predict
 from planner.diagnostics import Diagnostic
 from planner.layouts.layout import Layout
@@ -13,6 +14,7 @@ from planner.lint.dialects.megatron.reader import dashed_name
 from planner.lint.draft import Asked
 from planner.lint.files import language_of, read_source
 from planner.lint.judging import Judged, judge
+from planner.lint.registry import BY_ID
 from planner.lint.source import Language, Source
 from planner.lint.steps import Change
 from planner.plans.prediction import Prediction
@@ -53,8 +55,9 @@ class Checked:
     @property
     def not_executed(self) -> tuple[str, ...]:
         """Rules by which gptplan's own stack does not execute the layout."""
-        own = self.judged.draft.own_rules
-        return tuple(dict.fromkeys(found.rule for found in self.judged.diagnostics if found.rule.startswith(own)))
+        only_warns = self.judged.draft.only_warns
+        found = (one.rule for one in self.judged.diagnostics if only_warns(BY_ID.get(one.rule)))
+        return tuple(dict.fromkeys(found))
 
     @property
     def short_bytes(self) -> int:
@@ -83,7 +86,7 @@ def read_and_judge(text: str, shown: str, language: Language, asked: Asked) -> t
         PlanError: it cannot be parsed, or configures nothing that gptplan knows.
     """
     source = read_source(text, shown, language)
-    judged = [judge(source, draft, asked) for draft in detect.drafts_of(source, asked)]
+    judged = [judge(draft, asked) for draft in detect.drafts_of(source, asked)]
     # What is true of the whole file is said once.
     return source, [_with_notes(source, judged[0]), *judged[1:]]
 
@@ -106,17 +109,11 @@ def _with_notes(source: Source, judged: Judged) -> Judged:
             hint=note.hint or "write constants where gptplan should see them; nothing of the file was executed",
         )
         for note in source.notes
-        if note.code != "CFG001" or (str(note.line) not in lines and note.line not in judged.draft.needless_lines)
+        if note.code != Config.HIDDEN or (str(note.line) not in lines and note.line not in judged.draft.needless_lines)
         if source.language != "shell" or note.key in used
     ]
     notes.sort(key=lambda note: int(note.location.rsplit(":", 2)[1]))
-    return Judged(
-        draft=judged.draft,
-        diagnostics=(*notes, *judged.diagnostics),
-        problem=judged.problem,
-        layout=judged.layout,
-        missing=judged.missing,
-    )
+    return replace(judged, diagnostics=(*notes, *judged.diagnostics))
 
 
 def _severity(severity: str, key: str, used: set[str]) -> str:

@@ -34,9 +34,8 @@ def _tightly(predicted: Prediction) -> str:
 
 def _unexecuted(checked: Checked) -> str:
     rules = ", ".join(checked.not_executed)
-    return (
-        f" by the formulas alone, as stack {checked.judged.draft.stack} does not execute it ({rules})" if rules else ""
-    )
+    stack = checked.judged.draft.dialect.stack
+    return f" by the formulas alone, as stack {stack} does not execute it ({rules})" if rules else ""
 
 
 def _closely(checked: Checked) -> str:
@@ -68,7 +67,8 @@ def print_checked(checked: Checked) -> None:
     for diagnostic in checked.diagnostics:
         console.print(render(diagnostic) + "\n", markup=False, soft_wrap=True)
     draft, problem = checked.judged.draft, checked.judged.problem
-    console.print(f"{checked.source.shown}: {draft.framework}: {verdict(checked)}", markup=False, soft_wrap=True)
+    framework = draft.dialect.framework
+    console.print(f"{checked.source.shown}: {framework}: {verdict(checked)}", markup=False, soft_wrap=True)
     if not checked.valid:
         return
     if draft.assumptions:
