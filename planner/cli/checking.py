@@ -151,7 +151,6 @@ def _judged_file(path: Path, asked: Asked) -> _JudgedFile | None:
     except OSError as error:
         message = f"cannot read the file: {error.strerror}"
         return _refused(path, (Diagnostic(rule=Config.UNREADABLE, message=message, location=shown),))
-        )
     return _JudgedFile(_exit_code(checked), check_view.folder_line(path, checked), _document(checked))
 
 
