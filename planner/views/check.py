@@ -9,7 +9,8 @@ from rich.table import Table
 from planner.diagnostics import Diagnostic, render
 from planner.layouts.layout import Layout
 from planner.layouts.problem import Problem
-from planner.lint.check import MEMORY_ERROR, Checked, layout_words
+from planner.layouts.words import in_one_line
+from planner.lint.check import MEMORY_ERROR, Checked
 from planner.plans.prediction import Prediction
 from planner.specs.units import format_gib, format_rate, format_seconds
 from planner.views.console import stdout_console
@@ -55,11 +56,11 @@ def comparison(checked: Checked) -> str:
         )
     proven = "" if best.status == "optimal" else f" (at most {best.gap or 0:.1%} from the optimum)"
     if checked.misfits:
-        return f"the best that fits is {layout_words(best.plan.layout)}, {format_seconds(best.plan.predicted.step_s)}"
+        return f"the best that fits is {in_one_line(best.plan.layout)}, {format_seconds(best.plan.predicted.step_s)}"
     if slower <= 1 + 1e-9:
         return f"no layout for these GPUs is faster{proven}"
     step = format_seconds(best.plan.predicted.step_s)
-    return f"{slower:.2f}x slower than the best{proven}: {layout_words(best.plan.layout)}, {step}"
+    return f"{slower:.2f}x slower than the best{proven}: {in_one_line(best.plan.layout)}, {step}"
 
 
 def print_checked(checked: Checked) -> None:
