@@ -51,6 +51,7 @@ def check(options: Check) -> int:
     from planner.lint.check import check_text
     from planner.lint.files import is_plan, read_text
     from planner.views import check as check_view
+    from planner.views.terminal import print_content
 
     path = options.config
     if path.is_dir():
@@ -70,7 +71,7 @@ def check(options: Check) -> int:
     else:
         for number, one in enumerate(checked):
             sys.stdout.write("\n" if number else "")
-            check_view.print_checked(one)
+            print_content(*check_view.judgement(one))
     return exit_code(checked)
 
 
@@ -106,6 +107,7 @@ def _fix(text: str, asked: "Asked", options: Check) -> int:
     from planner.lint.fixing import listed_changes
     from planner.plans.plan import write_bytes
     from planner.views import check as check_view
+    from planner.views.terminal import print_content
 
     path = options.config
     target = options.output or path.with_name(f"{path.stem}.fixed{path.suffix}")
@@ -121,7 +123,7 @@ def _fix(text: str, asked: "Asked", options: Check) -> int:
     elif not valid:
         for one in checked:
             if not one.valid:
-                check_view.print_checked(one)
+                print_content(*check_view.judgement(one))
         sys.stdout.write(f"{path}: nothing was written: these findings need values that only you know\n")
     elif changes:
         sys.stdout.write(f"{listed_changes(changes)}\n{target}: {check_view.verdict(checked[0])}\n")
@@ -135,6 +137,7 @@ def _write_plan(checked: "list[Checked]", options: Check) -> int:
     from planner.lint.freezing import by_hand
     from planner.plans.plan import write_plan
     from planner.views import check as check_view
+    from planner.views.terminal import print_content
 
     path, first = options.config, checked[0]
     if len(checked) > 1:
@@ -150,7 +153,7 @@ def _write_plan(checked: "list[Checked]", options: Check) -> int:
     if options.as_json:
         print_json(document_of(checked) | {"plan_file": str(target) if plan else None})
     else:
-        check_view.print_checked(first)
+        print_content(*check_view.judgement(first))
     if plan is None:
         return ExitCode.NEGATIVE
     if not options.as_json:

@@ -16,7 +16,8 @@ from planner.rules import violations
 from planner.rules.capacity import misfits
 from planner.specs.files import to_builtins
 from planner.views import check as check_view
-from planner.views import explain as tables
+from planner.views import plan as plan_view
+from planner.views.terminal import print_content
 
 
 def check_plan(path: Path, *, as_json: bool) -> int:
@@ -26,7 +27,7 @@ def check_plan(path: Path, *, as_json: bool) -> int:
     if as_json:
         print_json(document)
     else:
-        tables.print_check(plan, [*broken, *unfit])
+        print_content(*plan_view.judgement(plan, [*broken, *unfit]))
     return ExitCode.NEGATIVE if broken or unfit else ExitCode.OK
 
 

@@ -68,7 +68,8 @@ def _search(problem: Problem, options: Solve) -> tuple["Answer", "LeastDevices |
 
 
 def _print(answer: "Answer", least: "LeastDevices | None", path: Path | None, options: Solve) -> None:
-    from planner.views import explain as tables
+    from planner.views import answer as answer_view
+    from planner.views.terminal import print_content
 
     if options.as_json:
         document: dict[str, Any] = to_builtins(answer) | {"plan_file": None if path is None else str(path)}
@@ -76,9 +77,9 @@ def _print(answer: "Answer", least: "LeastDevices | None", path: Path | None, op
         return
     if least is not None:
         to = sys.stderr if answer.plan is None else sys.stdout
-        to.write(tables.least_devices_text(least) + "\n\n")
+        to.write(answer_view.least_devices_text(least) + "\n\n")
     if answer.plan is not None:
-        tables.print_answer(answer, answer.plan, path)
+        print_content(*answer_view.found(answer, answer.plan, path))
         return
     space = answer.space
     sys.stderr.write(

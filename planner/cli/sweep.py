@@ -63,6 +63,7 @@ def sweep(options: Sweep) -> int:
     """Solve a grid of questions and show how the best layout moves."""
     from planner.solver.sweep import grid, parse_axes, write_rows
     from planner.views import sweep as sweep_view
+    from planner.views.terminal import print_content
 
     check_table(options.out, "sweep.csv")
     asked = {field: getattr(options, field) for field in question.Question.__struct_fields__}
@@ -80,7 +81,7 @@ def sweep(options: Sweep) -> int:
     if options.as_json:
         print_json({"complete": complete, "points": len(points), "rows": msgspec.to_builtins(done)})
     else:
-        sweep_view.print_rows(done)
+        print_content(sweep_view.rows_table(done), least_width=sweep_view.LEAST_WIDTH)
     if not complete:
         sys.stderr.write(f"interrupted after {len(done)} of {len(points)} points\n")
         return ExitCode.INTERRUPTED

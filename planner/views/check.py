@@ -3,17 +3,28 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-
 from planner.diagnostics import Diagnostic, render
 from planner.layouts.layout import Layout
 from planner.layouts.problem import Problem
-from planner.layouts.words import in_one_line
+from planner.layouts.words import (
+    BATCHES,
+    DATA,
+    OFFLOAD,
+    PIPELINE,
+    PRECISION,
+    RECOMPUTE,
+    SEQUENCE,
+    TENSOR,
+    ZERO,
+    in_one_line,
+)
 from planner.lint.check import MEMORY_ERROR, Checked
 from planner.plans.prediction import Prediction
-from planner.specs.units import format_gib, format_rate, format_seconds
-from planner.views.console import stdout_console
+from planner.specs.units import format_gib, format_seconds
+from planner.views.content import Fields, Table
+from planner.views.plan import batch_words, figures, memory_table
+
+MEMORY_COLUMNS = ("stage", "peak", "error", "+ reserve", "of", "free")
 
 
 def verdict(checked: Checked) -> str:
@@ -63,90 +74,38 @@ def comparison(checked: Checked) -> str:
     return f"{slower:.2f}x slower than the best{proven}: {in_one_line(best.plan.layout)}, {step}"
 
 
-def print_checked(checked: Checked) -> None:
+def judgement(checked: Checked) -> list[str | Fields | Table]:
     """Every finding, then the verdict; then layout, time and memory where they are known."""
-    console = stdout_console()
-    for diagnostic in checked.diagnostics:
-        console.print(render(diagnostic) + "\n", markup=False, soft_wrap=True)
-    draft, problem = checked.judged.draft, checked.judged.problem
-    console.print(f"{checked.source.shown}: {draft.framework}: {verdict(checked)}", markup=False, soft_wrap=True)
+    draft, problem, layout = checked.judged.draft, checked.judged.problem, checked.judged.layout
+    blocks: list[str | Fields | Table] = [f"{render(diagnostic)}\n" for diagnostic in checked.diagnostics]
+    blocks.append(f"{checked.source.shown}: {draft.framework}: {verdict(checked)}")
     if not checked.valid:
-        return
+        return blocks
     if draft.assumptions:
-        console.print(f"assumes: {'; '.join(draft.assumptions)}", markup=False, soft_wrap=True)
-    if problem is not None and checked.judged.layout is not None:
-        console.print()
-        console.print(_layout(problem, checked.judged.layout))
-    if checked.predicted is not None and problem is not None:
-        _print_prediction(console, checked.predicted)
+        blocks.append(f"assumes: {'; '.join(draft.assumptions)}")
+    if problem is not None and layout is not None:
+        blocks += ["", _layout_fields(problem, layout)]
+        if checked.predicted is not None:
+            table = memory_table(layout, checked.predicted, MEMORY_COLUMNS, error=MEMORY_ERROR)
+            blocks += [f"\n{'   '.join(figures(checked.predicted))}\n", table]
+    return blocks
 
 
-def _tensor(layout: Layout) -> str:
-    return f"{layout.tensor_mode}, sequence parallel" if layout.sequence_parallel else layout.tensor_mode
-
-
-def _schedule(layout: Layout) -> str:
-    chunks = layout.num_model_chunks
-    return f"{layout.schedule}, {chunks} chunks" if chunks > 1 else layout.schedule
-
-
-def _layout(problem: Problem, layout: Layout) -> Table:
-    table = Table(box=None, show_header=False, pad_edge=False)
-    for _ in range(4):
-        table.add_column()
-    offload = layout.offload
-    rows = [
-        ("model", problem.model.name, "GPUs", f"{problem.num_devices} x {problem.hardware.name}"),
-        (
-            "tensor parallel",
-            f"{layout.tensor_parallel} ({_tensor(layout)})",
-            "global batch",
-            f"{problem.global_batch} x {problem.seq_len} tokens",
-        ),
-        (
-            "pipeline parallel",
-            f"{layout.pipeline_parallel} ({_schedule(layout)})",
-            "micro batches",
-            f"{layout.num_microbatches} of {layout.micro_batch}",
-        ),
-        ("data parallel", f"{layout.data_parallel} (set automatically)", "precision", layout.precision),
-        (
-            "ZeRO stage",
-            str(layout.zero_stage),
-            "offload",
-            f"{offload.optimizer:.0%} of the optimizer to {offload.tier}" if offload.optimizer else "none",
-        ),
-        (
-            "recompute",
-            f"{sum(layout.recompute_layers_per_stage)} of {sum(layout.layers_per_stage)} layers",
-            "stack",
-            f"{problem.stack.name} {problem.stack.version}",
-        ),
+def _layout_fields(problem: Problem, layout: Layout) -> Fields:
+    left = [
+        ("model", problem.model.name),
+        (TENSOR.name, TENSOR.words(layout, SEQUENCE.short(layout))),
+        (PIPELINE.name, PIPELINE.words(layout)),
+        (DATA.name, DATA.words(layout, "set automatically")),
+        *((fact.name, fact.words(layout)) for fact in (ZERO, RECOMPUTE)),
     ]
-    for left, left_value, right, right_value in rows:
-        table.add_row(left, left_value, f"  {right}", right_value)
-    return table
-
-
-def _print_prediction(console: Console, predicted: Prediction) -> None:
-    console.print(
-        f"\nstep {format_seconds(predicted.step_s)}   {predicted.tokens_per_s:,.0f} tokens/s   "
-        f"{format_rate(predicted.model_flops_per_s_per_gpu, 'FLOP/s')} per GPU   MFU {predicted.mfu:.1%}\n",
-        soft_wrap=True,
-    )
-    table = Table(box=None, pad_edge=False)
-    for name in ("stage", "peak", "error", "+ reserve", "of", "free"):
-        table.add_column(name, justify="right")
-    for number, stage in enumerate(predicted.stages):
-        table.add_row(
-            str(number),
-            format_gib(stage.peak_bytes),
-            f"+-{format_gib(stage.peak_bytes * MEMORY_ERROR)}",
-            format_gib(stage.reserve_bytes),
-            format_gib(stage.capacity_bytes),
-            format_gib(stage.capacity_bytes - stage.peak_bytes - stage.reserve_bytes),
-        )
-    console.print(table)
+    right = [
+        ("GPUs", f"{problem.num_devices} x {problem.hardware.name}"),
+        ("global batch", batch_words(problem)),
+        *((fact.name, fact.words(layout)) for fact in (BATCHES, PRECISION, OFFLOAD)),
+        ("stack", f"{problem.stack.name} {problem.stack.version}"),
+    ]
+    return Fields([*left, *right])
 
 
 def folder_line(path: Path, checked: Sequence[Checked]) -> str:
