@@ -94,7 +94,7 @@ def _collect(given: dict[str, Any], points: Sequence["Point"], options: Sweep, r
     from concurrent.futures import ProcessPoolExecutor, as_completed
 
     from planner.solver.sweep import answer_typed
-    from planner.views import sweep as sweep_view
+    from planner.views.terminal import track
 
     workers = min(options.jobs or os.cpu_count() or 1, len(points))
     # Fresh interpreters: threads of the progress bar do not survive a fork.
@@ -106,7 +106,7 @@ def _collect(given: dict[str, Any], points: Sequence["Point"], options: Sweep, r
                 for number, point in enumerate(points):
                     vary = [f"{key}={word}" for key, word in point.varied.items()]
                     numbers[pool.submit(answer_typed, given, vary, options.time_limit_s)] = number
-            for future in sweep_view.track(as_completed(numbers), len(points)):
+            for future in track(as_completed(numbers), len(points)):
                 rows[numbers[future]] = future.result()
         except KeyboardInterrupt:
             rows |= {number: future.result() for future, number in numbers.items() if _answered(future)}

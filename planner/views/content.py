@@ -37,9 +37,9 @@ class Box(NamedTuple):
     width: float
     height: float
     fill: str
+    """Its colour; without one it is an outline."""
     title: str
     opacity: float = 1.0
-    outlined: bool = False
 
 
 class Mark(NamedTuple):

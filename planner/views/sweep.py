@@ -1,32 +1,15 @@
-"""A sweep for people: its table on stdout, its progress on stderr."""
+"""A sweep for people: one row for each answer."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import TypeVar
-
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from collections.abc import Sequence
 
 from planner.solver.sweep import Row
 from planner.specs.units import format_gib, format_seconds
 from planner.views.content import Table
 
-Item = TypeVar("Item")
-
 LEAST_WIDTH = 200
 
 HEADINGS = ("status", "step", "tokens/s", "MFU", "fullest stage")
 LAYOUT_HEADINGS = ("mode", "TP", "PP", "DP", "ZeRO", "micro batch", "recomputed")
-
-
-def track(done: Iterable[Item], total: int) -> Iterator[Item]:
-    """Pass on what is done, with a bar on stderr while it is a terminal."""
-    console = Console(stderr=True)
-    columns = (TextColumn("solving"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("", total=total)
-        for item in done:
-            progress.advance(task)
-            yield item
 
 
 def rows_table(rows: Sequence[Row]) -> Table:

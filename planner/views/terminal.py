@@ -1,10 +1,13 @@
-"""Content on stdout: wide enough, readable without colour, and with a reader who may leave."""
+"""Content on stdout: wide enough, readable without colour, and with a reader who may leave; progress on stderr."""
 
 import os
 import sys
+from collections.abc import Iterable, Iterator
 from itertools import zip_longest
+from typing import TypeVar
 
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table as RichTable
 from rich.text import Text
 
@@ -12,6 +15,8 @@ from planner.views.content import Fields, Table
 
 LEAST_WIDTH = 160
 """Columns of the widest tables."""
+
+Item = TypeVar("Item")
 
 
 class StdoutConsole(Console):
@@ -51,3 +56,14 @@ def _table(table: Table) -> RichTable:
     for row in table.rows:
         drawn.add_row(*map(Text, row))
     return drawn
+
+
+def track(done: Iterable[Item], total: int) -> Iterator[Item]:
+    """Pass on what is done, with a bar on stderr while it is a terminal."""
+    console = Console(stderr=True)
+    columns = (TextColumn("solving"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("", total=total)
+        for item in done:
+            progress.advance(task)
+            yield item
