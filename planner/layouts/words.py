@@ -122,6 +122,7 @@ RECOMPUTE = Fact(
     value=lambda layout: f"{sum(layout.recompute_layers_per_stage)} of {sum(layout.layers_per_stage)} layers",
     short=lambda layout: f"recompute {_recomputed(layout)}",
     columns=(("recompute", lambda layout: _recomputed(layout, some="{}")),),
+    otherwise=lambda layout: f"{sum(layout.layers_per_stage)} layers",
 )
 OFFLOAD = Fact(
     name="offload",
