@@ -34,6 +34,10 @@ class Fact:
         behind = ", ".join(filter(None, (self.notes(layout), *notes)))
         return f"{self.value(layout)} ({behind})" if behind else self.value(layout)
 
+    def field(self, layout: Layout) -> tuple[str, str]:
+        """Its name and its words."""
+        return self.name, self.words(layout)
+
 
 def _plain(field: str) -> Words:
     return lambda layout: str(getattr(layout, field))

@@ -1,5 +1,7 @@
 """A calibration for people: what was measured beside what the base spec says, or errors before and after."""
 
+from collections.abc import Callable
+
 from planner.calibration.hardware import main_precision
 from planner.calibration.refit import Refit
 from planner.handover.measurements import Measurements
@@ -30,39 +32,29 @@ def _rows(measured: Measurements, spec: HardwareSpec, base: HardwareSpec) -> lis
             old = format_rate(known, "FLOP/s") + " peak" if known else ""
             rows.append((f"matrix products, {precision}, best", format_rate(max(rates), "FLOP/s"), old))
     curve = spec.efficiency.matmul
-    rows.append(
-        (
-            f"efficiency curve, {main_precision(measured)}",
-            f"{curve[0][1]:.0%} at {curve[0][0]:.1e} to {curve[-1][1]:.0%} at {curve[-1][0]:.1e} FLOP",
-            f"{base.efficiency.matmul[0][1]:.0%} to {base.efficiency.matmul[-1][1]:.0%}",
-        )
-    )
-    rows += [
-        ("memory bandwidth", _memory(spec), _memory(base)),
-        ("kernel launch", format_seconds(spec.kernel_launch_s), format_seconds(base.kernel_launch_s)),
+    new = f"{curve[0][1]:.0%} at {curve[0][0]:.1e} to {curve[-1][1]:.0%} at {curve[-1][0]:.1e} FLOP"
+    old = f"{base.efficiency.matmul[0][1]:.0%} to {base.efficiency.matmul[-1][1]:.0%}"
+    rows.append((f"efficiency curve, {main_precision(measured)}", new, old))
+    links = [("node link", _link), ("node link latency", lambda s: format_seconds(s.node_link.latency_s))]
+    both: list[tuple[str, Callable[[HardwareSpec], str]]] = [
+        ("memory bandwidth", lambda s: _rate(s.memory_bandwidth_bytes_per_s * s.efficiency.memory)),
+        ("kernel launch", lambda s: format_seconds(s.kernel_launch_s)),
+        *(links if measured.collectives else ()),
+        ("host memory", lambda s: format_bytes(s.host.memory_bytes)),
+        ("host memory bandwidth, in Adam", lambda s: _rate(s.host.memory_bandwidth_bytes_per_s)),
+        ("host to device", lambda s: _rate(s.host.device_bandwidth_bytes_per_s)),
+        ("disk read", lambda s: _rate(s.host.nvme_read_bytes_per_s)),
+        ("disk write", lambda s: _rate(s.host.nvme_write_bytes_per_s)),
     ]
-    if measured.collectives:
-        rows += [
-            ("node link", _link(spec), _link(base)),
-            ("node link latency", format_seconds(spec.node_link.latency_s), format_seconds(base.node_link.latency_s)),
-        ]
-    host, other = spec.host, base.host
-    rows.append(("host memory", format_bytes(host.memory_bytes), format_bytes(other.memory_bytes)))
-    pairs = {
-        "host memory bandwidth, in Adam": (host.memory_bandwidth_bytes_per_s, other.memory_bandwidth_bytes_per_s),
-        "host to device": (host.device_bandwidth_bytes_per_s, other.device_bandwidth_bytes_per_s),
-        "disk read": (host.nvme_read_bytes_per_s, other.nvme_read_bytes_per_s),
-        "disk write": (host.nvme_write_bytes_per_s, other.nvme_write_bytes_per_s),
-    }
-    return rows + [(name, format_rate(one, "B/s"), format_rate(two, "B/s")) for name, (one, two) in pairs.items()]
+    return rows + [(name, words(spec), words(base)) for name, words in both]
 
 
-def _memory(spec: HardwareSpec) -> str:
-    return format_rate(spec.memory_bandwidth_bytes_per_s * spec.efficiency.memory, "B/s")
+def _rate(bytes_per_s: float) -> str:
+    return format_rate(bytes_per_s, "B/s")
 
 
 def _link(spec: HardwareSpec) -> str:
-    return format_rate(spec.node_link.bandwidth_bytes_per_s * spec.node_link.efficiency, "B/s")
+    return _rate(spec.node_link.bandwidth_bytes_per_s * spec.node_link.efficiency)
 
 
 def refitted(found: Refit, path: str) -> list[str | Table]:

@@ -4,26 +4,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from planner.diagnostics import Diagnostic, render
+from planner.layouts import words
 from planner.layouts.layout import Layout
 from planner.layouts.problem import Problem
-from planner.layouts.words import (
-    BATCHES,
-    DATA,
-    OFFLOAD,
-    PIPELINE,
-    PRECISION,
-    RECOMPUTE,
-    SEQUENCE,
-    TENSOR,
-    ZERO,
-    in_one_line,
-)
 from planner.lint.check import MEMORY_ERROR, Checked
 from planner.plans.prediction import Prediction
 from planner.specs.units import format_gib, format_seconds
 from planner.views.content import Fields, Table
 from planner.views.plan import batch_words, figures, memory_table
 
+_ERROR = f"{MEMORY_ERROR:.0%} error of the memory model"
 MEMORY_COLUMNS = ("stage", "peak", "error", "+ reserve", "of", "free")
 
 
@@ -34,44 +24,38 @@ def verdict(checked: Checked) -> str:
         return f"not valid: {count} {'rule is' if count == 1 else 'rules are'} broken"
     if checked.predicted is None:
         return f"valid by every rule that could be checked; no prediction: {checked.no_prediction}"
+    how = f"valid and fits{_tightly(checked.predicted)}"
     if checked.misfits:
-        return f"valid, and does not fit{_closely(checked)}{_unexecuted(checked)}; {comparison(checked)}"
-    return f"valid and fits{_tightly(checked.predicted)}{_unexecuted(checked)}; {comparison(checked)}"
+        how = f"valid, and does not fit{_closely(checked, checked.predicted)}"
+    rules, stack = ", ".join(checked.not_executed), checked.judged.draft.stack
+    unexecuted = f" by the formulas alone, as stack {stack} does not execute it ({rules})" if rules else ""
+    return f"{how}{unexecuted}; {comparison(checked)}"
 
 
 def _tightly(predicted: Prediction) -> str:
     tight = any(s.peak_bytes * (1 + MEMORY_ERROR) > s.capacity_bytes - s.reserve_bytes for s in predicted.stages)
-    return f", with less room than the {MEMORY_ERROR:.0%} error of the memory model" if tight else ""
+    return f", with less room than the {_ERROR}" if tight else ""
 
 
-def _unexecuted(checked: Checked) -> str:
-    rules = ", ".join(checked.not_executed)
-    return (
-        f" by the formulas alone, as stack {checked.judged.draft.stack} does not execute it ({rules})" if rules else ""
-    )
-
-
-def _closely(checked: Checked) -> str:
-    peak = max(stage.peak_bytes for stage in checked.predicted.stages) if checked.predicted else 0
-    if not 0 < checked.short_bytes <= peak * MEMORY_ERROR:
-        return ""
-    return f" by {format_gib(checked.short_bytes)}, less than the {MEMORY_ERROR:.0%} error of the memory model"
+def _closely(checked: Checked, predicted: Prediction) -> str:
+    close = 0 < checked.short_bytes <= max(stage.peak_bytes for stage in predicted.stages) * MEMORY_ERROR
+    return f" by {format_gib(checked.short_bytes)}, less than the {_ERROR}" if close else ""
 
 
 def comparison(checked: Checked) -> str:
     """How far the layout is from the best one for the same GPUs and batch."""
     slower, best = checked.slower, checked.best
-    if slower is None or best is None or best.plan is None:
-        return (
-            "the best layout was not looked for" if best is None else f"no best layout to compare with: {best.status}"
-        )
-    proven = "" if best.status == "optimal" else f" (at most {best.gap or 0:.1%} from the optimum)"
+    if best is None:
+        return "the best layout was not looked for"
+    if slower is None or best.plan is None:
+        return f"no best layout to compare with: {best.status}"
+    line = f"{words.in_one_line(best.plan.layout)}, {format_seconds(best.plan.predicted.step_s)}"
     if checked.misfits:
-        return f"the best that fits is {in_one_line(best.plan.layout)}, {format_seconds(best.plan.predicted.step_s)}"
+        return f"the best that fits is {line}"
+    proven = "" if best.status == "optimal" else f" (at most {best.gap or 0:.1%} from the optimum)"
     if slower <= 1 + 1e-9:
         return f"no layout for these GPUs is faster{proven}"
-    step = format_seconds(best.plan.predicted.step_s)
-    return f"{slower:.2f}x slower than the best{proven}: {in_one_line(best.plan.layout)}, {step}"
+    return f"{slower:.2f}x slower than the best{proven}: {line}"
 
 
 def judgement(checked: Checked) -> list[str | Fields | Table]:
@@ -94,15 +78,16 @@ def judgement(checked: Checked) -> list[str | Fields | Table]:
 def _layout_fields(problem: Problem, layout: Layout) -> Fields:
     left = [
         ("model", problem.model.name),
-        (TENSOR.name, TENSOR.words(layout, SEQUENCE.short(layout))),
-        (PIPELINE.name, PIPELINE.words(layout)),
-        (DATA.name, DATA.words(layout, "set automatically")),
-        *((fact.name, fact.words(layout)) for fact in (ZERO, RECOMPUTE)),
+        (words.TENSOR.name, words.TENSOR.words(layout, words.SEQUENCE.short(layout))),
+        words.PIPELINE.field(layout),
+        (words.DATA.name, words.DATA.words(layout, "set automatically")),
+        words.ZERO.field(layout),
+        words.RECOMPUTE.field(layout),
     ]
     right = [
         ("GPUs", f"{problem.num_devices} x {problem.hardware.name}"),
         ("global batch", batch_words(problem)),
-        *((fact.name, fact.words(layout)) for fact in (BATCHES, PRECISION, OFFLOAD)),
+        *(fact.field(layout) for fact in (words.BATCHES, words.PRECISION, words.OFFLOAD)),
         ("stack", f"{problem.stack.name} {problem.stack.version}"),
     ]
     return Fields([*left, *right])
@@ -112,10 +97,9 @@ def folder_line(path: Path, checked: Sequence[Checked]) -> str:
     """One line for a file of a folder."""
     broken = [error for one in checked for error in one.judged.errors]
     if broken:
-        words = ", ".join(f"{error.rule} {_line(error)}".strip() for error in broken[:4])
-        return f"{path}: not valid: {words}{', ...' if len(broken) > 4 else ''}"  # noqa: PLR2004 - fits a line
-    words = "; ".join(dict.fromkeys(_short(one) for one in checked))
-    return f"{path}: {words}"
+        found = ", ".join(f"{error.rule} {_line(error)}".strip() for error in broken[:4])
+        return f"{path}: not valid: {found}{', ...' if len(broken) > 4 else ''}"  # noqa: PLR2004 - fits a line
+    return f"{path}: {'; '.join(dict.fromkeys(map(_short, checked)))}"
 
 
 def _line(diagnostic: Diagnostic) -> str:

@@ -37,18 +37,9 @@ class Box(NamedTuple):
     width: float
     height: float
     fill: str
-    """Its colour; without one it is an outline."""
+    """Its colour; an outline has none."""
     title: str
     opacity: float = 1.0
-
-
-class Mark(NamedTuple):
-    """An upright line of a picture."""
-
-    left: float
-    top: float
-    bottom: float
-    title: str
 
 
 class Label(NamedTuple):
@@ -67,7 +58,6 @@ class Picture(NamedTuple):
     height: float
     boxes: Sequence[Box]
     labels: Sequence[Label] = ()
-    marks: Sequence[Mark] = ()
     legend: Sequence[tuple[str, str]] = ()
     """Colours with what they mean."""
 

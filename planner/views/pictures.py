@@ -6,10 +6,10 @@ from itertools import accumulate, cycle
 from planner.layouts.layout import Layout
 from planner.plans.prediction import Prediction, StagePrediction
 from planner.specs.units import format_gib, format_seconds
-from planner.views.content import Box, Label, Mark, Picture
+from planner.views.content import Box, Label, Picture
 from planner.views.plan import term_words
 
-COLOURS = ("#4878d0", "#ee854a", "#6acc64", "#d65f5f", "#956cb4", "#8c613c", "#dc7ec0", "#797979", "#d5bb67", "#82c6e2")
+COLOURS = ["#4878d0", "#ee854a", "#6acc64", "#d65f5f", "#956cb4", "#8c613c", "#dc7ec0", "#797979", "#d5bb67", "#82c6e2"]
 """Told apart on light and on dark paper; taken in turn."""
 
 WIDTH = 900
@@ -27,7 +27,7 @@ def memory_bars(stages: Sequence[StagePrediction]) -> Picture:
     colours = dict(zip((*terms, "reserve"), cycle(COLOURS), strict=False))
     whole = max(max(stage.capacity_bytes, stage.peak_bytes + stage.reserve_bytes) for stage in stages)
     scale = (WIDTH - _LABEL - 10) / whole
-    boxes, labels, marks = [], [], []
+    boxes, labels, limits = [], [], []
     for number, stage in enumerate(stages):
         top, left = number * (_BAR + _GAP), float(_LABEL)
         labels.append(Label(0, top + 14, f"stage {number}"))
@@ -37,11 +37,11 @@ def memory_bars(stages: Sequence[StagePrediction]) -> Picture:
             title = f"{name.replace('_', ' ')}: {format_gib(value)}"
             boxes.append(Box(left, top, value * scale, _BAR, colour, title, opacity=0.45 if is_reserve else 1.0))
             left += value * scale
-        capacity = f"capacity: {format_gib(stage.capacity_bytes)}"
-        marks.append(Mark(_LABEL + stage.capacity_bytes * scale, top - 2, top + _BAR + 2, capacity))
+        end, title = _LABEL + stage.capacity_bytes * scale, f"capacity: {format_gib(stage.capacity_bytes)}"
+        limits.append(Box(end - 1, top - 2, 2, _BAR + 4, "currentColor", title))
     legend = [(colour, name.replace("_", " ")) for name, colour in colours.items()]
     what = "Predicted memory at the peak, reserve and capacity of each stage"
-    return Picture(what, WIDTH, len(stages) * (_BAR + _GAP), boxes, labels, marks, legend)
+    return Picture(what, WIDTH, len(stages) * (_BAR + _GAP), [*boxes, *limits], labels, legend)
 
 
 def time_bar(predicted: Prediction) -> Picture:

@@ -63,8 +63,8 @@ def summary(plan: Plan) -> list[str | Fields | Table]:
 
 def _layout_fields(plan: Plan) -> Fields:
     layout = plan.layout
-    left = [(fact.name, fact.words(layout)) for fact in (TENSOR, PIPELINE, DATA, ZERO, SEQUENCE)]
-    right = [(fact.name, fact.words(layout)) for fact in (BATCHES, RECOMPUTE, OFFLOAD, PRECISION)]
+    left = [fact.field(layout) for fact in (TENSOR, PIPELINE, DATA, ZERO, SEQUENCE)]
+    right = [fact.field(layout) for fact in (BATCHES, RECOMPUTE, OFFLOAD, PRECISION)]
     return Fields([*left, ("global batch", batch_words(plan.problem)), *right])
 
 

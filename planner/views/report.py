@@ -12,7 +12,7 @@ from planner.views.plan import exact_path, expected_error, figures, memory_table
 def report(plan: Plan) -> str:
     """The whole page, as HTML."""
     layout, predicted = plan.layout, plan.predicted
-    facts = Fields([(fact.name, fact.words(layout)) for fact in FACTS])
+    facts = Fields([fact.field(layout) for fact in FACTS])
     return page(
         f"{plan.problem.model.name} on {plan.problem.num_devices} x {plan.problem.hardware.name}",
         f"{capitalized(verdict(plan))}. Predicted: {', '.join(figures(predicted))}.",
