@@ -23,6 +23,7 @@ from planner.specs.files import ALIASES, builtin_names
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 COMMANDS = typer.main.get_command(app)
+MOST_PLOT_BYTES = 60_000
 VALUES: dict[str, type] = {"--model": ModelSpec, "--gpu": HardwareSpec, "--stack": StackSpec}
 
 
@@ -103,6 +104,10 @@ def test_the_page_of_commands_is_up_to_date() -> None:
 
 def test_the_page_of_plans_is_up_to_date() -> None:
     assert plans_page.PAGE.read_text(encoding="utf-8") == plans_page.plans_page(), "run `make plans`"
+
+
+def test_plots_are_small() -> None:
+    assert sum(path.stat().st_size for path in (ROOT / "docs").glob("*.svg")) < MOST_PLOT_BYTES
 
 
 def test_every_plan_is_on_the_page_of_verified_layouts() -> None:
