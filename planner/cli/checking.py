@@ -21,7 +21,8 @@ from planner.rules import violations
 from planner.rules.capacity import misfits
 from planner.specs.files import to_builtins
 from planner.views import check as check_view
-from planner.views import explain as tables
+from planner.views import plan as plan_view
+from planner.views.terminal import print_content
 
 
 def check_plan(path: Path, *, as_json: bool) -> int:
@@ -31,7 +32,7 @@ def check_plan(path: Path, *, as_json: bool) -> int:
     if as_json:
         print_json(document)
     else:
-        tables.print_check(plan, [*broken, *unfit])
+        print_content(*plan_view.judgement(plan, [*broken, *unfit]))
     return ExitCode.NEGATIVE if broken or unfit else ExitCode.OK
 
 
@@ -58,7 +59,7 @@ def check_configuration(path: Path, text: str, asked: Asked, *, as_json: bool) -
     else:
         for number, one in enumerate(checked):
             sys.stdout.write("\n" if number else "")
-            check_view.print_checked(one)
+            print_content(*check_view.judgement(one))
     return _exit_code(checked)
 
 
@@ -76,7 +77,7 @@ def fix(path: Path, text: str, asked: Asked, target: Path, *, as_json: bool) -> 
     elif not valid:
         for one in checked:
             if not one.valid:
-                check_view.print_checked(one)
+                print_content(*check_view.judgement(one))
         sys.stdout.write(f"{path}: nothing was written: these findings need values that only you know\n")
     elif changes:
         sys.stdout.write(f"{listed_changes(changes)}\n{target}: {check_view.verdict(checked[0])}\n")
@@ -101,7 +102,7 @@ def freeze(path: Path, text: str, asked: Asked, target: Path, *, as_json: bool) 
     if as_json:
         print_json(_document(checked) | {"plan_file": str(target) if plan else None})
     else:
-        check_view.print_checked(first)
+        print_content(*check_view.judgement(first))
     if plan is None:
         return ExitCode.NEGATIVE
     if not as_json:

@@ -21,7 +21,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 def report(options: Report) -> int:
     """Write a plan as one HTML page: layout, memory, time, proof and assumptions."""
     from planner.plans.plan import read_plan, write_bytes
-    from planner.views.report_page import page
+    from planner.views.report import report as page_of
 
     plan = read_plan(options.plan)
     target = options.output or options.plan.with_suffix(".html")
@@ -29,6 +29,6 @@ def report(options: Report) -> int:
         raise usage_error("the page would replace the plan", location="-o", hint="name another file with `-o`")
     if target.is_dir():
         raise usage_error("this is a folder", location=str(target), hint="name a file with `-o report.html`")
-    write_bytes(page(plan).encode(), target, what="page")
+    write_bytes(page_of(plan).encode(), target, what="page")
     sys.stdout.write(f"page: {target}\n")
     return ExitCode.OK

@@ -32,7 +32,8 @@ def verify(options: Verify) -> int:
     from planner.launch.machine import check_machine, check_toolchain
     from planner.launch.shrink import shrink
     from planner.plans.plan import read_plan
-    from planner.views import verify as verify_view
+    from planner.views.terminal import print_content
+    from planner.views.verify import verification
 
     _check_workarounds(options)
     plan, name = read_plan(options.plan), str(options.plan)
@@ -52,7 +53,7 @@ def verify(options: Verify) -> int:
     if options.as_json:
         print_json(document(small, found, options))
     else:
-        verify_view.print_verification(small, found)
+        print_content(*verification(small, found))
     if found.holds:
         return ExitCode.OK
     sys.stderr.write(render(_finding(small, found)) + "\n")

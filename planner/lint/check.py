@@ -7,7 +7,6 @@ import msgspec
 from planner.codes import Config
 from planner.cost_model import predict
 from planner.diagnostics import Diagnostic
-from planner.layouts.layout import Layout
 from planner.layouts.problem import Problem
 from planner.lint import detect, fixing, hints, repair
 from planner.lint.dialects.megatron.reader import dashed_name
@@ -177,22 +176,3 @@ def _prediction(judged: Judged) -> tuple[Prediction | None, str]:
 def best_layout(problem: Problem) -> Answer:
     """The best layout for the question of a configuration: its model, GPUs, batch, sequence and precision."""
     return solve(problem, time_limit_s=SEARCH_LIMIT_S)
-
-
-def layout_words(layout: Layout) -> str:
-    """``TP 8 (1d) x PP 12 x DP 1, ZeRO 0, 1536 micro batches of 1, recompute all``, and what else makes it."""
-    mode = f" ({layout.tensor_mode})" if layout.tensor_parallel > 1 else ""
-    offload, chunks = layout.offload, layout.num_model_chunks
-    more = [
-        "sequence parallel" if layout.sequence_parallel else "",
-        f"{layout.schedule} with {chunks} chunks" if chunks > 1 else "",
-        f"{offload.optimizer:.0%} of the optimizer on {offload.tier}" if offload.optimizer else "",
-    ]
-    recomputed, layers = sum(layout.recompute_layers_per_stage), sum(layout.layers_per_stage)
-    batches = "batch" if layout.num_microbatches == 1 else "batches"
-    amount = "all" if recomputed == layers else "none" if not recomputed else f"{recomputed} of {layers} layers"
-    return (
-        f"TP {layout.tensor_parallel}{mode} x PP {layout.pipeline_parallel} x DP {layout.data_parallel}, "
-        f"ZeRO {layout.zero_stage}, {layout.num_microbatches} micro {batches} of {layout.micro_batch}, "
-        f"recompute {amount}{''.join(f', {words}' for words in more if words)}"
-    )
