@@ -15,7 +15,6 @@ from planner.handover.options import Option, Range
 from planner.plans.question import GPU_NAMES, STACK_NAMES
 from planner.specs import HardwareSpec, StackSpec
 from planner.specs.files import load_spec, spec_digest, to_builtins
-from planner.specs.toml import to_toml
 
 
 class Calibrate(msgspec.Struct, frozen=True, kw_only=True):
@@ -86,6 +85,7 @@ def _measure(options: Calibrate) -> int:
     from planner.calibration.hardware import calibrated, spec_name
     from planner.calibration.measuring import measure
     from planner.plans.plan import write_bytes
+    from planner.specs.toml import to_toml
     from planner.views import calibration as calibration_view
     from planner.views.terminal import print_content
 
@@ -121,6 +121,7 @@ def _refit(options: Calibrate, runs: Path) -> int:
     from planner.calibration.hardware import spec_name
     from planner.calibration.refit import refit
     from planner.plans.plan import write_bytes
+    from planner.specs.toml import to_toml
     from planner.views import calibration as calibration_view
     from planner.views.terminal import print_content
 
