@@ -1,7 +1,8 @@
 """Pictures of a plan: memory and time as bars, the pipeline as boxes."""
 
+from collections import Counter
 from collections.abc import Sequence
-from itertools import accumulate, cycle
+from itertools import cycle
 
 from planner.layouts.layout import Layout
 from planner.plans.prediction import Prediction, StagePrediction
@@ -19,12 +20,8 @@ _BOX, _BOX_HEIGHT, _PER_ROW = 84, 52, 10
 
 def memory_bars(stages: Sequence[StagePrediction]) -> Picture:
     """One bar a stage: its terms, the largest over all stages first, then the reserve, and a line at the capacity."""
-    totals: dict[str, int] = {}
-    for stage in stages:
-        for name, value in stage.breakdown_bytes.items():
-            totals[name] = totals.get(name, 0) + value
-    terms = sorted((name for name, total in totals.items() if total), key=lambda name: -totals[name])
-    colours = dict(zip((*terms, "reserve"), cycle(COLOURS), strict=False))
+    totals = sum((Counter(stage.breakdown_bytes) for stage in stages), Counter())
+    colours = dict(zip((*(name for name, _ in totals.most_common()), "reserve"), cycle(COLOURS), strict=False))
     whole = max(max(stage.capacity_bytes, stage.peak_bytes + stage.reserve_bytes) for stage in stages)
     scale = (WIDTH - _LABEL - 10) / whole
     boxes, labels, limits = [], [], []
@@ -46,14 +43,13 @@ def memory_bars(stages: Sequence[StagePrediction]) -> Picture:
 
 def time_bar(predicted: Prediction) -> Picture:
     """One bar over the whole width, divided by the terms of the step, the longest first."""
-    terms = sorted(((name, s) for name, s in predicted.breakdown_s.items() if s > 0), key=lambda term: -term[1])
-    names, seconds = [term_words(name) for name, _ in terms], [s for _, s in terms]
-    widths = [s / sum(seconds) * WIDTH for s in seconds]
-    legend = list(zip(cycle(COLOURS), names, strict=False))
-    boxes = [
-        Box(end - width, 0, width, 2 * _BAR, colour, f"{name}: {format_seconds(s)}")
-        for end, width, s, (colour, name) in zip(accumulate(widths), widths, seconds, legend, strict=True)
-    ]
+    named = ((s, term_words(name)) for name, s in predicted.breakdown_s.items() if s > 0)
+    terms = sorted(named, key=lambda term: -term[0])
+    scale, left, boxes = WIDTH / sum(s for s, _ in terms), 0.0, []
+    for (s, name), colour in zip(terms, cycle(COLOURS), strict=False):
+        boxes.append(Box(left, 0, s * scale, 2 * _BAR, colour, f"{name}: {format_seconds(s)}"))
+        left += s * scale
+    legend = [(box.fill, name) for box, (_, name) in zip(boxes, terms, strict=True)]
     return Picture("Step time by term", WIDTH, 2 * _BAR, boxes, legend=legend)
 
 
