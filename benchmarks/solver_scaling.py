@@ -1,7 +1,7 @@
 """Measures how solving scales: models up to a trillion parameters, up to 16,384 GPUs.
 
 A benchmark, not a test: it asserts nothing. ``make bench`` runs it and writes
-``docs/solver_scaling.md``, and a plot beside it where Matplotlib is installed.
+``docs/solver_scaling.md``, and a plot beside it.
 """
 
 import argparse
@@ -13,12 +13,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from importlib import metadata, util
+from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
 
+from docs.chart import COLOURS, Axis, Frame, svg, text
 from planner.layouts.problem import Problem
 from planner.plans.question import Question, build_problem
 
@@ -140,8 +141,7 @@ def page(results: Sequence[Result], runs: int) -> str:
         "",
         "`1t` is a model of a trillion parameters: 128 layers, hidden size 25,600, 160 heads, batch 3,072.",
     ]
-    if PLOT.exists():
-        lines += ["", f"![Solving time against the number of GPUs]({PLOT.name})"]
+    lines += ["", f"![Solving time against the number of GPUs]({PLOT.name})"]
     return "\n".join(lines)
 
 
@@ -162,26 +162,23 @@ def _line(result: Result) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def plot(results: Sequence[Result], path: Path) -> bool:
-    """Draw solving time against GPUs; false where Matplotlib is not installed."""
-    if util.find_spec("matplotlib") is None:
-        return False
-    from matplotlib import rc_context  # noqa: PLC0415 - optional
-    from matplotlib.figure import Figure  # noqa: PLC0415
-
-    figure = Figure(figsize=(6, 3.5), layout="constrained")
-    axes = figure.subplots()
-    lines: dict[str, list[Result]] = {}
+def plot(results: Sequence[Result]) -> str:
+    """Solving time against GPUs, as SVG: a line for each model, card and stack."""
+    lines: dict[str, list[tuple[float, float]]] = {}
     for result in results:
-        lines.setdefault(f"{result.case.model}, {result.case.gpu}, {result.case.stack}", []).append(result)
-    for label, line in lines.items():
-        axes.plot([r.case.gpus for r in line], [r.solve_s for r in line], marker="o", label=label)
-    axes.set(xlabel="GPUs", ylabel="seconds", ylim=(0, None))
-    axes.set_xscale("log", base=2)
-    axes.legend(fontsize="x-small")
-    with rc_context({"svg.hashsalt": "gptplan"}):
-        figure.savefig(path, metadata={"Date": None})
-    return True
+        label = f"{result.case.model}, {result.case.gpu}, {result.case.stack}"
+        lines.setdefault(label, []).append((result.case.gpus, result.solve_s))
+    counts, slowest = [r.case.gpus for r in results], max(r.solve_s for r in results)
+    x, y = Axis("GPUs", min(counts) / 1.2, max(counts) * 1.2, log=2), Axis("seconds", 0, slowest * 1.1)
+    frame = Frame(60, 10, 520, 260, x, y)
+    parts = [frame.drawn()]
+    for number, (label, points) in enumerate(lines.items()):
+        colour = COLOURS[number % len(COLOURS)]
+        look = f'stroke="{colour}" stroke-width="2" stroke-linecap="round"'
+        dots = [frame.line([point, point], look.replace('"2"', '"7"')) for point in points]
+        key = f'<path {look} d="M75 {26 + 15 * number}h14"/>' + text(95, 30 + 15 * number, label, anchor="start")
+        parts.append("".join([frame.line(points, look), *dots, key]))
+    return svg(600, 320, parts)
 
 
 def main() -> None:
@@ -197,9 +194,9 @@ def main() -> None:
     for case in CASES:
         results.append(measure(case, arguments.runs))
         print(_line(results[-1]), flush=True)
-    drawn = plot(results, PLOT)
+    PLOT.write_text(plot(results), encoding="utf-8")
     PAGE.write_text(page(results, arguments.runs) + "\n", encoding="utf-8")
-    print(f"wrote {PAGE.relative_to(ROOT)}" + (f" and {PLOT.relative_to(ROOT)}" if drawn else ", no Matplotlib"))
+    print(f"wrote {PAGE.relative_to(ROOT)} and {PLOT.relative_to(ROOT)}")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from planner.layouts.layout import Layout
+from planner.layouts.words import OFFLOAD, PIPELINE, RECOMPUTE, SEQUENCE, TENSOR
 from planner.plans.plan import Plan, read_plan
 from planner.specs.units import GIB, format_seconds
 from plans.make import Asked, asked, command, path_of
@@ -72,8 +73,8 @@ def _line(name: str, one: Asked) -> str:
         str(layout.pipeline_parallel),
         str(layout.data_parallel),
         str(layout.zero_stage),
-        layout.offload.words,
-        _chosen(plan),
+        OFFLOAD.words(layout),
+        _chosen(layout),
         format_seconds(plan.predicted.step_s),
         _memory(plan),
     ]
@@ -81,22 +82,13 @@ def _line(name: str, one: Asked) -> str:
 
 
 def _tensor(layout: Layout) -> str:
-    if layout.tensor_mode == "none":
-        return "1"
-    depth = f", depth {layout.tensor_depth}" if layout.tensor_mode == "2.5d" else ""
-    return f"{layout.tensor_parallel} ({layout.tensor_mode}{depth})"
+    return "1" if layout.tensor_mode == "none" else TENSOR.words(layout)
 
 
-def _chosen(plan: Plan) -> str:
-    layout = plan.layout
-    words = [f"{layout.num_microbatches} x {layout.micro_batch}"]
-    if layout.schedule != "none":
-        chunks = f" with {layout.num_model_chunks} chunks a stage" if layout.num_model_chunks > 1 else ""
-        words.append(layout.schedule + chunks)
-    if layout.sequence_parallel:
-        words.append("sequence parallel")
-    words.append(f"{sum(layout.recompute_layers_per_stage)} of {plan.problem.model.num_layers} layers recomputed")
-    return ", ".join(words)
+def _chosen(layout: Layout) -> str:
+    schedule = "" if layout.schedule == "none" else PIPELINE.notes(layout)
+    words = (f"{layout.num_microbatches} x {layout.micro_batch}", schedule, SEQUENCE.short(layout))
+    return ", ".join([*filter(None, words), f"{RECOMPUTE.words(layout)} recomputed"])
 
 
 def _memory(plan: Plan) -> str:

@@ -8,6 +8,8 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import msgspec
+
 from docs.validation_plots import draw
 from planner.diagnostics import PlanError, render
 from planner.specs import HardwareSpec
@@ -17,7 +19,8 @@ from planner.validation import Report, validate
 from planner.validation.facts import facts_of
 from planner.validation.replay import Replay
 from planner.validation.report import SetScore, layout_words, memory_pair, percent, time_pair, worst_rows
-from planner.validation.score import Errors, Pair, error_pct
+from planner.validation.score import Pair, error_pct
+from planner.views.validation import error_cells, ranking_rows, skipped
 
 FOLDER = Path(__file__).parent
 RUNS = FOLDER.parent / "tests" / "validation"
@@ -101,13 +104,13 @@ knows nothing of the runs. Everything of the training stack is the same in both.
 def page(report: Report, plots: dict[str, str]) -> str:
     """The whole page; ``plots`` maps a set to the file of its plot."""
     parts = [_HEAD, _tables_read(report), "## Errors\n", _errors_table(report), "", _MEMORY_NOTE]
-    if any(one.ranking.groups for one in report.sets.values()):
-        parts += ["## Ranking of layouts\n", _RANKING_NOTE, _ranking_table(report), ""]
+    if ranking := ranking_rows(report):
+        headings = ("set", "groups", "Kendall's tau", "mean regret", "largest regret", "groups within 3 %")
+        parts += ["## Ranking of layouts\n", _RANKING_NOTE, table(headings, ranking), ""]
     if lines := _calibrated_lines(report):
         parts += ["## With a calibrated spec\n", _CALIBRATED_NOTE, table(_CALIBRATED_HEADINGS, lines, left=2), ""]
     parts += ["## Sets\n", *(_section(name, one, report, plots) for name, one in report.sets.items() if one.scored)]
-    skipped = {f"{name}: {text}": n for name, one in report.sets.items() for text, n in one.skipped.items()}
-    parts += ["## Rows left out\n", _counts(skipped) or "None.", ""]
+    parts += ["## Rows left out\n", _counts(skipped(report.sets)) or "None.", ""]
     parts += [
         "## Assumptions\n",
         "What rows do not state is filled as follows.\n",
@@ -129,57 +132,20 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1)
 
 
 def _errors_table(report: Report) -> str:
-    headings = (
-        "set",
-        "rows",
-        "scored",
-        "memory: n",
-        "mean",
-        "worst",
-        "bias",
-        "step time: n",
-        "mean",
-        "worst",
-        "bias",
-        "fit as fit",
-        "fit as OOM",
-        "OOM as fit",
-        "OOM as OOM",
-    )
+    each = ("mean", "worst", "bias")
+    outcomes = ("fit as fit", "fit as OOM", "OOM as fit", "OOM as OOM")
     rows = [
         [
             name,
             str(one.rows),
             str(one.scored),
-            *_errors(one.memory),
-            *_errors(one.step_time),
-            *(str(getattr(one.outcome, field)) for field in one.outcome.__struct_fields__),
+            *error_cells(one.memory),
+            *error_cells(one.step_time),
+            *map(str, msgspec.structs.astuple(one.outcome)),
         ]
         for name, one in report.sets.items()
     ]
-    return table(headings, rows)
-
-
-def _errors(errors: Errors) -> list[str]:
-    bias = percent(errors.bias_pct, signed=True)
-    return [str(errors.n or ""), percent(errors.mean_abs_pct), percent(errors.max_abs_pct), bias]
-
-
-def _ranking_table(report: Report) -> str:
-    headings = ("set", "groups", "Kendall's tau", "mean regret", "largest regret", "groups within 3 %")
-    rows = [
-        [
-            name,
-            str(rank.groups),
-            "" if rank.kendall_tau is None else f"{rank.kendall_tau:.2f}",
-            percent(rank.top1_regret_pct),
-            percent(rank.top1_regret_max_pct),
-            percent(rank.top1_within_3_pct),
-        ]
-        for name, one in report.sets.items()
-        if (rank := one.ranking).groups
-    ]
-    return table(headings, rows)
+    return table(("set", "rows", "scored", "memory: n", *each, "step time: n", *each, *outcomes), rows)
 
 
 def _calibrated_lines(report: Report) -> list[list[str]]:
@@ -190,7 +156,7 @@ def _calibrated_lines(report: Report) -> list[list[str]]:
         for name, one in calibrated.items():
             for label, score in (("built in", report.sets[name]), (spec, one)):
                 tau = f"{score.ranking.kendall_tau or 0.0:.2f}"
-                lines.append([name, label, *_errors(score.step_time), tau])
+                lines.append([name, label, *error_cells(score.step_time), tau])
     return sorted(lines)
 
 
@@ -201,7 +167,7 @@ def _section(name: str, one: SetScore, report: Report, plots: dict[str, str]) ->
         parts.append(f"Care: {caveat}.")
     parts.append("")
     if len(one.memory_by_kind) > 1:
-        kinds = [[kind, *_errors(errors)] for kind, errors in one.memory_by_kind.items()]
+        kinds = [[kind, *error_cells(errors)] for kind, errors in one.memory_by_kind.items()]
         parts += [table(("memory reading", "n", "mean", "worst", "bias"), kinds), ""]
     if name in plots:
         parts += [f"![Predicted against measured, {name}]({plots[name]})", ""]
@@ -234,7 +200,7 @@ def _counts(counts: dict[str, int]) -> str:
 
 
 def main() -> None:
-    """Replay the tables and write the page; plots only where Matplotlib is installed."""
+    """Replay the tables; write the page and its plots."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("tables", nargs="+", type=Path, help="tables of measured runs")
     try:
@@ -243,7 +209,7 @@ def main() -> None:
         sys.exit("\n".join(render(diagnostic) for diagnostic in error.diagnostics))
     plots = draw(report, FOLDER)
     PAGE.write_text(page(report, plots), encoding="utf-8")
-    sys.stdout.write(f"wrote {PAGE.name} and {len(plots)} plots{'' if plots else ', no Matplotlib'}\n")
+    sys.stdout.write(f"wrote {PAGE.name} and {len(plots)} plots\n")
 
 
 if __name__ == "__main__":

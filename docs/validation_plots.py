@@ -1,11 +1,11 @@
 """The plots of docs/validation.md: one figure a set, predicted against measured with the error histogram."""
 
 import re
+from collections import Counter
 from collections.abc import Sequence
-from importlib import util
 from pathlib import Path
-from typing import Any
 
+from docs.chart import Axis, Frame, svg
 from planner.specs.units import GIB
 from planner.validation import Report
 from planner.validation.report import memory_pair, time_pair
@@ -14,12 +14,12 @@ from planner.validation.score import Pair, error_pct
 BAND = 0.1
 """Relative error of the lines beside the diagonal."""
 BINS = 30
+_LEFT, _SIDE, _PANEL = 60, 250, 330
+_TOP, _HISTOGRAM_TOP, _HISTOGRAM, _HEIGHT = 10, 315, 70, 425
 
 
 def draw(report: Report, folder: Path) -> dict[str, str]:
-    """Write the figure of every set that has a scored quantity; empty where Matplotlib is not installed."""
-    if util.find_spec("matplotlib") is None:
-        return {}
+    """Write the figure of every set that has a scored quantity, and say which file is whose."""
     for stale in folder.glob("validation-*.svg"):
         stale.unlink()
     drawn = {}
@@ -30,34 +30,40 @@ def draw(report: Report, folder: Path) -> dict[str, str]:
         panels = [(words, pairs) for words, pairs in (("memory, GiB", memory), ("step time, s", times)) if pairs]
         if panels:
             drawn[name] = f"validation-{re.sub('[^a-z0-9]+', '-', name.lower())}.svg"
-            _figure(panels, folder / drawn[name])
+            (folder / drawn[name]).write_text(figure(panels), encoding="utf-8")
     return drawn
 
 
-def _figure(panels: Sequence[tuple[str, list[Pair]]], path: Path) -> None:
-    from matplotlib import rc_context  # noqa: PLC0415 - optional
-    from matplotlib.figure import Figure  # noqa: PLC0415
-
-    figure = Figure(figsize=(4.2 * len(panels), 5.5), layout="constrained")
-    grid = figure.subplots(2, len(panels), squeeze=False, height_ratios=(3, 1))
+def figure(panels: Sequence[tuple[str, list[Pair]]]) -> str:
+    """A column for each quantity: its pairs, and a histogram of their errors."""
+    parts = []
     for column, (words, pairs) in enumerate(panels):
-        _scatter(grid[0][column], words, pairs)
-        _histogram(grid[1][column], pairs)
-    with rc_context({"svg.hashsalt": "gptplan"}):
-        figure.savefig(path, metadata={"Date": None})
+        left = _LEFT + column * _PANEL
+        parts += [_scatter(left, words, pairs), _histogram(left, [error_pct(*pair) for pair in pairs])]
+    return svg(len(panels) * _PANEL, _HEIGHT, parts)
 
 
-def _scatter(axes: Any, words: str, pairs: list[Pair]) -> None:
+def _scatter(left: int, words: str, pairs: list[Pair]) -> str:
     low, high = min(map(min, pairs)) / 1.2, max(map(max, pairs)) * 1.2
-    axes.plot([low, high], [low, high], color="0.3", linewidth=0.8)
-    for factor in (1 - BAND, 1 + BAND):
-        axes.plot([low, high], [low * factor, high * factor], color="0.7", linewidth=0.6, linestyle="--")
-    axes.scatter([m for m, _ in pairs], [p for _, p in pairs], s=9, alpha=0.5, linewidths=0)
-    axes.set(xscale="log", yscale="log", xlim=(low, high), ylim=(low, high), aspect="equal")
-    axes.set(xlabel=f"measured {words}", ylabel=f"predicted {words}")
+    x, y = Axis(f"measured {words}", low, high, log=10), Axis(f"predicted {words}", low, high, log=10)
+    frame = Frame(left, _TOP, _SIDE, _SIDE, x, y)
+    lines = [frame.line([(low, low), (high, high)], 'stroke="#444"')]
+    # From where they enter the frame to where they leave it.
+    above, below = 1 + BAND, 1 - BAND
+    bands = [(low, low * above), (high / above, high)], [(low / below, low), (high, high * below)]
+    lines += [frame.line(band, 'stroke="#bbb" stroke-dasharray="4"') for band in bands]
+    return "".join([frame.drawn(), *lines, frame.points(pairs)])
 
 
-def _histogram(axes: Any, pairs: list[Pair]) -> None:
-    axes.hist([error_pct(*pair) for pair in pairs], bins=BINS)
-    axes.axvline(0, color="0.3", linewidth=0.8)
-    axes.set(xlabel="error, %", ylabel="rows")
+def _histogram(left: int, errors: list[float]) -> str:
+    low, high = min(errors), max(errors)
+    if low == high:
+        low, high = low - 0.5, high + 0.5
+    width = (high - low) / BINS
+    counted = Counter(min(int((error - low) / width), BINS - 1) for error in errors)
+    counts = [counted[number] for number in range(BINS)]
+    frame = Frame(
+        left, _HISTOGRAM_TOP, _SIDE, _HISTOGRAM, Axis("error, %", low, high), Axis("rows", 0, max(counts) * 1.05)
+    )
+    zero = frame.line([(0, 0), (0, max(counts))], 'stroke="#444"') if low <= 0 <= high else ""
+    return frame.drawn() + frame.bars([low + number * width for number in range(BINS + 1)], counts) + zero

@@ -1,11 +1,29 @@
 """What the codes of messages mean that come from no rule of the rule table."""
 
+import enum
+
 NO_LAYOUT = "INF001"
 NO_WAY, OTHER_COUNT, OTHER_PIN, OFFLOAD = "WAY000", "WAY001", "WAY002", "WAY003"
 LARGER_CARD, OTHER_BATCH, SMALLER_RESERVE = "WAY004", "WAY005", "WAY006"
 """What the search says of a problem without a layout."""
 
-CODES = {
+
+class Config(enum.StrEnum):
+    """Codes of messages about hand-written configurations."""
+
+    HIDDEN = "CFG001"
+    WRONG_KIND = "CFG002"
+    CONTRADICTION = "CFG003"
+    UNKNOWN_KEY = "CFG004"
+    NO_PREDICTION = "CFG005"
+    OTHER_LANGUAGE = "CFG006"
+    UNREADABLE = "CFG007"
+    NOTHING_FOUND = "CFG008"
+    NO_PLAN = "CFG009"
+    COMPARISON = "CFG010"
+
+
+CODES: dict[str, str] = {
     "USAGE": "An option, a name, a number or a file cannot be read as what it should be. Nothing was done.",
     "BUG": "gptplan itself failed. GPTPLAN_DEBUG=1 shows the traceback, which belongs into a report.",
     NO_LAYOUT: "No layout keeps the named requirements together. The set is a smallest one: without any of them some "
@@ -19,19 +37,20 @@ CODES = {
     OTHER_BATCH: "Another global batch leaves a layout.",
     SMALLER_RESERVE: "A smaller memory reserve leaves a layout, and less room for what the memory model does not "
     "count.",
-    "CFG001": "A value of a configuration cannot be told without running the file, which gptplan never does. The rest "
-    "of the file is checked.",
-    "CFG002": "A value of a configuration is not of the kind that its key takes.",
-    "CFG003": "A key of a configuration is defined twice, with different values.",
-    "CFG004": "A plugin of Colossal-AI, or a section of DeepSpeed's configuration, has no such key and would refuse "
-    "it; as a warning, DeepSpeed drops a key that is nearly called like one that it reads.",
-    "CFG005": "Something is not known that memory and time depend on, or no formula describes the layout, so only the "
-    "rules were checked.",
-    "CFG006": "A configuration file is not of the language that its name or its beginning says.",
-    "CFG007": "A configuration file cannot be read: it is empty, binary, too large or no ordinary file.",
-    "CFG008": "Nothing in the file is a parallel configuration that gptplan knows.",
-    "CFG009": "A configuration that breaks a rule, does not fit or is not executed by gptplan cannot become a plan.",
-    "CFG010": "How far a configuration is from the best layout for the same GPUs and the same batch.",
+    Config.HIDDEN: "A value of a configuration cannot be told without running the file, which gptplan never does. The "
+    "rest of the file is checked.",
+    Config.WRONG_KIND: "A value of a configuration is not of the kind that its key takes.",
+    Config.CONTRADICTION: "A key of a configuration is defined twice, with different values.",
+    Config.UNKNOWN_KEY: "A plugin of Colossal-AI, or a section of DeepSpeed's configuration, has no such key and would "
+    "refuse it; as a warning, DeepSpeed drops a key that is nearly called like one that it reads.",
+    Config.NO_PREDICTION: "Something is not known that memory and time depend on, or no formula describes the layout, "
+    "so only the rules were checked.",
+    Config.OTHER_LANGUAGE: "A configuration file is not of the language that its name or its beginning says.",
+    Config.UNREADABLE: "A configuration file cannot be read: it is empty, binary, too large or no ordinary file.",
+    Config.NOTHING_FOUND: "Nothing in the file is a parallel configuration that gptplan knows.",
+    Config.NO_PLAN: "A configuration that breaks a rule, does not fit or is not executed by gptplan cannot become a "
+    "plan.",
+    Config.COMPARISON: "How far a configuration is from the best layout for the same GPUs and the same batch.",
     "PLAN001": "The plan file has a format that this gptplan does not read. Solve again.",
     "PLAN002": "The plan's content does not match its digest: it was changed after gptplan wrote it. Its proof and "
     "its prediction would no longer hold, so nothing uses it. Solve again, with --pin for what has to change.",

@@ -14,8 +14,8 @@ from planner.calibration.hardware import Origin
 from planner.diagnostics import Diagnostic, ExitCode, PlanError, render, usage_error
 from planner.handover.measurements import Measurements
 from planner.handover.work import CalibrationWork
+from planner.launch.drives import MEMORY_FILE_SYSTEMS, file_system
 from planner.launch.machine import builtin_for, is_named, present_gpus
-from planner.launch.nvme import MEMORY_FILE_SYSTEMS, file_system
 from planner.launch.processes import calibrating, execute
 from planner.outputs import say
 from planner.specs import HardwareSpec

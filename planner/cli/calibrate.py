@@ -15,7 +15,6 @@ from planner.outputs import say
 from planner.plans.question import GPU_NAMES, STACK_NAMES
 from planner.specs import HardwareSpec, StackSpec
 from planner.specs.files import load_spec, spec_digest, to_builtins
-from planner.specs.toml import to_toml
 
 
 class Calibrate(msgspec.Struct, frozen=True, kw_only=True):
@@ -86,7 +85,9 @@ def _measure(options: Calibrate) -> int:
     from planner.calibration.hardware import calibrated, spec_name
     from planner.calibration.measuring import measure
     from planner.outputs import write_output
+    from planner.specs.toml import to_toml
     from planner.views import calibration as calibration_view
+    from planner.views.terminal import print_content
 
     found = measure(
         name=spec_name(options.output.stem),
@@ -101,7 +102,7 @@ def _measure(options: Calibrate) -> int:
     write_output(to_toml(calibrated(measured, origin)).encode(), options.output, what="spec", force=options.force)
     written = load_spec(str(options.output), HardwareSpec)
     if not options.as_json:
-        calibration_view.print_hardware(measured, written, origin.base, str(options.output))
+        print_content(*calibration_view.hardware(measured, written, origin.base, str(options.output)))
         return ExitCode.OK
     print_json(
         {
@@ -120,7 +121,9 @@ def _refit(options: Calibrate, runs: Path) -> int:
     from planner.calibration.hardware import spec_name
     from planner.calibration.refit import refit
     from planner.outputs import write_output
+    from planner.specs.toml import to_toml
     from planner.views import calibration as calibration_view
+    from planner.views.terminal import print_content
 
     hardware = load_spec(options.gpu, HardwareSpec) if options.gpu is not None else None
     stack = load_spec(options.stack, StackSpec) if options.stack is not None else None
@@ -132,7 +135,7 @@ def _refit(options: Calibrate, runs: Path) -> int:
     if options.as_json:
         print_json({"spec_file": str(options.output) if found.is_better else None, **found.document()})
     else:
-        calibration_view.print_refit(found, str(options.output))
+        print_content(*calibration_view.refitted(found, str(options.output)))
     if found.is_better:
         return ExitCode.OK
     message = "the fitted constants predict the rows that were held out no better; no spec was written"

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from planner.cli.parameters import print_json
+from planner.codes import Config
 from planner.cost_model import predict
 from planner.diagnostics import Diagnostic, ExitCode, PlanError, usage_error
 from planner.lint.check import Checked, check_text, fix_text
@@ -21,7 +22,8 @@ from planner.rules import violations
 from planner.rules.capacity import misfits
 from planner.specs.files import to_builtins
 from planner.views import check as check_view
-from planner.views import explain as tables
+from planner.views import plan as plan_view
+from planner.views.terminal import print_content
 
 
 def check_plan(path: Path, *, as_json: bool) -> int:
@@ -31,7 +33,7 @@ def check_plan(path: Path, *, as_json: bool) -> int:
     if as_json:
         print_json(document)
     else:
-        tables.print_check(plan, [*broken, *unfit])
+        print_content(*plan_view.judgement(plan, [*broken, *unfit]))
     return ExitCode.NEGATIVE if broken or unfit else ExitCode.OK
 
 
@@ -58,7 +60,7 @@ def check_configuration(path: Path, text: str, asked: Asked, *, as_json: bool) -
     else:
         for number, one in enumerate(checked):
             sys.stdout.write("\n" if number else "")
-            check_view.print_checked(one)
+            print_content(*check_view.judgement(one))
     return _exit_code(checked)
 
 
@@ -76,7 +78,7 @@ def fix(path: Path, text: str, asked: Asked, target: Path, *, force: bool, as_js
     elif not valid:
         for one in checked:
             if not one.valid:
-                check_view.print_checked(one)
+                print_content(*check_view.judgement(one))
         tell(f"{path}: nothing was written: these findings need values that only you know")
     elif changes:
         tell(f"{listed_changes(changes)}\n{target}: {check_view.verdict(checked[0])}")
@@ -101,7 +103,7 @@ def freeze(path: Path, text: str, asked: Asked, target: Path, *, force: bool, as
     if as_json:
         print_json(_document(checked) | {"plan_file": str(target) if plan else None})
     else:
-        check_view.print_checked(first)
+        print_content(*check_view.judgement(first))
     if plan is None:
         return ExitCode.NEGATIVE
     if not as_json:
@@ -147,11 +149,10 @@ def _judged_file(path: Path, asked: Asked) -> _JudgedFile | None:
             return _plan(path)
         checked = check_text(text, shown, asked, compare=False)
     except PlanError as error:
-        return None if error.diagnostics[0].rule == "CFG008" else _refused(path, error.diagnostics)
+        return None if error.diagnostics[0].rule == Config.NOTHING_FOUND else _refused(path, error.diagnostics)
     except OSError as error:
-        return _refused(
-            path, (Diagnostic(rule="CFG007", message=f"cannot read the file: {error.strerror}", location=shown),)
-        )
+        message = f"cannot read the file: {error.strerror}"
+        return _refused(path, (Diagnostic(rule=Config.UNREADABLE, message=message, location=shown),))
     return _JudgedFile(_exit_code(checked), check_view.folder_line(path, checked), _document(checked))
 
 
@@ -193,11 +194,11 @@ def _notes(checked: Checked) -> Iterator[Diagnostic]:
         return
     if checked.predicted is None:
         message = f"no prediction: {checked.no_prediction}"
-        yield Diagnostic(rule="CFG005", severity="note", message=message, location=checked.source.shown)
+        yield Diagnostic(rule=Config.NO_PREDICTION, severity="note", message=message, location=checked.source.shown)
         return
     best = checked.best.plan if checked.best is not None else None
     yield Diagnostic(
-        rule="CFG010",
+        rule=Config.COMPARISON,
         severity="note",
         message=check_view.comparison(checked),
         location=checked.source.shown,

@@ -23,7 +23,8 @@ def diff(options: Diff) -> int:
     """Compare two plans: what was asked, layouts, predicted figures, and which is faster and why."""
     from planner.plans.comparison import compare
     from planner.rules.reading import read_sound_plan
-    from planner.views import diff as diff_view
+    from planner.views.diff import comparison
+    from planner.views.terminal import print_content
 
     first, second = read_sound_plan(options.first), read_sound_plan(options.second)
     found = compare(first, second)
@@ -34,5 +35,5 @@ def diff(options: Diff) -> int:
     # The files' names, or their paths where those are the same.
     same = options.first.name == options.second.name
     names = (str(options.first), str(options.second)) if same else (options.first.name, options.second.name)
-    diff_view.print_comparison(found, names)
+    print_content(*comparison(found, names))
     return ExitCode.OK

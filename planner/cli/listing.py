@@ -1,7 +1,7 @@
 """``rules``, ``explain``, ``models`` and ``hardware``: what gptplan knows."""
 
 from collections.abc import Callable, Iterable
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 
@@ -12,16 +12,20 @@ from planner.handover.options import Option
 from planner.specs import HardwareSpec, ModelSpec
 from planner.specs.files import SpecType, builtin_names, did_you_mean, load_spec, to_builtins
 
+if TYPE_CHECKING:
+    from planner.views.content import Table
+
 
 def rules(options: JsonOnly) -> int:
     """List every rule."""
     from planner.lint.registry import EVERY_RULE
-    from planner.views import explain as tables
+    from planner.views import listing
+    from planner.views.terminal import print_content
 
     if options.as_json:
         print_json([_rule_document(rule) for rule in EVERY_RULE])
     else:
-        tables.print_rules(EVERY_RULE)
+        print_content(listing.rules_table(EVERY_RULE))
     return ExitCode.OK
 
 
@@ -41,14 +45,15 @@ class Explain(msgspec.Struct, frozen=True, kw_only=True):
 def explain(options: Explain) -> int:
     """Say what a rule demands, why, and where it comes from."""
     from planner.lint.registry import EVERY_RULE
-    from planner.views import explain as tables
+    from planner.views import listing
+    from planner.views.terminal import print_content
 
     code = options.rule.upper()
     known = {rule.id: rule for rule in EVERY_RULE}
     if code in CODES and options.as_json:
         print_json({"id": code, "why": CODES[code]})
     elif code in CODES:
-        tables.print_code(code, CODES[code])
+        print_content(f"{code}: {CODES[code]}")
     elif code not in known:
         raise usage_error(
             f"there is no rule {options.rule}",
@@ -58,7 +63,7 @@ def explain(options: Explain) -> int:
     elif options.as_json:
         print_json(_rule_document(known[code]))
     else:
-        tables.print_rule(known[code])
+        print_content(*listing.rule_lines(known[code]))
     return ExitCode.OK
 
 
@@ -69,22 +74,24 @@ def _rule_document(rule: Any) -> dict[str, str]:
 
 def models(options: JsonOnly) -> int:
     """List the built-in models."""
-    from planner.views import explain as tables
+    from planner.views import listing
 
-    return _list(ModelSpec, tables.print_models, as_json=options.as_json)
+    return _list(ModelSpec, listing.models_table, as_json=options.as_json)
 
 
 def hardware(options: JsonOnly) -> int:
     """List the built-in hardware."""
-    from planner.views import explain as tables
+    from planner.views import listing
 
-    return _list(HardwareSpec, tables.print_hardware, as_json=options.as_json)
+    return _list(HardwareSpec, listing.hardware_table, as_json=options.as_json)
 
 
-def _list(kind: type[SpecType], print_table: Callable[[list[SpecType]], None], *, as_json: bool) -> int:
+def _list(kind: type[SpecType], table: Callable[[list[SpecType]], "Table"], *, as_json: bool) -> int:
     specs = [load_spec(name, kind) for name in builtin_names(kind)]
     if as_json:
         print_json(to_builtins(specs))
     else:
-        print_table(specs)
+        from planner.views.terminal import print_content
+
+        print_content(table(specs))
     return ExitCode.OK

@@ -22,13 +22,14 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 def report(options: Report) -> int:
     """Write a plan as one HTML page: layout, memory, time, proof and assumptions."""
     from planner.rules.reading import read_sound_plan
-    from planner.views.report_page import is_page, page
+    from planner.views.html import is_page
+    from planner.views.report import report as page_of
 
     plan = read_sound_plan(options.plan)
     target = options.output or options.plan.with_suffix(".html")
     if target.resolve() == options.plan.resolve():
         raise usage_error("the page would replace the plan", location="-o", hint="name another file with `-o`")
-    write_output(page(plan).encode(), target, what="page", ours=is_page, force=options.force)
+    write_output(page_of(plan).encode(), target, what="page", ours=is_page, force=options.force)
     if target != STDOUT:
         tell(f"page: {target}")
     return ExitCode.OK

@@ -1,7 +1,6 @@
 """``run``: execute a plan."""
 
 import signal
-import tempfile
 from pathlib import Path
 
 from planner.cli.parameters import PlanFile
@@ -59,6 +58,8 @@ def _say_what_nvme_means(moments_bytes: int, options: Run) -> None:
 
 
 def _check_output(folder: Path) -> None:
+    import tempfile
+
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):

@@ -99,7 +99,8 @@ def _search(problem: Problem, options: Solve) -> tuple["Answer", "LeastDevices |
 
 
 def _print(answer: "Answer", least: "LeastDevices | None", path: Path | None, options: Solve) -> None:
-    from planner.views import explain as tables
+    from planner.views import answer as answer_view
+    from planner.views.terminal import print_content
     from planner.views.why_not import reasons_of
 
     if options.as_json:
@@ -107,9 +108,9 @@ def _print(answer: "Answer", least: "LeastDevices | None", path: Path | None, op
         return
     if least is not None:
         to = say if answer.plan is None else tell
-        to(f"{tables.least_devices_text(least)}\n")
+        to(f"{answer_view.least_devices_text(least)}\n")
     if answer.plan is not None:
-        tables.print_answer(answer, answer.plan, path)
+        print_content(*answer_view.found(answer, answer.plan, path))
         return
     space = answer.space
     say(f"{answer.status}: of {space.layouts:,} layouts {space.valid:,} are valid and {space.fit:,} fit\n")

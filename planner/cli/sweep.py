@@ -56,6 +56,7 @@ def sweep(options: Sweep) -> int:
     from planner.solver import parallel
     from planner.solver.sweep import Row, write_rows
     from planner.views import sweep as sweep_view
+    from planner.views.terminal import print_content, track
 
     check_table(options.out, "sweep.csv")
     asked = {field: getattr(options, field) for field in question.Question.__struct_fields__}
@@ -64,7 +65,7 @@ def sweep(options: Sweep) -> int:
     rows: dict[int, Row] = {}
     complete = True
     try:
-        parallel.answer(given, points, rows, options.time_limit_s, jobs=options.jobs, track=sweep_view.track)
+        parallel.answer(given, points, rows, options.time_limit_s, jobs=options.jobs, track=track)
     except KeyboardInterrupt:
         complete = False  # what is done is kept
     done = [rows[number] for number in sorted(rows)]
@@ -73,7 +74,7 @@ def sweep(options: Sweep) -> int:
     if options.as_json:
         print_json({"complete": complete, "points": len(points), "rows": msgspec.to_builtins(done)})
     else:
-        sweep_view.print_rows(done)
+        print_content(sweep_view.rows_table(done), least_width=sweep_view.LEAST_WIDTH)
     if not complete:
         say(f"interrupted after {len(done)} of {len(points)} points")
         return ExitCode.INTERRUPTED

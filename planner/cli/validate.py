@@ -42,7 +42,8 @@ def validate(options: Validate) -> int:
     from planner.validation import Limits
     from planner.validation import validate as replayed
     from planner.validation.report import document, write_rows
-    from planner.views import validation as validation_view
+    from planner.views.terminal import print_content
+    from planner.views.validation import scores
 
     check_table(options.out, "predicted.csv")
     limits = Limits(options.max_memory_error, options.max_time_error)
@@ -53,7 +54,7 @@ def validate(options: Validate) -> int:
     if options.as_json:
         print_json(document(report, limits))
     else:
-        validation_view.print_report(report, most=options.worst)
+        print_content(*scores(report, most=options.worst))
     over = report.over(limits)
     for message in over:
         say(render(Diagnostic(rule="VAL001", message=message)))

@@ -1,6 +1,5 @@
 """``verify``: the layout of a plan beside one process, on a model made small."""
 
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,10 +27,13 @@ class Verify(VerifyOptions, frozen=True, kw_only=True):
 
 def verify(options: Verify) -> int:
     """Train a plan's layout on a small model and compare losses and gradients with one process."""
+    import tempfile
+
     from planner.launch.machine import check_machine, check_toolchain
     from planner.launch.shrink import shrink
     from planner.rules.reading import read_sound_plan
-    from planner.views import verify as verify_view
+    from planner.views.terminal import print_content
+    from planner.views.verify import verification
 
     _check_workarounds(options)
     plan, name = read_sound_plan(options.plan), str(options.plan)
@@ -51,7 +53,7 @@ def verify(options: Verify) -> int:
     if options.as_json:
         print_json(document(small, found, options))
     else:
-        verify_view.print_verification(small, found)
+        print_content(*verification(small, found))
     if found.holds:
         return ExitCode.OK
     say(render(_finding(small, found)))

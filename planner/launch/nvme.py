@@ -15,6 +15,7 @@ from typing import Any
 from planner.cost_model.parameters import updated_parameters
 from planner.diagnostics import Diagnostic, ExitCode, PlanError
 from planner.launch import nvme_build
+from planner.launch.drives import MEMORY_FILE_SYSTEMS, file_system, is_network
 from planner.layouts.stages import stages_of_layout
 from planner.plans.plan import Plan
 from planner.specs.units import format_bytes
@@ -23,8 +24,6 @@ RULE = "RUN005"
 MOMENT_BYTES = 8
 """Two float32 moments of each parameter."""
 
-_NETWORK = ("nfs", "cifs", "smb", "9p", "afs", "ceph", "glusterfs", "lustre", "gpfs", "beegfs", "pvfs", "sshfs", "fuse")
-MEMORY_FILE_SYSTEMS = ("tmpfs", "ramfs", "devtmpfs")
 _LIBAIO = ("libaio.so.1", "libaio.so.1t64")
 _APT = "`apt update && apt install libaio-dev`"
 
@@ -49,20 +48,6 @@ def moment_bytes(plan: Plan, node_rank: int = 0) -> int:
     stages = [rank // layout.tensor_parallel % layout.pipeline_parallel for rank in ranks]
     parameters = sum(float(by_stage[stage]) for stage in stages)
     return round(MOMENT_BYTES * layout.offload.optimizer * parameters)
-
-
-def file_system(path: Path, mounts: Path = Path("/proc/self/mounts")) -> str:
-    """The kind of file system that holds ``path``, as Linux names it; empty where it does not say."""
-    if not mounts.is_file():
-        return ""
-    resolved, best, kind = path.resolve(), Path(), ""
-    for line in mounts.read_text(encoding="utf-8", errors="replace").splitlines():
-        _, point, mounted, *_ = line.split(" ")
-        # A later mount on the same point hides the earlier one.
-        at = Path(point.replace("\\040", " "))
-        if resolved.is_relative_to(at) and len(at.parts) >= len(best.parts):
-            best, kind = at, mounted
-    return kind
 
 
 def _finding(message: str, hint: str, **more: Any) -> Diagnostic:
@@ -95,7 +80,7 @@ def _unusable_folder(plan: Plan, folder: Path | None, node_rank: int) -> Iterato
         yield _finding("there is no such folder", hint, **place)
         return
     kind = file_system(folder)
-    if kind.startswith(_NETWORK):
+    if is_network(kind):
         yield _finding(f"this folder is on a network file system ({kind}), not on a local drive", hint, **place)
     elif kind in MEMORY_FILE_SYSTEMS:
         yield _finding(f"this folder is in memory ({kind}), not on a drive", hint, **place)

@@ -1,18 +1,19 @@
 """Checking one configuration: read, judge, predict, compare with the best layout."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import msgspec
 
+from planner.codes import Config
 from planner.cost_model import predict
 from planner.diagnostics import Diagnostic
-from planner.layouts.layout import Layout
 from planner.layouts.problem import Problem
 from planner.lint import detect, fixing, hints, repair
 from planner.lint.dialects.megatron.reader import dashed_name
 from planner.lint.draft import Asked
 from planner.lint.files import language_of, read_source
 from planner.lint.judging import Judged, judge
+from planner.lint.registry import BY_ID
 from planner.lint.source import Language, Source
 from planner.lint.steps import Change
 from planner.plans.prediction import Prediction
@@ -53,8 +54,9 @@ class Checked:
     @property
     def not_executed(self) -> tuple[str, ...]:
         """Rules by which gptplan's own stack does not execute the layout."""
-        own = self.judged.draft.own_rules
-        return tuple(dict.fromkeys(found.rule for found in self.judged.diagnostics if found.rule.startswith(own)))
+        only_warns = self.judged.draft.only_warns
+        found = (one.rule for one in self.judged.diagnostics if only_warns(BY_ID.get(one.rule)))
+        return tuple(dict.fromkeys(found))
 
     @property
     def short_bytes(self) -> int:
@@ -83,7 +85,7 @@ def read_and_judge(text: str, shown: str, language: Language, asked: Asked) -> t
         PlanError: it cannot be parsed, or configures nothing that gptplan knows.
     """
     source = read_source(text, shown, language)
-    judged = [judge(source, draft, asked) for draft in detect.drafts_of(source, asked)]
+    judged = [judge(draft, asked) for draft in detect.drafts_of(source, asked)]
     # What is true of the whole file is said once.
     return source, [_with_notes(source, judged[0]), *judged[1:]]
 
@@ -106,17 +108,11 @@ def _with_notes(source: Source, judged: Judged) -> Judged:
             hint=note.hint or "write constants where gptplan should see them; nothing of the file was executed",
         )
         for note in source.notes
-        if note.code != "CFG001" or (str(note.line) not in lines and note.line not in judged.draft.needless_lines)
+        if note.code != Config.HIDDEN or (str(note.line) not in lines and note.line not in judged.draft.needless_lines)
         if source.language != "shell" or note.key in used
     ]
     notes.sort(key=lambda note: int(note.location.rsplit(":", 2)[1]))
-    return Judged(
-        draft=judged.draft,
-        diagnostics=(*notes, *judged.diagnostics),
-        problem=judged.problem,
-        layout=judged.layout,
-        missing=judged.missing,
-    )
+    return replace(judged, diagnostics=(*notes, *judged.diagnostics))
 
 
 def _severity(severity: str, key: str, used: set[str]) -> str:
@@ -180,22 +176,3 @@ def _prediction(judged: Judged) -> tuple[Prediction | None, str]:
 def best_layout(problem: Problem) -> Answer:
     """The best layout for the question of a configuration: its model, GPUs, batch, sequence and precision."""
     return solve(problem, time_limit_s=SEARCH_LIMIT_S)
-
-
-def layout_words(layout: Layout) -> str:
-    """``TP 8 (1d) x PP 12 x DP 1, ZeRO 0, 1536 micro batches of 1, recompute all``, and what else makes it."""
-    mode = f" ({layout.tensor_mode})" if layout.tensor_parallel > 1 else ""
-    offload, chunks = layout.offload, layout.num_model_chunks
-    more = [
-        "sequence parallel" if layout.sequence_parallel else "",
-        f"{layout.schedule} with {chunks} chunks" if chunks > 1 else "",
-        f"{offload.optimizer:.0%} of the optimizer on {offload.tier}" if offload.optimizer else "",
-    ]
-    recomputed, layers = sum(layout.recompute_layers_per_stage), sum(layout.layers_per_stage)
-    batches = "batch" if layout.num_microbatches == 1 else "batches"
-    amount = "all" if recomputed == layers else "none" if not recomputed else f"{recomputed} of {layers} layers"
-    return (
-        f"TP {layout.tensor_parallel}{mode} x PP {layout.pipeline_parallel} x DP {layout.data_parallel}, "
-        f"ZeRO {layout.zero_stage}, {layout.num_microbatches} micro {batches} of {layout.micro_batch}, "
-        f"recompute {amount}{''.join(f', {words}' for words in more if words)}"
-    )

@@ -5,13 +5,14 @@ applied to plain numbers.
 """
 
 import ast
-import itertools
 import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NoReturn
 
 from planner.lint.source import Symbol, Unknown, Value, shortened
+from planner.lint.syntax import Lines
 
 MAX_DEPTH = 60
 MAX_NODES = 200_000
@@ -38,61 +39,27 @@ _COMPARISONS: dict[type[ast.cmpop], Callable[[Any, Any], bool]] = {
     ast.Is: operator.is_,
     ast.IsNot: operator.is_not,
 }
+_ROUNDED = (math.sqrt, math.ceil, math.floor)
 _FUNCTIONS: dict[str, Callable[..., Any]] = {
-    "int": int,
-    "float": float,
-    "min": min,
-    "max": max,
-    "abs": abs,
-    "round": round,
-    "math.sqrt": math.sqrt,
-    "math.ceil": math.ceil,
-    "math.floor": math.floor,
-    "sqrt": math.sqrt,
-    "ceil": math.ceil,
-    "floor": math.floor,
+    **{function.__name__: function for function in (int, float, min, max, abs, round, *_ROUNDED)},
+    **{f"math.{function.__name__}": function for function in _ROUNDED},
 }
 """Functions of plain numbers; a name that the file defines itself is not taken for one of them."""
 
 
 class HiddenError(Exception):
-    """An expression that is no constant; carries the place and the reason."""
+    """An expression that is no constant; ``hidden`` stands for it."""
 
-    def __init__(self, node: ast.AST, why: str) -> None:
-        """Remember where and why."""
+    def __init__(self, node: ast.AST | None, why: str, hidden: Unknown | None = None) -> None:
+        """Hidden where ``node`` stands, unless something that it is made of is hidden elsewhere."""
         super().__init__(why)
-        self.why = why
-        self.line = getattr(node, "lineno", 1)
-        self.column = getattr(node, "col_offset", 0) + 1
-        self.name = ""
-
-    @classmethod
-    def of(cls, hidden: Unknown, name: str) -> "HiddenError":
-        """What is made from a hidden name: it is hidden where the name is."""
-        error = cls(ast.AST(), hidden.why)
-        error.line, error.column, error.name = hidden.line, hidden.column, hidden.name or name
-        return error
-
-    def unknown(self) -> Unknown:
-        """The value that stands for the expression."""
-        return Unknown(why=self.why, line=self.line, column=self.column, name=self.name)
+        line, column = getattr(node, "lineno", 1), getattr(node, "col_offset", 0) + 1
+        self.hidden = hidden or Unknown(why=why, line=line, column=column)
 
 
-class Lines:
-    """Offsets of the lines of a text, to turn syntax-tree positions (UTF-8 columns) into character offsets."""
-
-    def __init__(self, text: str) -> None:
-        """Index the lines; only a line feed ends one, as in the text that :func:`files.read` returns."""
-        self.text = text
-        self.starts = list(itertools.accumulate((len(line) + 1 for line in text.split("\n")), initial=0))
-        self.ascii = text.isascii()
-
-    def offset(self, line: int, column: int) -> int:
-        """Character offset of a line (from 1) and a column (bytes of UTF-8, from 0)."""
-        start = self.starts[min(line, len(self.starts)) - 1]
-        if self.ascii:
-            return start + column
-        return start + len(self.text[start : start + column].encode()[:column].decode(errors="ignore"))
+def _made_of(hidden: Unknown, name: str) -> HiddenError:
+    """What is made from a hidden name: it is hidden where the name is."""
+    return HiddenError(None, hidden.why, replace(hidden, name=hidden.name or name))
 
 
 class Constants:
@@ -116,24 +83,18 @@ class Constants:
         if isinstance(node, ast.Name) and node.id in names:
             found = names[node.id]
             if isinstance(found.content, Unknown):
-                raise HiddenError.of(found.content, node.id)
+                raise _made_of(found.content, node.id)
             return found
         return self._at(node, self._content(node, names, depth + 1))
 
     def written(self, node: ast.AST) -> str:
         """The text of a node, on one short line."""
-        start, end = self._span(node)
+        start, end = self.lines.span(node)
         return shortened(self.text[start:end])
 
     def _at(self, node: ast.expr, content: Any) -> Value:
-        start, end = self._span(node)
+        start, end = self.lines.span(node)
         return Value(content=content, line=node.lineno, column=node.col_offset + 1, start=start, end=end)
-
-    def _span(self, node: Any) -> tuple[int, int]:
-        return (
-            self.lines.offset(node.lineno, node.col_offset),
-            self.lines.offset(node.end_lineno or node.lineno, node.end_col_offset or 0),
-        )
 
     def plain(self, node: ast.expr, names: Mapping[str, Value], depth: int) -> Any:
         """The content of an expression, with nested tables as plain dicts refused."""
@@ -209,7 +170,7 @@ class Constants:
         found = content.get(key) if isinstance(content, dict) and isinstance(key, str) else None
         if isinstance(found, Value):
             if isinstance(found.content, Unknown):
-                raise HiddenError.of(found.content, self.written(node))
+                raise _made_of(found.content, self.written(node))
             return found.content
         if isinstance(content, tuple) and isinstance(key, int) and -len(content) <= key < len(content):
             return content[key]
@@ -219,8 +180,8 @@ class Constants:
         """A value of a table; one that is hidden does not hide its neighbours."""
         try:
             return self.value(node, names, depth)
-        except HiddenError as hidden:
-            return self._at(node, hidden.unknown())
+        except HiddenError as error:
+            return self._at(node, error.hidden)
 
     def _merged(self, node: ast.expr, names: Mapping[str, Value], depth: int) -> dict[str, Value]:
         content = self.plain(node, names, depth)
@@ -259,7 +220,7 @@ class Constants:
                 key: value for table in [*merged, self.keywords(node, names, depth)] for key, value in table.items()
             }
         if name in _FUNCTIONS and node.args and not node.keywords:
-            return self._applied(node, name, [self._number(argument, names, depth) for argument in node.args])
+            return self._computed(node, _FUNCTIONS[name], *(self._number(each, names, depth) for each in node.args))
         if name in ("tuple", "list") and len(node.args) == 1 and not node.keywords:
             content = self.plain(node.args[0], names, depth)
             if isinstance(content, tuple):
@@ -271,10 +232,10 @@ class Constants:
     def _refuse_call(self, node: ast.Call) -> NoReturn:
         raise HiddenError(node, f"`{self.written(node)}` would have to be called, and nothing is executed")
 
-    def _applied(self, node: ast.Call, name: str, arguments: list[Any]) -> Any:
+    def _computed(self, node: ast.expr, operation: Callable[..., Any], *operands: Any) -> Any:
         try:
-            return _bounded(node, _FUNCTIONS[name](*arguments))
-        except (TypeError, ValueError, OverflowError) as error:
+            return _bounded(node, operation(*operands))
+        except (ArithmeticError, TypeError, ValueError) as error:
             raise HiddenError(node, f"`{self.written(node)}` fails: {error}") from error
 
     def _number(self, node: ast.expr, names: Mapping[str, Value], depth: int) -> Any:
@@ -289,7 +250,7 @@ class Constants:
             raise HiddenError(node, f"`{self.written(node)}` is not known before the file runs")
         return bool(content)
 
-    def _comparison(self, node: ast.Compare, comparison: ast.cmpop, sides: Any, scope: Any) -> bool:
+    def _comparison(self, node: ast.Compare, comparison: ast.cmpop, sides: Any, scope: Any) -> Any:
         left, right = (self.plain(side, *scope) for side in sides)
         operation = _COMPARISONS.get(type(comparison))
         plain = all(
@@ -297,10 +258,7 @@ class Constants:
         )
         if operation is None or not plain:
             raise HiddenError(node, f"`{self.written(node)}` is not known before the file runs")
-        try:
-            return operation(left, right)
-        except TypeError as error:
-            raise HiddenError(node, f"`{self.written(node)}` fails: {error}") from error
+        return self._computed(node, operation, left, right)
 
     def _arithmetic(self, node: ast.BinOp, names: Mapping[str, Value], depth: int) -> Any:
         left, right = self.plain(node.left, names, depth), self.plain(node.right, names, depth)
@@ -313,10 +271,7 @@ class Constants:
             raise HiddenError(node, f"`{self.written(node)}` is not a constant{_imported(left) or _imported(right)}")
         if isinstance(node.op, ast.Pow) and (abs(right) > MAX_EXPONENT or abs(left) > MAX_INTEGER):
             raise HiddenError(node, f"`{self.written(node)}` is too large a power")
-        try:
-            return _bounded(node, operation(left, right))
-        except (ArithmeticError, ValueError) as error:
-            raise HiddenError(node, f"`{self.written(node)}` fails: {error}") from error
+        return self._computed(node, operation, left, right)
 
 
 def _is_text(content: Any) -> bool:

@@ -6,9 +6,10 @@ from typing import Any
 
 import yaml
 
+from planner.codes import Config
 from planner.lint.json_positions import JsonError, JsonReader
-from planner.lint.python_source import caret
-from planner.lint.source import Note, Source, Unknown, Value, flatten, unreadable
+from planner.lint.source import Note, Source, Unknown, Value, contradiction, flatten, unreadable
+from planner.lint.syntax import not_of
 
 MAX_YAML_CHARACTERS = 128 * 1024
 MAX_NODES = 50_000
@@ -27,7 +28,7 @@ def read_json(text: str, shown: str) -> Source:
     try:
         root = reader.read()
     except JsonError as error:
-        raise _syntax("JSON", str(error), text, shown, (error.line, error.column)) from error
+        raise not_of("JSON", str(error), text, shown, (error.line, error.column)) from error
     return Source(
         shown=shown,
         text=text,
@@ -39,19 +40,10 @@ def read_json(text: str, shown: str) -> Source:
 
 def _table(root: Value, shown: str, kind: str) -> dict[str, Value]:
     if not isinstance(root.content, dict):
-        raise unreadable("CFG006", f"this is not a {kind}", shown, hint="write the settings as keys with values")
+        raise unreadable(
+            Config.OTHER_LANGUAGE, f"this is not a {kind}", shown, hint="write the settings as keys with values"
+        )
     return root.content
-
-
-def _syntax(language: str, message: str, text: str, shown: str, place: tuple[int, int]) -> Exception:
-    line, column = place
-    return unreadable(
-        "CFG006",
-        f"this is not {language}: {message}",
-        f"{shown}:{line}:{column}",
-        detail=caret(text, line, column),
-        hint="correct the line, or name another file",
-    )
 
 
 def read_toml(text: str, shown: str) -> Source:
@@ -65,7 +57,7 @@ def read_toml(text: str, shown: str) -> Source:
     except (tomllib.TOMLDecodeError, RecursionError, ValueError) as error:
         match = re.search(r"\(at line (\d+), column (\d+)\)", str(error))
         place = (int(match[1]), int(match[2])) if match else (1, 1)
-        raise _syntax("TOML", str(error).partition(" (at")[0] or "it nests too deeply", text, shown, place) from error
+        raise not_of("TOML", str(error).partition(" (at")[0] or "it nests too deeply", text, shown, place) from error
     places = _toml_places(text)
     return Source(shown=shown, text=text, language="toml", settings=flatten(_placed(fields, places, "", 0)))
 
@@ -134,7 +126,9 @@ def read_yaml(text: str, shown: str) -> Source:
         PlanError: not YAML, no mapping, or larger than can be read in bounded time.
     """
     if len(text) > MAX_YAML_CHARACTERS:
-        raise unreadable("CFG007", "the YAML file is larger than 128 KiB", shown, hint="name a configuration file")
+        raise unreadable(
+            Config.UNREADABLE, "the YAML file is larger than 128 KiB", shown, hint="name a configuration file"
+        )
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
         reader = _YamlReader(text)
@@ -142,12 +136,12 @@ def read_yaml(text: str, shown: str) -> Source:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         place = (mark.line + 1, mark.column + 1) if mark else (1, 1)
-        raise _syntax("YAML", error.problem or "it cannot be read", text, shown, place) from error
+        raise not_of("YAML", error.problem or "it cannot be read", text, shown, place) from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         reason = str(error).partition("\n")[0] or "it nests too deeply"
-        raise unreadable("CFG006", f"this is not YAML: {reason}", shown) from error
+        raise unreadable(Config.OTHER_LANGUAGE, f"this is not YAML: {reason}", shown) from error
     if value is None:
-        raise unreadable("CFG006", "there is nothing in this YAML file", shown)
+        raise unreadable(Config.OTHER_LANGUAGE, "there is nothing in this YAML file", shown)
     return Source(
         shown=shown,
         text=text,
@@ -191,18 +185,8 @@ class _YamlReader:
             value = self.value(value_node, depth + 1)
             if key in table and table[key].content != value.content:
                 mark = key_node.start_mark
-                self.notes.append(
-                    Note(
-                        code="CFG003",
-                        message=f"{key} is defined twice with different values",
-                        line=mark.line + 1,
-                        column=mark.column + 1,
-                        hint=f"keep one definition of {key}",
-                        severity="error",
-                        key=key,
-                        detail=f"on line {table[key].line} and on line {value.line}",
-                    )
-                )
+                detail = f"on line {table[key].line} and on line {value.line}"
+                self.notes.append(contradiction(key, (mark.line + 1, mark.column + 1), detail))
             table[key] = value
         return table
 

@@ -2,13 +2,15 @@
 
 from collections.abc import Mapping
 
-from planner.lint.dialects.colossalai_2022 import reader as old_colossalai
-from planner.lint.dialects.deepspeed import reader as deepspeed
-from planner.lint.dialects.megatron import reader as megatron
-from planner.lint.dialects.plugins.names import DDP, GEMINI, HYBRID, LOW_LEVEL_ZERO
+from planner.codes import Config
+from planner.lint.dialects.colossalai_2022 import keys as old_colossalai
+from planner.lint.dialects.colossalai_2022.reader import read_old_config
+from planner.lint.dialects.deepspeed import keys as deepspeed
+from planner.lint.dialects.deepspeed.reader import read_deepspeed
+from planner.lint.dialects.megatron.reader import is_megatron, read_megatron
+from planner.lint.dialects.plugins.keys import ARGUMENTS, DDP, GEMINI, HYBRID, LOW_LEVEL_ZERO
 from planner.lint.dialects.plugins.reader import read_plugin
 from planner.lint.draft import Asked, Draft
-from planner.lint.files import PLUGINS
 from planner.lint.source import Source, Value, unreadable
 
 _MARKS = {
@@ -33,29 +35,21 @@ def drafts_of(source: Source, asked: Asked) -> list[Draft]:
     if tables := _plugin_tables(source):
         return [read_plugin(source, name, arguments, asked) for name, arguments in tables]
     top = {key for key in source.settings if "." not in key or key.startswith("-")}
-    if source.language == "shell" or (megatron.is_megatron(source.settings) and not top & {*deepspeed.MARKS}):
-        if megatron.is_megatron(source.settings):
-            return [megatron.read_megatron(source, asked)]
-    elif top & {*deepspeed.MARKS}:
-        return [deepspeed.read_deepspeed(source, asked)]
-    elif top & {*old_colossalai.MARKS}:
-        return [old_colossalai.read_old_config(source, asked)]
-    elif name := _named_by_arguments(top):
-        return [read_plugin(source, name, dict(source.settings), asked)]
+    if is_megatron(source.settings) and (source.language == "shell" or not top & {*deepspeed.MARKS}):
+        return [read_megatron(source, asked)]
+    if source.language != "shell":
+        if top & {*deepspeed.MARKS}:
+            return [read_deepspeed(source, asked)]
+        if top & {*old_colossalai.MARKS}:
+            return [read_old_config(source, asked)]
+        if name := next((name for name, marks in _MARKS.items() if top & marks), None):
+            return [read_plugin(source, name, source.settings, asked)]
     raise unreadable(
-        "CFG008",
+        Config.NOTHING_FOUND,
         "no parallel configuration was found in this file",
         source.shown,
         hint="gptplan reads Colossal-AI configurations and plugins, Megatron-LM arguments and DeepSpeed JSON",
     )
-
-
-def is_configuration(source: Source) -> bool:
-    """Whether a file of a folder is worth checking."""
-    top = {key for key in source.settings if "." not in key or key.startswith("-")}
-    marks = {*old_colossalai.MARKS, *deepspeed.MARKS}
-    named = megatron.is_megatron(source.settings) or _named_by_arguments(top) is not None
-    return bool(source.calls or _plugin_tables(source) or top & marks or named)
 
 
 def _plugin_tables(source: Source) -> list[tuple[str, Mapping[str, Value]]]:
@@ -66,17 +60,13 @@ def _plugin_tables(source: Source) -> list[tuple[str, Mapping[str, Value]]]:
             continue
         last = key.rpartition(".")[2]
         inner = value.content.get("type") or value.content.get("name")
-        named = last if last in PLUGINS else str(inner.content).rpartition(".")[2] if inner else ""
-        if named in PLUGINS:
+        named = last if last in ARGUMENTS else str(inner.content).rpartition(".")[2] if inner else ""
+        if named in ARGUMENTS:
             found.append((named, {k: v for k, v in value.content.items() if k not in ("type", "name")}))
     if found:
         return found
     plugin = source.settings.get("plugin")
-    if plugin is not None and str(plugin.content).rpartition(".")[2] in PLUGINS:
+    if plugin is not None and str(plugin.content).rpartition(".")[2] in ARGUMENTS:
         top = {key: value for key, value in source.settings.items() if "." not in key and key != "plugin"}
         return [(str(plugin.content).rpartition(".")[2], top)]
     return []
-
-
-def _named_by_arguments(top: set[str]) -> str | None:
-    return next((name for name, marks in _MARKS.items() if top & marks), None)

@@ -7,9 +7,10 @@ import re
 import stat
 from pathlib import Path
 
+from planner.codes import Config
 from planner.diagnostics import usage_error
 from planner.lint import data_source, python_source, shell_source
-from planner.lint.dialects.plugins.arguments import ARGUMENTS, GPT2_ARGUMENTS, GPT2_CONFIG
+from planner.lint.dialects.plugins.keys import BESIDE, KNOWN_CALLS
 from planner.lint.source import Language, Source, unreadable
 
 MAX_BYTES = 1024**2
@@ -27,10 +28,7 @@ SUFFIXES: dict[str, Language] = {
 PLAN_SUFFIX = ".plan"
 MAX_FILES = 1000
 """A folder with more files that could be configurations is refused."""
-PLUGINS = tuple(ARGUMENTS)
-"""Classes whose calls are looked for in Python files."""
 
-_BOOSTER = ("device", "mixed_precision", "plugin")
 _HINT = "name a Python, JSON, TOML, YAML or shell file, or a gptplan plan"
 
 
@@ -75,12 +73,14 @@ def read_text(path: Path, shown: str) -> str:
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
         with os.fdopen(handle, "rb") as file:
             if not stat.S_ISREG(os.fstat(handle).st_mode):
-                raise unreadable("CFG007", "this is no ordinary file", shown, hint=_HINT)
+                raise unreadable(Config.UNREADABLE, "this is no ordinary file", shown, hint=_HINT)
             raw = file.read(MAX_BYTES + 1)
     except OSError as error:
-        raise unreadable("CFG007", f"cannot read the file: {error.strerror}", shown, hint=_HINT) from error
+        raise unreadable(Config.UNREADABLE, f"cannot read the file: {error.strerror}", shown, hint=_HINT) from error
     if len(raw) > MAX_BYTES:
-        raise unreadable("CFG007", "the file is larger than 1 MiB, which no configuration is", shown, hint=_HINT)
+        raise unreadable(
+            Config.UNREADABLE, "the file is larger than 1 MiB, which no configuration is", shown, hint=_HINT
+        )
     return decoded(raw, shown)
 
 
@@ -97,14 +97,14 @@ def decoded(raw: bytes, shown: str) -> str:
         PlanError: empty, binary or another encoding than UTF-8.
     """
     if not raw.strip():
-        raise unreadable("CFG007", "the file is empty", shown, hint=_HINT)
+        raise unreadable(Config.UNREADABLE, "the file is empty", shown, hint=_HINT)
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         reason = f"byte {raw[error.start]:#04x} at offset {error.start} is not UTF-8"
-        raise unreadable("CFG007", f"this is no text file: {reason}", shown, hint=_HINT) from error
+        raise unreadable(Config.UNREADABLE, f"this is no text file: {reason}", shown, hint=_HINT) from error
     if "\0" in text:
-        raise unreadable("CFG007", "this is no text file: it has null characters", shown, hint=_HINT)
+        raise unreadable(Config.UNREADABLE, "this is no text file: it has null characters", shown, hint=_HINT)
     return re.sub(r"\r(?!\n)", "\n", text)
 
 
@@ -139,8 +139,7 @@ def read_source(text: str, shown: str, language: Language | None = None) -> Sour
     """
     match language or language_of(text, shown):
         case "python":
-            known = {**ARGUMENTS, python_source.BOOSTER: _BOOSTER, GPT2_CONFIG: GPT2_ARGUMENTS}
-            return python_source.read_python(text, shown, known)
+            return python_source.read_python(text, shown, KNOWN_CALLS, BESIDE)
         case "json":
             return data_source.read_json(text, shown)
         case "toml":

@@ -5,6 +5,7 @@ import importlib.metadata
 import msgspec
 
 from planner import __version__
+from planner.codes import Config
 from planner.cost_model import predict
 from planner.diagnostics import Diagnostic, ExitCode, PlanError
 from planner.handover.work import STACK
@@ -49,7 +50,7 @@ def by_hand(checked: Checked) -> Plan:
 def _refused(checked: Checked, why: str, *findings: Diagnostic) -> PlanError:
     return PlanError(
         Diagnostic(
-            rule="CFG009",
+            rule=Config.NO_PLAN,
             message=f"this configuration cannot become a plan: {why}",
             location=checked.source.shown,
             detail="\n".join(f"{found.rule}: {found.message}" for found in findings),

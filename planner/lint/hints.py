@@ -4,15 +4,16 @@ A value is tried by writing it into the text and judging the text again, with wh
 elsewhere mended, so nothing is suggested that the check itself would refuse.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
 
 from planner.diagnostics import Diagnostic
-from planner.lint.draft import Keys
+from planner.lint.config_rule import ConfigRule
 from planner.lint.judging import Judged
-from planner.lint.repair import ABOUT_MESH, RULES_OF_KEYS, Broken, Tries, candidates, editable, keys_of
+from planner.lint.registry import BY_ID
+from planner.lint.repair import Broken, Tries, about, candidates, editable, key_of, keys_of
 from planner.lint.source import Value, spelled
 from planner.lint.steps import MAX_FOLLOWING, Change, pairs_of, settled, steps_of
 
@@ -35,14 +36,12 @@ def with_hints(tries: Tries, judged: Judged) -> Judged:
         _hinted(tries, judged, diagnostic) if diagnostic.severity == "error" else diagnostic
         for diagnostic in judged.diagnostics
     )
-    return Judged(
-        draft=judged.draft, diagnostics=found, problem=judged.problem, layout=judged.layout, missing=judged.missing
-    )
+    return replace(judged, diagnostics=found)
 
 
 def _hinted(tries: Tries, judged: Judged, diagnostic: Diagnostic) -> Diagnostic:
-    rule = RULES_OF_KEYS.get(diagnostic.rule)
-    if diagnostic.rule.startswith("CFG") or (rule and (rule.repaired is not None or rule.remedy != "change")):
+    rule = BY_ID.get(diagnostic.rule)
+    if rule is None or (isinstance(rule, ConfigRule) and (rule.repaired is not None or rule.remedy != "change")):
         return diagnostic
     for key in keys_of(diagnostic, judged.draft):
         hint = _nearest(tries, judged, diagnostic, key)
@@ -54,7 +53,7 @@ def _hinted(tries: Tries, judged: Judged, diagnostic: Diagnostic) -> Diagnostic:
 
 def _pair(tries: Tries, judged: Judged, diagnostic: Diagnostic) -> str:
     """The nearest two degrees, where no single one divides the GPUs."""
-    for step in pairs_of(tries, judged) if diagnostic.rule in ABOUT_MESH else ():
+    for step in pairs_of(tries, judged) if "mesh" in about(diagnostic) else ():
         there = tries.at(step.text)
         if there is not None and settled(there)[0].broken < tries.broken:
             return f"use {' and '.join(_written(change) for change in step.changes)}"
@@ -70,19 +69,15 @@ def _nearest(tries: Tries, judged: Judged, diagnostic: Diagnostic, key: str) -> 
     if value is None:
         return ""
     number = tries.judged.index(judged)
-    this = (number, diagnostic.rule, str(diagnostic.values.get("key", "")))
-    about = {
-        (number, error.rule, str(error.values.get("key", "")))
-        for error in judged.errors
-        if key in keys_of(error, judged.draft)
-    }
-    free = frozenset(str(error.values.get("key", "")) for error in judged.errors) - {key}
+    this = (number, diagnostic.rule, key_of(diagnostic))
+    related = {(number, one.rule, key_of(one)) for one in judged.errors if key in keys_of(one, judged.draft)}
+    free = frozenset(map(key_of, judged.errors)) - {key}
     keeping: list[_Tried] = []
     for candidate in candidates(value, judged.draft, key, tries.asked):
         after = tries.at(tries.source.with_text(value, spelled(candidate, tries.source.language)))
         if after is None or this in after.broken:
             continue
-        lost = after.broken - tries.broken | after.broken & about
+        lost = after.broken - tries.broken | after.broken & related
         if lost and len(keeping) < MAX_COMPLETED:
             lost = _completed(after, number, key, lost, free)[0]
         keeping.append(_Tried(value=candidate, lost=lost))
@@ -114,7 +109,7 @@ def _following(
     """The nearest change of another key that mends some of ``lost`` and breaks nothing that does not follow."""
     judged = tries.judged[number]
     for error in judged.errors:
-        if (number, error.rule, str(error.values.get("key", ""))) not in lost:
+        if (number, error.rule, key_of(error)) not in lost:
             continue
         for step in steps_of(tries, judged, error):
             there = tries.at(step.text) if key not in step.keys and (free is None or step.keys <= free) else None
@@ -127,7 +122,7 @@ def _following(
 
 
 def _phrase(tries: Tries, judged: Judged, key: str, value: Value, keeping: list[_Tried]) -> str:
-    name = Keys(tries.source, judged.draft.settings, judged.draft).name(key)
+    name = judged.draft.name(key)
     use = f"use {name}{' ' if name.startswith('--') else ' = '}"
     near = _around(value.content, [tried.value for tried in keeping])
     harmless = [tried.value for tried in keeping if not tried.lost]
@@ -146,7 +141,7 @@ def _phrase(tries: Tries, judged: Judged, key: str, value: Value, keeping: list[
         return f"{use}{words(best)}"
     lost = {rule for tried in keeping if tried.value in near for _, rule, _ in tried.lost}
     verb = ("leaves", "keeps") if len(best) == 1 else ("leave", "keep")
-    if lost & {*ABOUT_MESH}:
+    if any("mesh" in BY_ID[rule].about for rule in lost if rule in BY_ID):
         return f"{use}{words(near)}; with {tries.asked.gpus} GPUs only {words(best)} {verb[0]} a whole DP"
     return f"{use}{words(near)}; only {words(best)} {verb[1]} {_listed(sorted(lost))} as well"
 

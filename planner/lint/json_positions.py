@@ -5,7 +5,7 @@ import json
 import re
 from typing import Any, NoReturn
 
-from planner.lint.source import Note, Value
+from planner.lint.source import Note, Value, contradiction
 
 MAX_DEPTH = 60
 _SPACE = re.compile(r"[ \t\n\r]*")
@@ -103,8 +103,10 @@ class JsonReader:
             if self.text[offset : offset + 1] != ":":
                 self._fail("`:` is expected here", offset)
             value, offset = self._value(self._skip(offset + 1), depth + 1)
-            if key in table:
-                self._conflict(key, table[key], value, key_at)
+            if key in table and table[key].content != value.content:
+                place = self.place(key_at)
+                detail = f"on line {table[key].line} and on line {place[0]}"
+                self.notes.append(contradiction(key, place, detail))
             table[key] = value
             offset = self._separator(offset, "}")
         return table, offset + 1
@@ -129,20 +131,3 @@ class JsonReader:
         if found != closing:
             self._fail(f"`,` or `{closing}` is expected here", offset)
         return offset
-
-    def _conflict(self, key: str, earlier: Value, later: Value, offset: int) -> None:
-        if earlier.content == later.content:
-            return
-        line, column = self.place(offset)
-        self.notes.append(
-            Note(
-                code="CFG003",
-                message=f"{key} is defined twice with different values",
-                line=line,
-                column=column,
-                detail=f"on line {earlier.line} and on line {line}",
-                hint=f"keep one definition of {key}",
-                severity="error",
-                key=key,
-            )
-        )

@@ -1,7 +1,7 @@
 """From a draft to a verdict: the problem and layout it stands for, and every rule that they break."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -12,16 +12,16 @@ from planner.diagnostics import Diagnostic
 from planner.layouts.degrees import divisors, makes_grid
 from planner.layouts.layout import FIELDS, Layout, columns_of, layout_with
 from planner.layouts.problem import Problem
-from planner.lint.draft import UNDECIDED, Asked, Draft, Keys
-from planner.lint.registry import CONFIG_RULES
-from planner.lint.source import Source, shortened
-from planner.lint.wording import reworded
+from planner.lint.draft import UNDECIDED, Asked, Draft
+from planner.lint.registry import BY_ID, CONFIG_RULES
+from planner.lint.source import shortened
 from planner.rules import RULES
-from planner.rules.rule import Rule
+from planner.rules.rule import Rule, names_of
 from planner.specs import ModelSpec, StackSpec
 from planner.specs.files import builtin_names, load_spec
 
 MAX_ALTERNATIVES = 48
+_PRIME = 7919
 MAX_LISTED_STAGES = 4096
 """Layouts with more stages than any model has layers are judged without their lists."""
 _DEFAULTS: dict[str, Any] = {
@@ -39,6 +39,8 @@ class Judged:
     """What the rules say of one draft."""
 
     draft: Draft
+    facts: Mapping[str, Any]
+    """Those of the draft, and the data parallelism that follows from them."""
     diagnostics: tuple[Diagnostic, ...]
     problem: Problem | None
     """``None`` where something of the question is not known."""
@@ -52,20 +54,26 @@ class Judged:
         return [diagnostic for diagnostic in self.diagnostics if diagnostic.severity == "error"]
 
 
-def judge(source: Source, draft: Draft, asked: Asked) -> Judged:
+def judge(draft: Draft, asked: Asked) -> Judged:
     """Every violation of a draft at once, in the order of the file."""
-    stack = load_spec(draft.stack, StackSpec)
+    stack = load_spec(draft.dialect.stack, StackSpec)
     missing = tuple(_missing(draft))
-    candidates = [_question(draft, asked, stack, fields, model) for fields, model in _alternatives(draft, asked)]
-    keys = Keys(source, draft.settings, draft)
-    found = [*draft.diagnostics, *_config_violations(keys, draft, candidates)]
-    found += _layout_violations(keys, draft, candidates)
+    candidates = [_question(asked, stack, fields, model) for fields, model in _alternatives(draft, asked)]
+    facts = dict(draft.facts)
+    if draft.decided("tensor_parallel", "pipeline_parallel", "context_parallel"):
+        facts.setdefault("data_parallel", candidates[0][1].data_parallel)
+    found = [*draft.diagnostics, *_config_violations(draft, facts), *_layout_violations(draft, candidates)]
     if any(diagnostic.severity == "error" for diagnostic in found):
         # What gptplan's stack does not execute is of interest once the file is valid.
-        found = [one for one in found if one.severity == "error" or not one.rule.startswith(draft.own_rules)]
+        found = [one for one in found if one.severity == "error" or not draft.only_warns(BY_ID.get(one.rule))]
     problem, layout = candidates[0] if not missing else (None, None)
     return Judged(
-        draft=draft, diagnostics=tuple(sorted(found, key=_order)), problem=problem, layout=layout, missing=missing
+        draft=draft,
+        facts=facts,
+        diagnostics=tuple(sorted(found, key=_order)),
+        problem=problem,
+        layout=layout,
+        missing=missing,
     )
 
 
@@ -74,7 +82,7 @@ def _missing(draft: Draft) -> Iterator[str]:
         yield "the model (name it with --model)"
     for name, value in draft.fields.items():
         if value is UNDECIDED:
-            yield f"{draft.keys.get(name) or draft.words.get(name, name)}"
+            yield f"{draft.keys.get(name) or draft.dialect.words.get(name, name)}"
 
 
 def _alternatives(draft: Draft, asked: Asked) -> Iterator[tuple[dict[str, Any], ModelSpec]]:
@@ -91,9 +99,6 @@ def _alternatives(draft: Draft, asked: Asked) -> Iterator[tuple[dict[str, Any], 
             index, place = divmod(index, len(choices))
             values.append(choices[place])
         yield {**_DEFAULTS, **known, **dict(zip(open_fields, values[1:], strict=True))}, values[0]
-
-
-_PRIME = 7919
 
 
 @cache
@@ -118,9 +123,7 @@ def _options(name: str, asked: Asked) -> tuple[Any, ...]:
     }.get(name, counts)
 
 
-def _question(
-    draft: Draft, asked: Asked, stack: StackSpec, fields: dict[str, Any], model: ModelSpec
-) -> tuple[Problem, Layout]:
+def _question(asked: Asked, stack: StackSpec, fields: dict[str, Any], model: ModelSpec) -> tuple[Problem, Layout]:
     group = fields["tensor_parallel"] * fields["pipeline_parallel"] * fields["context_parallel"]
     ranks = max(1, asked.gpus // group)
     layers = fields["layers_per_stage"] or _dealt(model.num_layers, fields["pipeline_parallel"])
@@ -154,27 +157,17 @@ def _dealt(layers: int, stages: int) -> tuple[int, ...]:
     return tuple(share + (first <= stage < first + rest) for stage in range(stages))
 
 
-def _config_violations(keys: Keys, draft: Draft, candidates: list[tuple[Problem, Layout]]) -> list[Diagnostic]:
-    facts = dict(draft.facts)
-    if draft.decided("tensor_parallel", "pipeline_parallel", "context_parallel"):
-        facts.setdefault("data_parallel", candidates[0][1].data_parallel)
+def _config_violations(draft: Draft, facts: Mapping[str, Any]) -> list[Diagnostic]:
     found = []
     for rule in CONFIG_RULES:
-        if draft.dialect not in rule.dialects or rule.holds_for(facts):
+        if draft.dialect.name not in rule.dialects or rule.holds_for(facts):
             continue
-        message, detail, hint, values = rule.texts(facts)
+        texts, values = rule.said_of(facts)
         key = draft.keys.get(rule.fact, "")
-        found.append(
-            Diagnostic(
-                rule=rule.id,
-                severity=rule.severity,
-                message=message,
-                detail=detail,
-                hint=hint,
-                values=_plain({**values, "key": key}),
-                location=_location(keys, key, rule.field),
-            )
-        )
+        known = key in draft.settings
+        location = draft.source.place_of(draft.settings, key) if known else f"{draft.source.shown}: {rule.field}"
+        values = _plain({**values, "key": key})
+        found.append(Diagnostic(rule=rule.id, severity=rule.severity, values=values, location=location, **texts))
     return found
 
 
@@ -187,13 +180,10 @@ def _plain(value: Any) -> Any:
     return value if isinstance(value, bool | int | float | None) else str(value)
 
 
-def _location(keys: Keys, key: str, field: str) -> str:
-    return keys.place(key) if key in keys.settings else f"{keys.source.shown}: {field}"
-
-
-def _layout_violations(keys: Keys, draft: Draft, candidates: list[tuple[Problem, Layout]]) -> list[Diagnostic]:
+def _layout_violations(draft: Draft, candidates: list[tuple[Problem, Layout]]) -> list[Diagnostic]:
     """What the rule table says, for every value of what is not known; only what is the same for all of them."""
-    rules = [rule for rule in RULES if rule.id not in draft.restated]
+    rules = [rule for rule in RULES if rule.id not in draft.dialect.replaced]
+    names = names_of(draft.names)
     common: dict[tuple[str, str], Diagnostic] | None = None
     for problem, layout in candidates:
         columns = columns_of(layout)
@@ -204,7 +194,7 @@ def _layout_violations(keys: Keys, draft: Draft, candidates: list[tuple[Problem,
         ]
         if not rules:
             return []
-        found = [_diagnosed(rule, problem, layout, keys, draft) for rule in rules]
+        found = [_diagnosed(rule, draft, rule.diagnose(problem, layout, names)) for rule in rules]
         broken = {(diagnostic.rule, diagnostic.message): diagnostic for diagnostic in found}
         common = broken if common is None else {key: common[key] for key in common if key in broken}
     return list((common or {}).values())
@@ -214,32 +204,23 @@ def _follows(rule: Rule, problem: Problem, layout: Layout) -> bool:
     """Whether a rule only repeats another one: layers per stage that the file does not set, a grid that is none."""
     too_many = layout.pipeline_parallel > problem.model.num_layers
     return (
-        (too_many and rule.id in ("PP010", "PP011", "RC001"))
-        or (rule.id == "RC001" and problem.stack.recompute == "none")
+        (too_many and "layers-per-stage" in rule.about)
+        or ("recompute" in rule.about and problem.stack.recompute == "none")
         or ("grid" in rule.about and not makes_grid(columns_of(layout))[0])
     )
 
 
-def _diagnosed(rule: Rule, problem: Problem, layout: Layout, keys: Keys, draft: Draft) -> Diagnostic:
-    plain = rule.diagnose(problem, layout)
+def _diagnosed(rule: Rule, draft: Draft, plain: Diagnostic) -> Diagnostic:
+    """What a layout rule says, at the key of the file that it is about."""
     field, key = _key_of(rule, draft)
-    own = rule.id.startswith(draft.own_rules)
-    shown = plain.location if not key else keys.place(key)
-    if not key:
-        word = draft.words.get(field, field)
-        shown = f"{keys.source.shown}: {word}"
-    names = {name: keys.name(draft.keys[name]) if draft.keys.get(name) else "" for name in draft.words}
-    names = {name: found or draft.words[name] for name, found in names.items()} | draft.spoken
-    message, hint = reworded(plain.message, names), reworded(plain.hint, names)
-    if own:
-        hint = f"{draft.framework.partition(' ')[0]} may run it; gptplan does not"
+    word = draft.dialect.words.get(field, field)
+    shown = draft.source.place_of(draft.settings, key) if key else f"{draft.source.shown}: {word}"
+    warns = draft.only_warns(rule)
     return msgspec.structs.replace(
         plain,
-        severity="warning" if own else "error",
-        message=message,
-        hint=hint,
+        severity="warning" if warns else "error",
+        hint=f"{draft.dialect.framework.partition(' ')[0]} may run it; gptplan does not" if warns else plain.hint,
         location=shortened_location(shown),
-        detail=reworded(plain.detail, names),
         values={**plain.values, "key": key},
     )
 
@@ -247,7 +228,7 @@ def _diagnosed(rule: Rule, problem: Problem, layout: Layout, keys: Keys, draft: 
 def _key_of(rule: Rule, draft: Draft) -> tuple[str, str]:
     """The layout field that a rule is about and the key that sets it."""
     field = "tensor_parallel" if rule.field == "data_parallel" else rule.field
-    if rule.id == "SEQ001":
+    if "sequence-length" in rule.about:
         field = "seq_len"
     if not draft.keys.get(field) and rule.field == "data_parallel":
         field = "pipeline_parallel"

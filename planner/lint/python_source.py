@@ -1,93 +1,48 @@
 """Reading Python configurations and training scripts as syntax trees. The file is never imported or run."""
 
 import ast
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
+from planner.codes import Config
 from planner.lint.constants import Constants, HiddenError
-from planner.lint.dialects.plugins.arguments import GPT2_CONFIG
-from planner.lint.source import Call, Note, Source, Symbol, Unknown, Value, flatten, shortened, unreadable
-
-BOOSTER = "Booster"
-BESIDE = (BOOSTER, GPT2_CONFIG)
-"""Classes whose calls are no configuration by themselves; what hides one is told only where it matters."""
-MAX_NESTING = 90
-"""Open brackets beyond this are refused before the parser sees them."""
-MAX_OPERATORS = 2000
-"""A longer run of characters that the parser nests without brackets is refused."""
+from planner.lint.source import Call, Note, Source, Symbol, Unknown, Value, contradiction, flatten, shortened
+from planner.lint.syntax import parse
 
 _BLOCKS = (ast.For, ast.AsyncFor, ast.While, ast.With, ast.AsyncWith, ast.Try, ast.Match)
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 Names = dict[str, Value]
 
 
-def read_python(text: str, shown: str, known_calls: Mapping[str, Sequence[str]]) -> Source:
+def read_python(
+    text: str, shown: str, known_calls: Mapping[str, Sequence[str]], beside: Collection[str] = ()
+) -> Source:
     """The settings of a file: its module-level constants, and the calls of ``known_calls`` anywhere in it.
 
     Args:
         text: the file's content.
         shown: its name.
         known_calls: names of classes with their arguments in order.
+        beside: those of them whose calls are no configuration by themselves.
 
     Raises:
         PlanError: it is not Python, with line, column and a caret.
     """
     tree = parse(text, shown)
-    reader = _Reader(text, known_calls)
+    reader = _Reader(text, known_calls, beside)
     names = reader.block(tree.body, {}, certain=True)
     reader.functions(names)
     settings = flatten({name: value for name, value in names.items() if name not in reader.imported})
     called = {_last_name(node) for node in ast.walk(tree) if isinstance(node, ast.Name | ast.Attribute)}
     return Source(
-        shown=shown, text=text, language="python", settings=settings, notes=tuple(reader.notes),
-        calls=tuple(call for call in reader.calls if call.name not in BESIDE),
-        others=tuple(call for call in reader.calls if call.name in BESIDE), called=frozenset(called),
-    )  # fmt: skip
-
-
-def parse(text: str, shown: str) -> ast.Module:
-    """The syntax tree of a text.
-
-    Raises:
-        PlanError: it is not Python or nests too deeply to be parsed safely.
-    """
-    try:
-        _check_nesting(text)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return ast.parse(text)
-    except SyntaxError as error:
-        line, column = error.lineno or 1, error.offset or 1
-        raise unreadable(
-            "CFG006", f"this is not Python: {error.msg}", f"{shown}:{line}:{column}",
-            detail=caret(text, line, column), hint="correct the line, or name another file",
-        ) from error  # fmt: skip
-    except (ValueError, MemoryError, RecursionError) as error:
-        raise unreadable(
-            "CFG006", f"this cannot be parsed as Python: {str(error) or 'it nests too deeply'}", shown,
-            hint="name a configuration file",
-        ) from error  # fmt: skip
-
-
-def caret(text: str, line: int, column: int) -> str:
-    """A line of the text with a mark under one column."""
-    lines = text.split("\n")
-    content = lines[line - 1] if line <= len(lines) else ""
-    first = max(0, column - 60)
-    shown = "".join(c if c.isprintable() else " " for c in content[first : first + 100])
-    return f"{shown}\n{' ' * min(len(shown), max(0, column - 1 - first))}^"
-
-
-def _check_nesting(text: str) -> None:
-    depth, run = 0, 0
-    for character in text:
-        if character in "([{":
-            depth += 1
-        elif character in ")]}":
-            depth = max(0, depth - 1)
-        run = run + 1 if character in "+-~.*^|&<>=!@,:([{)]} \t" else 0
-        if depth > MAX_NESTING or run > MAX_OPERATORS:
-            raise ValueError("it nests too deeply")
+        shown=shown,
+        text=text,
+        language="python",
+        settings=settings,
+        notes=tuple(reader.notes),
+        calls=tuple(call for call in reader.calls if call.name not in beside),
+        others=tuple(call for call in reader.calls if call.name in beside),
+        called=frozenset(called),
+    )
 
 
 def _last_name(node: ast.Name | ast.Attribute) -> str:
@@ -97,7 +52,8 @@ def _last_name(node: ast.Name | ast.Attribute) -> str:
 class _Reader:
     """Walks statements in order, keeping what every name is known to be."""
 
-    def __init__(self, text: str, known_calls: Mapping[str, Sequence[str]]) -> None:
+    def __init__(self, text: str, known_calls: Mapping[str, Sequence[str]], beside: Collection[str]) -> None:
+        self.beside = beside
         self.constants = Constants(text)
         self.known_calls = known_calls
         self.imported: dict[str, int] = {}
@@ -208,11 +164,11 @@ class _Reader:
         try:
             value = self.constants.value(expression, names)
             if isinstance(node, ast.AugAssign):
-                value = Value(content=value.content, line=node.lineno, column=node.col_offset + 1, start=0, end=-1)
-        except HiddenError as hidden:
-            value = self.constants._at(node.value or expression, hidden.unknown())
-            if certain and not hidden.name:
-                self._note(hidden, hidden.why)
+                value = Value(content=value.content, line=node.lineno, column=node.col_offset + 1)
+        except HiddenError as error:
+            value = self.constants._at(node.value or expression, error.hidden)
+            if certain and not error.hidden.name:
+                self._note(error.hidden, error.hidden.why)
         for target in targets:
             self._bind(target, value, names, certain=certain and not isinstance(node, ast.AugAssign))
 
@@ -227,7 +183,7 @@ class _Reader:
                 items = value.content if isinstance(value.content, tuple) and len(value.content) == len(parts) else None
                 for index, part in enumerate(parts):
                     content = items[index] if items else Unknown(why="it is unpacked", line=value.line, column=1)
-                    place = Value(content=content, line=value.line, column=value.column, start=0, end=-1)
+                    place = Value(content=content, line=value.line, column=value.column)
                     self._bind(part, place, names, certain=certain)
             case ast.Subscript(value=ast.Name(id=name), slice=ast.Constant(value=str() as key)) if (
                 isinstance(names.get(name, value).content, dict) and name in names
@@ -235,7 +191,7 @@ class _Reader:
                 table = dict(names[name].content)
                 table[key] = value
                 old = names[name]
-                names[name] = Value(content=table, line=old.line, column=old.column, start=0, end=-1)
+                names[name] = Value(content=table, line=old.line, column=old.column)
             case _:
                 self._hide([target], names, target, "it is changed in a way that cannot be told")
 
@@ -243,15 +199,8 @@ class _Reader:
         earlier = self.first.setdefault(name, value)
         plain = all(isinstance(v.content, int | float | str | tuple | None) for v in (earlier, value))
         if plain and earlier.content != value.content:
-            self.notes.append(
-                Note(
-                    code="CFG003", line=target.lineno, column=target.col_offset + 1, severity="error", key=name,
-                    message=f"{name} is defined twice with different values",
-                    detail=f"line {earlier.line}: {shortened(repr(earlier.content))}, "
-                    f"line {value.line}: {shortened(repr(value.content))}",
-                    hint=f"keep one definition of {name}",
-                )
-            )  # fmt: skip
+            lines = (f"line {v.line}: {shortened(repr(v.content))}" for v in (earlier, value))
+            self.notes.append(contradiction(name, (target.lineno, target.col_offset + 1), ", ".join(lines)))
 
     def _expression(self, node: ast.expr, names: Names, *, certain: bool) -> None:
         if isinstance(node, ast.Constant):
@@ -277,18 +226,23 @@ class _Reader:
         complete = True
         try:
             arguments = self.constants.arguments(node, self.known_calls[name], names)
-        except HiddenError as hidden:
-            if name not in BESIDE:
+        except HiddenError as error:
+            hidden = error.hidden
+            if name not in self.beside:
+                # What hides one of the others is told only where it matters.
                 self._note(hidden, f"{hidden.name} cannot be told: {hidden.why}" if hidden.name else hidden.why)
             plain = [keyword for keyword in node.keywords if keyword.arg is not None]
             shorter = ast.copy_location(ast.Call(func=node.func, args=node.args, keywords=plain), node)
             arguments, complete = self.constants.arguments(shorter, self.known_calls[name], names), False
         self.calls.append(
             Call(
-                name=name, line=node.lineno, column=node.col_offset + 1, arguments=arguments,
+                name=name,
+                line=node.lineno,
+                column=node.col_offset + 1,
+                arguments=arguments,
                 complete=complete and not any(isinstance(argument, ast.Starred) for argument in node.args),
             )
-        )  # fmt: skip
+        )
 
     def _hide(self, targets: Sequence[ast.expr], names: Names, node: ast.AST, why: str) -> None:
         for target in targets:
@@ -297,12 +251,11 @@ class _Reader:
                     names[inner.id] = self._hidden(node, why)
 
     def _hidden(self, node: ast.AST, why: str) -> Value:
-        hidden = HiddenError(node, why).unknown()
-        return Value(content=hidden, line=hidden.line, column=hidden.column, start=0, end=-1)
+        return Value.hidden(HiddenError(node, why).hidden)
 
-    def _note(self, node: ast.AST | HiddenError, message: str) -> None:
-        place = node if isinstance(node, HiddenError) else HiddenError(node, message)
-        self.notes.append(Note(code="CFG001", message=message, line=place.line, column=place.column))
+    def _note(self, node: ast.AST | Unknown, message: str) -> None:
+        place = node if isinstance(node, Unknown) else HiddenError(node, message).hidden
+        self.notes.append(Note(code=Config.HIDDEN, message=message, line=place.line, column=place.column))
 
 
 def _as_value(target: ast.expr) -> ast.expr:

@@ -11,23 +11,21 @@ from planner.diagnostics import Diagnostic, PlanError
 from planner.layouts.degrees import divisors
 from planner.lint.draft import Asked, Draft
 from planner.lint.judging import Judged
-from planner.lint.registry import CONFIG_RULES
+from planner.lint.registry import BY_ID
 from planner.lint.source import Source, Unknown, Value
-from planner.rules import RULES
+from planner.rules.rule import About
 
 MAX_CANDIDATES = 28
 MAX_TRIED_CHARACTERS = 2_000_000
 """Text that is judged again for suggestions: a large file gets fewer."""
+FACTS_OF_CANDIDATES = ("batch_unit", "micro_batch", "data_parallel")
+"""Facts that say which values of a batch are worth a try."""
 MAX_JUDGEMENTS = 900
 """Texts that are judged for the suggestions of one file."""
 
 Check = Callable[[str], tuple[Source, list[Judged]]]
 Broken = frozenset[tuple[int, str, str]]
 """Number of the configuration in its file, rule, and key of what is broken."""
-RULES_OF_KEYS = {rule.id: rule for rule in CONFIG_RULES}
-_FIELDS = {rule.id: rule.field for rule in RULES}
-ABOUT_MESH = ("DEV001", "MEG001", "GEM001", "HPP005", "DSP009")
-"""Rules that the degrees do not divide the GPUs."""
 _MESH = ("tensor_parallel", "pipeline_parallel")
 _COUNTS = (*_MESH, "tensor_depth", "num_microbatches", "micro_batch", "num_model_chunks", "batch_size", "seq_len")
 """What is a whole number, so that one is tried for a text in its place."""
@@ -73,20 +71,27 @@ class Tries:
         return broken_rules(self.judged)
 
 
+def key_of(diagnostic: Diagnostic) -> str:
+    """The key of the file that a finding is about; empty where there is none."""
+    return str(diagnostic.values.get("key", ""))
+
+
 def broken_rules(judged: Iterable[Judged]) -> Broken:
     """Violated rules and the keys they are about."""
-    return frozenset(
-        (number, error.rule, str(error.values.get("key", "")))
-        for number, one in enumerate(judged)
-        for error in one.errors
-    )
+    return frozenset((number, error.rule, key_of(error)) for number, one in enumerate(judged) for error in one.errors)
+
+
+def about(diagnostic: Diagnostic) -> tuple[About, ...]:
+    """What the rule of a finding is about; nothing where it comes from no rule."""
+    rule = BY_ID.get(diagnostic.rule)
+    return () if rule is None else rule.about
 
 
 def keys_of(diagnostic: Diagnostic, draft: Draft) -> list[str]:
     """Keys whose change may help: the one it is about, and the other degree where the mesh does not fit."""
-    keys = [str(diagnostic.values.get("key", ""))]
-    about_mesh = _FIELDS.get(diagnostic.rule) == "data_parallel" or diagnostic.rule in ABOUT_MESH
-    if about_mesh or diagnostic.rule in ("HPP003", "TP010", "TP023", "OLD001", "PP004", "PP006", "MEG015", "MEG031"):
+    keys = [key_of(diagnostic)]
+    rule = BY_ID.get(diagnostic.rule)
+    if rule is not None and (rule.field == "data_parallel" or {"mesh", "degrees"} & {*rule.about}):
         keys += [draft.keys.get(name, "") for name in (*_MESH, "num_microbatches", "micro_batch")]
     return list(dict.fromkeys(key for key in keys if key))
 
@@ -128,7 +133,8 @@ def candidates(value: Value, draft: Draft, key: str, asked: Asked) -> list[Any]:
     powers = {r**2 for r in range(1, 12)} | {r**3 for r in range(1, 6)} | {depth * r**2 for r in range(1, 8)}
     near = {start + step for step in range(-8, 9)} | {start * 2, start // 2, start * 4, start // 4}
     batch = {step * -(-start // step) for step in (2, 4, 8, 16, draft.known("pipeline_parallel", 1))}
-    unit = draft.facts.get("batch_unit") or draft.facts.get("micro_batch", 1) * draft.facts.get("data_parallel", 1)
+    unit, micro_batch, ranks = (draft.facts.get(name) for name in FACTS_OF_CANDIDATES)
+    unit = unit or (micro_batch or 1) * (ranks or 1)
     batch |= {start // unit * unit, (start // unit + 1) * unit}
     every = {*divisors(asked.gpus), *powers, *near, *batch} - {current}
     ranked = sorted((n for n in every if n >= 1), key=lambda n: (abs(math.log(n / start)), n))

@@ -1,13 +1,12 @@
 """Reading the options of a shell script or a command line, without running either."""
 
-import ast
 import re
 from dataclasses import dataclass
 
 from planner.diagnostics import PlanError
 from planner.lint.constants import Constants, HiddenError
-from planner.lint.python_source import parse
-from planner.lint.source import Note, Source, Unknown, Value
+from planner.lint.source import Note, Source, Unknown, Value, contradiction
+from planner.lint.syntax import parse
 
 MAX_WORDS = 50_000
 MAX_WORD = 10_000
@@ -116,13 +115,8 @@ class _Options:
     def assignment(self, name: str, word: _Word, skip: int) -> None:
         value = self._value(_Word(word.text[skip:], word.start + skip, word.end))
         if name in self.variables and self.variables[name].content != value.content:
-            value = Value(
-                content=Unknown(why=f"{name} is assigned more than once", line=value.line, column=value.column),
-                line=value.line,
-                column=value.column,
-                start=0,
-                end=-1,
-            )
+            why = f"{name} is assigned more than once"
+            value = Value.hidden(Unknown(why=why, line=value.line, column=value.column))
         self.variables[name] = value
 
     def option(self, word: _Word, following: _Word | None) -> None:
@@ -136,7 +130,7 @@ class _Options:
             value = self._value(following)
             self.ends[name] = following.end
         else:
-            value = Value(content=True, line=line, column=column, start=0, end=-1)
+            value = Value(content=True, line=line, column=column)
         self._keep(name, value, line, column)
 
     def _belongs(self, option: _Word, following: _Word) -> bool:
@@ -150,18 +144,8 @@ class _Options:
     def _keep(self, name: str, value: Value, line: int, column: int) -> None:
         earlier = self.settings.get(name)
         if earlier is not None and earlier.content != value.content:
-            self.notes.append(
-                Note(
-                    code="CFG003",
-                    message=f"{name} is given twice with different values",
-                    line=line,
-                    column=column,
-                    detail=f"on line {earlier.line} and on line {line}",
-                    hint=f"keep one {name}",
-                    severity="error",
-                    key=name,
-                )
-            )
+            detail = f"on line {earlier.line} and on line {line}"
+            self.notes.append(contradiction(name, (line, column), detail, given=True))
         self.settings[name] = value
 
     def _value(self, word: _Word) -> Value:
@@ -173,8 +157,8 @@ class _Options:
         try:
             expanded = self._expanded(word.text)
             content = _number(expanded)
-        except HiddenError as hidden:
-            content = Unknown(why=hidden.why, line=line, column=column)
+        except HiddenError as error:
+            content = Unknown(why=error.hidden.why, line=line, column=column)
         plain = "$" not in word.text and word.text == self.text[word.start : word.end]
         end = word.end if plain or whole else -1
         return Value(content=content, line=line, column=column, start=word.start, end=end)
@@ -190,16 +174,16 @@ class _Options:
             return self._computed(arithmetic[1])
         expanded = _VARIABLE.sub(self._variable, text)
         if found := re.search(r"\$[0-9@*#]", expanded):
-            raise HiddenError(_NOWHERE, f"`{found[0]}` is only given when the script is called")
+            raise HiddenError(None, f"`{found[0]}` is only given when the script is called")
         if "$" in expanded or "`" in expanded:
-            raise HiddenError(_NOWHERE, f"`{text[:60]}` would have to be run, and nothing is executed")
+            raise HiddenError(None, f"`{text[:60]}` would have to be run, and nothing is executed")
         return expanded
 
     def _variable(self, match: re.Match[str]) -> str:
         name = match[1] or match[3]
         value = self.variables.get(name)
         if value is None or isinstance(value.content, Unknown):
-            raise HiddenError(_NOWHERE, f"variable {name} is not assigned a constant")
+            raise HiddenError(None, f"variable {name} is not assigned a constant")
         return str(value.content)
 
     def _computed(self, expression: str) -> str:
@@ -210,13 +194,10 @@ class _Options:
             statement = tree.body[0] if len(tree.body) == 1 else None
             expression_node = getattr(statement, "value", None)
             if expression_node is None:
-                raise HiddenError(_NOWHERE, f"`{formula[:60]}` is no formula")
+                raise HiddenError(None, f"`{formula[:60]}` is no formula")
             return str(Constants(formula).value(expression_node, names).content)
         except PlanError as error:
-            raise HiddenError(_NOWHERE, f"`{formula[:60]}` is no formula") from error
-
-
-_NOWHERE = ast.AST()
+            raise HiddenError(None, f"`{formula[:60]}` is no formula") from error
 
 
 def _number(text: str) -> object:

@@ -2,8 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
+from planner.codes import Config
 from planner.diagnostics import Diagnostic, PlanError
 
 Language = Literal["python", "json", "toml", "yaml", "shell"]
@@ -38,17 +39,22 @@ class Value:
     """From 1."""
     column: int
     """From 1."""
-    start: int
+    start: int = 0
     """Offset of the text that defines it, in characters; a repair writes there."""
-    end: int
+    end: int = -1
     """-1 where no text can be replaced."""
+
+    @classmethod
+    def hidden(cls, unknown: Unknown) -> Self:
+        """A value that cannot be told, where it is hidden."""
+        return cls(content=unknown, line=unknown.line, column=unknown.column)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Note:
     """A place of the file that could not be evaluated, or that contradicts another one."""
 
-    code: str
+    code: Config
     message: str
     line: int
     column: int
@@ -57,6 +63,20 @@ class Note:
     severity: str = "warning"
     key: str = ""
     """The key it is about, where there is one."""
+
+
+def contradiction(key: str, place: tuple[int, int], detail: str, *, given: bool = False) -> Note:
+    """The note that a key has two values; ``given`` for an option, which is no definition."""
+    return Note(
+        code=Config.CONTRADICTION,
+        message=f"{key} is {'given' if given else 'defined'} twice with different values",
+        line=place[0],
+        column=place[1],
+        detail=detail,
+        hint=f"keep one {key}" if given else f"keep one definition of {key}",
+        severity="error",
+        key=key,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +89,11 @@ class Call:
     arguments: dict[str, Value]
     complete: bool = True
     """Whether these are all; a table that is unpacked and cannot be told may hide some."""
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """Line and column."""
+        return self.line, self.column
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +123,25 @@ class Source:
     def written(self, value: Value) -> str:
         """The value as the file spells it."""
         return self.text[value.start : value.end] if value.end >= 0 else spelled(value.content, self.language)
+
+    def name_of(self, settings: Mapping[str, Value], key: str) -> str:
+        """A key as its definition calls it: ``TENSOR_PARALLEL`` where ``parallel.tensor.size`` only repeats it."""
+        value = settings.get(key)
+        if value is None or value.end < 0:
+            return key
+        return next((other for other, there in self.settings.items() if there is value), key)
+
+    def place_of(self, settings: Mapping[str, Value], key: str) -> str:
+        """``file:line: KEY = value`` for the definition of a key."""
+        value = settings.get(key)
+        if value is None:
+            return self.shown
+        name, written = self.name_of(settings, key), shortened(self.written(value))
+        if self.language == "shell":
+            setting = name if value.content is True else f"{name} {written}"
+        else:
+            setting = f"{name} = {written}"
+        return f"{self.shown}:{value.line}: {setting}"
 
 
 def flatten(values: Mapping[str, Value], prefix: str = "") -> dict[str, Value]:
@@ -133,6 +177,6 @@ def shortened(text: str) -> str:
     return line if len(line) <= MAX_SHOWN else line[: MAX_SHOWN - 3] + "..."
 
 
-def unreadable(code: str, message: str, location: str, *, detail: str = "", hint: str = "") -> PlanError:
+def unreadable(code: Config, message: str, location: str, *, detail: str = "", hint: str = "") -> PlanError:
     """A file that is not what it should be, for the command line (exit code 2)."""
     return PlanError(Diagnostic(rule=code, message=message, location=location, detail=detail, hint=hint))

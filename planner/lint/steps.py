@@ -3,18 +3,19 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Self
 
+from planner.codes import Config
 from planner.diagnostics import Diagnostic
 from planner.layouts.degrees import divisors
-from planner.lint.dialects.colossalai_2022.rules import OLD
-from planner.lint.dialects.plugins.arguments import ARGUMENTS
-from planner.lint.draft import Keys
-from planner.lint.insertion import inserted
+from planner.lint.config_rule import ConfigRule, apply
+from planner.lint.dialects.plugins.keys import ARGUMENTS
+from planner.lint.editing import inserted, removed, renamed
 from planner.lint.judging import Judged
-from planner.lint.removal import removed, renamed
-from planner.lint.repair import ABOUT_MESH, RULES_OF_KEYS, Tries, candidates, editable, keys_of
+from planner.lint.registry import BY_ID
+from planner.lint.repair import Tries, about, candidates, editable, key_of, keys_of
 from planner.lint.source import Symbol, Value, shortened, spelled
+from planner.rules.rule import Rule
 
 MAX_PAIRS = 40
 OTHER_RANK = 4
@@ -23,8 +24,6 @@ PAIR_RANK = 10
 """How much farther a change of two values is than one of a single value."""
 MAX_FOLLOWING = 4
 """Values that follow from one change."""
-LAYOUT_ADDITIONS: dict[tuple[str, str], dict[str, Any]] = {(OLD, "TP010"): {"parallel.tensor.mode": "1d"}}
-"""Dialect and rule about layouts to the keys that keep it where the file lacks them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,19 +47,24 @@ class Step:
     keys: frozenset[str]
     """Keys that it touches."""
 
+    @classmethod
+    def of(cls, change: Change, text: str, *keys: str, rank: int = 0) -> Self:
+        """A single change."""
+        return cls(rank=rank, changes=(change,), text=text, keys=frozenset(keys))
+
 
 def steps_of(tries: Tries, judged: Judged, error: Diagnostic) -> Iterator[Step]:
     """Every step that may help against one violation, the nearest first for each key."""
-    rule = RULES_OF_KEYS.get(error.rule)
-    remedy = rule.remedy if rule is not None else "change"
-    if error.rule in ("CFG001", "CFG003"):
+    rule = BY_ID.get(error.rule)
+    remedy = rule.remedy if isinstance(rule, ConfigRule) else "change"
+    if error.rule in (Config.HIDDEN, Config.CONTRADICTION):
         # What is hidden or contradicts itself only its author knows.
         return
-    if error.rule == "CFG004":
-        yield from _renamings(tries, judged, error)
-        yield from _removals(tries, judged, error)
+    if error.rule == Config.UNKNOWN_KEY:
+        yield from _renamings(judged, error)
+        yield from _removals(judged, error)
     elif remedy == "remove":
-        yield from _removals(tries, judged, error)
+        yield from _removals(judged, error)
     else:
         yield from _additions(tries, judged, error)
     if remedy == "change":
@@ -74,7 +78,7 @@ def _changed_values(tries: Tries, judged: Judged, error: Diagnostic) -> Iterator
             yield replace(step, rank=step.rank + OTHER_RANK * number)
         if exact is not None:
             return
-    if error.rule in ABOUT_MESH:
+    if "mesh" in about(error):
         yield from pairs_of(tries, judged)
 
 
@@ -93,7 +97,7 @@ def settled(tries: Tries, keep: str = "") -> tuple[Tries, tuple[Change, ...]]:
 def _exact_steps(tries: Tries, keep: str) -> Iterator[tuple[Tries, tuple[Change, ...]]]:
     for judged in tries.judged:
         for error in judged.errors:
-            exact, key = exact_value(error, judged), _key(error)
+            exact, key = exact_value(error, judged), key_of(error)
             if exact is None or key == keep:
                 continue
             for step in _values(tries, judged, key, exact):
@@ -104,18 +108,13 @@ def _exact_steps(tries: Tries, keep: str) -> Iterator[tuple[Tries, tuple[Change,
 
 def exact_value(error: Diagnostic, judged: Judged) -> Any:
     """The one value that keeps a rule, where there is only one."""
-    rule = RULES_OF_KEYS.get(error.rule)
-    if rule is None or rule.repaired is None:
+    rule = BY_ID.get(error.rule)
+    if not isinstance(rule, ConfigRule) or rule.repaired is None:
         return None
     try:
-        return rule.repaired(_facts(judged))
+        return apply(rule.repaired, judged.facts)
     except KeyError:
         return None
-
-
-def _facts(judged: Judged) -> dict[str, Any]:
-    known = {} if judged.layout is None else {"data_parallel": judged.layout.data_parallel}
-    return {**known, **judged.draft.facts}
 
 
 def _values(tries: Tries, judged: Judged, key: str, exact: Any) -> Iterator[Step]:
@@ -128,7 +127,7 @@ def _values(tries: Tries, judged: Judged, key: str, exact: Any) -> Iterator[Step
     for rank, candidate in enumerate(tried):
         after = spelled(candidate, tries.source.language)
         text = tries.source.with_text(value, after)
-        yield Step(rank=rank, changes=(_change(tries, judged, key, after),), text=text, keys=frozenset((key,)))
+        yield Step.of(_change(judged, key, after), text, key, rank=rank)
 
 
 def pairs_of(tries: Tries, judged: Judged) -> Iterator[Step]:
@@ -143,7 +142,7 @@ def pairs_of(tries: Tries, judged: Judged) -> Iterator[Step]:
     pairs.sort(key=lambda pair: sum(abs(math.log(new / max(1, was))) for new, was in zip(pair, old, strict=True)))
     for rank, pair in enumerate(pairs[:MAX_PAIRS]):
         words = [spelled(degree, tries.source.language) for degree in pair]
-        changes = tuple(_change(tries, judged, key, word) for key, word in zip(keys, words, strict=True))
+        changes = tuple(_change(judged, key, word) for key, word in zip(keys, words, strict=True))
         edits = sorted(zip((first, second), words, strict=True), key=lambda edit: -edit[0].start)
         text = tries.source.text
         for value, word in edits:
@@ -151,40 +150,35 @@ def pairs_of(tries: Tries, judged: Judged) -> Iterator[Step]:
         yield Step(rank=PAIR_RANK + rank, changes=changes, text=text, keys=frozenset(keys))
 
 
-def _change(tries: Tries, judged: Judged, key: str, after: str) -> Change:
-    value = judged.draft.settings[key]
-    name = Keys(tries.source, judged.draft.settings, judged.draft).name(key)
-    return Change(line=value.line, key=name, before=shortened(tries.source.written(value)), after=after)
+def _change(judged: Judged, key: str, after: str) -> Change:
+    draft = judged.draft
+    before = shortened(draft.source.written(draft.settings[key]))
+    return Change(line=draft.settings[key].line, key=draft.name(key), before=before, after=after)
 
 
-def _key(error: Diagnostic) -> str:
-    return str(error.values.get("key", ""))
-
-
-def _removals(tries: Tries, judged: Judged, error: Diagnostic) -> Iterator[Step]:
-    value = judged.draft.settings.get(_key(error))
-    text = removed(tries.source, value, _written_key(tries, value, _key(error))) if value is not None else None
-    if value is not None and text is not None:
-        change = _change(tries, judged, _key(error), "removed")
-        yield Step(rank=0, changes=(change,), text=text, keys=frozenset((_key(error),)))
-
-
-def _renamings(tries: Tries, judged: Judged, error: Diagnostic) -> Iterator[Step]:
-    """The known argument that the unknown one is nearly called."""
-    key, near = _key(error), str(error.values.get("near", ""))
+def _removals(judged: Judged, error: Diagnostic) -> Iterator[Step]:
+    key, source = key_of(error), judged.draft.source
     value = judged.draft.settings.get(key)
-    text = renamed(tries.source, value, key, near) if value is not None and near else None
-    if value is not None and text is not None and near not in judged.draft.settings:
-        change = Change(line=value.line, key=key, before=key, after=near)
-        yield Step(rank=0, changes=(change,), text=text, keys=frozenset((key, near)))
+    text = removed(source, value, _written_key(judged, value, key)) if value is not None else None
+    if text is not None:
+        yield Step.of(_change(judged, key, "removed"), text, key)
+
+
+def _renamings(judged: Judged, error: Diagnostic) -> Iterator[Step]:
+    """The known argument that the unknown one is nearly called."""
+    key, near, settings = key_of(error), str(error.values.get("near", "")), judged.draft.settings
+    value = settings.get(key)
+    text = renamed(judged.draft.source, value, key, near) if value is not None and near else None
+    if value is not None and text is not None and near not in settings:
+        yield Step.of(Change(line=value.line, key=key, before=key, after=near), text, key, near)
 
 
 def _additions(tries: Tries, judged: Judged, error: Diagnostic) -> Iterator[Step]:
     """The keys that the rule wants and the file lacks, all of them at once."""
-    rule = RULES_OF_KEYS.get(error.rule)
-    added = LAYOUT_ADDITIONS.get((judged.draft.dialect, error.rule))
-    if rule is not None and rule.added is not None:
-        added = rule.added(_facts(judged))
+    rule = BY_ID.get(error.rule)
+    added = judged.draft.dialect.additions.get(rule.field) if isinstance(rule, Rule) else None
+    if isinstance(rule, ConfigRule) and rule.added is not None:
+        added = apply(rule.added, judged.facts)
     missing = {key: value for key, value in (added or {}).items() if not _has(judged, key)}
     if len(missing) != 1:
         return
@@ -198,15 +192,15 @@ def _additions(tries: Tries, judged: Judged, error: Diagnostic) -> Iterator[Step
         return
     line = text.count("\n", 0, _first_difference(tries.source.text, text)) + 1
     after = "given" if value is True and key.startswith("--") else spelled(value, tries.source.language)
-    change = Change(line=line, key=key, before="not there", after=after)
-    yield Step(rank=0, changes=(change,), text=text, keys=frozenset((key,)))
+    yield Step.of(Change(line=line, key=key, before="not there", after=after), text, key)
 
 
-def _written_key(tries: Tries, value: Value, key: str) -> str:
+def _written_key(judged: Judged, value: Value, key: str) -> str:
     """The key as a data file writes it, where the draft has another name for it."""
-    if tries.source.language in ("python", "shell"):
+    source = judged.draft.source
+    if source.language in ("python", "shell"):
         return key
-    return next((name for name, there in tries.source.settings.items() if there is value), key)
+    return next((name for name, there in source.settings.items() if there is value), key)
 
 
 def _has(judged: Judged, key: str) -> bool:
@@ -227,8 +221,8 @@ def _call_of(tries: Tries, judged: Judged) -> Any:
 def _neighbours(tries: Tries, judged: Judged, error: Diagnostic, key: str) -> list[str]:
     """Keys as the file has them beside which a new one belongs: those of the same table, the rule's own key first."""
     draft, parent = judged.draft, key.rpartition(".")[0]
-    known = ARGUMENTS.get(draft.dialect, ())
-    own = [_key(error), *draft.keys.values(), *(name for name in known if name in draft.settings)]
+    known = ARGUMENTS.get(draft.dialect.name, ())
+    own = [key_of(error), *draft.keys.values(), *(name for name in known if name in draft.settings)]
     own += [name for name in draft.settings if name.rpartition(".")[0] == parent and not known]
     own = [name for name in dict.fromkeys(own) if name in draft.settings and name.rpartition(".")[0] == parent]
     if tries.source.language in ("python", "shell"):

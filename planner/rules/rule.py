@@ -1,8 +1,9 @@
 """What a rule is: data that says which layouts are valid, and how to say so to a person."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from types import SimpleNamespace
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,10 +18,13 @@ About = Literal[
     "degrees",  # another degree than that of its field can keep it too
     "engine",  # what Colossal-AI's pipeline runs; other frameworks run what it refuses
     "even-stages",  # every stage has equally many layers
+    "fill",  # whether the micro batches keep every stage busy
     "forbid",  # a value that the user rules out
     "gpu",  # what runs on a GPU only
     "grid",  # the edge of a grid of tensor-parallel ranks, where the degree makes one
+    "grid-batch",  # how a grid splits a micro batch, which other libraries do in another way
     "layers-per-stage",  # the lists per stage, which mean nothing with more stages than layers
+    "library",  # what today's Colossal-AI refuses; its older versions and other frameworks run it
     "mesh",  # whether the degrees divide the devices
     "pin",  # a value that the user fixes
     "recompute",  # how many layers recompute
@@ -33,9 +37,58 @@ LayoutPredicate = Callable[[Problem, Layout], bool]
 Values = Callable[[Problem, Layout], dict[str, Any]]
 
 
+FIELD_WORDS = {
+    "tensor_parallel": "tensor parallel degree",
+    "tensor_mode": "tensor mode",
+    "tensor_depth": "tensor depth",
+    "zero_stage": "ZeRO stage",
+}
+"""What messages call a layout field by ``{name.FIELD}``, where that is not its key."""
+FIELD_KEYS = {"seq_len": "--seq-len"}
+"""What sets a field by ``{field.FIELD}``, where that is not the field's own name."""
+NAMED_FIELDS = (
+    "tensor_parallel",
+    "tensor_mode",
+    "tensor_depth",
+    "pipeline_parallel",
+    "micro_batch",
+    "num_microbatches",
+    "num_model_chunks",
+    "layers_per_stage",
+    "schedule",
+    "sequence_parallel",
+    "seq_len",
+    "zero_stage",
+)
+"""Fields of layouts and questions that templates name through ``name`` and ``field``."""
+
+
+def names_of(framework: Mapping[str, str]) -> dict[str, SimpleNamespace]:
+    """``name`` and ``field`` of the templates: a framework's names of fields, and gptplan's own for all others."""
+    own = {field: field for field in NAMED_FIELDS}
+    return {
+        "name": SimpleNamespace(**{**own, **FIELD_WORDS, **framework}),
+        "field": SimpleNamespace(**{**own, **FIELD_KEYS, **framework}),
+    }
+
+
+OWN_NAMES = names_of({})
+
+
+class _Unfilled(dict[str, Any]):
+    """Values of a template of which some are not known."""
+
+    def __missing__(self, value: str) -> str:
+        return f"{{{value}}}"
+
+
 @dataclass(frozen=True, kw_only=True)
 class RuleText:
-    """What every rule says of itself. ``message``, ``detail`` and ``hint`` are templates over the rule's values."""
+    """What every rule says of itself.
+
+    ``message``, ``detail`` and ``hint`` are templates over the rule's values, and over what fields are called:
+    ``{name.tensor_parallel}`` is a word, ``{field.tensor_parallel}`` the key that sets it.
+    """
 
     id: str
     title: str
@@ -51,6 +104,15 @@ class RuleText:
     """Where the rule comes from."""
     about: tuple[About, ...] = ()
     """What else can be told of it without its id."""
+
+    def texts(self, values: Mapping[str, Any]) -> dict[str, str]:
+        """``message``, ``detail`` and ``hint`` over values and names."""
+        return {text: getattr(self, text).format_map(values) for text in ("message", "detail", "hint")}
+
+    def spelled_out(self) -> Self:
+        """The rule with gptplan's names of fields in its templates, for those who read them."""
+        texts = self.texts(_Unfilled(OWN_NAMES))
+        return replace(self, message=texts["message"], detail=texts["detail"], hint=texts["hint"])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,17 +136,13 @@ class Rule(RuleText):
         by_columns = self.holds is None or bool(self.holds(problem, columns or columns_of(layout))[0])
         return by_columns and (self.holds_layout is None or self.holds_layout(problem, layout))
 
-    def diagnose(self, problem: Problem, layout: Layout, **numbers: Any) -> Diagnostic:
+    def diagnose(
+        self, problem: Problem, layout: Layout, names: Mapping[str, Any] = OWN_NAMES, /, **numbers: Any
+    ) -> Diagnostic:
         """Say how ``layout`` breaks the rule, with its numbers and those the cost model adds."""
         values = self.values(problem, layout) | numbers
-        return Diagnostic(
-            rule=self.id,
-            message=self.message.format(**values),
-            location=f"layout: {self.field} = {value_of(layout, self.field)}",
-            values=values,
-            detail=self.detail.format(**values),
-            hint=self.hint.format(**values),
-        )
+        location = f"layout: {self.field} = {value_of(layout, self.field)}"
+        return Diagnostic(rule=self.id, location=location, values=values, **self.texts({**values, **names}))
 
 
 def listed(values: list[int], most: int = 8) -> str:

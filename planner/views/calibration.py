@@ -1,6 +1,6 @@
 """A calibration for people: what was measured beside what the base spec says, or errors before and after."""
 
-from rich.table import Table
+from collections.abc import Callable
 
 from planner.calibration.hardware import main_precision
 from planner.calibration.refit import Refit
@@ -8,26 +8,19 @@ from planner.handover.measurements import Measurements
 from planner.specs import HardwareSpec
 from planner.specs.units import format_bytes, format_rate, format_seconds
 from planner.validation.score import Errors
-from planner.views.console import stdout_console
-
-WIDTH = 120
+from planner.views.content import Table
 
 
-def print_hardware(measured: Measurements, spec: HardwareSpec, base: HardwareSpec, path: str) -> None:
-    """The new spec's figures beside those of the base, on stdout."""
-    console = stdout_console(WIDTH)
+def hardware(measured: Measurements, spec: HardwareSpec, base: HardwareSpec, path: str) -> list[str | Table]:
+    """The new spec's figures beside those of the base."""
     devices = f"{measured.num_devices} x {measured.device_name}"
-    console.print(f"{devices}, torch {measured.torch_version}, {measured.seconds:.0f} s of measuring")
-    table = Table(box=None, pad_edge=False)
-    for heading in ("", "measured", base.name):
-        table.add_column(heading, justify="left" if not heading else "right", no_wrap=True)
-    for name, new, old in _rows(measured, spec, base):
-        table.add_row(name, new, old)
-    console.print(table)
-    if not measured.collectives:
-        console.print(f"one device: the links are those of {base.name}")
-    console.print(f"the network between nodes is that of {base.name}")
-    console.print(f"wrote {path}; use it with `--gpu {path}`", soft_wrap=True)
+    return [
+        f"{devices}, torch {measured.torch_version}, {measured.seconds:.0f} s of measuring",
+        Table(("", "measured", base.name), _rows(measured, spec, base)),
+        *([] if measured.collectives else [f"one device: the links are those of {base.name}"]),
+        f"the network between nodes is that of {base.name}",
+        f"wrote {path}; use it with `--gpu {path}`",
+    ]
 
 
 def _rows(measured: Measurements, spec: HardwareSpec, base: HardwareSpec) -> list[tuple[str, str, str]]:
@@ -39,59 +32,42 @@ def _rows(measured: Measurements, spec: HardwareSpec, base: HardwareSpec) -> lis
             old = format_rate(known, "FLOP/s") + " peak" if known else ""
             rows.append((f"matrix products, {precision}, best", format_rate(max(rates), "FLOP/s"), old))
     curve = spec.efficiency.matmul
-    rows.append(
-        (
-            f"efficiency curve, {main_precision(measured)}",
-            f"{curve[0][1]:.0%} at {curve[0][0]:.1e} to {curve[-1][1]:.0%} at {curve[-1][0]:.1e} FLOP",
-            f"{base.efficiency.matmul[0][1]:.0%} to {base.efficiency.matmul[-1][1]:.0%}",
-        )
-    )
-    rows += [
-        ("memory bandwidth", _memory(spec), _memory(base)),
-        ("kernel launch", format_seconds(spec.kernel_launch_s), format_seconds(base.kernel_launch_s)),
+    new = f"{curve[0][1]:.0%} at {curve[0][0]:.1e} to {curve[-1][1]:.0%} at {curve[-1][0]:.1e} FLOP"
+    old = f"{base.efficiency.matmul[0][1]:.0%} to {base.efficiency.matmul[-1][1]:.0%}"
+    rows.append((f"efficiency curve, {main_precision(measured)}", new, old))
+    links = [("node link", _link), ("node link latency", lambda s: format_seconds(s.node_link.latency_s))]
+    both: list[tuple[str, Callable[[HardwareSpec], str]]] = [
+        ("memory bandwidth", lambda s: _rate(s.memory_bandwidth_bytes_per_s * s.efficiency.memory)),
+        ("kernel launch", lambda s: format_seconds(s.kernel_launch_s)),
+        *(links if measured.collectives else ()),
+        ("host memory", lambda s: format_bytes(s.host.memory_bytes)),
+        ("host memory bandwidth, in Adam", lambda s: _rate(s.host.memory_bandwidth_bytes_per_s)),
+        ("host to device", lambda s: _rate(s.host.device_bandwidth_bytes_per_s)),
+        ("disk read", lambda s: _rate(s.host.nvme_read_bytes_per_s)),
+        ("disk write", lambda s: _rate(s.host.nvme_write_bytes_per_s)),
     ]
-    if measured.collectives:
-        rows += [
-            ("node link", _link(spec), _link(base)),
-            ("node link latency", format_seconds(spec.node_link.latency_s), format_seconds(base.node_link.latency_s)),
-        ]
-    host, other = spec.host, base.host
-    rows.append(("host memory", format_bytes(host.memory_bytes), format_bytes(other.memory_bytes)))
-    pairs = {
-        "host memory bandwidth, in Adam": (host.memory_bandwidth_bytes_per_s, other.memory_bandwidth_bytes_per_s),
-        "host to device": (host.device_bandwidth_bytes_per_s, other.device_bandwidth_bytes_per_s),
-        "disk read": (host.nvme_read_bytes_per_s, other.nvme_read_bytes_per_s),
-        "disk write": (host.nvme_write_bytes_per_s, other.nvme_write_bytes_per_s),
-    }
-    return rows + [(name, format_rate(one, "B/s"), format_rate(two, "B/s")) for name, (one, two) in pairs.items()]
+    return rows + [(name, words(spec), words(base)) for name, words in both]
 
 
-def _memory(spec: HardwareSpec) -> str:
-    return format_rate(spec.memory_bandwidth_bytes_per_s * spec.efficiency.memory, "B/s")
+def _rate(bytes_per_s: float) -> str:
+    return format_rate(bytes_per_s, "B/s")
 
 
 def _link(spec: HardwareSpec) -> str:
-    return format_rate(spec.node_link.bandwidth_bytes_per_s * spec.node_link.efficiency, "B/s")
+    return _rate(spec.node_link.bandwidth_bytes_per_s * spec.node_link.efficiency)
 
 
-def print_refit(found: Refit, path: str) -> None:
-    """Constants and errors before and after, on stdout."""
-    console = stdout_console(WIDTH)
-    table = Table(box=None, pad_edge=False)
-    for heading in (f"constant of {found.base}", "before", "after"):
-        table.add_column(heading, justify="left" if "constant" in heading else "right", no_wrap=True)
-    for one in found.constants:
-        table.add_row(one.name, f"{one.before:.4g}", f"{one.after:.4g}")
-    console.print(table)
-    console.print("\nmean absolute error of step times (worst), before and after")
-    console.print(f"  {found.fit_before.n} rows fitted:   {_words(found.fit_before)} -> {_words(found.fit_after)}")
-    console.print(
-        f"  {found.held_out_before.n} rows held out: {_words(found.held_out_before)} -> {_words(found.held_out_after)}"
-    )
-    for reason, count in found.skipped.items():
-        console.print(f"left out: {count} rows, {reason}", soft_wrap=True)
-    if found.is_better:
-        console.print(f"wrote {path}; use it with `--stack {path}`", soft_wrap=True)
+def refitted(found: Refit, path: str) -> list[str | Table]:
+    """Constants and errors before and after."""
+    constants = [(one.name, f"{one.before:.4g}", f"{one.after:.4g}") for one in found.constants]
+    return [
+        Table((f"constant of {found.base}", "before", "after"), constants),
+        "\nmean absolute error of step times (worst), before and after",
+        f"  {found.fit_before.n} rows fitted:   {_words(found.fit_before)} -> {_words(found.fit_after)}",
+        f"  {found.held_out_before.n} rows held out: {_words(found.held_out_before)} -> {_words(found.held_out_after)}",
+        *(f"left out: {count} rows, {reason}" for reason, count in found.skipped.items()),
+        *([f"wrote {path}; use it with `--stack {path}`"] if found.is_better else []),
+    ]
 
 
 def _words(errors: Errors) -> str:

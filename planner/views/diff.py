@@ -1,38 +1,24 @@
-"""Two plans for people: what differs, predicted figures with ratio, and which is faster and why, on stdout."""
+"""Two plans for people: what differs, predicted figures with ratio, and which is faster and why."""
 
 from collections.abc import Sequence
 from typing import Any
 
-from rich.table import Table
-
-from planner.plans.comparison import Comparison, Difference, Figure, Term
-from planner.plans.prediction import TERM_WORDS
+from planner.plans.comparison import Comparison, Figure, Term
 from planner.specs.units import format_gib, format_rate, format_seconds
-from planner.views.console import stdout_console
+from planner.views.content import Table
+from planner.views.plan import term_words
 
 MOST_REASONS = 3
 LONGEST_VALUE = 60
 
 
-def print_comparison(found: Comparison, names: tuple[str, str]) -> None:
+def comparison(found: Comparison, names: tuple[str, str]) -> list[str | Table]:
     """Everything that differs; ``names`` head the columns."""
-    console = stdout_console()
+    blocks: list[str | Table] = []
     for title, differences in (("question", found.question), ("specs", found.specs), ("layout", found.layout)):
-        if differences:
-            console.print(_differences(title, differences, names))
-        else:
-            console.print(f"{title}: the same in both")
-        console.print()
-    console.print(_figures(found.figures, names))
-    console.print()
-    console.print("\n".join(_verdict(found, names)), soft_wrap=True, markup=False)
-
-
-def _differences(title: str, differences: Sequence[Difference], names: tuple[str, str]) -> Table:
-    table = Table(title, *names, box=None, pad_edge=False)
-    for one in differences:
-        table.add_row(one.field, _value(one.first), _value(one.second))
-    return table
+        rows = [(one.field, _value(one.first), _value(one.second)) for one in differences]
+        blocks += [Table((title, *names), rows, (0, 1, 2)) if rows else f"{title}: the same in both", ""]
+    return [*blocks, _figures(found.figures, names), "", *_verdict(found, names)]
 
 
 def _value(value: Any) -> str:
@@ -46,13 +32,16 @@ def _value(value: Any) -> str:
 
 
 def _figures(figures: Sequence[Figure], names: tuple[str, str]) -> Table:
-    table = Table("predicted", box=None, pad_edge=False)
-    for heading in (*names, "ratio"):
-        table.add_column(heading, justify="right")
-    for figure in figures:
-        ratio = "" if figure.ratio is None else f"{figure.ratio:.3f}"
-        table.add_row(figure.name, _quantity(figure.first, figure.unit), _quantity(figure.second, figure.unit), ratio)
-    return table
+    rows = [
+        (
+            figure.name,
+            _quantity(figure.first, figure.unit),
+            _quantity(figure.second, figure.unit),
+            "" if figure.ratio is None else f"{figure.ratio:.3f}",
+        )
+        for figure in figures
+    ]
+    return Table(("predicted", *names, "ratio"), rows)
 
 
 def _quantity(value: float, unit: str) -> str:
@@ -74,4 +63,4 @@ def _verdict(found: Comparison, names: tuple[str, str]) -> list[str]:
 
 def _reason(term: Term, *, sign: int) -> str:
     saved = sign * term.saved_s
-    return f"{format_seconds(abs(saved))} {'less' if saved > 0 else 'more'} in {TERM_WORDS.get(term.name, term.name)}"
+    return f"{format_seconds(abs(saved))} {'less' if saved > 0 else 'more'} in {term_words(term.name)}"

@@ -1,64 +1,27 @@
-"""A sweep for people: its table on stdout, its progress on stderr."""
+"""A sweep for people: one row for each answer."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import TypeVar
-
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from collections.abc import Sequence
 
 from planner.solver.sweep import Row
 from planner.specs.units import format_gib, format_seconds
-from planner.views.console import stdout_console
+from planner.views.content import Table
 
-Item = TypeVar("Item")
+LEAST_WIDTH = 200
 
-MIN_WIDTH = 200
-
-HEADINGS = (
-    "status",
-    "step",
-    "tokens/s",
-    "MFU",
-    "fullest stage",
-    "mode",
-    "TP",
-    "PP",
-    "DP",
-    "ZeRO",
-    "micro batch",
-    "recomputed",
-)
+HEADINGS = ("status", "step", "tokens/s", "MFU", "fullest stage")
+LAYOUT_HEADINGS = ("mode", "TP", "PP", "DP", "ZeRO", "micro batch", "recomputed")
 
 
-def track(done: Iterable[Item], total: int) -> Iterator[Item]:
-    """Pass on what is done, with a bar on stderr while it is a terminal."""
-    console = Console(stderr=True)
-    columns = (TextColumn("solving"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("", total=total)
-        for item in done:
-            progress.advance(task)
-            yield item
-
-
-def print_rows(rows: Sequence[Row]) -> None:
+def rows_table(rows: Sequence[Row]) -> Table:
     """One line for each answer."""
-    console = stdout_console(MIN_WIDTH)
-    table = Table(box=None, pad_edge=False)
-    for key in rows[0].varied if rows else ():
-        table.add_column(key, justify="right")
-    for heading in HEADINGS:
-        table.add_column(heading, justify="left" if heading == "status" else "right")
-    table.add_column("in the way")
-    for row in rows:
-        table.add_row(*row.varied.values(), row.status, *_figures(row), ", ".join(row.rules))
-    console.print(table)
+    varied = list(rows[0].varied) if rows else []
+    lines = [(*row.varied.values(), row.status, *_figures(row), ", ".join(row.rules)) for row in rows]
+    return Table((*varied, *HEADINGS, *LAYOUT_HEADINGS, "in the way"), lines, left=(len(varied), -1))
 
 
 def _figures(row: Row) -> list[str]:
     if row.step_s is None:
-        return [""] * (len(HEADINGS) - 1)
+        return [""] * (len(HEADINGS) + len(LAYOUT_HEADINGS) - 1)
     return [
         format_seconds(row.step_s),
         f"{row.tokens_per_s:,.0f}",

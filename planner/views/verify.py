@@ -1,39 +1,32 @@
-"""A verification for people: every step of the layout beside one process, and a verdict, on stdout."""
-
-from rich.table import Table
+"""A verification for people: every step of the layout beside one process, and a verdict."""
 
 from planner.handover.verification import ReplicaDifference, Verification
 from planner.launch.shrink import Shrunken
-from planner.views.console import stdout_console
+from planner.layouts.words import DATA, PIPELINE, SEQUENCE, TENSOR, ZERO
+from planner.views.content import Table
 
 
-def print_verification(small: Shrunken, found: Verification) -> None:
+def verification(small: Shrunken, found: Verification) -> list[str | Table]:
     """What ran, a row for each step, and whether everything is within the tolerance."""
-    console = stdout_console()
-    console.print("\n".join(_what_ran(small)), soft_wrap=True, markup=False)
-    console.print()
-    console.print(_table(found))
     limits = found.tolerance
-    console.print(
+    missing = ", ".join(found.missing)
+    return [
+        *_what_ran(small),
+        "",
+        _table(found),
         f"\nallowed in {small.plan.layout.precision}: loss {limits.loss:.0e}, gradient {limits.gradient:.0e}, "
         f"between ranks {limits.replicas:.0e}",
-        soft_wrap=True,
-    )
-    if found.missing:
-        console.print(f"no rank has a gradient of {', '.join(found.missing)}", soft_wrap=True, markup=False)
-    console.print(_verdict(found), soft_wrap=True)
+        *([f"no rank has a gradient of {missing}"] if missing else []),
+        _verdict(found),
+    ]
 
 
 def _what_ran(small: Shrunken) -> list[str]:
     layout, model = small.plan.layout, small.plan.problem.model
-    kind = {"none": "none"}.get(layout.tensor_mode, f"{layout.tensor_parallel} ({layout.tensor_mode})")
     recomputed = "+".join(map(str, layout.recompute_layers_per_stage))
     words = [
-        f"tensor parallel {kind}",
-        f"pipeline parallel {layout.pipeline_parallel} ({layout.schedule})",
-        f"data parallel {layout.data_parallel}",
-        f"ZeRO stage {layout.zero_stage}",
-        f"sequence parallel {'yes' if layout.sequence_parallel else 'no'}",
+        f"{TENSOR.name} none" if layout.tensor_mode == "none" else f"{TENSOR.name} {TENSOR.words(layout)}",
+        *(f"{fact.name} {fact.words(layout)}" for fact in (PIPELINE, DATA, ZERO, SEQUENCE)),
         f"{layout.num_microbatches} micro batches of {layout.micro_batch}",
         f"layers {'+'.join(map(str, layout.layers_per_stage))}, recomputed {recomputed}",
         layout.precision,
@@ -51,29 +44,15 @@ def _what_ran(small: Shrunken) -> list[str]:
 
 
 def _table(found: Verification) -> Table:
-    table = Table(box=None, pad_edge=False)
-    for heading in ("step", "loss", "one process", "difference", "gradient off by"):
-        table.add_column(heading, justify="right")
-    table.add_column("at most, in")
-    table.add_column("on rank", justify="right")
-    table.add_column("stage", justify="right")
-    table.add_column("ranks differ by", justify="right")
-    table.add_column("in")
+    headings = ("step", "loss", "one process", "difference", "gradient off by", "at most, in", "on rank", "stage")
+    rows = []
     for step in found.steps:
         gradient, replicas = step.gradient, step.replicas
         apart = ("-", "") if replicas is None else (_number(replicas.value), _replicas_place(replicas))
-        table.add_row(
-            str(step.step),
-            f"{step.loss:.6f}",
-            f"{step.reference_loss:.6f}",
-            _number(step.loss_difference),
-            _number(gradient.value),
-            gradient.parameter,
-            str(gradient.rank),
-            str(gradient.stage),
-            *apart,
-        )
-    return table
+        losses = (f"{step.loss:.6f}", f"{step.reference_loss:.6f}", _number(step.loss_difference))
+        worst = (_number(gradient.value), gradient.parameter, str(gradient.rank), str(gradient.stage))
+        rows.append((str(step.step), *losses, *worst, *apart))
+    return Table((*headings, "ranks differ by", "in"), rows, left=(5, 9))
 
 
 def _replicas_place(replicas: ReplicaDifference) -> str:

@@ -14,6 +14,7 @@ import typer.main
 from typer.core import TyperGroup
 
 from docs import cli_page, plans_page, specs_page
+from docs.chart import Axis
 from docs.rules_page import PAGE, rules_page
 from planner.cli.app import app
 from planner.lint.registry import EVERY_RULE
@@ -23,6 +24,7 @@ from planner.specs.files import ALIASES, builtin_names
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 COMMANDS = typer.main.get_command(app)
+MOST_PLOT_BYTES = 60_000
 VALUES: dict[str, type] = {"--model": ModelSpec, "--gpu": HardwareSpec, "--stack": StackSpec}
 
 
@@ -103,6 +105,24 @@ def test_the_page_of_commands_is_up_to_date() -> None:
 
 def test_the_page_of_plans_is_up_to_date() -> None:
     assert plans_page.PAGE.read_text(encoding="utf-8") == plans_page.plans_page(), "run `make plans`"
+
+
+def test_plots_are_small() -> None:
+    assert sum(path.stat().st_size for path in (ROOT / "docs").glob("*.svg")) < MOST_PLOT_BYTES
+
+
+@pytest.mark.parametrize(
+    ("axis", "ticks"),
+    [
+        (Axis("s", 0.05, 700, log=10), [0.1, 1, 10, 100]),
+        (Axis("s", 2, 60, log=10), [2, 5, 10, 20, 50]),
+        (Axis("s", 2, 9, log=10), [2, 4, 6, 8]),
+        (Axis("GPUs", 7, 17000, log=2), [32, 256, 2048, 16384]),
+        (Axis("%", -12, 31), [-10, 0, 10, 20, 30]),
+    ],
+)
+def test_ticks_of_plots_are_few_and_round(axis: Axis, ticks: list[float]) -> None:
+    assert axis.ticks() == pytest.approx(ticks)
 
 
 def test_every_plan_is_on_the_page_of_verified_layouts() -> None:

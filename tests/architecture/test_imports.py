@@ -41,7 +41,7 @@ def test_start_up_loads_nothing_heavy(statement: str) -> None:
 
 
 def test_solving_loads_no_runtime() -> None:
-    loaded = loaded_by("import planner.solver, planner.views.explain, planner.launch.processes")
+    loaded = loaded_by("import planner.solver, planner.views.answer, planner.views.terminal, planner.launch.processes")
     assert "ortools" in loaded
     assert not loaded & {"torch", "colossalai", "transformers", "runtime"}
 

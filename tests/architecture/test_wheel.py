@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
+PAGE_TEMPLATE = "planner/views/templates/page.html.j2"
 
 
 def build(source: Path, target: str, folder: Path) -> Path:
@@ -33,19 +34,19 @@ def test_top_level_is_planner_and_runtime(wheel: set[str]) -> None:
     assert {name for name in top if not name.endswith(".dist-info")} == {"planner", "runtime"}
 
 
-def test_every_module_spec_table_of_facts_and_marker_is_in(wheel: set[str]) -> None:
+def test_every_module_spec_table_of_facts_template_and_marker_is_in(wheel: set[str]) -> None:
     modules = {
         str(path.relative_to(ROOT)) for package in ("planner", "runtime") for path in (ROOT / package).rglob("*.py")
     }
     specs = {f"planner/specs/builtin/{path.relative_to(ROOT / 'specs')}" for path in (ROOT / "specs").rglob("*.toml")}
     assert specs
-    data = {"planner/validation/facts.toml", "planner/py.typed", "runtime/py.typed"}
+    data = {PAGE_TEMPLATE, "planner/validation/facts.toml", "planner/py.typed", "runtime/py.typed"}
     assert modules | specs | data <= wheel
 
 
 def test_nothing_else_is_in(wheel: set[str]) -> None:
     other = {name for name in wheel if not name.endswith((".py", ".toml", "py.typed")) and ".dist-info/" not in name}
-    assert not other
+    assert other == {PAGE_TEMPLATE}
 
 
 def test_the_licence_is_in(wheel: set[str]) -> None:

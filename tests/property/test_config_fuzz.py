@@ -34,8 +34,20 @@ ASKED = [
     for gpus in (1, 8, 96, 97)
     for model in (None, load_spec("gpt2-small", ModelSpec))
 ]
-FORBIDDEN = ("os.system", "subprocess.", "os.exec", "os.posix_spawn", "os.fork", "socket.", "shutil.", "os.remove",
-             "os.rename", "os.mkdir", "urllib.", "ctypes.")  # fmt: skip
+FORBIDDEN = (
+    "os.system",
+    "subprocess.",
+    "os.exec",
+    "os.posix_spawn",
+    "os.fork",
+    "socket.",
+    "shutil.",
+    "os.remove",
+    "os.rename",
+    "os.mkdir",
+    "urllib.",
+    "ctypes.",
+)
 _watched: dict[str, Any] = {"on": False, "seen": []}
 
 
@@ -69,11 +81,50 @@ def survive(text: str, name: str, asked: Asked) -> None:
 survive(TEXTS[0][1], "a.py", ASKED[0])  # whatever is imported late is imported now, before anything is watched
 
 PIECES = (
-    "(", ")", "[", "{", "}", "'", '"', "\\", "\n", "\t", "#", "=", ",", ":", "0", "-1", "9" * 30, "1e400", "None",
-    "True", "null", "auto", "**", "//", "%", "$", "`", "$(", "&a ", "*a ", "\x00", "\ufeff", "\u2028", "é", "lambda:",
-    "exec('1')", "__import__('os').system('true')", "for i in x:\n", "import os\n", "if 1:\n ", "--fp16 ", "*",
+    "(",
+    ")",
+    "[",
+    "{",
+    "}",
+    "'",
+    '"',
+    "\\",
+    "\n",
+    "\t",
+    "#",
+    "=",
+    ",",
+    ":",
+    "0",
+    "-1",
+    "9" * 30,
+    "1e400",
+    "None",
+    "True",
+    "null",
+    "auto",
+    "**",
+    "//",
+    "%",
+    "$",
+    "`",
+    "$(",
+    "&a ",
+    "*a ",
+    "\x00",
+    "\ufeff",
+    "\u2028",
+    "é",
+    "lambda:",
+    "exec('1')",
+    "__import__('os').system('true')",
+    "for i in x:\n",
+    "import os\n",
+    "if 1:\n ",
+    "--fp16 ",
+    "*",
     "!!python/object:x",
-)  # fmt: skip
+)
 edits = st.lists(
     st.tuples(
         st.sampled_from(("delete", "insert", "repeat", "swap")),
@@ -118,10 +169,35 @@ def test_any_bytes(raw: bytes, name: str, asked: Asked) -> None:
 
 
 scalars = st.one_of(
-    st.integers(), st.integers(-2, 100), st.floats(), st.booleans(), st.none(), st.text(max_size=8),
-    st.sampled_from(["1d", "2d", "2.5d", "3d", "fp16", "bf16", "fp32", "1f1b", "interleaved", "zbv", "cpu", "nvme",
-                     "ring_attn", "split_gather", "auto", "static", "gpt2_small", "gpt3"]),
-)  # fmt: skip
+    st.integers(),
+    st.integers(-2, 100),
+    st.floats(),
+    st.booleans(),
+    st.none(),
+    st.text(max_size=8),
+    st.sampled_from(
+        [
+            "1d",
+            "2d",
+            "2.5d",
+            "3d",
+            "fp16",
+            "bf16",
+            "fp32",
+            "1f1b",
+            "interleaved",
+            "zbv",
+            "cpu",
+            "nvme",
+            "ring_attn",
+            "split_gather",
+            "auto",
+            "static",
+            "gpt2_small",
+            "gpt3",
+        ]
+    ),
+)
 values = st.recursive(
     scalars, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=3)
 )
@@ -164,9 +240,7 @@ OPERATORS = ("+", "-", "*", "/", "//", "%", "**", "<<", "==", "and", "if X else"
 expressions = st.recursive(
     st.sampled_from(["1", "0", "2.5", "-3", "'a'", "None", "True", "X", "torch.half", "10**9", "()", "dict()"]),
     lambda inner: st.one_of(
-        st.tuples(inner, st.sampled_from(OPERATORS), inner).map(
-            lambda parts: f"({parts[0]} {parts[1]} {parts[2]})"
-        ),
+        st.tuples(inner, st.sampled_from(OPERATORS), inner).map(lambda parts: f"({parts[0]} {parts[1]} {parts[2]})"),
         st.tuples(st.sampled_from(["int", "float", "min", "tuple", "dict", "open", "eval", "X"]), inner).map(
             lambda parts: f"{parts[0]}({parts[1]})"
         ),
@@ -174,7 +248,7 @@ expressions = st.recursive(
         inner.map(lambda item: f"dict(a={item}, **{item})"),
     ),
     max_leaves=25,
-)  # fmt: skip
+)
 
 
 @FUZZ

@@ -12,7 +12,7 @@ import pytest
 
 from planner.diagnostics import ExitCode, PlanError
 from planner.launch import nvme
-from planner.launch.nvme import check_nvme, file_system, moment_bytes
+from planner.launch.nvme import check_nvme, moment_bytes
 from planner.layouts.layout import Offload
 from planner.plans.plan import Plan
 
@@ -98,15 +98,6 @@ def test_missing_libraries_are_named(plan: MakePlan, tmp_path: Path, monkeypatch
     libaio, tensornvme = refusals(plan(**OFFLOADED), tmp_path)
     assert libaio.hint == "`apt update && apt install libaio-dev`"
     assert tensornvme.hint == "`apt install libaio-dev liburing-dev`, then `python -m planner.launch.nvme_build`"
-
-
-def test_the_file_system_is_that_of_the_deepest_mount(tmp_path: Path) -> None:
-    mounts = tmp_path / "mounts"
-    mounts.write_text(f"/dev/a / ext4 rw 0 0\nserver:/b {tmp_path} nfs4 rw 0 0\n/dev/c {tmp_path}/c\\040d xfs rw 0 0\n")
-    assert file_system(tmp_path / "x", mounts) == "nfs4"
-    assert file_system(tmp_path / "c d" / "e", mounts) == "xfs"
-    assert file_system(Path("/elsewhere"), mounts) == "ext4"
-    assert file_system(tmp_path, tmp_path / "none") == ""
 
 
 ROUNDING = 2.0**-12

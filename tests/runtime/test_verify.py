@@ -11,7 +11,7 @@ import pytest
 
 from planner.cli import app as cli
 from planner.handover.verification import TOLERANCES, Verification, Workaround
-from planner.launch.nvme import MEMORY_FILE_SYSTEMS, file_system
+from planner.launch.drives import MEMORY_FILE_SYSTEMS, file_system
 from planner.layouts.layout import Offload
 from planner.plans.plan import Plan, write_plan
 from tests.runtime.training import MakePlan, Ranks

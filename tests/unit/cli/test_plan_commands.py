@@ -140,16 +140,19 @@ def test_report_is_one_page_with_everything_in_it(gptplan: Run, plans: tuple[Pat
 
 
 def test_memory_bars_are_as_long_as_the_memory(gptplan: Run, plans: tuple[Path, Path]) -> None:
-    from planner.views.report_pictures import memory_bars
+    from planner.views.content import Section
+    from planner.views.html import page as html
+    from planner.views.pictures import memory_bars
 
     stages = read_plan(plans[1]).predicted.stages
-    terms = list(dict.fromkeys(name for stage in stages for name in stage.breakdown_bytes))
-    page = _Page(memory_bars(stages, terms))
+    terms = {name for stage in stages for name, value in stage.breakdown_bytes.items() if value}
+    page = _Page(html("memory", "", [Section("bars", [memory_bars(stages)])], made_by="", digest=""))
     widths = [float(value or 0) for name, value in page.attributes if name == "width"][1:]
     per_stage = len(terms) + 1
-    assert len(widths) == per_stage * len(stages)
+    # Behind the bars come the marks of the capacities.
+    assert len(widths) == per_stage * len(stages) + len(stages)
     first = sum(widths[:per_stage]) / (stages[0].peak_bytes + stages[0].reserve_bytes)
-    second = sum(widths[per_stage:]) / (stages[1].peak_bytes + stages[1].reserve_bytes)
+    second = sum(widths[per_stage : 2 * per_stage]) / (stages[1].peak_bytes + stages[1].reserve_bytes)
     assert first == pytest.approx(second, rel=1e-2)
 
 

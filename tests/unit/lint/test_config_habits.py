@@ -103,7 +103,7 @@ def test_without_a_batch_the_least_one_of_the_grid_is_taken() -> None:
     text = "parallel = dict(pipeline=1, tensor=dict(size=8, mode='3d'))\n"
     draft = judged("a.py", text, model="gpt2").draft
     assert draft.fields["micro_batch"] == 4
-    assert draft.assumptions == ["the file has no BATCH_SIZE: 4 sequences a micro batch is taken"]
+    assert draft.assumptions == ("the file has no BATCH_SIZE: 4 sequences a micro batch is taken",)
 
 
 def test_arguments_of_a_plugin_by_place_and_unpacked() -> None:

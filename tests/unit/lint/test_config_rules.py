@@ -6,21 +6,21 @@ from pathlib import Path
 import pytest
 
 from planner.diagnostics import Diagnostic
-from planner.lint import nvme
+from planner.launch.drives import file_system
 from planner.lint.check import read_and_judge
 from planner.lint.config_rule import ConfigRule
-from planner.lint.dialects.offload_rules import INSTALL_LIBAIO
-from planner.lint.dialects.plugins.arguments import ARGUMENTS, REQUIRED
+from planner.lint.dialects import nvme
+from planner.lint.dialects.nvme import INSTALL_LIBAIO
+from planner.lint.dialects.plugins.keys import ARGUMENTS, REQUIRED
 from planner.lint.draft import Asked
 from planner.lint.files import language_of
 from planner.lint.registry import CONFIG_RULES, EVERY_RULE
 from planner.specs import HardwareSpec, ModelSpec
 from planner.specs.files import load_spec
-from tests.unit.lint.config_rule_cases import CASES as COLOSSAL_CASES
+from tests.unit.lint import config_rule_cases, deepspeed_rule_cases, megatron_rule_cases, plugin_rule_cases
 from tests.unit.lint.config_rule_cases import Case, deepspeed
-from tests.unit.rules.engine_rule_cases import CASES as ENGINE_CASES
 
-CASES = (*COLOSSAL_CASES, *ENGINE_CASES)
+CASES = (*config_rule_cases.CASES, *plugin_rule_cases.CASES, *megatron_rule_cases.CASES, *deepspeed_rule_cases.CASES)
 ON_OTHER_MACHINES = {"NVM001", "NVM002", "NVM003"}
 EACH_CASE = pytest.mark.parametrize("case", CASES, ids=lambda case: case.rule)
 EACH_RULE = pytest.mark.parametrize("rule", CONFIG_RULES, ids=lambda rule: rule.id)
@@ -91,18 +91,15 @@ def test_a_rule_that_lacks_a_fact_says_nothing(rule: ConfigRule) -> None:
 def test_nvme_on_a_network_file_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mounts = tmp_path / "mounts"
     mounts.write_text("/dev/sda / ext4 rw 0 0\nserver:/x /data nfs4 rw 0 0\n", encoding="utf-8")
-    monkeypatch.setattr(nvme, "file_system_of", lambda folder: real(folder, mounts))
+    monkeypatch.setattr(nvme, "file_system", lambda folder: file_system(folder, mounts))
     messages = {d.rule: d for d in found("a.json", NVME_FILE)}
     assert messages["NVM001"].message == "nvme_path /data/states is on nfs4, which is no local file system"
     assert messages["NVM001"].severity == "error"
 
 
-real = nvme.file_system_of
-
-
 def test_nvme_without_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = type("Usage", (), {"free": 1024**2})
-    monkeypatch.setattr("planner.lint.nvme.shutil.disk_usage", lambda folder: usage)
+    monkeypatch.setattr("planner.lint.dialects.nvme.shutil.disk_usage", lambda folder: usage)
     text = NVME_FILE.replace("/data/states", str(tmp_path))
     messages = {d.rule: d.message for d in found("a.json", text, model=load_spec("gpt3-13b", ModelSpec))}
     assert messages["NVM002"].startswith("the states need 143.")

@@ -1,16 +1,13 @@
 """Reading configurations: what is told, where it stands, and what is left unknown, in every language."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from planner.lint import nvme
+from planner.lint.editing import removed
 from planner.lint.files import read_source
 from planner.lint.model_names import model_named
-from planner.lint.removal import removed
 from planner.lint.source import Source, Symbol, Unknown
-from planner.lint.wording import reworded
 
 
 def content(source: Source, key: str) -> Any:
@@ -185,17 +182,3 @@ def test_model_names(name: str, shape: tuple[int, int, int]) -> None:
 
 def test_unknown_models_are_none() -> None:
     assert model_named("llama_7b") is None
-
-
-def test_messages_take_the_words_of_the_framework() -> None:
-    names = {"tensor_parallel": "tp_size", "zero_stage": "zero_stage"}
-    text = "tensor parallel degree 6 and tensor_parallel = 6; use ZeRO stage 1"
-    assert reworded(text, names) == "tp_size 6 and tp_size = 6; use zero_stage 1"
-
-
-def test_file_systems_are_told_by_the_longest_mount(tmp_path: Path) -> None:
-    mounts = tmp_path / "mounts"
-    mounts.write_text("a / ext4 rw\nb /data xfs rw\nc /data/net lustre rw\nbroken\n", encoding="utf-8")
-    for folder, kind in (("/data/x", "xfs"), ("/data/net/y", "lustre"), ("/database", "ext4"), ("/", "ext4")):
-        assert nvme.file_system_of(Path(folder), mounts) == kind
-    assert nvme.file_system_of(Path("/"), tmp_path / "none") == "unknown"

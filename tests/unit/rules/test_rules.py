@@ -9,7 +9,7 @@ from planner.layouts.degrees import divisors
 from planner.layouts.layout import Offload, columns_of
 from planner.rules import ALL_RULES, RULES, screen, violations
 from planner.rules.capacity import DEVICE_MEMORY, HOST_MEMORY, NVME
-from planner.rules.rule import Rule, listed
+from planner.rules.rule import NAMED_FIELDS, Rule, listed, names_of
 from tests.helpers import layout, problem, problem_of
 from tests.unit.rules.rule_cases import CASES, Case
 
@@ -146,4 +146,22 @@ def test_templates_name_only_values_that_exist() -> None:
     for rule in RULES:
         values = rule.values(problem(), layout())
         for template in (rule.message, rule.detail, rule.hint):
-            assert placeholders(template) <= values.keys(), rule.id
+            named = {name for name in placeholders(template) if name.startswith(("name.", "field."))}
+            assert placeholders(template) - named <= values.keys(), rule.id
+            assert {name.partition(".")[2] for name in named} <= {*NAMED_FIELDS}, rule.id
+
+
+def test_messages_take_the_words_of_a_framework() -> None:
+    names = names_of({"tensor_parallel": "tp_size", "zero_stage": "stage"})
+    found = BY_ID["ZER004"].diagnose(problem(), layout(zero_stage=3, tensor_parallel=2), names)
+    assert found.message == "stage 3 does not go with tp_size 2"
+    assert found.detail == "stage = 3, tp_size = 2"
+    plain = BY_ID["ZER004"].diagnose(problem(), layout(zero_stage=3, tensor_parallel=2))
+    assert plain.message == "ZeRO stage 3 does not go with tensor parallel degree 2"
+    assert plain.detail == "zero_stage = 3, tensor_parallel = 2"
+
+
+def test_templates_are_read_with_gptplans_own_words() -> None:
+    spelled_out = BY_ID["ZER004"].spelled_out()
+    assert spelled_out.message == "ZeRO stage 3 does not go with tensor parallel degree {tensor_parallel}"
+    assert spelled_out.detail == "zero_stage = {zero_stage}, tensor_parallel = {tensor_parallel}"

@@ -10,7 +10,7 @@ from planner.solver import solve, solve_least_devices
 from planner.solver.counts import on
 from planner.solver.min_devices import least_devices
 from planner.specs.units import GIB, Bytes
-from planner.views.explain import least_devices_text
+from planner.views.answer import least_devices_text
 from tests.helpers import problem, slow_hardware
 
 PINNED = ("tensor_parallel=4", "layers_per_stage=even")

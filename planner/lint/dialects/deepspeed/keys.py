@@ -1,4 +1,11 @@
-"""Keys that DeepSpeed reads, read off its source at 38327e0 (February 2025, 0.16.5)."""
+"""What DeepSpeed's configuration is made of: keys read off its source at 38327e0 (February 2025, 0.16.5)."""
+
+from planner.lint.dialects.nvme import DEEPSPEED, NVME_FACTS
+from planner.lint.draft import Dialect, Fact
+
+ZERO = "zero_optimization"
+MARKS = (ZERO, "train_micro_batch_size_per_gpu", "train_batch_size", "gradient_accumulation_steps")
+"""Keys by which such a file is recognised."""
 
 _ZERO = """
     stage contiguous_gradients reduce_scatter reduce_bucket_size use_multi_rank_bucket_allreduce allgather_partitions
@@ -23,25 +30,53 @@ _TOP = """
     data_efficiency curriculum_learning eigenvalue hybrid_engine progressive_layer_drop memory_breakdown model seq_len
     disable_allgather dataloader_drop_last grad_accum_dtype zero_quantized nebula timers compile seed
 """
+_OFFLOAD = "device nvme_path buffer_count buffer_size pin_memory"
 SECTIONS: dict[str, frozenset[str]] = {
     "": frozenset(_TOP.split()),
     "zero_optimization": frozenset(_ZERO.split()),
-    "zero_optimization.offload_param": frozenset(
-        ("device", "nvme_path", "buffer_count", "buffer_size", "max_in_cpu", "pin_memory")
-    ),
-    "zero_optimization.offload_optimizer": frozenset(
-        (
-            "device",
-            "nvme_path",
-            "buffer_count",
-            "buffer_size",
-            "pin_memory",
-            "pipeline_read",
-            "pipeline_write",
-            "fast_init",
-            "ratio",
-            "pipeline",
-        )
-    ),
+    "zero_optimization.offload_param": frozenset(_OFFLOAD.split()) | {"max_in_cpu"},
+    "zero_optimization.offload_optimizer": frozenset(_OFFLOAD.split())
+    | {"pipeline_read", "pipeline_write", "fast_init", "ratio", "pipeline"},
 }
 """Section to all the keys that it takes, with those of older versions; the first ones are a help against typos."""
+
+FACTS = NVME_FACTS | {
+    "amp": Fact(bool, "whether Apex casts the model", "amp.enabled", default=False),
+    "batch_unit": Fact(int, "what the batch has to be a multiple of"),
+    "bf16": Fact(bool, "whether weights are in bf16"),
+    "data_parallel": Fact(int, "what is left of the GPUs"),
+    "fp16": Fact(bool, "whether weights are in fp16", "fp16.enabled"),
+    "gradient_accumulation_steps": Fact(int, "micro batches of a step"),
+    "half_master": Fact(bool, "master weights in half precision", "fp16.fp16_master_weights_and_grads", default=False),
+    "has_batch": Fact(bool, "whether a batch size is given", "train_batch_size"),
+    "num_devices": Fact(int, "GPUs"),
+    "offload_ratio": Fact(float, "share of states offloaded", f"{ZERO}.offload_optimizer.ratio", default=1.0),
+    "optimizer_device": Fact(str, "where the optimizer's states are"),
+    "optimizer_type": Fact(str, "name of the optimizer", "optimizer.type"),
+    "parameter_device": Fact(str, "where the weights are"),
+    "pipeline_stages": Fact(int, "stages"),
+    "tensor_parallel": Fact(int, "ranks that divide a layer", "tensor_parallel.autotp_size"),
+    "train_batch": Fact(int, "sequences of a step", "train_batch_size"),
+    "train_micro_batch": Fact(int, "sequences of a micro batch"),
+    "unit_words": Fact(str, "what makes batch_unit, in words"),
+    "untested_allowed": Fact(bool, "whether any optimizer may be taken"),
+    "zero_stage": Fact(int, "stage of ZeRO", f"{ZERO}.stage"),
+}
+
+DIALECT = Dialect(
+    name=DEEPSPEED,
+    framework="DeepSpeed configuration",
+    stack="megatron-deepspeed",
+    facts=FACTS,
+    words={
+        "tensor_parallel": "tensor_parallel.autotp_size",
+        "zero_stage": f"{ZERO}.stage",
+        "micro_batch": "train_micro_batch_size_per_gpu",
+        "num_microbatches": "gradient_accumulation_steps",
+        "offload.optimizer": f"{ZERO}.offload_optimizer.device",
+        "offload.parameters": f"{ZERO}.offload_param.device",
+        "precision": "bf16.enabled",
+    },
+    replaced=("DEV001", "BAT001", "PP002", "PP003", "PP004", "PP005", "PP006", "PP010", "PP011"),
+    warns=("runtime", "library"),
+)

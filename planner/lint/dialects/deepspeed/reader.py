@@ -3,50 +3,27 @@
 from difflib import get_close_matches
 from typing import Any
 
+from planner.codes import Config
 from planner.diagnostics import Diagnostic
-from planner.lint.dialects.colossalai_2022.reader import add_nvme_facts
-from planner.lint.dialects.deepspeed.keys import SECTIONS
-from planner.lint.dialects.deepspeed.rules import DEEPSPEED
-from planner.lint.draft import OWN_RULES, UNDECIDED, Asked, Draft, Keys
+from planner.lint.dialects.deepspeed.keys import DIALECT, SECTIONS, ZERO
+from planner.lint.dialects.nvme import read_nvme
+from planner.lint.draft import UNDECIDED, Asked, Draft
 from planner.lint.model_names import model_named
+from planner.lint.reading import Keys, Reading
 from planner.lint.source import Source
-from planner.specs import StackSpec
-from planner.specs.files import builtin_names
 
-MARKS = ("zero_optimization", "train_micro_batch_size_per_gpu", "train_batch_size", "gradient_accumulation_steps")
-"""Keys by which such a file is recognised."""
-_ZERO = "zero_optimization"
-_RESTATED = frozenset(("DEV001", "BAT001", "PP002", "PP003", "PP004", "PP005", "PP006", "PP010", "PP011"))
-"""Layout rules that DeepSpeed's own rules say, or that its pipeline does not have."""
-_WORDS = {
-    "tensor_parallel": "tensor_parallel.autotp_size",
-    "zero_stage": f"{_ZERO}.stage",
-    "micro_batch": "train_micro_batch_size_per_gpu",
-    "num_microbatches": "gradient_accumulation_steps",
-    "offload.optimizer": f"{_ZERO}.offload_optimizer.device",
-    "offload.parameters": f"{_ZERO}.offload_param.device",
-    "precision": "bf16.enabled",
-}
+_OPTIMIZER, _PARAMETERS = f"{ZERO}.offload_optimizer", f"{ZERO}.offload_param"
 
 
 def read_deepspeed(source: Source, asked: Asked) -> Draft:
     """The layout of the file, and the facts of DeepSpeed's own checks. Megatron's degrees are not in such a file."""
-    stack = "megatron-deepspeed" if "megatron-deepspeed" in builtin_names(StackSpec) else "megatron"
-    draft = Draft(
-        dialect=DEEPSPEED,
-        framework="DeepSpeed configuration",
-        stack=stack,
-        words=_WORDS,
-        own_rules=(*OWN_RULES, "TP005", "ZER", "OFF002", "OFF003"),
-        restated=_RESTATED,
-    )
-    draft.settings = source.settings
-    keys = Keys(source, draft.settings, draft)
+    reading = Reading(DIALECT, source, asked)
+    keys = Keys(reading)
     degree = _degree(keys)
-    stages = _stages(keys, draft)
+    stages = _stages(keys, reading)
     named = keys.plain("model", name="model")
-    draft.model = asked.model or (model_named(named) if isinstance(named, str) else None)
-    draft.fields |= {
+    reading.model = asked.model or (model_named(named) if isinstance(named, str) else None)
+    reading.fields |= {
         "tensor_parallel": degree,
         "tensor_mode": UNDECIDED if degree is UNDECIDED else "1d" if degree > 1 else "none",
         "tensor_depth": 1,
@@ -57,17 +34,17 @@ def read_deepspeed(source: Source, asked: Asked) -> Draft:
         "recompute": False,
         "seq_len": keys.count("seq_len", default=asked.seq_len),
     }
-    _unknown_keys(keys, draft)
-    _zero(keys, draft)
-    _precision(keys, draft)
-    _engine(keys, draft)
-    _batch(keys, draft, asked)
-    if draft.fields["offload.tier"] == "nvme":
-        _nvme(keys, draft, asked)
-    return draft
+    _unknown_keys(keys, reading)
+    _zero(keys, reading)
+    _precision(keys, reading)
+    _engine(keys, reading)
+    _batch(keys, reading)
+    if reading.fields["offload.tier"] == "nvme":
+        read_nvme(keys, next(table for table in (_OPTIMIZER, _PARAMETERS) if keys.raw(f"{table}.device") == "nvme"))
+    return reading.draft()
 
 
-def _unknown_keys(keys: Keys, draft: Draft) -> None:
+def _unknown_keys(keys: Keys, reading: Reading) -> None:
     """Keys that DeepSpeed refuses, or drops without a word though they are nearly called like one that it reads."""
     for key, value in keys.settings.items():
         table, _, name = key.rpartition(".")
@@ -76,9 +53,9 @@ def _unknown_keys(keys: Keys, draft: Draft) -> None:
         near = f"did you mean `{likely[0]}`?" if likely else ""
         if known is None or name in known or (not table and not near):
             continue
-        draft.diagnostics.append(
+        reading.diagnostics.append(
             Diagnostic(
-                rule="CFG004",
+                rule=Config.UNKNOWN_KEY,
                 severity="error" if table else "warning",
                 hint=near or f"remove {key}",
                 message=f"{table} has no key {name}" if table else f"DeepSpeed reads no key {name}",
@@ -95,108 +72,75 @@ def _degree(keys: Keys) -> Any:
     return 1 if degree == 0 else degree
 
 
-def _stages(keys: Keys, draft: Draft) -> Any:
+def _stages(keys: Keys, reading: Reading) -> Any:
     """Stages of the pipeline; ``auto`` leaves them to the script, where one is taken."""
     if not keys.has("pipeline.stages") or keys.raw("pipeline.stages") == "auto":
         return 1
     stages = keys.count("pipeline.stages", default=1, name="pipeline_parallel")
-    if stages is not UNDECIDED:
-        draft.facts["pipeline_stages"] = stages
+    reading.tell(pipeline_stages=stages)
     if stages != 1:
-        draft.unmodelled.append("gptplan has no formulas for DeepSpeed's own pipeline")
+        reading.no_formula("gptplan has no formulas for DeepSpeed's own pipeline")
     return stages
 
 
-def _engine(keys: Keys, draft: Draft) -> None:
+def _engine(keys: Keys, reading: Reading) -> None:
     """Facts of what the engine refuses: amp, optimizers, partial offload."""
     kind = keys.raw("optimizer.type")
-    table = f"{_ZERO}.offload_optimizer"
-    found = {
-        "amp": keys.flag("amp.enabled", name="amp"),
-        "offload_ratio": keys.number(f"{table}.ratio", default=1.0),
-        "untested_allowed": keys.flag("zero_allow_untested_optimizer"),
-        "half_master": keys.flag("fp16.fp16_master_weights_and_grads", name="half_master"),
-        "optimizer_type": kind if isinstance(kind, str) else None,
-    }
-    draft.facts |= {name: value for name, value in found.items() if value is not UNDECIDED and value is not None}
-    draft.keys |= {"offload_ratio": f"{table}.ratio", "optimizer_type": "optimizer.type"}
+    keys.read("amp", "offload_ratio", "half_master")
+    untested = keys.flag("zero_allow_untested_optimizer")
+    reading.tell(untested_allowed=untested, optimizer_type=kind if isinstance(kind, str) else None)
+    reading.keys["optimizer_type"] = "optimizer.type"
 
 
-def _stage(keys: Keys) -> Any:
-    old = keys.settings.get(_ZERO)
-    if old is not None and isinstance(old.content, bool):
-        return int(old.content)
-    return keys.count(f"{_ZERO}.stage", default=0, name="zero_stage", least=0)
-
-
-def _zero(keys: Keys, draft: Draft) -> None:
-    stage = _stage(keys)
-    draft.choices[f"{_ZERO}.stage"] = (0, 1, 2, 3)
+def _zero(keys: Keys, reading: Reading) -> None:
+    table = keys.settings.get(ZERO)
+    if table is not None and isinstance(table.content, bool):
+        # The first versions had only a switch.
+        stage: Any = int(table.content)
+    else:
+        stage = keys.count(f"{ZERO}.stage", default=0, name="zero_stage", least=0)
+    reading.choices[f"{ZERO}.stage"] = (0, 1, 2, 3)
     places = ("none", "cpu", "nvme")
-    optimizer = keys.choice(
-        f"{_ZERO}.offload_optimizer.device", choices=places, default="none", name="offload.optimizer"
-    )
-    if keys.flag(f"{_ZERO}.cpu_offload") is True and optimizer == "none":
+    optimizer = keys.choice(f"{_OPTIMIZER}.device", choices=places, default="none", name="offload.optimizer")
+    if keys.flag(f"{ZERO}.cpu_offload") is True and optimizer == "none":
         optimizer = "cpu"
-    parameters = keys.choice(f"{_ZERO}.offload_param.device", choices=places, default="none", name="offload.parameters")
-    if keys.flag(f"{_ZERO}.cpu_offload_param", f"{_ZERO}.cpu_offload_params") is True and parameters == "none":
+    parameters = keys.choice(f"{_PARAMETERS}.device", choices=places, default="none", name="offload.parameters")
+    if keys.flag(f"{ZERO}.cpu_offload_param", f"{ZERO}.cpu_offload_params") is True and parameters == "none":
         parameters = "cpu"
-    draft.facts |= {
-        name: value
-        for name, value in (("zero_stage", stage), ("optimizer_device", optimizer), ("parameter_device", parameters))
-        if value is not UNDECIDED
-    }
-    tiers = {optimizer, parameters}
-    draft.fields |= {
-        "zero_stage": stage if stage in (0, 1, 2, 3) else UNDECIDED,
-        "offload.optimizer": float(optimizer in ("cpu", "nvme")),
-        "offload.parameters": float(parameters in ("cpu", "nvme")),
-        "offload.tier": "nvme" if "nvme" in tiers else "cpu" if "cpu" in tiers else "none",
-    }
+    reading.tell(zero_stage=stage, optimizer_device=optimizer, parameter_device=parameters)
+    reading.fields["zero_stage"] = stage if stage in (0, 1, 2, 3) else UNDECIDED
+    reading.offload(optimizer, parameters)
 
 
-def _precision(keys: Keys, draft: Draft) -> None:
+def _precision(keys: Keys, reading: Reading) -> None:
     half, brain = keys.flag("fp16.enabled", name="fp16"), keys.flag("bf16.enabled", "bfloat16.enabled", name="bf16")
-    draft.fields["precision"] = (
-        UNDECIDED if UNDECIDED in (half, brain) else "bf16" if brain else "fp16" if half else "fp32"
-    )
-    if UNDECIDED not in (half, brain):
-        draft.facts |= {"fp16": half, "bf16": brain}
+    if UNDECIDED in (half, brain):
+        reading.fields["precision"] = UNDECIDED
+        return
+    reading.fields["precision"] = "bf16" if brain else "fp16" if half else "fp32"
+    reading.tell(fp16=half, bf16=brain)
 
 
-def _batch(keys: Keys, draft: Draft, asked: Asked) -> None:
-    fields, facts = draft.fields, draft.facts
+def _batch(keys: Keys, reading: Reading) -> None:
+    fields, asked = reading.fields, reading.asked
     total = keys.count("train_batch_size", default=asked.global_batch, name="train_batch")
     micro = keys.count("train_micro_batch_size_per_gpu", name="micro_batch")
     steps = keys.count("gradient_accumulation_steps", name="num_microbatches")
-    draft.keys |= {"has_batch": "train_batch_size"}
+    reading.keys["has_batch"] = "train_batch_size"
     given = keys.has("train_batch_size", "train_micro_batch_size_per_gpu")
-    facts |= {"has_batch": given or total is not None, "num_devices": asked.gpus}
-    facts |= {"tensor_parallel": fields["tensor_parallel"]} if fields["tensor_parallel"] is not UNDECIDED else {}
-    if UNDECIDED in (total, micro, steps, fields["tensor_parallel"], fields["pipeline_parallel"]):
+    degree, stages = fields["tensor_parallel"], fields["pipeline_parallel"]
+    reading.tell(has_batch=given or total is not None, num_devices=asked.gpus, tensor_parallel=degree)
+    if UNDECIDED in (total, micro, steps, degree, stages):
         fields |= {"micro_batch": UNDECIDED, "num_microbatches": UNDECIDED}
         return
-    ranks = max(1, asked.gpus // (fields["tensor_parallel"] * fields["pipeline_parallel"]))
-    batch: dict[str, Any] = {"train_batch": total, "train_micro_batch": micro, "gradient_accumulation_steps": steps}
-    facts |= {name: value for name, value in batch.items() if value is not None} | {"data_parallel": ranks}
+    ranks = max(1, asked.gpus // (degree * stages))
+    reading.tell(train_batch=total, train_micro_batch=micro, gradient_accumulation_steps=steps, data_parallel=ranks)
     if total is not None and (micro is None or steps is None):
-        facts |= {"batch_unit": ranks * (micro or 1) * (steps or 1), "unit_words": _unit(micro, steps)}
+        words = [word for word, value in (("micro batch", micro), ("accumulation", steps)) if value is not None]
+        reading.tell(batch_unit=ranks * (micro or 1) * (steps or 1), unit_words=" x ".join([*words, "DP"]))
     local = None if total is None else max(1, total // ranks)
     if micro is None:
         micro = max(1, (local or 1) // (steps or 1))
     if steps is None:
         steps = max(1, local // micro) if local else 1
     fields |= {"micro_batch": micro, "num_microbatches": steps}
-
-
-def _unit(micro: int | None, steps: int | None) -> str:
-    parts = [word for word, value in (("micro batch", micro), ("accumulation", steps)) if value is not None]
-    return " x ".join([*parts, "DP"])
-
-
-def _nvme(keys: Keys, draft: Draft, asked: Asked) -> None:
-    tables = (f"{_ZERO}.offload_optimizer", f"{_ZERO}.offload_param")
-    table = next(table for table in tables if keys.raw(f"{table}.device") == "nvme")
-    draft.keys |= {"nvme_path": f"{table}.nvme_path", "nvme_device": f"{table}.device"}
-    path = keys.raw(f"{table}.nvme_path")
-    add_nvme_facts(draft, asked, path if isinstance(path, str) else None)

@@ -2,198 +2,127 @@
 
 from typing import Any
 
-from planner.lint.config_rule import ConfigRule, Facts
+from planner.lint.config_rule import rules_of
+from planner.lint.dialects.megatron.keys import DIALECT, OBSOLETE
 
-MEGATRON = "megatron"
 READ = "Megatron-LM at d98e8a6 (August 2026)"
 """The version whose source every rule of Megatron-LM was read in."""
 ARGUMENTS = f"{READ}: megatron/training/arguments.py, validate_args"
 TRANSFORMER = f"{READ}: megatron/core/transformer/transformer_config.py, TransformerConfig"
 
 
-def megatron_rule(**fields: Any) -> ConfigRule:
-    """A rule of this dialect."""
-    return ConfigRule(dialects=(MEGATRON,), **fields)
+megatron_rule = rules_of(DIALECT.facts, DIALECT.name, source=ARGUMENTS)
 
 
-def _needs(rule_id: str, option: str, needed: str, why: str, source: str = ARGUMENTS) -> ConfigRule:
-    """A rule that one option does not go without another one, which takes no value."""
-    return megatron_rule(
-        id=rule_id,
-        remedy="add",
-        title=f"{option} without {needed}",
-        field=option,
-        fact=option,
-        needs=(option, "options"),
-        message=f"{option} needs {needed}, and it is not given",
-        detail=f"{option} is given",
-        hint=f"add {needed}, or drop {option}",
-        why=why,
-        source=source,
-        added=lambda f: {needed: True},
-        holds=lambda f: needed in f["options"],
-    )
+def _needs(option: str, needed: str) -> dict[str, Any]:
+    """The fields of a rule that one option does not go without another one, which takes no value."""
+    return {
+        "title": f"{option} without {needed}",
+        "needs": (option, "options"),
+        "message": f"{option} needs {needed}, and it is not given",
+        "detail": f"{option} is given",
+        "hint": f"add {needed}, or drop {option}",
+        "added": lambda: {needed: True},
+        "holds": lambda options: needed in options,
+    }
 
 
-def _excludes(rule_id: str, option: str, others: tuple[str, ...], why: str, source: str = ARGUMENTS) -> ConfigRule:
-    """A rule that an option does not go with any of some others."""
+def _excludes(option: str, *others: str) -> dict[str, Any]:
+    """The fields of a rule that an option does not go with any of some others."""
     words = " or ".join(others)
-
-    def hit(f: Facts) -> dict[str, Any]:
-        return {"other": next((other for other in others if other in f["options"]), words)}
-
-    return megatron_rule(
-        id=rule_id,
-        remedy="remove",
-        title=f"{option} with {words}",
-        field=option,
-        fact=option,
-        needs=(option, "options"),
-        message=f"{option} does not go with {{other}}",
-        detail=f"{option} and {{other}} are given",
-        hint=f"drop {option} or {{other}}",
-        why=why,
-        source=source,
-        values=hit,
-        holds=lambda f: not f["options"] & {*others},
-    )
+    return {
+        "title": f"{option} with {words}",
+        "needs": (option, "options"),
+        "message": f"{option} does not go with {{other}}",
+        "detail": f"{option} and {{other}} are given",
+        "hint": f"drop {option} or {{other}}",
+        "remedy": "remove",
+        "values": lambda options: {"other": next((other for other in others if other in options), words)},
+        "holds": lambda options: not options & {*others},
+    }
 
 
-OBSOLETE = {
-    "--checkpoint-activations": "--recompute-granularity full --recompute-method uniform --recompute-num-layers 1",
-    "--batch-size": "--micro-batch-size",
-    "--warmup": "--lr-warmup-fraction",
-    "--model-parallel-size": "--tensor-model-parallel-size",
-}
-"""Options of the first versions, and what took their place."""
-
-
-def _of_old(f: Facts) -> str | None:
-    return next((option for option in OBSOLETE if option in f["options"]), None)
+def _of_old(options: frozenset[str]) -> str:
+    return next((option for option in OBSOLETE if option in options), "")
 
 
 RULES = (
-    _needs(
-        "MEG019",
-        "--overlap-param-gather",
-        "--use-distributed-optimizer",
-        "Only the distributed optimizer gathers weights, so there is nothing to overlap without it.",
+    megatron_rule("MEG019")(
+        **_needs("--overlap-param-gather", "--use-distributed-optimizer"),
+        why="Only the distributed optimizer gathers weights, so there is nothing to overlap without it.",
     ),
-    _needs(
-        "MEG020",
-        "--overlap-param-gather",
-        "--overlap-grad-reduce",
-        "The gather of weights is launched from the buckets that overlap the reduction of gradients.",
+    megatron_rule("MEG020")(
+        **_needs("--overlap-param-gather", "--overlap-grad-reduce"),
+        why="The gather of weights is launched from the buckets that overlap the reduction of gradients.",
     ),
-    _needs(
-        "MEG021",
-        "--tp-comm-overlap",
-        "--sequence-parallel",
-        "It overlaps the gathers and scatters of sequence parallelism with products.",
+    megatron_rule("MEG021")(
+        **_needs("--tp-comm-overlap", "--sequence-parallel"),
+        why="It overlaps the gathers and scatters of sequence parallelism with products.",
     ),
-    _needs(
-        "MEG022",
-        "--optimizer-cpu-offload",
-        "--use-precision-aware-optimizer",
-        "The optimizer that keeps a part of its states on the host is one of the precision-aware ones.",
+    megatron_rule("MEG022")(
+        **_needs("--optimizer-cpu-offload", "--use-precision-aware-optimizer"),
+        why="The optimizer that keeps a part of its states on the host is one of the precision-aware ones.",
     ),
-    _excludes(
-        "MEG023",
-        "--train-iters",
-        ("--train-samples", "--lr-decay-samples"),
-        "Training is counted either in iterations or in samples.",
+    megatron_rule("MEG023")(
+        **_excludes("--train-iters", "--train-samples", "--lr-decay-samples"),
+        why="Training is counted either in iterations or in samples.",
     ),
-    _excludes(
-        "MEG024",
-        "--recompute-method",
-        ("--recompute-activations",),
-        "Selective recomputation repeats attention in every layer, so there is no choice of layers.",
+    megatron_rule("MEG024")(
+        **_excludes("--recompute-method", "--recompute-activations"),
+        why="Selective recomputation repeats attention in every layer, so there is no choice of layers.",
     ),
-    megatron_rule(
-        id="MEG025",
-        title="an option that Megatron-LM no longer takes",
+    megatron_rule("MEG025", "an option that Megatron-LM no longer takes", severity="warning")(
         field="--checkpoint-activations",
-        fact="options",
-        needs=("options",),
         message="Megatron-LM of today stops at {option}",
         detail="{option} is given",
         hint="use {instead}",
-        severity="warning",
-        values=lambda f: {"option": _of_old(f) or "", "instead": OBSOLETE.get(_of_old(f) or "", "")},
+        values=lambda options: {"option": _of_old(options), "instead": OBSOLETE.get(_of_old(options), "")},
         why="Versions of 2019 to 2021 took these options; later ones name their successor and end.",
-        source=ARGUMENTS,
-        holds=lambda f: _of_old(f) is None,
+        holds=lambda options: not _of_old(options),
     ),
-    megatron_rule(
-        id="MEG026",
-        title="launched without CUDA_DEVICE_MAX_CONNECTIONS=1",
-        field="CUDA_DEVICE_MAX_CONNECTIONS",
-        fact="max_connections",
-        needs=("max_connections", "tensor_parallel", "context_parallel", "own_sharding"),
+    megatron_rule("MEG026", "launched without CUDA_DEVICE_MAX_CONNECTIONS=1", severity="warning")(
         message="tensor or context parallelism needs CUDA_DEVICE_MAX_CONNECTIONS=1, and the script {found}",
         detail="--tensor-model-parallel-size {tensor_parallel}, --context-parallel-size {context_parallel}",
         hint="put `export CUDA_DEVICE_MAX_CONNECTIONS=1` before the launcher",
-        severity="warning",
-        values=lambda f: {"found": f"sets {f['max_connections']}" if f["max_connections"] else "does not set it"},
+        values=lambda max_connections: {"found": f"sets {max_connections}" if max_connections else "does not set it"},
         why="Below Blackwell, communication overlaps products only if kernels start in the order of their launches, "
         "and Megatron-LM stops without it.",
-        source=ARGUMENTS,
-        holds=lambda f: (
-            f["own_sharding"] or f["max_connections"] == "1" or f["tensor_parallel"] * f["context_parallel"] == 1
+        holds=lambda max_connections, tensor_parallel, context_parallel, own_sharding: (
+            own_sharding or max_connections == "1" or tensor_parallel * context_parallel == 1
         ),
     ),
-    megatron_rule(
-        id="MEG027",
-        title="distributed saved activations where they cannot be",
-        field="--distribute-saved-activations",
-        fact="--distribute-saved-activations",
+    megatron_rule("MEG027", "distributed saved activations where they cannot be", remedy="remove")(
         needs=("--distribute-saved-activations", "tensor_parallel", "options"),
         message="--distribute-saved-activations needs --tensor-model-parallel-size above 1, full recomputation and no "
         "--sequence-parallel",
         detail="--tensor-model-parallel-size {tensor_parallel}",
         hint="drop --distribute-saved-activations",
-        remedy="remove",
         why="It divides what full recomputation keeps over the tensor-parallel ranks.",
         source=f"{ARGUMENTS}; TransformerConfig",
-        holds=lambda f: (
-            f["tensor_parallel"] > 1
-            and f.get("recompute_granularity") == "full"
-            and "--sequence-parallel" not in f["options"]
+        holds=lambda tensor_parallel, options, recompute_granularity=None: (
+            tensor_parallel > 1 and recompute_granularity == "full" and "--sequence-parallel" not in options
         ),
     ),
-    megatron_rule(
-        id="MEG028",
-        title="PyTorch's FSDP with a pipeline",
-        field="--use-torch-fsdp2",
-        fact="--use-torch-fsdp2",
+    megatron_rule("MEG028", "PyTorch's FSDP with a pipeline", remedy="remove")(
         needs=("--use-torch-fsdp2", "pipeline_parallel"),
-        remedy="remove",
         message="--use-torch-fsdp2 does not go with --pipeline-model-parallel-size {pipeline_parallel}",
         detail="--pipeline-model-parallel-size {pipeline_parallel}",
         hint="use --pipeline-model-parallel-size 1, or drop --use-torch-fsdp2",
         why="Weights would be gathered again for every micro batch of every stage.",
-        source=ARGUMENTS,
-        holds=lambda f: f["pipeline_parallel"] == 1,
+        holds=lambda pipeline_parallel: pipeline_parallel == 1,
     ),
-    _excludes(
-        "MEG029",
-        "--use-torch-fsdp2",
-        ("--use-distributed-optimizer", "--fp16"),
-        "Both divide the optimizer states, each in its own way, and fp16 has no scaler there.",
+    megatron_rule("MEG029")(
+        **_excludes("--use-torch-fsdp2", "--use-distributed-optimizer", "--fp16"),
+        why="Both divide the optimizer states, each in its own way, and fp16 has no scaler there.",
     ),
-    megatron_rule(
-        id="MEG030",
-        title="an option of half precision in fp32",
-        field="--fp32-residual-connection",
-        fact="half_option",
-        needs=("half_option", "fp16", "bf16"),
-        remedy="remove",
+    megatron_rule("MEG030", "an option of half precision in fp32", remedy="remove")(
         message="{half_option} needs {wanted}, and it is not given",
         detail="fp16 {fp16}, bf16 {bf16}",
         hint="drop {half_option}",
-        values=lambda f: {"wanted": "--fp16" if f["half_option"] == "--fp16-lm-cross-entropy" else "--fp16 or --bf16"},
+        values=lambda half_option: {
+            "wanted": "--fp16" if half_option == "--fp16-lm-cross-entropy" else "--fp16 or --bf16"
+        },
         why="It changes the precision of one part of a model in half precision.",
-        source=ARGUMENTS,
-        holds=lambda f: f["fp16"] or (f["bf16"] and f["half_option"] != "--fp16-lm-cross-entropy"),
+        holds=lambda half_option, fp16, bf16: fp16 or (bf16 and half_option != "--fp16-lm-cross-entropy"),
     ),
 )

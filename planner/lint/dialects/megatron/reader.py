@@ -1,59 +1,20 @@
 """Megatron-LM's arguments: a shell script, one command line, or the same names in a data file."""
 
+import math
 import re
 from typing import Any
 
-from planner.lint.dialects.megatron.option_rules import MEGATRON, OBSOLETE
-from planner.lint.draft import OWN_RULES, UNDECIDED, Asked, Draft, Keys
+from planner.lint.dialects.megatron.keys import DIALECT, JUDGED_OPTIONS, MARKS, OBSOLETE, UNMODELLED
+from planner.lint.draft import UNDECIDED, Asked, Draft
 from planner.lint.model_names import model_of_sizes
+from planner.lint.reading import Keys, Reading
 from planner.lint.source import Source, Value
 from planner.specs import ModelSpec
 
-MARKS = (
-    "--tensor-model-parallel-size",
-    "--pipeline-model-parallel-size",
-    "--micro-batch-size",
-    "--num-layers",
-    "--num-attention-heads",
-    "--use-distributed-optimizer",
-    "--context-parallel-size",
-)
-"""Options by which such a file is recognised."""
-_RESTATED = frozenset(
-    (
-        "DEV001",
-        "BAT001",
-        "ZER001",
-        "ZER003",
-        "TP002",
-        "SP001",
-        "PP001",
-        "PP002",
-        "PP003",
-        "PP004",
-        "PP005",
-        "PP006",
-        "PP010",
-        "PP011",
-    )
-)
-"""Layout rules that Megatron-LM's own rules say, or that it does not have."""
 _FIRST, _LAST = "--decoder-first-pipeline-num-layers", "--decoder-last-pipeline-num-layers"
 _LAYOUT = "--pipeline-model-parallel-layout"
-_SHAPE = ("num_layers", "hidden_size", "num_heads")
-_WORDS = {
-    "tensor_parallel": "--tensor-model-parallel-size",
-    "pipeline_parallel": "--pipeline-model-parallel-size",
-    "micro_batch": "--micro-batch-size",
-    "num_microbatches": "--global-batch-size",
-    "seq_len": "--seq-length",
-    "sequence_parallel": "--sequence-parallel",
-    "num_model_chunks": "--num-virtual-stages-per-pipeline-rank",
-    "zero_stage": "--use-distributed-optimizer",
-    "recompute_layers_per_stage": "--recompute-granularity",
-    "schedule": "--num-virtual-stages-per-pipeline-rank",
-    "precision": "--bf16",
-}
+_PER_STAGE, _PER_RANK = "--num-layers-per-virtual-pipeline-stage", "--num-virtual-stages-per-pipeline-rank"
+_EVEN = "gptplan's Megatron-LM stages have the same number of layers"
 
 
 def dashed(settings: Any) -> dict[str, Value]:
@@ -72,30 +33,24 @@ def dashed_name(key: str) -> str:
 
 def read_megatron(source: Source, asked: Asked) -> Draft:
     """The layout of the arguments, and the facts of Megatron's own checks."""
-    draft = Draft(
-        dialect=MEGATRON,
-        framework="Megatron-LM arguments",
-        stack="megatron",
-        words=_WORDS,
-        own_rules=(*OWN_RULES, "TP005"),
-        restated=_RESTATED,
-    )
-    draft.settings = dashed(source.settings)
-    keys = Keys(source, draft.settings, draft)
-    _mesh(keys, draft)
-    _model(keys, draft, asked)
-    _schedule(keys, draft)
-    _states(keys, draft)
-    _batch(keys, draft, asked)
-    _facts(keys, draft, asked)
-    return draft
+    reading = Reading(DIALECT, source, asked)
+    reading.settings = dashed(source.settings)
+    keys = Keys(reading)
+    _mesh(keys, reading)
+    layers = _model(keys, reading)
+    _schedule(keys, reading, layers)
+    _states(keys, reading)
+    _batch(keys, reading)
+    _facts(keys, reading)
+    _options(keys, reading)
+    _launcher(keys, reading)
+    return reading.draft()
 
 
-def _mesh(keys: Keys, draft: Draft) -> None:
+def _mesh(keys: Keys, reading: Reading) -> None:
     degree = keys.count("--tensor-model-parallel-size", "--model-parallel-size", default=1, name="tensor_parallel")
-    stages = keys.count("--pipeline-model-parallel-size", default=1, name="pipeline_parallel")
-    context = keys.count("--context-parallel-size", default=1, name="context_parallel")
-    draft.fields |= {
+    stages, context = keys.read("pipeline_parallel", "context_parallel")
+    reading.fields |= {
         "tensor_parallel": degree,
         "pipeline_parallel": stages,
         "context_parallel": context,
@@ -103,47 +58,41 @@ def _mesh(keys: Keys, draft: Draft) -> None:
         "tensor_mode": UNDECIDED if degree is UNDECIDED else "1d" if degree > 1 else "none",
         # Without tensor parallelism the arguments switch it off.
         "sequence_parallel": keys.flag("--sequence-parallel", name="sequence_parallel") and degree != 1,
-        "offload.optimizer": 0.0,
-        "offload.parameters": 0.0,
-        "offload.tier": "none",
     }
+    reading.offload("none", "none")
     if context != 1:
-        draft.unmodelled.append("gptplan has no context parallelism")
+        reading.no_formula("gptplan has no context parallelism")
 
 
-def _model(keys: Keys, draft: Draft, asked: Asked) -> None:
-    shape = {
-        "num_layers": keys.count("--num-layers", name="num_layers"),
-        "hidden_size": keys.count("--hidden-size", name="hidden_size"),
-        "num_heads": keys.count("--num-attention-heads", name="num_heads"),
-    }
-    draft.facts |= {name: value for name, value in shape.items() if value not in (None, UNDECIDED)}
-    seq_len = keys.count("--seq-length", "--encoder-seq-length", default=asked.seq_len, name="seq_len")
-    draft.fields["seq_len"] = seq_len
+def _model(keys: Keys, reading: Reading) -> Any:
+    """The number of layers, where it is known; and the model in ``reading``."""
+    layers = keys.count("--num-layers", name="num_layers")
+    hidden, heads = keys.read("hidden_size", "num_heads")
+    reading.fields["seq_len"] = keys.count(
+        "--seq-length", "--encoder-seq-length", default=reading.asked.seq_len, name="seq_len"
+    )
     ffn = keys.count("--ffn-hidden-size", name="ffn_hidden_size")
     positions = keys.count("--max-position-embeddings", name="max_seq_len")
     vocab = keys.count("--vocab-size", name="vocab_size")
-    draft.model = asked.model
-    if asked.model is None and all(name in draft.facts for name in _SHAPE) and UNDECIDED not in (ffn, positions, vocab):
-        draft.model = _own_model(keys, draft, (ffn, positions, vocab))
-    for option, reason in (
-        ("--swiglu", "gated feed-forward layers"),
-        ("--num-experts", "experts"),
-        ("--group-query-attention", "grouped query attention"),
-        ("--num-query-groups", "grouped query attention"),
-        ("--multi-latent-attention", "latent attention"),
-    ):
-        if keys.has(option) and f"gptplan's models have no {reason}" not in draft.unmodelled:
-            draft.unmodelled.append(f"gptplan's models have no {reason}")
+    known = not {None, UNDECIDED} & {layers, hidden, heads} and UNDECIDED not in (ffn, positions, vocab)
+    if reading.model is None and known:
+        reading.model = _own_model(keys, reading, (layers, hidden, heads), (ffn, positions, vocab))
+    for option, reason in UNMODELLED.items():
+        if keys.has(option):
+            reading.no_formula(f"gptplan's models have no {reason}")
+    if layers in (None, UNDECIDED):
+        return reading.model.num_layers if reading.model else None
+    return layers
 
 
-def _own_model(keys: Keys, draft: Draft, sizes: tuple[Any, Any, Any]) -> ModelSpec | None:
+def _own_model(keys: Keys, reading: Reading, shape: tuple[int, int, int], sizes: tuple[Any, ...]) -> ModelSpec | None:
     """A model spec from the arguments, with the defaults of Megatron's pretrain_gpt.py."""
+    layers, hidden, heads = shape
     ffn, positions, vocab = sizes
-    layers, hidden, heads = (draft.facts[name] for name in _SHAPE)
-    seq_len = draft.known("seq_len", None) or positions or 1024
+    seq_len = reading.known("seq_len", None) or positions or 1024
+    gated = max(64, int(4 * hidden * 2 / 3 / 64) * 64)
     if vocab is None:
-        draft.assumptions.append("the file has no vocabulary size: GPT-2's 50257 is taken")
+        reading.assumptions.append("the file has no vocabulary size: GPT-2's 50257 is taken")
     return model_of_sizes(
         "the model of the arguments",
         "the arguments of the file",
@@ -151,7 +100,7 @@ def _own_model(keys: Keys, draft: Draft, sizes: tuple[Any, Any, Any]) -> ModelSp
         num_layers=layers,
         hidden_size=hidden,
         num_heads=heads,
-        ffn_hidden_size=ffn or _default_ffn(keys, hidden),
+        ffn_hidden_size=ffn or (gated if keys.has("--swiglu") else 4 * hidden),
         vocab_size=vocab or 50257,
         max_seq_len=max(positions or seq_len, 1),
         dropout=0.1,
@@ -160,157 +109,138 @@ def _own_model(keys: Keys, draft: Draft, sizes: tuple[Any, Any, Any]) -> ModelSp
     )
 
 
-def _default_ffn(keys: Keys, hidden: int) -> int:
-    return max(64, int(4 * hidden * 2 / 3 / 64) * 64) if keys.has("--swiglu") else 4 * hidden
-
-
-def _schedule(keys: Keys, draft: Draft) -> None:
+def _schedule(keys: Keys, reading: Reading, layers: int | None) -> None:
     """Virtual stages from the one option that sets them; what a second one says is left to its rule."""
-    fields, facts = draft.fields, draft.facts
-    stages = fields["pipeline_parallel"]
-    per_virtual = keys.count("--num-layers-per-virtual-pipeline-stage", name="virtual_stage")
-    count = keys.count("--num-virtual-stages-per-pipeline-rank", name="virtual_count")
-    given = [name for name, value in (("virtual_stage", per_virtual), ("virtual_count", count)) if value is not None]
-    layers = _split_layers(keys, draft)
+    stages = reading.fields["pipeline_parallel"]
+    values = {option: keys.count(option) for option in (_PER_STAGE, _PER_RANK)}
+    given = [option for option, value in values.items() if value is not None]
+    split = _split_layers(keys, reading, layers)
     chunks: Any = 1
     if given:
-        key = draft.keys[given[0]]
-        value = per_virtual if given[0] == "virtual_stage" else count
-        draft.keys["num_model_chunks"] = draft.keys["schedule"] = draft.keys["virtual_stage"] = key
-        chunks = value
-        if given[0] == "virtual_stage":
-            known = value is not UNDECIDED and layers is not None and stages is not UNDECIDED
-            chunks = max(1, layers // stages // value) if known and layers else UNDECIDED
-        if value is not UNDECIDED:
-            facts |= {"virtual_stage": value, "virtual_key": key}
-    others = [draft.keys[name] for name in given[1:]] + ([_LAYOUT] if given and keys.has(_LAYOUT) else [])
+        option = given[0]
+        chunks = value = values[option]
+        reading.keys |= dict.fromkeys(("num_model_chunks", "schedule", "virtual_stage"), option)
+        if option == _PER_STAGE:
+            known = value is not UNDECIDED and split is not None and stages is not UNDECIDED
+            chunks = max(1, split // stages // value) if known and split else UNDECIDED
+        reading.tell(virtual_stage=value, virtual_key=None if value is UNDECIDED else option)
+    others = given[1:] + ([_LAYOUT] if given and keys.has(_LAYOUT) else [])
     if others:
-        facts["second_virtual"] = draft.keys["second_virtual"] = others[0]
-        draft.keys["second_virtual"] = others[0]
-    undecided = UNDECIDED in (stages, chunks)
-    fields["num_model_chunks"] = UNDECIDED if undecided else chunks if stages > 1 else 1
-    fields["schedule"] = UNDECIDED if undecided else "none" if stages == 1 else "interleaved" if chunks > 1 else "1f1b"
-    facts |= {"overlap_p2p": not keys.has("--no-overlap-p2p-communication")}
-    facts |= {} if undecided else {"virtual_size": chunks}
+        reading.tell(second_virtual=others[0])
+        reading.keys["second_virtual"] = others[0]
+    known = UNDECIDED not in (stages, chunks)
+    schedule = "none" if stages == 1 else "interleaved" if known and chunks > 1 else "1f1b"
+    reading.fields["num_model_chunks"] = (chunks if stages > 1 else 1) if known else UNDECIDED
+    reading.fields["schedule"] = schedule if known else UNDECIDED
+    reading.tell(overlap_p2p=not keys.has("--no-overlap-p2p-communication"), virtual_size=chunks if known else None)
 
 
-def _split_layers(keys: Keys, draft: Draft) -> int | None:
+def _split_layers(keys: Keys, reading: Reading, layers: int | None) -> int | None:
     """Layers that are divided evenly over the stages; nothing where the stages may differ."""
-    layers = draft.facts.get("num_layers", draft.model.num_layers if draft.model else None)
-    stages = draft.fields["pipeline_parallel"]
     if layers is None or keys.has(_LAYOUT):
         return None
     if keys.has(_FIRST, _LAST):
-        _uneven(keys, draft, layers, stages)
+        _uneven(keys, reading, layers)
         return None
-    extra = [
-        o for o in ("--account-for-embedding-in-pipeline-split", "--account-for-loss-in-pipeline-split") if keys.has(o)
-    ]
+    counted = ("--account-for-embedding-in-pipeline-split", "--account-for-loss-in-pipeline-split")
+    extra = sum(keys.has(option) for option in counted)
     if extra:
-        draft.unmodelled.append("gptplan's Megatron-LM stages have the same number of layers")
-    draft.facts |= {"split_layers": layers + len(extra)} | ({"counted": " with embedding or loss"} if extra else {})
-    return int(layers + len(extra))
+        reading.no_formula(_EVEN)
+    reading.tell(split_layers=layers + extra, counted=" with embedding or loss" if extra else None)
+    return layers + extra
 
 
-def _uneven(keys: Keys, draft: Draft, layers: int, stages: Any) -> None:
-    draft.unmodelled.append("gptplan's Megatron-LM stages have the same number of layers")
+def _uneven(keys: Keys, reading: Reading, layers: int) -> None:
+    reading.no_formula(_EVEN)
+    stages = reading.fields["pipeline_parallel"]
     given = {option: keys.count(option) for option in (_FIRST, _LAST) if keys.has(option)}
     if UNDECIDED in given.values() or stages is UNDECIDED:
         return
     option, value = next(iter(given.items()))
-    draft.facts |= {
-        "uneven": value,
-        "uneven_key": option,
-        "middle_layers": layers - sum(given.values()),
-        "middle_stages": stages - len(given),
-    }
-    draft.keys["uneven"] = option
+    left = {"middle_layers": layers - sum(given.values()), "middle_stages": stages - len(given)}
+    reading.tell(uneven=value, uneven_key=option, **left)
+    reading.keys["uneven"] = option
 
 
-def _states(keys: Keys, draft: Draft) -> None:
+def _states(keys: Keys, reading: Reading) -> None:
     half, brain = keys.flag("--fp16", name="fp16"), keys.flag("--bf16", name="bf16")
     granularity = keys.choice("--recompute-granularity", choices=("full", "selective"), name="recompute_granularity")
-    draft.keys["recompute_layers_per_stage"] = "--recompute-granularity"
-    draft.fields |= {
+    reading.keys |= {
+        "recompute_layers_per_stage": "--recompute-granularity",
+        "zero_stage": "--use-distributed-optimizer",
+    }
+    reading.fields |= {
         "precision": "bf16" if brain is True else "fp16" if half is True else "fp32",
         "zero_stage": 1 if keys.has("--use-distributed-optimizer") else 0,
         "recompute": keys.has("--checkpoint-activations") or granularity == "full",
     }
-    draft.keys["zero_stage"] = "--use-distributed-optimizer"
     if granularity == "selective":
-        draft.unmodelled.append("gptplan recomputes whole layers, not attention alone")
-    draft.facts |= {
-        "fp16": half is True,
-        "bf16": brain is True,
-        **({"recompute_granularity": granularity} if granularity not in (None, UNDECIDED) else {}),
-    }
+        reading.no_formula("gptplan recomputes whole layers, not attention alone")
+    reading.tell(fp16=half is True, bf16=brain is True, recompute_granularity=granularity)
 
 
-def _batch(keys: Keys, draft: Draft, asked: Asked) -> None:
-    fields = draft.fields
+def _batch(keys: Keys, reading: Reading) -> None:
+    fields, asked = reading.fields, reading.asked
     micro = keys.count("--micro-batch-size", default=1, name="micro_batch")
     total = keys.count("--global-batch-size", default=asked.global_batch, name="global_batch")
     mesh = [fields[name] for name in ("tensor_parallel", "pipeline_parallel", "context_parallel")]
     fields |= {"micro_batch": micro, "num_microbatches": UNDECIDED}
-    draft.keys["num_microbatches"] = "--global-batch-size"
+    reading.keys["num_microbatches"] = "--global-batch-size"
     if UNDECIDED in (micro, total, *mesh):
         return
-    ranks = max(1, asked.gpus // (mesh[0] * mesh[1] * mesh[2]))
+    ranks = max(1, asked.gpus // math.prod(mesh))
     if total is None:
         total = micro * ranks
-        draft.assumptions.append(f"the file has no --global-batch-size: {total}, one micro batch a rank, is taken")
-    fields["num_microbatches"] = max(1, total // (micro * ranks))
-    draft.facts |= {
-        "global_batch": total,
-        "micro_batch": micro,
-        "data_parallel": ranks,
-        "num_microbatches": fields["num_microbatches"],
-    }
+        reading.assumptions.append(f"the file has no --global-batch-size: {total}, one micro batch a rank, is taken")
+    fields["num_microbatches"] = count = max(1, total // (micro * ranks))
+    reading.tell(global_batch=total, micro_batch=micro, data_parallel=ranks, num_microbatches=count)
 
 
-def _facts(keys: Keys, draft: Draft, asked: Asked) -> None:
-    fields = draft.fields
-    found = {
-        "num_devices": asked.gpus,
-        "num_query_groups": keys.count("--num-query-groups", name="num_query_groups"),
-        "expert_parallel": keys.count("--expert-model-parallel-size", name="expert_parallel"),
-        "expert_tensor_parallel": keys.count(
-            "--expert-tensor-parallel-size", default=fields["tensor_parallel"], name="expert_tensor_parallel"
+def _facts(keys: Keys, reading: Reading) -> None:
+    fields = reading.fields
+    degree, stages = fields["tensor_parallel"], fields["pipeline_parallel"]
+    keys.read("num_query_groups", "expert_parallel", "num_experts")
+    reading.tell(
+        num_devices=reading.asked.gpus,
+        expert_tensor_parallel=keys.count(
+            "--expert-tensor-parallel-size", default=degree, name="expert_tensor_parallel"
         ),
-        "num_experts": keys.count("--num-experts", name="num_experts"),
-        "has_experts": keys.has("--num-experts"),
-        "vp_group": keys.count(
-            "--microbatch-group-size-per-virtual-pipeline-stage", default=fields["pipeline_parallel"]
-        ),
-        "sequence_parallel": keys.has("--sequence-parallel"),
-        **{name: fields[name] for name in ("tensor_parallel", "pipeline_parallel", "context_parallel", "seq_len")},
-    }
-    draft.facts |= {name: value for name, value in found.items() if value is not None and value is not UNDECIDED}
-    _options(keys, draft)
+        has_experts=keys.has("--num-experts"),
+        vp_group=keys.count("--microbatch-group-size-per-virtual-pipeline-stage", default=stages),
+        sequence_parallel=keys.has("--sequence-parallel"),
+        tensor_parallel=degree,
+        seq_len=fields["seq_len"],
+    )
+
+
+def _options(keys: Keys, reading: Reading) -> None:
+    """Which options are given, for the rules that one needs or excludes another."""
+    given = frozenset(key for key, value in keys.settings.items() if value.content is not False)
+    reading.tell(options=given, **{option: True for option in JUDGED_OPTIONS if option in given})
+    reading.keys |= {key: key for key in given}
+    for name, options in (
+        ("half_option", ("--fp16-lm-cross-entropy", "--fp32-residual-connection")),
+        ("selective_with", ("--recompute-method", "--recompute-num-layers")),
+    ):
+        first = next((option for option in options if option in given), None)
+        if first is not None:
+            reading.tell(**{name: first})
+            reading.keys[name] = first
+    reading.keys["options"] = next((option for option in OBSOLETE if option in given), "")
+
+
+def _launcher(keys: Keys, reading: Reading) -> None:
+    """What the script says to torchrun."""
+    if re.search(r"\btorchrun\b|torch\.distributed", keys.source.text):
+        found = keys.source.variables.get("CUDA_DEVICE_MAX_CONNECTIONS")
+        sharded = bool(reading.facts["options"] & {"--use-torch-fsdp2", "--use-megatron-fsdp"})
+        reading.tell(max_connections=str(found.content) if found else "", own_sharding=sharded)
     nodes, processes = keys.settings.get("--nnodes"), keys.settings.get("--nproc-per-node")
     per_node = processes.content if processes else None
     count = nodes.content if nodes else 1
     if type(per_node) is int and type(count) is int and 0 < per_node * count < 10**7:
-        draft.facts["launched"] = per_node * count
-        draft.keys["launched"] = "--nproc-per-node"
-
-
-def _options(keys: Keys, draft: Draft) -> None:
-    """Which options are given, for the rules that one needs or excludes another."""
-    given = frozenset(key for key, value in keys.settings.items() if value.content is not False)
-    draft.facts |= {"options": given} | {key: True for key in given if key not in draft.facts}
-    draft.keys |= {key: key for key in given}
-    half = [option for option in ("--fp16-lm-cross-entropy", "--fp32-residual-connection") if option in given]
-    selective = [option for option in ("--recompute-method", "--recompute-num-layers") if option in given]
-    for name, options in (("half_option", half), ("selective_with", selective)):
-        if options:
-            draft.facts[name] = draft.keys[name] = options[0]
-    obsolete = [option for option in OBSOLETE if option in given]
-    draft.keys["options"] = obsolete[0] if obsolete else ""
-    if re.search(r"\btorchrun\b|torch\.distributed", keys.source.text):
-        found = keys.source.variables.get("CUDA_DEVICE_MAX_CONNECTIONS")
-        draft.facts["max_connections"] = str(found.content) if found else ""
-        draft.facts["own_sharding"] = bool(given & {"--use-torch-fsdp2", "--use-megatron-fsdp"})
+        reading.tell(launched=per_node * count)
+        reading.keys["launched"] = "--nproc-per-node"
 
 
 def is_megatron(settings: Any) -> bool:

@@ -4,10 +4,11 @@ import msgspec
 import pytest
 
 from planner.layouts.layout import Layout, Offload
+from planner.layouts.words import differences
 from planner.plans.question import Question, build_problem
 from planner.solver import solve
-from planner.views.explain import print_answer
-from planner.views.runner_ups import otherwise, trades
+from planner.views.answer import found, trades
+from planner.views.terminal import print_content
 from tests.helpers import layout
 
 
@@ -17,15 +18,15 @@ def changed(best: Layout, **fields: object) -> Layout:
 
 def test_what_is_in_no_column_is_said() -> None:
     best = layout()
-    assert otherwise(best, changed(best, micro_batch=2, tensor_parallel=4)) == []
+    assert differences(best, changed(best, micro_batch=2, tensor_parallel=4)) == []
     other = changed(best, schedule="interleaved", num_model_chunks=3, sequence_parallel=not best.sequence_parallel)
-    assert otherwise(best, other) == [
-        "schedule interleaved x 3",
+    assert differences(best, other) == [
+        "schedule interleaved, 3 chunks a stage",
         f"{'without' if best.sequence_parallel else 'with'} sequence parallelism",
     ]
     offloaded = changed(best, offload=Offload(optimizer=1.0, parameters=0.4, tier="cpu"))
-    assert otherwise(best, offloaded) == ["100% of the optimizer and 40% of the weights on cpu"]
-    assert otherwise(offloaded, best) == ["no offload"]
+    assert differences(best, offloaded) == ["100% of the optimizer and 40% of the weights to cpu"]
+    assert differences(offloaded, best) == ["no offload"]
 
 
 def test_a_trade_names_the_term_that_shrinks_most_and_the_one_that_grows_most(
@@ -44,7 +45,7 @@ def test_a_trade_names_the_term_that_shrinks_most_and_the_one_that_grows_most(
         ]
         assert len(told) <= 2
         assert any(" more " in words for words in told) == (max(changes) > 0.0005 * best.step_s)
-    print_answer(answer, answer.plan, None)
+    print_content(*found(answer, answer.plan, None))
     out = capsys.readouterr().out
     assert "against the best" in out
     assert any(trade in out for trade in trades(best, answer.runners_up[0].predicted))

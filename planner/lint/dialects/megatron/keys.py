@@ -1,0 +1,106 @@
+"""What Megatron-LM's arguments are made of."""
+
+from planner.lint.draft import Dialect, Fact
+
+MARKS = (
+    "--tensor-model-parallel-size",
+    "--pipeline-model-parallel-size",
+    "--micro-batch-size",
+    "--num-layers",
+    "--num-attention-heads",
+    "--use-distributed-optimizer",
+    "--context-parallel-size",
+)
+"""Options by which such a file is recognised."""
+OBSOLETE = {
+    "--checkpoint-activations": "--recompute-granularity full --recompute-method uniform --recompute-num-layers 1",
+    "--batch-size": "--micro-batch-size",
+    "--warmup": "--lr-warmup-fraction",
+    "--model-parallel-size": "--tensor-model-parallel-size",
+}
+"""Options of the first versions, and what took their place."""
+UNMODELLED = {
+    "--swiglu": "gated feed-forward layers",
+    "--num-experts": "experts",
+    "--group-query-attention": "grouped query attention",
+    "--num-query-groups": "grouped query attention",
+    "--multi-latent-attention": "latent attention",
+}
+"""Options of models that gptplan has no formulas for."""
+JUDGED_OPTIONS = (
+    "--distribute-saved-activations",
+    "--optimizer-cpu-offload",
+    "--overlap-param-gather",
+    "--recompute-method",
+    "--tp-comm-overlap",
+    "--train-iters",
+    "--use-torch-fsdp2",
+)
+"""Options that have rules of their own."""
+
+FACTS = {
+    "bf16": Fact(bool, "whether weights are in bf16"),
+    "context_parallel": Fact(int, "ranks that divide a sequence", "--context-parallel-size", default=1),
+    "counted": Fact(str, "what else counts as a layer, in words"),
+    "data_parallel": Fact(int, "what is left of the GPUs"),
+    "expert_parallel": Fact(int, "ranks that divide the experts", "--expert-model-parallel-size"),
+    "expert_tensor_parallel": Fact(int, "ranks that divide a layer of an expert"),
+    "fp16": Fact(bool, "whether weights are in fp16", "--fp16"),
+    "global_batch": Fact(int, "sequences of a step", "--global-batch-size"),
+    "half_option": Fact(str, "an option of half precision", "--fp32-residual-connection"),
+    "has_experts": Fact(bool, "whether there are experts"),
+    "hidden_size": Fact(int, "hidden size", "--hidden-size"),
+    "launched": Fact(int, "processes that the script starts", "--nproc_per_node"),
+    "max_connections": Fact(str, "what the script sets for it, or nothing", "CUDA_DEVICE_MAX_CONNECTIONS"),
+    "micro_batch": Fact(int, "sequences of a micro batch"),
+    "middle_layers": Fact(int, "layers that the first and the last stage leave"),
+    "middle_stages": Fact(int, "stages between them"),
+    "num_devices": Fact(int, "GPUs"),
+    "num_experts": Fact(int, "experts", "--num-experts"),
+    "num_heads": Fact(int, "attention heads", "--num-attention-heads"),
+    "num_microbatches": Fact(int, "micro batches of a step", "--global-batch-size"),
+    "num_query_groups": Fact(int, "groups of queries", "--num-query-groups"),
+    "options": Fact(frozenset, "all options that are given"),
+    "overlap_p2p": Fact(bool, "whether stages send while they compute"),
+    "own_sharding": Fact(bool, "whether another sharded data parallelism is chosen"),
+    "pipeline_parallel": Fact(int, "stages", "--pipeline-model-parallel-size", default=1),
+    "recompute_granularity": Fact(str, "full or selective", "--recompute-granularity"),
+    "second_virtual": Fact(str, "a second option for virtual stages", "--num-layers-per-virtual-pipeline-stage"),
+    "selective_with": Fact(str, "an option that chooses layers", "--recompute-method"),
+    "seq_len": Fact(int, "tokens of a sequence", "--seq-length"),
+    "sequence_parallel": Fact(bool, "whether sequence parallelism is asked for", "--sequence-parallel"),
+    "split_layers": Fact(int, "layers that are divided evenly over the stages"),
+    "tensor_parallel": Fact(int, "ranks that divide a layer", "--tensor-model-parallel-size"),
+    "uneven": Fact(int, "layers of the first or the last stage", "--decoder-first-pipeline-num-layers"),
+    "uneven_key": Fact(str, "the option that sets them"),
+    "virtual_key": Fact(str, "the option that sets virtual stages"),
+    "virtual_size": Fact(int, "virtual stages of a rank"),
+    "virtual_stage": Fact(int, "value of the option", "--num-layers-per-virtual-pipeline-stage"),
+    "vp_group": Fact(int, "micro batches that a virtual stage runs in turn"),
+    **{option: Fact(bool, "whether this option is given") for option in JUDGED_OPTIONS},
+}
+
+DIALECT = Dialect(
+    name="megatron",
+    framework="Megatron-LM arguments",
+    stack="megatron",
+    facts=FACTS,
+    words={
+        "tensor_parallel": "--tensor-model-parallel-size",
+        "pipeline_parallel": "--pipeline-model-parallel-size",
+        "micro_batch": "--micro-batch-size",
+        "num_microbatches": "--global-batch-size",
+        "seq_len": "--seq-length",
+        "sequence_parallel": "--sequence-parallel",
+        "num_model_chunks": "--num-virtual-stages-per-pipeline-rank",
+        "zero_stage": "--use-distributed-optimizer",
+        "recompute_layers_per_stage": "--recompute-granularity",
+        "schedule": "--num-virtual-stages-per-pipeline-rank",
+        "precision": "--bf16",
+    },
+    replaced=(
+        *("DEV001", "BAT001", "ZER001", "ZER003", "TP002", "SP001", "PP001", "PP002", "PP003", "PP004", "PP005"),
+        *("PP006", "PP010", "PP011"),
+    ),
+    warns=("runtime", "library"),
+)

@@ -1,0 +1,47 @@
+"""What gptplan knows, for people: rules, models and hardware."""
+
+from collections.abc import Sequence
+
+from planner.cost_model.parameters import model_parameters
+from planner.rules import RuleText
+from planner.specs import HardwareSpec, ModelSpec
+from planner.specs.units import format_gib, format_rate
+from planner.views.content import Table
+
+
+def rules_table(rules: Sequence[RuleText]) -> Table:
+    """One line for each rule."""
+    return Table(("rule", "what it finds", "field"), [(rule.id, rule.title, rule.field) for rule in rules], (0, 1, 2))
+
+
+def rule_lines(rule: RuleText) -> list[str]:
+    """One rule's page."""
+    named = (("field", rule.field), ("message", rule.message), ("hint", rule.hint), ("source", rule.source))
+    return [f"{rule.id}: {rule.title}\n\n{rule.why}\n", *(f"{name + ':':9}{text}" for name, text in named)]
+
+
+def models_table(specs: Sequence[ModelSpec]) -> Table:
+    """Shapes and sizes of models, smallest first."""
+    sized = sorted(((sum(model_parameters(spec).values()), spec) for spec in specs), key=lambda pair: pair[0])
+    rows = [
+        [s.name, f"{n:,}", *map(str, (s.num_layers, s.hidden_size, s.num_heads, s.max_seq_len, s.global_batch))]
+        for n, s in sized
+    ]
+    return Table(("model", "parameters", "layers", "hidden", "heads", "positions", "global batch"), rows)
+
+
+def hardware_table(specs: Sequence[HardwareSpec]) -> Table:
+    """Memory, peak and links of hardware."""
+    rows = [
+        (
+            spec.name,
+            format_gib(spec.memory_bytes),
+            format_rate(spec.memory_bandwidth_bytes_per_s, "B/s"),
+            format_rate(max(spec.peak_flops_per_s.values()), "FLOP/s"),
+            f"{spec.devices_per_node} devices",
+            format_rate(spec.node_link.bandwidth_bytes_per_s, "B/s"),
+            f"{spec.network.nics_per_node} x {format_rate(spec.network.bandwidth_bytes_per_s, 'B/s')}",
+        )
+        for spec in specs
+    ]
+    return Table(("hardware", "memory", "bandwidth", "peak", "a node", "inside a node", "between nodes"), rows)
