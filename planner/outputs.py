@@ -76,12 +76,14 @@ def write_output(
 
 
 def check_output(path: Path, *, what: str, ours: Ours = nobodys, force: bool = False, option: str = "-o") -> None:
-    """Refuse a path that :func:`write_output` would refuse, before there is anything to write.
+    """Refuse a place that :func:`write_output` would refuse, before there is anything to write.
+
+    Whether the operating system lets it write shows then.
 
     Raises:
-        PlanError: as there.
+        PlanError: there is something else.
     """
-    with _told(path, what, option), _stream(path) or contextlib.nullcontext() as stream:
+    with contextlib.suppress(OSError), _stream(path) or contextlib.nullcontext() as stream:
         if stream is None:
             _check(path, what=what, ours=ours, force=force, option=option)
 

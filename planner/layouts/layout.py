@@ -29,10 +29,14 @@ RECOMPUTE = "recompute_layers_per_stage"
 SHARDS_OPTIMIZER, SHARDS_GRADIENTS, SHARDS_WEIGHTS = 1, 2, 3
 """The ZeRO stages from which on data-parallel ranks divide the optimizer's states, gradients and weights."""
 
+MOST_VALUES = 10
+"""Whole numbers of a field that are its words; a count has more."""
+
 Result = TypeVar("Result")
 Arguments = ParamSpec("Arguments")
 
 Degree = Annotated[int, Meta(ge=1, le=2**24)]
+"""Beyond every cluster and batch."""
 LayerCount = Annotated[int, Meta(ge=0, le=2**20)]
 
 
@@ -138,7 +142,7 @@ def _values_of(hint: Any) -> tuple[Any, ...]:
     meta = next((one for one in get_args(hint)[1:] if isinstance(one, Meta)), None)
     if meta is None or not isinstance(meta.ge, int) or not isinstance(meta.le, int):
         return ()
-    return tuple(range(meta.ge, meta.le + 1))
+    return tuple(range(meta.ge, meta.le + 1)) if meta.le - meta.ge < MOST_VALUES else ()
 
 
 def _fields_of(struct: type[msgspec.Struct], prefix: str = "") -> Iterator[Field]:

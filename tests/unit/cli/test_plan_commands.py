@@ -159,13 +159,24 @@ def test_memory_bars_are_as_long_as_the_memory(gptplan: Run, plans: tuple[Path, 
 def test_text_of_a_plan_cannot_become_markup(gptplan: Run, plans: tuple[Path, Path]) -> None:
     plan = read_plan(plans[0])
     hostile = '<script>alert("1")</script>&'
-    problem: Any = {"model": {"title": hostile}, "pins": {hostile: hostile}}
+    problem: Any = {"model": {"title": hostile}}
     predicted = {"assumptions": (hostile,), "breakdown_s": {hostile: 1.0}}
     write_plan(seal(changed(plan, problem=problem, predicted=predicted, gptplan_version=hostile)), Path("h.plan"))
     text, page = page_of(gptplan, Path("h.plan"))
     assert "script" not in page.tags
     assert "<script" not in text
     assert hostile in page.text
+
+
+def test_a_plan_with_pins_that_nobody_can_type_is_refused(gptplan: Run, plans: tuple[Path, Path]) -> None:
+    problem: Any = {"pins": {"\x1b[31mred": "\u202e"}}
+    write_plan(seal(changed(read_plan(plans[0]), problem=problem)), Path("h.plan"))
+    for command in ("show", "check", "report", "verify", "run"):
+        outcome = gptplan(command, "h.plan")
+        assert outcome.code == 1
+        assert outcome.err.startswith("error[PLAN003]: the plan contradicts itself")
+        assert "\\x1b[31mred" in outcome.err
+        assert outcome.out == ""
 
 
 def test_report_names_the_page_after_the_plan(gptplan: Run, plans: tuple[Path, Path]) -> None:

@@ -220,7 +220,7 @@ def test_an_interrupted_write_leaves_nothing(plan: Plan, tmp_path: Path, monkeyp
     def interrupt(*_: object) -> NoReturn:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(os, "chmod", interrupt)
+    monkeypatch.setattr(os, "fchmod", interrupt)
     with pytest.raises(KeyboardInterrupt):
         write_plan(plan, tmp_path / "a.plan")
     assert list(tmp_path.iterdir()) == []
