@@ -22,8 +22,9 @@ from planner.handover.work import (
     RunOptions,
     VerifyOptions,
 )
+from planner.launch.links import Endpoint, Meeting, interface_of
 from planner.launch.machine import devices_of_node
-from planner.launch.meeting import Endpoint, Meeting, Run, interface_of, meet
+from planner.launch.meeting import Run, meet
 from planner.launch.ranks import Command, Ended, run_ranks
 from planner.plans.plan import Plan
 

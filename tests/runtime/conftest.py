@@ -4,7 +4,7 @@ import importlib.util
 import os
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -18,6 +18,7 @@ from planner.layouts.problem import Problem
 from planner.plans.plan import Evidence, Plan, seal
 from planner.plans.prediction import Prediction, StagePrediction
 from planner.specs import HardwareSpec, ModelSpec, Precision, StackSpec
+from tests.runtime import launched
 
 if importlib.util.find_spec("torch") is None:
     collect_ignore = [
@@ -34,6 +35,7 @@ if importlib.util.find_spec("torch") is None:
         "test_grid_parts.py",
         "test_interleaved.py",
         "test_memory_count.py",
+        "test_nodes.py",
         "test_nvme.py",
         "test_profile.py",
         "test_recompute.py",
@@ -222,3 +224,9 @@ def plan() -> Callable[..., Plan]:
 def ranks(tmp_path: Path) -> Callable[[int, Callable[[int], Any]], list[Any]]:
     """``ranks(world, function)`` is :func:`run_ranks` with a folder of this test."""
     return lambda world, function: run_ranks(world, function, tmp_path)
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[launched.Run]:
+    """``start(plan, **options)`` is a process that runs the plan, away from the checkout."""
+    yield from launched.starting(tmp_path)

@@ -17,8 +17,9 @@ from planner.diagnostics import ExitCode, PlanError
 from planner.handover.options import decode
 from planner.handover.work import NVME_FOLDER, RunOptions
 from planner.launch import machine, processes
+from planner.launch.links import Endpoint
 from planner.launch.machine import check_machine
-from planner.launch.meeting import Endpoint, Run
+from planner.launch.meeting import Run
 from planner.launch.processes import training
 from planner.launch.ranks import Command
 from planner.layouts.layout import Offload

@@ -8,8 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,57 +17,13 @@ from planner.cli import app as cli
 from planner.launch import processes
 from planner.launch.ranks import Ended
 from planner.layouts.layout import Offload
-from planner.plans.plan import Plan, write_plan
+from planner.plans.plan import write_plan
+from tests.runtime.launched import TIMEOUT_S, MakePlan, Run, ranks_of, wait_for_steps
 
 pytestmark = pytest.mark.runtime
 
-MakePlan = Callable[..., Plan]
-Run = Callable[..., "subprocess.Popen[str]"]
 
 ROOT = Path(__file__).parents[2]
-TIMEOUT_S = 90
-RUNNER = """
-import sys
-from pathlib import Path, PosixPath
-from planner.handover.work import RunOptions
-from planner.cli.ending import exit_code
-from planner.launch.processes import execute, training
-from planner.plans.plan import read_plan
-path, options = Path(sys.argv[1]), eval(sys.argv[2])
-try:
-    options = RunOptions(**{"output": path.parent / "out"} | options)
-    code = execute(training(read_plan(path), path, options)).code
-except BaseException as error:
-    code = exit_code(error)
-sys.exit(code)
-"""
-
-
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Run]:
-    """``start(plan, **options)`` is a process that runs the plan, away from the checkout."""
-    started = []
-
-    def run(plan: Plan, **options: Any) -> "subprocess.Popen[str]":
-        path = tmp_path / "small.plan"
-        write_plan(plan, path)
-        python_path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-        process = subprocess.Popen(
-            [sys.executable, "-c", RUNNER, str(path), repr(options)],
-            cwd=tmp_path,
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=os.environ | {"PYTHONPATH": python_path},
-        )
-        started.append(process)
-        return process
-
-    yield run
-    for process in started:
-        if process.poll() is None:
-            process.terminate()
-            process.communicate(timeout=TIMEOUT_S)
 
 
 def records(tmp_path: Path) -> list[dict[str, Any]]:
@@ -249,90 +203,6 @@ def test_the_cause_is_told_from_what_it_caused(
     found, text = processes._cause(ended, tmp_path)
     assert found == code
     assert words in text
-
-
-def wait_for_steps(tmp_path: Path) -> None:
-    deadline = time.monotonic() + TIMEOUT_S
-    path = tmp_path / "out" / "small.metrics.jsonl"
-    while not path.exists() or len(path.read_text().splitlines()) < 3:
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
-
-
-def losses(path: Path) -> list[float]:
-    return [one["loss"] for one in map(json.loads, path.read_text().splitlines()) if one["record"] == "step"]
-
-
-TWO_NODES = {"data_parallel": 2, "devices_per_node": 1}
-
-
-@pytest.fixture
-def nodes(plan: MakePlan, start: Run, tmp_path: Path) -> Callable[..., list["subprocess.Popen[str]"]]:
-    """``nodes(steps=N)``: two launchers on this machine, each of them a node with one rank."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        endpoint = f"127.0.0.1:{free.getsockname()[1]}"
-
-    def both(**options: Any) -> list["subprocess.Popen[str]"]:
-        chosen = plan(**TWO_NODES)
-        outputs = [tmp_path / "out", tmp_path / "out1"]
-        return [start(chosen, node_rank=k, rendezvous=endpoint, output=outputs[k], **options) for k in (0, 1)]
-
-    return both
-
-
-def ended(processes: list["subprocess.Popen[str]"]) -> list[tuple[int, str]]:
-    """Exit code and messages of launchers, which have 30 s from now."""
-    deadline = time.monotonic() + 30
-    texts = [one.communicate(timeout=max(1.0, deadline - time.monotonic()))[1] for one in processes]
-    return [(one.returncode, text) for one, text in zip(processes, texts, strict=True)]
-
-
-def test_two_nodes_train_like_one(
-    nodes: Callable[..., list["subprocess.Popen[str]"]], plan: MakePlan, start: Run, tmp_path: Path
-) -> None:
-    launchers = nodes(steps=3)
-    for launcher in launchers:
-        _, stderr = launcher.communicate(timeout=TIMEOUT_S)
-        assert launcher.returncode == 0, stderr
-        assert "waiting for node" in stderr
-    found = losses(tmp_path / "out" / "small.metrics.jsonl")
-    alone = start(plan(data_parallel=2), steps=3, output=tmp_path / "alone")
-    alone.communicate(timeout=TIMEOUT_S)
-    assert found == losses(tmp_path / "alone" / "small.metrics.jsonl")
-
-
-@pytest.mark.parametrize("victim", ["launcher 0", "launcher 1", "rank 0", "rank 1"])
-def test_what_dies_on_one_node_ends_the_other(
-    victim: str, nodes: Callable[..., list["subprocess.Popen[str]"]], tmp_path: Path
-) -> None:
-    launchers = nodes(steps=100_000)
-    wait_for_steps(tmp_path)
-    what, node = victim.split()
-    ranks = sorted(ranks_of(tmp_path), key=node_of)
-    os.kill(launchers[int(node)].pid if what == "launcher" else ranks[int(node)], signal.SIGKILL)
-    outcomes = ended(launchers)
-    assert ranks_of(tmp_path) == []
-    code, text = outcomes[1 - int(node)]
-    assert code == 1, text
-    assert "error[RUN014]: " in text
-    told = "was killed by SIGKILL" if what == "rank" else f"the launcher of node {node} has ended"
-    assert told in text
-    if what == "rank":
-        assert outcomes[int(node)][0] == 137
-
-
-def node_of(pid: int) -> bytes:
-    """The rank of a worker, which here is its node."""
-    variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-    return next(one for one in variables if one.startswith(b"RANK="))
-
-
-def ranks_of(tmp_path: Path) -> list[int]:
-    """Process ids of the workers that run this test's plan."""
-    found = subprocess.run(
-        ["pgrep", "-f", f"runtime.train.worker {tmp_path / 'small.plan'}"], capture_output=True, text=True, check=False
-    )
-    return [int(line) for line in found.stdout.split()]
 
 
 def test_an_interrupt_stops_every_worker(plan: MakePlan, start: Run, tmp_path: Path) -> None:

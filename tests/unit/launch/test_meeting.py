@@ -10,8 +10,9 @@ from contextlib import contextmanager
 import pytest
 
 from planner.diagnostics import ExitCode, PlanError
-from planner.launch import meeting
-from planner.launch.meeting import Endpoint, Meeting, Run, interface_of, meet
+from planner.launch import links, meeting
+from planner.launch.links import Endpoint, Meeting, interface_of
+from planner.launch.meeting import Run, meet
 
 
 @pytest.fixture
@@ -71,14 +72,14 @@ def test_a_launcher_that_dies_is_named(lost: int, endpoint: Endpoint) -> None:
 
 
 def test_silence_ends_the_run(endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(meeting, "SILENCE_S", 1.0)
+    monkeypatch.setattr(links, "SILENCE_S", 1.0)
     with together(endpoint, 2) as meetings:
         assert reason_of(meetings[0]) == "nothing was heard of node 1 for 1 s"
 
 
 def test_beats_keep_the_run(endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(meeting, "SILENCE_S", 1.0)
-    monkeypatch.setattr(meeting, "BEAT_S", 0.2)
+    monkeypatch.setattr(links, "SILENCE_S", 1.0)
+    monkeypatch.setattr(links, "BEAT_S", 0.2)
     with together(endpoint, 2) as meetings:
         deadline = time.monotonic() + 2.5
         while time.monotonic() < deadline:

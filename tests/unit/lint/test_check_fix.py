@@ -74,7 +74,7 @@ ADDED = {
 def fixed(check: Run, name: str, text: str, gpus: int = 8) -> str:
     """The text that ``--fix`` writes, which has to be valid."""
     Path(name).write_bytes(text.encode())
-    outcome = check(name, "--gpus", gpus, "--fix", "-o", f"fixed.{name}")
+    outcome = check(name, "--gpus", gpus, "--fix", "--force", "-o", f"fixed.{name}")
     assert outcome.code == 0, outcome.out
     written = Path(f"fixed.{name}").read_bytes().decode()
     again = check(f"fixed.{name}", "--gpus", gpus, "--json").document()
@@ -171,7 +171,7 @@ def test_only_the_offending_setting_is_renamed_or_taken_out(check: Run, name: st
 def test_every_broken_example_is_mended_or_says_why_not(check: Run, name: str) -> None:
     shutil.copy(CONFIGS / "broken" / name, name)
     gpus = BROKEN[name][0]
-    outcome = check(name, "--gpus", gpus, "--fix", "-o", f"fixed.{name}")
+    outcome = check(name, "--gpus", gpus, "--fix", "--force", "-o", f"fixed.{name}")
     if outcome.code == 0:
         assert check(f"fixed.{name}", "--gpus", gpus, "--json").document()["valid"] is True
         return

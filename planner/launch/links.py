@@ -1,0 +1,169 @@
+"""The connections between the launchers of a run: each learns through them when another has ended.
+
+A launcher that says nothing for a while, or says that its ranks failed, ends the run on every node. The messages are
+lines of JSON of a bounded length; nothing that arrives is unpickled or executed.
+"""
+
+import fcntl
+import socket
+import struct
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Annotated, NamedTuple
+
+import msgspec
+
+MOST_LINE_BYTES = 16_384
+MOST_NODES = 100_000
+BEAT_S = 2.0
+SILENCE_S = 20.0
+"""After so long without a word another node counts as lost; a link may be gone for less."""
+_SIOCGIFADDR = 0x8915
+"""Asks Linux for the address of an interface (netdevice(7))."""
+
+
+class Endpoint(NamedTuple):
+    """Where node 0 is met."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        """``HOST:PORT`` as it was typed."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+class Message(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """What one launcher says to another; a beat says nothing else than that it is there."""
+
+    node: Annotated[int, msgspec.Meta(ge=0, le=MOST_NODES)] | None = None
+    """Who says hello, with the next two."""
+    num_nodes: int = 0
+    digest: str = ""
+    go: tuple[str, int] | None = None
+    """All nodes are there; host and port at which the ranks meet."""
+    refused: str = ""
+    failed: str = ""
+    """Why the run has ended on a node."""
+    done: bool = False
+
+
+@dataclass(kw_only=True)
+class Peer:
+    """The launcher of another node, behind an open connection."""
+
+    connection: socket.socket
+    node: int | None = None
+    """Which one, once it has said so and until it is done."""
+    heard_s: float = field(default_factory=time.monotonic)
+    said_s: float = 0.0
+    pending: bytes = b""
+    closed: bool = False
+
+    def say(self, message: Message) -> None:
+        """Send one message; a peer that does not take it is closed."""
+        try:
+            self.connection.sendall(msgspec.json.encode(message) + b"\n")
+        except OSError:
+            self.closed = True
+        self.said_s = time.monotonic()
+
+    def beat(self) -> None:
+        """Say that this node is there, now and then."""
+        if time.monotonic() - self.said_s > BEAT_S:
+            self.say(Message())
+
+    def hear(self) -> list[Message]:
+        """The messages that have come in; who sends something else is closed."""
+        try:
+            data = self.connection.recv(MOST_LINE_BYTES)
+        except BlockingIOError:
+            return []
+        except OSError:
+            data = b""
+        self.heard_s = time.monotonic()
+        *lines, self.pending = (self.pending + data).split(b"\n")
+        self.closed |= not data or len(self.pending) > MOST_LINE_BYTES
+        try:
+            return [msgspec.json.decode(line, type=Message) for line in lines]
+        except msgspec.DecodeError:
+            self.closed = True
+            return []
+
+
+@dataclass(kw_only=True)
+class Meeting:
+    """All launchers of a run, connected to that of node 0."""
+
+    node: int
+    peers: list[Peer]
+    """On node 0 all the others, elsewhere node 0."""
+    store: Endpoint
+    """Where the ranks meet: a port of node 0."""
+    listener: socket.socket | None = None
+    """On node 0 the socket that listens there, for rank 0."""
+    address: str = ""
+    """That of this node among the others."""
+    reason: str = ""
+    """Why the run ends, once that is known of another node."""
+
+    def tick(self) -> str:
+        """Hear and say what is due; why the run has to end, or nothing. To be called several times a second."""
+        now = time.monotonic()
+        for peer in self.peers:
+            for message in peer.hear():
+                self._heard(peer, message)
+            if peer.closed and not self.reason and peer.node is not None:
+                self.reason = f"the launcher of node {peer.node} has ended, or its connection has"
+            elif now - peer.heard_s > SILENCE_S and not self.reason:
+                self.reason = f"nothing was heard of node {peer.node} for {SILENCE_S:.0f} s"
+            peer.beat()
+        self.peers = open_peers(self.peers)
+        return self.reason
+
+    def _heard(self, peer: Peer, message: Message) -> None:
+        if message.done:
+            peer.node = None  # it may leave
+        elif message.failed and not self.reason:
+            self.reason = message.failed
+            for other in self.peers:
+                if other is not peer:
+                    other.say(message)
+
+    def leave(self, failure: str = "") -> None:
+        """Tell the others how this node ended, unless they know, and close the connections."""
+        for peer in self.peers:
+            if failure and not self.reason:
+                peer.say(Message(failed=failure[: MOST_LINE_BYTES // 8]))
+            elif not failure:
+                peer.say(Message(done=True))
+            peer.connection.close()
+        if self.listener is not None:
+            self.listener.close()
+
+    def late_reason(self, wait_s: float) -> str:
+        """Why the run ends, where another node may know better and is about to say so."""
+        deadline = time.monotonic() + wait_s
+        while not self.tick() and self.peers and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return self.reason
+
+
+def open_peers(peers: Sequence[Peer]) -> list[Peer]:
+    """The peers that are not closed; the connections of the others are."""
+    for peer in peers:
+        if peer.closed:
+            peer.connection.close()
+    return [peer for peer in peers if not peer.closed]
+
+
+def interface_of(address: str) -> str:
+    """The network interface that has an IPv4 address, such as ``eth0``; empty if none has."""
+    for _, name in socket.if_nameindex():
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe, suppress(OSError):
+            found = fcntl.ioctl(probe.fileno(), _SIOCGIFADDR, struct.pack("256s", name.encode()[:15]))
+            if socket.inet_ntoa(found[20:24]) == address:
+                return name
+    return ""

@@ -1,0 +1,74 @@
+"""Runs that tests start as a person does, in processes of their own."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from planner.plans.plan import Plan, write_plan
+
+MakePlan = Callable[..., Plan]
+Run = Callable[..., "subprocess.Popen[str]"]
+
+ROOT = Path(__file__).parents[2]
+TIMEOUT_S = 90
+RUNNER = """
+import sys
+from pathlib import Path, PosixPath
+from planner.handover.work import RunOptions
+from planner.cli.ending import exit_code
+from planner.launch.processes import execute, training
+from planner.plans.plan import read_plan
+path, options = Path(sys.argv[1]), eval(sys.argv[2])
+try:
+    options = RunOptions(**{"output": path.parent / "out"} | options)
+    code = execute(training(read_plan(path), path, options)).code
+except BaseException as error:
+    code = exit_code(error)
+sys.exit(code)
+"""
+
+
+def starting(tmp_path: Path) -> Iterator[Run]:
+    """``start(plan, **options)`` is a process that runs the plan, away from the checkout."""
+    started = []
+
+    def run(plan: Plan, **options: Any) -> "subprocess.Popen[str]":
+        path = tmp_path / "small.plan"
+        write_plan(plan, path)
+        python_path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+        process = subprocess.Popen(
+            [sys.executable, "-c", RUNNER, str(path), repr(options)],
+            cwd=tmp_path,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=os.environ | {"PYTHONPATH": python_path},
+        )
+        started.append(process)
+        return process
+
+    yield run
+    for process in started:
+        if process.poll() is None:
+            process.terminate()
+            process.communicate(timeout=TIMEOUT_S)
+
+
+def wait_for_steps(tmp_path: Path) -> None:
+    deadline = time.monotonic() + TIMEOUT_S
+    path = tmp_path / "out" / "small.metrics.jsonl"
+    while not path.exists() or len(path.read_text().splitlines()) < 3:
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+def ranks_of(tmp_path: Path) -> list[int]:
+    """Process ids of the workers that run this test's plan."""
+    found = subprocess.run(
+        ["pgrep", "-f", f"runtime.train.worker {tmp_path / 'small.plan'}"], capture_output=True, text=True, check=False
+    )
+    return [int(line) for line in found.stdout.split()]

@@ -1,0 +1,85 @@
+"""Several nodes: launchers on one machine, each of them a node with a rank."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.runtime.launched import TIMEOUT_S, MakePlan, Run, ranks_of, wait_for_steps
+
+pytestmark = pytest.mark.runtime
+
+
+def losses(path: Path) -> list[float]:
+    return [one["loss"] for one in map(json.loads, path.read_text().splitlines()) if one["record"] == "step"]
+
+
+TWO_NODES = {"data_parallel": 2, "devices_per_node": 1}
+
+
+@pytest.fixture
+def nodes(plan: MakePlan, start: Run, tmp_path: Path) -> Callable[..., list["subprocess.Popen[str]"]]:
+    """``nodes(steps=N)``: two launchers on this machine, each of them a node with one rank."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        endpoint = f"127.0.0.1:{free.getsockname()[1]}"
+
+    def both(**options: Any) -> list["subprocess.Popen[str]"]:
+        chosen = plan(**TWO_NODES)
+        outputs = [tmp_path / "out", tmp_path / "out1"]
+        return [start(chosen, node_rank=k, rendezvous=endpoint, output=outputs[k], **options) for k in (0, 1)]
+
+    return both
+
+
+def ended(processes: list["subprocess.Popen[str]"]) -> list[tuple[int, str]]:
+    """Exit code and messages of launchers, which have 30 s from now."""
+    deadline = time.monotonic() + 30
+    texts = [one.communicate(timeout=max(1.0, deadline - time.monotonic()))[1] for one in processes]
+    return [(one.returncode, text) for one, text in zip(processes, texts, strict=True)]
+
+
+def test_two_nodes_train_like_one(
+    nodes: Callable[..., list["subprocess.Popen[str]"]], plan: MakePlan, start: Run, tmp_path: Path
+) -> None:
+    launchers = nodes(steps=3)
+    for launcher in launchers:
+        _, stderr = launcher.communicate(timeout=TIMEOUT_S)
+        assert launcher.returncode == 0, stderr
+        assert "waiting for node" in stderr
+    found = losses(tmp_path / "out" / "small.metrics.jsonl")
+    alone = start(plan(data_parallel=2), steps=3, output=tmp_path / "alone")
+    alone.communicate(timeout=TIMEOUT_S)
+    assert found == losses(tmp_path / "alone" / "small.metrics.jsonl")
+
+
+@pytest.mark.parametrize("victim", ["launcher 0", "launcher 1", "rank 0", "rank 1"])
+def test_what_dies_on_one_node_ends_the_other(
+    victim: str, nodes: Callable[..., list["subprocess.Popen[str]"]], tmp_path: Path
+) -> None:
+    launchers = nodes(steps=100_000)
+    wait_for_steps(tmp_path)
+    what, node = victim.split()
+    ranks = sorted(ranks_of(tmp_path), key=node_of)
+    os.kill(launchers[int(node)].pid if what == "launcher" else ranks[int(node)], signal.SIGKILL)
+    outcomes = ended(launchers)
+    assert ranks_of(tmp_path) == []
+    code, text = outcomes[1 - int(node)]
+    assert code == 1, text
+    assert "error[RUN014]: " in text
+    told = "was killed by SIGKILL" if what == "rank" else f"the launcher of node {node} has ended"
+    assert told in text
+    if what == "rank":
+        assert outcomes[int(node)][0] == 137
+
+
+def node_of(pid: int) -> bytes:
+    """The rank of a worker, which here is its node."""
+    variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    return next(one for one in variables if one.startswith(b"RANK="))
