@@ -42,7 +42,8 @@ def test_the_schedule_is_that_of_every_task_played(
 @settings(max_examples=200, deadline=None, derandomize=True)
 @given(questions(), st.data())
 def test_the_closed_form_is_within_its_bounds_of_the_schedule(asked: Problem, data: st.DataObject) -> None:
-    """The closed form is too high by at most the bubble and what tails differ by.
+    """The closed form is too high by at most the bubble and what tails differ by, and the sends of one micro batch
+    where it passes a stage several times.
 
     It is too low by at most ``M (max f + max b - max (f + b))``: nothing where the stage with the
     slowest forward has the slowest backward too, but for sends, which the first two hold and the last does not.
@@ -56,7 +57,9 @@ def test_the_closed_form_is_within_its_bounds_of_the_schedule(asked: Problem, da
     tails, found = total(times.tail), pass_times(asked, columns, times)
     spread = float(tails.max() - tails.min())
     bubble = predicted.breakdown_s.get("pipeline_bubble", 0.0)
-    assert predicted.step_s - exact <= (bubble + spread) * (1 + 1e-9)
+    # A chunk's first and last send need not be on the longest path, and the closed form has them for every stage.
+    sends = 2 * whole.num_model_chunks * float(found.send_s.max()) * (whole.num_model_chunks > 1)
+    assert predicted.step_s - exact <= (bubble + spread + sends) * (1 + 1e-9)
     forward = found.forward_s + found.send_s * whole.num_model_chunks
     backward = found.backward_s + found.send_s * whole.num_model_chunks
     apart = float(forward.max() + backward.max() - (found.forward_s + found.backward_s).max())
