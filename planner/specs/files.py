@@ -4,7 +4,7 @@ import difflib
 import hashlib
 import re
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,7 +15,7 @@ from planner.diagnostics import usage_error
 from planner.specs.hardware import HardwareSpec
 from planner.specs.model import ModelSpec
 from planner.specs.stack import StackSpec
-from planner.specs.units import UNIT_SCALES, parse_quantity
+from planner.specs.units import UNIT_SCALES, BytesPerSecond, FlopsPerSecond, parse_quantity
 
 SpecType = TypeVar("SpecType", ModelSpec, HardwareSpec, StackSpec)
 Struct = TypeVar("Struct")
@@ -24,6 +24,8 @@ FOLDERS: dict[type, str] = {ModelSpec: "models", HardwareSpec: "hardware", Stack
 _LISTING: dict[type, str] = {ModelSpec: "models", HardwareSpec: "hardware", StackSpec: "solve --help"}
 ALIASES = {"gpt2": "gpt2-small", "gpt3": "gpt3-175b"}
 MAX_SPEC_BYTES = 1024**2
+LARGEST_NUMBER = 1e30
+"""Beyond every byte, FLOP and second that a cluster has."""
 
 
 def specs_root() -> Path:
@@ -82,6 +84,8 @@ def _decode_file(path: Path, kind: type[SpecType], shown: str) -> SpecType:
         ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise usage_error(f"the spec is not TOML: {error}", location=shown) from error
+    if beyond := next(_beyond(fields, "$"), ""):
+        raise usage_error(f"the spec is not valid: {beyond}", location=shown)
     try:
         return msgspec.convert(fields, kind, dec_hook=partial(_decode_quantity, plain_numbers=False))
     except msgspec.ValidationError as error:
@@ -94,7 +98,7 @@ def _decode_quantity(kind: type, value: Any, *, plain_numbers: bool) -> Any:
         raise NotImplementedError(kind)
     if isinstance(value, str):
         return parse_quantity(value, kind)
-    if plain_numbers and value is None:
+    if plain_numbers and value is None and issubclass(kind, BytesPerSecond | FlopsPerSecond):
         return kind(float("inf"))  # JSON has no infinity: a rate without a limit is written as null
     if plain_numbers and isinstance(value, int | float):
         return kind(value)
@@ -129,8 +133,23 @@ def to_builtins(value: Any) -> Any:
 
 
 def from_builtins(fields: Any, struct: type[Struct]) -> Struct:
-    """The inverse of :func:`to_builtins`: quantities are plain numbers in base units."""
+    """The inverse of :func:`to_builtins`: quantities are plain numbers in base units.
+
+    Raises:
+        msgspec.ValidationError: a field is missing, unknown or not of its kind, or a number is beyond every quantity.
+    """
+    if beyond := next(_beyond(fields, "$"), ""):
+        raise msgspec.ValidationError(beyond)
     return msgspec.convert(fields, struct, dec_hook=partial(_decode_quantity, plain_numbers=True))
+
+
+def _beyond(value: Any, path: str) -> Iterator[str]:
+    """Numbers that no quantity has: infinite, none, or so large that a product of a few has no floating-point form."""
+    if isinstance(value, int | float) and not abs(value) <= LARGEST_NUMBER:
+        yield f"{value!r:.40} is beyond {LARGEST_NUMBER:g} - at `{path}`"
+    children = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, child in children:
+        yield from _beyond(child, f"{path}[{key}]" if isinstance(value, list) else f"{path}.{key}")
 
 
 def spec_digest(spec: ModelSpec | HardwareSpec | StackSpec) -> str:
