@@ -207,7 +207,7 @@ class LayoutColumns:
     def mode_is(self, *modes: TensorMode) -> NDArray[np.bool_]:
         """Where the tensor mode is one of ``modes``."""
         # Faster than np.isin by ten times where there are few layouts, and asked for often.
-        found = self.tensor_mode == TENSOR_MODES.index(modes[0])
+        found = self.tensor_mode == (TENSOR_MODES.index(modes[0]) if modes else -1)
         for mode in modes[1:]:
             found |= self.tensor_mode == TENSOR_MODES.index(mode)
         return found
