@@ -95,10 +95,10 @@ def write_plan(plan: Plan, path: Path, *, force: bool = False, ours: Ours | None
     Raises:
         PlanError: the file cannot be written, or there is one that stays.
     """
-    write_output(canonical_json(plan), path, what="plan", ours=ours or is_plan, force=force)
+    write_output(canonical_json(plan), path, what="plan", ours=ours or holds_plan, force=force)
 
 
-def is_plan(content: bytes) -> bool:
+def holds_plan(content: bytes) -> bool:
     """Whether a file holds a plan of any format, whole or not."""
     return content.lstrip().startswith(b"{") and b'"format_version"' in content and b'"gptplan_version"' in content
 
