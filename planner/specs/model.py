@@ -1,10 +1,76 @@
-"""A model, and the training step that its authors used."""
+"""A model by its parts, and the training step that its authors used."""
 
-from planner.specs.base import Count, Fraction, Name, Precision, Spec
+from typing import Annotated, Literal
+
+from msgspec import Meta
+
+from planner.specs.base import Count, Fraction, Name, Number, Positive, Precision, Spec
+
+Positions = Literal["learned", "rotary"]
+RotaryScaling = Literal["none", "linear", "dynamic", "yarn", "llama3"]
+Activation = Literal["gelu", "gelu-tanh", "silu", "relu"]
+Norm = Literal["layernorm", "rmsnorm"]
+Family = Literal["gpt2", "llama", "mistral", "qwen2"]
+
+
+class AttentionSpec(Spec, frozen=True, kw_only=True):
+    """The attention of a block; without a key it is GPT-2's."""
+
+    kv_heads: Count | None = None
+    """Heads of keys and values, which divide the heads; ``None``: as many as heads."""
+    head_size: Count | None = None
+    """Width of a head; ``None``: the hidden size over the heads."""
+    qkv_bias: bool = True
+    """Whether the products of queries, keys and values add a bias."""
+    output_bias: bool = True
+    """Whether the output product adds a bias."""
+    qk_norm: bool = False
+    """Whether queries and keys are normalised head by head."""
+    sliding_window: Count | None = None
+    """Tokens that a token attends to at most, itself among them; ``None``: all before it."""
+
+
+class PositionSpec(Spec, frozen=True, kw_only=True):
+    """How a model knows the order of tokens; without a key by a learned table, as GPT-2."""
+
+    kind: Positions = "learned"
+    """``learned``: a table with a row a position. ``rotary``: queries and keys are rotated."""
+    base: Positive = 10_000.0
+    """Base of the rotary wave lengths."""
+    scaling: RotaryScaling = "none"
+    """How wave lengths are stretched for sequences longer than those of pretraining."""
+    factor: Positive = 1.0
+    """By how much they are stretched."""
+    low_frequency_factor: Positive = 1.0
+    """Of ``llama3``: longer waves than the original length over this are stretched whole."""
+    high_frequency_factor: Positive = 4.0
+    """Of ``llama3``: shorter waves than the original length over this are not stretched."""
+    original_max_seq_len: Count | None = None
+    """Longest sequence before stretching; ``None``: the longest of the model."""
+
+
+class MlpSpec(Spec, frozen=True, kw_only=True):
+    """The feed-forward part of a block; without a key it is GPT-2's."""
+
+    gated: bool = False
+    """Whether a second product of the input is multiplied into the activated first one."""
+    activation: Activation = "gelu-tanh"
+    """Function between the products."""
+    bias: bool = True
+    """Whether its products add biases."""
+
+
+class NormSpec(Spec, frozen=True, kw_only=True):
+    """The norms before attention, before the feed-forward part and before the loss head."""
+
+    kind: Norm = "layernorm"
+    """``layernorm`` has a weight and a bias, ``rmsnorm`` a weight."""
+    epsilon: Annotated[Number, Meta(gt=0.0)] = 1e-5
+    """Added to the variance."""
 
 
 class ModelSpec(Spec, frozen=True, kw_only=True):
-    """A GPT-2-architecture model and the training step its authors used."""
+    """A decoder-only transformer by its parts, and the training step its authors used."""
 
     name: Name
     """What plans and commands call it."""
@@ -17,13 +83,13 @@ class ModelSpec(Spec, frozen=True, kw_only=True):
     hidden_size: Count
     """Width of the residual stream, ``h``."""
     num_heads: Count
-    """Attention heads of a layer, which divide the hidden size."""
+    """Attention heads of a layer, which divide the hidden size unless the size of a head is given."""
     ffn_hidden_size: Count
-    """Width inside the feed-forward part, ``f``; usually ``4 h``."""
+    """Width inside the feed-forward part, ``f``; usually ``4 h``, or ``8/3 h`` where it is gated."""
     vocab_size: Count
     """Tokens of the vocabulary, not padded."""
     max_seq_len: Count
-    """Rows of the position table."""
+    """Longest sequence: rows of a learned position table, or what rotary positions were trained for."""
     tied_embeddings: bool
     """Whether the loss head reuses the token embedding."""
     dropout: Fraction
@@ -37,13 +103,70 @@ class ModelSpec(Spec, frozen=True, kw_only=True):
     precision: Precision
     """Of weights and activations, unless ``--precision`` says otherwise."""
 
+    # Parts of a block
+    attention: AttentionSpec = AttentionSpec()
+    """Heads of keys and values, biases, windows."""
+    positions: PositionSpec = PositionSpec()
+    """A learned table or rotations."""
+    mlp: MlpSpec = MlpSpec()
+    """Plain or gated."""
+    norm: NormSpec = NormSpec()
+    """Which norm."""
+
     sources: dict[str, str]
     """Where each number is from, by its key."""
 
     def __post_init__(self) -> None:
         """Refuse shapes that are no transformer."""
-        if self.hidden_size % self.num_heads:
-            rest = f"{self.hidden_size} % {self.num_heads} = {self.hidden_size % self.num_heads}"
-            raise ValueError(f"`hidden_size` has to divide by `num_heads`: {rest}")
+        if self.attention.head_size is None:
+            _divides(self.hidden_size, self.num_heads, "`hidden_size` has to divide by `num_heads`")
+        _divides(self.num_heads, self.kv_heads, "`num_heads` has to divide by `attention.kv_heads`")
+        if self.positions.kind == "rotary":
+            _divides(self.head_size, 2, "rotary positions rotate pairs: the size of a head has to divide by 2")
         if self.seq_len > self.max_seq_len:
             raise ValueError(f"`seq_len` {self.seq_len} is longer than `max_seq_len` {self.max_seq_len}")
+
+    @property
+    def kv_heads(self) -> int:
+        """Heads of keys and of values."""
+        return self.attention.kv_heads or self.num_heads
+
+    @property
+    def head_size(self) -> int:
+        """Width of one head."""
+        return self.attention.head_size or self.hidden_size // self.num_heads
+
+    @property
+    def query_size(self) -> int:
+        """Width of the queries of all heads, and of what attention gives to its output product."""
+        return self.num_heads * self.head_size
+
+    @property
+    def kv_size(self) -> int:
+        """Width of the keys of all heads, and of the values."""
+        return self.kv_heads * self.head_size
+
+    @property
+    def family(self) -> Family | None:
+        """The family of Hugging Face models with these parts, which have a class of their own there; ``None``: none."""
+        parts = (
+            self.positions.kind,
+            self.norm.kind,
+            self.mlp.gated,
+            self.mlp.bias,
+            self.attention.output_bias,
+            self.attention.qk_norm,
+        )
+        if parts == ("learned", "layernorm", False, True, True, False):
+            own = self.attention.qkv_bias and self.kv_heads == self.num_heads and not self.attention.sliding_window
+            return "gpt2" if own and self.attention.head_size is None else None
+        if parts != ("rotary", "rmsnorm", True, False, False, False):
+            return None
+        if self.attention.qkv_bias:
+            return "qwen2"
+        return "mistral" if self.attention.sliding_window else "llama"
+
+
+def _divides(whole: int, part: int, rule: str) -> None:
+    if whole % part:
+        raise ValueError(f"{rule}: {whole} % {part} = {whole % part}")
