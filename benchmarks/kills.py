@@ -52,8 +52,8 @@ INTRODUCTION = """# Kills
 Written by `{command}`. Each time a run of two processes was started,
 on one node or as two nodes on one machine, and one of its processes got a signal at a random moment of one part of the
 run. Launcher N is that of node N; with two nodes, rank N is on node N. Counted are processes that are there 30 seconds
-later, and files outside the folder of the run but for PyTorch's cache. The last column has the exit code and the message
-of every launcher that was not killed by SIGKILL itself, and how often. A launcher that is ended before it has started
+later, and files outside the folder of the run but for PyTorch's cache. The last column has exit code and message of
+every launcher that was not killed by SIGKILL itself, and how often. A launcher that is ended before it has started
 anything ends without a message.
 
 """
@@ -178,7 +178,7 @@ class _Running:
         command += ["--run-dir", str(self.folder / "run")]
         if nodes > 1:
             # Who waits for a launcher that was killed before they met has nothing but a limit of its own.
-            command += ["--node-rank", str(node), "--rendezvous", endpoint, "--rendezvous-timeout", "20"]
+            command += ["--node-rank", str(node), "--rendezvous", endpoint, "--rendezvous-timeout", "10"]
         env = os.environ | {"KILLS": str(self.folder), "TMPDIR": str(self.folder / "tmp")}
         with self.said(node).open("wb") as stderr:
             return subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.DEVNULL, stderr=stderr)

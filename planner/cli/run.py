@@ -34,7 +34,8 @@ def run(options: Run) -> int:
     with run_folder(plan, name, options, force=options.force) as folder:
         say(f"folder of this run: {folder}")
         outcome, metrics = execute(training(plan, folder, options)), folder / METRICS_FILE
-        say_interrupted(outcome, _progress(folder, options))
+        if outcome.interrupted_by is not None:
+            say_interrupted(outcome, _progress(folder, options))
         if table is not None and outcome.code == ExitCode.OK:
             append_run(table, plan, name=name, outcome="fit", metrics=metrics)
         elif table is not None and outcome.out_of_memory:

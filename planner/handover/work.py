@@ -16,6 +16,8 @@ PLAN_FILE = "plan"
 METRICS_FILE = "metrics.jsonl"
 """In the folder of a run: a header, one record a step, a summary; written by rank 0."""
 
+MOMENT_BYTES = 8
+"""On a drive: two float32 moments of each parameter."""
 NVME_FOLDER = "GPTPLAN_NVME_FOLDER"
 """Environment variable: where the workers keep moments of the optimizer while they run."""
 OUT_OF_MEMORY_FILE = "GPTPLAN_OUT_OF_MEMORY_FILE"

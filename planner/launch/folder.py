@@ -77,6 +77,8 @@ def run_folder(plan: Plan, name: str, options: RunOptions, *, force: bool = Fals
             _lock(descriptor, folder)
             if not force:
                 _refuse_files(folder)
+            if (folder / METRICS_FILE).is_file():
+                (folder / METRICS_FILE).unlink()  # whose steps are none of this run
             os.truncate(descriptor, 0)
             os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()} since {_now():%F %T} UTC".encode())
         write_output(canonical_json(plan), folder / PLAN_FILE, what="plan", force=force, option="--run-dir")

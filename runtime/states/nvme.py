@@ -10,11 +10,10 @@ import torch.distributed as dist
 from tensornvme import DiskOffloader
 
 from planner.diagnostics import Diagnostic, ExitCode, PlanError
+from planner.handover.work import MOMENT_BYTES
 from planner.specs.units import format_bytes
 
 RULE = "RUN005"
-MOMENT_BYTES = 8
-"""Two float32 moments of a parameter."""
 
 QUEUE_DEPTH = 8
 LARGEST_TRANSFER_BYTES = 2**31 - 4096

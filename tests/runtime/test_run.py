@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -218,6 +219,38 @@ def test_an_interrupt_stops_every_worker_and_says_what_is_done(plan: MakePlan, t
     assert last.endswith(f"{num_steps} of 99999 steps are done, metrics and logs are in {tmp_path / 'out'}")
     assert "Traceback" not in stderr
     assert ranks_of(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["verify", "small.plan"], "there is no answer: the layout was not compared to the end"),
+        (["calibrate", "-o", "x.toml"], "no spec was written"),
+    ],
+    ids=["verify", "calibrate"],
+)
+def test_an_interrupt_of_another_command_says_what_is_lost(
+    arguments: list[str], said: str, plan: MakePlan, tmp_path: Path
+) -> None:
+    write_plan(plan(data_parallel=2), tmp_path / "small.plan")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "planner.cli", *arguments],
+        cwd=tmp_path,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    while not any(b"RANK=1" in Path(f"/proc/{pid}/environ").read_bytes() for pid in children.read_text().split()):
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    stdout, stderr = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == 130, stderr
+    assert stderr.splitlines()[-1] == f"ended by SIGINT: every process has ended, and {said}"
+    assert not stdout
+    assert [path.name for path in tmp_path.iterdir()] == ["small.plan"]
 
 
 def test_a_killed_worker_is_named(plan: MakePlan, start: Run, tmp_path: Path) -> None:

@@ -73,9 +73,11 @@ def test_a_folder_is_held_and_let_go(plan: Plan, tmp_path: Path) -> None:
         assert found.location == f"--run-dir {folder}"
         with pytest.raises(PlanError, match="another run has this folder"), run_folder(plan, "x", options, force=True):
             pass
+    (folder / METRICS_FILE).write_text('{"record": "step"}\n')
     assert refused(options).message == "there is a run in this folder already"
+    assert steps_done(folder) == 1
     with run_folder(plan, "some", options, force=True):
-        pass
+        assert steps_done(folder) == 0
 
 
 def test_a_folder_is_let_go_by_the_death_of_who_holds_it(plan: Plan, tmp_path: Path) -> None:
