@@ -4,7 +4,7 @@ import signal
 from pathlib import Path
 
 from planner.cli.parameters import PlanFile
-from planner.diagnostics import ExitCode, usage_error
+from planner.diagnostics import ExitCode, render, usage_error
 from planner.handover.work import RunOptions
 from planner.outputs import say
 from planner.specs.units import format_bytes
@@ -24,6 +24,7 @@ def run(options: Run) -> int:
     from planner.launch.processes import execute, training
     from planner.rules.reading import read_sound_plan
     from planner.validation.recording import append_run, check_record
+    from planner.views.caveats import tight_memory
 
     plan = read_sound_plan(options.plan)
     check_machine(plan, str(options.plan), options.node_rank)
@@ -38,6 +39,8 @@ def run(options: Run) -> int:
     if table is not None:
         check_record(table, plan)
     _check_output(options.output)
+    for warning in tight_memory(plan):
+        say(render(warning))
     outcome, metrics = execute(work), options.output / f"{options.plan.stem}.metrics.jsonl"
     if outcome.interrupted_by is not None:
         name = signal.Signals(outcome.interrupted_by).name
