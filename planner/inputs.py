@@ -26,3 +26,11 @@ def read_input(path: Path, *, what: str, most_bytes: int, shown: str = "", hint:
     if len(content) > most_bytes:
         raise usage_error(f"the {what} file is larger than {most_bytes >> 20} MiB", location=shown, hint=hint)
     return content
+
+
+def is_folder(path: Path) -> bool:
+    """Whether a folder is there; a name that no file can have is none."""
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):
+        return False

@@ -22,7 +22,7 @@ Parameters = Annotated[int, Meta(ge=0, le=10**15)]
 Fraction = Annotated[float, Meta(ge=0.0, le=1.0)]
 Share = Annotated[float, Meta(ge=1e-9, le=1.0)]
 """A fraction that something is divided by."""
-Positive = Annotated[float, Meta(ge=1e-9, le=1e12)]
+Positive = Annotated[float, Meta(ge=1e-15, le=1e12)]
 Flops = Annotated[float, Meta(gt=0.0, le=1e24)]
 Error = Annotated[float, Meta(ge=0.0, le=1000.0)]
 """A mean relative error."""

@@ -49,8 +49,8 @@ EXAMPLES = {Bytes: "80 GiB", Seconds: "2 us", BytesPerSecond: "300 GB/s", FlopsP
 RANGES: dict[type, tuple[float, float]] = {
     Bytes: (0, 2**50),
     Seconds: (0, 3600),
-    BytesPerSecond: (1e3, 1e18),
-    FlopsPerSecond: (1e6, 1e21),
+    BytesPerSecond: (1, 1e18),
+    FlopsPerSecond: (1, 1e21),
 }
 """The least and the most of each quantity in a spec, beyond which nothing is planned."""
 
@@ -85,8 +85,12 @@ def in_range(kind: type, value: float, text: str) -> Any:
 
 
 def shown(kind: type, value: float) -> str:
-    """A bound of :data:`RANGES` as a spec file writes it."""
-    return quantity_text(kind(value)) if value else f"0 {EXAMPLES[kind].split()[1]}"
+    """A bound of :data:`RANGES` in the largest unit of bytes, FLOP or seconds that makes it a whole number."""
+    scales = {unit: scale for unit, scale in UNIT_SCALES[kind].items() if "bit" not in unit}
+    plain = next(unit for unit, scale in scales.items() if scale == 1)
+    whole = [unit for unit, scale in scales.items() if value >= scale and value % scale == 0]
+    unit = max(whole, key=scales.__getitem__, default=plain)
+    return f"{value / scales[unit]:,.0f} {unit}"
 
 
 _PREFIXES = (("T", 1e12), ("G", 1e9), ("M", 1e6), ("", 1.0))

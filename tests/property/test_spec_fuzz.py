@@ -52,7 +52,21 @@ QUANTITIES = (
     "5e-324 s",
     "9 GB",
 )
-VALUES = (*BOUNDS, *QUANTITIES, *NUMBERS, *HOSTILE, True, False, [], {}, [0], [1] * 300, [[]], {"a": {}}, float("nan"))
+VALUES: tuple[Any, ...] = (
+    *BOUNDS,
+    *QUANTITIES,
+    *NUMBERS,
+    *HOSTILE,
+    True,
+    False,
+    [],
+    {},
+    [0],
+    [1] * 300,
+    [[]],
+    {"a": {}},
+    float("nan"),
+)
 
 
 def edited(kind: str, chance: random.Random) -> str:
@@ -129,6 +143,7 @@ COMMANDS: tuple[tuple[str, ...], ...] = (
     ("solve", "--model", "gpt2-tiny", "--gpus", "1", "--stack", "PATH", "--json"),
     ("sweep", "--model", "gpt2-tiny", "--vary", "gpus=1", "--out", "PATH/none/there", "--jobs", "1"),
     ("calibrate", "--from", "PATH", "-o", "a.toml"),
+    ("calibrate", "-o", "PATH/a.toml"),
     ("calibrate", "-o", "PATH"),
     ("explain", "PATH"),
 )
