@@ -143,7 +143,6 @@ COMMANDS: tuple[tuple[str, ...], ...] = (
     ("solve", "--model", "gpt2-tiny", "--gpus", "1", "--stack", "PATH", "--json"),
     ("sweep", "--model", "gpt2-tiny", "--vary", "gpus=1", "--out", "PATH/none/there", "--jobs", "1"),
     ("calibrate", "--from", "PATH", "-o", "a.toml"),
-    ("calibrate", "-o", "PATH/a.toml"),
     ("calibrate", "-o", "PATH"),
     ("explain", "PATH"),
 )

@@ -98,13 +98,13 @@ def test_stacks_and_pins_are_listed(gptplan: Run) -> None:
 EARLY = """
 import os, signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)
+when = sys.argv.pop(1)
 class Interrupt:
     def find_spec(self, name, path=None, target=None):
-        if name == sys.argv[1]:
+        if name == when:
             os.kill(os.getpid(), signal.SIGINT)
 sys.meta_path.insert(0, Interrupt())
 from planner.cli.__main__ import main
-sys.argv[:] = ["gptplan", *sys.argv[2:]]
 main()
 """
 
