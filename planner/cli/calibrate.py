@@ -11,6 +11,7 @@ import msgspec
 from planner.cli.parameters import Json, print_json
 from planner.diagnostics import Diagnostic, ExitCode, render, usage_error
 from planner.handover.options import Option, Range
+from planner.inputs import is_folder
 from planner.outputs import say
 from planner.plans.question import GPU_NAMES, STACK_NAMES
 from planner.specs import HardwareSpec, StackSpec
@@ -73,12 +74,12 @@ def _refuse(message: str, given: Mapping[str, object]) -> None:
 def _check_output(output: Path, *, force: bool) -> None:
     if output.suffix != ".toml":
         raise usage_error("a spec file ends in .toml", location=str(output), hint=f"use `-o {output.stem}.toml`")
-    if output.is_dir():
+    if is_folder(output):
         raise usage_error("this is a folder", location=str(output), hint="name a file with `-o FILE.toml`")
-    if output.exists() and not force:
+    if os.path.lexists(output) and not force:
         hint = "name another file with `-o`, or replace it with `--force`"
         raise usage_error("this file is there already", location=str(output), hint=hint)
-    if not output.parent.is_dir() or not os.access(output.parent, os.W_OK | os.X_OK):
+    if not is_folder(output.parent) or not os.access(output.parent, os.W_OK | os.X_OK):
         raise usage_error(
             "cannot write the spec: there is no such folder, or it cannot be written to",
             location=str(output),

@@ -14,6 +14,7 @@ import typer
 
 from planner.diagnostics import usage_error
 from planner.handover.options import Declared, Option, check_ranges, declared
+from planner.inputs import is_folder
 
 Json = Annotated[bool, Option("Print one JSON document.", ("--json",))]
 Force = Annotated[bool, Option("Replace a file that another command or a person wrote.")]
@@ -69,7 +70,10 @@ def _parameter(one: Declared) -> inspect.Parameter:
 
 def print_json(document: Any) -> None:
     """Write one JSON document to stdout."""
-    text = msgspec.json.format(msgspec.json.encode(document), indent=2).decode()
+    try:
+        text = msgspec.json.format(msgspec.json.encode(document), indent=2).decode()
+    except UnicodeEncodeError:  # names of files that are no UTF-8
+        text = json.dumps(msgspec.to_builtins(document), indent=2)
     sys.stdout.write(_UNUSUAL.sub(_as_json, text) + "\n")
 
 
@@ -87,6 +91,6 @@ def check_table(out: Path | None, example: str) -> None:
     Raises:
         PlanError: that is what ``--out`` names.
     """
-    if out is not None and (out.is_dir() or not out.parent.is_dir()):
-        what = "this is a folder" if out.is_dir() else "there is no such folder to write into"
+    if out is not None and (is_folder(out) or not is_folder(out.parent)):
+        what = "this is a folder" if is_folder(out) else "there is no such folder to write into"
         raise usage_error(what, location=str(out), hint=f"name a file with `--out {example}`")

@@ -54,8 +54,11 @@ def solve(options: Solve) -> int:
         if options.output is None and not options.force:
             _check_question(answer.plan, path)
         write_plan(answer.plan, path, force=options.force)
-    except PlanError:
-        _print(answer, least, None, options)  # before it is lost
+    except PlanError as error:
+        if options.as_json:
+            error.answer = _document(answer, least, None)
+        else:
+            _print(answer, least, None, options)  # before it is lost
         raise
     if path != STDOUT:
         _print(answer, least, path, options)

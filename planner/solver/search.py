@@ -1,6 +1,7 @@
 """From a problem to an answer: enumerate, screen, limit, bound, solve exactly."""
 
 import importlib.metadata
+import math
 import time
 from dataclasses import dataclass
 
@@ -23,6 +24,8 @@ from planner.solver.limits import stage_limits
 from planner.solver.ranked import Division, Ranked
 from planner.solver.why_not.refusal import Refusal, why_infeasible
 
+MOST_LAYOUTS = 2_000_000
+"""What is judged within 2 GB of memory."""
 HALF_A_UNIT = 0.5
 """Objectives nearer than this are equal: all of them are made of whole units."""
 
@@ -92,13 +95,18 @@ class Found:
 def solve(problem: Problem, *, time_limit_s: float | None = None, top: int = 1) -> Answer:
     """Find the best layout of ``problem``.
 
+    Ctrl-C ends it with the best layout so far, once layouts are ranked; before, it raises.
+
     Args:
         problem: the question.
         time_limit_s: seconds that the exact search may take; ``None`` for no limit.
         top: how many choices to report by their best layouts, the best of all included.
+
+    Raises:
+        PlanError: there are more than :data:`MOST_LAYOUTS` layouts.
     """
     started = time.monotonic()
-    columns = enumerate_layouts(problem)
+    columns = enumerate_layouts(problem, most=MOST_LAYOUTS)
     valid, rejected = screen(problem, columns)
     num_layouts, columns = len(columns), columns.take(valid)
     space = Space(layouts=num_layouts, valid=len(columns), fit=0, rejected=rejected)
@@ -115,7 +123,10 @@ def solve(problem: Problem, *, time_limit_s: float | None = None, top: int = 1) 
     ranked = objective.rank(problem, limits)
     kept = ranked.promising()
     left = None if time_limit_s is None else time_limit_s - (time.monotonic() - started)
-    exact = objective.solve_exactly(problem, ranked.take(kept), left)
+    try:
+        exact = objective.solve_exactly(problem, ranked.take(kept), left)
+    except KeyboardInterrupt:  # before CP-SAT searched: what is ranked has a best and a bound
+        exact = ExactAnswer(status="unknown", layout_row=None, layers=(), objective=math.inf, bound=0.0)
     found = Found(problem=problem, ranked=ranked, kept=kept, exact=exact)
     return _answer(found, space, top, started)
 

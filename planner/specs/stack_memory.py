@@ -1,10 +1,10 @@
 """What a stack keeps in memory: training states, activations, pieces of ZeRO stage 3, a process beside its tensors."""
 
-from typing import Annotated, Literal
+from typing import Literal
 
-from msgspec import Meta, field
+from msgspec import field
 
-from planner.specs.base import Elements, FloatBytes, Fraction, Number, PerParameter, Share, Spec, TensorMode
+from planner.specs.base import Elements, FloatBytes, Fraction, Number, Parameters, PerParameter, Share, Spec, TensorMode
 from planner.specs.units import Bytes, BytesPerSecond, Seconds
 
 Attention = Literal["flash", "unskipped", "materialised", "recomputed"]
@@ -108,9 +108,9 @@ class ShardedSpec(Spec, frozen=True, kw_only=True):
     """
 
     # Size of a piece
-    unit_parameters: Annotated[int, Meta(ge=0)] = 0
+    unit_parameters: Parameters = 0
     """The least parameters of a piece, which holds whole tensors; a model below it is not sharded. 0: a layer."""
-    unit_search_parameters: Annotated[int, Meta(ge=0)] = 0
+    unit_search_parameters: Parameters = 0
     """How much larger a piece may become so that tensors fill pieces with little waste."""
     unit_at_most_layer: bool = False
     """Whether a piece need be no larger than a layer's matrices, its size searched by hidden sizes."""
