@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, field
 
-from planner.specs.base import Count, Flops, Name, Precision, Share, Spec
+from planner.specs.base import Count, Elements, Flops, Fraction, Name, Precision, Share, Spec
 from planner.specs.units import Bytes, BytesPerSecond, FlopsPerSecond, Seconds
 
 
@@ -20,6 +20,14 @@ class TilesSpec(Spec, frozen=True, kw_only=True):
     """Time of a product before its first and after its last tile, on the device."""
     shapes: Annotated[tuple[tuple[Count, Count, Share], ...], Meta(min_length=1, max_length=64)]
     """Rows and columns of a tile of the result, and the share of the best tile's rate that it reaches."""
+    fill: Elements = 0.0
+    """Depth of a product that filling and emptying a multiprocessor's pipeline for one tile is worth."""
+    tail: Fraction = 1.0
+    """Share of a whole wave that the missing tiles of a last wave still take; 0: a part takes its part."""
+    split: Fraction = 0.0
+    """How far products of less than a wave are divided along their depth: a power of the part of a wave."""
+    droop: Fraction = 0.0
+    """Slower by this share for each factor of ten from 1e11 to 1e13 FLOP, as power limits lower the clock."""
 
 
 class EfficiencySpec(Spec, frozen=True, kw_only=True):
