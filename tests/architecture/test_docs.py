@@ -13,7 +13,7 @@ import pytest
 import typer.main
 from typer.core import TyperGroup
 
-from docs import cli_page, plans_page, specs_page
+from docs import check_page, cli_page, plans_page, specs_page
 from docs.chart import Axis
 from docs.rules_page import PAGE, rules_page
 from planner.cli.app import app
@@ -101,6 +101,10 @@ def test_the_page_of_specs_is_up_to_date() -> None:
 
 def test_the_page_of_commands_is_up_to_date() -> None:
     assert cli_page.PAGE.read_text(encoding="utf-8") == cli_page.cli_page() + "\n", "run `make docs`"
+
+
+def test_the_page_of_what_check_reads_is_up_to_date() -> None:
+    assert check_page.PAGE.read_text(encoding="utf-8") == check_page.check_page(), "run `make docs`"
 
 
 def test_the_page_of_plans_is_up_to_date() -> None:
