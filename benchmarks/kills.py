@@ -54,7 +54,8 @@ on one node or as two nodes on one machine, and one of its processes got a signa
 run. Launcher N is that of node N; with two nodes, rank N is on node N. Counted are processes that are there 30 seconds
 later, and files outside the folder of the run but for PyTorch's cache. The last column has exit code and message of
 every launcher that was not killed by SIGKILL itself, and how often. A launcher that is ended before it has started
-anything ends without a message.
+anything ends without a message. Nodes that have not met yet know nothing of each other: who waits for a launcher that
+was killed before ends when its `--rendezvous-timeout` is over, here 10 seconds; time counts from when it waits.
 
 """
 HEAD = """| nodes | killed | signal | when | kills | left after 30 s | all gone, slowest | survivors |
@@ -224,6 +225,11 @@ class _Running:
         """Whether no process is left."""
         return self.launchers_have_ended() and not self.processes()
 
+    def launchers_have_started(self) -> bool:
+        """Whether every launcher has said something, or ended without; a busy machine lets one start for a while."""
+        started = (one.poll() is not None or self.said(node).stat().st_size for node, one in enumerate(self.launchers))
+        return all(started)
+
     def launchers_have_ended(self) -> bool:
         """Whether no launcher is left; cheap."""
         return not any(launcher.poll() is None for launcher in self.launchers)
@@ -239,6 +245,7 @@ def _killed(plans: dict[int, Path], kill: Kill) -> Found:
         if victim is not None:
             with suppress(ProcessLookupError):
                 os.kill(victim, kill.number)
+        run.wait(run.launchers_have_started, START_TIMEOUT_S)
         seconds = run.wait(run.has_ended, LEFT_AFTER_S)
         left = [_command_of(pid) for pid in run.processes()]
         left += [path.name for path in (run.folder / "tmp").iterdir() if not path.name.startswith(CACHE)]
