@@ -14,7 +14,8 @@ REPEATED = {
     "a.json": '[|{"a":|"|1|1,|"a":1,|{|}|//\n|/* |/|\\|"\\|null|[1,|-|e|{"a":1},',
     "a.yaml": "[|{a: |? |- |a: 1\n|- a\n|'|\"|&a |*a |!a |!!python/object:x |a: &a {b: 1}\n| |\t|---\n|: |, |a: >\n|%",
     "a.py": "(|[|{|'|\"|-|not |a.|a = 1\n|a=1;|f(a)\n|a += 1\n|a = a + a\n|a = (a, a)\n|a = dict(x=a, y=a)\n|"
-    "d['a'] = d\n|for i in x:\n a=1\n|def f(a):\n a=1\n|class A:\n def f(a): a=1\n|import a\n|lambda:|1 and |2**|10**9**|"
+    "d['a'] = d\n|for i in x:\n a=1\n|def f(a):\n a=1\n|class A:\n def f(a): a=1\n|import a\n|lambda:|1 and |2**|"
+    "10**9**|"
     "f'{|{1}|HybridParallelPlugin(tp_size=1, pp_size=1)\n|elif a:\n pass\n|global a\n|\\\n|@a\n|if x:\n a=1\n|@a\n|"
     "*a, |**a, |a[0]|[a for a in |try:\n a=1\nexcept A:\n a=2\n|with a:\n a=1\n|x: int = 1\n|del a\n|await |#",
 }
