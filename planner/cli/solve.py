@@ -27,7 +27,7 @@ class Solve(Question, frozen=True, kw_only=True):
     time_limit_s: Annotated[
         float | None, Option("Seconds the search may take. [default: none]", ("--time-limit",), range=SEARCH_TIME)
     ] = None
-    top: Annotated[int, Option("How many layouts to list, the best included.", range=Range(example="5"))] = 1
+    top: Annotated[int, Option("How many choices to list, each by its best layout.", range=Range(example="5"))] = 1
     min_gpus: Annotated[bool, Option("Find the least number of GPUs that the model fits on, at most --gpus.")] = False
     output: Annotated[Path | None, Option("Plan file. [default: plans/MODEL-NxGPU.plan]", ("-o", "--output"))] = None
     force: Force = False

@@ -30,7 +30,7 @@ def test_solve_prints_layout_time_memory_and_plan_file(gptplan: Run) -> None:
 
 def test_solve_json_has_the_fields_that_scripts_rely_on(gptplan: Run) -> None:
     document = gptplan("solve", "--model", "gpt2-small", "--gpus", 8, "--top", 2, "--json").document()
-    names = "status objective bound gap solve_s space reasons plan_file plan runners_up"
+    names = "status objective bound gap solve_s space reasons plan_file plan variants runners_up"
     assert set(names.split()) == set(document)
     assert document["status"] == "optimal"
     assert document["gap"] == 0

@@ -105,7 +105,8 @@ def test_runners_up_follow_in_order() -> None:
 
 def test_more_runners_up_than_layouts() -> None:
     answer = solve(problem(hardware=slow_hardware()), top=10_000)
-    assert len(answer.runners_up) == answer.space.fit - 1
+    assert len(answer.runners_up) < answer.space.fit - 1
+    assert sum(other.variants for other in answer.runners_up) + (answer.variants or 0) == answer.space.fit
 
 
 @pytest.mark.parametrize("objective", ["step-time", "memory"])
