@@ -11,7 +11,6 @@ from planner.layouts.stages import Floats, Integers
 from planner.solver.limits import StageLimits
 from planner.specs import Precision
 
-
 _VARIED = {"tensor_depth", "num_model_chunks"}
 """Fields that make a variant of a choice and no choice of their own."""
 

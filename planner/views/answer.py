@@ -42,7 +42,15 @@ def runners_up(plan: Plan, answer: Answer) -> Table:
         )
         for rank, (layout, predicted, variants) in enumerate(entries, start=1)
     ]
-    headings = ("#", "step", "slower", "fullest stage", "variants", *(heading for heading, _ in columns), "against the best")
+    headings = (
+        "#",
+        "step",
+        "slower",
+        "fullest stage",
+        "variants",
+        *(heading for heading, _ in columns),
+        "against the best",
+    )
     return Table(headings, rows, left=(-1,))
 
 

@@ -61,8 +61,10 @@ def test_each_choice_is_listed_once_by_its_best_layout(pins: tuple[str, ...]) ->
             tensor_depth=1,
             num_model_chunks=1,
             layers_per_stage=(),
-            recompute_layers_per_stage=(int(any(one.recompute_layers_per_stage)),)
-            + (int(one.recompute_layers_per_stage == one.layers_per_stage),),
+            recompute_layers_per_stage=(
+                int(any(one.recompute_layers_per_stage)),
+                int(one.recompute_layers_per_stage == one.layers_per_stage),
+            ),
         )
         for one in listed
     }
