@@ -18,7 +18,7 @@ class SkippedRow(Exception):  # noqa: N818 - no error: a row that says why it is
 
 
 EIGHT_BIT = ("fp8", "fp4", "int8")
-OUTCOMES = {"fit": "fit", "oom": "oom"}
+OUTCOMES = ("fit", "oom")
 StageRead = Literal["fullest", "first", "last"]
 
 

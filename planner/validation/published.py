@@ -6,6 +6,7 @@ from functools import partial
 
 import msgspec
 
+from planner.cost_model.flops import model_flops_per_step
 from planner.layouts.layout import SHARDS_WEIGHTS, Layout, Offload
 from planner.layouts.problem import Problem
 from planner.specs import HardwareSpec, ModelSpec, Precision, Schedule, StackSpec
@@ -21,6 +22,8 @@ SELECTIVE = "selective"
 """Megatron's recomputation of attention alone: scores are made again in backward. Flash attention always does."""
 PRINTED_GB = 1000 * MIB
 """A GB that was read off nvidia-smi, which counts in MiB: cards of 79.15 GiB are said to hold 80 of them."""
+FORWARD_PASSES = 3
+"""That forward and backward together are."""
 _OPTIMIZER_OFFLOADED = {"cpu", "opt", "opt,param", "cpu(opt+param)"}
 _PARAMETERS_OFFLOADED = {"opt,param", "cpu(opt+param)"}
 
@@ -118,7 +121,7 @@ class _Filled:
 def _filled(row: Row, facts: SetFacts, assumed: Assumptions) -> _Filled:
     """The row's own cells, else the facts of its set; every filling is noted."""
     fill = partial(filled_value, row.set_name, facts, assumed)
-    stated = row.choice("recompute", {name: name for name in ("full", "none", SELECTIVE)})
+    stated = row.choice("recompute", ("full", "none", SELECTIVE))
     recompute = stated if facts.states_recompute else ""
     precision = fill("precision", cases.precision_of(row.text("precision")), facts.precision)
     zero_stage = fill("zero_stage", row.whole("zero_stage"), facts.zero_stage)
@@ -215,7 +218,7 @@ def _chunks(row: Row, layers: tuple[int, ...], assumed: Assumptions) -> int:
 
 
 def _sequence_parallel(row: Row, assumed: Assumptions) -> bool:
-    facts, stated = facts_of(row.set_name), row.choice("sequence_parallel", {"yes": "yes", "no": "no"})
+    facts, stated = facts_of(row.set_name), row.choice("sequence_parallel", ("yes", "no"))
     if stated or not facts.sequence_parallel:
         return stated == "yes"
     return filled_value(row.set_name, facts, assumed, "sequence_parallel", None, facts.sequence_parallel)
@@ -287,7 +290,6 @@ def _flops(problem: Problem, factor: int) -> float:
     ``k = 4`` counts recomputation, ``3`` does not. With ``f = 4 h`` this is ``24 k B s l h^2
     (1 + s / 6h) + 6 B s h V``, equation 3 of arXiv 2104.04473 for ``k = 4``.
     """
-    model = problem.model
-    tokens, h = float(problem.global_batch * problem.seq_len), model.hidden_size
-    layer = 8 * tokens * h * h + 4 * tokens * h * model.ffn_hidden_size + 4 * tokens * problem.seq_len * h
-    return factor * model.num_layers * layer + 6 * tokens * h * model.vocab_size
+    model, whole = problem.model, model_flops_per_step(problem)
+    head = 6 * float(problem.global_batch * problem.seq_len) * model.hidden_size * model.vocab_size
+    return whole + (factor - FORWARD_PASSES) / FORWARD_PASSES * (whole - head)

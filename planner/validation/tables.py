@@ -1,6 +1,7 @@
 """Tables of measured runs: CSV files of one of the known dialects, read as they are."""
 
 import csv
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -123,12 +124,12 @@ class Row:
         """A number from 0 to 1; 0 where the cell is blank."""
         return self.rate(column) or 0.0
 
-    def choice(self, column: str, known: dict[str, str]) -> str:
-        """What the cell's word means by ``known``; a blank cell stays empty."""
-        text = self.text(column)
-        if text and text not in known:
-            raise self.error(column, f"`{text}` is not one of {', '.join(known)}", did_you_mean(text, known))
-        return known.get(text, "")
+    def choice(self, column: str, known: Mapping[str, str] | Iterable[str]) -> str:
+        """The cell's word, one of ``known``, or what it means by them; a blank cell stays empty."""
+        text, meanings = self.text(column), known if isinstance(known, Mapping) else {word: word for word in known}
+        if text and text not in meanings:
+            raise self.error(column, f"`{text}` is not one of {', '.join(meanings)}", did_you_mean(text, meanings))
+        return meanings.get(text, "")
 
     def error(self, column: str, message: str, hint: str) -> PlanError:
         """A user's mistake in one cell."""

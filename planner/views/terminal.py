@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from itertools import zip_longest
-from textwrap import fill
+from textwrap import TextWrapper
 from typing import TypeVar
 
 from rich.cells import cell_len
@@ -64,8 +64,10 @@ def _wrapped(line: str, width: int) -> str:
     """A line of words in lines as wide as there is room; what has no blank, such as a path, stays whole."""
     words = line.lstrip()
     indent = line[: len(line) - len(words)]
-    whole = {"break_long_words": False, "break_on_hyphens": False}
-    return fill(words, width, initial_indent=indent, subsequent_indent=indent, **whole)
+    wrapper = TextWrapper(
+        width, initial_indent=indent, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )
+    return wrapper.fill(words)
 
 
 def _trimmed(drawn: Iterable[Segment], *, above: bool) -> Iterator[Segment]:
@@ -106,17 +108,17 @@ def _tables(table: Table, width: int) -> list[RichTable]:
         if sum(needed[one] + GAP for one in parts[-1]) + needed[column] > width and parts[-1] != keys:
             parts.append(keys[:])
         parts[-1].append(column)
-    least = [sum(needed[one] + GAP for one in part) - GAP for part in parts]
+    least = [sum(_least_width(table, one, words=1) + GAP for one in part) - GAP for part in parts]
     return [_table(table, part, its if its > width else None) for part, its in zip(parts, least, strict=True)]
 
 
-def _least_width(table: Table, column: int) -> int:
-    """What a column takes: a number whole, words wrapped, but not within a word."""
+def _least_width(table: Table, column: int, words: int = LEAST_WORDS) -> int:
+    """What a column takes: a number whole; words, wrapped at ``words`` columns or more, but not within a word."""
     cells = [table.headings[column], *(row[column] for row in table.rows)]
     whole = max(map(cell_len, cells))
     if not table.is_left(column):
         return whole
-    return min(whole, max(LEAST_WORDS, *(cell_len(word) for cell in cells for word in cell.split())))
+    return min(whole, max(words, *(cell_len(word) for cell in cells for word in cell.split())))
 
 
 def _table(table: Table, columns: Sequence[int], width: int | None) -> RichTable:

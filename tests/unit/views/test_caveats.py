@@ -46,6 +46,15 @@ def test_expected_errors_name_their_runs_and_where_these_were() -> None:
     )
 
 
+def test_what_another_card_adds_says_whether_it_was_calibrated() -> None:
+    error = ExpectedError(memory=0.03, step_time=0.15, runs=5, basis="pipeline", transfer=0.05)
+    near = changed(with_error(error), problem={"hardware": {"calibrated": True}})
+    assert expected_error(near) == (
+        "15.0% of the step time (10.0% in 5 measured runs with pipelines on 2 GPUs (h200-141g; one host with two "
+        "H200), models of 1.32B to 2.65B parameters; 5.0% more as none was on a100-40g), 3.0% of the memory"
+    )
+
+
 def test_expected_errors_of_all_runs_name_no_kind() -> None:
     assert " runs with " not in words("all")
     assert "in 6 measured runs on 1 to 2 GPUs (h200-141g" in words("all")
@@ -71,6 +80,11 @@ def test_a_stack_without_measured_runs_names_the_published_ones_that_are_replaye
 def test_a_stack_of_which_nothing_is_known_says_so() -> None:
     unknown = changed(plan("gpt3-96xa100-40g"), problem={"stack": {"name": "of-my-own"}})
     assert "it is not recorded on what" in expected_error(unknown)
+    unmeasured = changed(with_error(ExpectedError(memory=0.01, step_time=0.087, runs=0, basis="none")), problem={})
+    unmeasured = changed(unmeasured, problem={"stack": {"name": "of-my-own"}})
+    assert expected_error(unmeasured) == (
+        "8.7% of the step time (a rule, as no run of stack of-my-own was measured for it), 1.0% of the memory"
+    )
     assert "none of stack of-my-own is recorded" in caveats(unknown)[-1].message
 
 

@@ -72,7 +72,7 @@ def test_every_term_of_memory_has_a_colour_of_its_own_in_the_legend() -> None:
         stages = read_plan(path).predicted.stages
         terms = {name for stage in stages for name, value in stage.breakdown_bytes.items() if value}
         bars = memory_bars(stages)
-        legend = dict(map(reversed, bars.legend))
+        legend = {name: colour for colour, name in bars.legend}
         assert {name.replace("_", " ") for name in terms} | {"reserve"} == legend.keys()
         assert len(set(legend.values())) == len(legend)
         assert legend["reserve"] == HATCHED
