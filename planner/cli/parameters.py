@@ -12,9 +12,10 @@ from typing import Annotated, Any, get_args, get_origin
 import msgspec
 import typer
 
-from planner.diagnostics import usage_error
+from planner.diagnostics import ExitCode, usage_error
 from planner.handover.options import Declared, Option, check_ranges, declared
 from planner.inputs import is_folder
+from planner.outputs import say
 
 Json = Annotated[bool, Option("Print one JSON document.", ("--json",))]
 Force = Annotated[bool, Option("Replace a file that another command or a person wrote.")]
@@ -45,7 +46,12 @@ def command(function: Callable[[Any], int]) -> Callable[..., None]:
         given = {field: tuple(value) if isinstance(value, list) else value for field, value in typed.items()}
         options = struct(**{field: value for field, value in given.items() if value is not None})
         check_ranges(options)
-        raise typer.Exit(function(options))
+        try:
+            code = function(options)
+        except KeyboardInterrupt:  # of which Typer makes an exit without a word
+            say("interrupted")
+            code = ExitCode.INTERRUPTED
+        raise typer.Exit(code)
 
     run.__name__, run.__doc__ = function.__name__, function.__doc__
     signature = inspect.Signature([_parameter(one) for one in declared(struct)])
