@@ -14,6 +14,7 @@ import msgspec
 from planner.diagnostics import Diagnostic, PlanError, usage_error
 from planner.inputs import read_input
 from planner.specs.hardware import HardwareSpec
+from planner.specs.huggingface import config_file, read_config
 from planner.specs.model import ModelSpec
 from planner.specs.stack import StackSpec
 from planner.specs.units import UNIT_SCALES, BytesPerSecond, FlopsPerSecond, in_range, parse_quantity
@@ -27,6 +28,8 @@ ALIASES = {"gpt2": "gpt2-small", "gpt3": "gpt3-175b"}
 MAX_SPEC_BYTES = 1024**2
 MOST_FINDINGS = 20
 MOST_MEANT = 3
+LEFT_OUT = {"sequence_parallel_degree": 1}
+"""Keys younger than the format of plans, and the value with which they are left out, so that plans keep their bytes."""
 LARGEST_NUMBER = 1e30
 """Beyond every byte, FLOP and second that a cluster has."""
 
@@ -49,7 +52,7 @@ def known_names(kind: type[object]) -> list[str]:
 
 
 def load_spec(name_or_path: str, kind: type[SpecType]) -> SpecType:
-    """The built-in spec of that name, or the one in that TOML file.
+    """The built-in spec of that name, or the one in that TOML file; a model may be a ``config.json`` or its folder.
 
     Raises:
         PlanError: no such name or file, or the file does not decode; the message says where.
@@ -59,9 +62,11 @@ def load_spec(name_or_path: str, kind: type[SpecType]) -> SpecType:
     if name in builtin_names(kind):
         return _builtin(name, kind)
     path = Path(name_or_path)
+    if issubclass(kind, ModelSpec) and (config := config_file(path)) is not None:
+        return read_config(config, name_or_path)  # type: ignore[return-value]
     if path.suffix != ".toml" and not os.path.exists(path):  # noqa: PTH110 (a name too long to be one is none)
         names = known_names(kind)
-        listed = f"use one of {', '.join(names)}, or a .toml file"
+        listed = f"use one of {', '.join(names)}, or a .toml file" + ", or a config.json" * (kind is ModelSpec)
         raise usage_error(
             f"there is no {folder.rstrip('s')} spec named `{name_or_path}`",
             hint=" ".join(filter(None, (did_you_mean(name_or_path, names), listed))),
@@ -185,8 +190,14 @@ def did_you_mean(typed: str, known: Iterable[str]) -> str:
 
 
 def to_builtins(value: Any) -> Any:
-    """Structs as plain dicts and lists, quantities as plain numbers in base units."""
-    return msgspec.to_builtins(value, enc_hook=lambda q: int(q) if isinstance(q, int) else float(q))
+    """Structs as plain dicts and lists, quantities as plain numbers in base units, without :data:`LEFT_OUT`."""
+    return _without(msgspec.to_builtins(value, enc_hook=lambda q: int(q) if isinstance(q, int) else float(q)))
+
+
+def _without(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without(child) for key, child in value.items() if child != LEFT_OUT.get(key, ...)}
+    return [_without(child) for child in value] if isinstance(value, list) else value
 
 
 def from_builtins(fields: Any, struct: type[Struct]) -> Struct:

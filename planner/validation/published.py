@@ -6,7 +6,7 @@ from functools import partial
 
 import msgspec
 
-from planner.cost_model.flops import model_flops_per_step
+from planner.cost_model.parameters import layer_parameters
 from planner.layouts.layout import SHARDS_WEIGHTS, Layout, Offload
 from planner.layouts.problem import Problem
 from planner.specs import HardwareSpec, ModelSpec, Precision, Schedule, StackSpec
@@ -22,14 +22,12 @@ SELECTIVE = "selective"
 """Megatron's recomputation of attention alone: scores are made again in backward. Flash attention always does."""
 PRINTED_GB = 1000 * MIB
 """A GB that was read off nvidia-smi, which counts in MiB: cards of 79.15 GiB are said to hold 80 of them."""
-FORWARD_PASSES = 3
-"""That forward and backward together are."""
 _OPTIMIZER_OFFLOADED = {"cpu", "opt", "opt,param", "cpu(opt+param)"}
 _PARAMETERS_OFFLOADED = {"opt,param", "cpu(opt+param)"}
 
 
-_NOT_GPT2 = ("llama", "nemotron", "rope", "rotary", "swiglu")
-"""Words in a model's name that mark gated or squared-ReLU MLPs and rotary positions."""
+_UNKNOWN_PARTS = ("nemotron", "rope", "rotary", "swiglu", "mixtral", "grok", "deepseek", "gpt-oss", "moe", "qwen3")
+"""Words in a model's name that mark parts, or mixtures of them, that are not told or not modelled."""
 
 
 _OPTIONS = {
@@ -49,12 +47,12 @@ REASONS: tuple[tuple[str, Callable[[Row], bool]], ...] = (
     *((f"{column} not stated", _blank(column)) for column in ("layers", "hidden", "seq_len", "global_batch")),
     *((f"{column} not stated", _blank(column)) for column in ("n_gpus", "tp", "pp", "dp")),
     (
-        "not the GPT-2 architecture: grouped-query attention",
-        lambda row: row.count("kv_heads") not in (None, row.count("heads")),
+        "a mixture of experts, or parts of a model that are not told: squared-ReLU or gated MLP, rotary positions",
+        lambda row: any(word in row.text("model").lower() for word in _UNKNOWN_PARTS),
     ),
     (
-        "not the GPT-2 architecture: rotary positions, or a gated or squared-ReLU MLP",
-        lambda row: any(word in row.text("model").lower() for word in _NOT_GPT2),
+        "grouped-query attention of a model whose other parts are not told",
+        lambda row: row.count("kv_heads") not in (None, row.count("heads")) and cases.family_of(row) is None,
     ),
     (
         "its own source doubts the memory reading (suspect)",
@@ -92,7 +90,7 @@ def case_of(row: Row) -> Case:
         PlanError: a cell is no number or no known word.
     """
     check_replayable(row)
-    facts, assumed = facts_of(row.set_name), Assumptions()
+    facts, assumed = _facts(row), Assumptions()
     filled = _filled(row, facts, assumed)
     hardware = _hardware(row, facts, assumed)
     model = _model(row, filled, assumed)
@@ -103,6 +101,12 @@ def case_of(row: Row) -> Case:
     return Case(
         problem=problem, layout=layout, measured=_measured(row, problem, assumed), assumptions=tuple(assumed.stated)
     )
+
+
+def _facts(row: Row) -> SetFacts:
+    """The facts of a row's set, or of other software for models with Llama's parts."""
+    facts = facts_of(row.set_name)
+    return facts_of(facts.llama) if facts.llama and cases.family_of(row) else facts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +129,8 @@ def _filled(row: Row, facts: SetFacts, assumed: Assumptions) -> _Filled:
     recompute = stated if facts.states_recompute else ""
     precision = fill("precision", cases.precision_of(row.text("precision")), facts.precision)
     zero_stage = fill("zero_stage", row.whole("zero_stage"), facts.zero_stage)
-    other = facts.bf16_stack if precision == "bf16" else facts.zero3_stack if zero_stage == SHARDS_WEIGHTS else None
+    other = facts.bf16_stack if precision == "bf16" else None
+    other = facts.zero3_stack if other is None and zero_stage == SHARDS_WEIGHTS else other
     stack = load_spec(fill("stack", None, other or facts.stack), StackSpec)
     attention: str = fill("attention", _stated_attention(row), facts.attention)
     if recompute == SELECTIVE and attention == "materialised":
@@ -164,7 +169,7 @@ def _micro_batch(row: Row, facts: SetFacts) -> int:
 
 
 def _hardware(row: Row, facts: SetFacts, assumed: Assumptions) -> HardwareSpec:
-    hardware = hardware_of(row, facts.card_gb, assumed)
+    hardware = hardware_of(row, facts.card_gb, assumed, facts.network)
     if "deterministic-mode" not in row.text("note"):
         return hardware
     assumed.note("deterministic-mode: CUBLAS_WORKSPACE_CONFIG=:4096:8, workspaces of 32 MiB on any card")
@@ -188,7 +193,7 @@ def _model(row: Row, filled: _Filled, assumed: Assumptions) -> ModelSpec:
 
 def _layout(row: Row, filled: _Filled, model: ModelSpec, assumed: Assumptions) -> Layout:
     stages, tensor = row.needed_count("pp"), row.needed_count("tp")
-    layers = cases.stage_layers(model.num_layers, stages, middle=False, assumed=assumed)
+    layers = _stage_layers(row, model, assumed)
     chunks = row.count("vpp") or _chunks(row, layers, assumed)
     schedule: Schedule = "none" if stages == 1 else "1f1b" if chunks == 1 else "interleaved"
     return Layout(
@@ -209,16 +214,24 @@ def _layout(row: Row, filled: _Filled, model: ModelSpec, assumed: Assumptions) -
     )
 
 
+def _stage_layers(row: Row, model: ModelSpec, assumed: Assumptions) -> tuple[int, ...]:
+    stages, facts = row.needed_count("pp"), _facts(row)
+    if not facts.stages_by_cost or stages == 1:
+        return cases.stage_layers(model.num_layers, stages, middle=False, assumed=assumed)
+    filled_value(row.set_name, facts, assumed, "stages_by_cost", None, facts.stages_by_cost)
+    return cases.layers_by_cost(model, stages)
+
+
 def _chunks(row: Row, layers: tuple[int, ...], assumed: Assumptions) -> int:
     """Chunks of a stage where the row does not say: what the set's facts know of them, else one."""
-    facts = facts_of(row.set_name)
+    facts = _facts(row)
     if facts.layers_per_chunk is None or len(layers) == 1 or layers[0] % facts.layers_per_chunk:
         return 1
     return layers[0] // filled_value(row.set_name, facts, assumed, "layers_per_chunk", None, facts.layers_per_chunk)
 
 
 def _sequence_parallel(row: Row, assumed: Assumptions) -> bool:
-    facts, stated = facts_of(row.set_name), row.choice("sequence_parallel", ("yes", "no"))
+    facts, stated = _facts(row), row.choice("sequence_parallel", ("yes", "no"))
     if stated or not facts.sequence_parallel:
         return stated == "yes"
     return filled_value(row.set_name, facts, assumed, "sequence_parallel", None, facts.sequence_parallel)
@@ -241,7 +254,7 @@ def _measured(row: Row, problem: Problem, assumed: Assumptions) -> Measured:
     return Measured(
         step_s=_step_s(row, problem, assumed),
         memory_bytes=memory,
-        stage="last" if "last rank" in kind.lower() else facts_of(row.set_name).stage_read,
+        stage="last" if "last rank" in kind.lower() else _facts(row).stage_read,
         outcome=row.choice("outcome", OUTCOMES) or "fit",
     )
 
@@ -250,7 +263,7 @@ def _memory_kind(row: Row, words: str) -> MemoryKind:
     lowered = words.lower()
     if "max allocated" in lowered:
         return "allocated"
-    if "torchtitan" in lowered or "reserved" in lowered:
+    if "torchtitan" in lowered or "reserved" in lowered or "gpu memory gb" in lowered:
         return "reserved"
     if "gb as printed" in lowered or "nvidia-smi" in lowered:
         return "device"
@@ -290,6 +303,7 @@ def _flops(problem: Problem, factor: int) -> float:
     ``k = 4`` counts recomputation, ``3`` does not. With ``f = 4 h`` this is ``24 k B s l h^2
     (1 + s / 6h) + 6 B s h V``, equation 3 of arXiv 2104.04473 for ``k = 4``.
     """
-    model, whole = problem.model, model_flops_per_step(problem)
-    head = 6 * float(problem.global_batch * problem.seq_len) * model.hidden_size * model.vocab_size
-    return whole + (factor - FORWARD_PASSES) / FORWARD_PASSES * (whole - head)
+    model = problem.model
+    tokens, h = float(problem.global_batch * problem.seq_len), model.hidden_size
+    layer = 2 * tokens * layer_parameters(model).matrices + 4 * tokens * problem.seq_len * model.query_size
+    return factor * model.num_layers * layer + 6 * tokens * h * model.vocab_size

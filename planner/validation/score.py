@@ -30,6 +30,9 @@ class Outcomes(msgspec.Struct, frozen=True, kw_only=True):
     fit_as_oom: int
     oom_as_fit: int
     oom_as_oom: int
+    failed_as_fit: int = 0
+    """``failed``: out of memory, a crash or a time limit, not told apart."""
+    failed_as_oom: int = 0
 
 
 class Ranking(msgspec.Struct, frozen=True, kw_only=True):
