@@ -47,7 +47,7 @@ REASONS: tuple[tuple[str, Callable[[Row], bool]], ...] = (
     *((f"{column} not stated", _blank(column)) for column in ("layers", "hidden", "seq_len", "global_batch")),
     *((f"{column} not stated", _blank(column)) for column in ("n_gpus", "tp", "pp", "dp")),
     (
-        "a mixture of experts, or parts of a model that are not told: squared-ReLU or gated MLP, rotary positions",
+        "a mixture of experts, or parts of a model that are not told",
         lambda row: any(word in row.text("model").lower() for word in _UNKNOWN_PARTS),
     ),
     (
