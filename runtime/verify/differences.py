@@ -8,11 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from planner.handover.verification import GradientDifference, ReplicaDifference, StepComparison, Tolerance, Verification
+from runtime.states.families import FAMILIES
 from runtime.verify.gradients import Gradients
 from runtime.verify.reference import ReferenceStep
 
-_TIED = {"lm_head.weight": "transformer.wte.weight"}
-"""Where the weights are tied, the last stage knows them under the other name."""
+_HEAD = "lm_head.weight"
+_EMBEDDINGS = {family.embedding for family in FAMILIES.values()}
 
 
 class RankSteps(NamedTuple):
@@ -34,7 +35,10 @@ def compare(expected: Sequence[ReferenceStep], ranks: Sequence[RankSteps], toler
 
 
 def _known(name: str, names: set[str]) -> str:
-    return name if name in names else _TIED.get(name, name)
+    if name in names or name != _HEAD:
+        return name
+    # Where the weights are tied, the last stage knows them under the other name.
+    return next(iter(_EMBEDDINGS & names), name)
 
 
 def _step(number: int, expected: ReferenceStep, ranks: Sequence[RankSteps]) -> StepComparison:

@@ -9,7 +9,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from planner.handover.verification import Workaround
-from runtime.states.model import ATTENTION
+from runtime.states.families import ATTENTION
 
 
 def _use_default_attention() -> None:
