@@ -40,10 +40,20 @@ def ring_links(problem: Problem, strides: Integers, sizes: Integers) -> tuple[Fl
     return link_columns(_cluster(problem).ring, strides, sizes)
 
 
+def replica_links(problem: Problem, stages: StageColumns) -> tuple[Floats, Floats]:
+    """Bandwidth (bytes/s) and latency (s) of rings over all ranks that hold the same part of the model."""
+    columns, stride = stages.layouts, axis_strides(problem, stages)[0]
+    # Nearly always there is no group of all-to-all, whose ranks stand next to each other.
+    adjacent = columns.sequence_parallel_degree
+    sizes = (columns.data_parallel,) if (adjacent == 1).all() else (columns.data_parallel, adjacent)
+    return link_columns(_cluster(problem).ring, stride, *sizes)
+
+
 @formula("narayanan2021", "colossalai0.5.0")
 def axis_strides(problem: Problem, stages: StageColumns) -> tuple[Integers, Integers]:
     """Distance of neighbouring ranks along the data and the pipeline axis, in ranks, by the stack's order."""
-    columns, tensor = stages.layouts, stages.layouts.tensor_parallel
+    columns = stages.layouts
+    tensor = columns.tensor_parallel * columns.sequence_parallel_degree
     if problem.stack.rank_order == "pipeline-data-tensor":
         return tensor, tensor * columns.data_parallel
     return tensor * columns.pipeline_parallel, tensor
@@ -62,7 +72,7 @@ def _tensor_parallel_ring(problem: Problem, stages: StageColumns, num_bytes: Flo
     """A collective over the 1D tensor-parallel group, whose ranks wait for each other; nothing in a grid."""
     columns = stages.layouts
     size = np.where(columns.mode_is("2d", "2.5d", "3d"), 1, columns.tensor_parallel)
-    bandwidth, latency = ring_links(problem, np.ones_like(size), size)
+    bandwidth, latency = ring_links(problem, columns.sequence_parallel_degree, size)
     fixed = np.log2(size) * float(problem.stack.traffic.collective_s) * steps / 2.0
     return ring_seconds(num_bytes, size, steps, bandwidth, latency) + fixed
 
@@ -139,8 +149,8 @@ def data_parallel_seconds(problem: Problem, stages: StageColumns) -> Floats:
     :func:`sharded_seconds`. Units: s.
     """
     columns, traffic = stages.layouts, problem.stack.zero_traffic
-    size = columns.data_parallel
-    bandwidth, latency = ring_links(problem, axis_strides(problem, stages)[0], size)
+    size = columns.replicas
+    bandwidth, latency = replica_links(problem, stages)
     weights = total(stage_parameters(problem, stages)) * ELEMENT_BYTES[problem.precision]
     every_microbatch = 1.0 + (traffic.stage2 - 1.0) * columns.num_microbatches
     fixed = np.where(columns.zero_stage == 0, traffic.stage0, traffic.stage1)
@@ -157,10 +167,10 @@ def zero_gather_seconds(problem: Problem, stages: StageColumns) -> Floats:
     One ring all-gather of a stage's weights under ZeRO 1 and 2. Units: s.
     """
     columns = stages.layouts
-    bandwidth, latency = ring_links(problem, axis_strides(problem, stages)[0], columns.data_parallel)
+    bandwidth, latency = replica_links(problem, stages)
     weights = total(stage_parameters(problem, stages)) * ELEMENT_BYTES[problem.precision]
     gathers = (columns.zero_stage >= 1) & (columns.zero_stage < SHARDS_WEIGHTS)
-    seconds = ring_seconds(weights, columns.data_parallel, 1.0, bandwidth, latency)
+    seconds = ring_seconds(weights, columns.replicas, 1.0, bandwidth, latency)
     return np.where(gathers & (not problem.stack.overlap.gathers_hide), seconds, 0.0)
 
 
@@ -172,8 +182,8 @@ def sharded_seconds(problem: Problem, stages: StageColumns) -> Floats:
     that is not sharded all-reduces its gradients. Units: s.
     """
     columns, sharded, plan = stages.layouts, problem.stack.sharded, pieces(problem)
-    size = columns.data_parallel
-    bandwidth, latency = ring_links(problem, axis_strides(problem, stages)[0], size)
+    size = columns.replicas
+    bandwidth, latency = replica_links(problem, stages)
     parts = stage_parameters(problem, stages)
     recomputed = parts["layers"] * stages.recompute_layers / np.maximum(stages.num_layers, 1)
     passes = sharded.gathers + sharded.scatters if plan.is_sharded else 2.0

@@ -140,7 +140,7 @@ def layer_host_seconds(problem: Problem, stages: StageColumns) -> Floats:
     stated = traffic.layer_host_s + np.where(stages.layouts.tensor_parallel > 1, traffic.tensor_parallel_host_s, 0.0)
     stated = stated + np.where(stages.layouts.sequence_parallel == 1, traffic.sequence_parallel_host_s, 0.0)
     zero, in_pieces = stages.layouts.zero_stage, stages.layouts.zero_stage >= SHARDS_WEIGHTS
-    reduced = (zero >= 1) & ~in_pieces & (stages.layouts.data_parallel > 1)
+    reduced = (zero >= 1) & ~in_pieces & (stages.layouts.replicas > 1)
     share = np.where(zero >= SHARDS_GRADIENTS, 1.0, 1.0 / stages.layouts.num_microbatches)
     stated = stated + np.where(reduced, traffic.zero_layer_host_s * share, 0.0)
     stated = stated + np.where(in_pieces, problem.stack.sharded.layer_host_s, 0.0)

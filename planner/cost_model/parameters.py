@@ -83,7 +83,7 @@ def weight_shards(problem: Problem, stages: StageColumns) -> Floats:
     """
     columns = stages.layouts
     sharded = (columns.zero_stage >= SHARDS_WEIGHTS) & pieces(problem).is_sharded
-    return np.where(sharded, columns.data_parallel, 1).astype(np.float64)
+    return np.where(sharded, columns.replicas, 1).astype(np.float64)
 
 
 @formula("rajbhandari2020", "colossalai0.5.0")
@@ -94,7 +94,7 @@ def updated_parameters(problem: Problem, stages: StageColumns) -> Floats:
     Under ZeRO 3 the unused ends of the pieces count: they have states as well.
     """
     columns = stages.layouts
-    shards = np.where(columns.zero_stage >= SHARDS_OPTIMIZER, columns.data_parallel, 1)
+    shards = np.where(columns.zero_stage >= SHARDS_OPTIMIZER, columns.replicas, 1)
     in_pieces = columns.zero_stage >= SHARDS_WEIGHTS
     shards = np.where(in_pieces, weight_shards(problem, stages), shards)
     padding = np.where(in_pieces, pieces(problem).padding, 1.0)

@@ -22,7 +22,7 @@ def accumulation_seconds(problem: Problem, stages: StageColumns) -> Floats:
     From ZeRO 2 on a rank adds up its own share alone. Units: s.
     """
     columns = stages.layouts
-    shards = np.where(columns.zero_stage >= SHARDS_GRADIENTS, columns.data_parallel, 1)
+    shards = np.where(columns.zero_stage >= SHARDS_GRADIENTS, columns.replicas, 1)
     added = np.where(columns.num_microbatches > 1, total(stage_parameters(problem, stages)) / shards, 0.0)
     return traffic_seconds(problem, added * problem.stack.traffic.gradient_bytes)
 
@@ -37,8 +37,8 @@ def optimizer_seconds(problem: Problem, stages: StageColumns) -> Floats:
     """
     columns, traffic = stages.layouts, problem.stack.traffic
     on_device = updated_parameters(problem, stages) * (1.0 - columns.offload_optimizer)
-    zero = (columns.zero_stage >= 1) & (columns.zero_stage < SHARDS_WEIGHTS) & (columns.data_parallel > 1)
-    plain = (columns.zero_stage == 0) | (columns.data_parallel == 1)
+    zero = (columns.zero_stage >= 1) & (columns.zero_stage < SHARDS_WEIGHTS) & (columns.replicas > 1)
+    plain = (columns.zero_stage == 0) | (columns.replicas == 1)
     tensors = stage_tensors(problem, stages)
     checked = traffic.overflow_tensor_host_s if problem.precision == "fp16" else 0.0
     host = total(tensors) * (np.where(zero, traffic.zero_tensor_host_s, 0.0) + checked)
