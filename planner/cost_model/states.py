@@ -4,6 +4,7 @@ import numpy as np
 
 from planner.cost_model.chunks import pieces
 from planner.cost_model.parameters import stage_parameters, updated_parameters, weight_shards
+from planner.cost_model.parts import block
 from planner.cost_model.shares import shares
 from planner.cost_model.sources import formula
 from planner.cost_model.terms import Terms, total
@@ -148,8 +149,9 @@ def step_buffers(problem: Problem, stages: StageColumns) -> tuple[Floats, Floats
 @formula("definition")
 def cast_bytes(problem: Problem, stages: StageColumns) -> Floats:
     """The copy through which the gradient of the largest weight of a stage accumulates."""
-    parameters, model = stage_parameters(problem, stages), problem.model
+    parameters = stage_parameters(problem, stages)
     part = shares(stages.layouts).matrix
     vocab = np.maximum(parameters["head"], parameters["token_embedding"])
-    largest = np.maximum(vocab, float(model.hidden_size * max(3 * model.hidden_size, model.ffn_hidden_size)) * part)
+    matrix = max(product.inner * product.outer for product in block(problem).products)
+    largest = np.maximum(vocab, float(matrix) * part)
     return largest * problem.stack.state_bytes(problem.precision).tensor_cast
