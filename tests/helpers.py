@@ -11,14 +11,18 @@ from planner.layouts.problem import Problem
 from planner.layouts.stages import StageColumns, stages_of_layout
 from planner.specs import (
     ActivationSpec,
+    AttentionSpec,
     EfficiencySpec,
     ErrorSpec,
     HardwareSpec,
     HostSpec,
     LinkSpec,
+    MlpSpec,
     ModelSpec,
     NetworkSpec,
+    NormSpec,
     OverlapSpec,
+    PositionSpec,
     StackSpec,
     StateBytesSpec,
     TrafficSpec,
@@ -70,6 +74,20 @@ def tiny_model(**overrides: Any) -> ModelSpec:
         global_batch=8,
         precision="bf16",
         sources={},
+    )
+    return changed(model, **overrides)
+
+
+def tiny_llama(**overrides: Any) -> ModelSpec:
+    """The tiny model with Llama's parts: 2 heads of keys, a gated feed-forward of 32."""
+    model = changed(
+        tiny_model(),
+        ffn_hidden_size=32,
+        tied_embeddings=False,
+        attention=AttentionSpec(kv_heads=2, qkv_bias=False, output_bias=False),
+        positions=PositionSpec(kind="rotary"),
+        mlp=MlpSpec(gated=True, activation="silu", bias=False),
+        norm=NormSpec(kind="rmsnorm"),
     )
     return changed(model, **overrides)
 

@@ -3,6 +3,7 @@
 import numpy as np
 
 from planner.cost_model.parameters import layer_parameters
+from planner.cost_model.parts import block, kept_elements, working_elements
 from planner.cost_model.shares import rank_tokens, shares
 from planner.cost_model.sources import formula
 from planner.layouts.degrees import edge_of
@@ -30,10 +31,12 @@ def layer_activation_bytes(problem: Problem, stages: StageColumns) -> Floats:
     element, part = ELEMENT_BYTES[problem.precision], shares(columns)
     dropout = 1.0 if model.dropout > 0 else 0.0
     tokens = rank_tokens(problem, stages)
-    whole = element * kept.replicated_elements + dropout * kept.dropout_mask_bytes
-    split = element * kept.sharded_elements
+    replicated, sharded = kept_elements(problem)
+    whole = element * replicated + dropout * kept.dropout_mask_bytes
+    split = element * sharded
     hidden = tokens * model.hidden_size * (whole * part.whole_hidden + split * part.split_hidden)
     hidden = hidden + gathered_input_bytes(problem, stages) + gathered_operand_bytes(problem, stages)
+    hidden = hidden + exchanged_bytes(problem, stages)
     if kept.attention in ("flash", "unskipped"):
         return hidden + tokens * model.num_heads * part.split_hidden * kept.softmax_bytes
     if kept.attention != "materialised":
@@ -47,9 +50,15 @@ def layer_activation_bytes(problem: Problem, stages: StageColumns) -> Floats:
 def gathered_input_bytes(problem: Problem, stages: StageColumns) -> Floats:
     """Inputs of one layer's products that sequence parallelism keeps as gathered, of one micro batch."""
     columns = stages.layouts
-    gathered = problem.stack.activations.gathered_elements * ELEMENT_BYTES[problem.precision]
+    gathered = gathered_inputs(problem) * ELEMENT_BYTES[problem.precision]
     in_slices = (columns.sequence_parallel == 1) & (columns.tensor_parallel > 1)
     return np.where(in_slices, rank_tokens(problem, stages) * problem.model.hidden_size * gathered, 0.0)
+
+
+def gathered_inputs(problem: Problem) -> float:
+    """Inputs of a layer that stay gathered: that of every product whose output is divided, or none."""
+    keeps = problem.stack.activations.gathered_elements > 0
+    return float(block(problem).divided("outer")) * keeps
 
 
 @formula("colossalai0.5.0")
@@ -67,6 +76,18 @@ def outliving_bytes(problem: Problem, stages: StageColumns) -> tuple[Floats, Flo
     before = np.minimum(in_flight_microbatches(stages) + 1.0 / columns.num_model_chunks, columns.num_microbatches)
     more = np.maximum(before - in_flight_microbatches(stages), 0.0)
     return more * layers * per_layer, np.maximum(layers - 1, 0) * per_layer
+
+
+@formula("jacobs2023", "colossalai0.5.0")
+@once_per_places
+def exchanged_bytes(problem: Problem, stages: StageColumns) -> Floats:
+    """Attention's output as all-to-all brings it back to a rank's tokens, kept beside the one of its heads."""
+    columns, element = stages.layouts, ELEMENT_BYTES[problem.precision]
+    exchanges = columns.sequence_parallel_degree > 1
+    if not exchanges.any():
+        return np.zeros(len(stages))
+    output = rank_tokens(problem, stages) * problem.model.query_size * shares(columns).split_hidden * float(element)
+    return np.where(exchanges, output, 0.0)
 
 
 @formula("bian2021", "colossalai0.5.0")
@@ -155,8 +176,8 @@ def layer_backward_bytes(problem: Problem, stages: StageColumns) -> Floats:
 
     Gradients of activations are the stack's counts of sharded and of whole elements.
     """
-    kept, element, part = problem.stack.activations, ELEMENT_BYTES[problem.precision], shares(stages.layouts)
-    elements = part.split_hidden * kept.backward_elements + part.whole_hidden * kept.backward_replicated_elements
+    element, part, working = ELEMENT_BYTES[problem.precision], shares(stages.layouts), working_elements(problem)
+    elements = part.split_hidden * working.split + part.whole_hidden * working.whole
     gradients = rank_tokens(problem, stages) * float(element) * problem.model.hidden_size * elements
     return np.where(stages.recompute_layers > 0, layer_activation_bytes(problem, stages), 0.0) + gradients
 

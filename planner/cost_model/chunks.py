@@ -1,12 +1,12 @@
 """Pieces of ZeRO stage 3: which tensors are gathered together, and what padding that takes."""
 
 import math
-from collections.abc import Iterator
 from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 
+from planner.cost_model.parts import block, block_of, end_tensors
 from planner.cost_model.sources import formula
 from planner.layouts.problem import Problem
 from planner.specs import ModelSpec, ShardedSpec
@@ -40,38 +40,44 @@ def pieces(problem: Problem) -> Pieces:
     may keep both within a layer's matrices. Without a least size each layer is a piece, and so is each of
     the embeddings.
     """
-    model, sharded = problem.model, problem.stack.sharded
-    h, f, least = model.hidden_size, model.ffn_hidden_size, sharded.unit_parameters
-    shape = (model.num_layers, h, f, model.vocab_size, model.max_seq_len)
-    if least and sharded.unit_at_most_layer:
-        least = min(least, 4 * h * h + 2 * h * f)
-        return _pieces(shape, model.tied_embeddings, least, min(least, sharded.unit_search_parameters), h)
-    return _pieces(shape, model.tied_embeddings, least, sharded.unit_search_parameters, SEARCH_STEP)
+    model, sharded, own = problem.model, problem.stack.sharded, block(problem)
+    least = sharded.unit_parameters
+    if not least:
+        return Pieces(sum(own.tensors), max(model.vocab_size * model.hidden_size, own.matrices), 1.0, True)
+    tensors = _Tensors(own.tensors, model.num_layers, *_ends(model))
+    if sharded.unit_at_most_layer:
+        least = min(least, own.matrices)
+        return _pieces(tensors, least, min(least, sharded.unit_search_parameters), model.hidden_size)
+    return _pieces(tensors, least, sharded.unit_search_parameters, SEARCH_STEP)
+
+
+class _Tensors(NamedTuple):
+    """Parameters of the tensors of a model, in the order of its definition."""
+
+    layer: tuple[int, ...]
+    layers: int
+    before: tuple[int, ...]
+    behind: tuple[int, ...]
+
+    def sizes(self) -> list[int]:
+        """All of them."""
+        return [*self.before, *self.layer * self.layers, *self.behind]
+
+
+def _ends(model: ModelSpec) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    ends = end_tensors(model)
+    return ends["token_embedding"] + ends["position_embedding"], ends["final_norm"] + ends["head"]
 
 
 def tensor_sizes(model: ModelSpec) -> list[int]:
     """Parameters of each tensor of a model, in the order of its definition."""
-    shape = (model.num_layers, model.hidden_size, model.ffn_hidden_size, model.vocab_size, model.max_seq_len)
-    return list(_tensors(shape, model.tied_embeddings))
-
-
-def _tensors(shape: tuple[int, int, int, int, int], tied: bool) -> Iterator[int]:
-    layers, h, f, vocab, positions = shape
-    yield from (vocab * h, positions * h)
-    for _ in range(layers):
-        yield from (h, h, 3 * h * h, 3 * h, h * h, h, h, h, h * f, f, f * h, h)
-    yield from (h, h)
-    if not tied:
-        yield vocab * h
+    return _Tensors(block_of(model).tensors, model.num_layers, *_ends(model)).sizes()
 
 
 @lru_cache(maxsize=256)
-def _pieces(shape: tuple[int, int, int, int, int], tied: bool, least: int, search: int, step: int) -> Pieces:
-    sizes = list(_tensors(shape, tied))
+def _pieces(tensors: _Tensors, least: int, search: int, step: int) -> Pieces:
+    sizes = tensors.sizes()
     whole = sum(sizes)
-    if least == 0:
-        h, f = shape[1], shape[2]
-        return Pieces(4 * h * h + 2 * h * f + 9 * h + f, max(shape[3] * h, 4 * h * h + 2 * h * f), 1.0, True)
     if whole < least:
         return Pieces(whole, whole, 1.0, False)
     size = _least_waste(sizes, least, search, step)

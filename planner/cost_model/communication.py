@@ -7,7 +7,8 @@ import numpy as np
 from planner.cost_model.activations import boundary_bytes
 from planner.cost_model.chunks import pieces
 from planner.cost_model.parameters import stage_parameters
-from planner.cost_model.shares import shares
+from planner.cost_model.parts import block
+from planner.cost_model.shares import rank_tokens, shares
 from planner.cost_model.sources import formula
 from planner.cost_model.terms import Terms, total
 from planner.layouts.layout import SHARDS_GRADIENTS, SHARDS_WEIGHTS
@@ -40,10 +41,20 @@ def ring_links(problem: Problem, strides: Integers, sizes: Integers) -> tuple[Fl
     return link_columns(_cluster(problem).ring, strides, sizes)
 
 
+def replica_links(problem: Problem, stages: StageColumns) -> tuple[Floats, Floats]:
+    """Bandwidth (bytes/s) and latency (s) of rings over all ranks that hold the same part of the model."""
+    columns, stride = stages.layouts, axis_strides(problem, stages)[0]
+    # Nearly always there is no group of all-to-all, whose ranks stand next to each other.
+    adjacent = columns.sequence_parallel_degree
+    sizes = (columns.data_parallel,) if (adjacent == 1).all() else (columns.data_parallel, adjacent)
+    return link_columns(_cluster(problem).ring, stride, *sizes)
+
+
 @formula("narayanan2021", "colossalai0.5.0")
 def axis_strides(problem: Problem, stages: StageColumns) -> tuple[Integers, Integers]:
     """Distance of neighbouring ranks along the data and the pipeline axis, in ranks, by the stack's order."""
-    columns, tensor = stages.layouts, stages.layouts.tensor_parallel
+    columns = stages.layouts
+    tensor = columns.tensor_parallel * columns.sequence_parallel_degree
     if problem.stack.rank_order == "pipeline-data-tensor":
         return tensor, tensor * columns.data_parallel
     return tensor * columns.pipeline_parallel, tensor
@@ -62,29 +73,51 @@ def _tensor_parallel_ring(problem: Problem, stages: StageColumns, num_bytes: Flo
     """A collective over the 1D tensor-parallel group, whose ranks wait for each other; nothing in a grid."""
     columns = stages.layouts
     size = np.where(columns.mode_is("2d", "2.5d", "3d"), 1, columns.tensor_parallel)
-    bandwidth, latency = ring_links(problem, np.ones_like(size), size)
+    bandwidth, latency = ring_links(problem, columns.sequence_parallel_degree, size)
     fixed = np.log2(size) * float(problem.stack.traffic.collective_s) * steps / 2.0
     return ring_seconds(num_bytes, size, steps, bandwidth, latency) + fixed
 
 
 @formula("shoeybi2019", "colossalai0.5.0")
 def layer_collectives(problem: Problem, stages: StageColumns) -> LayerCollectives:
-    """All-reduces of one layer and micro batch over the 1D tensor-parallel group. Units: s.
+    """Collectives of one layer and micro batch over the 1D tensor-parallel group, and all-to-all. Units: s.
 
-    Two in forward, two in backward of which the stack hides a share behind the weight gradients, two
-    more where it recomputes. Sequence parallelism replaces an all-reduce by a reduce-scatter and an
-    all-gather of the same volume, each with what its ranks take to meet; backward gathers two output
-    gradients and, unless the stack keeps them, two inputs, and hides a share of its two scatters alone.
+    In forward an all-reduce of the output of every product whose input is divided, two of GPT-2's; in backward one of
+    the input gradient of every product whose output is divided, of which the stack hides a share behind the weight
+    gradients; those of forward once more where it recomputes. Sequence parallelism has a scatter in place of each of
+    the one kind and a gather for each of the other, half of an all-reduce, each with what its ranks take to meet;
+    backward gathers the output gradients and, unless the stack keeps them, inputs, and hides a share of its scatters.
     """
+    own, exchange = block(problem), exchange_seconds(problem, stages)
+    outer, inner = float(own.divided("outer")), float(own.divided("inner"))
     columns, exposed = stages.layouts, 1.0 - problem.stack.overlap.tensor_parallel
     in_slices = columns.sequence_parallel == 1
     full: Floats = boundary_bytes(problem, stages) * np.where(in_slices, columns.tensor_parallel, 1)
     meeting = in_slices * float(problem.stack.traffic.slice_collective_s)
     reduce = _tensor_parallel_ring(problem, stages, full, 2.0) + 2.0 * meeting
     gather = _tensor_parallel_ring(problem, stages, full, 1.0) + meeting
-    gathers = 4.0 if problem.stack.activations.gathered_elements == 0 else 2.0
-    backward = np.where(in_slices, (gathers + 2.0 * exposed) * gather, 2.0 * exposed * reduce)
-    return LayerCollectives(2.0 * reduce + backward, 2.0 * reduce)
+    gathers = inner + outer * (problem.stack.activations.gathered_elements == 0)
+    backward = np.where(in_slices, (gathers + outer * exposed) * gather, outer * exposed * reduce)
+    forward = np.where(in_slices, (inner + outer) / 2.0, inner) * reduce
+    return LayerCollectives(forward + backward + 2.0 * exchange, forward + exchange)
+
+
+@formula("jacobs2023", "colossalai0.5.0")
+def exchange_seconds(problem: Problem, stages: StageColumns) -> Floats:
+    """All-to-all of one layer's forward: queries and output, keys and values, from tokens to heads and back. Units: s.
+
+    Each rank sends all but its own share of its part of a tensor, as in a ring's single round.
+    """
+    columns, model = stages.layouts, problem.model
+    size = columns.sequence_parallel_degree
+    if (size == 1).all():
+        return np.zeros(len(stages))
+    bandwidth, latency = ring_links(problem, np.ones_like(size), size)
+    width = 2.0 * (model.query_size + model.kv_size) * shares(columns).split_hidden
+    moved = rank_tokens(problem, stages) * width * ELEMENT_BYTES[problem.precision]
+    collectives = 4.0
+    meeting = np.where(size > 1, collectives * float(problem.stack.traffic.slice_collective_s), 0.0)
+    return ring_seconds(moved, size, 1.0, bandwidth, latency * collectives) + meeting
 
 
 @formula("shoeybi2019", "colossalai0.5.0")
@@ -139,8 +172,8 @@ def data_parallel_seconds(problem: Problem, stages: StageColumns) -> Floats:
     :func:`sharded_seconds`. Units: s.
     """
     columns, traffic = stages.layouts, problem.stack.zero_traffic
-    size = columns.data_parallel
-    bandwidth, latency = ring_links(problem, axis_strides(problem, stages)[0], size)
+    size = columns.replicas
+    bandwidth, latency = replica_links(problem, stages)
     weights = total(stage_parameters(problem, stages)) * ELEMENT_BYTES[problem.precision]
     every_microbatch = 1.0 + (traffic.stage2 - 1.0) * columns.num_microbatches
     fixed = np.where(columns.zero_stage == 0, traffic.stage0, traffic.stage1)
@@ -157,10 +190,10 @@ def zero_gather_seconds(problem: Problem, stages: StageColumns) -> Floats:
     One ring all-gather of a stage's weights under ZeRO 1 and 2. Units: s.
     """
     columns = stages.layouts
-    bandwidth, latency = ring_links(problem, axis_strides(problem, stages)[0], columns.data_parallel)
+    bandwidth, latency = replica_links(problem, stages)
     weights = total(stage_parameters(problem, stages)) * ELEMENT_BYTES[problem.precision]
     gathers = (columns.zero_stage >= 1) & (columns.zero_stage < SHARDS_WEIGHTS)
-    seconds = ring_seconds(weights, columns.data_parallel, 1.0, bandwidth, latency)
+    seconds = ring_seconds(weights, columns.replicas, 1.0, bandwidth, latency)
     return np.where(gathers & (not problem.stack.overlap.gathers_hide), seconds, 0.0)
 
 
@@ -172,8 +205,8 @@ def sharded_seconds(problem: Problem, stages: StageColumns) -> Floats:
     that is not sharded all-reduces its gradients. Units: s.
     """
     columns, sharded, plan = stages.layouts, problem.stack.sharded, pieces(problem)
-    size = columns.data_parallel
-    bandwidth, latency = ring_links(problem, axis_strides(problem, stages)[0], size)
+    size = columns.replicas
+    bandwidth, latency = replica_links(problem, stages)
     parts = stage_parameters(problem, stages)
     recomputed = parts["layers"] * stages.recompute_layers / np.maximum(stages.num_layers, 1)
     passes = sharded.gathers + sharded.scatters if plan.is_sharded else 2.0

@@ -5,7 +5,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from planner.cost_model.flops import head_product, layer_products
+from planner.cost_model.flops import attended_share, head_product, layer_products
+from planner.cost_model.parts import block, counted_whole, moved_elements
+from planner.cost_model.parts.part import Divided
 from planner.cost_model.products import alignment_share, matrix_seconds, odd_share, product_seconds
 from planner.cost_model.shares import rank_tokens, shares
 from planner.cost_model.sources import formula
@@ -18,9 +20,6 @@ from planner.specs import ELEMENT_BYTES, Attention
 
 BACKWARD_PRODUCTS = 2.0
 """Backward computes a weight and an input gradient for every product of forward."""
-CAUSAL_SHARE = 0.5
-"""Share of the attention scores that a causal flash kernel computes."""
-WEIGHT_PRODUCTS = 4
 SUMMA_KERNELS = 4
 """Kernels of one step of a product in a 2D or 2.5D grid: two broadcasts, the product and its addition."""
 
@@ -42,32 +41,27 @@ def traffic_seconds(problem: Problem, num_bytes: Floats) -> Floats:
 @formula("narayanan2021", "xu2021", "wang2021")
 @once_per_places
 def weight_products(problem: Problem, stages: StageColumns) -> dict[str, Passes]:
-    """The four products of one layer with its weights for one micro batch, and the two each has in backward.
+    """The products of one layer with its weights for one micro batch, and the two each has in backward.
 
     Each takes what its shape takes, or its operands and result over the memory where that is longer. In a
     2D or 2.5D grid it runs in as many steps as the edge. Units: s.
     """
-    model, part, steps = problem.model, shares(stages.layouts), summa_steps(stages)
-    h, f, products = float(model.hidden_size), float(model.ffn_hidden_size), layer_products(problem, stages)
+    part, steps, flops = shares(stages.layouts), summa_steps(stages), layer_products(problem, stages).weights
     in_grid = stages.layouts.mode_is("2d", "2.5d", "3d")
     whole, split = np.where(in_grid, part.split_hidden, 1.0), part.split_hidden
     tokens, element = rank_tokens(problem, stages), float(ELEMENT_BYTES[problem.precision])
-    shapes = {
-        "qkv": (h * whole, 3 * h * split),
-        "attention_output": (h * split, h * whole),
-        "ffn_in": (h * whole, f * split),
-        "ffn_out": (f * split, h * whole),
-    }
     seconds = {}
-    for name, (inner, outer) in shapes.items():
+    for product in block(problem).products:
+        parts = (whole, split) if product.divided == "outer" else (split, whole)
+        inner, outer = (float(side) * share for side, share in zip((product.inner, product.outer), parts, strict=True))
         share = alignment_share(problem, inner) * alignment_share(problem, outer)
-        rows = getattr(products, name) / (2.0 * inner * outer * steps)
+        rows = flops[product.name] / (2.0 * inner * outer * steps)
         moved = traffic_seconds(problem, element * (tokens * inner + inner * outer + tokens * outer))
         output, input_gradient, weight_gradient = (
             steps * np.maximum(matrix_seconds(problem, *sides) / share, moved)
             for sides in ((rows, outer, inner), (rows, inner, outer), (inner, outer, rows))
         )
-        seconds[name] = Passes(output, input_gradient + weight_gradient)
+        seconds[product.name] = Passes(output, input_gradient + weight_gradient)
     return seconds
 
 
@@ -86,22 +80,22 @@ def element_wise_seconds(problem: Problem, stages: StageColumns) -> Passes:
     forward, ``2 h`` outputs that are whole and ``3 h + f`` that are divided; what a grid needs. Units: s.
     """
     part, traffic, model = shares(stages.layouts), problem.stack.traffic, problem.model
-    backward_whole, backward_split = (
-        BACKWARD_PRODUCTS * forward if own is None else own
-        for forward, own in (
-            (traffic.replicated_elements, traffic.backward_replicated_elements),
-            (traffic.sharded_elements, traffic.backward_sharded_elements),
-        )
-    )
+    moved, moved_back = moved_elements(problem)
     dropped = traffic.dropout_elements * (model.dropout > 0)
     whole, split = part.whole_hidden, part.split_hidden
-    outputs = 2.0 * whole + (3.0 + model.ffn_hidden_size / model.hidden_size) * split
+    outputs = _bias_outputs(problem, "inner") * whole + _bias_outputs(problem, "outer") * split
     biases = np.where(stages.layouts.tensor_parallel > 1, traffic.bias_passes * outputs, 0.0)
     in_grid = np.where(stages.layouts.mode_is("2d", "2.5d", "3d"), traffic.grid_elements * split, 0.0)
-    forward = (traffic.replicated_elements + dropped) * whole + traffic.sharded_elements * split + biases + in_grid
-    backward = (backward_whole + dropped) * whole + backward_split * split + BACKWARD_PRODUCTS * in_grid
+    forward = (moved.whole + dropped) * whole + moved.split * split + biases + in_grid
+    backward = (moved_back.whole + dropped) * whole + moved_back.split * split + BACKWARD_PRODUCTS * in_grid
     hidden = rank_tokens(problem, stages) * model.hidden_size * float(ELEMENT_BYTES[problem.precision])
     return Passes(traffic_seconds(problem, hidden * forward), traffic_seconds(problem, hidden * backward))
+
+
+def _bias_outputs(problem: Problem, side: Divided) -> float:
+    """Outputs with a bias of the products of which that side is divided, in hidden states."""
+    whole = [p.outer / problem.model.hidden_size for p in block(problem).products if p.bias and p.divided == side]
+    return sum(whole)
 
 
 @formula("narayanan2021", "dao2022")
@@ -136,11 +130,14 @@ def recomputed_layer_seconds(problem: Problem, stages: StageColumns) -> Floats:
 @formula("definition")
 def layer_host_seconds(problem: Problem, stages: StageColumns) -> Floats:
     """Host time of one layer's forward: launches of its kernels, or what the stack takes if that is longer."""
-    traffic = problem.stack.traffic
-    stated = traffic.layer_host_s + np.where(stages.layouts.tensor_parallel > 1, traffic.tensor_parallel_host_s, 0.0)
+    traffic, parts = problem.stack.traffic, problem.stack.parts
+    own = 0.0 if counted_whole(problem.model) else parts.layer_host_s
+    stated = (own or traffic.layer_host_s) + np.where(
+        stages.layouts.tensor_parallel > 1, traffic.tensor_parallel_host_s, 0.0
+    )
     stated = stated + np.where(stages.layouts.sequence_parallel == 1, traffic.sequence_parallel_host_s, 0.0)
     zero, in_pieces = stages.layouts.zero_stage, stages.layouts.zero_stage >= SHARDS_WEIGHTS
-    reduced = (zero >= 1) & ~in_pieces & (stages.layouts.data_parallel > 1)
+    reduced = (zero >= 1) & ~in_pieces & (stages.layouts.replicas > 1)
     share = np.where(zero >= SHARDS_GRADIENTS, 1.0, 1.0 / stages.layouts.num_microbatches)
     stated = stated + np.where(reduced, traffic.zero_layer_host_s * share, 0.0)
     stated = stated + np.where(in_pieces, problem.stack.sharded.layer_host_s, 0.0)
@@ -166,7 +163,7 @@ def attention_seconds(problem: Problem, stages: StageColumns) -> Passes:
 
 def _attention(problem: Problem, stages: StageColumns, kind: Attention | None) -> Passes:
     stack, products = problem.stack, layer_products(problem, stages)
-    computed = CAUSAL_SHARE if kind == "flash" else 1.0
+    computed = attended_share(problem) if kind == "flash" else 1.0
     flops = (products.attention_scores * computed, products.attention_values * computed)
     stores_scores = kind in ("materialised", "recomputed")
     if stack.traffic.attention_efficiency is not None and not stores_scores:
@@ -174,7 +171,7 @@ def _attention(problem: Problem, stages: StageColumns, kind: Attention | None) -
     if not stores_scores:
         seconds = product_seconds(problem, flops[0]) + product_seconds(problem, flops[1])
         return Passes(seconds, BACKWARD_PRODUCTS * seconds)
-    side, depth = float(problem.seq_len), float(problem.model.hidden_size // problem.model.num_heads)
+    side, depth = float(problem.seq_len), float(problem.model.head_size)
     heads = rank_tokens(problem, stages) / side * problem.model.num_heads * shares(stages.layouts).split_hidden
     seconds = matrix_seconds(problem, side, side, depth, heads) + matrix_seconds(problem, side, depth, side, heads)
     scores = heads * side * side * ELEMENT_BYTES[problem.precision]
@@ -195,7 +192,7 @@ def kernel_attention_seconds(problem: Problem, flops: Floats, causal: bool) -> P
     if not (traffic.native_attention and causal) or efficiency.native_attention is None:
         seconds = flops / (peak * (traffic.attention_efficiency or 1.0) * efficiency.attention)
         return Passes(seconds, BACKWARD_PRODUCTS * seconds)
-    head, tile = model.hidden_size // model.num_heads, efficiency.native_attention_head
+    head, tile = model.head_size, efficiency.native_attention_head
     filled = -(-head // tile) * tile / head
     # Two products of 2 FLOP for each score and unit of a head.
     dropped = flops / (4.0 * head) * traffic.attention_dropout_flops * (model.dropout > 0)
@@ -218,8 +215,9 @@ def summa_steps(stages: StageColumns) -> Floats:
 @formula("definition")
 def layer_kernels(problem: Problem, stages: StageColumns) -> Floats:
     """Kernels of one layer's forward: the stack's count, and those of the steps of its products in a grid."""
-    steps = summa_steps(stages)
-    return problem.stack.traffic.kernels + WEIGHT_PRODUCTS * np.where(steps > 1, SUMMA_KERNELS * steps - 1.0, 0.0)
+    steps, own = summa_steps(stages), block(problem)
+    kernels = problem.stack.traffic.kernels if counted_whole(problem.model) else own.kernels
+    return kernels + len(own.products) * np.where(steps > 1, SUMMA_KERNELS * steps - 1.0, 0.0)
 
 
 @formula("narayanan2021")
@@ -250,12 +248,14 @@ def loss_seconds(problem: Problem, stages: StageColumns) -> Floats:
 def embedding_seconds(problem: Problem, stages: StageColumns) -> Floats:
     """Look-up of tokens and positions and the scatter of their gradients, on the first stage.
 
-    Forward reads two rows and writes one; backward reads one and adds to two: 8 hidden states.
+    Forward reads a row and writes one; backward reads one and adds to one: 5 hidden states. A table of learned
+    positions takes 3 more: it is read, and its gradient added to.
     """
+    rows = 8.0 if problem.model.positions.kind == "learned" else 5.0
     in_grid = stages.layouts.mode_is("2d", "2.5d", "3d")
     part = np.where(in_grid, shares(stages.layouts).whole_hidden, 1.0)
     hidden = rank_tokens(problem, stages) * float(problem.model.hidden_size) * part
-    moved = traffic_seconds(problem, 8.0 * hidden * ELEMENT_BYTES[problem.precision])
+    moved = traffic_seconds(problem, rows * hidden * ELEMENT_BYTES[problem.precision])
     return np.where(stages.is_first, moved, 0.0)
 
 

@@ -31,7 +31,7 @@ def resident_moment_bytes(problem: Problem, stages: StageColumns) -> Floats:
     moments = problem.stack.state_bytes(problem.precision).moments
     offloaded = updated_parameters(problem, stages) * stages.layouts.offload_optimizer
     shards = np.where(stages.layouts.zero_stage >= SHARDS_WEIGHTS, weight_shards(problem, stages), 1.0)
-    shards = np.where(stages.layouts.zero_stage < SHARDS_WEIGHTS, stages.layouts.data_parallel, shards)
+    shards = np.where(stages.layouts.zero_stage < SHARDS_WEIGHTS, stages.layouts.replicas, shards)
     window = np.minimum(offloaded, RESIDENT_TENSORS * pieces(problem).largest / shards)
     return moments * np.where(_on_nvme(stages), window, offloaded)
 

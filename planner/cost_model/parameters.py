@@ -1,10 +1,11 @@
-"""Parameters of a GPT-2-architecture model, whole and per stage and rank."""
+"""Parameters of a model, whole and per stage and rank."""
 
 from typing import NamedTuple
 
 import numpy as np
 
 from planner.cost_model.chunks import pieces
+from planner.cost_model.parts import block_of, end_tensors
 from planner.cost_model.shares import shares
 from planner.cost_model.sources import formula
 from planner.cost_model.terms import Terms, total
@@ -18,18 +19,12 @@ from planner.specs import ModelSpec
 def model_parameters(model: ModelSpec) -> dict[str, int]:
     """Parameters of the whole unpadded model, by part.
 
-    Per layer: attention ``4 h^2 + 4 h``, feed-forward ``2 h f + f + h``, two norms ``4 h``. Besides:
-    token embedding ``v h``, positions ``S h``, final norm ``2 h``, an untied head ``v h``.
+    Per layer those of its parts, of GPT-2 attention ``4 h^2 + 4 h``, feed-forward ``2 h f + f + h`` and two norms
+    ``4 h``. Besides: token embedding, learned positions, final norm, an untied head.
     Units: parameters.
     """
-    h, f, v = model.hidden_size, model.ffn_hidden_size, model.vocab_size
-    return {
-        "layers": model.num_layers * (4 * h * h + 4 * h + 2 * h * f + f + h + 4 * h),
-        "token_embedding": v * h,
-        "position_embedding": model.max_seq_len * h,
-        "final_norm": 2 * h,
-        "head": 0 if model.tied_embeddings else v * h,
-    }
+    ends = {name: sum(tensors) for name, tensors in end_tensors(model).items()}
+    return {"layers": model.num_layers * sum(block_of(model).tensors), **ends}
 
 
 class LayerParameters(NamedTuple):
@@ -44,9 +39,9 @@ class LayerParameters(NamedTuple):
 
 @formula("shoeybi2019", "colossalai0.5.0")
 def layer_parameters(model: ModelSpec) -> LayerParameters:
-    """Parameters of one whole layer, ``4 h^2 + 2 h f``, ``3 h + f`` and ``2 h + 4 h``. Units: parameters."""
-    h, f = model.hidden_size, model.ffn_hidden_size
-    return LayerParameters(4 * h * h + 2 * h * f, 3 * h + f, 6 * h)
+    """Parameters of one whole layer, of GPT-2 ``4 h^2 + 2 h f``, ``3 h + f`` and ``2 h + 4 h``. Units: parameters."""
+    own = block_of(model)
+    return LayerParameters(own.matrices, own.biases("outer"), own.biases("inner") + own.vectors)
 
 
 @formula("shoeybi2019", "colossalai0.5.0", "xu2021", "wang2021", "bian2021")
@@ -59,9 +54,10 @@ def stage_parameters(problem: Problem, stages: StageColumns) -> Terms:
     Units: parameters.
     """
     model, part, layer = problem.model, shares(stages.layouts), layer_parameters(problem.model)
+    ends = model_parameters(model)
     vocab = padded_vocab(problem, stages.layouts) * model.hidden_size * part.matrix
     one_copy = model.tied_embeddings & stages.is_first
-    positions = float(model.max_seq_len * model.hidden_size) * part.row_vector
+    positions = float(ends["position_embedding"]) * part.row_vector
     per_layer = (
         layer.matrices * part.matrix + layer.column_vectors * part.column_vector + layer.row_vectors * part.row_vector
     )
@@ -69,7 +65,7 @@ def stage_parameters(problem: Problem, stages: StageColumns) -> Terms:
         "layers": stages.num_layers * per_layer,
         "token_embedding": np.where(stages.is_first, vocab, 0.0),
         "position_embedding": np.where(stages.is_first, positions, 0.0),
-        "final_norm": np.where(stages.is_last, 2.0 * model.hidden_size * part.row_vector, 0.0),
+        "final_norm": np.where(stages.is_last, float(ends["final_norm"]) * part.row_vector, 0.0),
         "head": np.where(stages.is_last & ~one_copy, vocab, 0.0),
     }
 
@@ -83,7 +79,7 @@ def weight_shards(problem: Problem, stages: StageColumns) -> Floats:
     """
     columns = stages.layouts
     sharded = (columns.zero_stage >= SHARDS_WEIGHTS) & pieces(problem).is_sharded
-    return np.where(sharded, columns.data_parallel, 1).astype(np.float64)
+    return np.where(sharded, columns.replicas, 1).astype(np.float64)
 
 
 @formula("rajbhandari2020", "colossalai0.5.0")
@@ -94,7 +90,7 @@ def updated_parameters(problem: Problem, stages: StageColumns) -> Floats:
     Under ZeRO 3 the unused ends of the pieces count: they have states as well.
     """
     columns = stages.layouts
-    shards = np.where(columns.zero_stage >= SHARDS_OPTIMIZER, columns.data_parallel, 1)
+    shards = np.where(columns.zero_stage >= SHARDS_OPTIMIZER, columns.replicas, 1)
     in_pieces = columns.zero_stage >= SHARDS_WEIGHTS
     shards = np.where(in_pieces, weight_shards(problem, stages), shards)
     padding = np.where(in_pieces, pieces(problem).padding, 1.0)

@@ -22,11 +22,12 @@ def communicators(problem: Problem, stages: StageColumns) -> Floats:
     axes = axes + np.where(columns.mode_is("2.5d") & (columns.tensor_depth > 1), 1, 0)
     axes = axes + np.where(columns.mode_is("3d"), 3, 0)
     extra = np.array([process.tensor_parallel.get(mode, 0.0) for mode in TENSOR_MODES])[columns.tensor_mode]
-    several = split | (columns.pipeline_parallel > 1) | (columns.data_parallel > 1)
+    several = split | (columns.pipeline_parallel > 1) | (columns.replicas > 1)
     return (
         np.where(split, axes + extra, 0.0)
         + np.where(columns.pipeline_parallel > 1, process.pipeline, 0.0)
-        + np.where(columns.data_parallel > 1, process.data_parallel, 0.0)
+        + np.where(columns.replicas > 1, process.data_parallel, 0.0)
+        + np.where(columns.sequence_parallel_degree > 1, 1.0, 0.0)
         + np.where(several, process.all_ranks, 0.0)
         + np.where(columns.zero_stage >= SHARDS_WEIGHTS, process.sharded, 0.0)
     )

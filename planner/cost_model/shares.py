@@ -72,5 +72,6 @@ def _in_grid(columns: LayoutColumns) -> Shares:
 @formula("definition")
 @once_per_places
 def rank_tokens(problem: Problem, stages: StageColumns) -> Floats:
-    """Tokens of one micro batch that a rank works on."""
-    return microbatch_tokens(problem, stages.layouts) * shares(stages.layouts).tokens
+    """Tokens of one micro batch that a rank works on outside of attention; ranks of all-to-all divide them."""
+    columns = stages.layouts
+    return microbatch_tokens(problem, columns) * shares(columns).tokens / columns.sequence_parallel_degree

@@ -32,6 +32,12 @@ SOURCES = {
     "nvidia-matmul": Source(
         "Matrix Multiplication Background User's Guide, tile and wave quantization", "NVIDIA Deep Learning Performance"
     ),
+    "su2021": Source("RoFormer: Enhanced Transformer with Rotary Position Embedding", "arXiv 2104.09864"),
+    "shazeer2020": Source("GLU Variants Improve Transformer", "arXiv 2002.05202"),
+    "zhang2019": Source("Root Mean Square Layer Normalization", "arXiv 1910.07467"),
+    "ainslie2023": Source("GQA: Training Generalized Multi-Query Transformer Models", "arXiv 2305.13245"),
+    "jiang2023": Source("Mistral 7B", "arXiv 2310.06825"),
+    "jacobs2023": Source("DeepSpeed Ulysses: System Optimizations for Extreme Long Sequences", "arXiv 2309.14509"),
     "pytorch-checkpoint": Source(
         "PyTorch documentation, torch.utils.checkpoint: early stopping of the recomputation", "PyTorch 2.5"
     ),

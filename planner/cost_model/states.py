@@ -4,6 +4,7 @@ import numpy as np
 
 from planner.cost_model.chunks import pieces
 from planner.cost_model.parameters import stage_parameters, updated_parameters, weight_shards
+from planner.cost_model.parts import block
 from planner.cost_model.shares import shares
 from planner.cost_model.sources import formula
 from planner.cost_model.terms import Terms, total
@@ -27,7 +28,7 @@ def state_bytes(problem: Problem, stages: StageColumns) -> Terms:
     parameters = total(stage_parameters(problem, stages))
     updated = updated_parameters(problem, stages)
     in_pieces = columns.zero_stage >= SHARDS_WEIGHTS
-    gradient_shards = np.where(columns.zero_stage >= SHARDS_GRADIENTS, columns.data_parallel, 1)
+    gradient_shards = np.where(columns.zero_stage >= SHARDS_GRADIENTS, columns.replicas, 1)
     on_device = 1.0 - columns.offload_optimizer
     reused = sharded.gradients_reuse_weights & (columns.num_microbatches == 1)
     held = np.where(in_pieces, updated * sharded.keeps_weights, parameters)
@@ -60,7 +61,7 @@ def bucket_bytes(problem: Problem, stages: StageColumns) -> Floats:
     layouts = np.where(parameters <= stack.ddp_twice_up_to, 2.0, 1.0)
     ddp = np.where(in_grid, 0.0, parameters * stack.state_bytes(problem.precision).ddp_bucket * layouts)
     zero = _zero_buckets(problem, stages)
-    wrapped = (columns.zero_stage == 0) | (columns.data_parallel == 1)
+    wrapped = (columns.zero_stage == 0) | (columns.replicas == 1)
     buckets = np.where(columns.zero_stage >= SHARDS_OPTIMIZER, zero, 0.0)
     buckets = np.where(_reduces_late(problem, stages), 0.0, buckets)
     during = np.where(columns.pipeline_parallel == 1, np.where(wrapped, ddp, 0.0), 0.0) + buckets
@@ -116,12 +117,12 @@ def gather_bytes(problem: Problem, stages: StageColumns) -> Floats:
     """
     columns, stack = stages.layouts, problem.stack
     weights = total(stage_parameters(problem, stages)) * ELEMENT_BYTES[problem.precision]
-    gathered: Floats = np.minimum(columns.data_parallel * float(stack.zero_bucket_bytes), weights)
+    gathered: Floats = np.minimum(columns.replicas * float(stack.zero_bucket_bytes), weights)
     if stack.zero_gather_bytes is not None:
         gathered = weights / np.maximum(weights // float(stack.zero_gather_bytes), 1.0)
     whole = weight_shards(problem, stages) == 1
     gathers = (columns.zero_stage >= SHARDS_OPTIMIZER) & (columns.zero_stage < SHARDS_WEIGHTS) & whole
-    return np.where(gathers & (columns.data_parallel > 1) & (not stack.zero_gathers_in_place), gathered, 0.0)
+    return np.where(gathers & (columns.replicas > 1) & (not stack.zero_gathers_in_place), gathered, 0.0)
 
 
 @formula("colossalai0.5.0")
@@ -148,8 +149,9 @@ def step_buffers(problem: Problem, stages: StageColumns) -> tuple[Floats, Floats
 @formula("definition")
 def cast_bytes(problem: Problem, stages: StageColumns) -> Floats:
     """The copy through which the gradient of the largest weight of a stage accumulates."""
-    parameters, model = stage_parameters(problem, stages), problem.model
+    parameters = stage_parameters(problem, stages)
     part = shares(stages.layouts).matrix
     vocab = np.maximum(parameters["head"], parameters["token_embedding"])
-    largest = np.maximum(vocab, float(model.hidden_size * max(3 * model.hidden_size, model.ffn_hidden_size)) * part)
+    matrix = max(product.inner * product.outer for product in block(problem).products)
+    largest = np.maximum(vocab, float(matrix) * part)
     return largest * problem.stack.state_bytes(problem.precision).tensor_cast

@@ -5,14 +5,12 @@ import numpy as np
 from planner.cost_model.compute import traffic_seconds
 from planner.cost_model.host import nvme_bytes_per_rank
 from planner.cost_model.parameters import stage_parameters, updated_parameters
+from planner.cost_model.parts import block, end_tensors
 from planner.cost_model.sources import formula
 from planner.cost_model.terms import Terms, total
 from planner.layouts.layout import SHARDS_GRADIENTS, SHARDS_WEIGHTS
 from planner.layouts.problem import Problem
 from planner.layouts.stages import Floats, StageColumns
-
-LAYER_TENSORS = 12
-"""Parameter tensors of a layer: weights and biases of four products and two norms."""
 
 
 @formula("rajbhandari2020", "definition")
@@ -22,7 +20,7 @@ def accumulation_seconds(problem: Problem, stages: StageColumns) -> Floats:
     From ZeRO 2 on a rank adds up its own share alone. Units: s.
     """
     columns = stages.layouts
-    shards = np.where(columns.zero_stage >= SHARDS_GRADIENTS, columns.data_parallel, 1)
+    shards = np.where(columns.zero_stage >= SHARDS_GRADIENTS, columns.replicas, 1)
     added = np.where(columns.num_microbatches > 1, total(stage_parameters(problem, stages)) / shards, 0.0)
     return traffic_seconds(problem, added * problem.stack.traffic.gradient_bytes)
 
@@ -37,8 +35,8 @@ def optimizer_seconds(problem: Problem, stages: StageColumns) -> Floats:
     """
     columns, traffic = stages.layouts, problem.stack.traffic
     on_device = updated_parameters(problem, stages) * (1.0 - columns.offload_optimizer)
-    zero = (columns.zero_stage >= 1) & (columns.zero_stage < SHARDS_WEIGHTS) & (columns.data_parallel > 1)
-    plain = (columns.zero_stage == 0) | (columns.data_parallel == 1)
+    zero = (columns.zero_stage >= 1) & (columns.zero_stage < SHARDS_WEIGHTS) & (columns.replicas > 1)
+    plain = (columns.zero_stage == 0) | (columns.replicas == 1)
     tensors = stage_tensors(problem, stages)
     checked = traffic.overflow_tensor_host_s if problem.precision == "fp16" else 0.0
     host = total(tensors) * (np.where(zero, traffic.zero_tensor_host_s, 0.0) + checked)
@@ -56,11 +54,12 @@ def optimizer_seconds(problem: Problem, stages: StageColumns) -> Floats:
 def stage_tensors(problem: Problem, stages: StageColumns) -> Terms:
     """Parameter tensors of each stage, by the parts of :func:`planner.cost_model.parameters.stage_parameters`."""
     one_copy = problem.model.tied_embeddings & stages.is_first
+    ends = {name: np.float64(len(tensors)) for name, tensors in end_tensors(problem.model).items()}
     return {
-        "layers": LAYER_TENSORS * stages.num_layers.astype(np.float64),
-        "token_embedding": stages.is_first.astype(np.float64),
-        "position_embedding": stages.is_first.astype(np.float64),
-        "final_norm": 2.0 * stages.is_last.astype(np.float64),
+        "layers": len(block(problem).tensors) * stages.num_layers.astype(np.float64),
+        "token_embedding": ends["token_embedding"] * stages.is_first,
+        "position_embedding": ends["position_embedding"] * stages.is_first,
+        "final_norm": ends["final_norm"] * stages.is_last,
         "head": (stages.is_last & ~one_copy).astype(np.float64),
     }
 

@@ -72,6 +72,8 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     data_parallel: Degree = 1
     zero_stage: Annotated[int, Meta(ge=0, le=3)] = 0
     sequence_parallel: bool = False
+    sequence_parallel_degree: Degree = 1
+    """Ranks that divide each sequence among them outside of attention, and the heads inside of it, by all-to-all."""
     micro_batch: Degree = 1
     """Sequences that one data-parallel rank pushes through the model at once."""
     num_microbatches: Degree = 1
@@ -85,8 +87,13 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     @property
     def num_devices(self) -> int:
-        """Devices the layout uses: TP x PP x DP."""
-        return self.tensor_parallel * self.pipeline_parallel * self.data_parallel
+        """Devices the layout uses: TP x SP x PP x DP."""
+        return self.replica_devices * self.data_parallel
+
+    @property
+    def replica_devices(self) -> int:
+        """Devices that work on the same sequences: TP x SP x PP."""
+        return self.tensor_parallel * self.sequence_parallel_degree * self.pipeline_parallel
 
     @property
     def global_batch(self) -> int:
@@ -176,6 +183,7 @@ class LayoutColumns:
     data_parallel: NDArray[np.int64]
     zero_stage: NDArray[np.int64]
     sequence_parallel: NDArray[np.int64]
+    sequence_parallel_degree: NDArray[np.int64]
     micro_batch: NDArray[np.int64]
     num_microbatches: NDArray[np.int64]
     schedule: NDArray[np.int64]
@@ -203,6 +211,11 @@ class LayoutColumns:
     def take(self, rows: NDArray[Any]) -> Self:
         """The layouts that ``rows``, indices or a Boolean mask, selects."""
         return type(self)(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
+
+    @functools.cached_property
+    def replicas(self) -> NDArray[np.int64]:
+        """Ranks that hold the same part of the model, over which gradients are reduced and ZeRO divides: DP x SP."""
+        return self.data_parallel * self.sequence_parallel_degree
 
     def mode_is(self, *modes: TensorMode) -> NDArray[np.bool_]:
         """Where the tensor mode is one of ``modes``."""

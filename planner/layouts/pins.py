@@ -79,10 +79,10 @@ def _is_list(value: str) -> bool:
 
 
 def pinned_devices(pinned: Mapping[str, str]) -> int:
-    """What TP x PP x DP is a multiple of, by the pinned ones of the three and a pinned list of layers."""
+    """What TP x SP x PP x DP is a multiple of, by the pinned ones of the four and a pinned list of layers."""
     layers = pinned.get(LAYERS, EVEN)
     stages = 1 if layers == EVEN else len(layers.split(","))
-    degrees = {"tensor_parallel": 1, "pipeline_parallel": stages, "data_parallel": 1}
+    degrees = {"tensor_parallel": 1, "sequence_parallel_degree": 1, "pipeline_parallel": stages, "data_parallel": 1}
     return math.prod(int(pinned.get(degree, default)) for degree, default in degrees.items())
 
 

@@ -1,7 +1,7 @@
 """The cluster as a graph, and the link that a group of ranks gets from it.
 
-Ranks fill nodes in order. A layout numbers them ``(data * PP + pipeline) * TP + tensor``, the order in
-which Colossal-AI lays out its mesh (process group mesh of ``HybridParallelPlugin``), or with the first two
+Ranks fill nodes in order. A layout numbers them ``((data * PP + pipeline) * TP + tensor) * SP + sequence``, the
+order in which Colossal-AI lays out its mesh (process group mesh of ``HybridParallelPlugin``), or with the first two
 axes changed, as Megatron-LM does: the stack's ``rank_order``.
 """
 
@@ -68,13 +68,16 @@ def _path(graph: nx.Graph, source: tuple[str, int, int], target: tuple[str, int,
     )
 
 
-def members_per_node(stride: int, size: int, num_devices: int, devices_per_node: int) -> tuple[int, bool]:
+def members_per_node(
+    stride: int, size: int, num_devices: int, devices_per_node: int, adjacent: int = 1
+) -> tuple[int, bool]:
     """The fewest members that a group has on a node it touches, and whether any group leaves its node.
 
-    A group is ``size`` ranks at distance ``stride``; the groups tile all ``num_devices`` ranks.
+    A group is ``size`` times ``adjacent`` ranks that follow each other, at distance ``stride``; the groups tile all
+    ``num_devices`` ranks.
     """
     ranks = np.arange(num_devices)
-    group = ranks // (stride * size) * stride + ranks % stride
+    group = ranks // (stride * size) * (stride // adjacent) + ranks % stride // adjacent
     node = ranks // devices_per_node
     num_nodes = int(node[-1]) + 1
     places, counts = np.unique(group * num_nodes + node, return_counts=True)
@@ -111,23 +114,24 @@ class Cluster:
         share = min(1.0, self.hardware.network.nics_per_node / self.devices_per_node)
         return GroupLink(bandwidth_bytes_per_s=path.bandwidth_bytes_per_s * share, latency_s=path.latency_s)
 
-    def ring(self, stride: int, size: int) -> GroupLink:
-        """The link of a ring collective.
+    def ring(self, stride: int, size: int, adjacent: int = 1) -> GroupLink:
+        """The link of a ring collective over ``size`` times ``adjacent`` ranks that follow each other.
 
         Between nodes a group runs one ring for each member it has on a node, each leaving through
         its own share of the NICs; inside the node the rings share the node link. Of a ring's steps one
         for each node leaves it, so that the latency of a step is the mean over a node's members. What a
         collective takes to start counts to the latencies of its steps.
         """
-        if size == 1:
+        members = size * adjacent
+        if members == 1:
             return GroupLink(bandwidth_bytes_per_s=float("inf"), latency_s=0.0)
-        link, start_s = self._ring(stride, size), self.hardware.node_link.start_s / (2 * (size - 1))
+        link, start_s = self._ring(stride, size, adjacent), self.hardware.node_link.start_s / (2 * (members - 1))
         return GroupLink(bandwidth_bytes_per_s=link.bandwidth_bytes_per_s, latency_s=link.latency_s + start_s)
 
-    def _ring(self, stride: int, size: int) -> GroupLink:
-        members, crosses = members_per_node(stride, size, self.num_devices, self.devices_per_node)
+    def _ring(self, stride: int, size: int, adjacent: int) -> GroupLink:
+        members, crosses = members_per_node(stride, size, self.num_devices, self.devices_per_node, adjacent)
         if not crosses:
-            return self._pair() if size == PAIR else self._inside()
+            return self._pair() if size * adjacent == PAIR else self._inside()
         outside = self._outside()
         bandwidth, latency = outside.bandwidth_bytes_per_s * members, outside.latency_s
         if members > 1:
@@ -155,13 +159,27 @@ class Cluster:
 
 
 def link_columns(
-    link_of: Callable[[int, int], GroupLink], strides: NDArray[np.int64], sizes: NDArray[np.int64]
+    link_of: Callable[..., GroupLink], strides: NDArray[np.int64], *sizes: NDArray[np.int64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Bandwidth (bytes/s) and latency (s) of ``link_of(stride, size)``, one row per stride and size."""
+    """Bandwidth (bytes/s) and latency (s) of ``link_of(stride, size)``, one row per stride and size.
+
+    Sizes may be two columns: those of a group, and the ranks that follow each other in it.
+    """
     # One number per pair: NumPy finds unique numbers much faster than unique pairs.
-    above = int(sizes.max(initial=0)) + 1
-    keys, inverse = np.unique(strides * above + sizes, return_inverse=True)
-    links = [link_of(*divmod(int(key), above)) for key in keys]
+    above, numbers = max(int(column.max(initial=0)) for column in sizes) + 1, strides
+    for column in sizes:
+        numbers = numbers * above + column
+    keys, inverse = np.unique(numbers, return_inverse=True)
+    links = [link_of(*_digits(int(key), above, len(sizes))) for key in keys]
     bandwidth = np.array([link.bandwidth_bytes_per_s for link in links])
     latency = np.array([link.latency_s for link in links])
     return bandwidth[inverse.ravel()], latency[inverse.ravel()]
+
+
+def _digits(number: int, base: int, count: int) -> list[int]:
+    """The last ``count`` digits of a number, behind what is left of it."""
+    digits: list[int] = []
+    for _ in range(count):
+        number, digit = divmod(number, base)
+        digits.insert(0, digit)
+    return [number, *digits]

@@ -70,6 +70,18 @@ def _recomputed(layout: Layout, *, some: str = "{} of {} layers") -> str:
     return {0: "none", layers: "all"}.get(recomputed, some.format(recomputed, layers))
 
 
+def _divides(layout: Layout) -> bool:
+    return layout.sequence_parallel_degree > 1
+
+
+def _all_to_all(layout: Layout) -> str:
+    return f"{layout.sequence_parallel_degree} by all-to-all" if _divides(layout) else ""
+
+
+def _sp(layout: Layout) -> str:
+    return f"SP {layout.sequence_parallel_degree} (all-to-all)" if _divides(layout) else ""
+
+
 def _offloaded(layout: Layout) -> str:
     return "" if layout.offload.tier == "none" else layout.offload.words
 
@@ -108,10 +120,13 @@ ZERO = Fact(
 )
 SEQUENCE = Fact(
     name="sequence parallel",
-    fields=("sequence_parallel",),
-    value=lambda layout: "yes" if layout.sequence_parallel else "no",
-    short=lambda layout: "sequence parallel" if layout.sequence_parallel else "",
-    otherwise=lambda layout: f"{'with' if layout.sequence_parallel else 'without'} sequence parallelism",
+    fields=("sequence_parallel", "sequence_parallel_degree"),
+    value=lambda layout: _all_to_all(layout) or ("yes" if layout.sequence_parallel else "no"),
+    notes=lambda layout: "and in the TP group" if _all_to_all(layout) and layout.sequence_parallel else "",
+    short=lambda layout: ", ".join(filter(None, ("sequence parallel" * layout.sequence_parallel, _sp(layout)))),
+    otherwise=lambda layout: ", ".join(
+        filter(None, (f"{'with' if layout.sequence_parallel else 'without'} sequence parallelism", _sp(layout)))
+    ),
 )
 BATCHES = Fact(
     name="micro batches",

@@ -14,7 +14,7 @@ _HYBRID = "colossalai 0.5.0: booster/plugin/hybrid_parallel_plugin.py"
 
 
 def _values(problem: Problem, layout: Layout) -> dict[str, Any]:
-    group = layout.tensor_parallel * layout.pipeline_parallel
+    group, divided = layout.replica_devices, layout.sequence_parallel_degree > 1
     batch = problem.global_batch
     return {
         "num_devices": problem.num_devices,
@@ -22,6 +22,8 @@ def _values(problem: Problem, layout: Layout) -> dict[str, Any]:
         "pipeline_parallel": layout.pipeline_parallel,
         "data_parallel": layout.data_parallel,
         "product": layout.num_devices,
+        "sequence": f"SP {layout.sequence_parallel_degree} x " * divided,
+        "sequence_degree": f"{layout.sequence_parallel_degree} * " * divided,
         "group": group,
         "whole": problem.num_devices // group,
         "rest": problem.num_devices % group,
@@ -86,14 +88,14 @@ DEVICE_RULES = (
         about=("count", "mesh"),
         title="degrees do not multiply to the number of GPUs",
         field="data_parallel",
-        message="TP x PP x DP has to be {num_devices} GPUs, and it is {product}",
-        detail="{tensor_parallel} * {pipeline_parallel} * {data_parallel} = {product}; "
-        "{num_devices} / ({tensor_parallel} * {pipeline_parallel}) = {whole}, remainder {rest}",
+        message="TP x {sequence}PP x DP has to be {num_devices} GPUs, and it is {product}",
+        detail="{tensor_parallel} * {sequence_degree}{pipeline_parallel} * {data_parallel} = {product}; "
+        "{num_devices} / ({tensor_parallel} * {sequence_degree}{pipeline_parallel}) = {whole}, remainder {rest}",
         hint="data parallelism is set from the other two: choose TP x PP that divides {num_devices}",
         why="Every GPU belongs to exactly one place of the mesh.",
         source=f"{_HYBRID}:1052",
         holds=lambda problem, columns: (
-            columns.tensor_parallel * columns.pipeline_parallel * columns.data_parallel == problem.num_devices
+            columns.tensor_parallel * columns.pipeline_parallel * columns.replicas == problem.num_devices
         ),
     ),
     _rule(

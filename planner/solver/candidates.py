@@ -1,12 +1,13 @@
 """Enumeration of candidate layouts: every combination of degrees, batch split and state options.
 
-Candidates satisfy TP x PP x DP = devices by construction, and use what the stack can execute or
+Candidates satisfy TP x SP x PP x DP = devices by construction, and use what the stack can execute or
 what the user pinned. Everything else is left to the rules, so that what they reject is counted
 and can be explained.
 """
 
 import functools
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -30,7 +31,10 @@ from planner.layouts.layout import (
 from planner.layouts.problem import Problem
 
 _Row = tuple[float, ...]
-_MESH = ("tensor_mode", "tensor_parallel", "tensor_depth", "pipeline_parallel", "data_parallel")
+_MESH = (
+    *("tensor_mode", "tensor_parallel", "tensor_depth", "sequence_parallel_degree"),
+    *("pipeline_parallel", "data_parallel"),
+)
 _BATCH = ("micro_batch", "num_microbatches")
 _SCHEDULE = ("schedule", "num_model_chunks")
 _STATES = ("zero_stage", "sequence_parallel", "recompute", "offload_tier", "offload_optimizer", "offload_parameters")
@@ -80,7 +84,7 @@ def _kept(rows: list[_Row], names: Sequence[str], pinned: Mapping[str, float]) -
 
 def _place(mesh: _Row) -> tuple[str, bool, bool]:
     """What the options of a layout's states depend on: mode, and whether there is more than one rank and stage."""
-    mode, tensor, _, pipeline, _ = map(int, mesh)
+    mode, tensor, _, _, pipeline, _ = map(int, mesh)
     return TENSOR_MODES[mode], tensor > 1, pipeline > 1
 
 
@@ -88,7 +92,7 @@ def _rows_of(
     problem: Problem, mesh: _Row, states: NDArray[np.float64], pinned: Mapping[str, float]
 ) -> NDArray[np.float64]:
     """The candidates of one mesh: every split of its batch and every schedule with every option of its states."""
-    mode, _, _, pipeline, data = map(int, mesh)
+    mode, _, _, _, pipeline, data = map(int, mesh)
     batches = _kept(_batch_splits(problem, data), _BATCH, pinned)
     schedules = _kept(_schedules(problem, TENSOR_MODES[mode], pipeline), _SCHEDULE, pinned)
     divided = np.array([(*mesh, *batch, *schedule) for batch in batches for schedule in schedules])
@@ -104,15 +108,25 @@ def _options(problem: Problem, field: str, executable: Sequence[str]) -> list[in
 
 
 def _meshes(problem: Problem) -> list[_Row]:
-    """(tensor mode, TP, depth, PP, DP) for every way to write the devices as TP x PP x DP."""
-    modes = _options(problem, "tensor_mode", problem.stack.tensor_modes)
+    """(tensor mode, TP, depth, SP, PP, DP) for every way to write the devices as TP x SP x PP x DP."""
+    modes, num_devices = _options(problem, "tensor_mode", problem.stack.tensor_modes), problem.num_devices
     return [
-        (mode, tensor, depth, pipeline, problem.num_devices // tensor // pipeline)
-        for tensor in divisors(problem.num_devices)
-        for pipeline in _pipelines(problem, problem.num_devices // tensor)
+        (mode, tensor, depth, sequence, pipeline, num_devices // tensor // sequence // pipeline)
+        for tensor in divisors(num_devices)
+        for sequence in _sequence_degrees(problem, num_devices // tensor)
+        for pipeline in _pipelines(problem, num_devices // tensor // sequence)
         for mode in modes
         for depth in _depths(problem, TENSOR_MODES[mode], tensor)
     ]
+
+
+def _sequence_degrees(problem: Problem, num_devices: int) -> list[int]:
+    """Degrees of all-to-all to try: those that divide heads and tokens where the stack has it for the model."""
+    model, pinned = problem.model, problem.pins.get("sequence_parallel_degree")
+    tried = {1, *([int(pinned)] if pinned else [])}
+    if model.family in problem.stack.all_to_all_families:
+        tried |= {*divisors(math.gcd(model.num_heads, model.kv_heads, problem.seq_len))}
+    return sorted(degree for degree in tried if num_devices % degree == 0)
 
 
 def _pipelines(problem: Problem, num_devices: int) -> list[int]:

@@ -7,25 +7,32 @@ them. What a combination of specs makes impossible is in :mod:`planner.rules`.
 
 from planner.specs.base import ELEMENT_BYTES, Fraction, OffloadTier, Precision, Schedule, TensorMode
 from planner.specs.hardware import EfficiencySpec, HardwareSpec, HostSpec, LinkSpec, NetworkSpec, TilesSpec
-from planner.specs.model import ModelSpec
+from planner.specs.model import AttentionSpec, Family, MlpSpec, ModelSpec, NormSpec, PositionSpec
 from planner.specs.stack import ErrorSpec, StackSpec
 from planner.specs.stack_memory import ActivationSpec, Attention, ProcessSpec, ShardedSpec, StateBytesSpec
+from planner.specs.stack_parts import PartsSpec
 from planner.specs.stack_time import OverlapSpec, TrafficSpec, ZeroTrafficSpec
 
 __all__ = [
     "ELEMENT_BYTES",
     "ActivationSpec",
     "Attention",
+    "AttentionSpec",
     "EfficiencySpec",
     "ErrorSpec",
+    "Family",
     "Fraction",
     "HardwareSpec",
     "HostSpec",
     "LinkSpec",
+    "MlpSpec",
     "ModelSpec",
     "NetworkSpec",
+    "NormSpec",
     "OffloadTier",
     "OverlapSpec",
+    "PartsSpec",
+    "PositionSpec",
     "Precision",
     "ProcessSpec",
     "Schedule",

@@ -24,6 +24,8 @@ FOLDERS: dict[type, str] = {ModelSpec: "models", HardwareSpec: "hardware", Stack
 _LISTING: dict[type, str] = {ModelSpec: "models", HardwareSpec: "hardware", StackSpec: "solve --help"}
 ALIASES = {"gpt2": "gpt2-small", "gpt3": "gpt3-175b"}
 MAX_SPEC_BYTES = 1024**2
+LEFT_OUT = {"sequence_parallel_degree": 1}
+"""Keys younger than the format of plans, and the value with which they are left out, so that plans keep their bytes."""
 LARGEST_NUMBER = 1e30
 """Beyond every byte, FLOP and second that a cluster has."""
 
@@ -128,8 +130,14 @@ def did_you_mean(typed: str, known: Iterable[str]) -> str:
 
 
 def to_builtins(value: Any) -> Any:
-    """Structs as plain dicts and lists, quantities as plain numbers in base units."""
-    return msgspec.to_builtins(value, enc_hook=lambda q: int(q) if isinstance(q, int) else float(q))
+    """Structs as plain dicts and lists, quantities as plain numbers in base units, without :data:`LEFT_OUT`."""
+    return _without(msgspec.to_builtins(value, enc_hook=lambda q: int(q) if isinstance(q, int) else float(q)))
+
+
+def _without(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without(child) for key, child in value.items() if child != LEFT_OUT.get(key, ...)}
+    return [_without(child) for child in value] if isinstance(value, list) else value
 
 
 def from_builtins(fields: Any, struct: type[Struct]) -> Struct:

@@ -5,7 +5,9 @@ from typing import Annotated, Literal
 from msgspec import Meta, field
 
 from planner.specs.base import Fraction, Name, OffloadTier, Precision, Schedule, Spec, TensorMode
+from planner.specs.model import Family
 from planner.specs.stack_memory import ActivationSpec, ProcessSpec, ShardedSpec, StateBytesSpec
+from planner.specs.stack_parts import PartsSpec
 from planner.specs.stack_time import OverlapSpec, TrafficSpec, ZeroTrafficSpec
 from planner.specs.units import Bytes, BytesPerSecond
 
@@ -50,6 +52,10 @@ class StackSpec(Spec, frozen=True, kw_only=True):
     """Shares of the optimizer states that can leave the device under ZeRO 1 and 2."""
     zero3_offload_fractions: tuple[Fraction, ...]
     """Shares of the optimizer states, and once all of those have left of the weights, under ZeRO 3."""
+    families: tuple[Family, ...] = ("gpt2",)
+    """Families of models that it trains."""
+    all_to_all_families: tuple[Family, ...] = ()
+    """Families whose sequences it can divide over ranks of their own, which exchange heads by all-to-all."""
     sequence_parallel: bool
     """Whether 1D tensor parallelism can divide the sequence too."""
     recompute: Literal["none", "all-or-nothing", "per-layer"]
@@ -75,6 +81,8 @@ class StackSpec(Spec, frozen=True, kw_only=True):
     """Training states in fp32."""
     activations: ActivationSpec
     """What a layer keeps for backward."""
+    parts: PartsSpec = PartsSpec()
+    """How it runs blocks whose parts are not GPT-2's."""
     traffic: TrafficSpec
     """What element-wise work, the loss, the optimizer and the host take."""
     overlap: OverlapSpec

@@ -94,7 +94,7 @@ def _with_pins(problem: Problem, columns: LayoutColumns, pinned: tuple[str, ...]
             values.update([column_value(field, problem.pins[field])])
     columns = _spelled(problem, _put(columns, values), values)
     if "data_parallel" not in values:
-        group = columns.tensor_parallel * columns.pipeline_parallel
+        group = columns.tensor_parallel * columns.sequence_parallel_degree * columns.pipeline_parallel
         columns = _put(columns, {"data_parallel": np.maximum(1, problem.num_devices // group)})
     columns = _put(columns, _batch_split(problem, columns, values))
     repeats = ~columns.mode_is("none") & (columns.tensor_parallel == 1)

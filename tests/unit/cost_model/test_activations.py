@@ -7,6 +7,7 @@ import pytest
 from planner.cost_model.activations import (
     boundary_bytes,
     ends_bytes,
+    exchanged_bytes,
     first_layer_bytes,
     gathered_input_bytes,
     gathered_operand_bytes,
@@ -251,3 +252,8 @@ def test_pipeline_buffer_bytes_are_divided_where_ranks_hold_their_part() -> None
     parts = problem(stack={"activations": {"pipeline_divided": True}})
     whole = pipeline_buffer_bytes(problem(), stages(tensor_parallel=2, pipeline_parallel=2))
     assert pipeline_buffer_bytes(parts, stages(tensor_parallel=2, pipeline_parallel=2)).tolist() == (whole / 2).tolist()
+
+
+def test_exchanged_bytes_are_attention_output_of_a_ranks_tokens() -> None:
+    assert exchanged_bytes(problem(), stages(sequence_parallel_degree=2)).tolist() == [4 * 16 * 2]
+    assert exchanged_bytes(problem(), stages()).tolist() == [0.0]

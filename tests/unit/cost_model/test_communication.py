@@ -6,15 +6,17 @@ import pytest
 from planner.cost_model.communication import (
     axis_strides,
     data_parallel_seconds,
+    exchange_seconds,
     layer_collectives,
     pipeline_seconds,
+    replica_links,
     ring_seconds,
     sharded_seconds,
     tensor_parallel_seconds,
     tied_embedding_seconds,
     zero_gather_seconds,
 )
-from tests.helpers import layout, problem, problem_of, stages
+from tests.helpers import changed, layout, problem, problem_of, stages, tiny_llama
 
 REDUCE_S = 2 * (128 / 1e9 + 1e-6)
 """All-reduce of 8 * 16 * 2 = 256 bytes over two ranks."""
@@ -245,3 +247,23 @@ def test_layer_collectives_of_slices_take_time_to_meet() -> None:
     assert met.recomputed[0] - plain.recomputed[0] == pytest.approx(4 * 0.5)
     whole = stages(tensor_parallel=2)
     assert layer_collectives(slow, whole).once[0] == layer_collectives(problem(), whole).once[0]
+
+
+def test_exchange_seconds_of_queries_output_keys_and_values() -> None:
+    link = {"latency_s": 0.0, "bandwidth_bytes_per_s": 2e9, "efficiency": 0.5}
+    question = changed(problem(hardware={"node_link": link}), model=tiny_llama())
+    row = stages(sequence_parallel_degree=2)
+    # Queries and output of 16, keys and values of 8 for each of 4 tokens in two bytes; half of each leaves the rank.
+    seconds = 0.5 * 4 * 2 * (2 * 16 + 2 * 8) / 1e9
+    assert exchange_seconds(question, row).tolist() == pytest.approx([seconds])
+    assert layer_collectives(question, row).once.tolist() == pytest.approx([2 * seconds])
+    assert exchange_seconds(question, stages()).tolist() == [0.0]
+
+
+def test_replica_links_reach_over_both_axes_of_ranks_with_the_same_weights() -> None:
+    question = problem(num_devices=8)
+    # Two data-parallel ranks of 2 x 2: each group has two neighbours on each of both nodes.
+    both = replica_links(question, stages(data_parallel=2, tensor_parallel=2, sequence_parallel_degree=2))
+    inside = replica_links(question, stages(sequence_parallel_degree=4))
+    assert inside[0].tolist() == [1e9]
+    assert both[0].tolist() == [2e8]

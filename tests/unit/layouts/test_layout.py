@@ -10,6 +10,7 @@ import pytest
 from planner.layouts.layout import FIELDS, RECOMPUTE, Layout, LayoutColumns, Offload, columns_of, once_per_table
 from planner.layouts.problem import Problem
 from planner.layouts.stages import StageColumns, once_per_places, once_per_stages, stages_of_layout
+from planner.specs.files import to_builtins
 from tests.helpers import layout, problem
 
 
@@ -48,6 +49,12 @@ def test_a_layout_says_only_what_differs_from_one_device() -> None:
 
 def test_a_layout_is_written_with_all_its_fields() -> None:
     assert list(msgspec.to_builtins(whole())) == list(Layout.__struct_fields__)
+
+
+def test_a_degree_that_divides_nothing_is_left_out_of_files() -> None:
+    written = to_builtins(whole())
+    assert [name for name in Layout.__struct_fields__ if name not in written] == ["sequence_parallel_degree"]
+    assert to_builtins(whole(sequence_parallel_degree=2))["sequence_parallel_degree"] == 2
 
 
 def test_columns_give_the_layout_back() -> None:

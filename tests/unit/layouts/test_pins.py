@@ -84,6 +84,7 @@ PINNED = {
     "tensor_parallel": "2",
     "tensor_depth": "1",
     "pipeline_parallel": "2",
+    "sequence_parallel_degree": "1",
     "data_parallel": "1",
     "micro_batch": "1",
     "num_microbatches": "8",

@@ -1,0 +1,111 @@
+"""A block as the sum of its parts, in the order in which a token passes them."""
+
+from collections.abc import Callable
+from functools import reduce
+from typing import NamedTuple
+
+from planner.cost_model.parts.attention import attention
+from planner.cost_model.parts.mlp import mlp
+from planner.cost_model.parts.norm import norm
+from planner.cost_model.parts.part import Divided, Elements, Made, Part, Product
+from planner.layouts.problem import Problem
+from planner.specs import AttentionSpec, MlpSpec, ModelSpec, PartsSpec
+
+PARTS: tuple[Callable[[Made], Part], ...] = (norm, attention, norm, mlp)
+
+
+class Block(NamedTuple):
+    """One block."""
+
+    parts: tuple[Part, ...]
+    kernels: float
+    """Of forward."""
+
+    @property
+    def products(self) -> tuple[Product, ...]:
+        """All products with weights."""
+        return tuple(product for part in self.parts for product in part.products)
+
+    @property
+    def tensors(self) -> tuple[int, ...]:
+        """Parameters of each tensor, in order."""
+        return tuple(size for part in self.parts for size in part.tensors)
+
+    @property
+    def matrices(self) -> int:
+        """Parameters of all weight matrices."""
+        return sum(product.inner * product.outer for product in self.products)
+
+    def divided(self, side: Divided) -> int:
+        """How many products have that side divided."""
+        return sum(product.divided == side for product in self.products)
+
+    def biases(self, side: Divided) -> int:
+        """Parameters of the biases of those products."""
+        return sum(product.outer for product in self.products if product.bias and product.divided == side)
+
+    @property
+    def vectors(self) -> int:
+        """Parameters of the tensors of norms."""
+        return sum(size for part in self.parts for size in part.vectors)
+
+    def total(self, name: str) -> Elements:
+        """The sum over the parts of what they keep or move."""
+        return reduce(Elements.plus, (getattr(part, name) for part in self.parts), Elements())
+
+    @property
+    def working(self) -> Elements:
+        """The most that one part takes in backward."""
+        return Elements(*(max(getattr(part.working, name) for part in self.parts) for name in Elements._fields))
+
+
+def block_of(model: ModelSpec, library: PartsSpec | None = None, *, full: bool = False) -> Block:
+    """The block of a model; its weights are the same under every library."""
+    made = Made(model, library or PartsSpec(), full)
+    parts = tuple(part(made) for part in PARTS)
+    products = sum(len(part.products) for part in parts)
+    return Block(parts, products + made.library.kernels)
+
+
+def block(problem: Problem) -> Block:
+    """The block of a problem's model as its stack makes it; GPT-2's as all do, with one product of its input."""
+    library = None if counted_whole(problem.model) else problem.stack.parts
+    return block_of(problem.model, library, full=problem.precision == "fp32")
+
+
+def counted_whole(model: ModelSpec) -> bool:
+    """Whether blocks are those of GPT-2, which a stack's own counts are of."""
+    plain = (model.attention, model.mlp.gated, model.mlp.bias, model.norm.kind, model.positions.kind)
+    return plain == (AttentionSpec(), MlpSpec().gated, MlpSpec().bias, "layernorm", "learned")
+
+
+def kept_elements(problem: Problem) -> Elements:
+    """Kept of a block for backward, per token and hidden unit."""
+    own = problem.stack.activations
+    if counted_whole(problem.model):
+        return Elements(own.replicated_elements, own.sharded_elements)
+    return _per_unit(problem, block(problem).total("kept"))
+
+
+def working_elements(problem: Problem) -> Elements:
+    """Gradients at the peak of a block's backward, per token and hidden unit."""
+    own = problem.stack.activations
+    if counted_whole(problem.model):
+        return Elements(own.backward_replicated_elements, own.backward_elements)
+    return _per_unit(problem, block(problem).working)
+
+
+def _per_unit(problem: Problem, elements: Elements) -> Elements:
+    return Elements(*(count / problem.model.hidden_size for count in elements))
+
+
+def moved_elements(problem: Problem) -> tuple[Elements, Elements]:
+    """Moved by a block's element-wise kernels, forward and backward, per token and hidden unit."""
+    traffic = problem.stack.traffic
+    if not counted_whole(problem.model):
+        made = block(problem)
+        return _per_unit(problem, made.total("forward")), _per_unit(problem, made.total("backward"))
+    forward = Elements(traffic.replicated_elements, traffic.sharded_elements)
+    stated = (traffic.backward_replicated_elements, traffic.backward_sharded_elements)
+    backward = (2.0 * count if own is None else own for count, own in zip(forward, stated, strict=True))
+    return forward, Elements(*backward)

@@ -1,0 +1,33 @@
+"""The feed-forward part: two products with an activation between them, or three where it is gated."""
+
+from planner.cost_model.parts.part import Elements, Made, Part, Product
+from planner.cost_model.sources import formula
+
+
+@formula("shoeybi2019", "shazeer2020", "colossalai0.5.0")
+def mlp(made: Made) -> Part:
+    """Products ``h f`` and ``f h``, and one more ``h f`` where it is gated; what is ``f`` wide is divided.
+
+    Plain: the activation's input and output are kept. Gated: as the library counts, both products of the input, the
+    activated one and what they multiply to.
+    """
+    model, library = made.model, made.library
+    f, gated = model.ffn_hidden_size, model.mlp.gated
+    moved = library.gated_elements if gated else library.activation_elements
+    return Part(
+        products=(*_inputs(made), Product("ffn_out", f, model.hidden_size, "inner", model.mlp.bias)),
+        kept=Elements(split=(library.gated_kept if gated else 2.0) * f),
+        forward=Elements(split=moved[0] * f),
+        backward=Elements(split=moved[1] * f),
+        working=Elements(split=(library.backward_gated if gated else 2.0) * f),
+    )
+
+
+def _inputs(made: Made) -> tuple[Product, ...]:
+    model = made.model
+    h, f, bias = model.hidden_size, model.ffn_hidden_size, model.mlp.bias
+    if not model.mlp.gated:
+        return (Product("ffn_in", h, f, "outer", bias),)
+    if made.library.fused_gate:
+        return (Product("ffn_in", h, f, "outer", bias, stacked=2),)
+    return (Product("ffn_gate", h, f, "outer", bias), Product("ffn_in", h, f, "outer", bias))

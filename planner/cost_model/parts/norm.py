@@ -1,0 +1,27 @@
+"""A norm and the addition to the residual stream that follows what it is the input of."""
+
+from planner.cost_model.parts.part import Elements, Made, Part
+from planner.cost_model.sources import formula
+from planner.specs import ModelSpec
+
+
+@formula("radford2019", "zhang2019", "colossalai0.5.0")
+def norm(made: Made) -> Part:
+    """A weight, and for LayerNorm a bias; its input and its output are kept, whole, and what the library adds."""
+    model, library = made.model, made.library
+    beside = library.norm_kept_full if made.full else library.norm_kept
+    h = model.hidden_size
+    forward, backward = (library.norm_elements[at] + library.residual_elements[at] for at in (0, 1))
+    return Part(
+        vectors=norm_vectors(model),
+        kept=Elements(whole=(2.0 + beside) * h),
+        forward=Elements(whole=forward * h),
+        backward=Elements(whole=backward * h),
+        working=Elements(whole=2.0 * h),
+    )
+
+
+def norm_vectors(model: ModelSpec) -> tuple[int, ...]:
+    """Parameters of the tensors of one norm."""
+    h = model.hidden_size
+    return (h, h) if model.norm.kind == "layernorm" else (h,)

@@ -1,0 +1,76 @@
+"""What a part of a model says of itself: weights, products, what it keeps for backward, what its kernels move."""
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from planner.specs import ModelSpec, PartsSpec
+
+Divided = Literal["outer", "inner"]
+"""The side of a product that 1D tensor parallelism divides: of its output, or of its input."""
+
+
+class Product(NamedTuple):
+    """A product of hidden states with a weight matrix, ``inner`` by ``stacked * width``."""
+
+    name: str
+    inner: int
+    width: int
+    divided: Divided
+    bias: bool = False
+    stacked: int = 1
+    """Matrices of that width that are one product."""
+
+    @property
+    def outer(self) -> int:
+        """Width of the output."""
+        return self.stacked * self.width
+
+    @property
+    def tensors(self) -> tuple[int, ...]:
+        """Parameters of the matrix and of its bias."""
+        return (self.inner * self.outer, *([self.outer] if self.bias else []))
+
+
+class Elements(NamedTuple):
+    """Elements per token: of hidden states that 1D leaves whole, and of those that it divides."""
+
+    whole: float = 0.0
+    split: float = 0.0
+
+    def plus(self, other: "Elements") -> "Elements":
+        """The sum."""
+        return Elements(self.whole + other.whole, self.split + other.split)
+
+
+NOTHING = Elements()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """One part of a block, as the stack makes it."""
+
+    products: tuple[Product, ...] = ()
+    vectors: tuple[int, ...] = ()
+    """Parameters of its other tensors, which 1D copies."""
+    kept: Elements = NOTHING
+    """Kept of a layer for backward."""
+    forward: Elements = NOTHING
+    """Moved by its element-wise kernels."""
+    backward: Elements = NOTHING
+    """Moved by them in backward."""
+    working: Elements = NOTHING
+    """Gradients at the peak of its backward."""
+
+    @property
+    def tensors(self) -> tuple[int, ...]:
+        """Parameters of each of its tensors."""
+        return (*self.vectors, *(size for product in self.products for size in product.tensors))
+
+
+class Made(NamedTuple):
+    """What parts are made from."""
+
+    model: ModelSpec
+    library: PartsSpec
+    full: bool = False
+    """Whether in fp32."""
