@@ -57,12 +57,13 @@ class HybridEngine(Engine):
         # Dropout differs where activations differ and agrees on the replicas of tensor parallelism.
         replicas = layout.data_parallel * layout.pipeline_parallel
         replica_seed = seed + 1 + self.position.data * layout.pipeline_parallel + stage
-        torch.manual_seed(replica_seed)
+        slice_of_sequence = self.position.sequence
         if layout.sequence_parallel:
-            # Embedded, a sequence is still whole on every rank; in the blocks each rank has a slice.
             if hasattr(model.base_model, "drop"):
+                # Embedded, a sequence is still whole on every rank; in the blocks each rank has a slice.
                 model.base_model.drop = ReplicatedDropout(plan.problem.model.dropout, replica_seed)
-            torch.manual_seed(replica_seed + (1 + self.position.tensor) * replicas)
+            slice_of_sequence = 1 + self.position.tensor
+        torch.manual_seed(replica_seed + slice_of_sequence * replicas)
         return model
 
     def accumulate_gradients(self, batch: Batch) -> Tensor | None:

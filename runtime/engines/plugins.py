@@ -38,9 +38,11 @@ def _policy(model: ModelSpec) -> Any:
 
 
 def _sequence(layout: Layout) -> dict[str, Any]:
-    if not layout.sequence_parallel:
+    degree = layout.sequence_parallel_degree
+    if degree == 1 and not layout.sequence_parallel:
         return {}
-    return {"enable_sequence_parallelism": True, "sequence_parallelism_mode": "split_gather", "sp_size": 1}
+    mode = rotary.ALL_TO_ALL if degree > 1 else rotary.SPLIT_GATHER
+    return {"enable_sequence_parallelism": True, "sequence_parallelism_mode": mode, "sp_size": degree}
 
 
 def _pipeline(layout: Layout, device: Device) -> dict[str, Any]:

@@ -21,9 +21,9 @@ _PARTS = ("ForCausalLM", "Model", "DecoderLayer", "Attention")
 """How the names of the classes end whose instances a policy changes."""
 
 
-def _own_tokens(tokens: Tensor, config: Any) -> Tensor:
+def _own_tokens(tokens: Tensor | None, config: Any) -> Any:
     """The columns of ``tokens``, ``[rows, sequence]``, that this rank embeds and has a loss of."""
-    if config.sequence_parallelism_mode != ALL_TO_ALL:
+    if tokens is None or config.sequence_parallelism_mode != ALL_TO_ALL:
         return tokens
     rank = dist.get_rank(config.sequence_parallel_process_group)
     return tokens.chunk(config.sequence_parallel_size, dim=1)[rank]
@@ -57,7 +57,7 @@ def _forward(
         hidden_states = body.embed_tokens(_own_tokens(input_ids, config))
         if splits:
             hidden_states = split_forward_gather_backward(hidden_states, 1, config.sequence_parallel_process_group)
-    states: Tensor = hidden_states  # type: ignore[assignment]
+    states: Tensor = hidden_states
     length = states.shape[1] * config.sequence_parallel_size
     rotations = body.rotary_emb(states, torch.arange(length, device=states.device)[None])
     mask = _window_mask(states, length, getattr(self.config, "sliding_window", None))
