@@ -47,6 +47,7 @@ def weight_products(problem: Problem, stages: StageColumns) -> dict[str, Passes]
     2D or 2.5D grid it runs in as many steps as the edge. Units: s.
     """
     part, steps, flops = shares(stages.layouts), summa_steps(stages), layer_products(problem, stages).weights
+    reached = problem.stack.traffic.product_share
     in_grid = stages.layouts.mode_is("2d", "2.5d", "3d")
     whole, split = np.where(in_grid, part.split_hidden, 1.0), part.split_hidden
     tokens, element = rank_tokens(problem, stages), float(ELEMENT_BYTES[problem.precision])
@@ -58,7 +59,7 @@ def weight_products(problem: Problem, stages: StageColumns) -> dict[str, Passes]
         rows = flops[product.name] / (2.0 * inner * outer * steps)
         moved = traffic_seconds(problem, element * (tokens * inner + inner * outer + tokens * outer))
         output, input_gradient, weight_gradient = (
-            steps * np.maximum(matrix_seconds(problem, *sides) / share, moved)
+            steps * np.maximum(matrix_seconds(problem, *sides) / (share * reached), moved)
             for sides in ((rows, outer, inner), (rows, inner, outer), (inner, outer, rows))
         )
         seconds[product.name] = Passes(output, input_gradient + weight_gradient)
@@ -136,6 +137,8 @@ def layer_host_seconds(problem: Problem, stages: StageColumns) -> Floats:
         stages.layouts.tensor_parallel > 1, traffic.tensor_parallel_host_s, 0.0
     )
     stated = stated + np.where(stages.layouts.sequence_parallel == 1, traffic.sequence_parallel_host_s, 0.0)
+    several = (stages.layouts.pipeline_parallel > 1) & (stages.layouts.tensor_parallel > 1) & (problem.num_nodes > 1)
+    stated = stated + np.where(several, stages.layouts.tensor_parallel * float(traffic.rank_host_s), 0.0)
     zero, in_pieces = stages.layouts.zero_stage, stages.layouts.zero_stage >= SHARDS_WEIGHTS
     reduced = (zero >= 1) & ~in_pieces & (stages.layouts.replicas > 1)
     share = np.where(zero >= SHARDS_GRADIENTS, 1.0, 1.0 / stages.layouts.num_microbatches)
@@ -230,7 +233,8 @@ def head_forward_seconds(problem: Problem, stages: StageColumns) -> Floats:
     inner = problem.model.hidden_size * np.where(columns.mode_is("2d", "2.5d", "3d"), part, 1.0)
     outer = padded_vocab(problem, columns) * part
     rows = head_product(problem, stages) / (2.0 * inner * outer * steps)
-    return steps * matrix_seconds(problem, rows, outer, inner) / odd_share(problem, vocab)
+    reached = odd_share(problem, vocab) * problem.stack.traffic.product_share
+    return steps * matrix_seconds(problem, rows, outer, inner) / reached
 
 
 @formula("definition")

@@ -38,6 +38,9 @@ SOURCES = {
     "ainslie2023": Source("GQA: Training Generalized Multi-Query Transformer Models", "arXiv 2305.13245"),
     "jiang2023": Source("Mistral 7B", "arXiv 2310.06825"),
     "jacobs2023": Source("DeepSpeed Ulysses: System Optimizations for Extreme Long Sequences", "arXiv 2309.14509"),
+    "pytorch-allocator": Source(
+        "PyTorch documentation, CUDA semantics and Tensor.record_stream: blocks in use on another stream", "PyTorch 2.5"
+    ),
     "pytorch-checkpoint": Source(
         "PyTorch documentation, torch.utils.checkpoint: early stopping of the recomputation", "PyTorch 2.5"
     ),

@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from planner.diagnostics import Diagnostic
 from planner.layouts.layout import Layout, LayoutColumns, columns_of
 from planner.layouts.problem import Problem
-from planner.rules import capacity, choices, grid, pipeline, states, tensor
+from planner.rules import capacity, choices, family, grid, pipeline, sequence, stack, states, tensor
 from planner.rules.rule import About, Rule, RuleText
 
 RULES: tuple[Rule, ...] = (
@@ -14,10 +14,11 @@ RULES: tuple[Rule, ...] = (
     *states.PRECISION_RULES,
     *tensor.RULES,
     *grid.RULES,
-    *tensor.SEQUENCE_RULES,
+    *sequence.RULES,
     *pipeline.RULES,
     *states.STATE_RULES,
-    *states.STACK_RULES,
+    *stack.RULES,
+    *family.RULES,
     *choices.RULES,
 )
 """Rules that a layout alone decides."""

@@ -162,7 +162,7 @@ RULES = (
         holds_layout=lambda problem, layout: (
             len(layout.layers_per_stage) == layout.pipeline_parallel
             and sum(layout.layers_per_stage) == problem.model.num_layers
-            and min(layout.layers_per_stage) >= 1
+            and min(layout.layers_per_stage) >= (0 if problem.stack.empty_stages else 1)
         ),
     ),
     Rule(

@@ -1,12 +1,11 @@
-"""Rules of devices, batch, ZeRO, offload, precision and what the stack can execute."""
+"""Rules of devices, batch, ZeRO, offload and precision."""
 
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from planner.layouts.degrees import divisors
-from planner.layouts.layout import OFFLOAD_TIERS, SHARDS_WEIGHTS, Layout, LayoutColumns
+from planner.layouts.layout import OFFLOAD_TIERS, SHARDS_WEIGHTS, Layout
 from planner.layouts.problem import Problem
 from planner.rules.rule import Rule, listed
 
@@ -14,15 +13,14 @@ _HYBRID = "colossalai 0.5.0: booster/plugin/hybrid_parallel_plugin.py"
 
 
 def _values(problem: Problem, layout: Layout) -> dict[str, Any]:
-    group, divided = layout.replica_devices, layout.sequence_parallel_degree > 1
-    batch = problem.global_batch
+    group, batch, divided = layout.replica_devices, problem.global_batch, layout.sequence_parallel_degree > 1
     return {
         "num_devices": problem.num_devices,
         "tensor_parallel": layout.tensor_parallel,
         "pipeline_parallel": layout.pipeline_parallel,
         "data_parallel": layout.data_parallel,
         "product": layout.num_devices,
-        "sequence": f"SP {layout.sequence_parallel_degree} x " * divided,
+        "sequence": "SP x " * divided,
         "sequence_degree": f"{layout.sequence_parallel_degree} * " * divided,
         "group": group,
         "whole": problem.num_devices // group,
@@ -43,47 +41,38 @@ def _values(problem: Problem, layout: Layout) -> dict[str, Any]:
         "tensor_mode": layout.tensor_mode,
         "stack": problem.stack.name,
         "hardware": problem.hardware.name,
+        "device": problem.hardware.device,
         "tier": layout.offload.tier,
         "optimizer": layout.offload.optimizer,
         "parameters": layout.offload.parameters,
         "allowed": problem.allow_offload,
-        "device": problem.hardware.device,
         "stack_modes": ", ".join(problem.stack.tensor_modes),
         "stack_tiers": ", ".join(problem.stack.offload_tiers),
         "stack_schedules": ", ".join(problem.stack.schedules),
-        "sharded_fractions": ", ".join(map(str, _sharded(problem))),
+        "sharded_fractions": ", ".join(map(str, offloaded_fractions(problem, SHARDS_WEIGHTS))),
         "stack_zero": ", ".join(map(str, problem.stack.zero_stages)),
         "stack_zero_below": listed([stage for stage in problem.stack.zero_stages if stage < SHARDS_WEIGHTS]),
         "stack_zero_pipeline": ", ".join(map(str, problem.stack.zero_stages_with_pipeline)),
         "stack_zero_accumulation": ", ".join(map(str, problem.stack.zero_stages_with_accumulation)),
         "stack_zero_precisions": ", ".join(problem.stack.zero_precisions),
-        "stack_fractions": ", ".join(map(str, _fractions(problem, layout.zero_stage))),
+        "stack_fractions": ", ".join(map(str, offloaded_fractions(problem, layout.zero_stage))),
         "precisions": ", ".join(problem.hardware.peak_flops_per_s),
     }
 
 
-def _sharded(problem: Problem) -> tuple[float, ...]:
-    return problem.stack.zero3_offload_fractions
+def offloaded_fractions(problem: Problem, zero_stage: int) -> tuple[float, ...]:
+    """Shares of the optimizer that the stack can offload under a ZeRO stage."""
+    stack = problem.stack
+    return stack.zero3_offload_fractions if zero_stage >= SHARDS_WEIGHTS else stack.offload_optimizer_fractions
 
 
-def _fractions(problem: Problem, zero_stage: int) -> tuple[float, ...]:
-    return _sharded(problem) if zero_stage >= SHARDS_WEIGHTS else problem.stack.offload_optimizer_fractions
-
-
-def _offloads(problem: Problem, columns: LayoutColumns) -> NDArray[np.bool_]:
-    """Where the stack can offload that share of the optimizer states to that tier."""
-    known = np.isin(columns.offload_tier, [OFFLOAD_TIERS.index(tier) for tier in problem.stack.offload_tiers])
-    sharded = np.isin(columns.offload_optimizer, _fractions(problem, SHARDS_WEIGHTS))
-    whole = np.isin(columns.offload_optimizer, _fractions(problem, 0))
-    return known & np.where(columns.zero_stage >= SHARDS_WEIGHTS, sharded, whole)
-
-
-def _rule(**fields: Any) -> Rule:
+def state_rule(**fields: Any) -> Rule:
+    """A rule over the values that all rules of devices, states and stacks have."""
     return Rule(values=_values, **fields)
 
 
 DEVICE_RULES = (
-    _rule(
+    state_rule(
         id="DEV001",
         about=("count", "mesh"),
         title="degrees do not multiply to the number of GPUs",
@@ -98,7 +87,7 @@ DEVICE_RULES = (
             columns.tensor_parallel * columns.pipeline_parallel * columns.replicas == problem.num_devices
         ),
     ),
-    _rule(
+    state_rule(
         id="BAT001",
         about=("batch",),
         title="micro batches do not make up the global batch",
@@ -112,7 +101,7 @@ DEVICE_RULES = (
             columns.micro_batch * columns.num_microbatches * columns.data_parallel == problem.global_batch
         ),
     ),
-    _rule(
+    state_rule(
         id="SEQ001",
         about=("sequence-length",),
         title="sequence longer than the position table",
@@ -124,7 +113,7 @@ DEVICE_RULES = (
         source="definition of the model",
         holds=lambda problem, columns: np.full(len(columns), problem.seq_len <= problem.model.max_seq_len),
     ),
-    _rule(
+    state_rule(
         id="PRE001",
         title="precision the hardware does not have",
         field="precision",
@@ -138,7 +127,7 @@ DEVICE_RULES = (
 )
 
 PRECISION_RULES = (
-    _rule(
+    state_rule(
         id="PRE002",
         title="layout and question differ in precision",
         field="precision",
@@ -152,7 +141,7 @@ PRECISION_RULES = (
 )
 
 STATE_RULES = (
-    _rule(
+    state_rule(
         id="ZER001",
         about=("library",),
         title="ZeRO stage that a pipeline does not take",
@@ -166,7 +155,7 @@ STATE_RULES = (
             (columns.pipeline_parallel == 1) | np.isin(columns.zero_stage, problem.stack.zero_stages_with_pipeline)
         ),
     ),
-    _rule(
+    state_rule(
         id="ZER002",
         about=("library",),
         title="ZeRO in a precision it does not take",
@@ -180,7 +169,7 @@ STATE_RULES = (
             (columns.zero_stage == 0) | np.full(len(columns), problem.precision in problem.stack.zero_precisions)
         ),
     ),
-    _rule(
+    state_rule(
         id="ZER003",
         about=("batch", "library"),
         title="ZeRO stage that cannot accumulate micro batches",
@@ -196,7 +185,7 @@ STATE_RULES = (
             | np.isin(columns.zero_stage, problem.stack.zero_stages_with_accumulation)
         ),
     ),
-    _rule(
+    state_rule(
         id="ZER004",
         about=("runtime",),
         title="ZeRO stage 3 with tensor parallelism",
@@ -206,9 +195,11 @@ STATE_RULES = (
         hint="use ZeRO {stack_zero_below}, or {name.tensor_parallel} 1",
         why="Gemini takes no policy of ours for the tensor-parallel layers, and the library's own is not causal.",
         source="colossalai 0.5.0: booster/plugin/gemini_plugin.py:675, shardformer/modeling/gpt2.py:88-105",
-        holds=lambda problem, columns: (columns.zero_stage < SHARDS_WEIGHTS) | (columns.tensor_parallel == 1),
+        holds=lambda problem, columns: (
+            (columns.zero_stage < SHARDS_WEIGHTS) | (columns.tensor_parallel == 1) | problem.stack.sharded.with_tensor
+        ),
     ),
-    _rule(
+    state_rule(
         id="ZER005",
         about=("runtime", "gpu"),
         title="ZeRO stage 3 without a GPU",
@@ -220,7 +211,7 @@ STATE_RULES = (
         source="colossalai 0.5.0: zero/gemini/chunk/chunk.py:522",
         holds=lambda problem, columns: (columns.zero_stage < SHARDS_WEIGHTS) | (problem.hardware.device == "cuda"),
     ),
-    _rule(
+    state_rule(
         id="OFF001",
         title="offload that was not allowed",
         field="offload.tier",
@@ -231,7 +222,7 @@ STATE_RULES = (
         source="option --allow-offload",
         holds=lambda problem, columns: columns.offload_tier <= OFFLOAD_TIERS.index(problem.allow_offload),
     ),
-    _rule(
+    state_rule(
         id="OFF002",
         about=("library",),
         title="offload share and tier contradict each other",
@@ -243,7 +234,7 @@ STATE_RULES = (
         source="definition of the layout fields",
         holds=lambda problem, columns: (columns.offload_tier == 0) == (columns.offload_optimizer == 0),
     ),
-    _rule(
+    state_rule(
         id="OFF003",
         about=("library",),
         title="offload without ZeRO",
@@ -255,7 +246,7 @@ STATE_RULES = (
         source="colossalai 0.5.0: zero/low_level/low_level_optim.py:263-299 (cpu_offload)",
         holds=lambda problem, columns: (columns.offload_tier == 0) | (columns.zero_stage >= 1),
     ),
-    _rule(
+    state_rule(
         id="OFF004",
         about=("runtime",),
         title="weights leave the device before the optimizer",
@@ -266,87 +257,5 @@ STATE_RULES = (
         why="The placement policy moves weights only once all optimizer states are on the host.",
         source="colossalai 0.5.0: zero/gemini/placement_policy.py:59-61",
         holds=lambda problem, columns: (columns.offload_parameters == 0) | (columns.offload_optimizer == 1),
-    ),
-)
-
-STACK_RULES = (
-    _rule(
-        id="STK001",
-        about=("runtime",),
-        title="tensor mode the stack cannot execute",
-        field="tensor_mode",
-        message="stack {stack} does not execute {name.tensor_mode} {tensor_mode}",
-        detail="it executes {stack_modes}",
-        hint="use --mode with one of {stack_modes}",
-        why="A plan is only worth having if it runs.",
-        source="stack spec: tensor_modes",
-        holds=lambda problem, columns: columns.mode_is(*problem.stack.tensor_modes),
-    ),
-    _rule(
-        id="STK002",
-        about=("runtime",),
-        title="schedule the stack cannot execute",
-        field="schedule",
-        message="stack {stack} does not execute schedule {schedule}",
-        detail="it executes {stack_schedules}",
-        hint="use one of {stack_schedules}",
-        why="A plan is only worth having if it runs.",
-        source="stack spec: schedules",
-        holds=lambda problem, columns: np.logical_or.reduce(
-            [columns.schedule_is(schedule) for schedule in problem.stack.schedules]
-        ),
-    ),
-    _rule(
-        id="STK003",
-        about=("runtime",),
-        title="ZeRO stage the stack cannot execute",
-        field="zero_stage",
-        message="stack {stack} does not execute {name.zero_stage} {zero_stage}",
-        detail="it executes {stack_zero}",
-        hint="use one of {stack_zero}",
-        why="A plan is only worth having if it runs.",
-        source=f"{_HYBRID}:1122; stack spec: zero_stages",
-        holds=lambda problem, columns: np.isin(columns.zero_stage, problem.stack.zero_stages),
-    ),
-    _rule(
-        id="STK004",
-        about=("runtime",),
-        title="sequence parallelism the stack cannot execute",
-        field="sequence_parallel",
-        message="stack {stack} does not execute sequence parallelism",
-        detail="stack: {field.sequence_parallel} = false",
-        hint="set {field.sequence_parallel} to false",
-        why="A plan is only worth having if it runs.",
-        source="stack spec: sequence_parallel",
-        holds=lambda problem, columns: (columns.sequence_parallel == 0) | problem.stack.sequence_parallel,
-    ),
-    _rule(
-        id="STK005",
-        about=("runtime",),
-        title="offload the stack cannot execute",
-        field="offload.tier",
-        message="stack {stack} does not offload a share of {optimizer} to {tier}",
-        detail="it offloads to {stack_tiers}, in shares of {stack_fractions}",
-        hint="use tier {stack_tiers} and a share of {stack_fractions}",
-        why="A plan is only worth having if it runs.",
-        source="stack spec: offload_tiers, offload_optimizer_fractions",
-        holds=_offloads,
-    ),
-    _rule(
-        id="STK006",
-        about=("runtime",),
-        title="offload of parameters the stack cannot execute",
-        field="offload.parameters",
-        message="stack {stack} does not offload a share of {parameters} of the weights under "
-        "{name.zero_stage} {zero_stage}",
-        detail="below stage 3 weights stay on the device; under it it offloads shares of {sharded_fractions}",
-        hint="set offload.parameters to 0, or use {name.zero_stage} 3 and a share of {sharded_fractions}",
-        why="A plan is only worth having if it runs.",
-        source="colossalai 0.5.0: zero/low_level/low_level_optim.py:263-299 keeps weights on the device; "
-        "stack spec: zero3_offload_fractions",
-        holds=lambda problem, columns: (
-            (columns.offload_parameters == 0)
-            | ((columns.zero_stage >= SHARDS_WEIGHTS) & np.isin(columns.offload_parameters, _sharded(problem)))
-        ),
     ),
 )

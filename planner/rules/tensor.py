@@ -20,7 +20,8 @@ def _divides(size: int, columns: LayoutColumns) -> NDArray[np.bool_]:
     return ~columns.mode_is("1d") | (size % columns.tensor_parallel == 0)
 
 
-def _valid_degrees(problem: Problem, size: int) -> str:
+def valid_degrees(problem: Problem, size: int) -> str:
+    """Degrees that divide a size and the devices, in words."""
     return listed([d for d in divisors(size) if problem.num_devices % d == 0])
 
 
@@ -35,7 +36,7 @@ def _division(rule_id: str, name: str, size_of: str) -> Rule:
             "tensor_parallel": degree,
             "rest": size % degree,
             "num_devices": problem.num_devices,
-            "valid": _valid_degrees(problem, size),
+            "valid": valid_degrees(problem, size),
         }
 
     return Rule(
@@ -81,17 +82,6 @@ def _shape_rule(rule_id: str, mode: TensorMode, shape: str, source: str) -> Rule
     )
 
 
-def _sequence_values(problem: Problem, layout: Layout) -> dict[str, Any]:
-    degree = layout.tensor_parallel
-    return {
-        "seq_len": problem.seq_len,
-        "tensor_parallel": degree,
-        "rest": problem.seq_len % degree,
-        "tensor_mode": layout.tensor_mode,
-        "valid": _valid_degrees(problem, problem.seq_len),
-    }
-
-
 def _rows_before_last_rank(problem: Problem, columns: LayoutColumns) -> NDArray[np.int64]:
     degree = columns.tensor_parallel
     return padded_vocab(problem, columns) // degree * (degree - 1)
@@ -100,8 +90,12 @@ def _rows_before_last_rank(problem: Problem, columns: LayoutColumns) -> NDArray[
 def _vocab_values(problem: Problem, layout: Layout) -> dict[str, Any]:
     padded, degree = int(padded_vocab(problem, columns_of(layout))[0]), layout.tensor_parallel
     smaller = [d for d in divisors(problem.num_devices) if d < degree and problem.model.num_heads % d == 0]
+    kv_heads = problem.model.kv_heads
     return {
         "vocab_size": problem.model.vocab_size,
+        "kv_heads": kv_heads,
+        "kv_rest": kv_heads % degree,
+        "valid_kv": valid_degrees(problem, kv_heads),
         "smaller": listed(smaller[-3:]),
         "before_last": int(_rows_before_last_rank(problem, columns_of(layout))[0]),
         "model": problem.model.name,
@@ -109,7 +103,7 @@ def _vocab_values(problem: Problem, layout: Layout) -> dict[str, Any]:
         "tensor_parallel": degree,
         "rest": padded % degree,
         "stack": problem.stack.name,
-        "valid": _valid_degrees(problem, padded),
+        "valid": valid_degrees(problem, padded),
     }
 
 
@@ -117,6 +111,24 @@ RULES = (
     _division("TP001", "attention heads", "num_heads"),
     _division("TP002", "hidden units", "hidden_size"),
     _division("TP003", "feed-forward units", "ffn_hidden_size"),
+    Rule(
+        id="TP006",
+        title="tensor parallel degree does not divide the heads of keys and values",
+        field="tensor_parallel",
+        message="{name.tensor_parallel} {tensor_parallel} does not divide the {kv_heads} heads of keys of {model}",
+        detail="kv_heads = {kv_heads}, {kv_heads} % {tensor_parallel} = {kv_rest}",
+        hint="use a {name.tensor_parallel} of {valid_kv}",
+        values=_vocab_values,
+        why="Each rank holds whole heads of keys and values; fewer heads than ranks are not copied.",
+        source="colossalai 0.5.0: shardformer/policies/llama.py:98-104, mistral.py:61-66, qwen2.py:97-104; "
+        "nanotron: models/llama.py, CausalSelfAttention",
+        # As many heads of keys as of queries are judged as those.
+        holds=lambda problem, columns: (
+            np.full(len(columns), True)
+            if problem.model.kv_heads == problem.model.num_heads
+            else _divides(problem.model.kv_heads, columns)
+        ),
+    ),
     Rule(
         id="TP004",
         title="tensor parallel degree does not divide the vocabulary",
@@ -173,37 +185,5 @@ RULES = (
         why="Only the 2.5D grid has a depth.",
         source="definition of the layout fields",
         holds=lambda problem, columns: columns.mode_is("2.5d") | (columns.tensor_depth == 1),
-    ),
-)
-
-SEQUENCE_RULES = (
-    Rule(
-        id="SP001",
-        title="sequence parallelism without 1d tensor parallelism",
-        field="sequence_parallel",
-        message="sequence parallelism needs {name.tensor_mode} 1d with a degree above 1",
-        detail="{field.tensor_mode} = {tensor_mode}, {field.tensor_parallel} = {tensor_parallel}",
-        hint="set {field.sequence_parallel} to false, or {field.tensor_mode} to 1d and {field.tensor_parallel} to 2 "
-        "or more",
-        values=_sequence_values,
-        why="The sequence is split over the ranks of the tensor-parallel group.",
-        source="colossalai 0.5.0: booster/plugin/hybrid_parallel_plugin.py:1066",
-        holds=lambda problem, columns: (
-            (columns.sequence_parallel == 0) | (columns.mode_is("1d") & (columns.tensor_parallel > 1))
-        ),
-    ),
-    Rule(
-        id="SP002",
-        title="tensor parallel degree does not divide the sequence",
-        field="sequence_parallel",
-        message="sequence length {seq_len} does not divide by {name.tensor_parallel} {tensor_parallel}",
-        detail="{seq_len} % {tensor_parallel} = {rest}",
-        hint="use a {name.tensor_parallel} of {valid}, or set {field.sequence_parallel} to false",
-        values=_sequence_values,
-        why="Each rank holds an equal slice of the sequence.",
-        source="colossalai 0.5.0: shardformer/layer/_operation.py:1197",
-        holds=lambda problem, columns: (
-            (columns.sequence_parallel == 0) | (problem.seq_len % columns.tensor_parallel == 0)
-        ),
     ),
 )

@@ -109,7 +109,7 @@ def _options(problem: Problem, field: str, executable: Sequence[str]) -> list[in
 
 def _meshes(problem: Problem) -> list[_Row]:
     """(tensor mode, TP, depth, SP, PP, DP) for every way to write the devices as TP x SP x PP x DP."""
-    modes, num_devices = _options(problem, "tensor_mode", problem.stack.tensor_modes), problem.num_devices
+    modes, num_devices = _tensor_modes(problem), problem.num_devices
     return [
         (mode, tensor, depth, sequence, pipeline, num_devices // tensor // sequence // pipeline)
         for tensor in divisors(num_devices)
@@ -118,6 +118,13 @@ def _meshes(problem: Problem) -> list[_Row]:
         for mode in modes
         for depth in _depths(problem, TENSOR_MODES[mode], tensor)
     ]
+
+
+def _tensor_modes(problem: Problem) -> list[int]:
+    """Tensor modes to try: grids for the families alone that have them."""
+    grids = problem.model.family in problem.stack.grid_families
+    executable = [mode for mode in problem.stack.tensor_modes if grids or mode not in GRID_MODES]
+    return _options(problem, "tensor_mode", executable)
 
 
 def _sequence_degrees(problem: Problem, num_devices: int) -> list[int]:
@@ -186,7 +193,8 @@ def _state_options(problem: Problem, mode: str, has_ranks: bool, has_stages: boo
     What a rule refuses whatever its other options are, such as offload without ZeRO, is there without them.
     """
     zeros = _options(problem, "zero_stage", [str(stage) for stage in problem.stack.zero_stages])
-    split = problem.stack.sequence_parallel and mode == "1d" and has_ranks
+    in_slices = problem.stack.sequence_parallel and problem.model.family in problem.stack.slice_families
+    split = in_slices and mode == "1d" and has_ranks
     sequences = _options(problem, "sequence_parallel", ("false", "true") if split else ("false",))
     in_pipeline = SHARDS_WEIGHTS in problem.stack.zero_stages_with_pipeline
     alone, grid = not has_ranks and (not has_stages or in_pipeline), mode in GRID_MODES

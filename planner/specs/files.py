@@ -13,6 +13,7 @@ import msgspec
 
 from planner.diagnostics import usage_error
 from planner.specs.hardware import HardwareSpec
+from planner.specs.huggingface import config_file, read_config
 from planner.specs.model import ModelSpec
 from planner.specs.stack import StackSpec
 from planner.specs.units import UNIT_SCALES, BytesPerSecond, FlopsPerSecond, parse_quantity
@@ -48,7 +49,7 @@ def known_names(kind: type[object]) -> list[str]:
 
 
 def load_spec(name_or_path: str, kind: type[SpecType]) -> SpecType:
-    """The built-in spec of that name, or the one in that TOML file.
+    """The built-in spec of that name, or the one in that TOML file; a model may be a ``config.json`` or its folder.
 
     Raises:
         PlanError: no such name or file, or the file does not decode; the message says where.
@@ -58,9 +59,11 @@ def load_spec(name_or_path: str, kind: type[SpecType]) -> SpecType:
     if name in builtin_names(kind):
         return _builtin(name, kind)
     path = Path(name_or_path)
+    if issubclass(kind, ModelSpec) and (config := config_file(path)) is not None:
+        return read_config(config, name_or_path)  # type: ignore[return-value]
     if path.suffix != ".toml" and not path.exists():
         names = known_names(kind)
-        listed = f"use one of {', '.join(names)}, or a .toml file"
+        listed = f"use one of {', '.join(names)}, or a .toml file" + ", or a config.json" * (kind is ModelSpec)
         raise usage_error(
             f"there is no {folder.rstrip('s')} spec named `{name_or_path}`",
             hint=" ".join(filter(None, (did_you_mean(name_or_path, names), listed))),

@@ -54,8 +54,18 @@ class StackSpec(Spec, frozen=True, kw_only=True):
     """Shares of the optimizer states, and once all of those have left of the weights, under ZeRO 3."""
     families: tuple[Family, ...] = ("gpt2",)
     """Families of models that it trains."""
+    grid_families: tuple[Family, ...] = ("gpt2",)
+    """Those of them whose layers it divides in 2D, 2.5D and 3D."""
+    slice_families: tuple[Family, ...] = ("gpt2",)
+    """Those of them whose sequence 1D tensor parallelism can divide too."""
     all_to_all_families: tuple[Family, ...] = ()
-    """Families whose sequences it can divide over ranks of their own, which exchange heads by all-to-all."""
+    """Those of them whose sequences ranks of their own can divide, which exchange heads by all-to-all."""
+    all_to_all_tensor_families: tuple[Family, ...] = ()
+    """Those of these for which that goes with tensor parallelism."""
+    window_pipeline_families: tuple[Family, ...] = ()
+    """Those of them that keep a sliding window in a pipeline."""
+    unpadded_head_families: tuple[Family, ...] = ()
+    """Those of them whose loss head is not padded with the vocabulary."""
     sequence_parallel: bool
     """Whether 1D tensor parallelism can divide the sequence too."""
     recompute: Literal["none", "all-or-nothing", "per-layer"]
@@ -63,6 +73,8 @@ class StackSpec(Spec, frozen=True, kw_only=True):
     recomputes as many of its layers as it needs to."""
     uneven_stages: bool
     """Whether the stages of a pipeline may have different numbers of layers."""
+    empty_stages: bool = False
+    """Whether a stage may hold no layer, as where the loss head counts as some."""
     rank_order: Literal["data-pipeline-tensor", "pipeline-data-tensor"] = "data-pipeline-tensor"
     """How ranks are numbered, the axis named last fastest: which of a layout's groups share a node."""
     pipeline_slices: bool = False
@@ -102,6 +114,8 @@ class StackSpec(Spec, frozen=True, kw_only=True):
     are less; ``None``: a bucket for every rank."""
     zero_gathers_in_place: bool = False
     """Whether the weights that ZeRO 1 and 2 gather after a step arrive where they stay, without a buffer."""
+    ddp_always: bool = False
+    """Whether DDP wraps the model wherever there is data parallelism, under ZeRO and with a pipeline too."""
     ddp_twice_up_to: Annotated[float, Meta(ge=0.0)] = 0.0
     """Parameters of a rank up to which the buckets of the first step outlive DDP's new ones of the second."""
     offload_copy_bandwidth_bytes_per_s: BytesPerSecond = field(name="offload_copy_bandwidth")

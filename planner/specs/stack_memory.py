@@ -115,6 +115,9 @@ class ShardedSpec(Spec, frozen=True, kw_only=True):
     unit_at_most_layer: bool = False
     """Whether a piece need be no larger than a layer's matrices, its size searched by hidden sizes."""
 
+    with_tensor: bool = False
+    """Whether it goes with tensor parallelism."""
+
     # In a layer and its update
     layer_host_s: Seconds = field(name="layer_host", default=Seconds(0))
     """More host time for one layer's forward than without ZeRO stage 3."""
@@ -176,6 +179,9 @@ class ProcessSpec(Spec, frozen=True, kw_only=True):
     """Blocks of the set-up that the allocator still holds on a roomy card and gives back on a full one."""
     workspaces: Number = 0.0
     """Workspaces of matrix products among the tensors, each of the size that the card's spec names."""
+    held_launches: Annotated[int, Meta(ge=0)] = 0
+    """Kernels by which the host may run ahead of the device while collectives of tensor parallelism still hold their
+    blocks, which the allocator reserves anew until they end; 0: collectives hold none."""
     flat_step_buffers: bool = False
     """Whether the optimizer step works on flat buffers that no cached block of activations has room for."""
 

@@ -33,6 +33,8 @@ class TrafficSpec(Spec, frozen=True, kw_only=True):
     """More of the sharded elements in a 2D, 2.5D or 3D grid, forward; backward twice as many."""
 
     # Kernels, loss and optimizer
+    product_share: Share = 1.0
+    """Share of the card's rate of products that the stack reaches on the machines that it was measured on."""
     kernels: Number
     """Kernels issued per layer in forward; backward issues twice as many."""
     loss_passes: Passes
@@ -65,6 +67,8 @@ class TrafficSpec(Spec, frozen=True, kw_only=True):
     """More of a layer's host time where tensor parallelism divides the layer."""
     sequence_parallel_host_s: Seconds = field(name="sequence_parallel_host", default=Seconds(0))
     """More of a layer's host time under sequence parallelism."""
+    rank_host_s: Seconds = field(name="rank_host", default=Seconds(0))
+    """More of a layer's host time for each tensor-parallel rank, with a pipeline over several nodes."""
     tensor_host_s: Seconds = field(name="tensor_host", default=Seconds(0))
     """Host time per parameter tensor of an optimizer step without ZeRO; the device's work hides it."""
     zero_layer_host_s: Seconds = field(name="zero_layer_host", default=Seconds(0))

@@ -1,11 +1,22 @@
 """What a row of a table becomes: a case to replay, or a reason why it cannot be. And what every mapper needs for it."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
+from planner.cost_model.parameters import layer_parameters
 from planner.layouts.layout import Layout
 from planner.layouts.problem import Problem
-from planner.specs import HardwareSpec, ModelSpec, Precision, StackSpec
+from planner.specs import (
+    AttentionSpec,
+    Family,
+    HardwareSpec,
+    MlpSpec,
+    ModelSpec,
+    NormSpec,
+    PositionSpec,
+    Precision,
+    StackSpec,
+)
 from planner.validation.tables import Row
 
 MemoryKind = Literal["allocated", "reserved", "device"]
@@ -18,7 +29,7 @@ class SkippedRow(Exception):  # noqa: N818 - no error: a row that says why it is
 
 
 EIGHT_BIT = ("fp8", "fp4", "int8")
-OUTCOMES = {"fit": "fit", "oom": "oom"}
+OUTCOMES = {"fit": "fit", "oom": "oom", "failed": "failed"}
 StageRead = Literal["fullest", "first", "last"]
 
 
@@ -82,10 +93,14 @@ def problem_of(row: Row, *, model: ModelSpec, hardware: HardwareSpec, stack: Sta
 def model_of(
     row: Row, *, vocab: int, num_heads: int, dropout: float, precision: Precision, ffn_hidden: int | None = None
 ) -> ModelSpec:
-    """The GPT-2-architecture model of a row; positions as long as its sequences."""
+    """The model of a row with the parts of its family; positions as long as its sequences.
+
+    The loss head is the token embedding unless the row's note says untied, or its family has one of its own.
+    """
     hidden, seq_len = row.needed_count("hidden"), row.needed_count("seq_len")
     if hidden % num_heads:
         raise SkippedRow("the hidden size does not divide by the heads")
+    family, note = family_of(row), row.text("note")
     return ModelSpec(
         name="row",
         title=row.text("model"),
@@ -95,13 +110,47 @@ def model_of(
         ffn_hidden_size=ffn_hidden or 4 * hidden,
         vocab_size=vocab,
         max_seq_len=seq_len,
-        tied_embeddings=True,
+        tied_embeddings="embeddings tied" in note or (family is None and "untied" not in note),
         dropout=dropout,
         seq_len=seq_len,
         global_batch=row.needed_count("global_batch"),
         precision=precision,
         sources={},
+        **_parts_of(family, row.count("kv_heads")),
     )
+
+
+def family_of(row: Row) -> Family | None:
+    """The family whose parts a row's model has, by its name; ``None`` for GPT-2's and others."""
+    families: tuple[Family, ...] = ("llama", "mistral")
+    return next((family for family in families if family in row.text("model").lower()), None)
+
+
+def _parts_of(family: Family | None, kv_heads: int | None) -> dict[str, Any]:
+    """The parts of a family as the rows' models have them, without a window; none for GPT-2's, the defaults."""
+    if family is None:
+        return {}
+    return {
+        "attention": AttentionSpec(kv_heads=kv_heads, qkv_bias=False, output_bias=False),
+        "positions": PositionSpec(kind="rotary"),
+        "mlp": MlpSpec(gated=True, activation="silu", bias=False),
+        "norm": NormSpec(kind="rmsnorm"),
+    }
+
+
+def layers_by_cost(model: ModelSpec, stages: int) -> tuple[int, ...]:
+    """Layers of stages that are filled until they exceed an equal share of the products, the loss head's included.
+
+    Embedding and norms count nothing; a block goes to the stage that its end exceeds.
+    """
+    layer, head = layer_parameters(model).matrices, model.vocab_size * model.hidden_size
+    whole = model.num_layers * layer + head
+    dealt, stage = [0] * stages, 0
+    for number in range(1, model.num_layers + 1):
+        dealt[stage] += 1
+        if number * layer * stages > whole * (stage + 1):
+            stage += 1
+    return tuple(dealt)
 
 
 def precision_of(words: str) -> Precision | None:

@@ -33,7 +33,13 @@ class SetFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     vocab: int = 50257
     micro_batch: int | Literal["whole"] | None = None
     """``whole``: a data-parallel rank's batch is one micro batch. ``None``: a row has to state it."""
+    network: str = ""
+    """One of the networks that are known, where the row names none."""
     sequence_parallel: bool = False
+    stages_by_cost: bool = False
+    """Whether the software divides layers over stages by their products, the loss head's among them."""
+    llama: str | None = None
+    """The set of facts of rows with Llama's parts, if they were made with other software."""
     layers_per_chunk: int | None = None
     """Layers of a chunk of the interleaved schedule, where the row states no chunks; ``None``: 1F1B."""
     pads_whole_vocab: bool = True

@@ -7,7 +7,7 @@ import msgspec
 
 from planner.specs import HardwareSpec, NetworkSpec
 from planner.specs.files import builtin_names, load_spec
-from planner.specs.units import BytesPerSecond
+from planner.specs.units import BytesPerSecond, Seconds
 from planner.validation.cases import Assumptions, SkippedRow
 from planner.validation.tables import Row
 
@@ -31,29 +31,36 @@ class Network(NamedTuple):
     efficiency: float | None = None
     """Share of it that collectives reach, if that was measured there; else the card's spec has it."""
     why: str = ""
+    latency_s: float | None = None
+    """Of one message, if it is another one than in the card's spec."""
 
 
 _OMNI_PATH = (
     "BigScience's all-reduce over 32 A100 of four nodes, one ring and so one adapter: 40.5 Gbit/s of bus bandwidth"
+)
+_EFA = (
+    "host and network: read off every second row of the Ultra-Scale Playbook's table, tensor parallelism over 16 and "
+    "32 ranks, with 0.3 ms a message"
 )
 NETWORKS = {
     "800 Gbps inter-node (config)": Network(4, 200),
     "NVLink; 4x Omni-Path per node": Network(4, 100, 0.405, _OMNI_PATH),
     "Jean Zay, 400 Gb Omni-Path": Network(4, 100, 0.405, _OMNI_PATH),
     "Jean Zay, Omni-Path": Network(4, 100, 0.405, _OMNI_PATH),
+    "AWS EFA": Network(8, 400, 0.6, _EFA, 3e-4),
     "1600 Gbps RoCE": Network(8, 200),
 }
 
 
-def hardware_of(row: Row, default_gb: int, assumed: Assumptions) -> HardwareSpec:
-    """The built-in spec of the row's card, with the network that the row names.
+def hardware_of(row: Row, default_gb: int, assumed: Assumptions, network: str = "") -> HardwareSpec:
+    """The built-in spec of the row's card, with the network that the row names, else the one that is given.
 
     Raises:
         SkippedRow: there is no spec for the card.
     """
-    words = row.text("gpu")
+    words, network = row.text("gpu"), row.text("interconnect") or network
     if words in builtin_names(HardwareSpec):
-        return _with_network(load_spec(words, HardwareSpec), row.text("interconnect"), assumed)
+        return _with_network(load_spec(words, HardwareSpec), network, assumed)
     match, memory = re.fullmatch(r"([A-Z]+[0-9]+)(-.*)?", words), re.search(r"-([0-9]+)G$", words)
     stated_gb = row.count("gpu_mem_gb") or (int(memory[1]) if memory else None)
     if stated_gb is None:
@@ -61,7 +68,7 @@ def hardware_of(row: Row, default_gb: int, assumed: Assumptions) -> HardwareSpec
     name = CARDS.get((match[1], stated_gb or _default_gb(match[1], default_gb))) if match else None
     if name is None:
         raise SkippedRow(f"no hardware spec for {words} {f'{stated_gb} GB' if stated_gb else ''}".strip())
-    return _with_network(load_spec(name, HardwareSpec), row.text("interconnect"), assumed)
+    return _with_network(load_spec(name, HardwareSpec), network, assumed)
 
 
 def _default_gb(kind: str, default_gb: int) -> int:
@@ -79,6 +86,7 @@ def _with_network(hardware: HardwareSpec, words: str, assumed: Assumptions) -> H
         kind=words,
         nics_per_node=known.nics,
         efficiency=known.efficiency or hardware.network.efficiency,
+        latency_s=Seconds(known.latency_s) if known.latency_s else hardware.network.latency_s,
         bandwidth_bytes_per_s=BytesPerSecond(known.gbit_per_s * 1e9 / 8),
     )
     return msgspec.structs.replace(hardware, network=network)

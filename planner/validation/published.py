@@ -6,6 +6,7 @@ from functools import partial
 
 import msgspec
 
+from planner.cost_model.parameters import layer_parameters
 from planner.layouts.layout import SHARDS_WEIGHTS, Layout, Offload
 from planner.layouts.problem import Problem
 from planner.specs import HardwareSpec, ModelSpec, Precision, Schedule, StackSpec
@@ -25,8 +26,8 @@ _OPTIMIZER_OFFLOADED = {"cpu", "opt", "opt,param", "cpu(opt+param)"}
 _PARAMETERS_OFFLOADED = {"opt,param", "cpu(opt+param)"}
 
 
-_NOT_GPT2 = ("llama", "nemotron", "rope", "rotary", "swiglu")
-"""Words in a model's name that mark gated or squared-ReLU MLPs and rotary positions."""
+_UNKNOWN_PARTS = ("nemotron", "rope", "rotary", "swiglu", "mixtral", "grok", "deepseek", "gpt-oss", "moe", "qwen3")
+"""Words in a model's name that mark parts, or mixtures of them, that are not told or not modelled."""
 
 
 _OPTIONS = {
@@ -46,12 +47,12 @@ REASONS: tuple[tuple[str, Callable[[Row], bool]], ...] = (
     *((f"{column} not stated", _blank(column)) for column in ("layers", "hidden", "seq_len", "global_batch")),
     *((f"{column} not stated", _blank(column)) for column in ("n_gpus", "tp", "pp", "dp")),
     (
-        "not the GPT-2 architecture: grouped-query attention",
-        lambda row: row.count("kv_heads") not in (None, row.count("heads")),
+        "a mixture of experts, or parts of a model that are not told: squared-ReLU or gated MLP, rotary positions",
+        lambda row: any(word in row.text("model").lower() for word in _UNKNOWN_PARTS),
     ),
     (
-        "not the GPT-2 architecture: rotary positions, or a gated or squared-ReLU MLP",
-        lambda row: any(word in row.text("model").lower() for word in _NOT_GPT2),
+        "grouped-query attention of a model whose other parts are not told",
+        lambda row: row.count("kv_heads") not in (None, row.count("heads")) and cases.family_of(row) is None,
     ),
     (
         "its own source doubts the memory reading (suspect)",
@@ -89,7 +90,7 @@ def case_of(row: Row) -> Case:
         PlanError: a cell is no number or no known word.
     """
     check_replayable(row)
-    facts, assumed = facts_of(row.set_name), Assumptions()
+    facts, assumed = _facts(row), Assumptions()
     filled = _filled(row, facts, assumed)
     hardware = _hardware(row, facts, assumed)
     model = _model(row, filled, assumed)
@@ -100,6 +101,12 @@ def case_of(row: Row) -> Case:
     return Case(
         problem=problem, layout=layout, measured=_measured(row, problem, assumed), assumptions=tuple(assumed.stated)
     )
+
+
+def _facts(row: Row) -> SetFacts:
+    """The facts of a row's set, or of other software for models with Llama's parts."""
+    facts = facts_of(row.set_name)
+    return facts_of(facts.llama) if facts.llama and cases.family_of(row) else facts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,7 +168,7 @@ def _micro_batch(row: Row, facts: SetFacts) -> int:
 
 
 def _hardware(row: Row, facts: SetFacts, assumed: Assumptions) -> HardwareSpec:
-    hardware = hardware_of(row, facts.card_gb, assumed)
+    hardware = hardware_of(row, facts.card_gb, assumed, facts.network)
     if "deterministic-mode" not in row.text("note"):
         return hardware
     assumed.note("deterministic-mode: CUBLAS_WORKSPACE_CONFIG=:4096:8, workspaces of 32 MiB on any card")
@@ -185,7 +192,7 @@ def _model(row: Row, filled: _Filled, assumed: Assumptions) -> ModelSpec:
 
 def _layout(row: Row, filled: _Filled, model: ModelSpec, assumed: Assumptions) -> Layout:
     stages, tensor = row.needed_count("pp"), row.needed_count("tp")
-    layers = cases.stage_layers(model.num_layers, stages, middle=False, assumed=assumed)
+    layers = _stage_layers(row, model, assumed)
     chunks = row.count("vpp") or _chunks(row, layers, assumed)
     schedule: Schedule = "none" if stages == 1 else "1f1b" if chunks == 1 else "interleaved"
     return Layout(
@@ -206,16 +213,24 @@ def _layout(row: Row, filled: _Filled, model: ModelSpec, assumed: Assumptions) -
     )
 
 
+def _stage_layers(row: Row, model: ModelSpec, assumed: Assumptions) -> tuple[int, ...]:
+    stages, facts = row.needed_count("pp"), _facts(row)
+    if not facts.stages_by_cost or stages == 1:
+        return cases.stage_layers(model.num_layers, stages, middle=False, assumed=assumed)
+    filled_value(row.set_name, facts, assumed, "stages_by_cost", None, facts.stages_by_cost)
+    return cases.layers_by_cost(model, stages)
+
+
 def _chunks(row: Row, layers: tuple[int, ...], assumed: Assumptions) -> int:
     """Chunks of a stage where the row does not say: what the set's facts know of them, else one."""
-    facts = facts_of(row.set_name)
+    facts = _facts(row)
     if facts.layers_per_chunk is None or len(layers) == 1 or layers[0] % facts.layers_per_chunk:
         return 1
     return layers[0] // filled_value(row.set_name, facts, assumed, "layers_per_chunk", None, facts.layers_per_chunk)
 
 
 def _sequence_parallel(row: Row, assumed: Assumptions) -> bool:
-    facts, stated = facts_of(row.set_name), row.choice("sequence_parallel", {"yes": "yes", "no": "no"})
+    facts, stated = _facts(row), row.choice("sequence_parallel", {"yes": "yes", "no": "no"})
     if stated or not facts.sequence_parallel:
         return stated == "yes"
     return filled_value(row.set_name, facts, assumed, "sequence_parallel", None, facts.sequence_parallel)
@@ -238,7 +253,7 @@ def _measured(row: Row, problem: Problem, assumed: Assumptions) -> Measured:
     return Measured(
         step_s=_step_s(row, problem, assumed),
         memory_bytes=memory,
-        stage="last" if "last rank" in kind.lower() else facts_of(row.set_name).stage_read,
+        stage="last" if "last rank" in kind.lower() else _facts(row).stage_read,
         outcome=row.choice("outcome", OUTCOMES) or "fit",
     )
 
@@ -247,7 +262,7 @@ def _memory_kind(row: Row, words: str) -> MemoryKind:
     lowered = words.lower()
     if "max allocated" in lowered:
         return "allocated"
-    if "torchtitan" in lowered or "reserved" in lowered:
+    if "torchtitan" in lowered or "reserved" in lowered or "gpu memory gb" in lowered:
         return "reserved"
     if "gb as printed" in lowered or "nvidia-smi" in lowered:
         return "device"
@@ -289,5 +304,5 @@ def _flops(problem: Problem, factor: int) -> float:
     """
     model = problem.model
     tokens, h = float(problem.global_batch * problem.seq_len), model.hidden_size
-    layer = 8 * tokens * h * h + 4 * tokens * h * model.ffn_hidden_size + 4 * tokens * problem.seq_len * h
+    layer = 2 * tokens * layer_parameters(model).matrices + 4 * tokens * problem.seq_len * model.query_size
     return factor * model.num_layers * layer + 6 * tokens * h * model.vocab_size

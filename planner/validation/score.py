@@ -27,6 +27,9 @@ class Outcomes(msgspec.Struct, frozen=True, kw_only=True):
     fit_as_oom: int
     oom_as_fit: int
     oom_as_oom: int
+    failed_as_fit: int = 0
+    """``failed``: out of memory, a crash or a time limit, not told apart."""
+    failed_as_oom: int = 0
 
 
 class Ranking(msgspec.Struct, frozen=True, kw_only=True):
@@ -75,7 +78,7 @@ def mean(values: Sequence[float]) -> float:
 
 def outcomes(pairs: Iterable[tuple[str, str]]) -> Outcomes:
     """Count pairs of a measured and a predicted ``fit`` or ``oom``."""
-    counts = {f"{measured}_as_{predicted}": 0 for measured in ("fit", "oom") for predicted in ("fit", "oom")}
+    counts = {f"{measured}_as_{predicted}": 0 for measured in ("fit", "oom", "failed") for predicted in ("fit", "oom")}
     for measured, predicted in pairs:
         counts[f"{measured}_as_{predicted}"] += 1
     return Outcomes(**counts)

@@ -149,7 +149,7 @@ def test_gpt3_has_the_size_of_table_2_1(name: str, published: float) -> None:
 def test_model_shape_is_consistent(name: str) -> None:
     model = load_spec(name, ModelSpec)
     assert model.hidden_size % model.num_heads == 0
-    assert model.ffn_hidden_size == 4 * model.hidden_size
+    assert model.ffn_hidden_size == 4 * model.hidden_size or model.mlp.gated
     assert model.seq_len <= model.max_seq_len
 
 
