@@ -16,7 +16,7 @@ from planner.handover.measurements import Measurements
 from planner.handover.work import CalibrationWork
 from planner.launch.drives import MEMORY_FILE_SYSTEMS, file_system
 from planner.launch.machine import builtin_for, is_named, present_gpus
-from planner.launch.processes import calibrating, execute
+from planner.launch.processes import calibrating, execute, say_interrupted
 from planner.outputs import say
 from planner.specs import HardwareSpec
 from planner.specs.files import load_spec
@@ -60,9 +60,10 @@ def measure(
     )
     with tempfile.TemporaryDirectory(prefix="gptplan-") as temporary:
         result = Path(temporary) / "measurements.json"
-        code = execute(calibrating(result, num_devices, work), stdout=STDERR).code
-        if code or not result.is_file():
-            return code or ExitCode.BUG
+        outcome = execute(calibrating(result, num_devices, work), stdout=STDERR)
+        say_interrupted(outcome, "no spec was written")
+        if outcome.code or not result.is_file():
+            return outcome.code or ExitCode.BUG
         return msgspec.json.decode(result.read_bytes(), type=Measurements), origin
 
 

@@ -16,12 +16,17 @@ from planner.plans.question import GPU_NAMES, STACK_NAMES
 from planner.specs import HardwareSpec, StackSpec
 from planner.specs.files import load_spec, spec_digest, to_builtins
 
+DEVICES = Range(most=1024, example="2")
+LONGEST_S = 86_400
+
 
 class Calibrate(msgspec.Struct, frozen=True, kw_only=True):
     """The options of ``calibrate``."""
 
     output: Annotated[Path, Option("The spec to write.", ("-o", "--output"), metavar="FILE.toml")]
-    devices: Annotated[int | None, Option("Devices to measure. [default: all GPUs, or 2 CPU processes]")] = None
+    devices: Annotated[
+        int | None, Option("Devices to measure. [default: all GPUs, or 2 CPU processes]", range=DEVICES)
+    ] = None
     base: Annotated[
         str | None,
         Option("Spec for what one node cannot tell, such as its network. [default: the card's]", known=GPU_NAMES),
@@ -32,7 +37,7 @@ class Calibrate(msgspec.Struct, frozen=True, kw_only=True):
         Option(
             "Seconds to measure for. [default: 110 on GPUs, 40 on a CPU]",
             ("--time-limit",),
-            range=Range(least=0, above=True, example="60"),
+            range=Range(least=0, above=True, most=LONGEST_S, example="60"),
         ),
     ] = None
     force: Annotated[bool, Option("Replace FILE.toml if it exists.")] = False

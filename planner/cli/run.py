@@ -1,72 +1,80 @@
 """``run``: execute a plan."""
 
-import signal
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 from planner.cli.parameters import PlanFile
-from planner.diagnostics import ExitCode, usage_error
-from planner.handover.work import RunOptions
+from planner.diagnostics import ExitCode
+from planner.handover.options import Option
+from planner.handover.work import METRICS_FILE, RunOptions
 from planner.outputs import say
 from planner.specs.units import format_bytes
+
+if TYPE_CHECKING:
+    from planner.plans.plan import Plan
 
 
 class Run(RunOptions, frozen=True, kw_only=True):
     """The options of ``run``."""
 
     plan: PlanFile
+    force: Annotated[bool, Option("Use a --run-dir that has files, and replace those of an earlier run.")] = False
 
 
 def run(options: Run) -> int:
     """Execute a plan on Colossal-AI, on this machine's GPUs or CPU cores."""
+    from planner.launch.folder import run_folder
+    from planner.launch.processes import execute, say_interrupted, training
+    from planner.rules.reading import read_sound_plan
+    from planner.validation.recording import append_run
+
+    plan, name = read_sound_plan(options.plan), options.plan.stem
+    _check(plan, options)
+    table = None if options.node_rank > 0 else options.record
+    with run_folder(plan, name, options, force=options.force) as folder:
+        say(f"folder of this run: {folder}")
+        outcome, metrics = execute(training(plan, folder, options)), folder / METRICS_FILE
+        if outcome.interrupted_by is not None:
+            say_interrupted(outcome, _progress(folder, options))
+        if table is not None and outcome.code == ExitCode.OK:
+            append_run(table, plan, name=name, outcome="fit", metrics=metrics)
+        elif table is not None and outcome.out_of_memory:
+            append_run(table, plan, name=name, outcome="oom", metrics=None)
+        return outcome.code
+
+
+def _check(plan: "Plan", options: Run) -> None:
+    """Refuse what cannot run: first what was typed, then what this machine lacks."""
+    from planner.handover.texts import check_texts
+    from planner.launch.folder import check_run_dir
     from planner.launch.machine import check_machine, check_toolchain
     from planner.launch.meeting import resolved
     from planner.launch.nvme import check_nvme, moment_bytes
-    from planner.launch.processes import execute, training
-    from planner.rules.reading import read_sound_plan
-    from planner.validation.recording import append_run, check_record
+    from planner.launch.processes import other_nodes
+    from planner.validation.recording import check_record
 
-    plan = read_sound_plan(options.plan)
+    problem = plan.problem
+    check_texts(options.data, options.tokenizer, vocab_size=problem.model.vocab_size, seq_len=problem.seq_len)
+    check_run_dir(options, force=options.force)
+    if options.record is not None and options.node_rank == 0:
+        check_record(options.record, plan)
     check_machine(plan, str(options.plan), options.node_rank)
     check_toolchain(plan)
     if plan.layout.offload.tier == "nvme":
         check_nvme(plan, options.nvme_path, options.node_rank)
-        _say_what_nvme_means(moment_bytes(plan, options.node_rank), options)
-    work = training(plan, options.plan, options)  # refuses what does not go together
-    if work.others is not None:
-        resolved(work.others[0])
-    table = None if options.node_rank > 0 else options.record
-    if table is not None:
-        check_record(table, plan)
-    _check_output(options.output)
-    outcome, metrics = execute(work), options.output / f"{options.plan.stem}.metrics.jsonl"
-    if outcome.interrupted_by is not None:
-        name = signal.Signals(outcome.interrupted_by).name
-        say(f"ended by {name}: every rank has ended and the model was not saved; metrics: {metrics}")
-    if table is not None and outcome.code == ExitCode.OK:
-        append_run(table, plan, name=options.plan.stem, outcome="fit", metrics=metrics)
-    elif table is not None and outcome.out_of_memory:
-        append_run(table, plan, name=options.plan.stem, outcome="oom", metrics=None)
-    return outcome.code
+        size = format_bytes(moment_bytes(plan, options.node_rank))
+        say(
+            f"note: the optimizer's moments, {size} on this node, are in {options.nvme_path} during the run; "
+            "they cannot be saved in a checkpoint and are removed at its end"
+        )
+    if (others := other_nodes(plan, options)) is not None:
+        resolved(others[0])
 
 
-def _say_what_nvme_means(moments_bytes: int, options: Run) -> None:
-    size = format_bytes(moments_bytes)
-    say(
-        f"note: the optimizer's moments, {size} on this node, are in {options.nvme_path} during the run; "
-        "they cannot be saved in a checkpoint and are removed at its end"
-    )
+def _progress(folder: Path, options: Run) -> str:
+    from planner.launch.folder import steps_done
 
-
-def _check_output(folder: Path) -> None:
-    import tempfile
-
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise usage_error(
-            f"metrics and logs cannot be written there: {error.strerror}",
-            location=f"--output {folder}",
-            hint="name another folder with `--output`",
-        ) from error
+    if options.node_rank > 0:
+        return f"the model was not saved; metrics are on node 0, logs in {folder}"
+    done = f"{steps_done(folder)} of {options.steps} steps are done"
+    return f"the model was not saved; {done}, metrics and logs are in {folder}"

@@ -85,7 +85,7 @@ def _say_what_runs(small: "Shrunken", options: Verify) -> None:
 
 def _run(small: "Shrunken", result: Path, options: Verify) -> int:
     from planner.launch.nvme import check_nvme
-    from planner.launch.processes import execute, verifying
+    from planner.launch.processes import execute, say_interrupted, verifying
     from planner.plans.plan import write_plan
 
     own = msgspec.structs.replace(options, nvme_path=options.nvme_path or result.parent)
@@ -94,7 +94,9 @@ def _run(small: "Shrunken", result: Path, options: Verify) -> int:
     path = result.with_name(options.plan.name)
     write_plan(small.plan, path)
     # What the libraries print must not mix with the answer.
-    return execute(verifying(small.plan, path, result, own), stdout=2).code
+    outcome = execute(verifying(small.plan, path, result, own), stdout=2)
+    say_interrupted(outcome, "there is no answer: the layout was not compared to the end")
+    return outcome.code
 
 
 def document(small: "Shrunken", found: Verification, options: Verify) -> dict[str, Any]:

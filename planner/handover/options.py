@@ -36,7 +36,7 @@ class Range:
         if self.wanted:
             return self.wanted
         if self.most < sys.float_info.max:
-            return f"from {self.least} to {self.most}"
+            return f"above {self.least} and at most {self.most}" if self.above else f"from {self.least} to {self.most}"
         return f"above {self.least}" if self.above else f"at least {self.least}"
 
     def check(self, option: str, value: float) -> None:

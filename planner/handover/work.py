@@ -11,10 +11,17 @@ from planner.handover.verification import WORKAROUNDS, Workaround
 STACK = "colossalai"
 """The stack spec of what the runtime executes."""
 
+PLAN_FILE = "plan"
+"""In the folder of a run: the plan."""
+METRICS_FILE = "metrics.jsonl"
+"""In the folder of a run: a header, one record a step, a summary; written by rank 0."""
+
+MOMENT_BYTES = 8
+"""On a drive: two float32 moments of each parameter."""
 NVME_FOLDER = "GPTPLAN_NVME_FOLDER"
 """Environment variable: where the workers keep moments of the optimizer while they run."""
 OUT_OF_MEMORY_FILE = "GPTPLAN_OUT_OF_MEMORY_FILE"
-"""Environment variable: the file that a worker makes when it runs out of device memory."""
+"""Environment variable: the file that a worker fills when it runs out of device memory."""
 FAILURE_FILE = "GPTPLAN_FAILURE_FILE"
 """Environment variable: the file in which the first worker that fails leaves its exit code and message."""
 
@@ -25,30 +32,46 @@ LISTENER = "GPTPLAN_LISTENER"
 """Environment variable of rank 0 on several nodes: the descriptor of the socket that listens there."""
 
 _OUTPUT = ("-o", "--output")
+MOST_NODES = 100_000
+MOST_STEPS = 10**9
+SEEDS = Range(least=0, most=2**32 - 1, example="0")
+"""What every generator of random numbers takes, and one more for each rank."""
 
 
 class RunOptions(msgspec.Struct, frozen=True, kw_only=True):
     """What `gptplan run` may be told beside the plan; every worker is told the same."""
 
-    steps: Annotated[int, Option("Optimizer steps.", range=Range(least=1, example="50"))] = 50
+    steps: Annotated[int, Option("Optimizer steps.", range=Range(most=MOST_STEPS, example="50"))] = 50
     data: Annotated[
-        Path | None, Option("Text file or folder. [default: the source text of Python's standard library]")
+        Path | None,
+        Option("Text file, or folder of text files. [default: the source text of Python's standard library]"),
     ] = None
-    tokenizer: Annotated[Path | None, Option("A tokenizer.json. [default: every byte is a token]")] = None
-    output: Annotated[Path, Option("Folder for metrics and logs.", _OUTPUT)] = Path("runs")
-    seed: Annotated[int, Option("Seed of weights and data order.")] = 0
+    tokenizer: Annotated[
+        Path | None, Option("A tokenizer.json, or a folder with one. [default: every byte is a token]")
+    ] = None
+    run_dir: Annotated[
+        Path | None, Option("The folder of this run, new or empty. [default: a new one in --output]", metavar="FOLDER")
+    ] = None
+    output: Annotated[
+        Path | None, Option("Folder in which each run gets a new one, named PLAN/TIME. [default: runs]", _OUTPUT)
+    ] = None
+    seed: Annotated[int, Option("Seed of weights and data order.", range=SEEDS)] = 0
     learning_rate: Annotated[
-        float,
-        Option("Learning rate of AdamW.", range=Range(least=0, above=True, wanted="a number above 0", example="3e-4")),
+        float, Option("Learning rate of AdamW.", range=Range(least=0, above=True, most=1000, example="3e-4"))
     ] = 3e-4
     warmup_steps: Annotated[
-        int, Option("Steps over which the learning rate rises.", range=Range(least=0, example="10"))
+        int, Option("Steps over which the learning rate rises.", range=Range(least=0, most=MOST_STEPS, example="10"))
     ] = 10
     nvme_path: Annotated[Path | None, Option("Folder on a local NVMe drive, for a plan that offloads to one.")] = None
     record: Annotated[
         Path | None, Option("CSV table to append this run to, for `gptplan validate`.", metavar="TABLE")
     ] = None
-    node_rank: Annotated[int, Option("Which node this is, when the plan needs several.")] = 0
+    node_rank: Annotated[
+        int,
+        Option(
+            "Which node this is, when the plan needs several.", range=Range(least=0, most=MOST_NODES - 1, example="0")
+        ),
+    ] = 0
     rendezvous: Annotated[str | None, Option("HOST:PORT of node 0, when the plan needs several nodes.")] = None
     rendezvous_timeout: Annotated[
         float, Option("Seconds to wait for the other nodes.", range=Range(least=1, most=86_400, example="600"))
@@ -76,7 +99,7 @@ class VerifyOptions(msgspec.Struct, frozen=True, kw_only=True):
     nvme_path: Annotated[Path | None, Option("Folder for a plan that offloads to NVMe. [default: a temporary one]")] = (
         None
     )
-    seed: Annotated[int, Option("Seed of weights and data.")] = 7
+    seed: Annotated[int, Option("Seed of weights and data.", range=SEEDS)] = 7
     output: Annotated[Path, Option("Folder for logs of failures.", _OUTPUT)] = Path("runs")
     without: Annotated[
         tuple[Workaround, ...],

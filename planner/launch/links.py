@@ -15,8 +15,9 @@ from typing import Annotated, NamedTuple
 
 import msgspec
 
+from planner.handover.work import MOST_NODES
+
 MOST_LINE_BYTES = 16_384
-MOST_NODES = 100_000
 BEAT_S = 2.0
 SILENCE_S = 20.0
 """After so long without a word another node counts as lost; a link may be gone for less."""

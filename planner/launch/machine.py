@@ -19,6 +19,7 @@ from planner.diagnostics import Diagnostic, ExitCode, PlanError, usage_error
 from planner.handover.work import STACK
 from planner.layouts.layout import SHARDS_WEIGHTS
 from planner.plans.plan import Plan
+from planner.plans.question import Question, build_problem
 from planner.specs import HardwareSpec
 from planner.specs.files import builtin_names, load_spec
 
@@ -46,8 +47,18 @@ def check_machine(plan: Plan, location: str, node_rank: int = 0) -> None:
         raise PlanError(*placed, exit_code=ExitCode.NEGATIVE)
 
 
-def _solve(plan: Plan, *, gpu: str, gpus: int) -> str:
-    return f"`gptplan solve --gpu {gpu} --gpus {gpus} --model {plan.problem.model.name}`"
+def _solved_here(plan: Plan, otherwise: str, *, gpu: str | None, gpus: int) -> str:
+    """The command that plans the same model for other hardware, if that has an answer, else another way out."""
+    from planner.solver.feasibility import feasible  # noqa: PLC0415 - OR-Tools takes a second, and most plans match
+
+    model = plan.problem.model
+    try:
+        problem = build_problem(Question(model=model.name, gpu=gpu or "", gpus=gpus))
+        if problem.model == model and feasible(problem):
+            return f"`gptplan solve --gpu {gpu} --gpus {gpus} --model {model.name}`"
+    except PlanError:
+        pass  # a model or a card that is in a file of the user
+    return otherwise
 
 
 def _other_stack(plan: Plan) -> Diagnostic:
@@ -90,20 +101,20 @@ def _other_hardware(plan: Plan, node_rank: int) -> Iterator[Diagnostic]:
         return
     names = present_gpus()
     wanted = devices_of_node(plan, node_rank)
+    elsewhere = f"run it where there are {wanted} {hardware.title}"
     if not names:
         message = f"the plan needs {wanted} {hardware.title} on this machine, no GPU was found"
-        hint = f"run it where the GPUs are, or {_solve(plan, gpu='local-cpu', gpus=2)}"
-        yield Diagnostic(rule="RUN003", message=message, hint=hint)
+        yield Diagnostic(rule="RUN003", message=message, hint=_solved_here(plan, elsewhere, gpu="local-cpu", gpus=2))
         return
-    here = builtin_for(names[0]) or "FILE.toml"
+    here = builtin_for(names[0])
     if len(names) < wanted:
         message = f"the plan needs {wanted} GPUs on this machine, {len(names)} found"
-        hint = _solve(plan, gpu=here, gpus=len(names))
+        hint = _solved_here(plan, elsewhere, gpu=here, gpus=len(names))
         yield Diagnostic(rule="RUN003", message=message, detail=f"found: {', '.join(names)}", hint=hint)
     others = sorted({name for name in names[:wanted] if not is_named(name, hardware)})
     if others:
         message = f"the plan was made for {hardware.title}, this machine has {', '.join(others)}"
-        hint = _solve(plan, gpu=here, gpus=plan.problem.num_devices)
+        hint = _solved_here(plan, elsewhere, gpu=here, gpus=plan.problem.num_devices)
         yield Diagnostic(rule="RUN003", message=message, hint=hint)
 
 

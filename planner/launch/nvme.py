@@ -14,6 +14,7 @@ from typing import Any
 
 from planner.cost_model.parameters import updated_parameters
 from planner.diagnostics import Diagnostic, ExitCode, PlanError
+from planner.handover.work import MOMENT_BYTES
 from planner.launch import nvme_build
 from planner.launch.drives import MEMORY_FILE_SYSTEMS, file_system, is_network
 from planner.layouts.stages import stages_of_layout
@@ -21,8 +22,6 @@ from planner.plans.plan import Plan
 from planner.specs.units import format_bytes
 
 RULE = "RUN005"
-MOMENT_BYTES = 8
-"""Two float32 moments of each parameter."""
 
 _LIBAIO = ("libaio.so.1", "libaio.so.1t64")
 _APT = "`apt update && apt install libaio-dev`"

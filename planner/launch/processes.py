@@ -4,9 +4,7 @@ import os
 import re
 import signal
 import sys
-import tempfile
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +23,8 @@ from planner.handover.work import (
 from planner.launch.links import Endpoint, Meeting, interface_of
 from planner.launch.machine import devices_of_node
 from planner.launch.meeting import Run, meet
-from planner.launch.ranks import Command, Ended, run_ranks
+from planner.launch.ranks import Command, Ended, Interrupted, interruptible, run_ranks
+from planner.outputs import say
 from planner.plans.plan import Plan
 
 NUM_PORTS = 2**16
@@ -66,18 +65,18 @@ class Outcome:
     """The signal that asked to end."""
 
 
-def training(plan: Plan, plan_path: Path, options: RunOptions) -> Work:
-    """Running ``plan``, which is in ``plan_path``, on this node.
+def training(plan: Plan, folder: Path, options: RunOptions) -> Work:
+    """Running ``plan`` on this node; a copy of it is in ``folder``, which gets metrics and logs.
 
     Raises:
         PlanError: the plan needs several nodes and ``options`` does not say where they meet, or in no form known.
     """
     return Work(
-        argv=("runtime.train.worker", str(plan_path), encode(options)),
+        argv=("runtime.train.worker", str(folder), encode(options)),
         num_ranks=plan.layout.num_devices,
         here=devices_of_node(plan, options.node_rank),
         first=options.node_rank * plan.problem.devices_per_node,
-        others=_others(plan, options),
+        others=other_nodes(plan, options),
         timeout_s=options.rendezvous_timeout,
         nvme_path=_nvme_path(plan, options),
     )
@@ -100,7 +99,12 @@ def _nvme_path(plan: Plan, options: RunOptions | VerifyOptions) -> Path | None:
     return options.nvme_path if plan.layout.offload.tier == "nvme" else None
 
 
-def _others(plan: Plan, options: RunOptions) -> tuple[Endpoint, Run] | None:
+def other_nodes(plan: Plan, options: RunOptions) -> tuple[Endpoint, Run] | None:
+    """Where the nodes of ``plan`` meet, and which of them this is; ``None`` where one is enough.
+
+    Raises:
+        PlanError: ``options`` does not say where, or in no form known.
+    """
     num_nodes = plan.problem.num_nodes
     if num_nodes == 1:
         return None
@@ -135,44 +139,58 @@ def execute(work: Work, *, stdout: int | None = None) -> Outcome:
     Raises:
         PlanError: the other nodes did not come.
     """
-    with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gptplan-")))
-        moments = stack.enter_context(_moments(work.nvme_path))
-        meeting = _met(work)
-        commands = [_command(work, rank, folder, moments, meeting) for rank in range(work.here)]
-        ended = run_ranks(commands, stdout=stdout, why_end=meeting.tick if meeting else str)
-        if ended.signal is not None or any(ended.codes):
-            _show_cursor()
-        code, text = _cause(ended, folder, meeting)
-        if meeting is not None:
-            meeting.leave("" if code == ExitCode.OK else f"node {meeting.node} ended: {_first_line(text)}")
-        if text:
-            _say(f"{text.rstrip()}\n")
-        return Outcome(code=code, out_of_memory=(folder / "out-of-memory").exists(), interrupted_by=ended.signal)
+    try:
+        with interruptible(), ExitStack() as stack:
+            return _executed(work, _Shared(stack), stdout)
+    except Interrupted as interrupted:
+        return Outcome(code=128 + interrupted.number, interrupted_by=interrupted.number)
 
 
-def _met(work: Work) -> Meeting | None:
-    if work.others is None:
-        return None
-    return meet(*work.others, timeout_s=work.timeout_s, say=lambda text: _say(f"{text}\n"))
+class _Shared:
+    """Files that the ranks of this node and their launcher share: they have no name, and end with the last of them."""
+
+    def __init__(self, stack: ExitStack) -> None:
+        """Empty ones, which ``stack`` closes."""
+        self.store, self.failure, self.out_of_memory = self.descriptors = [
+            os.memfd_create(f"gptplan-{name}") for name in ("store", "failure", "out-of-memory")
+        ]
+        for descriptor in self.descriptors:
+            stack.callback(os.close, descriptor)
+
+    def said(self) -> str:
+        """The exit code of the first rank that failed and what it has to say; empty if it could not."""
+        return Path(own_file(self.failure)).read_text(encoding="utf-8")
 
 
-def _say(text: str) -> None:
-    sys.stderr.write(text)
-    sys.stderr.flush()
+def own_file(descriptor: int) -> str:
+    """The path by which a process opens a file that it has open, once more."""
+    return f"/proc/self/fd/{descriptor}"
 
 
-@contextmanager
-def _moments(parent: Path | None) -> Iterator[Path | None]:
-    """A folder of this run in the one for moments, which is removed whatever happens to the ranks."""
-    if parent is None:
-        yield None
-        return
-    with tempfile.TemporaryDirectory(prefix="gptplan-", dir=parent, ignore_cleanup_errors=True) as folder:
-        yield Path(folder).resolve()
+def _executed(work: Work, shared: _Shared, stdout: int | None) -> Outcome:
+    meeting = None
+    if work.others is not None:
+        meeting = meet(*work.others, timeout_s=work.timeout_s, say=say)
+    commands = [_command(work, rank, shared, meeting) for rank in range(work.here)]
+    ended = run_ranks(commands, stdout=stdout, why_end=meeting.tick if meeting else str)
+    if (ended.signal is not None or any(ended.codes)) and sys.stderr.isatty():
+        sys.stderr.write("\x1b[?25h")  # a progress bar that was killed leaves the cursor hidden
+    code, text = _cause(ended, shared.said(), meeting, work.first)
+    if meeting is not None:
+        meeting.leave("" if code == ExitCode.OK else f"node {meeting.node} ended: {_first_line(text)}")
+    if text:
+        say(text.rstrip())
+    out_of_memory = os.fstat(shared.out_of_memory).st_size > 0
+    return Outcome(code=code, out_of_memory=out_of_memory, interrupted_by=ended.signal)
 
 
-def _command(work: Work, rank: int, folder: Path, moments: Path | None, meeting: Meeting | None) -> Command:
+def say_interrupted(outcome: Outcome, what: str) -> None:
+    """Say which signal has ended the processes, where one did, and ``what`` is left or lost."""
+    if outcome.interrupted_by is not None:
+        say(f"ended by {signal.Signals(outcome.interrupted_by).name}: every process has ended, and {what}")
+
+
+def _command(work: Work, rank: int, shared: _Shared, meeting: Meeting | None) -> Command:
     """The process of local rank ``rank``."""
     env = {
         "RANK": str(work.first + rank),
@@ -181,9 +199,9 @@ def _command(work: Work, rank: int, folder: Path, moments: Path | None, meeting:
         "LOCAL_WORLD_SIZE": str(work.here),
         "PYTHONSAFEPATH": "1",
         "PYTHONPATH": _python_path(),
-        FAILURE_FILE: str(folder / "failure"),
-        OUT_OF_MEMORY_FILE: str(folder / "out-of-memory"),
-        STORE: f"file:{folder / 'store'}" if meeting is None else f"tcp:{meeting.store}",
+        FAILURE_FILE: own_file(shared.failure),
+        OUT_OF_MEMORY_FILE: own_file(shared.out_of_memory),
+        STORE: f"file:{own_file(shared.store)}" if meeting is None else f"tcp:{meeting.store}",
     }
     interface = LOOPBACK if meeting is None else interface_of(meeting.address)
     defaults = {
@@ -194,13 +212,13 @@ def _command(work: Work, rank: int, folder: Path, moments: Path | None, meeting:
         **({"GLOO_SOCKET_IFNAME": interface, "NCCL_SOCKET_IFNAME": interface} if interface else {}),
     }
     env |= {name: value for name, value in defaults.items() if name not in os.environ}
-    if moments is not None:
-        env[NVME_FOLDER] = str(moments)
-    keep: tuple[int, ...] = ()
+    if work.nvme_path is not None:
+        env[NVME_FOLDER] = str(work.nvme_path.resolve())
+    keep = list(shared.descriptors)
     if meeting is not None and meeting.listener is not None and rank == 0:
-        keep = (meeting.listener.fileno(),)
-        env[LISTENER] = str(keep[0])
-    return Command(argv=(sys.executable, "-m", *work.argv), env=env, keep_fds=keep)
+        keep.append(meeting.listener.fileno())
+        env[LISTENER] = str(keep[-1])
+    return Command(argv=(sys.executable, "-m", *work.argv), env=env, keep_fds=tuple(keep))
 
 
 def _python_path() -> str:
@@ -213,8 +231,8 @@ def _python_path() -> str:
     return os.pathsep.join(filter(None, (str(root), inherited)))
 
 
-def _cause(ended: Ended, folder: Path, meeting: Meeting | None = None) -> tuple[int, str]:
-    """Exit code and message: of what failed first, as far as anybody can tell."""
+def _cause(ended: Ended, said: str, meeting: Meeting | None = None, first_rank: int = 0) -> tuple[int, str]:
+    """Exit code and message: of what failed first, as far as anybody can tell; ``said`` is what the ranks know."""
     if ended.signal is not None:
         return 128 + ended.signal, ""
     failures = [(rank, code) for rank, code in enumerate(ended.codes) if code]
@@ -223,9 +241,9 @@ def _cause(ended: Ended, folder: Path, meeting: Meeting | None = None) -> tuple[
     # A killed rank says nothing itself, and its peers only that they lost it. NCCL ends those by SIGABRT, so that
     # what a rank said comes before that.
     killed = ended.killed
-    code, _, text = _said(folder / "failure").partition("\n")
+    code, _, text = said.partition("\n")
     if killed is not None and not (text and killed[1] == signal.SIGABRT):
-        return 128 + killed[1], _killed_message(*killed)
+        return 128 + killed[1], _killed_message(first_rank + killed[0], killed[1])
     if meeting is not None and (reason := meeting.late_reason(CAUSE_WAIT_S)):
         return _lost(reason)
     return (int(code), text) if text else (failures[0][1], "")
@@ -236,26 +254,12 @@ def _lost(reason: str) -> tuple[int, str]:
     return ExitCode.NEGATIVE, render(Diagnostic(rule="RUN014", message=reason, hint=hint))
 
 
-def _said(failure: Path) -> str:
-    """What the first rank that failed has to say; empty if it could not, as on a full drive."""
-    try:
-        return failure.read_text(encoding="utf-8")
-    except OSError:
-        return ""
-
-
-def _killed_message(local_rank: int, number: int) -> str:
+def _killed_message(rank: int, number: int) -> str:
     name = signal.Signals(number).name
     hint = "SIGKILL often means that the host ran out of memory" if number == signal.SIGKILL else ""
-    message = f"the worker of local rank {local_rank} was killed by {name}"
+    message = f"rank {rank} was killed by {name}"
     return render(Diagnostic(rule="RUN008", message=message, hint=hint))
 
 
 def _first_line(text: str) -> str:
     return re.sub(r"^error\[\w+\]: ", "", text.partition("\n")[0]) or "it was asked to"
-
-
-def _show_cursor() -> None:
-    # A progress bar that was killed leaves the terminal's cursor hidden.
-    if sys.stderr.isatty():
-        _say("\x1b[?25h")

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import FrameType
+from typing import NoReturn
 
 STOP_TIMEOUT_S = 20.0
 """How long ranks may take to end after SIGTERM before they are killed."""
@@ -131,17 +132,39 @@ def _end(ranks: Sequence["subprocess.Popen[bytes]"], received: Sequence[int]) ->
         rank.wait()
 
 
+class Interrupted(BaseException):
+    """A signal asked this process to end."""
+
+    def __init__(self, number: int) -> None:
+        """The signal ``number``."""
+        super().__init__(number)
+        self.number = number
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Have the signals that ask this process to end raise :class:`Interrupted`, so that it leaves nothing behind."""
+
+    def interrupt(number: int, frame: FrameType | None) -> NoReturn:
+        raise Interrupted(number)
+
+    with _handling(interrupt):
+        yield
+
+
 @contextmanager
 def _received_signals() -> Iterator[list[int]]:
     """The signals that ask this process to end, in the order in which they come, instead of its end."""
     received: list[int] = []
-
-    def note(number: int, frame: FrameType | None) -> None:
-        received.append(number)
-
-    before = {number: signal.signal(number, note) for number in ENDING_SIGNALS}
-    try:
+    with _handling(lambda number, frame: received.append(number)):
         yield received
+
+
+@contextmanager
+def _handling(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    before = {number: signal.signal(number, handler) for number in ENDING_SIGNALS}
+    try:
+        yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, one in before.items():
+            signal.signal(number, one)

@@ -41,6 +41,8 @@ class ExactAnswer:
     """What the objective lets the stages recompute of these layers."""
     objective: float
     bound: float
+    spent: bool = False
+    """Whether the search ended because its effort was spent."""
 
 
 class Place(NamedTuple):
@@ -97,8 +99,8 @@ class ChoiceModel:
         for stage, variable in enumerate(self.layers):
             self.model.add_hint(variable, int(layers[stage]) if stage < len(layers) else 0)
 
-    def solve(self, time_limit_s: float | None) -> ExactAnswer:
-        """Run CP-SAT; equal models give equal answers.
+    def solve(self, time_limit_s: float | None, effort: float = math.inf) -> ExactAnswer:
+        """Run CP-SAT for at most ``effort`` of its own deterministic seconds; equal models give equal answers.
 
         Ctrl-C ends the search as the time limit does.
 
@@ -108,12 +110,14 @@ class ChoiceModel:
         solver = deterministic_solver()
         if time_limit_s is not None:
             solver.parameters.max_time_in_seconds = max(time_limit_s, 0.0)
+        if effort < math.inf:
+            solver.parameters.max_deterministic_time = effort
         status = interruptible(lambda: solver.solve(self.model), solver.stop_search)
         if status == cp_model.MODEL_INVALID:
             raise RuntimeError(f"CP-SAT refused the model: {self.model.validate()}")
-        word = _STATUS[status]
+        word, spent = _STATUS[status], solver.response_proto.deterministic_time >= effort
         if word not in ("optimal", "feasible"):
-            return ExactAnswer(status=word, layout_row=None, layers=(), objective=math.inf, bound=0.0)
+            return ExactAnswer(status=word, layout_row=None, layers=(), objective=math.inf, bound=0.0, spent=spent)
         row = next(row for row, literal in enumerate(self.chosen) if solver.boolean_value(literal))
         return ExactAnswer(
             status=word,
@@ -121,6 +125,7 @@ class ChoiceModel:
             layers=tuple(solver.value(place.layers) for place in self.places(row)),
             objective=solver.objective_value,
             bound=solver.best_objective_bound,
+            spent=spent,
         )
 
 

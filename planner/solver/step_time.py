@@ -8,6 +8,7 @@ import numpy as np
 from planner.layouts.problem import Problem
 from planner.layouts.stages import Booleans, Floats, Integers
 from planner.solver.choice import ChoiceModel, ExactAnswer, Place
+from planner.solver.dividing import best_division
 from planner.solver.limits import StageLimits
 from planner.solver.ranked import Ranked
 from planner.solver.recompute import with_needed
@@ -22,6 +23,9 @@ from planner.solver.tables import (
     time_tables,
     window,
 )
+
+EFFORT = 1.0
+"""Deterministic seconds of CP-SAT after which each layout left is divided by itself."""
 
 
 def rank(problem: Problem, limits: StageLimits) -> Ranked:
@@ -103,13 +107,26 @@ def solve_exactly(problem: Problem, ranked: Ranked, time_limit_s: float | None) 
     scale = _add_step_time(choice, tables)
     best = ranked.best_row()
     choice.hint(best, ranked.division(best).layers)
-    answer = choice.solve(time_limit_s)
+    answer = choice.solve(time_limit_s, EFFORT)
     answer = replace(answer, objective=answer.objective / scale, bound=answer.bound / scale)
+    if answer.spent and answer.status in ("feasible", "unknown"):
+        answer = _by_division(tables, ranked, answer)
     if answer.layout_row is None:
         return answer
     own = np.arange(len(tables.limits.stages))[ranked.rows_of(answer.layout_row)]
     divided = tables.limits.stages.take(own).with_layers(np.array(answer.layers))
     return replace(answer, recompute=tuple(with_needed(problem, divided).recompute_layers.tolist()))
+
+
+def _by_division(tables: TimeTables, ranked: Ranked, answer: ExactAnswer) -> ExactAnswer:
+    """The optimum of layouts whose divisions CP-SAT does not find in time: each by itself, the most promising first."""
+    best = min(answer.objective, float(ranked.achieved.min()))
+    for row in np.argsort(ranked.lower_bound, kind="stable").tolist():
+        found = best_division(tables, row, best)
+        if found is not None:
+            best = found.step
+            answer = replace(answer, layout_row=row, layers=found.layers, objective=best)
+    return replace(answer, status="optimal", objective=best, bound=best)
 
 
 def exact_tables(problem: Problem, ranked: Ranked) -> TimeTables:

@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,10 @@ import torch.distributed as dist
 from tensornvme import DiskOffloader
 
 from planner.diagnostics import Diagnostic, ExitCode, PlanError
+from planner.handover.work import MOMENT_BYTES
 from planner.specs.units import format_bytes
 
 RULE = "RUN005"
-MOMENT_BYTES = 8
-"""Two float32 moments of a parameter."""
 
 QUEUE_DEPTH = 8
 LARGEST_TRANSFER_BYTES = 2**31 - 4096
@@ -33,9 +33,16 @@ class MomentFile(DiskOffloader):  # type: ignore[misc]
     """
 
     def __init__(self, folder: Path) -> None:
-        """Start an empty file in ``folder``, which has to be empty."""
-        super().__init__(str(folder), QUEUE_DEPTH, backend="uring" if _uring_is_allowed() else "aio")
-        (self._file,) = folder.iterdir()
+        """Start an empty file in a new folder in ``folder``, and take both out of it at once.
+
+        The file lives as long as this process has it open, and no longer, however the process ends.
+        """
+        own = Path(tempfile.mkdtemp(prefix="gptplan-", dir=folder))
+        super().__init__(str(own), QUEUE_DEPTH, backend="uring" if _uring_is_allowed() else "aio")
+        (file,) = own.iterdir()
+        self._folder, self.descriptor = folder, os.open(file, os.O_RDWR | os.O_CLOEXEC)
+        file.unlink()
+        own.rmdir()
         self._slack_bytes = self._reserved_bytes = 0
 
     def reserve(self, sizes: list[int]) -> None:
@@ -52,7 +59,7 @@ class MomentFile(DiskOffloader):  # type: ignore[misc]
             limit = format_bytes(LARGEST_TRANSFER_BYTES)
             raise _refusal(
                 f"the moments of one parameter take {format_bytes(largest // 2)} each, and {limit} fit one transfer",
-                self._file,
+                self._folder,
                 "offload to `cpu`, or use a layout that divides the parameters further",
             )
         self._slack_bytes = 2 * largest
@@ -69,27 +76,24 @@ class MomentFile(DiskOffloader):  # type: ignore[misc]
             PlanError: the file grew, and the drive has no more room.
         """
         super().synchronize()
-        size = self._file.stat().st_size
+        size = os.fstat(self.descriptor).st_size
         if size > self._reserved_bytes:
             self._take(size + self._slack_bytes)
 
     def _take(self, num_bytes: int) -> None:
         try:
-            with self._file.open("r+b") as opened:
-                os.posix_fallocate(opened.fileno(), 0, num_bytes)
+            os.posix_fallocate(self.descriptor, 0, num_bytes)
         except OSError as error:
             message = f"rank {dist.get_rank()} cannot reserve {format_bytes(num_bytes)} for moments: {error.strerror}"
             hint = "make room, or name a folder on a larger drive with `--nvme-path FOLDER`"
-            raise _refusal(message, self._file, hint) from error
+            raise _refusal(message, self._folder, hint) from error
         self._reserved_bytes = num_bytes
 
 
 def keep_moments_in(folder: Path, adam: Any) -> None:
-    """Have ``adam``, one of Colossal-AI's, keep its moments in a file of this rank in ``folder``."""
-    own = folder / f"rank{dist.get_rank()}"
-    own.mkdir()
-    adam.nvme_offload_fraction, adam.offload_dir = 1.0, str(own)
-    adam.offloader = MomentFile(own)
+    """Have ``adam``, one of Colossal-AI's, keep its moments in a file of this rank on the drive of ``folder``."""
+    adam.nvme_offload_fraction = 1.0
+    adam.offloader = MomentFile(folder)
 
 
 def reserve_moments(optimizer: Any) -> None:

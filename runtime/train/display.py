@@ -114,7 +114,7 @@ def show_result(steps: Sequence[Step], lines: Sequence[ResultLine], metrics_path
     console.print(f"metrics: {metrics_path}", soft_wrap=True)
 
 
-def show_failure(text: str) -> None:
+def show_message(text: str) -> None:
     """A message on stderr, as it is."""
     sys.stderr.write(text.rstrip() + "\n")
     sys.stderr.flush()

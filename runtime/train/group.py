@@ -16,7 +16,7 @@ MEETING_TIMEOUT = timedelta(minutes=5)
 def join_group(backend: str, **settings: Any) -> None:
     """Join the other ranks where the launcher says, or where PyTorch's own variables say.
 
-    On one node they meet in a file of a private folder, so that nobody listens. On several they meet at a port of
+    On one node they meet in a file without a name, so that nobody listens. On several they meet at a port of
     rank 0, whose socket the launcher has bound to one address. What is exchanged there is bytes and is not unpickled.
 
     ``settings`` are those of PyTorch.

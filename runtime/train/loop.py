@@ -9,39 +9,37 @@ from typing import Any
 import torch.distributed as dist
 
 from planner.diagnostics import Diagnostic, ExitCode, PlanError
-from planner.handover.work import NVME_FOLDER, RunOptions
+from planner.handover.texts import Tokenizer, check_vocabulary
+from planner.handover.work import METRICS_FILE, NVME_FOLDER, RunOptions
 from planner.plans.plan import Plan
 from runtime.engines.choice import make_engine
 from runtime.engines.engine import Engine
-from runtime.train.data import PackedBatches, Tokenizer, check_vocabulary, read_tokens
-from runtime.train.display import StepDisplay, show_result
+from runtime.train.data import PackedBatches, read_tokens
+from runtime.train.display import StepDisplay, show_message, show_result
 from runtime.train.measure import MetricsFile, header, prediction_record, result_lines
 from runtime.train.memory import FIRST_STEPS, RankMemory, forget_peaks, gather_memory, memory_records
 from runtime.train.profile import StepProfile, profiled_step, slowest_rank
 from runtime.train.steps import WARM_UP_STEPS, Step, has_updated, median_step_s, skipped_updates
 
 
-def run_training(plan: Plan, options: RunOptions, name: str) -> None:
+def run_training(plan: Plan, options: RunOptions, folder: Path) -> None:
     """Train ``options.steps`` steps and report; every rank of the process group calls it.
 
-    ``name`` names the files under ``options.output``. Rank 0 writes and displays.
+    Rank 0 displays, and writes metrics to ``folder``.
 
     Raises:
         PlanError: the plan, the data or the loss does not allow it.
     """
     batches = _load_batches(plan, options)
-    folder = os.environ.get(NVME_FOLDER)
+    nvme = os.environ.get(NVME_FOLDER)
     engine = make_engine(
-        plan,
-        seed=options.seed,
-        learning_rate=options.learning_rate,
-        nvme_folder=None if folder is None else Path(folder),
+        plan, seed=options.seed, learning_rate=options.learning_rate, nvme_folder=None if nvme is None else Path(nvme)
     )
     stage, device = engine.position.stage, engine.device
     boosted = memory_records(gather_memory(stage, device))
     forget_peaks(device)
     is_first = dist.get_rank() == 0
-    metrics_path = options.output / f"{name}.metrics.jsonl"
+    metrics_path = folder / METRICS_FILE
     steps: list[Step] = []
     with (
         MetricsFile(metrics_path if is_first else None) as metrics,
@@ -88,7 +86,9 @@ def _load_batches(plan: Plan, options: RunOptions) -> PackedBatches:
     check_vocabulary(tokenizer, problem.model.vocab_size)
     needed = options.steps * problem.global_batch * problem.seq_len + 1
     tokens = read_tokens(options.data, tokenizer, needed)
-    return PackedBatches(tokens, seq_len=problem.seq_len, global_batch=problem.global_batch, seed=options.seed)
+    if dist.get_rank() == 0 and (note := tokens.note(needed)):
+        show_message(note)
+    return PackedBatches(tokens.used, seq_len=problem.seq_len, global_batch=problem.global_batch, seed=options.seed)
 
 
 def _timed_step(engine: Engine, batches: PackedBatches, number: int) -> Step:

@@ -1,10 +1,11 @@
-"""One rank of a run; started once per device as ``-m runtime.train.worker PLAN OPTIONS``.
+"""One rank of a run; started once per device as ``-m runtime.train.worker FOLDER OPTIONS``.
 
-The options are :class:`planner.handover.work.RunOptions` as JSON.
+The folder is that of the run and has its plan. The options are :class:`planner.handover.work.RunOptions` as JSON.
 """
 
 import contextlib
 import errno
+import fcntl
 import os
 import sys
 import tempfile
@@ -18,31 +19,30 @@ import torch.distributed as dist
 
 from planner.diagnostics import Diagnostic, ExitCode, PlanError, render
 from planner.handover.options import decode
-from planner.handover.work import FAILURE_FILE, OUT_OF_MEMORY_FILE, RunOptions
+from planner.handover.work import FAILURE_FILE, OUT_OF_MEMORY_FILE, PLAN_FILE, RunOptions
 from planner.plans.plan import Plan, read_plan
 from runtime.engines.support import check_supported
 from runtime.patches.quiet import quieten_libraries
-from runtime.train.display import show_failure
+from runtime.train.display import show_message
 from runtime.train.group import join_group
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run this rank to the end; the exit code says how it ended."""
-    plan_path, options = Path(arguments[0]), decode(arguments[1], RunOptions)
-    name = plan_path.stem
+    folder, options = Path(arguments[0]), decode(arguments[1], RunOptions)
 
     def train(plan: Plan) -> None:
         from runtime.train.loop import run_training  # here, so that a failing import is reported too
 
-        run_training(plan, options, name)
+        run_training(plan, options, folder)
 
-    return serve(plan_path, options.output / name, train)
+    return serve(folder / PLAN_FILE, folder / "rank", train)
 
 
 def serve(plan_path: Path, logs: Path, work: Callable[[Plan], None]) -> int:
     """Join the other ranks of the plan and do ``work`` with them; the exit code says how it ended.
 
-    The traceback of a failure goes to a file whose name begins like ``logs``.
+    The traceback of a failure goes to a new file whose name begins like ``logs``, before the number of the rank.
     """
     rank = int(os.environ["RANK"])
     quieten_libraries()
@@ -56,7 +56,7 @@ def serve(plan_path: Path, logs: Path, work: Callable[[Plan], None]) -> int:
     except PlanError as error:
         return fail("\n".join(map(render, error.diagnostics)), error.exit_code)
     except Exception as error:
-        log = _write_log(logs.with_name(f"{logs.name}.rank{rank}.log"))
+        log = _write_log(logs.with_name(f"{logs.name}{rank}"))
         _note_out_of_memory(error)
         return fail(render(_explain(error, rank, log)), _exit_code(error))
     return ExitCode.OK
@@ -85,20 +85,23 @@ def _join(plan: Plan) -> None:
     join_group("nccl" if device == "cuda" else "gloo")
 
 
-def _write_log(path: Path) -> Path:
-    """Keep the traceback, in the folder for temporary files if not in ``path``; never raises."""
+def _write_log(stem: Path) -> Path:
+    """Keep the traceback in a new file, in the folder for temporary files if it cannot be there; never raises."""
     text = traceback.format_exc()
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-    except OSError:
-        # Where the metrics could not be written either; a full drive leaves an empty file.
-        with contextlib.suppress(OSError):
-            path.unlink()
-        path = Path(tempfile.gettempdir()) / f"gptplan-{os.getpid()}-{path.name}"
-        with contextlib.suppress(OSError):
-            path.write_text(text, encoding="utf-8")
-    return path
+    elsewhere = Path(tempfile.gettempdir()) / f"gptplan-{os.getpid()}-{stem.name}.log"
+    for path in (stem.with_name(f"{stem.name}.log"), stem.with_name(f"{stem.name}-{os.getpid()}.log"), elsewhere):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("x", encoding="utf-8") as file:
+                file.write(text)
+                return path
+        except FileExistsError:
+            continue  # that of another run
+        except OSError:
+            # Where the metrics could not be written either; a full drive leaves an empty file.
+            with contextlib.suppress(OSError):
+                path.unlink()
+    return elsewhere
 
 
 def _explain(error: Exception, rank: int, log: Path) -> Diagnostic:
@@ -107,7 +110,7 @@ def _explain(error: Exception, rank: int, log: Path) -> Diagnostic:
         message, hint = f"rank {rank} ran out of device memory", "solve again with a larger `--reserve`"
     elif _is_full_drive(error):
         rule, message = "RUN011", f"rank {rank} cannot write: the drive is full"
-        hint = "make room, or name another folder with `--output`"
+        hint = "make room, or name another folder with `--run-dir`"
     else:
         message = f"rank {rank} failed with {type(error).__name__}"
     reason = str(error).strip().splitlines()[:1]
@@ -117,8 +120,7 @@ def _explain(error: Exception, rank: int, log: Path) -> Diagnostic:
 def _note_out_of_memory(error: Exception) -> None:
     path = os.environ.get(OUT_OF_MEMORY_FILE)
     if path is not None and isinstance(error, torch.OutOfMemoryError):
-        with contextlib.suppress(OSError):
-            Path(path).touch()
+        Path(path).write_text("yes", encoding="utf-8")
 
 
 def _is_full_drive(error: Exception) -> bool:
@@ -134,15 +136,12 @@ def fail(text: str, code: int) -> int:
     """Say why, unless another rank of this node was first: its peers fail only because it did."""
     path = os.environ.get(FAILURE_FILE)
     if path is None:
-        show_failure(text)
+        show_message(text)
         return code
-    try:
-        with Path(path).open("x", encoding="utf-8") as file:
+    with Path(path).open("r+", encoding="utf-8") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        if not file.read(1):
             file.write(f"{int(code)}\n{text}")
-    except FileExistsError:
-        pass
-    except OSError:  # the drive for temporary files is full
-        show_failure(text)
     return code
 
 

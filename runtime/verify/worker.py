@@ -27,7 +27,7 @@ def main(arguments: Sequence[str]) -> int:
         if found is not None:
             result.write_bytes(canonical_json(found))
 
-    return serve(plan_path, options.output / f"{plan_path.stem}.verify", compare)
+    return serve(plan_path, options.output / f"{plan_path.stem}.verify.rank", compare)
 
 
 if __name__ == "__main__":

@@ -20,12 +20,14 @@ import sys
 from pathlib import Path, PosixPath
 from planner.handover.work import RunOptions
 from planner.cli.ending import exit_code
+from planner.launch.folder import run_folder
 from planner.launch.processes import execute, training
 from planner.plans.plan import read_plan
 path, options = Path(sys.argv[1]), eval(sys.argv[2])
 try:
-    options = RunOptions(**{"output": path.parent / "out"} | options)
-    code = execute(training(read_plan(path), path, options)).code
+    options, plan = RunOptions(**{"run_dir": path.parent / "out"} | options), read_plan(path)
+    with run_folder(plan, "small", options, force=True) as folder:
+        code = execute(training(plan, folder, options)).code
 except BaseException as error:
     code = exit_code(error)
 sys.exit(code)
@@ -60,7 +62,7 @@ def starting(tmp_path: Path) -> Iterator[Run]:
 
 def wait_for_steps(tmp_path: Path) -> None:
     deadline = time.monotonic() + TIMEOUT_S
-    path = tmp_path / "out" / "small.metrics.jsonl"
+    path = tmp_path / "out" / "metrics.jsonl"
     while not path.exists() or len(path.read_text().splitlines()) < 3:
         assert time.monotonic() < deadline
         time.sleep(0.2)
@@ -69,6 +71,6 @@ def wait_for_steps(tmp_path: Path) -> None:
 def ranks_of(tmp_path: Path) -> list[int]:
     """Process ids of the workers that run this test's plan."""
     found = subprocess.run(
-        ["pgrep", "-f", f"runtime.train.worker {tmp_path / 'small.plan'}"], capture_output=True, text=True, check=False
+        ["pgrep", "-f", f"runtime.train.worker {tmp_path / 'out'}"], capture_output=True, text=True, check=False
     )
     return [int(line) for line in found.stdout.split()]

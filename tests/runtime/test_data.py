@@ -1,4 +1,4 @@
-"""Text to tokens to batches."""
+"""Tokens to batches, and what of a text is used."""
 
 from pathlib import Path
 
@@ -6,81 +6,34 @@ import numpy as np
 import pytest
 import torch
 
-from planner.diagnostics import ExitCode, PlanError
-from runtime.train.data import PackedBatches, Tokenizer, check_vocabulary, read_tokens
+from planner.diagnostics import PlanError
+from planner.handover.texts import Tokenizer
+from runtime.train import data
+from runtime.train.data import PackedBatches, read_tokens
 
 pytestmark = pytest.mark.runtime
 
 
-def folder_of(tmp_path: Path, files: dict[str, bytes]) -> Path:
-    for name, content in files.items():
-        path = tmp_path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
-    return tmp_path
-
-
-def test_a_folder_is_read_in_the_order_of_its_names_without_what_is_not_text(tmp_path: Path) -> None:
-    files = {"b/c.txt": b"two", "a.txt": b"one", "z.md": "\u00e9".encode(), "a.bin": b"\0\1", ".git/x": b"no"}
-    files["latin.txt"] = b"\xff\xfe"
-    tokens = read_tokens(folder_of(tmp_path, files), Tokenizer(), 100)
-    assert bytes(tokens.tolist()).decode() == "onetwo\u00e9"
-
-
 def test_no_more_tokens_are_read_than_needed(tmp_path: Path) -> None:
-    assert len(read_tokens(folder_of(tmp_path, {"a": b"x" * 1000}), Tokenizer(), 10)) == 10
+    (tmp_path / "a").write_bytes(b"x" * 1000)
+    found = read_tokens(tmp_path, Tokenizer(), 10)
+    assert (len(found.used), found.available) == (10, 1000)
+    assert not found.note(10)
+    assert not read_tokens(tmp_path, Tokenizer(), 2000).note(2000)
+
+
+def test_what_is_left_out_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a").write_bytes(b"x" * 1000)
+    monkeypatch.setattr(data, "MAX_TOKENS", 100)
+    found = read_tokens(tmp_path, Tokenizer(), 101)
+    assert len(found.used) == 100
+    assert found.note(101).startswith("note: the first 100 of about 1,000 tokens are used, again and again; ")
 
 
 def test_the_standard_library_is_the_default() -> None:
-    tokens = read_tokens(None, Tokenizer(), 5000)
+    tokens = read_tokens(None, Tokenizer(), 5000).used
     assert len(tokens) == 5000
     assert "import" in bytes(tokens.tolist()).decode(errors="replace")
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [(b"\0binary", "not a text file"), (b"", "no text"), (None, "no such file")],
-    ids=["binary", "empty", "missing"],
-)
-def test_data_that_is_no_text_is_refused(content: bytes | None, message: str, tmp_path: Path) -> None:
-    path = tmp_path / "data.txt"
-    if content is not None:
-        path.write_bytes(content)
-    with pytest.raises(PlanError, match=message) as refusal:
-        read_tokens(path, Tokenizer(), 10)
-    assert refusal.value.exit_code == ExitCode.USAGE
-    assert refusal.value.diagnostics[0].location == str(path)
-
-
-def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(PlanError, match="no text"):
-        read_tokens(tmp_path, Tokenizer(), 10)
-
-
-def test_a_tokenizer_file_is_used(tmp_path: Path) -> None:
-    tokenizers = pytest.importorskip("tokenizers")
-    words = tokenizers.Tokenizer(tokenizers.models.WordLevel({"a": 0, "b": 1, "?": 2}, unk_token="?"))
-    words.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
-    words.save(str(tmp_path / "tokenizer.json"))
-    (tmp_path / "text.txt").write_text("b a c")
-    tokenizer = Tokenizer(tmp_path / "tokenizer.json")
-    assert tokenizer.vocab_size == 3
-    assert read_tokens(tmp_path / "text.txt", tokenizer, 10).tolist() == [1, 0, 2]
-
-
-@pytest.mark.parametrize("content", [None, "{}"], ids=["missing", "other json"])
-def test_what_is_no_tokenizer_is_refused(content: str | None, tmp_path: Path) -> None:
-    path = tmp_path / "tokenizer.json"
-    if content is not None:
-        path.write_text(content)
-    with pytest.raises(PlanError, match="tokenizer"):
-        Tokenizer(path)
-
-
-def test_a_vocabulary_smaller_than_the_tokenizer_is_refused() -> None:
-    check_vocabulary(Tokenizer(), 256)
-    with pytest.raises(PlanError, match="256 tokens, the model's vocabulary 255"):
-        check_vocabulary(Tokenizer(), 255)
 
 
 def batches(seed: int = 0, num_tokens: int = 101) -> PackedBatches:

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from planner.handover.work import RunOptions
+from planner.handover.work import METRICS_FILE, RunOptions
+from planner.launch.folder import run_folder
 from planner.launch.machine import check_machine, present_gpus
 from planner.launch.processes import execute, training
-from planner.plans.plan import Plan, write_plan
+from planner.plans.plan import Plan
 
 pytestmark = [
     pytest.mark.gpu,
@@ -52,12 +53,11 @@ def losses(plan: MakePlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> C
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, (str(root), os.environ.get("PYTHONPATH")))))
 
     def run(**layout: Any) -> list[float]:
-        path = tmp_path / "gpu.plan"
-        chosen = plan(model=MODEL, hardware=HARDWARE, **layout)
-        write_plan(chosen, path)
-        check_machine(chosen, str(path))
-        assert execute(training(chosen, path, RunOptions(steps=6, output=tmp_path))).code == 0
-        lines = (tmp_path / "gpu.metrics.jsonl").read_text().splitlines()
+        chosen, options = plan(model=MODEL, hardware=HARDWARE, **layout), RunOptions(steps=6, output=tmp_path)
+        check_machine(chosen, "gpu.plan")
+        with run_folder(chosen, "gpu", options) as folder:
+            assert execute(training(chosen, folder, options)).code == 0
+        lines = (folder / METRICS_FILE).read_text().splitlines()
         _, *steps, summary = map(json.loads, lines)
         assert all(0 < r["allocated_bytes"] <= r["reserved_bytes"] for r in summary["ranks"])
         return [step["loss"] for step in steps]

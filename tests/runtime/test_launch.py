@@ -7,10 +7,12 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 
 from planner.diagnostics import ExitCode, PlanError
@@ -24,10 +26,13 @@ from planner.launch.processes import training
 from planner.launch.ranks import Command
 from planner.layouts.layout import Offload
 from planner.plans.plan import Plan
+from planner.specs import ModelSpec
+from planner.specs.files import load_spec
 
 MakePlan = Callable[..., Plan]
+ELSEWHERE = "run it where there are 2 A100 40 GB"
 GPU_PLAN = {"device": "cuda", "device_names": ["A100-SXM4-40GB", "A100-PCIE-40GB"], "title": "A100 40 GB"}
-PLAN_PATH = Path("plans/x.plan")
+FOLDER = Path("runs/x/1")
 
 
 @pytest.fixture(autouse=True)
@@ -80,19 +85,41 @@ def test_another_version_is_refused(
 @pytest.mark.parametrize(
     ("names", "message", "hint"),
     [
-        ([], "no GPU was found", "--gpu local-cpu --gpus 2 --model test-model"),
-        (["NVIDIA A100-SXM4-40GB"], "needs 2 GPUs on this machine, 1 found", "--gpus 1"),
-        (["NVIDIA Other"] * 2, "made for A100 40 GB, this machine has NVIDIA Other", "--gpus 2"),
+        ([], "no GPU was found", "`gptplan solve --gpu local-cpu --gpus 2 --model gpt2-small`"),
+        (
+            ["NVIDIA A100-SXM4-40GB"],
+            "needs 2 GPUs on this machine, 1 found",
+            "`gptplan solve --gpu a100-40g --gpus 1 --model gpt2-small`",
+        ),
+        (["NVIDIA Other"] * 2, "made for A100 40 GB, this machine has NVIDIA Other", ELSEWHERE),
     ],
 )
 def test_other_hardware_is_refused(
     names: list[str], message: str, hint: str, plan: MakePlan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(machine, "present_gpus", lambda: names)
-    found = refusal(plan(hardware=GPU_PLAN, data_parallel=2))
+    found = refusal(on_two(plan, "gpt2-small"))
     assert found.rule == "RUN003"
     assert message in found.message
-    assert hint in found.hint
+    assert found.hint == hint
+
+
+@pytest.mark.parametrize("model", ["gpt3-175b", "test-model"])
+@pytest.mark.parametrize("names", [[], ["NVIDIA A100-SXM4-40GB"], ["NVIDIA H100 80GB HBM3"] * 2])
+def test_no_command_is_suggested_that_has_no_answer(
+    names: list[str], model: str, plan: MakePlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "present_gpus", lambda: names)
+    assert refusal(on_two(plan, model)).hint == ELSEWHERE
+
+
+def on_two(plan: MakePlan, model: str) -> Plan:
+    """A plan of that model for two GPUs; where the model is none of the built-in ones, of a file."""
+    made = plan(hardware=GPU_PLAN, data_parallel=2)
+    if model == made.problem.model.name:
+        return made
+    problem = msgspec.structs.replace(made.problem, model=load_spec(model, ModelSpec))
+    return msgspec.structs.replace(made, problem=problem)
 
 
 def test_planned_hardware_passes(plan: MakePlan, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,30 +150,32 @@ def test_gpu_names_come_from_the_driver(monkeypatch: pytest.MonkeyPatch) -> None
     assert machine.present_gpus() == ["NVIDIA H100 80GB HBM3"]
 
 
-def command_of(plan: Plan, rank: int = 0, moments: Path | None = None) -> Command:
-    return processes._command(training(plan, PLAN_PATH, RunOptions()), rank, Path("/private"), moments, None)
+def command_of(plan: Plan, rank: int = 0, options: RunOptions | None = None) -> Command:
+    with ExitStack() as stack:
+        work = training(plan, FOLDER, options or RunOptions())
+        return processes._command(work, rank, processes._Shared(stack), None)
 
 
 def test_a_rank_is_told_its_place_and_its_options(plan: MakePlan) -> None:
     options = RunOptions(steps=7, seed=3, learning_rate=1e-05, data=Path("some text"), output=Path("out"))
-    work = training(plan(data_parallel=2), PLAN_PATH, options)
-    command = processes._command(work, 1, Path("/private"), None, None)
+    command = command_of(plan(data_parallel=2), 1, options)
     *argv, told = command.argv
-    assert argv == [sys.executable, "-m", "runtime.train.worker", "plans/x.plan"]
+    assert argv == [sys.executable, "-m", "runtime.train.worker", "runs/x/1"]
     assert decode(told, RunOptions) == options
     expected = {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "PYTHONSAFEPATH": "1"}
     assert command.env.items() >= expected.items()
 
 
-def test_one_node_meets_in_a_private_folder_and_listens_on_loopback_only(
+def test_one_node_meets_in_a_file_without_a_name_and_listens_on_loopback_only(
     plan: MakePlan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("NCCL_SOCKET_IFNAME", raising=False)
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "eth7")
-    work = training(plan(data_parallel=2), PLAN_PATH, RunOptions(rendezvous="10.0.0.1:29500"))
+    work = training(plan(data_parallel=2), FOLDER, RunOptions(rendezvous="10.0.0.1:29500"))
     assert work.others is None
-    env = command_of(plan(data_parallel=2)).env
-    assert env["GPTPLAN_STORE"] == "file:/private/store"
+    command = command_of(plan(data_parallel=2))
+    env = command.env
+    assert env["GPTPLAN_STORE"] == f"file:/proc/self/fd/{command.keep_fds[0]}"
     assert env["NCCL_SOCKET_IFNAME"] == "lo"
     assert "GLOO_SOCKET_IFNAME" not in env  # what the user has set stays
 
@@ -155,7 +184,7 @@ def test_one_node_meets_in_a_private_folder_and_listens_on_loopback_only(
 def test_each_node_starts_its_own_devices(node_rank: int, first: int, here: int, plan: MakePlan) -> None:
     chosen = plan(data_parallel=6, devices_per_node=4)
     options = RunOptions(node_rank=node_rank, rendezvous="host0:29500", rendezvous_timeout=7)
-    work = training(chosen, PLAN_PATH, options)
+    work = training(chosen, FOLDER, options)
     assert (work.first, work.here, work.num_ranks, work.timeout_s) == (first, here, 6, 7)
     assert work.others == (Endpoint("host0", 29500), Run(digest=chosen.digest, num_nodes=2, node=node_rank))
 
@@ -174,13 +203,13 @@ def test_each_node_starts_its_own_devices(node_rank: int, first: int, here: int,
 )
 def test_several_nodes_need_a_rendezvous(options: RunOptions, message: str, plan: MakePlan) -> None:
     with pytest.raises(PlanError, match=message) as caught:
-        training(plan(data_parallel=8, devices_per_node=4), PLAN_PATH, options)
+        training(plan(data_parallel=8, devices_per_node=4), FOLDER, options)
     assert caught.value.exit_code == ExitCode.USAGE
 
 
 @pytest.mark.parametrize("endpoint", ["node-0.cluster:29500", "10.0.0.1:1", "[fe80::1]:65535"])
 def test_a_rendezvous_is_a_name_or_an_address(endpoint: str, plan: MakePlan) -> None:
-    work = training(plan(data_parallel=8, devices_per_node=4), PLAN_PATH, RunOptions(rendezvous=endpoint))
+    work = training(plan(data_parallel=8, devices_per_node=4), FOLDER, RunOptions(rendezvous=endpoint))
     assert work.others is not None
     assert str(work.others[0]) == endpoint
 
@@ -211,9 +240,9 @@ def test_warnings_of_pytorch_s_own_code_are_left_out_unless_asked_for(
 def test_workers_are_told_where_moments_go(plan: MakePlan, tmp_path: Path) -> None:
     options = RunOptions(nvme_path=tmp_path)
     to_nvme = plan(zero_stage=1, precision="bf16", offload=Offload(optimizer=1.0, tier="nvme"))
-    assert training(to_nvme, PLAN_PATH, options).nvme_path == tmp_path
-    assert training(plan(), PLAN_PATH, options).nvme_path is None
-    assert command_of(to_nvme, moments=tmp_path).env[NVME_FOLDER] == str(tmp_path)
+    assert training(to_nvme, FOLDER, options).nvme_path == tmp_path
+    assert training(plan(), FOLDER, options).nvme_path is None
+    assert command_of(to_nvme, options=options).env[NVME_FOLDER] == str(tmp_path)
     assert NVME_FOLDER not in command_of(plan()).env
 
 

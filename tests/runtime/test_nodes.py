@@ -32,8 +32,7 @@ def nodes(plan: MakePlan, start: Run, tmp_path: Path) -> Callable[..., list["sub
 
     def both(**options: Any) -> list["subprocess.Popen[str]"]:
         chosen = plan(**TWO_NODES)
-        outputs = [tmp_path / "out", tmp_path / "out1"]
-        return [start(chosen, node_rank=k, rendezvous=endpoint, output=outputs[k], **options) for k in (0, 1)]
+        return [start(chosen, node_rank=k, rendezvous=endpoint, **options) for k in (0, 1)]
 
     return both
 
@@ -53,10 +52,10 @@ def test_two_nodes_train_like_one(
         _, stderr = launcher.communicate(timeout=TIMEOUT_S)
         assert launcher.returncode == 0, stderr
         assert "waiting for node" in stderr
-    found = losses(tmp_path / "out" / "small.metrics.jsonl")
-    alone = start(plan(data_parallel=2), steps=3, output=tmp_path / "alone")
+    found = losses(tmp_path / "out" / "metrics.jsonl")
+    alone = start(plan(data_parallel=2), steps=3, run_dir=tmp_path / "alone")
     alone.communicate(timeout=TIMEOUT_S)
-    assert found == losses(tmp_path / "alone" / "small.metrics.jsonl")
+    assert found == losses(tmp_path / "alone" / "metrics.jsonl")
 
 
 @pytest.mark.parametrize("victim", ["launcher 0", "launcher 1", "rank 0", "rank 1"])

@@ -2,11 +2,12 @@
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, get_args
 
 import msgspec
 import pytest
 
+from planner.cli.calibrate import Calibrate
 from planner.diagnostics import ExitCode, PlanError
 from planner.handover.options import Option, Range, check_ranges, declared, decode, encode
 from planner.handover.work import CalibrationWork, RunOptions, VerifyOptions
@@ -28,12 +29,12 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True):
         (Sample(rate=0.0), "--rate has to be above 0, and it is 0", "use `--rate 3e-4`"),
         (Sample(rate=float("nan")), "--rate has to be above 0, and it is nan", "use `--rate 3e-4`"),
         (Sample(rate=float("inf")), "--rate has to be above 0, and it is inf", "use `--rate 3e-4`"),
-        (RunOptions(steps=0), "--steps has to be at least 1, and it is 0", "use `--steps 50`"),
-        (RunOptions(warmup_steps=-1), "--warmup-steps has to be at least 0, and it is -1", "use `--warmup-steps 10`"),
+        (RunOptions(steps=0), "--steps has to be from 1 to 1000000000, and it is 0", "for example `--steps 50`"),
+        (RunOptions(seed=-1), "--seed has to be from 0 to 4294967295, and it is -1", "for example `--seed 0`"),
         (
             RunOptions(learning_rate=-1.5),
-            "--learning-rate has to be a number above 0, and it is -1.5",
-            "use `--learning-rate 3e-4`",
+            "--learning-rate has to be above 0 and at most 1000, and it is -1.5",
+            "for example `--learning-rate 3e-4`",
         ),
         (VerifyOptions(steps=1001), "--steps takes 1 to 1000, not 1001", "for example `--steps 3`"),
     ],
@@ -49,6 +50,19 @@ def test_a_number_out_of_range_is_named_with_what_to_type(options: msgspec.Struc
 @pytest.mark.parametrize("options", [Sample(), Sample(count=8, rate=1e-9), RunOptions(), VerifyOptions()])
 def test_numbers_in_range_and_missing_ones_pass(options: msgspec.Struct) -> None:
     check_ranges(options)
+
+
+@pytest.mark.parametrize("options", [RunOptions, VerifyOptions, Calibrate])
+def test_every_number_is_judged_before_a_worker_gets_it(options: type[msgspec.Struct]) -> None:
+    numbers = [one for one in declared(options) if {int, float} & {one.type, *get_args(one.type)}]
+    assert numbers
+    for one in numbers:
+        wanted = one.option.range
+        assert wanted is not None, one.field
+        assert wanted.most <= 2**32, one.field
+        for value in (wanted.least - 1, wanted.most + 1, float("nan")):
+            with pytest.raises(PlanError):
+                wanted.check(one.names[-1], value)
 
 
 def test_names_are_those_of_the_fields_unless_others_are_given() -> None:

@@ -1,0 +1,158 @@
+"""The folder of one run: a new or an empty one, which its launcher holds until it ends, however it ends.
+
+On several nodes each launcher has a folder of its own. That of node 0 has the metrics.
+"""
+
+import datetime
+import fcntl
+import os
+import re
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import count
+from pathlib import Path
+
+import msgspec
+
+from planner.diagnostics import PlanError, usage_error
+from planner.handover.work import METRICS_FILE, PLAN_FILE, RunOptions
+from planner.outputs import write_output
+from planner.plans.plan import Plan, canonical_json
+
+RUNS = Path("runs")
+LOCK_FILE = ".lock"
+_OF_NODES = re.compile(r"node\d+")
+_MOST_NAMED = 3
+_HINT = "name a new or an empty folder with `--run-dir`, or leave it out"
+
+
+def check_run_dir(options: RunOptions, *, force: bool = False) -> None:
+    """Refuse a folder that a run cannot have, before anything is made.
+
+    Raises:
+        PlanError: ``--run-dir`` names no folder, or one that has files or is held by another run.
+    """
+    if options.run_dir is None:
+        return
+    if options.output is not None:
+        raise usage_error("--run-dir names the folder of the run", location="--output", hint="leave `--output` out")
+    folder = _of_node(options.run_dir, options.node_rank)
+    with _told(folder):
+        if not folder.exists():
+            return
+        if not folder.is_dir():
+            raise usage_error("this is no folder", location=f"--run-dir {folder}", hint=_HINT)
+        if (folder / LOCK_FILE).exists():
+            with (folder / LOCK_FILE).open("r+") as lock:
+                _lock(lock.fileno(), folder)
+        if not force:
+            _refuse_files(folder)
+
+
+@contextmanager
+def run_folder(plan: Plan, name: str, options: RunOptions, *, force: bool = False) -> Iterator[Path]:
+    """The folder of a run of ``plan``, with the plan in it; nobody else gets it until this ends.
+
+    It is held by a lock of the kernel, which goes with this process.
+
+    Args:
+        plan: what runs.
+        name: what the plan is called.
+        options: of the run; ``--run-dir`` names the folder, else it is a new one.
+        force: use a folder that has files.
+
+    Raises:
+        PlanError: another run has it, it has files, or it cannot be written.
+    """
+    with _told(options.run_dir or options.output or RUNS):
+        if options.run_dir is None:
+            folder = _new((options.output or RUNS) / (name.strip(".") or "plan"), options.node_rank)
+        else:
+            folder = _of_node(options.run_dir, options.node_rank)
+            folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        with _told(folder):
+            _lock(descriptor, folder)
+            if not force:
+                _refuse_files(folder)
+            if (folder / METRICS_FILE).is_file():
+                (folder / METRICS_FILE).unlink()  # whose steps are none of this run
+            os.truncate(descriptor, 0)
+            os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()} since {_now():%F %T} UTC".encode())
+        write_output(canonical_json(plan), folder / PLAN_FILE, what="plan", force=force, option="--run-dir")
+        yield folder
+    finally:
+        os.close(descriptor)
+
+
+def steps_done(folder: Path) -> int:
+    """How many steps the metrics in a folder have; a line that was cut off is none."""
+    try:
+        lines = (folder / METRICS_FILE).read_bytes().splitlines(keepends=True)
+    except OSError:
+        return 0
+    records = (msgspec.json.decode(line) for line in lines if line.endswith(b"\n"))
+    return sum(record["record"] == "step" for record in records)
+
+
+def _now() -> datetime.datetime:
+    return datetime.datetime.now(tz=datetime.UTC)
+
+
+def _of_node(folder: Path, node_rank: int) -> Path:
+    return folder / f"node{node_rank}" if node_rank else folder
+
+
+def _new(parent: Path, node_rank: int) -> Path:
+    """A folder that nobody had: its name sorts by the time of its start."""
+    started = f"{_now():%Y%m%dT%H%M%SZ}"
+    for number in count(1):
+        folder = parent / (started + f"-{number:02}" * (number > 1) + f"-node{node_rank}" * (node_rank > 0))
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            if not folder.exists():  # a folder above it is a file
+                raise
+        else:
+            return folder
+    raise AssertionError
+
+
+def _lock(descriptor: int, folder: Path) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.pread(descriptor, 200, 0).decode(errors="replace")
+        raise usage_error(
+            f"another run has this folder: {holder}", location=f"--run-dir {folder}", hint=_HINT
+        ) from None
+
+
+def _refuse_files(folder: Path) -> None:
+    names = sorted(path.name for path in folder.iterdir())
+    others = [name for name in names if name != LOCK_FILE and not _OF_NODES.fullmatch(name)]
+    if not others:
+        return
+    if all(name in (PLAN_FILE, METRICS_FILE) or name.endswith(".log") for name in others):
+        message = "there is a run in this folder already"
+    else:
+        more = len(others) - _MOST_NAMED
+        message = f"this folder has other files: {', '.join(others[:_MOST_NAMED])}" + f" and {more} more" * (more > 0)
+    raise usage_error(message, location=f"--run-dir {folder}", hint=f"{_HINT}, or add `--force` to write into this one")
+
+
+@contextmanager
+def _told(folder: Path) -> Iterator[None]:
+    """Say what the operating system refuses."""
+    try:
+        yield
+    except PlanError:
+        raise
+    except OSError as error:
+        raise usage_error(
+            f"metrics and logs cannot be written there: {error.strerror}",
+            location=str(folder),
+            hint="name another folder with `--run-dir`",
+        ) from error
