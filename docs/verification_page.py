@@ -69,7 +69,8 @@ _HEAD = """\
 `gptplan verify FILE.plan` trains a plan's layout on a model of a few layers and, from the same weights and batches, one
 process of plain PyTorch. It compares the loss and the gradient of every parameter in each step, put together where
 ranks divide it and taken where the optimizer begins its update, and compares the ranks that hold the same parameter.
-A difference is the norm of the difference over the norm of the right gradient. Layouts without ZeRO run in fp32,
+A difference is the norm of the difference over the norm of the right gradient; of a bias of keys, whose terms nearly
+cancel, over that of the biases of queries, keys and values, which GPT-2 has in one. Layouts without ZeRO run in fp32,
 those with ZeRO in bf16, and with `--own-precision` in that of the plan. Updates are gradient descent, or AdamW where
 states are offloaded or in chunks.
 

@@ -13,6 +13,7 @@ from runtime.verify.gradients import Gradients
 from runtime.verify.reference import ReferenceStep
 
 _HEAD = "lm_head.weight"
+_KEY_BIAS = ".k_proj.bias"
 _EMBEDDINGS = {family.embedding for family in FAMILIES.values()}
 
 
@@ -49,7 +50,10 @@ def _step(number: int, expected: ReferenceStep, ranks: Sequence[RankSteps]) -> S
     loss = ranks[0].losses[number]
     gradients = [
         GradientDifference(
-            value=relative(gradient, expected.gradients[name]), parameter=name, rank=rank, stage=ranks[rank].stage
+            value=relative(gradient, expected.gradients[name], _norm(name, expected.gradients)),
+            parameter=name,
+            rank=rank,
+            stage=ranks[rank].stage,
         )
         for name, held in holders.items()
         for rank, gradient in held
@@ -69,13 +73,29 @@ def _step(number: int, expected: ReferenceStep, ranks: Sequence[RankSteps]) -> S
     )
 
 
-def relative(found: NDArray[np.float32], wanted: NDArray[np.float32]) -> float | None:
-    """Norm of the difference over that of ``wanted``, which has no padding rows; ``None`` if it is no number."""
+def _norm(name: str, right: Gradients) -> float:
+    """The norm by which a difference is measured: that of the right gradient.
+
+    A bias of keys moves all scores of a query nearly alike, which softmax undoes: its gradient is what is left of
+    terms that cancel, and smaller than their rounding. It is measured by those of queries, keys and values together,
+    which GPT-2 has in one.
+    """
+    names = [name]
+    if name.endswith(_KEY_BIAS):
+        names = [name.replace(_KEY_BIAS, f".{part}_proj.bias") for part in "qkv"]
+    return math.hypot(*(float(np.linalg.norm(right[one])) for one in names))
+
+
+def relative(found: NDArray[np.float32], wanted: NDArray[np.float32], norm: float | None = None) -> float | None:
+    """Norm of the difference over ``norm``, by default that of ``wanted``; ``None`` if it is no number.
+
+    ``wanted`` has no padding rows.
+    """
     padding = len(found) - len(wanted)
     if padding > 0:
         wanted = np.pad(wanted, ((0, padding), (0, 0)))
     difference = float(np.linalg.norm(found - wanted))
-    norm = float(np.linalg.norm(wanted))
+    norm = float(np.linalg.norm(wanted)) if norm is None else norm
     if norm == 0:
         return 0.0 if difference == 0 else None
     return _finite(difference / norm)
