@@ -1,7 +1,9 @@
 """How far off a prediction may be, from what predictions of the same stack and kind of layout missed by."""
 
+import msgspec
 import numpy as np
 
+from planner.cost_model.parts import counted_whole
 from planner.cost_model.sources import formula
 from planner.layouts.layout import SHARDS_WEIGHTS, LayoutColumns
 from planner.layouts.problem import Problem
@@ -22,7 +24,7 @@ def kind_columns(columns: LayoutColumns) -> np.ndarray[tuple[int], np.dtype[np.i
         columns.zero_stage >= SHARDS_WEIGHTS,
         columns.offload_tier > 0,
         columns.pipeline_parallel > 1,
-        columns.tensor_parallel > 1,
+        (columns.tensor_parallel > 1) | (columns.sequence_parallel_degree > 1),
     ]
     return np.select(holds, range(len(holds)), default=len(holds)).astype(np.int64)
 
@@ -36,12 +38,18 @@ def error_of(stack: StackSpec, kind: str) -> tuple[str, ErrorSpec]:
 
 
 def expected_error(problem: Problem, columns: LayoutColumns) -> ExpectedError:
-    """What the prediction of one layout may miss by."""
-    basis, error = error_of(problem.stack, KINDS[int(kind_columns(columns)[0])])
+    """What the prediction of one layout may miss by; of a model with other parts than the runs' nothing is measured."""
+    basis, error = error_of(_measured(problem), KINDS[int(kind_columns(columns)[0])])
     transfer = transfer_error(problem) if error.runs else 0.0
     return ExpectedError(
         memory=error.memory, step_time=error.step_time + transfer, runs=error.runs, basis=basis, transfer=transfer
     )
+
+
+def _measured(problem: Problem) -> StackSpec:
+    """The stack, without what its runs of GPT-2's parts missed by where the model has others."""
+    counted = counted_whole(problem.model)
+    return problem.stack if counted else msgspec.structs.replace(problem.stack, errors={})
 
 
 @formula("definition")
@@ -62,5 +70,6 @@ def transfer_error(problem: Problem) -> float:
 @formula("definition")
 def mean_memory_error(problem: Problem, stages: StageColumns) -> Floats:
     """Mean error of the memory of recorded runs of a layout's kind, as a share of the peak."""
-    shares = np.array([error_of(problem.stack, kind)[1].memory for kind in KINDS])
+    stack = _measured(problem)
+    shares = np.array([error_of(stack, kind)[1].memory for kind in KINDS])
     return shares[kind_columns(stages.layouts)]

@@ -47,7 +47,7 @@ REASONS: tuple[tuple[str, Callable[[Row], bool]], ...] = (
     *((f"{column} not stated", _blank(column)) for column in ("layers", "hidden", "seq_len", "global_batch")),
     *((f"{column} not stated", _blank(column)) for column in ("n_gpus", "tp", "pp", "dp")),
     (
-        "a mixture of experts, or parts of a model that are not told: squared-ReLU or gated MLP, rotary positions",
+        "a mixture of experts, or parts of a model that are not told",
         lambda row: any(word in row.text("model").lower() for word in _UNKNOWN_PARTS),
     ),
     (
@@ -129,7 +129,8 @@ def _filled(row: Row, facts: SetFacts, assumed: Assumptions) -> _Filled:
     recompute = stated if facts.states_recompute else ""
     precision = fill("precision", cases.precision_of(row.text("precision")), facts.precision)
     zero_stage = fill("zero_stage", row.whole("zero_stage"), facts.zero_stage)
-    other = facts.bf16_stack if precision == "bf16" else facts.zero3_stack if zero_stage == SHARDS_WEIGHTS else None
+    other = facts.bf16_stack if precision == "bf16" else None
+    other = facts.zero3_stack if other is None and zero_stage == SHARDS_WEIGHTS else other
     stack = load_spec(fill("stack", None, other or facts.stack), StackSpec)
     attention: str = fill("attention", _stated_attention(row), facts.attention)
     if recompute == SELECTIVE and attention == "materialised":

@@ -16,7 +16,7 @@ from planner.cost_model.errors import (
 )
 from planner.layouts.layout import Offload
 from planner.specs import ErrorSpec
-from tests.helpers import problem, stages, tiny_stack
+from tests.helpers import changed, problem, stages, tiny_llama, tiny_stack
 
 ERRORS = {
     "all": ErrorSpec(memory=0.01, step_time=0.2, runs=20),
@@ -103,3 +103,10 @@ def test_host_times_of_another_stack_leave_the_rest() -> None:
     slow = tiny_stack(traffic={"layer_host_s": 2.0, "kernels": 99.0}, sharded={"layer_host_s": 3.0})
     mixed = with_host_times(tiny_stack(), slow)
     assert (mixed.traffic.layer_host_s, mixed.sharded.layer_host_s, mixed.traffic.kernels) == (2.0, 3.0, 5.0)
+
+
+def test_expected_error_of_a_model_with_other_parts_is_that_of_a_stack_never_measured() -> None:
+    asked = changed(problem(stack={"errors": ERRORS}), model=tiny_llama())
+    found = expected_error(asked, stages().layouts)
+    assert (found.runs, found.basis, found.memory) == (0, "none", UNMEASURED.memory)
+    assert mean_memory_error(asked, stages()).tolist() == [UNMEASURED.memory]

@@ -50,7 +50,8 @@ def test_a_missing_file(tmp_path: Path) -> None:
 
 
 def test_a_folder(tmp_path: Path) -> None:
-    assert refused(str(tmp_path)) == ("cannot read the spec: Is a directory", str(tmp_path))
+    """Of a model it is one of the Hugging Face Hub, which has a config.json."""
+    assert refused(str(tmp_path)) == ("cannot read the config: No such file or directory", str(tmp_path))
 
 
 @pytest.mark.parametrize("content", [b"\xff\xfe", b"name = ", b"{}"])

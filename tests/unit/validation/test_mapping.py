@@ -10,8 +10,9 @@ from planner.specs import StackSpec
 from planner.specs.files import builtin_names
 from planner.specs.units import MIB
 from planner.validation import published, recorded, seed
-from planner.validation.cases import Assumptions, SkippedRow, head_count, stage_layers
+from planner.validation.cases import Assumptions, SkippedRow, head_count, layers_by_cost, stage_layers
 from planner.validation.facts import facts_of
+from tests.helpers import changed, tiny_llama
 from tests.unit.validation.validation_rows import PUBLISHED, RECORDED, SEED, row
 
 FACTS = Path(published.__file__).with_name("facts.toml")
@@ -141,8 +142,8 @@ def test_a_memory_reading_has_to_say_its_kind() -> None:
     ("changes", "reason"),
     [
         ({"from_memory": "yes"}, "rests partly on recollection (from_memory=yes)"),
-        ({"kv_heads": "8"}, "not the GPT-2 architecture: grouped-query attention"),
-        ({"model": "LLAMA2-7B"}, "not the GPT-2 architecture: rotary positions, or a gated or squared-ReLU MLP"),
+        ({"kv_heads": "8"}, "grouped-query attention of a model whose other parts are not told"),
+        ({"model": "NEMOTRON-15B"}, "a mixture of experts, or parts of a model that are not told"),
         ({"precision": "FP8 (current scaling)"}, "8-bit or 4-bit matrix products are not modelled"),
         ({"precision": "NVFP4"}, "8-bit or 4-bit matrix products are not modelled"),
         ({"cp": "2"}, "context parallelism is not modelled"),
@@ -326,3 +327,16 @@ def test_a_set_like_another_has_its_facts_and_reasons_where_it_states_none() -> 
     assert (like.stack, like.vocab, like.recompute) == (base.stack, base.vocab, "none")
     assert like.why == base.why | {"recompute": like.why["recompute"]}
     assert facts_of("a set of nobody") == facts_of("any-set")
+
+
+def test_a_row_of_llama_has_its_parts_and_the_software_of_such_rows() -> None:
+    case = published.case_of(row(PUBLISHED, set="any", model="LLAMA3-8B", kv_heads="8", ffn_hidden="14336"))
+    model = case.problem.model
+    assert (model.family, model.kv_heads, model.ffn_hidden_size, model.tied_embeddings) == ("llama", 8, 14336, False)
+    assert case.problem.stack.name == "megatron"
+
+
+def test_layers_by_cost_count_the_loss_head() -> None:
+    model = changed(tiny_llama(), num_layers=16)  # 2304 weights a layer and 2048 of the head, 16.9 layers in all
+    assert layers_by_cost(model, 2) == (9, 7)
+    assert layers_by_cost(changed(model, vocab_size=576), 8) == (3, 3, 2, 3, 2, 3, 0, 0)  # a head of four layers
