@@ -5,10 +5,11 @@ from functools import partial
 from typing import Any
 
 from torch.utils.checkpoint import checkpoint
-from transformers import GPT2LMHeadModel
+
+from runtime.states.model import blocks_of
 
 
-def recompute_blocks(model: GPT2LMHeadModel, layers: Iterable[int], *, without_graph: bool = False) -> None:
+def recompute_blocks(model: Any, layers: Iterable[int], *, without_graph: bool = False) -> None:
     """Let ``layers`` keep only their input in forward and run forward again in backward.
 
     The second forward draws the same dropout: the states of the random number generators are kept. With
@@ -16,8 +17,9 @@ def recompute_blocks(model: GPT2LMHeadModel, layers: Iterable[int], *, without_g
     hold their gathered inputs in theirs, where no hook of the checkpoint finds them.
     """
     run = _without_graph if without_graph else partial(checkpoint, use_reentrant=False, preserve_rng_state=True)
+    blocks: Any = blocks_of(model)
     for layer in layers:
-        block = model.transformer.h[layer]
+        block = blocks[layer]
         block.forward = partial(run, block.forward)
 
 

@@ -102,7 +102,8 @@ def _run(small: "Shrunken", result: Path, options: Verify) -> int:
 def document(small: "Shrunken", found: Verification, options: Verify) -> dict[str, Any]:
     """The JSON document of a verification."""
     model = small.plan.problem.model
-    shape = ("num_layers", "hidden_size", "num_heads", "ffn_hidden_size", "vocab_size", "tied_embeddings")
+    shape = ["family", "num_layers", "hidden_size", "num_heads", "kv_heads", "head_size", "ffn_hidden_size"]
+    shape += ["vocab_size", "tied_embeddings"]
     return {
         "verified": found.holds,
         "layout": to_builtins(small.plan.layout),

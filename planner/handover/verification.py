@@ -4,13 +4,14 @@ from typing import Literal
 
 import msgspec
 
-Workaround = Literal["causal-attention", "sequence-bias-sum", "depth-sum"]
+Workaround = Literal["causal-attention", "sequence-bias-sum", "depth-sum", "llama-policy"]
 WORKAROUNDS: dict[Workaround, str] = {
-    "causal-attention": "attention that sees no later token whatever mask the library hands it",
+    "causal-attention": "attention that sees no later token whatever mask the library makes or leaves out",
     "sequence-bias-sum": "gradients of row-parallel biases summed over the ranks that share a sequence",
     "depth-sum": "gradients summed over the depth of a 2.5D grid",
+    "llama-policy": "the library's policy of Llama for Mistral and Qwen2, for split sequences and padded vocabularies",
 }
-"""What the runtime does against silent errors of Colossal-AI."""
+"""What the runtime does against errors of Colossal-AI."""
 
 
 class Tolerance(msgspec.Struct, frozen=True, kw_only=True):

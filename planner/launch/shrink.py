@@ -13,7 +13,7 @@ from planner.layouts.layout import Layout
 from planner.layouts.problem import Problem
 from planner.plans.plan import Plan, seal
 from planner.rules import ids_about, violations
-from planner.specs import HardwareSpec, ModelSpec, Precision, StackSpec
+from planner.specs import AttentionSpec, HardwareSpec, ModelSpec, PositionSpec, Precision, StackSpec
 from planner.specs.files import load_spec
 
 SEQ_LEN = 16
@@ -25,6 +25,8 @@ PADDING = 7
 LARGEST_MICRO_BATCH = 256
 LEAST_DEGREE = 2
 """Of what is divided: fewer parts are none."""
+_OTHER_DEGREES = ("sequence_parallel_degree", "pipeline_parallel", "data_parallel")
+"""Degrees beside tensor parallelism, from the last to be made smaller to the first."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ def shrink(plan: Plan, *, max_processes: int, on_gpus: bool, own_precision: bool
     """The same mode, degrees, schedule, ZeRO stage, recomputation and offload, as small as they can be.
 
     Degrees stay as they are if ``max_processes`` are enough; else data parallelism shrinks first,
-    then the pipeline, then tensor parallelism, and none that was above 1 becomes 1. The precision is the
+    then the pipeline, then sequence and tensor parallelism, and none that was above 1 becomes 1. The precision is the
     one that shows most, fp32 or with ZeRO bf16, unless it is to be the plan's ``own_precision``.
 
     Raises:
@@ -72,7 +74,9 @@ def _fewer_degrees(layout: Layout, max_processes: int) -> Layout:
     if layout.num_devices <= max_processes:
         return layout
     least_tensor, least_depth = _least_tensor(layout)
-    least = least_tensor * min(layout.pipeline_parallel, LEAST_DEGREE) * min(layout.data_parallel, LEAST_DEGREE)
+    # Of the other degrees: what their least take of the processes.
+    others = math.prod(min(getattr(layout, degree), LEAST_DEGREE) for degree in _OTHER_DEGREES)
+    least = least_tensor * others
     if least > max_processes:
         raise usage_error(
             f"the layout has {layout.num_devices} ranks, and {least} are the fewest that keep its kinds of parallelism",
@@ -80,16 +84,19 @@ def _fewer_degrees(layout: Layout, max_processes: int) -> Layout:
             hint=f"`--max-processes {least}`, or {layout.num_devices} for all its ranks",
         )
     tensor, depth = layout.tensor_parallel, layout.tensor_depth
-    if tensor * min(layout.pipeline_parallel, LEAST_DEGREE) * min(layout.data_parallel, LEAST_DEGREE) > max_processes:
-        tensor, depth = _largest_tensor(layout, max_processes * least_tensor // least), layout.tensor_depth
+    if tensor * others > max_processes:
+        tensor, depth = _largest_tensor(layout, max_processes // others), layout.tensor_depth
         if tensor == least_tensor:
             depth = least_depth
-    # The pipeline has what is left when data parallelism is at its least; data parallelism what is left then.
-    stages = min(layout.pipeline_parallel, max_processes // (tensor * min(layout.data_parallel, LEAST_DEGREE)))
-    data = min(layout.data_parallel, max_processes // (tensor * stages))
-    return msgspec.structs.replace(
-        layout, tensor_parallel=tensor, tensor_depth=depth, pipeline_parallel=stages, data_parallel=data
-    )
+    degrees = {"tensor_parallel": tensor, "tensor_depth": depth}
+    left = max_processes // tensor
+    for degree in _OTHER_DEGREES:
+        # Each has what is left when those after it are at their least.
+        own = getattr(layout, degree)
+        others //= min(own, LEAST_DEGREE)
+        degrees[degree] = min(own, left // others)
+        left //= degrees[degree]
+    return msgspec.structs.replace(layout, **degrees)
 
 
 def _least_tensor(layout: Layout) -> tuple[int, int]:
@@ -170,8 +177,9 @@ def _small_microbatches(full: Layout, stages: int) -> int:
 
 def _small_model(plan: Plan, layout: Layout) -> ModelSpec:
     model, edge = plan.problem.model, _edge(layout)
-    unit = layout.tensor_parallel if layout.tensor_mode == "1d" else edge**2
-    heads = unit * math.ceil(LEAST_HEADS / unit)
+    unit = layout.sequence_parallel_degree * (layout.tensor_parallel if layout.tensor_mode == "1d" else edge**2)
+    grouped = model.kv_heads < model.num_heads
+    heads = unit * max(math.ceil(LEAST_HEADS / unit), 2 if grouped else 1)
     rows = plan.problem.stack.vocab_multiple * layout.tensor_parallel
     vocabulary = rows * math.ceil(LEAST_VOCABULARY / rows)
     full_rows = plan.problem.stack.vocab_multiple * plan.layout.tensor_parallel
@@ -191,11 +199,39 @@ def _small_model(plan: Plan, layout: Layout) -> ModelSpec:
         seq_len=seq_len,
         global_batch=layout.global_batch,
         precision=layout.precision,
+        attention=_small_attention(plan, seq_len, kv_heads=_kv_heads(model, heads, unit) if grouped else None),
+        positions=_small_positions(plan, seq_len),
     )
 
 
+def _small_attention(plan: Plan, seq_len: int, kv_heads: int | None) -> AttentionSpec:
+    """Heads that are wider or narrower than the hidden size over their number, and windows that end, still do."""
+    model, own = plan.problem.model, plan.problem.model.attention
+    window = own.sliding_window
+    if window is not None:
+        window = seq_len // 2 if window < plan.problem.seq_len else 2 * seq_len
+    size = own.head_size
+    if size is not None:
+        size = max(2, HEAD_SIZE * model.query_size // model.hidden_size // 2 * 2)
+    return msgspec.structs.replace(own, kv_heads=kv_heads, head_size=size, sliding_window=window)
+
+
+def _kv_heads(model: ModelSpec, heads: int, unit: int) -> int:
+    """Fewer than ``heads`` that ``unit`` ranks divide, and more than one if the plan's model has more."""
+    return 2 * unit if model.kv_heads > 1 and heads >= 4 * unit else unit
+
+
+def _small_positions(plan: Plan, seq_len: int) -> PositionSpec:
+    own = plan.problem.model.positions
+    if own.original_max_seq_len is None:
+        return own
+    original = max(1, round(own.original_max_seq_len * seq_len / plan.problem.seq_len))
+    return msgspec.structs.replace(own, original_max_seq_len=original)
+
+
 def _seq_len(layout: Layout) -> int:
-    return layout.tensor_parallel * math.ceil(SEQ_LEN / layout.tensor_parallel)
+    slices = layout.tensor_parallel * layout.sequence_parallel_degree
+    return slices * math.ceil(SEQ_LEN / slices)
 
 
 def _hardware(plan: Plan, *, on_gpus: bool) -> HardwareSpec:
@@ -234,7 +270,7 @@ def _refuse_broken(problem: Problem, layout: Layout) -> None:
 
 
 def _changes(full: Layout, small: Layout) -> Iterator[str]:
-    for field in ("data_parallel", "pipeline_parallel", "tensor_parallel", "tensor_depth"):
+    for field in (*reversed(_OTHER_DEGREES), "tensor_parallel", "tensor_depth"):
         before, after = getattr(full, field), getattr(small, field)
         if before != after:
             yield f"{field.replace('_', ' ')} {after} instead of {before}"

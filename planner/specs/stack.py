@@ -16,6 +16,7 @@ ZeroStage = Annotated[int, Meta(ge=0, le=3)]
 
 Families = Annotated[tuple[Family, ...], Meta(max_length=16)]
 
+
 class ErrorSpec(Spec, frozen=True, kw_only=True):
     """How far predictions were from runs that were measured: means of absolute relative errors."""
 

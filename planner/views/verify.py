@@ -3,6 +3,7 @@
 from planner.handover.verification import ReplicaDifference, Verification
 from planner.launch.shrink import Shrunken
 from planner.layouts.words import DATA, PIPELINE, SEQUENCE, TENSOR, ZERO
+from planner.specs import ModelSpec
 from planner.views.content import Table
 
 
@@ -35,12 +36,16 @@ def _what_ran(small: Shrunken) -> list[str]:
         words.append(f"offload of {layout.offload.words}")
     lines = [
         f"layout: {', '.join(words)}",
-        f"model:  {model.num_layers} layers, hidden size {model.hidden_size}, {model.num_heads} heads, "
+        f"model:  {model.num_layers} layers, hidden size {model.hidden_size}, {_heads(model)}, "
         f"vocabulary {model.vocab_size}, {small.plan.problem.global_batch} sequences of {small.plan.problem.seq_len}",
     ]
     if small.changes:
         lines.append(f"differs from the plan: {', '.join(small.changes)}")
     return lines
+
+
+def _heads(model: ModelSpec) -> str:
+    return f"{model.num_heads} heads" + f" with {model.kv_heads} of keys" * (model.kv_heads < model.num_heads)
 
 
 def _table(found: Verification) -> Table:

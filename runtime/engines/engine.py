@@ -60,10 +60,10 @@ class Engine(ABC):
         return {name: tensor[rows] for name, tensor in batch.items()}
 
     def _global_mean(self, loss: Tensor | None) -> float:
-        # Only the last stage has a loss; all data-parallel ranks see equally many tokens.
+        # Only the last stage has a loss; all ranks that divide rows or sequences see equally many tokens.
         is_last_stage = self.position.stage == self.layout.pipeline_parallel - 1
         share = torch.zeros((), dtype=torch.float64, device=self.device)
         if loss is not None and is_last_stage and self.position.tensor == 0:
-            share += loss.detach() / self.layout.data_parallel
+            share += loss.detach() / (self.layout.data_parallel * self.layout.sequence_parallel_degree)
         dist.all_reduce(share)
         return float(share)

@@ -13,6 +13,7 @@ from planner.diagnostics import Diagnostic, ExitCode, PlanError
 from planner.plans.plan import Plan
 from runtime.engines.engine import Batch, Engine
 from runtime.engines.plugins import gemini_plugin
+from runtime.patches import rotary
 from runtime.patches.gemini_shares import count_chunks_once
 from runtime.patches.host_accelerator import Device
 from runtime.patches.policy import mean_loss
@@ -57,6 +58,7 @@ class GeminiEngine(Engine):
         count_chunks_once()
         self.booster = Booster(plugin=gemini_plugin(plan))
         self.model, self.optimizer, *_ = self.booster.boost(model, plain_optimizer)
+        rotary.keep_wave_lengths(self.model)
 
     def accumulate_gradients(self, batch: Batch) -> Tensor:
         """Forward and backward of all micro batches; their mean loss."""

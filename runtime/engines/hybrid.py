@@ -2,20 +2,21 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from colossalai.booster import Booster
 from torch import Tensor
 from torch.optim import AdamW, Optimizer
-from transformers import GPT2LMHeadModel
 
 from planner.plans.plan import Plan
 from runtime.engines.engine import Batch, Engine
 from runtime.engines.plugins import hybrid_plugin
+from runtime.patches import rotary
 from runtime.patches.host_accelerator import Device
 from runtime.patches.policy import ReplicatedDropout
 from runtime.recompute import recompute_blocks
-from runtime.states.model import ATTENTION, DTYPES, build_model
+from runtime.states.model import DTYPES, build_model
 from runtime.states.optimizers import fuse_adamw
 from runtime.states.placement import held_layers, recomputed_layers
 
@@ -31,7 +32,7 @@ class HybridEngine(Engine):
         seed: int,
         learning_rate: float,
         optimizer: Callable[..., Optimizer] = AdamW,
-        attention: str = ATTENTION,
+        attention: str | None = None,
     ) -> None:
         """Build this rank's part of the model; every rank of the process group must do so.
 
@@ -44,10 +45,11 @@ class HybridEngine(Engine):
         self.plugin = hybrid_plugin(plan, device)
         self.booster = Booster(plugin=self.plugin)
         self.model, self.optimizer, *_ = self.booster.boost(model, plain_optimizer)
+        rotary.keep_wave_lengths(self.model)
         if type(plain_optimizer) is AdamW and device == "cuda":
             fuse_adamw(self.optimizer)
 
-    def _build(self, plan: Plan, seed: int, attention: str) -> GPT2LMHeadModel:
+    def _build(self, plan: Plan, seed: int, attention: str | None) -> Any:
         layout, stage = self.layout, self.position.stage
         layers, dtype = held_layers(layout, stage), DTYPES[layout.precision]
         model = build_model(plan.problem.model, seed, layers=layers, dtype=dtype, attention=attention)
@@ -55,11 +57,13 @@ class HybridEngine(Engine):
         # Dropout differs where activations differ and agrees on the replicas of tensor parallelism.
         replicas = layout.data_parallel * layout.pipeline_parallel
         replica_seed = seed + 1 + self.position.data * layout.pipeline_parallel + stage
-        torch.manual_seed(replica_seed)
+        slice_of_sequence = self.position.sequence
         if layout.sequence_parallel:
-            # Embedded, a sequence is still whole on every rank; in the blocks each rank has a slice.
-            model.transformer.drop = ReplicatedDropout(plan.problem.model.dropout, replica_seed)
-            torch.manual_seed(replica_seed + (1 + self.position.tensor) * replicas)
+            if hasattr(model.base_model, "drop"):
+                # Embedded, a sequence is still whole on every rank; in the blocks each rank has a slice.
+                model.base_model.drop = ReplicatedDropout(plan.problem.model.dropout, replica_seed)
+            slice_of_sequence = 1 + self.position.tensor
+        torch.manual_seed(replica_seed + slice_of_sequence * replicas)
         return model
 
     def accumulate_gradients(self, batch: Batch) -> Tensor | None:

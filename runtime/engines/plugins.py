@@ -7,6 +7,7 @@ from colossalai.booster.plugin import GeminiPlugin, HybridParallelPlugin
 from planner.layouts.layout import Layout
 from planner.plans.plan import Plan
 from planner.specs import ModelSpec
+from runtime.patches import rotary
 from runtime.patches.host_accelerator import Device
 from runtime.patches.policy import ShardPolicy
 
@@ -26,16 +27,22 @@ def hybrid_plugin(plan: Plan, device: Device) -> HybridParallelPlugin:
         make_vocab_size_divisible_by=plan.problem.stack.vocab_multiple,
         # Reduction behind backward needs a second stream.
         overlap_communication=device == "cuda",
-        custom_policy=ShardPolicy(),
+        custom_policy=_policy(plan.problem.model),
         **_sequence(layout),
         **_pipeline(layout, device),
     )
 
 
+def _policy(model: ModelSpec) -> Any:
+    return ShardPolicy() if model.family == "gpt2" else rotary.policy_of(str(model.family))
+
+
 def _sequence(layout: Layout) -> dict[str, Any]:
-    if not layout.sequence_parallel:
+    degree = layout.sequence_parallel_degree
+    if degree == 1 and not layout.sequence_parallel:
         return {}
-    return {"enable_sequence_parallelism": True, "sequence_parallelism_mode": "split_gather", "sp_size": 1}
+    mode = rotary.ALL_TO_ALL if degree > 1 else rotary.SPLIT_GATHER
+    return {"enable_sequence_parallelism": True, "sequence_parallelism_mode": mode, "sp_size": degree}
 
 
 def _pipeline(layout: Layout, device: Device) -> dict[str, Any]:
@@ -71,5 +78,7 @@ def _chunk_size_m(model: ModelSpec) -> float:
     Chunks are gathered whole; a model smaller than one chunk would not be divided at all, and the
     library accumulates wrong gradients then.
     """
-    layer = 4 * model.hidden_size**2 + 2 * model.hidden_size * model.ffn_hidden_size
+    attention = 2 * (model.query_size + model.kv_size)
+    feed_forward = (3 if model.mlp.gated else 2) * model.ffn_hidden_size
+    layer = model.hidden_size * (attention + feed_forward)
     return min(LARGEST_LEAST_CHUNK_M, layer / 2**20)

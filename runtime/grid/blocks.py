@@ -6,28 +6,28 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
+from transformers.activations import ACT2FN
 
 from planner.specs import ModelSpec
 from runtime.grid.functions import ShardedCrossEntropy, ShardedLayerNorm
 from runtime.grid.mesh import Mesh
 from runtime.grid.operations import Operations, operations
+from runtime.states.families import ACTIVATIONS
 from runtime.states.model import causal_attention
-
-NORM_EPS = 1e-5
 
 MakeParameter = Callable[[str], nn.Parameter]
 """Gives this rank's part of the parameter with a name."""
 
 
 class _Norm(nn.Module):
-    def __init__(self, name: str, mesh: Mesh, make: MakeParameter) -> None:
+    def __init__(self, name: str, epsilon: float, mesh: Mesh, make: MakeParameter) -> None:
         super().__init__()
         self.weight, self.bias = make(f"{name}.weight"), make(f"{name}.bias")
-        self._group = mesh.group(mesh.grid.outer.hidden)
+        self._group, self._epsilon = mesh.group(mesh.grid.outer.hidden), epsilon
 
     def forward(self, states: Tensor) -> Tensor:
         normal: Tensor = ShardedLayerNorm.apply(  # type: ignore[no-untyped-call]
-            states, self.weight, self.bias, NORM_EPS, self._group
+            states, self.weight, self.bias, self._epsilon, self._group
         )
         return normal
 
@@ -64,16 +64,18 @@ class _MLP(nn.Module):
         self.c_fc = _Linear(f"{name}.c_fc", ops, make, inner=False)
         self.c_proj = _Linear(f"{name}.c_proj", ops, make, inner=True)
         self._dropout = spec.dropout
+        self._activate = ACT2FN[ACTIVATIONS[spec.mlp.activation]]
 
     def forward(self, states: Tensor) -> Tensor:
-        states = self.c_proj(functional.gelu(self.c_fc(states), approximate="tanh"))
+        states = self.c_proj(self._activate(self.c_fc(states)))
         return functional.dropout(states, self._dropout, self.training)
 
 
 class _Block(nn.Module):
     def __init__(self, name: str, spec: ModelSpec, mesh: Mesh, ops: Operations, make: MakeParameter) -> None:
         super().__init__()
-        self.ln_1, self.ln_2 = _Norm(f"{name}.ln_1", mesh, make), _Norm(f"{name}.ln_2", mesh, make)
+        epsilon = spec.norm.epsilon
+        self.ln_1, self.ln_2 = (_Norm(f"{name}.{norm}", epsilon, mesh, make) for norm in ("ln_1", "ln_2"))
         self.attn = _Attention(f"{name}.attn", spec, ops, make)
         self.mlp = _MLP(f"{name}.mlp", spec, ops, make)
 
@@ -99,7 +101,7 @@ class _Transformer(nn.Module):
             self.wte, self.wpe = _Embedding("transformer.wte", make), _Embedding("transformer.wpe", make)
         self.h = nn.ModuleDict({str(i): _Block(f"transformer.h.{i}", spec, mesh, ops, make) for i in layers})
         if layers[-1] == spec.num_layers - 1:
-            self.ln_f = _Norm("transformer.ln_f", mesh, make)
+            self.ln_f = _Norm("transformer.ln_f", spec.norm.epsilon, mesh, make)
 
 
 class GridGPT(nn.Module):

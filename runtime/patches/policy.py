@@ -41,13 +41,27 @@ def token_loss(logits: Tensor, labels: Tensor, shard_config: Any, vocab_size: in
     return total / labels.numel()
 
 
-class _Stage(NamedTuple):
+class Stage(NamedTuple):
     """What a forward has to know about the part of the model it runs."""
 
     shard_config: Any
     manager: Any = None
     layers: list[int] | None = None
     """First block and the one after the last; ``None`` without a pipeline, and where the schedule says it."""
+
+    @classmethod
+    def of(cls, policy: Any, num_layers: int) -> "Stage":
+        """The part of a model with ``num_layers`` blocks that ``policy`` leaves to this rank."""
+        manager = policy.pipeline_stage_manager
+        if manager is None:
+            return cls(policy.shard_config)
+        layers = manager.distribute_layers(num_layers)
+        return cls(policy.shard_config, manager, None if manager.is_interleave else manager.get_stage_index(layers))
+
+    @property
+    def is_last(self) -> bool:
+        """Whether the loss is here, by the chunk that runs."""
+        return self.manager is None or self.manager.is_last_stage()
 
 
 def _forward(
@@ -57,7 +71,7 @@ def _forward(
     hidden_states: Tensor | None = None,
     stage_index: list[int] | None = None,
     *,
-    stage: _Stage,
+    stage: Stage,
 ) -> dict[str, Tensor]:
     """Hidden states between stages; at the end the loss, or logits if there are no labels.
 
@@ -75,7 +89,7 @@ def _forward(
         shard_config=stage.shard_config,
         force_sp_gather=False,
     )
-    if stage.manager is not None and not stage.manager.is_last_stage():
+    if not stage.is_last:
         return {"hidden_states": outputs["hidden_states"]}
     logits = self.lm_head(outputs[0])
     if labels is None:
@@ -123,12 +137,7 @@ class ShardPolicy(GPT2LMHeadModelPolicy):  # type: ignore[misc]
                 for replacement in description.sub_module_replacement or []
                 if replacement.target_module is not DropoutForParallelInput
             ]
-        stage = _Stage(self.shard_config)
-        if self.pipeline_stage_manager is not None:
-            manager = self.pipeline_stage_manager
-            layers = manager.distribute_layers(len(self.model.transformer.h))
-            own = None if manager.is_interleave else manager.get_stage_index(layers)
-            stage = _Stage(self.shard_config, manager, own)
+        stage = Stage.of(self, len(self.model.transformer.h))
         policy[GPT2LMHeadModel].method_replacement = {"forward": partial(_forward, stage=stage)}
         return policy
 

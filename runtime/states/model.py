@@ -1,4 +1,4 @@
-"""The GPT-2 model of a spec: its attention and its weights."""
+"""The model of a spec as Transformers builds it: GPT-2's attention, and the weights of every family."""
 
 import hashlib
 import math
@@ -6,15 +6,15 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
+import transformers
 from colossalai.lazy.lazy_init import LazyTensor
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import GPT2Config, GPT2LMHeadModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from planner.specs import ModelSpec
+from runtime.states.families import ATTENTION, FAMILIES, family_of
 
-ATTENTION = "gptplan_causal"
 INITIAL_STD = 0.02
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -42,24 +42,22 @@ def causal_attention(
 ALL_ATTENTION_FUNCTIONS.register(ATTENTION, causal_attention)
 
 
-def model_config(spec: ModelSpec, attention: str = ATTENTION) -> GPT2Config:
-    """The Transformers configuration of ``spec``."""
-    return GPT2Config(
-        n_layer=spec.num_layers,
-        n_embd=spec.hidden_size,
-        n_head=spec.num_heads,
-        n_inner=spec.ffn_hidden_size,
+def model_config(spec: ModelSpec, attention: str | None = None) -> Any:
+    """The Transformers configuration of ``spec``; its own ``attention`` is the causal one of its family."""
+    family = family_of(spec)
+    return getattr(transformers, family.config)(
+        **family.settings(spec),
         vocab_size=spec.vocab_size,
-        n_positions=spec.max_seq_len,
         tie_word_embeddings=spec.tied_embeddings,
-        resid_pdrop=spec.dropout,
-        embd_pdrop=spec.dropout,
-        attn_pdrop=spec.dropout,
-        # The same function as GPT-2's gelu_new, in one kernel.
-        activation_function="gelu_pytorch_tanh",
         use_cache=False,
-        attn_implementation=attention,
+        attn_implementation=attention or family.attention,
     )
+
+
+def blocks_of(model: Any) -> nn.ModuleList:
+    """The transformer blocks of a model of Transformers."""
+    blocks: Any = model.get_submodule(FAMILIES[model.config.model_type].blocks)
+    return blocks
 
 
 def build_model(
@@ -68,8 +66,8 @@ def build_model(
     *,
     layers: Collection[int] | None = None,
     dtype: torch.dtype = torch.float32,
-    attention: str = ATTENTION,
-) -> GPT2LMHeadModel:
+    attention: str | None = None,
+) -> Any:
     """The model with its initial weights on the CPU; what a stage of only ``layers`` lacks has no storage.
 
     Every parameter is drawn from a generator of its own, seeded by ``seed`` and the parameter's
@@ -81,13 +79,13 @@ def build_model(
     layers = range(spec.num_layers) if layers is None else layers
     for name, parameter in list(model.named_parameters()):
         if _is_held(name, layers, spec):
-            value = _initial_value(name, parameter.shape, spec.num_layers, seed).to(dtype)
+            value = _initial_value(name, parameter.shape, spec, seed).to(dtype)
             _set_parameter(model, name, nn.Parameter(value))
     model.tie_weights()
     return model.train()
 
 
-def build_lazy_model(spec: ModelSpec, seed: int, *, dtype: torch.dtype, attention: str = ATTENTION) -> GPT2LMHeadModel:
+def build_lazy_model(spec: ModelSpec, seed: int, *, dtype: torch.dtype, attention: str | None = None) -> Any:
     """:func:`build_model` of all layers, each parameter drawn only when Colossal-AI asks for it.
 
     So a plugin that divides parameters one after the other never has the whole model in memory.
@@ -97,7 +95,7 @@ def build_lazy_model(spec: ModelSpec, seed: int, *, dtype: torch.dtype, attentio
         shape = parameter.shape
 
         def draw(name: str = name, shape: torch.Size = shape) -> Tensor:
-            return _initial_value(name, shape, spec.num_layers, seed).to(dtype)
+            return _initial_value(name, shape, spec, seed).to(dtype)
 
         lazy = LazyTensor(draw, meta_data=torch.empty(shape, dtype=dtype, device="meta"))
         _set_parameter(model, name, nn.Parameter(lazy))
@@ -105,12 +103,11 @@ def build_lazy_model(spec: ModelSpec, seed: int, *, dtype: torch.dtype, attentio
     return model.train()
 
 
-def _empty_model(spec: ModelSpec, attention: str) -> GPT2LMHeadModel:
+def _empty_model(spec: ModelSpec, attention: str | None) -> Any:
+    family, config = family_of(spec), model_config(spec, attention)
     with torch.device("meta"):
-        model = GPT2LMHeadModel(model_config(spec, attention))
-    for block in model.transformer.h:
-        # Attention is causal without these; one is a square of the sequence length per layer.
-        block.attn.bias = block.attn.masked_bias = None
+        model = getattr(transformers, family.model)(config)
+    family.prepare(model)
     return model
 
 
@@ -120,28 +117,28 @@ def _set_parameter(model: nn.Module, name: str, parameter: nn.Parameter) -> None
 
 
 def _is_held(name: str, layers: Collection[int], spec: ModelSpec) -> bool:
-    first, last = 0 in layers, spec.num_layers - 1 in layers
-    if name.startswith("transformer.h."):
-        return int(name.split(".")[2]) in layers
-    if name == "transformer.wte.weight":
+    family, first, last = family_of(spec), 0 in layers, spec.num_layers - 1 in layers
+    if name.startswith(f"{family.blocks}."):
+        return int(name.removeprefix(f"{family.blocks}.").partition(".")[0]) in layers
+    if name == family.embedding:
         return first or (last and spec.tied_embeddings)
-    return first if name == "transformer.wpe.weight" else last
+    return first if name == family.positions else last
 
 
-def _initial_value(name: str, shape: torch.Size, num_layers: int, seed: int) -> Tensor:
+def _initial_value(name: str, shape: torch.Size, spec: ModelSpec, seed: int) -> Tensor:
     if name.endswith(".bias"):
         return torch.zeros(shape)
-    if ".ln_" in name:
+    if len(shape) == 1:  # of a norm
         return torch.ones(shape)
     digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little", signed=True))
+    smaller = family_of(spec).residual_outputs
     # GPT-2 divides the weights that write to the residual stream by the root of their number.
-    std = INITIAL_STD / math.sqrt(2 * num_layers) if name.endswith("c_proj.weight") else INITIAL_STD
+    std = INITIAL_STD / math.sqrt(2 * spec.num_layers) if smaller and name.endswith(smaller) else INITIAL_STD
     return torch.empty(shape).normal_(0.0, std, generator=generator)
 
 
 def initial_parameters(spec: ModelSpec, seed: int) -> Callable[[str], Tensor]:
     """Draws the whole initial parameter of a name, in float32: the one that :func:`build_model` has."""
-    with torch.device("meta"):
-        shapes = {name: value.shape for name, value in GPT2LMHeadModel(model_config(spec)).named_parameters()}
-    return lambda name: _initial_value(name, shapes[name], spec.num_layers, seed)
+    shapes = {name: value.shape for name, value in _empty_model(spec, None).named_parameters()}
+    return lambda name: _initial_value(name, shapes[name], spec, seed)

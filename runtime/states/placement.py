@@ -7,18 +7,20 @@ from planner.layouts.layout import Layout
 
 @dataclass(frozen=True)
 class Position:
-    """Where a rank stands; data-parallel outermost, tensor-parallel ranks next to each other."""
+    """Where a rank stands; data-parallel outermost, ranks that divide sequences by all-to-all next to each other."""
 
     data: int
     stage: int
     tensor: int
+    sequence: int = 0
 
     @classmethod
     def of(cls, rank: int, layout: Layout) -> "Position":
         """The position of ``rank`` in ``layout``."""
+        rank, sequence = divmod(rank, layout.sequence_parallel_degree)
         rank, tensor = divmod(rank, layout.tensor_parallel)
         data, stage = divmod(rank, layout.pipeline_parallel)
-        return cls(data, stage, tensor)
+        return cls(data, stage, tensor, sequence)
 
 
 def held_layers(layout: Layout, stage: int) -> tuple[int, ...]:

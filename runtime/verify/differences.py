@@ -8,11 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from planner.handover.verification import GradientDifference, ReplicaDifference, StepComparison, Tolerance, Verification
+from runtime.states.families import FAMILIES
 from runtime.verify.gradients import Gradients
 from runtime.verify.reference import ReferenceStep
 
-_TIED = {"lm_head.weight": "transformer.wte.weight"}
-"""Where the weights are tied, the last stage knows them under the other name."""
+_HEAD = "lm_head.weight"
+_KEY_BIAS = ".k_proj.bias"
+_EMBEDDINGS = {family.embedding for family in FAMILIES.values()}
 
 
 class RankSteps(NamedTuple):
@@ -34,7 +36,10 @@ def compare(expected: Sequence[ReferenceStep], ranks: Sequence[RankSteps], toler
 
 
 def _known(name: str, names: set[str]) -> str:
-    return name if name in names else _TIED.get(name, name)
+    if name in names or name != _HEAD:
+        return name
+    # Where the weights are tied, the last stage knows them under the other name.
+    return next(iter(_EMBEDDINGS & names), name)
 
 
 def _step(number: int, expected: ReferenceStep, ranks: Sequence[RankSteps]) -> StepComparison:
@@ -45,7 +50,10 @@ def _step(number: int, expected: ReferenceStep, ranks: Sequence[RankSteps]) -> S
     loss = ranks[0].losses[number]
     gradients = [
         GradientDifference(
-            value=relative(gradient, expected.gradients[name]), parameter=name, rank=rank, stage=ranks[rank].stage
+            value=relative(gradient, expected.gradients[name], _norm(name, expected.gradients)),
+            parameter=name,
+            rank=rank,
+            stage=ranks[rank].stage,
         )
         for name, held in holders.items()
         for rank, gradient in held
@@ -65,13 +73,29 @@ def _step(number: int, expected: ReferenceStep, ranks: Sequence[RankSteps]) -> S
     )
 
 
-def relative(found: NDArray[np.float32], wanted: NDArray[np.float32]) -> float | None:
-    """Norm of the difference over that of ``wanted``, which has no padding rows; ``None`` if it is no number."""
+def _norm(name: str, right: Gradients) -> float:
+    """The norm by which a difference is measured: that of the right gradient.
+
+    A bias of keys moves all scores of a query nearly alike, which softmax undoes: its gradient is what is left of
+    terms that cancel, and smaller than their rounding. It is measured by those of queries, keys and values together,
+    which GPT-2 has in one.
+    """
+    names = [name]
+    if name.endswith(_KEY_BIAS):
+        names = [name.replace(_KEY_BIAS, f".{part}_proj.bias") for part in "qkv"]
+    return math.hypot(*(float(np.linalg.norm(right[one])) for one in names))
+
+
+def relative(found: NDArray[np.float32], wanted: NDArray[np.float32], norm: float | None = None) -> float | None:
+    """Norm of the difference over ``norm``, by default that of ``wanted``; ``None`` if it is no number.
+
+    ``wanted`` has no padding rows.
+    """
     padding = len(found) - len(wanted)
     if padding > 0:
         wanted = np.pad(wanted, ((0, padding), (0, 0)))
     difference = float(np.linalg.norm(found - wanted))
-    norm = float(np.linalg.norm(wanted))
+    norm = float(np.linalg.norm(wanted)) if norm is None else norm
     if norm == 0:
         return 0.0 if difference == 0 else None
     return _finite(difference / norm)

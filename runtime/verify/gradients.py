@@ -12,9 +12,10 @@ from torch import Tensor
 from runtime.engines.engine import Engine
 from runtime.engines.gemini import GeminiEngine
 from runtime.engines.hybrid import HybridEngine
+from runtime.states.families import FAMILIES
 
 Gradients = dict[str, NDArray[np.float32]]
-"""By the name of the parameter in Transformers' GPT-2; padding of the vocabulary is still there."""
+"""By the name of the parameter in Transformers; padding of the vocabulary is still there."""
 
 
 def watch_gradients(engine: Engine) -> list[Gradients]:
@@ -44,7 +45,9 @@ def _gradients(engine: Engine) -> Iterator[tuple[str, Tensor]]:
 
 def _of_shards(engine: HybridEngine) -> Iterator[tuple[str, Tensor]]:
     """Put together what ZeRO divides over data parallelism, then what tensor parallelism divides."""
-    names = {id(parameter): name for name, parameter in engine.model.unwrap().named_parameters()}
+    model = engine.model.unwrap()
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    family = FAMILIES[model.config.model_type]
     optimizer: Any = engine.optimizer
     # Without ZeRO, mixed precision updates a float32 copy of each parameter.
     working_of = getattr(optimizer, "master_to_working_map", {})
@@ -58,7 +61,7 @@ def _of_shards(engine: HybridEngine) -> Iterator[tuple[str, Tensor]]:
                 parts = _gather(gradient.to(engine.device), optimizer.pid_to_grad_store[id(working)].torch_pg)
                 gradient = torch.cat(parts)[: working.numel()].view_as(working)
             name = names[id(working)]
-            yield name, _whole(name, gradient, engine.plugin.tp_group)
+            yield name, _whole(name, gradient, family.split_axis(name), engine.plugin.tp_group)
 
 
 def _of_chunks(engine: GeminiEngine) -> Iterator[tuple[str, Tensor]]:
@@ -81,9 +84,8 @@ def _gather(own: Tensor, group: Any) -> list[Tensor]:
     return parts
 
 
-def _whole(name: str, own: Tensor, group: Any) -> Tensor:
-    """Of the parts of a tensor-parallel group; the library's own gathering needs a GPU."""
-    axis = _split_axis(name)
+def _whole(name: str, own: Tensor, axis: int | None, group: Any) -> Tensor:
+    """Of the parts of a tensor-parallel group, divided along ``axis``; the library's own gathering needs a GPU."""
     if axis is None or dist.get_world_size(group) == 1:
         return own
     parts = _gather(own, group)
@@ -91,10 +93,3 @@ def _whole(name: str, own: Tensor, group: Any) -> Tensor:
         thirds = zip(*(part.chunk(3, dim=-1) for part in parts), strict=True)
         parts = [torch.cat(third, dim=-1) for third in thirds]
     return torch.cat(parts, dim=axis)
-
-
-def _split_axis(name: str) -> int | None:
-    """The axis along which tensor parallelism divides a parameter."""
-    if ".c_attn." in name or ".c_fc." in name:
-        return -1
-    return 0 if name.endswith(("c_proj.weight", "wte.weight", "lm_head.weight")) else None

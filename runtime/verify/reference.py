@@ -13,6 +13,9 @@ from runtime.engines.engine import Batch
 from runtime.states.model import DTYPES, build_model
 from runtime.verify.gradients import Gradients
 
+PLAIN_ATTENTION = "sdpa"
+"""What Transformers runs by default, which is causal without a padding mask."""
+
 
 class ReferenceStep(NamedTuple):
     """Loss and gradients of one step, before its update."""
@@ -35,7 +38,8 @@ def reference_steps(
     plan: Plan, batches: Sequence[Batch], *, seed: int, learning_rate: float, optimizer: Callable[..., Optimizer]
 ) -> Iterator[ReferenceStep]:
     """Train in float32 on the CPU, from the weights that the layout starts from, rounded as it rounds them."""
-    model = build_model(plan.problem.model, seed, dtype=DTYPES[plan.layout.precision]).float()
+    dtype = DTYPES[plan.layout.precision]
+    model = build_model(plan.problem.model, seed, dtype=dtype, attention=PLAIN_ATTENTION).float()
     plain = optimizer(model.parameters(), lr=learning_rate)
     for batch in batches:
         logits: Tensor = model(batch["input_ids"]).logits

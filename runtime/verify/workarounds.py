@@ -4,23 +4,43 @@ The switches are for `gptplan verify --without`, which shows that each error wou
 """
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
+from colossalai.shardformer.modeling.llama import get_llama_flash_attention_forward
+from colossalai.shardformer.policies.llama import LlamaForCausalLMPolicy
+from colossalai.shardformer.policies.mistral import MistralForCausalLMPolicy
+from colossalai.shardformer.policies.qwen2 import Qwen2ForCausalLMPolicy
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from planner.handover.verification import Workaround
-from runtime.states.model import ATTENTION
+from runtime.patches import rotary
+from runtime.states.families import ATTENTION
 
 
 def _use_default_attention() -> None:
-    # Transformers' default takes the padding mask that Colossal-AI always makes for all there is to mask.
+    # Transformers' default takes the padding mask that Colossal-AI always makes of GPT-2 for all there is to mask.
     ALL_ATTENTION_FUNCTIONS.register(ATTENTION, sdpa_attention_forward)
+    own = rotary.causal_attention
+
+    def library_attention(config: Any) -> Any:
+        if not config.enable_sequence_parallelism:
+            return own(config)
+        mode, group = config.sequence_parallelism_mode, config.sequence_parallel_process_group
+        return get_llama_flash_attention_forward(config, mode, config.sequence_parallel_size, group)
+
+    rotary.causal_attention = library_attention
 
 
 def _leave_sequence_biases() -> None:
     import runtime.patches.policy
 
     runtime.patches.policy.mark_partial_biases = lambda model: None
+
+
+def _use_policy_of_family() -> None:
+    kinds = {"llama": LlamaForCausalLMPolicy, "mistral": MistralForCausalLMPolicy, "qwen2": Qwen2ForCausalLMPolicy}
+    rotary.policy_of = lambda family: type("LibraryPolicy", (rotary.Corrections, kinds[family]), {})()
 
 
 def _leave_depth() -> None:
@@ -40,6 +60,7 @@ _SWITCHES: dict[Workaround, Callable[[], None]] = {
     "causal-attention": _use_default_attention,
     "sequence-bias-sum": _leave_sequence_biases,
     "depth-sum": _leave_depth,
+    "llama-policy": _use_policy_of_family,
 }
 
 

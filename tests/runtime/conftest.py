@@ -26,6 +26,7 @@ if importlib.util.find_spec("torch") is None:
         "test_causality.py",
         "test_committed_plans.py",
         "test_data.py",
+        "test_families.py",
         "test_gemini.py",
         "test_gemini_shares.py",
         "test_gpu.py",
@@ -195,8 +196,10 @@ def _rank_main(function: Callable[[int], Any], rank: int, world: int, rendezvous
         os._exit(0)
 
 
-def run_ranks(world: int, function: Callable[[int], Any], folder: Path) -> list[Any]:
-    """What ``function(rank)`` returns on each of ``world`` forked ranks of one gloo group."""
+def run_ranks(
+    world: int, function: Callable[[int], Any], folder: Path, *, timeout_s: float = RANK_TIMEOUT_S
+) -> list[Any]:
+    """What ``function(rank)`` returns on each of ``world`` forked ranks of one gloo group, within ``timeout_s``."""
     with warnings.catch_warnings(action="ignore"):
         import runtime.engines.grid  # noqa: F401 - imported once with the booster, before the fork
 
@@ -211,7 +214,7 @@ def run_ranks(world: int, function: Callable[[int], Any], folder: Path) -> list[
         process.start()
         sending.close()
     try:
-        answers = [_receive(receiving) for receiving, _ in pipes]
+        answers = [_receive(receiving, timeout_s) for receiving, _ in pipes]
     finally:
         for process in processes:
             process.kill()
@@ -221,9 +224,9 @@ def run_ranks(world: int, function: Callable[[int], Any], folder: Path) -> list[
     return [value for _, value in answers]
 
 
-def _receive(connection: Connection) -> tuple[bool, Any]:
-    if not connection.poll(RANK_TIMEOUT_S):
-        return False, f"no answer in {RANK_TIMEOUT_S} s"
+def _receive(connection: Connection, timeout_s: float) -> tuple[bool, Any]:
+    if not connection.poll(timeout_s):
+        return False, f"no answer in {timeout_s} s"
     try:
         answer: tuple[bool, Any] = connection.recv()
     except EOFError:

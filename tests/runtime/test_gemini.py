@@ -11,6 +11,7 @@ import torch
 from planner.diagnostics import PlanError, render
 from planner.plans.plan import Plan
 from runtime.train.steps import has_updated
+from tests.runtime.family_models import MODELS
 from tests.runtime.host_gemini import divide_on_host, host_plugin
 from tests.runtime.training import (
     LEARNING_RATES,
@@ -34,6 +35,9 @@ LAYOUTS: dict[str, dict[str, Any]] = {
     "accumulation": {"data_parallel": 2, "num_microbatches": 4},
     "recompute": {"data_parallel": 2, "recompute_layers_per_stage": (3,)},
     "untied": {"data_parallel": 2, "num_microbatches": 2, "model": {"tied_embeddings": False}},
+    **{
+        name: {"data_parallel": 2, "recompute_layers_per_stage": (1,), "model": parts} for name, parts in MODELS.items()
+    },
 }
 
 
@@ -80,7 +84,9 @@ def test_losses_and_gradients_are_those_of_one_process(name: str, plan: MakePlan
         assert len(divided) > 1
         assert all(divided)
         # bf16 keeps 8 bits, 0.4 %.
-        assert losses == pytest.approx(expected, rel=2e-3)
+        assert losses[:2] == pytest.approx(expected[:2], rel=2e-3)
+        # Steps of Adam multiply that: one process of Llama in bf16 is 0.6 % off in the third.
+        assert losses[2:] == pytest.approx(expected[2:], rel=2e-2 if name in MODELS else 2e-3)
         assert norms == {name: pytest.approx(norm, rel=0.02) for name, norm in wanted.items()}
 
 

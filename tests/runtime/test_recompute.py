@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from planner.plans.plan import Plan
+from tests.runtime.family_models import MODELS
 from tests.runtime.training import (
     MakePlan,
     Ranks,
@@ -23,6 +24,7 @@ LAYOUTS: dict[str, dict[str, Any]] = {
     "some": {"recompute_layers_per_stage": (3,)},
     "accumulation": {"num_microbatches": 2, "recompute_layers_per_stage": (1,)},
     "tp2": {"tensor_parallel": 2, "recompute_layers_per_stage": (2,)},
+    "llama": {"model": MODELS["llama"], "recompute_layers_per_stage": (3,)},
     "pp2": {"pipeline_parallel": 2, "layers_per_stage": (3, 1), "recompute_layers_per_stage": (2, 0)},
     "interleaved": {
         "pipeline_parallel": 2,
@@ -36,9 +38,11 @@ LAYOUTS: dict[str, dict[str, Any]] = {
 
 def forward_calls(plan: Plan) -> dict[int, int]:
     """How often each layer of this rank runs forward in one step."""
+    from runtime.states.model import blocks_of
     from runtime.states.placement import held_layers
 
     engine = make_engine(plan)
+    blocks = blocks_of(engine.model.unwrap())
     calls = dict.fromkeys(held_layers(plan.layout, engine.position.stage), 0)
 
     def count(layer: int) -> Any:
@@ -49,7 +53,8 @@ def forward_calls(plan: Plan) -> dict[int, int]:
 
     for layer in calls:
         # Attention comes early in a layer, where recomputing has to pass even if it may stop before the end.
-        engine.model.unwrap().transformer.h[layer].ln_1.register_forward_pre_hook(count(layer))
+        norm: Any = blocks[layer].get_submodule("ln_1" if hasattr(blocks[layer], "ln_1") else "input_layernorm")
+        norm.register_forward_pre_hook(count(layer))
     engine.step(next(own_batches(engine, plan)))
     return calls
 

@@ -221,6 +221,11 @@ def test_what_is_no_number_or_not_there_does_not_pass() -> None:
     assert not missing.holds
     off = judged(right | {"a": gradient(3.0, 4.5)})
     assert off.steps[0].gradient.value == pytest.approx(0.1)
+    # What is left of a bias of keys is measured with those that GPT-2 has in one with it.
+    biases = {f"attn.{part}_proj.bias": gradient(size) for part, size in (("q", 3.0), ("k", 0.01), ("v", 4.0))}
+    rounded = biases | {"attn.k_proj.bias": gradient(0.02)}
+    found = compare([ReferenceStep(2.0, biases)], [RankSteps(0, [2.0], [rounded])], limits)
+    assert found.steps[0].gradient.value == pytest.approx(0.01 / 5, rel=1e-3)
     # Padding of the vocabulary has no gradient.
     assert relative(np.ones((3, 1), np.float32), np.ones((2, 1), np.float32)) == pytest.approx(1 / 2**0.5)
     assert relative(np.zeros((2, 1), np.float32), np.zeros((2, 1), np.float32)) == 0

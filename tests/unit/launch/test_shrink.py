@@ -153,6 +153,62 @@ def test_chunks_of_gemini_need_a_gpu() -> None:
     assert small.problem.hardware.device == "cuda"
 
 
+LLAMA: dict[str, Any] = {
+    "num_heads": 32,
+    "attention": {"kv_heads": 8, "qkv_bias": False, "output_bias": False},
+    "positions": {"kind": "rotary", "scaling": "llama3", "factor": 8.0, "original_max_seq_len": 8},
+    "mlp": {"gated": True, "activation": "silu", "bias": False},
+    "norm": {"kind": "rmsnorm"},
+}
+
+
+def small_llama(attention: dict[str, Any] | None = None, **layout: Any) -> Any:
+    model = {**LLAMA, "hidden_size": 4096, "attention": LLAMA["attention"] | (attention or {}), "dropout": 0.0}
+    small = shrink(make_plan(model=model, **layout), max_processes=8, on_gpus=False).plan.problem
+    assert small.model.hidden_size <= 256
+    return small
+
+
+@pytest.mark.parametrize(("degree", "tensor", "kv_heads"), [(1, 1, 2), (2, 1, 2), (2, 2, 4), (4, 1, 4), (8, 1, 8)])
+def test_queries_stay_grouped_and_every_rank_has_heads(degree: int, tensor: int, kv_heads: int) -> None:
+    model = small_llama(sequence_parallel_degree=degree, tensor_parallel=tensor).model
+    assert model.family == "llama"
+    assert model.kv_heads == kv_heads
+    assert model.num_heads == max(2 * kv_heads, 4)
+    assert model.head_size == 8
+
+
+def test_one_head_of_keys_stays_one() -> None:
+    assert small_llama({"kv_heads": 1}).model.kv_heads == 1
+
+
+def test_scaling_windows_and_odd_heads_stay_what_they_are() -> None:
+    model = small_llama().model
+    assert (model.positions.scaling, model.positions.factor, model.positions.original_max_seq_len) == ("llama3", 8, 8)
+    window = small_llama({"sliding_window": 4, "head_size": 256})
+    assert window.model.family == "mistral"
+    assert window.model.attention.sliding_window == window.seq_len // 2
+    assert window.model.head_size == 16
+    wide = small_llama({"sliding_window": 4096, "head_size": 64}).model
+    assert wide.attention.sliding_window == 2 * window.seq_len
+    assert wide.head_size == 4
+
+
+def test_sequences_shrink_before_tensor_parallelism_and_after_the_pipeline() -> None:
+    def degrees(most: int, **fields: Any) -> tuple[int, int, int, int]:
+        plan = make_plan(model={**LLAMA, "hidden_size": 4096}, global_batch=64, num_microbatches=8, **fields)
+        layout = shrink(plan, max_processes=most, on_gpus=False).plan.layout
+        return (layout.tensor_parallel, layout.sequence_parallel_degree, layout.pipeline_parallel, layout.data_parallel)
+
+    fields = {"tensor_parallel": 2, "sequence_parallel_degree": 4, "pipeline_parallel": 4, "data_parallel": 4}
+    assert degrees(128, **fields) == (2, 4, 4, 4)
+    assert degrees(64, **fields) == (2, 4, 4, 2)
+    assert degrees(32, **fields) == (2, 4, 2, 2)
+    assert degrees(16, **fields) == (2, 2, 2, 2)
+    with pytest.raises(PlanError):
+        degrees(8, **fields)
+
+
 DEGREES = st.tuples(st.sampled_from([1, 2, 3, 4, 6, 8]), st.sampled_from([1, 2, 3, 8]), st.sampled_from([1, 2, 16]))
 
 
