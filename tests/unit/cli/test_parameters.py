@@ -41,7 +41,7 @@ def test_h_is_help(name: str, gptplan: Run) -> None:
         ("gptplan solve --gpu v100", {"v100-16g", "v100-32g"}),
         ("gptplan solve --stack fs", {"fsdp"}),
         ("gptplan sweep --model gpt2-t", {"gpt2-tiny"}),
-        ("gptplan explain TP00", {"TP001", "TP002", "TP003", "TP004", "TP005"}),
+        ("gptplan explain TP00", {"TP001", "TP002", "TP003", "TP004", "TP005", "TP006", "TP007"}),
         ("gptplan verify FILE.plan --without c", {"causal-attention"}),
     ],
 )
