@@ -62,6 +62,7 @@ docs: $(VENV)/planner.stamp ## Write the pages that are generated from code
 	$(BIN)/python -m docs.rules_page
 	$(BIN)/python -m docs.specs_page
 	$(BIN)/python -m docs.cli_page
+	$(BIN)/python -m docs.check_page
 	$(BIN)/python -m docs.plans_page
 	$(BIN)/python -m docs.speed_page tests/validation/h200_runs.csv tests/validation/library_runs.csv
 

@@ -20,6 +20,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import textwrap
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -54,7 +55,8 @@ on one node or as two nodes on one machine, and one of its processes got a signa
 run. Launcher N is that of node N; with two nodes, rank N is on node N. Counted are processes that are there 30 seconds
 later, and files outside the folder of the run but for PyTorch's cache. The last column has exit code and message of
 every launcher that was not killed by SIGKILL itself, and how often. A launcher that is ended before it has started
-anything ends without a message.
+anything ends without a message. Nodes that have not met yet know nothing of each other: who waits for a launcher that
+was killed before ends when its `--rendezvous-timeout` is over; time counts from when it waits.
 
 """
 HEAD = """| nodes | killed | signal | when | kills | left after 30 s | all gone, slowest | survivors |
@@ -115,6 +117,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="start no more after so long")
+    parser.add_argument("--note", default="", help="for the page: what was otherwise in these kills")
     parser.add_argument("--records", type=Path, default=Path("runs/kills.jsonl"))
     options = parser.parse_args()
     found = list(_records(options.records))
@@ -136,7 +139,7 @@ def main() -> int:
                 print(f"{len(found)}/{options.kills} {one.kill}: {_words(one)}", flush=True)
                 with options.records.open("ab") as file:
                     file.write(msgspec.json.encode(one) + b"\n")
-    PAGE.write_text(_page(found, options.seed), encoding="utf-8")
+    PAGE.write_text(_page(found, options.seed, options.note), encoding="utf-8")
     return int(any(one.mistakes for one in found))
 
 
@@ -224,6 +227,11 @@ class _Running:
         """Whether no process is left."""
         return self.launchers_have_ended() and not self.processes()
 
+    def launchers_have_started(self) -> bool:
+        """Whether every launcher has said something, or ended without; a busy machine lets one start for a while."""
+        started = (one.poll() is not None or self.said(node).stat().st_size for node, one in enumerate(self.launchers))
+        return all(started)
+
     def launchers_have_ended(self) -> bool:
         """Whether no launcher is left; cheap."""
         return not any(launcher.poll() is None for launcher in self.launchers)
@@ -239,6 +247,7 @@ def _killed(plans: dict[int, Path], kill: Kill) -> Found:
         if victim is not None:
             with suppress(ProcessLookupError):
                 os.kill(victim, kill.number)
+        run.wait(run.launchers_have_started, START_TIMEOUT_S)
         seconds = run.wait(run.has_ended, LEFT_AFTER_S)
         left = [_command_of(pid) for pid in run.processes()]
         left += [path.name for path in (run.folder / "tmp").iterdir() if not path.name.startswith(CACHE)]
@@ -278,7 +287,11 @@ def _last_words(text: str) -> str:
     message = re.sub(
         r"; \d+ of \d+ steps are done, .*", "; N steps are done, metrics and logs are in FOLDER", "".join(lines[-1:])
     )
-    return re.sub(r"127\.0\.0\.1:\d+", "HOST:PORT", message)
+    return _plain(re.sub(r"127\.0\.0\.1:\d+", "HOST:PORT", message))
+
+
+def _plain(message: str) -> str:
+    return re.sub(r"logs in /\S+", "logs in FOLDER", message)
 
 
 def _words(one: Found) -> str:
@@ -287,7 +300,7 @@ def _words(one: Found) -> str:
     return f"all gone after {one.seconds:.1f} s; {ends}{mistakes}"
 
 
-def _page(found: Sequence[Found], seed: int) -> str:
+def _page(found: Sequence[Found], seed: int, note: str) -> str:
     rows: dict[tuple[int, str, str, str], list[Found]] = collections.defaultdict(list)
     for one in found:
         kill = one.kill
@@ -300,14 +313,15 @@ def _page(found: Sequence[Found], seed: int) -> str:
     left, mistakes = sum(len(one.left) for one in found), sum(bool(one.mistakes) for one in found)
     command = f"python -m benchmarks.kills --kills {len(found)} --seed {seed}"
     counts = f"{len(found)} kills: {left} processes or files left, {mistakes} that ended otherwise than they should."
+    paragraph = f"{textwrap.fill(note, 120)}\n\n" * bool(note)
     slowest = f"after {times[len(times) // 2]:.1f} s in half of them, and after {times[-1]:.1f} s in the slowest"
-    return f"{INTRODUCTION.format(command=command)}{counts} All was gone\n{slowest}.\n\n{HEAD}" + "".join(
+    return f"{INTRODUCTION.format(command=command)}{counts} All was gone\n{slowest}.\n\n{paragraph}{HEAD}" + "".join(
         f"{line}\n" for line in lines
     )
 
 
 def _row(place: tuple[int, str, str, str], rows: Sequence[Found]) -> str:
-    ends = collections.Counter(f"{code} {message}".strip() for row in rows for code, message in row.survivors)
+    ends = collections.Counter(f"{code} {_plain(message)}".strip() for row in rows for code, message in row.survivors)
     said = "<br>".join(f"{times} x {text}" for text, times in sorted(ends.items())).replace("|", "\\|")
     left, slowest = sum(len(row.left) for row in rows), max(row.seconds for row in rows)
     return f"| {' | '.join(map(str, place))} | {len(rows)} | {left} | {slowest:.1f} s | {said or '-'} |"

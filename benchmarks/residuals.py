@@ -4,16 +4,13 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
-from planner.cost_model.errors import KINDS, kind_columns
-from planner.layouts.layout import columns_of
 from planner.validation import Report, validate
+from planner.validation.evidence import FEWEST_RUNS, kind_of
 from planner.validation.replay import Replay
 from planner.validation.report import memory_pair, time_pair
 from planner.validation.score import errors
 
 RUNS = Path(__file__).parent.parent / "tests" / "validation" / "h200_runs.csv"
-FEWEST_RUNS = 3
-"""A kind of layout with fewer measured runs has no figure of its own."""
 
 
 def residuals(report: Report, stack: str) -> dict[str, dict[str, float]]:
@@ -27,7 +24,7 @@ def residuals(report: Report, stack: str) -> dict[str, dict[str, float]]:
             continue
         if "allocated" in replay.memory_bytes and time_pair(replay) is not None:
             by_kind["all"].append(replay)
-            by_kind[KINDS[int(kind_columns(columns_of(replay.case.layout))[0])]].append(replay)
+            by_kind[kind_of(replay.case.layout)].append(replay)
     return {kind: _fields(runs) for kind, runs in by_kind.items() if len(runs) >= FEWEST_RUNS}
 
 

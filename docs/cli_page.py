@@ -22,6 +22,10 @@ the same. `gptplan --install-completion` teaches a shell to complete commands, o
 Answers go to stdout and messages to stderr. Exit codes: 0 yes, 1 a negative answer, 2 a mistake in the input, 3 a
 defect of gptplan, 130 interrupted before there was an answer; `run` passes on that of a worker that failed.
 
+With `--json` an error of the input is one JSON document on stdout too: `{"error": {...}, "others": [...]}`, where the
+first error and each other one have `rule`, `severity`, `message`, `location`, `values`, `detail` and `hint`, as the
+findings of `check` do. Where only the writing of an answer failed, the document has the answer as well.
+
 This page is written by `make docs`; do not edit it.
 """
 _KINDS: dict[Any, str] = {bool: "", int: "whole number", float: "number", Path: "path", str: "text"}

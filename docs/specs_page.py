@@ -12,9 +12,11 @@ import msgspec
 from msgspec import UNSET
 from msgspec import inspect as types
 
+from planner.solver.search import MOST_LAYOUTS
 from planner.specs import HardwareSpec, ModelSpec, StackSpec
 from planner.specs.base import Spec
-from planner.specs.units import EXAMPLES, UNIT_SCALES, quantity_text
+from planner.specs.files import MAX_SPEC_BYTES
+from planner.specs.units import EXAMPLES, RANGES, UNIT_SCALES, quantity_text, shown
 
 PAGE = Path(__file__).with_name("specs.md")
 
@@ -26,6 +28,9 @@ a file, such as `[traffic]`, is a section here. A key without a default has to b
 text with a unit; a plan holds them as numbers in bytes, seconds, bytes/s and FLOP/s.
 
 {units}
+
+A number or quantity out of its bounds is refused. So is a question with more than {layouts:,} layouts, as a batch and
+a number of GPUs with very many divisors have. A file has at most {size} MiB.
 
 This page is written by `make docs` from the structs in `planner/specs/`; do not edit it.
 """
@@ -46,9 +51,21 @@ class Leaf(NamedTuple):
 
 def specs_page() -> str:
     """The whole page."""
-    units = "\n".join(f"- `{EXAMPLES[kind]}`: {', '.join(scales)}" for kind, scales in UNIT_SCALES.items())
+    units = "\n".join(
+        f"- `{EXAMPLES[kind]}`: {', '.join(scales)}; {_bounds(kind)}" for kind, scales in UNIT_SCALES.items()
+    )
     kinds: dict[str, type[Spec]] = {"A model": ModelSpec, "Hardware": HardwareSpec, "A training stack": StackSpec}
-    return "\n".join([_HEAD.format(units=units), *(_section(kind, f"## {title}") for title, kind in kinds.items())])
+    return "\n".join(
+        [
+            _HEAD.format(units=units, layouts=MOST_LAYOUTS, size=MAX_SPEC_BYTES >> 20),
+            *(_section(kind, f"## {title}") for title, kind in kinds.items()),
+        ]
+    )
+
+
+def _bounds(kind: type) -> str:
+    least, most = RANGES[kind]
+    return f"from {shown(kind, least)} to {shown(kind, most)}"
 
 
 def _section(struct: type[Spec], title: str, path: str = "") -> str:
@@ -124,10 +141,10 @@ def _kind(kind: types.Type) -> str:
 
 
 _KINDS: dict[type, Callable[[Any], str]] = {
-    types.Metadata: lambda kind: ", ".join(dict.fromkeys(["number", kind.extra["unit"]])),
+    types.Metadata: lambda kind: f"{_range(kind.type)}{_unit(kind)}",
     types.UnionType: lambda kind: " or ".join(_kind(one) for one in kind.types if not isinstance(one, types.NoneType)),
     types.LiteralType: lambda kind: ", ".join(f"`{value}`" for value in kind.values),
-    types.VarTupleType: lambda kind: f"list of {_kind(kind.item_type)}",
+    types.VarTupleType: lambda kind: f"list of {_kind(kind.item_type)}{_length(kind)}",
     types.TupleType: lambda kind: f"[{', '.join(map(_kind, kind.item_types))}]",
     types.DictType: lambda kind: f"table of {_kind(kind.value_type)} by {_kind(kind.key_type)}",
     types.StructType: lambda kind: "table",
@@ -135,11 +152,26 @@ _KINDS: dict[type, Callable[[Any], str]] = {
 }
 
 
+def _unit(kind: types.Metadata) -> str:
+    unit = (kind.extra or {})["unit"]
+    return "" if unit == "number" else f", {unit}"
+
+
+def _length(kind: types.VarTupleType) -> str:
+    """How many there may be."""
+    least = f"{kind.min_length} to " if kind.min_length else "at most "
+    return f", {least}{kind.max_length}" if kind.max_length is not None else ""
+
+
 def _range(kind: Any) -> str:
     """A plain value with its bounds, such as ``number above 0 to 1``."""
     bounds = {word: getattr(kind, name, None) for word, name in (("from", "ge"), ("above", "gt"), ("to", "le"))}
-    stated = [f"{word} {bound:g}" for word, bound in bounds.items() if bound is not None]
-    return " ".join([_WORDS[type(kind).__name__], *stated]).replace("1e+09", "10^9")
+    stated = [
+        f"{word} {bound:,}" if isinstance(bound, int) else f"{word} {bound:g}"
+        for word, bound in bounds.items()
+        if bound is not None
+    ]
+    return " ".join([_WORDS[type(kind).__name__], *stated])
 
 
 def _default(field: types.Field) -> str:

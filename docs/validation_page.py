@@ -1,6 +1,6 @@
-"""Writes docs/validation.md and its plots: ``python -m docs.validation_page TABLE.csv ...``.
+"""Writes docs/validation.md, its plots and what runs cover: ``python -m docs.validation_page TABLE.csv ...``.
 
-``make validate`` runs it on the tables that its variable DATA names.
+The last is planner/validation/evidence.json. ``make validate`` runs it on the tables that its variable DATA names.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from planner.diagnostics import PlanError, render
 from planner.specs import HardwareSpec
 from planner.specs.files import load_spec
 from planner.specs.units import format_gib, format_seconds
-from planner.validation import Report, validate
+from planner.validation import Report, evidence, validate
 from planner.validation.facts import facts_of
 from planner.validation.replay import Replay
 from planner.validation.report import SetScore, layout_words, memory_pair, percent, time_pair, worst_rows
@@ -208,6 +208,7 @@ def main() -> None:
     except PlanError as error:
         sys.exit("\n".join(render(diagnostic) for diagnostic in error.diagnostics))
     plots = draw(report, FOLDER)
+    evidence.FILE.write_text(evidence.encoded(evidence.covered(report.replays)), encoding="utf-8")
     PAGE.write_text(page(report, plots), encoding="utf-8")
     sys.stdout.write(f"wrote {PAGE.name} and {len(plots)} plots\n")
 

@@ -6,6 +6,8 @@ NO_LAYOUT = "INF001"
 NO_WAY, OTHER_COUNT, OTHER_PIN, OFFLOAD = "WAY000", "WAY001", "WAY002", "WAY003"
 LARGER_CARD, OTHER_BATCH, SMALLER_RESERVE = "WAY004", "WAY005", "WAY006"
 """What the search says of a problem without a layout."""
+TIGHT_MEMORY, EXTRAPOLATED = "EST001", "EST002"
+"""What limits a prediction."""
 
 
 class Config(enum.StrEnum):
@@ -37,6 +39,10 @@ CODES: dict[str, str] = {
     OTHER_BATCH: "Another global batch leaves a layout.",
     SMALLER_RESERVE: "A smaller memory reserve leaves a layout, and less room for what the memory model does not "
     "count.",
+    TIGHT_MEMORY: "A plan fits, and a stage has less memory to spare beyond the usual reserve than predictions of such "
+    "layouts miss by on average. About such a plan the prediction cannot tell whether it runs out of memory.",
+    EXTRAPOLATED: "The runs that the expected error was measured in had fewer GPUs or nodes, other cards or smaller "
+    "models than the plan. How far off it is there is not known.",
     Config.HIDDEN: "A value of a configuration cannot be told without running the file, which gptplan never does. The "
     "rest of the file is checked.",
     Config.WRONG_KIND: "A value of a configuration is not of the kind that its key takes.",

@@ -41,6 +41,9 @@ class Diagnostic(msgspec.Struct, frozen=True, kw_only=True):
 class PlanError(Exception):
     """A user's mistake or a negative answer; rendered without a traceback."""
 
+    answer: dict[str, Any] | None = None
+    """What the command found before: a part of its one JSON document."""
+
     def __init__(self, *diagnostics: Diagnostic, exit_code: ExitCode = ExitCode.USAGE) -> None:
         """Carry ``diagnostics`` out of the call stack and end the command with ``exit_code``."""
         super().__init__("; ".join(d.message for d in diagnostics))

@@ -28,7 +28,7 @@ class Origin(NamedTuple):
     devices_per_node: int
 
 
-class _Fields(NamedTuple):
+class Fields(NamedTuple):
     """Fields of a spec that were measured, with a source line for each key."""
 
     values: dict[str, object]
@@ -55,7 +55,7 @@ def calibrated(measured: Measurements, origin: Origin) -> HardwareSpec:
     parts = [
         _rates(measured, origin),
         _memory(measured, origin),
-        _link(measured, origin),
+        link_fields(measured.collectives, measured.device, origin),
         _host(measured, origin),
         _identity(measured, origin),
     ]
@@ -77,7 +77,7 @@ def _on(measured: Measurements, origin: Origin) -> str:
     return f"measured on {measured.device_name} ({processes}{threads}), torch {measured.torch_version}, {origin.date}"
 
 
-def _identity(measured: Measurements, origin: Origin) -> _Fields:
+def _identity(measured: Measurements, origin: Origin) -> Fields:
     title = f"{measured.device_name}, calibrated {origin.date}"
     names = origin.base.device_names if origin.same_device else (measured.device_name,)
     values = {
@@ -89,11 +89,11 @@ def _identity(measured: Measurements, origin: Origin) -> _Fields:
         "calibrated": True,
     }
     if measured.device == "cpu":
-        return _Fields(values, {})
-    return _Fields(values, {"devices_per_node": "devices that the driver shows on this machine"})
+        return Fields(values, {})
+    return Fields(values, {"devices_per_node": "devices that the driver shows on this machine"})
 
 
-def _rates(measured: Measurements, origin: Origin) -> _Fields:
+def _rates(measured: Measurements, origin: Origin) -> Fields:
     main = main_precision(measured)
     peaks: dict[Precision, FlopsPerSecond] = {}
     sources = {}
@@ -138,7 +138,7 @@ def _rates(measured: Measurements, origin: Origin) -> _Fields:
         "memory_bandwidth_bytes_per_s": BytesPerSecond(bandwidth),
         "kernel_launch_s": Seconds(measured.kernel_launch_s),
     }
-    return _Fields(values, sources)
+    return Fields(values, sources)
 
 
 def _memory_share(measured: Measurements, origin: Origin) -> tuple[float, float]:
@@ -149,10 +149,10 @@ def _memory_share(measured: Measurements, origin: Origin) -> tuple[float, float]
     return reached, 1.0
 
 
-def _memory(measured: Measurements, origin: Origin) -> _Fields:
+def _memory(measured: Measurements, origin: Origin) -> Fields:
     found = measured.device_memory
     if found is None:
-        return _Fields({}, {})
+        return Fields({}, {})
     # A training run loads more kernels and opens more channels than a calibration: never below the base.
     base, context = origin.base, found.context_bytes
     values: dict[str, object] = {
@@ -170,28 +170,28 @@ def _memory(measured: Measurements, origin: Origin) -> _Fields:
             f"the larger of {format_bytes(found.communicator_bytes)}, which the first NCCL communicator took by the "
             f"same figure, and of {base.name}'s figure for a training run"
         )
-    return _Fields(values, sources)
+    return Fields(values, sources)
 
 
 def _whole_mib(num_bytes: float) -> Bytes:
     return Bytes(int(num_bytes) // MIB * MIB)
 
 
-def _link(measured: Measurements, origin: Origin) -> _Fields:
+def link_fields(collectives: Sequence[Collective], device: str, origin: Origin) -> Fields:
     """The link of rings over more than two devices where there are any, and what rings over two keep of it.
 
     Two devices alone do not tell larger rings; those of the same card in the base spec stay.
     """
-    pairs = [one for one in measured.collectives if one.size == PAIR]
-    larger = [one for one in measured.collectives if one.size > PAIR]
+    pairs = [one for one in collectives if one.size == PAIR]
+    larger = [one for one in collectives if one.size > PAIR]
     if not larger and origin.same_device and origin.base.node_link.pair_efficiency is not None:
         return _pair_link(pairs, origin.base.node_link)
     fitted = larger or pairs
     if len(fitted) < LEAST_TIMINGS:
-        return _Fields({}, {})
+        return Fields({}, {})
     link, base = fit_link(fitted), origin.base.node_link
     stated = float(base.bandwidth_bytes_per_s)
-    keep = origin.same_device and measured.device == "cuda" and stated >= link.bandwidth_bytes_per_s
+    keep = origin.same_device and device == "cuda" and stated >= link.bandwidth_bytes_per_s
     bandwidth = stated if keep else link.bandwidth_bytes_per_s
     pair = _pair_ring(pairs) if larger else None
     spec = LinkSpec(
@@ -205,19 +205,19 @@ def _link(measured: Measurements, origin: Origin) -> _Fields:
     sources = {f"node_link.{key}": _fit_words(link, fitted) for key in keys}
     if pair is not None:
         sources["node_link.pair_efficiency"] = pair[1]
-    return _Fields({"node_link": spec}, sources)
+    return Fields({"node_link": spec}, sources)
 
 
-def _pair_link(pairs: Sequence[Collective], base: LinkSpec) -> _Fields:
+def _pair_link(pairs: Sequence[Collective], base: LinkSpec) -> Fields:
     pair = _pair_ring(pairs)
     if pair is None:
-        return _Fields({}, {})
+        return Fields({}, {})
     link, words = pair
     share = _share(link, float(base.bandwidth_bytes_per_s))
     spec: LinkSpec = msgspec.structs.replace(
         base, pair_efficiency=share, latency_s=Seconds(link.latency_s), start_s=Seconds(0.0)
     )
-    return _Fields({"node_link": spec}, {"node_link.pair_efficiency": words, "node_link.latency": words})
+    return Fields({"node_link": spec}, {"node_link.pair_efficiency": words, "node_link.latency": words})
 
 
 def _pair_ring(pairs: Sequence[Collective]) -> tuple[Link, str] | None:
@@ -242,7 +242,7 @@ def _fit_words(link: Link, timings: Sequence[Collective]) -> str:
     )
 
 
-def _host(measured: Measurements, origin: Origin) -> _Fields:
+def _host(measured: Measurements, origin: Origin) -> Fields:
     adam = measured.adam_parameters_per_s * ADAM_BYTES
     base = origin.base.host
     spec = HostSpec(
@@ -269,7 +269,7 @@ def _host(measured: Measurements, origin: Origin) -> _Fields:
         "host.nvme_read": "one file, read back past the page cache",
         "host.nvme_write": "one file, until fsync returned",
     }
-    return _Fields({"host": spec}, sources)
+    return Fields({"host": spec}, sources)
 
 
 def spec_name(stem: str) -> str:

@@ -11,13 +11,13 @@ import typer
 
 from planner import __version__
 from planner.cli import ending
+from planner.cli import run as running
 from planner.cli.calibrate import calibrate
 from planner.cli.check import check
 from planner.cli.diff import diff
-from planner.cli.listing import explain, hardware, models, rules
+from planner.cli.listing import explain, hardware, models, rules, stacks
 from planner.cli.parameters import command
 from planner.cli.report import report
-from planner.cli.run import run
 from planner.cli.show import show
 from planner.cli.solve import solve
 from planner.cli.sweep import sweep
@@ -27,7 +27,7 @@ from planner.cli.verify import verify
 COMMANDS: tuple[Callable[[Any], int], ...] = (
     solve,
     sweep,
-    run,
+    running.run,
     show,
     verify,
     diff,
@@ -39,6 +39,7 @@ COMMANDS: tuple[Callable[[Any], int], ...] = (
     explain,
     models,
     hardware,
+    stacks,
 )
 """In the order of the help."""
 
@@ -64,14 +65,15 @@ def _global(version: Annotated[bool, typer.Option("--version", help="Print the v
 
 def main(argv: list[str] | None = None) -> None:
     """Run a command and exit; no traceback reaches a user."""
-    sys.exit(_run(argv))
+    sys.exit(run(argv))
 
 
-def _run(argv: list[str] | None) -> int:
+def run(argv: list[str] | None = None) -> int:
+    """Run a command; its exit code."""
     try:
-        code: Any = app(args=argv, standalone_mode=True)
+        code: Any = app(args=argv, standalone_mode=False)
     except BaseException as error:
-        return ending.exit_code(error)
+        return ending.exit_code(error, as_json="--json" in (sys.argv[1:] if argv is None else argv))
     return int(code or 0)
 
 

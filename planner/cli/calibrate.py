@@ -11,6 +11,7 @@ import msgspec
 from planner.cli.parameters import Json, print_json
 from planner.diagnostics import Diagnostic, ExitCode, render, usage_error
 from planner.handover.options import Option, Range
+from planner.inputs import is_folder
 from planner.outputs import say
 from planner.plans.question import GPU_NAMES, STACK_NAMES
 from planner.specs import HardwareSpec, StackSpec
@@ -50,12 +51,30 @@ class Calibrate(msgspec.Struct, frozen=True, kw_only=True):
     stack: Annotated[
         str | None, Option("With --from: the stack to refit. [default: that of most rows]", known=STACK_NAMES)
     ] = None
+    kernels: Annotated[
+        tuple[Path, ...],
+        Option("Derive the spec from tables of measured kernels instead; repeatable.", metavar="TABLE.csv"),
+    ] = ()
+    device: Annotated[
+        str | None, Option("With --kernels: the device as the tables call it. [default: that of --base]")
+    ] = None
+    multiprocessors: Annotated[
+        int | None,
+        Option("With --kernels: of the device. [default: the base's]", range=Range(most=4096, example="132")),
+    ] = None
     as_json: Json = False
 
 
 def calibrate(options: Calibrate) -> int:
-    """Measure this machine and write a hardware spec, or refit a stack to recorded runs."""
+    """Measure this machine, or read tables of kernels, and write a hardware spec; or refit a stack to recorded runs."""
     _check_output(options.output, force=options.force)
+    if not options.kernels:
+        of_tables = {"--device": options.device, "--multiprocessors": options.multiprocessors}
+        _refuse("{option} goes with --kernels alone", of_tables)
+    else:
+        others = {"--devices": options.devices, "--disk": options.disk, "--from": options.runs}
+        _refuse("{option} does not go with --kernels", others | {"--gpu": options.gpu, "--stack": options.stack})
+        return _derive(options)
     if options.runs is None:
         _refuse("{option} goes with --from alone", {"--gpu": options.gpu, "--stack": options.stack})
         return _measure(options)
@@ -73,12 +92,12 @@ def _refuse(message: str, given: Mapping[str, object]) -> None:
 def _check_output(output: Path, *, force: bool) -> None:
     if output.suffix != ".toml":
         raise usage_error("a spec file ends in .toml", location=str(output), hint=f"use `-o {output.stem}.toml`")
-    if output.is_dir():
+    if is_folder(output):
         raise usage_error("this is a folder", location=str(output), hint="name a file with `-o FILE.toml`")
-    if output.exists() and not force:
+    if os.path.lexists(output) and not force:
         hint = "name another file with `-o`, or replace it with `--force`"
         raise usage_error("this file is there already", location=str(output), hint=hint)
-    if not output.parent.is_dir() or not os.access(output.parent, os.W_OK | os.X_OK):
+    if not is_folder(output.parent) or not os.access(output.parent, os.W_OK | os.X_OK):
         raise usage_error(
             "cannot write the spec: there is no such folder, or it cannot be written to",
             location=str(output),
@@ -119,6 +138,37 @@ def _measure(options: Calibrate) -> int:
             "measurements": to_builtins(measured),
         }
     )
+    return ExitCode.OK
+
+
+def _derive(options: Calibrate) -> int:
+    from planner.calibration.hardware import Origin, spec_name
+    from planner.calibration.kernels import derive, read_kernels
+    from planner.outputs import write_output
+    from planner.specs.toml import to_toml
+    from planner.views import calibration as calibration_view
+    from planner.views.terminal import print_content
+
+    if options.base is None:
+        hint = "name the spec to take the rest from, such as `--base h100-80g`"
+        raise usage_error("kernels tell products and links, and nothing else of a card", location="--base", hint=hint)
+    base = load_spec(options.base, HardwareSpec)
+    today = datetime.datetime.now(tz=datetime.UTC).date().isoformat()
+    origin = Origin(
+        spec_name(options.output.stem), base, today, same_device=True, devices_per_node=base.devices_per_node
+    )
+    kernels = read_kernels(options.kernels, options.device, base)
+    found = derive(kernels, origin, options.multiprocessors, options.kernels)
+    write_output(to_toml(found.spec).encode(), options.output, what="spec", force=options.force)
+    written = load_spec(str(options.output), HardwareSpec)
+    if options.as_json:
+        fit = found.tiles
+        judged = fit and {"error": fit.error, "worst": fit.worst, "fitted": fit.fitted, "held_out": fit.held_out}
+        answer = {"spec_file": str(options.output), "name": written.name, "digest": spec_digest(written)}
+        rest = {"base": base.name, "spec": to_builtins(written), "products": judged, "left_out": kernels.left_out}
+        print_json(answer | rest)
+    else:
+        print_content(*calibration_view.derived(found, base, str(options.output)))
     return ExitCode.OK
 
 

@@ -8,6 +8,7 @@ import msgspec
 from planner.cli.parameters import Force, Json
 from planner.diagnostics import usage_error
 from planner.handover.options import Option, Range
+from planner.inputs import is_folder
 from planner.plans import question
 from planner.plans.question import parse_reserve
 from planner.specs import HardwareSpec, ModelSpec
@@ -50,7 +51,7 @@ def check(options: Check) -> int:
     from planner.lint.files import PLAN_SUFFIX, is_plan, read_text
 
     path, as_json = options.config, options.as_json
-    if path.is_dir():
+    if is_folder(path):
         if options.fix or options.as_plan:
             raise usage_error("--fix and --as-plan take one file", location=str(path), hint="name a file of the folder")
         return checking.check_folder(path, _asked(options), as_json=as_json)

@@ -123,7 +123,7 @@ def check_folder(folder: Path, asked: Asked, *, as_json: bool) -> int:
         code = max(code, one.code)
         documents.append({"file": str(path), **one.document})
         if not as_json:
-            tell(one.line)
+            print_content(one.line)
     if not documents:
         raise usage_error(
             "there is no configuration in this folder",

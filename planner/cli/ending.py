@@ -1,15 +1,25 @@
 """How a command ends that did not return: one message and an exit code, and a traceback for no user."""
 
 import errno
+import io
 import os
 import sys
+from typing import Any
 
-from planner.diagnostics import ExitCode, PlanError, render
+import typer
+
+from planner.cli.parameters import print_json
+from planner.diagnostics import Diagnostic, ExitCode, PlanError, render
 from planner.outputs import say
+from planner.specs.files import to_builtins
+
+USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[2]  # Typer names no base of what it refuses itself
 
 
-def exit_code(error: BaseException) -> int:
+def exit_code(error: BaseException, *, as_json: bool = False) -> int:
     """Say what ended a command, and with which code the process has to end.
+
+    ``as_json``: an error of the input is one JSON document on stdout too.
 
     Raises:
         BaseException: a defect, where ``GPTPLAN_DEBUG`` asks for its traceback.
@@ -18,8 +28,8 @@ def exit_code(error: BaseException) -> int:
         return _said(ExitCode.INTERRUPTED, "interrupted")
     if isinstance(error, SystemExit):
         return int(error.code or 0) if isinstance(error.code, int | None) else int(ExitCode.USAGE)
-    if isinstance(error, PlanError):
-        return _said(error.exit_code, "\n\n".join(render(diagnostic) for diagnostic in error.diagnostics))
+    if isinstance(error, PlanError | USAGE_ERROR):
+        return _refused(error, as_json=as_json)
     if isinstance(error, BrokenPipeError):
         _let_go_of_stdout()
         return int(ExitCode.OK)
@@ -34,6 +44,26 @@ def exit_code(error: BaseException) -> int:
         "  this is a defect of gptplan, not of your input\n"
         "hint: run again with GPTPLAN_DEBUG=1 for the traceback and report it",
     )
+
+
+def _document(*diagnostics: Diagnostic) -> dict[str, Any]:
+    """The first error, and what else is wrong, as commands print findings with ``--json``."""
+    first, *others = to_builtins(diagnostics)
+    return {"error": first, "others": others}
+
+
+def _refused(error: Any, *, as_json: bool) -> int:
+    """Say what is wrong with the input, by our own words or by Typer's: no such option, or one without its value."""
+    if isinstance(error, PlanError):
+        found, answer = error.diagnostics, error.answer or {}
+        text = "\n\n".join(map(render, found))
+    else:
+        found, answer, written = (Diagnostic(rule="USAGE", message=error.format_message()),), {}, io.StringIO()
+        error.show(file=written)
+        text = written.getvalue().rstrip("\n")
+    if as_json:
+        print_json(answer | _document(*found))
+    return _said(error.exit_code, text)
 
 
 def was_interrupted(error: BaseException | None) -> bool:
@@ -51,6 +81,6 @@ def _let_go_of_stdout() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _said(code: ExitCode, message: str) -> int:
+def _said(code: int, message: str) -> int:
     say(message)
     return int(code)

@@ -12,8 +12,10 @@ from typing import Annotated, Any, get_args, get_origin
 import msgspec
 import typer
 
-from planner.diagnostics import usage_error
+from planner.diagnostics import ExitCode, usage_error
 from planner.handover.options import Declared, Option, check_ranges, declared
+from planner.inputs import is_folder
+from planner.outputs import say
 
 Json = Annotated[bool, Option("Print one JSON document.", ("--json",))]
 Force = Annotated[bool, Option("Replace a file that another command or a person wrote.")]
@@ -44,7 +46,12 @@ def command(function: Callable[[Any], int]) -> Callable[..., None]:
         given = {field: tuple(value) if isinstance(value, list) else value for field, value in typed.items()}
         options = struct(**{field: value for field, value in given.items() if value is not None})
         check_ranges(options)
-        raise typer.Exit(function(options))
+        try:
+            code = function(options)
+        except KeyboardInterrupt:  # of which Typer makes an exit without a word
+            say("interrupted")
+            code = ExitCode.INTERRUPTED
+        raise typer.Exit(code)
 
     run.__name__, run.__doc__ = function.__name__, function.__doc__
     signature = inspect.Signature([_parameter(one) for one in declared(struct)])
@@ -69,7 +76,10 @@ def _parameter(one: Declared) -> inspect.Parameter:
 
 def print_json(document: Any) -> None:
     """Write one JSON document to stdout."""
-    text = msgspec.json.format(msgspec.json.encode(document), indent=2).decode()
+    try:
+        text = msgspec.json.format(msgspec.json.encode(document), indent=2).decode()
+    except UnicodeEncodeError:  # names of files that are no UTF-8
+        text = json.dumps(msgspec.to_builtins(document), indent=2)
     sys.stdout.write(_UNUSUAL.sub(_as_json, text) + "\n")
 
 
@@ -87,6 +97,6 @@ def check_table(out: Path | None, example: str) -> None:
     Raises:
         PlanError: that is what ``--out`` names.
     """
-    if out is not None and (out.is_dir() or not out.parent.is_dir()):
-        what = "this is a folder" if out.is_dir() else "there is no such folder to write into"
+    if out is not None and (is_folder(out) or not is_folder(out.parent)):
+        what = "this is a folder" if is_folder(out) else "there is no such folder to write into"
         raise usage_error(what, location=str(out), hint=f"name a file with `--out {example}`")

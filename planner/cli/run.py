@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from planner.cli.parameters import PlanFile
-from planner.diagnostics import ExitCode
+from planner.diagnostics import ExitCode, render
 from planner.handover.options import Option
 from planner.handover.work import METRICS_FILE, RunOptions
 from planner.outputs import say
@@ -52,6 +52,7 @@ def _check(plan: "Plan", options: Run) -> None:
     from planner.launch.nvme import check_nvme, moment_bytes
     from planner.launch.processes import other_nodes
     from planner.validation.recording import check_record
+    from planner.views.caveats import tight_memory
 
     problem = plan.problem
     check_texts(options.data, options.tokenizer, vocab_size=problem.model.vocab_size, seq_len=problem.seq_len)
@@ -69,6 +70,8 @@ def _check(plan: "Plan", options: Run) -> None:
         )
     if (others := other_nodes(plan, options)) is not None:
         resolved(others[0])
+    for warning in tight_memory(plan):
+        say(render(warning))
 
 
 def _progress(folder: Path, options: Run) -> str:

@@ -9,7 +9,7 @@ from planner.cli.parameters import Force, Json, print_json
 from planner.diagnostics import ExitCode, PlanError, render, usage_error
 from planner.handover.options import Option, Range
 from planner.layouts.problem import Problem
-from planner.outputs import STDOUT, check_output, say, tell
+from planner.outputs import STDOUT, check_output, say
 from planner.plans.question import Question, build_problem, plan_name
 from planner.specs.files import to_builtins
 
@@ -27,7 +27,7 @@ class Solve(Question, frozen=True, kw_only=True):
     time_limit_s: Annotated[
         float | None, Option("Seconds the search may take. [default: none]", ("--time-limit",), range=SEARCH_TIME)
     ] = None
-    top: Annotated[int, Option("How many layouts to list, the best included.", range=Range(example="5"))] = 1
+    top: Annotated[int, Option("How many choices to list, each by its best layout.", range=Range(example="5"))] = 1
     min_gpus: Annotated[bool, Option("Find the least number of GPUs that the model fits on, at most --gpus.")] = False
     output: Annotated[Path | None, Option("Plan file. [default: plans/MODEL-NxGPU.plan]", ("-o", "--output"))] = None
     force: Force = False
@@ -54,8 +54,11 @@ def solve(options: Solve) -> int:
         if options.output is None and not options.force:
             _check_question(answer.plan, path)
         write_plan(answer.plan, path, force=options.force)
-    except PlanError:
-        _print(answer, least, None, options)  # before it is lost
+    except PlanError as error:
+        if options.as_json:
+            error.answer = _document(answer, least, None)
+        else:
+            _print(answer, least, None, options)  # before it is lost
         raise
     if path != STDOUT:
         _print(answer, least, path, options)
@@ -107,7 +110,7 @@ def _print(answer: "Answer", least: "LeastDevices | None", path: Path | None, op
         print_json(_document(answer, least, path))
         return
     if least is not None:
-        to = say if answer.plan is None else tell
+        to = say if answer.plan is None else print_content
         to(f"{answer_view.least_devices_text(least)}\n")
     if answer.plan is not None:
         print_content(*answer_view.found(answer, answer.plan, path))
@@ -118,10 +121,12 @@ def _print(answer: "Answer", least: "LeastDevices | None", path: Path | None, op
 
 
 def _document(answer: "Answer", least: "LeastDevices | None", path: Path | None) -> dict[str, Any]:
+    from planner.views.caveats import caveats
     from planner.views.why_not import reasons_of
 
     fields = to_builtins(msgspec.structs.replace(answer, refusal=None))
     # In the place of the answer's own account of it, which is no data.
     document = {{"refusal": "reasons"}.get(name, name): value for name, value in fields.items()}
     document |= {"reasons": to_builtins(reasons_of(answer)), "plan_file": None if path is None else str(path)}
+    document["warnings"] = [] if answer.plan is None else to_builtins(caveats(answer.plan))
     return document if least is None else document | {"min_gpus": to_builtins(least)}

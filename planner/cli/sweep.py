@@ -74,7 +74,7 @@ def sweep(options: Sweep) -> int:
     if options.as_json:
         print_json({"complete": complete, "points": len(points), "rows": msgspec.to_builtins(done)})
     else:
-        print_content(sweep_view.rows_table(done), least_width=sweep_view.LEAST_WIDTH)
+        print_content(sweep_view.rows_table(done))
     if not complete:
         say(f"interrupted after {len(done)} of {len(points)} points")
         return ExitCode.INTERRUPTED

@@ -5,11 +5,14 @@ import numpy as np
 from planner.cost_model.sources import formula
 from planner.layouts.problem import Problem
 from planner.layouts.stages import Floats
+from planner.specs import TilesSpec
 
 Side = Floats | float
 """A side of a matrix, of one product or of one for each row."""
 VECTOR_ELEMENTS = 8
 """Two-byte elements of an aligned vector of 16 bytes."""
+DROOP_FLOPS, DROOP_DECADES = 1e11, 2.0
+"""Products from this size on heat the card, up to so many factors of ten."""
 
 
 @formula("definition")
@@ -29,21 +32,37 @@ def product_seconds(problem: Problem, flops: Floats) -> Floats:
 def matrix_seconds(problem: Problem, rows: Side, columns: Side, depth: Side, batch: Floats | float = 1.0) -> Floats:
     """Time of ``batch`` products of ``rows x depth`` by ``depth x columns`` at once.
 
-    By tiles: the result is cut into tiles, which the multiprocessors compute wave after wave; a last wave takes
-    as long as a full one. Of the card's tiles the one that ends first is taken. Without tiles the curve tells.
-    Units: s.
+    By tiles, :func:`tile_seconds`, or along the curve where the card has none. Units: s.
     """
     tiles = problem.hardware.efficiency.tiles
-    flops = np.asarray(2.0 * batch * rows * columns * depth)
     if tiles is None:
-        return product_seconds(problem, flops)
-    waves = [
-        np.ceil(batch * np.ceil(rows / high) * np.ceil(columns / wide) / tiles.multiprocessors) * (high * wide / share)
-        for high, wide, share in tiles.shapes
-    ]
-    rate = problem.hardware.peak_flops_per_s[problem.precision] * tiles.rate
-    seconds = np.minimum.reduce(waves) * (2.0 * tiles.multiprocessors * depth / rate) + tiles.start_s
-    return np.where(flops > 0, seconds, 0.0)
+        return product_seconds(problem, np.asarray(2.0 * batch * rows * columns * depth))
+    return tile_seconds(tiles, problem.hardware.peak_flops_per_s[problem.precision], (rows, columns, depth), batch)
+
+
+@formula("nvidia-matmul")
+def tile_seconds(
+    tiles: TilesSpec, peak_flops_per_s: float, sides: tuple[Side, Side, Side], batch: Floats | float = 1.0
+) -> Floats:
+    """Time of ``batch`` products of ``(rows, columns, depth)`` at once, which are cut into tiles.
+
+    The multiprocessors compute the tiles of the result wave after wave; a last wave takes as long as a full one,
+    or the spec's share of that; less than one wave is divided along the depth as far as the spec says. Each tile
+    fills and empties a pipeline, and the clock falls in long products. Of the card's tiles the one that ends
+    first is taken. Units: s.
+    """
+    rows, columns, depth = sides
+    flops = np.asarray(2.0 * batch * rows * columns * depth)
+    best = np.full(flops.shape, np.inf)
+    for high, wide, share in tiles.shapes:
+        waves = batch * np.ceil(rows / high) * np.ceil(columns / wide) / tiles.multiprocessors
+        whole = tiles.tail * np.ceil(waves) + (1.0 - tiles.tail) * waves
+        taken = np.where(waves < 1.0, waves**tiles.split, whole)
+        best = np.minimum(best, taken * (high * wide / share))
+    decades = np.log10(np.maximum(flops, DROOP_FLOPS)) - np.log10(DROOP_FLOPS)
+    slower = 1.0 + tiles.droop * np.minimum(decades, DROOP_DECADES)
+    work = 2.0 * tiles.multiprocessors * (depth + tiles.fill) / (peak_flops_per_s * tiles.rate)
+    return np.where(flops > 0, best * work * slower + tiles.start_s, 0.0)
 
 
 @formula("definition")

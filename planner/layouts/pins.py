@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from planner.diagnostics import PlanError, usage_error
-from planner.layouts.layout import FIELDS, FREE_RECOMPUTE, RECOMPUTE, Layout, LayoutColumns, columns_of
+from planner.layouts.layout import FIELDS, FREE_RECOMPUTE, RECOMPUTE, Field, Layout, LayoutColumns, columns_of
 from planner.specs.files import did_you_mean
 
 LAYERS = "layers_per_stage"
@@ -17,6 +18,26 @@ _COUNTS, _WORDS, _SHARES = (
 )
 PINNABLE = (*_COUNTS, *_WORDS, *_SHARES, LAYERS)
 """Layout fields that a user pins and forbids."""
+
+MEANINGS = {
+    "tensor_mode": "how the tensors of a layer are divided",
+    "tensor_parallel": "ranks that divide every layer",
+    "tensor_depth": "depth of a 2.5D grid; 1 in every other mode",
+    "pipeline_parallel": "stages that divide the layers",
+    "data_parallel": "copies of the model that divide the batch",
+    "zero_stage": "what data-parallel ranks divide: 1 the optimizer's states, 2 gradients too, 3 weights too",
+    "sequence_parallel": "whether tensor-parallel ranks divide the sequence between their products",
+    "micro_batch": "sequences that one data-parallel rank pushes through the model at once",
+    "num_microbatches": "micro batches of one step on each data-parallel rank",
+    "schedule": "order of micro batches in the pipeline; none without one",
+    "num_model_chunks": "parts of a stage that an interleaved schedule takes in turn",
+    "recompute_layers_per_stage": "layers of each stage that backward computes again, instead of keeping activations",
+    "offload.optimizer": "share of the optimizer's states that leaves the device",
+    "offload.parameters": "share of the weights that leaves the device",
+    "offload.tier": "where offloaded states go",
+    LAYERS: "layers of each stage",
+}
+"""What each field that can be pinned says."""
 
 EVEN = "even"
 MAX_DIGITS = 9
@@ -140,3 +161,32 @@ def layers_match(layout: Layout, value: str) -> bool:
     """Whether a layout has the layers per stage that ``even`` or a list asks for."""
     wanted = pinned_layers(value, sum(layout.layers_per_stage), layout.pipeline_parallel)
     return wanted == layout.layers_per_stage
+
+
+class Pinnable(NamedTuple):
+    """A field that can be pinned, for those who read of it."""
+
+    field: str
+    values: str
+    meaning: str
+    example: str
+    """``field=value``."""
+    forbids: bool
+    """Whether its values can be forbidden too."""
+
+
+def pinnable() -> list[Pinnable]:
+    """Every field that can be pinned, in the order of a layout."""
+    fields = [_pinnable(field) for field in FIELDS.values()]
+    layers = Pinnable(LAYERS, f"{EVEN}, or a list such as 24,24,24,24", MEANINGS[LAYERS], f"{LAYERS}={EVEN}", False)
+    return [*fields, layers]
+
+
+def _pinnable(field: Field) -> Pinnable:
+    if field.words:
+        values, example = ", ".join(field.words), field.words[-1]
+    elif field.is_share:
+        values, example = "a share from 0 to 1", "0.5"
+    else:
+        values, example = "a whole number from 1", "4"
+    return Pinnable(field.name, values, MEANINGS[field.name], f"{field.name}={example}", True)

@@ -11,13 +11,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NoReturn
 
+from planner.lint.limits import MAX_LENGTH, MAX_NESTING, Budget
 from planner.lint.source import Symbol, Unknown, Value, shortened
 from planner.lint.syntax import Lines
 
-MAX_DEPTH = 60
-MAX_NODES = 200_000
 MAX_INTEGER = 2**63
-MAX_LENGTH = 10_000
 MAX_EXPONENT = 64
 
 _ARITHMETIC: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
@@ -65,11 +63,11 @@ def _made_of(hidden: Unknown, name: str) -> HiddenError:
 class Constants:
     """An evaluator with one budget for a whole file."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, budget: Budget) -> None:
         """Prepare the positions of ``text``."""
+        self.budget = budget
         self.lines = Lines(text)
         self.text = text
-        self.nodes_left = MAX_NODES
 
     def value(self, node: ast.expr, names: Mapping[str, Value], depth: int = 0) -> Value:
         """Evaluate ``node``; names keep the place of their definition.
@@ -77,8 +75,8 @@ class Constants:
         Raises:
             HiddenError: it is no constant, or larger than the limits.
         """
-        self.nodes_left -= 1
-        if self.nodes_left < 0 or depth > MAX_DEPTH:
+        self.budget.spend()
+        if depth > MAX_NESTING:
             raise HiddenError(node, "the expression is too large to evaluate")
         if isinstance(node, ast.Name) and node.id in names:
             found = names[node.id]
@@ -111,7 +109,7 @@ class Constants:
             case ast.Attribute():
                 return self._attribute(node)
             case ast.Tuple(elts=items) | ast.List(elts=items):
-                return _bounded(node, tuple(self.plain(item, names, depth) for item in items))
+                return self._sized(node, tuple(self.plain(item, names, depth) for item in items))
             case ast.Dict():
                 return self._table(node, names, depth)
             case ast.UnaryOp(op=ast.USub() | ast.UAdd() as sign, operand=inner):
@@ -136,10 +134,25 @@ class Constants:
                 return self._item(node, self.plain(table, names, depth), self.plain(index, names, depth))
         raise HiddenError(node, f"`{self.written(node)}` is not a constant")
 
+    def _sized(self, node: ast.AST, content: tuple[Any, ...]) -> tuple[Any, ...]:
+        """The same, unless it has too many entries in all, each as often as it occurs."""
+        count, waiting = 0, [content]
+        while waiting:
+            item: Any = waiting.pop()
+            count += 1
+            if count > MAX_LENGTH:
+                raise HiddenError(node, "the value is too large to be meant")
+            if isinstance(item, dict):
+                waiting += [value.content for value in item.values()]
+            elif isinstance(item, tuple):
+                waiting += item
+        self.budget.spend(count)
+        return content
+
     def _attribute(self, node: ast.Attribute) -> Symbol:
         parts = [node.attr]
         inner: ast.expr = node.value
-        while isinstance(inner, ast.Attribute) and len(parts) < MAX_DEPTH:
+        while isinstance(inner, ast.Attribute) and len(parts) < MAX_NESTING:
             parts.append(inner.attr)
             inner = inner.value
         if not isinstance(inner, ast.Name):
@@ -187,6 +200,7 @@ class Constants:
         content = self.plain(node, names, depth)
         if not isinstance(content, dict):
             raise HiddenError(node, f"`**{self.written(node)}` is no table that can be told")
+        self.budget.spend(len(content))
         return content
 
     def arguments(self, node: ast.Call, order: Sequence[str], names: Mapping[str, Value]) -> dict[str, Value]:

@@ -8,12 +8,10 @@ import yaml
 
 from planner.codes import Config
 from planner.lint.json_positions import JsonError, JsonReader
+from planner.lint.limits import MAX_NESTING, Budget, refused
 from planner.lint.source import Note, Source, Unknown, Value, contradiction, flatten, unreadable
 from planner.lint.syntax import not_of
 
-MAX_YAML_CHARACTERS = 128 * 1024
-MAX_NODES = 50_000
-MAX_DEPTH = 60
 _DEEPSPEED_MARKS = ("zero_optimization", "train_batch_size", "train_micro_batch_size_per_gpu")
 """Keys of files that DeepSpeed reads as Hjson, with comments."""
 
@@ -33,7 +31,7 @@ def read_json(text: str, shown: str) -> Source:
         shown=shown,
         text=text,
         language="json",
-        settings=flatten(_table(root, shown, "JSON object")),
+        settings=flatten(_table(root, shown, "JSON object"), Budget(shown)),
         notes=tuple(reader.notes),
     )
 
@@ -59,11 +57,13 @@ def read_toml(text: str, shown: str) -> Source:
         place = (int(match[1]), int(match[2])) if match else (1, 1)
         raise not_of("TOML", str(error).partition(" (at")[0] or "it nests too deeply", text, shown, place) from error
     places = _toml_places(text)
-    return Source(shown=shown, text=text, language="toml", settings=flatten(_placed(fields, places, "", 0)))
+    return Source(
+        shown=shown, text=text, language="toml", settings=flatten(_placed(fields, places, "", 0), Budget(shown))
+    )
 
 
-_TOML_TABLE = re.compile(r"\s*\[\[?\s*([^\]\n]+?)\s*\]\]?\s*(?:#.*)?$")
-_TOML_KEY = re.compile(r"""\s*([A-Za-z0-9_.\-"' ]+?)\s*=\s*""")
+_TOML_TABLE = re.compile(r"\[\[?([^\]\n]+)\]\]?\s*(?:#.*)?")
+_TOML_KEY = re.compile(r"""[A-Za-z0-9_.\-"' \t]+""")
 
 
 def _toml_places(text: str) -> dict[str, Value]:
@@ -71,15 +71,16 @@ def _toml_places(text: str) -> dict[str, Value]:
     places: dict[str, Value] = {}
     table, offset = "", 0
     for number, line in enumerate(text.split("\n"), start=1):
-        header, key = _TOML_TABLE.match(line), _TOML_KEY.match(line)
+        header = _TOML_TABLE.fullmatch(line.strip())
+        key, equals, rest = line.partition("=")
         if header:
             table = _bare(header[1]) + "."
-        elif key:
-            written = _one_value(line[key.end() :])
-            start = offset + key.end()
+        elif equals and _TOML_KEY.fullmatch(key):
+            written = _one_value(rest)
+            start = offset + len(line) - len(rest.lstrip())
             end = start + len(written) if written else -1
             content = None if not written else tomllib.loads(f"x = {written}")["x"]
-            places[table + _bare(key[1])] = Value(content=content, line=number, column=1, start=start, end=end)
+            places[table + _bare(key)] = Value(content=content, line=number, column=1, start=start, end=end)
         offset += len(line) + 1
     return places
 
@@ -125,13 +126,9 @@ def read_yaml(text: str, shown: str) -> Source:
     Raises:
         PlanError: not YAML, no mapping, or larger than can be read in bounded time.
     """
-    if len(text) > MAX_YAML_CHARACTERS:
-        raise unreadable(
-            Config.UNREADABLE, "the YAML file is larger than 128 KiB", shown, hint="name a configuration file"
-        )
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
-        reader = _YamlReader(text)
+        reader = _YamlReader(text, Budget(shown))
         value = None if root is None else reader.value(root, 0)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
@@ -146,7 +143,7 @@ def read_yaml(text: str, shown: str) -> Source:
         shown=shown,
         text=text,
         language="yaml",
-        settings=flatten(_table(value, shown, "YAML mapping")),
+        settings=flatten(_table(value, shown, "YAML mapping"), reader.budget),
         notes=tuple(reader.notes),
     )
 
@@ -154,16 +151,16 @@ def read_yaml(text: str, shown: str) -> Source:
 class _YamlReader:
     """Turns a node graph into values, with a budget: aliases can make a small file very large."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, budget: Budget) -> None:
         self.text = text
-        self.nodes_left = MAX_NODES
+        self.budget = budget
         self.notes: list[Note] = []
         self.scalars = yaml.SafeLoader("")
 
     def value(self, node: Any, depth: int) -> Value:
-        self.nodes_left -= 1
-        if self.nodes_left < 0 or depth > MAX_DEPTH:
-            raise ValueError("its aliases or its nesting make it too large")
+        self.budget.spend(10)
+        if depth > MAX_NESTING:
+            raise refused("nesting", self.budget.shown)
         mark = node.start_mark
         content: Any
         if isinstance(node, yaml.MappingNode):

@@ -11,6 +11,7 @@ from planner.lint.dialects.megatron.reader import is_megatron, read_megatron
 from planner.lint.dialects.plugins.keys import ARGUMENTS, DDP, GEMINI, HYBRID, LOW_LEVEL_ZERO
 from planner.lint.dialects.plugins.reader import read_plugin
 from planner.lint.draft import Asked, Draft
+from planner.lint.limits import MAX_CONFIGURATIONS, refused
 from planner.lint.source import Source, Value, unreadable
 
 _MARKS = {
@@ -28,22 +29,27 @@ def drafts_of(source: Source, asked: Asked) -> list[Draft]:
     Raises:
         PlanError: none is recognised.
     """
+    tables = _plugin_tables(source)
+    if max(len(source.calls), len(tables)) > MAX_CONFIGURATIONS:
+        raise refused("configurations", source.shown)
     if source.calls:
         return [
             read_plugin(source, call.name, call.arguments, asked, whole_call=call.complete) for call in source.calls
         ]
-    if tables := _plugin_tables(source):
-        return [read_plugin(source, name, arguments, asked) for name, arguments in tables]
+    return [read_plugin(source, *table, asked) for table in tables] or [_whole_file(source, asked)]
+
+
+def _whole_file(source: Source, asked: Asked) -> Draft:
     top = {key for key in source.settings if "." not in key or key.startswith("-")}
     if is_megatron(source.settings) and (source.language == "shell" or not top & {*deepspeed.MARKS}):
-        return [read_megatron(source, asked)]
+        return read_megatron(source, asked)
     if source.language != "shell":
         if top & {*deepspeed.MARKS}:
-            return [read_deepspeed(source, asked)]
+            return read_deepspeed(source, asked)
         if top & {*old_colossalai.MARKS}:
-            return [read_old_config(source, asked)]
+            return read_old_config(source, asked)
         if name := next((name for name, marks in _MARKS.items() if top & marks), None):
-            return [read_plugin(source, name, source.settings, asked)]
+            return read_plugin(source, name, source.settings, asked)
     raise unreadable(
         Config.NOTHING_FOUND,
         "no parallel configuration was found in this file",

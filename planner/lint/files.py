@@ -9,11 +9,11 @@ from pathlib import Path
 
 from planner.codes import Config
 from planner.diagnostics import usage_error
-from planner.lint import data_source, python_source, shell_source
+from planner.lint import data_source, limits, python_source, shell_source
 from planner.lint.dialects.plugins.keys import BESIDE, KNOWN_CALLS
+from planner.lint.limits import MAX_BYTES, MAX_FILES
 from planner.lint.source import Language, Source, unreadable
 
-MAX_BYTES = 1024**2
 SUFFIXES: dict[str, Language] = {
     ".py": "python",
     ".json": "json",
@@ -26,8 +26,6 @@ SUFFIXES: dict[str, Language] = {
 }
 """Languages by the ending of a file's name."""
 PLAN_SUFFIX = ".plan"
-MAX_FILES = 1000
-"""A folder with more files that could be configurations is refused."""
 
 _HINT = "name a Python, JSON, TOML, YAML or shell file, or a gptplan plan"
 
@@ -78,9 +76,7 @@ def read_text(path: Path, shown: str) -> str:
     except OSError as error:
         raise unreadable(Config.UNREADABLE, f"cannot read the file: {error.strerror}", shown, hint=_HINT) from error
     if len(raw) > MAX_BYTES:
-        raise unreadable(
-            Config.UNREADABLE, "the file is larger than 1 MiB, which no configuration is", shown, hint=_HINT
-        )
+        raise limits.refused("bytes", shown)
     return decoded(raw, shown)
 
 
@@ -135,9 +131,11 @@ def read_source(text: str, shown: str, language: Language | None = None) -> Sour
     """Parse a text in its language.
 
     Raises:
-        PlanError: it is not of that language.
+        PlanError: it is not of that language, or larger than can be read in bounded time.
     """
-    match language or language_of(text, shown):
+    language = language or language_of(text, shown)
+    limits.check_size(text, language, shown)
+    match language:
         case "python":
             return python_source.read_python(text, shown, KNOWN_CALLS, BESIDE)
         case "json":

@@ -5,9 +5,9 @@ import json
 import re
 from typing import Any, NoReturn
 
+from planner.lint.limits import MAX_NESTING
 from planner.lint.source import Note, Value, contradiction
 
-MAX_DEPTH = 60
 _SPACE = re.compile(r"[ \t\n\r]*")
 _SPACE_AND_COMMENTS = re.compile(r"(?:[ \t\n\r]+|//[^\n]*|#[^\n]*|/\*(?s:.*?)\*/)*")
 _NUMBER = re.compile(r"-?(?:0|[1-9]\d{0,300})(\.\d{1,300})?([eE][+-]?\d{1,4})?")
@@ -38,7 +38,7 @@ class JsonReader:
         """The value of the whole text.
 
         Raises:
-            JsonError: it is not one JSON value, or nests deeper than :data:`MAX_DEPTH`.
+            JsonError: it is not one JSON value, or nests deeper than :data:`MAX_NESTING`.
         """
         value, end = self._value(self._skip(0), 0)
         end = self._skip(end)
@@ -59,7 +59,7 @@ class JsonReader:
         return match.end() if match else offset
 
     def _value(self, start: int, depth: int) -> tuple[Value, int]:
-        if depth > MAX_DEPTH:
+        if depth > MAX_NESTING:
             self._fail("it nests too deeply", start)
         first = self.text[start : start + 1]
         content: Any

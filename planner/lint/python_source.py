@@ -5,6 +5,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from planner.codes import Config
 from planner.lint.constants import Constants, HiddenError
+from planner.lint.limits import Budget
 from planner.lint.source import Call, Note, Source, Symbol, Unknown, Value, contradiction, flatten, shortened
 from planner.lint.syntax import parse
 
@@ -28,10 +29,12 @@ def read_python(
         PlanError: it is not Python, with line, column and a caret.
     """
     tree = parse(text, shown)
-    reader = _Reader(text, known_calls, beside)
+    reader = _Reader(text, known_calls, beside, Budget(shown))
     names = reader.block(tree.body, {}, certain=True)
     reader.functions(names)
-    settings = flatten({name: value for name, value in names.items() if name not in reader.imported})
+    settings = flatten(
+        {name: value for name, value in names.items() if name not in reader.imported}, reader.constants.budget
+    )
     called = {_last_name(node) for node in ast.walk(tree) if isinstance(node, ast.Name | ast.Attribute)}
     return Source(
         shown=shown,
@@ -52,9 +55,11 @@ def _last_name(node: ast.Name | ast.Attribute) -> str:
 class _Reader:
     """Walks statements in order, keeping what every name is known to be."""
 
-    def __init__(self, text: str, known_calls: Mapping[str, Sequence[str]], beside: Collection[str]) -> None:
+    def __init__(
+        self, text: str, known_calls: Mapping[str, Sequence[str]], beside: Collection[str], budget: Budget
+    ) -> None:
         self.beside = beside
-        self.constants = Constants(text)
+        self.constants = Constants(text, budget)
         self.known_calls = known_calls
         self.imported: dict[str, int] = {}
         self.notes: list[Note] = []
@@ -67,7 +72,7 @@ class _Reader:
         for function in self.pending:
             arguments = function.args
             parameters = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]
-            local = dict(module)
+            local = self._copied(module)
             for parameter in parameters:
                 local[parameter.arg] = self._hidden(parameter, f"it is a parameter of {function.name}()")
             self.block(function.body, local, certain=False)
@@ -140,18 +145,36 @@ class _Reader:
     def _hidden_block(self, node: ast.stmt, names: Names, *, certain: bool) -> None:
         """A loop, a branch or a try block: it is searched for calls, and what it assigns is not known."""
         kind = {ast.If: "a branch", ast.For: "a loop", ast.While: "a loop"}.get(type(node), "a block")
-        local = dict(names)
-        for name in _assigned(node):
+        local, assigned = self._copied(names), sorted(self._assigned(node))
+        for name in assigned:
             local[name] = self._hidden(node, f"{kind} on line {node.lineno} may set it")
         for field in ("items", "test", "iter"):
             for expression in _expressions(getattr(node, field, None)):
                 self._find_calls(expression, local)
         for body in _bodies(node):
-            self.block(body, dict(local), certain=False)
-        assigned = sorted(_assigned(node))
+            self.block(body, self._copied(local), certain=False)
         if assigned and certain:
             self._note(node, f"{kind} may set {', '.join(assigned[:5])}, which cannot be told without running it")
         names.update({name: local[name] for name in assigned})
+
+    def _copied(self, names: Names) -> Names:
+        self.constants.budget.spend(len(names) // 10)
+        return dict(names)
+
+    def _assigned(self, node: ast.AST) -> set[str]:
+        """Names that a statement may assign, functions and classes inside left out."""
+        found: set[str] = set()
+        stack: list[ast.AST] = [node]
+        while stack:
+            inner = stack.pop()
+            self.constants.budget.spend()
+            if isinstance(inner, ast.Name) and isinstance(inner.ctx, ast.Store | ast.Del):
+                found.add(inner.id)
+            if isinstance(inner, ast.Subscript | ast.Attribute) and isinstance(inner.ctx, ast.Store | ast.Del):
+                found |= {part.id for part in ast.walk(inner) if isinstance(part, ast.Name)}
+            if inner is node or not isinstance(inner, (*_FUNCTIONS, ast.ClassDef, ast.Lambda)):
+                stack.extend(ast.iter_child_nodes(inner))
+        return found
 
     def _assignment(self, node: ast.Assign | ast.AnnAssign | ast.AugAssign, names: Names, *, certain: bool) -> None:
         targets = node.targets if isinstance(node, ast.Assign) else [node.target]
@@ -188,7 +211,7 @@ class _Reader:
             case ast.Subscript(value=ast.Name(id=name), slice=ast.Constant(value=str() as key)) if (
                 isinstance(names.get(name, value).content, dict) and name in names
             ):
-                table = dict(names[name].content)
+                table = self._copied(names[name].content)
                 table[key] = value
                 old = names[name]
                 names[name] = Value(content=table, line=old.line, column=old.column)
@@ -260,21 +283,6 @@ class _Reader:
 
 def _as_value(target: ast.expr) -> ast.expr:
     return ast.copy_location(ast.Name(id=target.id, ctx=ast.Load()), target) if isinstance(target, ast.Name) else target
-
-
-def _assigned(node: ast.AST) -> set[str]:
-    """Names that a statement may assign, functions and classes inside left out."""
-    found: set[str] = set()
-    stack: list[ast.AST] = [node]
-    while stack:
-        inner = stack.pop()
-        if isinstance(inner, ast.Name) and isinstance(inner.ctx, ast.Store | ast.Del):
-            found.add(inner.id)
-        if isinstance(inner, ast.Subscript | ast.Attribute) and isinstance(inner.ctx, ast.Store | ast.Del):
-            found |= {part.id for part in ast.walk(inner) if isinstance(part, ast.Name)}
-        if inner is node or not isinstance(inner, (*_FUNCTIONS, ast.ClassDef, ast.Lambda)):
-            stack.extend(ast.iter_child_nodes(inner))
-    return found
 
 
 def _bodies(node: ast.stmt) -> Iterator[list[ast.stmt]]:

@@ -16,7 +16,7 @@ from planner.lint.source import Source, Unknown, Value
 from planner.rules.rule import About
 
 MAX_CANDIDATES = 28
-MAX_TRIED_CHARACTERS = 2_000_000
+MAX_TRIED_CHARACTERS = 1_000_000
 """Text that is judged again for suggestions: a large file gets fewer."""
 FACTS_OF_CANDIDATES = ("batch_unit", "micro_batch", "data_parallel")
 """Facts that say which values of a batch are worth a try."""
@@ -36,6 +36,7 @@ class _Memory:
     """What was judged for one file, however many texts the search went through."""
 
     characters: int = 0
+    judgements: int = 0
     seen: dict[str, "Tries | None"] = field(default_factory=dict)
 
 
@@ -53,11 +54,12 @@ class Tries:
         """Another text; ``None`` if it cannot be read or nothing is left to try."""
         memory = self.memory
         if text not in memory.seen:
-            if memory.characters > MAX_TRIED_CHARACTERS or len(memory.seen) >= MAX_JUDGEMENTS:
+            if memory.characters + len(text) > MAX_TRIED_CHARACTERS or memory.judgements >= MAX_JUDGEMENTS:
                 return None
             memory.characters += len(text)
             try:
                 source, judged = self.check(text)
+                memory.judgements += len(judged)
                 memory.seen[text] = Tries(
                     check=self.check, source=source, judged=judged, asked=self.asked, memory=memory
                 )

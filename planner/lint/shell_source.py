@@ -5,14 +5,13 @@ from dataclasses import dataclass
 
 from planner.diagnostics import PlanError
 from planner.lint.constants import Constants, HiddenError
+from planner.lint.limits import MAX_LENGTH, Budget
 from planner.lint.source import Note, Source, Unknown, Value, contradiction
 from planner.lint.syntax import parse
 
-MAX_WORDS = 50_000
-MAX_WORD = 10_000
 _ASSIGNMENT = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=")
 _VARIABLE = re.compile(r"\$(?:\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}$`]*))?\}|([A-Za-z_][A-Za-z0-9_]*))")
-_ARITHMETIC = re.compile(r"\$\(\(([^()$`]*(?:\$\{?\w+\}?[^()$`]*)*)\)\)")
+_ARITHMETIC = re.compile(r"\$\(\(((?:[^()$`]|\$\{?\w)*)\)\)")
 _NUMBER = re.compile(r"[+-]?\d{1,18}")
 _FLOAT = re.compile(r"[+-]?(\d{1,18}\.\d*|\.\d{1,18}|\d{1,18})([eE][+-]?\d{1,3})?")
 _MESSAGE = re.compile(r"[ \t]*(?:echo|printf)\b")
@@ -81,12 +80,10 @@ def _words(text: str) -> list[_Word]:
         start, end = match.span()
         if words and words[-1].end == start and not found.startswith("--"):
             joined = words[-1].text + _unquoted(found)
-            words[-1] = _Word(joined[:MAX_WORD], words[-1].start, end)
+            words[-1] = _Word(joined[:MAX_LENGTH], words[-1].start, end)
         else:
             quoted = found[:1] in "'\"" and len(found) > 1
-            words.append(_Word(_unquoted(found)[:MAX_WORD], start + quoted, end - quoted))
-        if len(words) >= MAX_WORDS:
-            break
+            words.append(_Word(_unquoted(found)[:MAX_LENGTH], start + quoted, end - quoted))
     return words
 
 
@@ -104,6 +101,7 @@ class _Options:
         self.variables: dict[str, Value] = {}
         self.notes: list[Note] = []
         self.line, self.offset = 1, 0
+        self.budget = Budget(shown)
 
     def place(self, offset: int) -> tuple[int, int]:
         if offset < self.offset:
@@ -172,7 +170,13 @@ class _Options:
         arithmetic = _ARITHMETIC.fullmatch(text)
         if arithmetic:
             return self._computed(arithmetic[1])
-        expanded = _VARIABLE.sub(self._variable, text)
+        parts, at = [], 0
+        for match in _VARIABLE.finditer(text):
+            parts += [text[at : match.start()], self._variable(match)]
+            at = match.end()
+            if sum(map(len, parts)) > MAX_LENGTH:
+                raise HiddenError(None, "the value is too large to be meant")
+        expanded = "".join([*parts, text[at:]])
         if found := re.search(r"\$[0-9@*#]", expanded):
             raise HiddenError(None, f"`{found[0]}` is only given when the script is called")
         if "$" in expanded or "`" in expanded:
@@ -187,7 +191,6 @@ class _Options:
         return str(value.content)
 
     def _computed(self, expression: str) -> str:
-        names = {name: value for name, value in self.variables.items() if not isinstance(value.content, Unknown)}
         formula = re.sub(r"\$\{?(\w+)\}?", r"\1", expression).replace("/", "//").strip()
         try:
             tree = parse(formula, self.shown)
@@ -195,7 +198,7 @@ class _Options:
             expression_node = getattr(statement, "value", None)
             if expression_node is None:
                 raise HiddenError(None, f"`{formula[:60]}` is no formula")
-            return str(Constants(formula).value(expression_node, names).content)
+            return str(Constants(formula, self.budget).value(expression_node, self.variables).content)
         except PlanError as error:
             raise HiddenError(None, f"`{formula[:60]}` is no formula") from error
 

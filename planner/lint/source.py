@@ -6,6 +6,7 @@ from typing import Any, Literal, Self
 
 from planner.codes import Config
 from planner.diagnostics import Diagnostic, PlanError
+from planner.lint.limits import MAX_NESTING, Budget, refused
 
 Language = Literal["python", "json", "toml", "yaml", "shell"]
 
@@ -144,13 +145,23 @@ class Source:
         return f"{self.shown}:{value.line}: {setting}"
 
 
-def flatten(values: Mapping[str, Value], prefix: str = "") -> dict[str, Value]:
-    """Nested tables as dotted keys; each table is also there under its own key."""
+def flatten(values: Mapping[str, Value], budget: Budget) -> dict[str, Value]:
+    """Nested tables as dotted keys; each table is also there under its own key.
+
+    Raises:
+        PlanError: tables that are in each other many times make too many keys.
+    """
     flat: dict[str, Value] = {}
-    for key, value in values.items():
-        flat[prefix + key] = value
-        if isinstance(value.content, dict):
-            flat |= flatten(value.content, f"{prefix}{key}.")
+    waiting = [("", values)]
+    while waiting:
+        prefix, table = waiting.pop()
+        budget.spend(4 * len(table))
+        if prefix.count(".") > MAX_NESTING:
+            raise refused("nesting", budget.shown)
+        for key, value in table.items():
+            flat[prefix + key] = value
+            if isinstance(value.content, dict):
+                waiting.append((f"{prefix}{key}.", value.content))
     return flat
 
 

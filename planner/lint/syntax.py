@@ -9,11 +9,6 @@ from planner.codes import Config
 from planner.diagnostics import PlanError
 from planner.lint.source import unreadable
 
-MAX_NESTING = 90
-"""Open brackets beyond this are refused before the parser sees them."""
-MAX_OPERATORS = 2000
-"""A longer run of characters that the parser nests without brackets is refused."""
-
 
 class Lines:
     """Offsets of the lines of a text, to turn syntax-tree positions (UTF-8 columns) into character offsets."""
@@ -46,7 +41,6 @@ def parse(text: str, shown: str) -> ast.Module:
         PlanError: it is not Python or nests too deeply to be parsed safely.
     """
     try:
-        _check_nesting(text)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return ast.parse(text)
@@ -79,15 +73,3 @@ def _caret(text: str, line: int, column: int) -> str:
     first = max(0, column - 60)
     shown = "".join(c if c.isprintable() else " " for c in content[first : first + 100])
     return f"{shown}\n{' ' * min(len(shown), max(0, column - 1 - first))}^"
-
-
-def _check_nesting(text: str) -> None:
-    depth, run = 0, 0
-    for character in text:
-        if character in "([{":
-            depth += 1
-        elif character in ")]}":
-            depth = max(0, depth - 1)
-        run = run + 1 if character in "+-~.*^|&<>=!@,:([{)]} \t" else 0
-        if depth > MAX_NESTING or run > MAX_OPERATORS:
-            raise ValueError("it nests too deeply")

@@ -9,6 +9,8 @@ from planner.specs.files import to_builtins
 
 NO_SOURCES = "sources"
 """Citations of a spec: they change no figure."""
+SAID_ONLY = ("model.name", "model.title")
+"""What a model is called, which changes no figure."""
 TERM_TOKENS = 1_000_000
 
 
@@ -54,8 +56,8 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     terms: tuple[Term, ...]
     """The terms that differ, the largest difference first."""
     faster: str
-    """``first``, ``second`` or ``same``, by tokens a second."""
-    speedup: float
+    """``first``, ``second`` or ``same``, by tokens a second; ``none`` where these are tokens of different models."""
+    speedup: float | None
     """Tokens a second of the faster over those of the slower."""
 
 
@@ -64,14 +66,17 @@ def compare(first: Plan, second: Plan) -> Comparison:
     figures = tuple(_figures(first, second))
     rates = first.predicted.tokens_per_s, second.predicted.tokens_per_s
     faster = "same" if rates[0] == rates[1] else ("first" if rates[0] > rates[1] else "second")
+    specs = _differences(first.problem.specs, second.problem.specs)
+    if any(one.field.startswith("model.") and one.field not in SAID_ONLY for one in specs):
+        faster = "none"
     return Comparison(
         question=_differences(first.problem.asked, second.problem.asked),
-        specs=_differences(first.problem.specs, second.problem.specs),
+        specs=specs,
         layout=_differences(first.layout, second.layout),
         figures=figures,
         terms=_terms(first, second),
         faster=faster,
-        speedup=max(rates) / min(rates),
+        speedup=None if faster == "none" else max(rates) / min(rates),
     )
 
 

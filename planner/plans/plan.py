@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from planner.diagnostics import Diagnostic, ExitCode, PlanError, usage_error
+from planner.inputs import read_input
 from planner.layouts.layout import Layout
 from planner.layouts.pins import parse_pin
 from planner.layouts.problem import MAX_DEVICES, MAX_GLOBAL_BATCH, Problem
@@ -146,14 +147,9 @@ def _nonsense(plan: Plan) -> Iterator[str]:
 
 def _read_json(path: Path) -> dict[str, Any]:
     solve_hint = "make one with `gptplan solve --model gpt3 --gpus 96`"
-    if path.is_dir():
-        raise usage_error("this is a folder, not a plan file", location=str(path), hint=solve_hint)
+    content = read_input(path, what="plan", most_bytes=MAX_PLAN_BYTES, hint=solve_hint)
     try:
-        if path.stat().st_size > MAX_PLAN_BYTES:
-            raise usage_error("this file is too large to be a plan", location=str(path), hint=solve_hint)
-        fields = msgspec.json.decode(path.read_bytes())
-    except OSError as error:
-        raise usage_error(f"cannot read the plan: {error.strerror}", location=str(path), hint=solve_hint) from error
+        fields = msgspec.json.decode(content)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise usage_error(
             f"this is not a whole plan file: {error}",

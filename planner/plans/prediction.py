@@ -18,16 +18,6 @@ TERM_WORDS = {
 }
 """Terms of the step time in words."""
 
-_KIND_WORDS = {
-    "grid": "grids",
-    "sharded": "ZeRO stage 3",
-    "offload": "offload",
-    "pipeline": "pipelines",
-    "tensor": "tensor parallelism",
-    "data": "data parallelism alone",
-}
-
-
 NumBytes = Annotated[int, Meta(ge=0, le=2**62)]
 Seconds = Annotated[float, Meta(ge=0.0, le=1e15)]
 Rate = Annotated[float, Meta(ge=0.0, le=1e30)]
@@ -60,17 +50,6 @@ class ExpectedError(msgspec.Struct, frozen=True, kw_only=True):
     """The kind of layout that was measured, ``all`` kinds, or ``none``."""
     transfer: float = 0.0
     """Part of ``step_time`` that is there because no run on this hardware was measured."""
-
-    def words(self, hardware: str, *, calibrated: bool = False) -> str:
-        """One line for people: ``14.4 % of the step time (4.7 % in 30 measured runs ...), 1.5 % of the memory``."""
-        kind = _KIND_WORDS.get(self.basis)
-        known = f"{self.step_time - self.transfer:.1%} in {self.runs} measured runs{f' with {kind}' if kind else ''}"
-        if not self.runs:
-            known = "no run of this stack was measured"
-        elif self.transfer:
-            known += f", {self.transfer:.1%} more as none was on {hardware}"
-            known += "" if calibrated else ", which is not calibrated"
-        return f"{self.step_time:.1%} of the step time ({known}), {self.memory:.1%} of the memory"
 
 
 class Prediction(msgspec.Struct, frozen=True, kw_only=True):

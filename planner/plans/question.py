@@ -69,6 +69,8 @@ def build_problem(question: Question) -> Problem:
     hardware = load_spec(question.gpu, HardwareSpec)
     devices_per_node = _given(question.gpus_per_node, hardware.devices_per_node)
     GPUS_PER_NODE.check("--gpus-per-node", devices_per_node)
+    if question.gpus_per_node is not None:
+        _check_whole_nodes(question.gpus, devices_per_node)
     global_batch = _given(question.global_batch, model.global_batch)
     GLOBAL_BATCH.check("--global-batch", global_batch)
     seq_len = _given(question.seq_len, model.seq_len)
@@ -87,6 +89,20 @@ def build_problem(question: Question) -> Problem:
         reserve=parse_reserve(question.reserve, hardware) if question.reserve is not None else None,
         pins=_pins(question),
         forbids=_forbids(question.forbid),
+    )
+
+
+def _check_whole_nodes(gpus: int, per_node: int) -> None:
+    """Refuse nodes of a size that somebody named and of which the last one is not full."""
+    rest = gpus % per_node
+    if gpus <= per_node or not rest:
+        return
+    below = max(size for size in range(1, per_node) if gpus % size == 0)
+    above = next(size for size in range(per_node + 1, gpus + 1) if gpus % size == 0)
+    raise usage_error(
+        f"{gpus} GPUs are no whole number of nodes with {per_node}: {gpus} % {per_node} = {rest}",
+        location="--gpus-per-node",
+        hint=f"use `--gpus-per-node {below}` or `{above}`, or `--gpus {gpus - rest}` or `{gpus - rest + per_node}`",
     )
 
 

@@ -10,10 +10,12 @@ from planner.solver.why_not.refusal import Refusal
 
 
 class RunnerUp(msgspec.Struct, frozen=True, kw_only=True):
-    """A layout behind the best one, with its prediction."""
+    """The best layout of another choice than the best one's, with its prediction."""
 
     layout: Layout
     predicted: Prediction
+    variants: int
+    """Fitting layouts of this choice: they differ in model chunks, tensor depth or in what divides nothing."""
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
@@ -28,6 +30,8 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     refusal: Refusal | None = None
     """Why there is no layout, if there is none."""
     plan: Plan | None = None
+    variants: int | None = None
+    """Fitting layouts of the choice that the plan's layout is the best of."""
     runners_up: tuple[RunnerUp, ...] = ()
 
 

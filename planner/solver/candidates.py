@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from planner.diagnostics import usage_error
 from planner.layouts import pins
 from planner.layouts.degrees import GRID_MODES, divisors, grid_edge, grid_ranks
 from planner.layouts.layout import (
@@ -42,15 +43,28 @@ _ENUMERATED = (*_MESH, *_BATCH, *_SCHEDULE, *_STATES)
 """Columns that candidates differ in; every other one has its neutral value."""
 
 
-def enumerate_layouts(problem: Problem, *, keeping_pins: bool = False) -> LayoutColumns:
+def enumerate_layouts(problem: Problem, *, keeping_pins: bool = False, most: int | None = None) -> LayoutColumns:
     """All candidate layouts of a problem, in a fixed order.
 
     ``keeping_pins`` leaves those out that a pinned column of theirs contradicts, which is quicker than to judge them.
+
+    Raises:
+        PlanError: there are more than ``most``.
     """
     pinned = _pinned_columns(problem) if keeping_pins else {}
     states = functools.cache(lambda *place: np.array(_kept(_state_options(problem, *place), _STATES, pinned)))
     meshes = _kept(_meshes(problem), _MESH, pinned)
-    rows = [_rows_of(problem, mesh, states(*_place(mesh)), pinned) for mesh in meshes]
+    rows, count = [], 0
+    for mesh in meshes:
+        rows.append(_rows_of(problem, mesh, states(*_place(mesh)), pinned))
+        count += len(rows[-1])
+        if most is not None and count > most:
+            raise usage_error(
+                f"the question has more than {most:,} layouts: {problem.num_devices:,} devices and a global batch of "
+                f"{problem.global_batch:,} divide in too many ways",
+                location="--global-batch",
+                hint="use a global batch or a number of GPUs with fewer divisors, such as a power of 2",
+            )
     table = np.vstack([np.empty((0, len(_ENUMERATED))), *rows])
     return LayoutColumns.of(dict(zip(_ENUMERATED, table.T, strict=True)), len(table))
 

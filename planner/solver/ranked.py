@@ -1,15 +1,32 @@
 """Fitting layouts with a lower bound and a known solution each: the input of the exact model."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from planner.layouts.layout import Layout
+from planner.layouts.layout import SHARDS_WEIGHTS, TENSOR_MODES, Layout, LayoutColumns
 from planner.layouts.stages import Floats, Integers
 from planner.solver.limits import StageLimits
 from planner.specs import Precision
+
+_VARIED = {"tensor_depth", "num_model_chunks"}
+"""Fields that make a variant of a choice and no choice of their own."""
+
+
+def choices(columns: LayoutColumns) -> Integers:
+    """The number of the choice that each layout is a variant of: what a person would tell apart.
+
+    Chunks of a stage and the depth of 2.5D are tuned within a choice. ZeRO 0, 1 and 2 divide nothing over one rank,
+    2.5D of depth 1 is 2D, and one tensor-parallel rank has no mode.
+    """
+    keys = {field.name: getattr(columns, field.name) for field in fields(columns) if field.name not in _VARIED}
+    mode, whole = keys["tensor_mode"], (columns.data_parallel == 1) & (columns.zero_stage < SHARDS_WEIGHTS)
+    mode = np.where(columns.mode_is("2.5d") & (columns.tensor_depth == 1), TENSOR_MODES.index("2d"), mode)
+    keys["tensor_mode"] = np.where(columns.tensor_parallel == 1, TENSOR_MODES.index("none"), mode)
+    keys["zero_stage"] = np.where(whole, 0, columns.zero_stage)
+    return np.unique(np.stack(list(keys.values()), axis=1), axis=0, return_inverse=True)[1].reshape(-1)
 
 
 class Division(NamedTuple):
@@ -58,6 +75,15 @@ class Ranked:
         """One layout with a division of its layers."""
         layers, recompute = division.layers.tolist(), division.recompute.tolist()
         return self.limits.stages.layouts.layout(self.rows_of(row).start, layers, recompute, precision)
+
+    def best_of_choices(self, best: int) -> tuple[list[int], list[int]]:
+        """The best layout of every choice, and how many fitting layouts are variants of it; that of ``best`` first."""
+        columns = self.limits.stages.layouts.take(self.limits.stages.first_rows())
+        order = np.argsort(self.achieved, kind="stable")
+        order = np.concatenate([[best], order[order != best]])
+        _, first, counts = np.unique(choices(columns)[order], return_index=True, return_counts=True)
+        place = np.argsort(first)
+        return order[first[place]].tolist(), counts[place].tolist()
 
     def promising(self) -> NDArray[np.bool_]:
         """Which layouts can be at least as good as the best achieved objective."""

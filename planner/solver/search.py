@@ -1,6 +1,7 @@
 """From a problem to an answer: enumerate, screen, limit, bound, solve exactly."""
 
 import importlib.metadata
+import math
 import time
 from dataclasses import dataclass
 
@@ -23,6 +24,8 @@ from planner.solver.limits import stage_limits
 from planner.solver.ranked import Division, Ranked
 from planner.solver.why_not.refusal import Refusal, why_infeasible
 
+MOST_LAYOUTS = 2_000_000
+"""What is judged within 2 GB of memory."""
 HALF_A_UNIT = 0.5
 """Objectives nearer than this are equal: all of them are made of whole units."""
 
@@ -64,12 +67,16 @@ class Found:
         left_out = self.ranked.lower_bound[~self.kept]
         return float(left_out.min()) * self.ranked.unit if len(left_out) else None
 
-    def layouts(self, most: int) -> list[Layout]:
-        """The best layout, then others by what they achieve, ``most`` in all."""
-        row, division = self._best()
-        others = [other for other in np.argsort(self.ranked.achieved, kind="stable").tolist() if other != row]
-        rows = [(row, division), *((other, self.ranked.division(other)) for other in others[: most - 1])]
-        return [self.ranked.layout(*one, self.problem.precision) for one in rows]
+    def layouts(self, most: int) -> list[tuple[Layout, int]]:
+        """The best layout, then those of other choices by what they achieve, ``most`` in all; each with its variants.
+
+        A layout is one of its variants itself.
+        """
+        best, division = self._best()
+        rows, variants = self.ranked.best_of_choices(best)
+        divisions = [division, *map(self.ranked.division, rows[1:most])]
+        chosen = zip(rows, divisions, variants, strict=False)
+        return [(self.ranked.layout(row, its, self.problem.precision), count) for row, its, count in chosen]
 
     def _best(self) -> tuple[int, Division]:
         """Row of the best layout, and how it divides its layers.
@@ -88,13 +95,18 @@ class Found:
 def solve(problem: Problem, *, time_limit_s: float | None = None, top: int = 1) -> Answer:
     """Find the best layout of ``problem``.
 
+    Ctrl-C ends it with the best layout so far, once layouts are ranked; before, it raises.
+
     Args:
         problem: the question.
         time_limit_s: seconds that the exact search may take; ``None`` for no limit.
-        top: how many layouts to report, the best included.
+        top: how many choices to report by their best layouts, the best of all included.
+
+    Raises:
+        PlanError: there are more than :data:`MOST_LAYOUTS` layouts.
     """
     started = time.monotonic()
-    columns = enumerate_layouts(problem)
+    columns = enumerate_layouts(problem, most=MOST_LAYOUTS)
     valid, rejected = screen(problem, columns)
     num_layouts, columns = len(columns), columns.take(valid)
     space = Space(layouts=num_layouts, valid=len(columns), fit=0, rejected=rejected)
@@ -111,7 +123,10 @@ def solve(problem: Problem, *, time_limit_s: float | None = None, top: int = 1) 
     ranked = objective.rank(problem, limits)
     kept = ranked.promising()
     left = None if time_limit_s is None else time_limit_s - (time.monotonic() - started)
-    exact = objective.solve_exactly(problem, ranked.take(kept), left)
+    try:
+        exact = objective.solve_exactly(problem, ranked.take(kept), left)
+    except KeyboardInterrupt:  # before CP-SAT searched: what is ranked has a best and a bound
+        exact = ExactAnswer(status="unknown", layout_row=None, layers=(), objective=math.inf, bound=0.0)
     found = Found(problem=problem, ranked=ranked, kept=kept, exact=exact)
     return _answer(found, space, top, started)
 
@@ -139,8 +154,7 @@ def _infeasible(space: Space, refusal: Refusal, started: float) -> Answer:
 
 
 def _answer(found: Found, space: Space, top: int, started: float) -> Answer:
-    layouts = found.layouts(top)
-    predictions = [predict(found.problem, layout) for layout in layouts]
+    (layout, variants), *others = found.layouts(top)
     objective, bound = found.objective, found.bound
     evidence = Evidence(
         status=found.status,
@@ -158,8 +172,8 @@ def _answer(found: Found, space: Space, top: int, started: float) -> Answer:
             gptplan_version=__version__,
             problem=found.problem,
             spec_digests={},
-            layout=layouts[0],
-            predicted=predictions[0],
+            layout=layout,
+            predicted=predict(found.problem, layout),
             evidence=evidence,
         )
     )
@@ -171,8 +185,8 @@ def _answer(found: Found, space: Space, top: int, started: float) -> Answer:
         solve_s=time.monotonic() - started,
         space=space,
         plan=plan,
+        variants=variants,
         runners_up=tuple(
-            RunnerUp(layout=layout, predicted=prediction)
-            for layout, prediction in zip(layouts[1:], predictions[1:], strict=True)
+            RunnerUp(layout=other, predicted=predict(found.problem, other), variants=count) for other, count in others
         ),
     )

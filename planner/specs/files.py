@@ -2,29 +2,32 @@
 
 import difflib
 import hashlib
-import re
+import os
 import tomllib
 from collections.abc import Iterable, Iterator
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args, get_origin
 
 import msgspec
 
-from planner.diagnostics import usage_error
+from planner.diagnostics import Diagnostic, PlanError, usage_error
+from planner.inputs import read_input
 from planner.specs.hardware import HardwareSpec
 from planner.specs.huggingface import config_file, read_config
 from planner.specs.model import ModelSpec
 from planner.specs.stack import StackSpec
-from planner.specs.units import UNIT_SCALES, BytesPerSecond, FlopsPerSecond, parse_quantity
+from planner.specs.units import UNIT_SCALES, BytesPerSecond, FlopsPerSecond, in_range, parse_quantity
 
 SpecType = TypeVar("SpecType", ModelSpec, HardwareSpec, StackSpec)
 Struct = TypeVar("Struct")
 
 FOLDERS: dict[type, str] = {ModelSpec: "models", HardwareSpec: "hardware", StackSpec: "stacks"}
-_LISTING: dict[type, str] = {ModelSpec: "models", HardwareSpec: "hardware", StackSpec: "solve --help"}
+_LISTING: dict[type, str] = {ModelSpec: "models", HardwareSpec: "hardware", StackSpec: "stacks"}
 ALIASES = {"gpt2": "gpt2-small", "gpt3": "gpt3-175b"}
 MAX_SPEC_BYTES = 1024**2
+MOST_FINDINGS = 20
+MOST_MEANT = 3
 LEFT_OUT = {"sequence_parallel_degree": 1}
 """Keys younger than the format of plans, and the value with which they are left out, so that plans keep their bytes."""
 LARGEST_NUMBER = 1e30
@@ -61,7 +64,7 @@ def load_spec(name_or_path: str, kind: type[SpecType]) -> SpecType:
     path = Path(name_or_path)
     if issubclass(kind, ModelSpec) and (config := config_file(path)) is not None:
         return read_config(config, name_or_path)  # type: ignore[return-value]
-    if path.suffix != ".toml" and not path.exists():
+    if path.suffix != ".toml" and not os.path.exists(path):  # noqa: PTH110 (a name too long to be one is none)
         names = known_names(kind)
         listed = f"use one of {', '.join(names)}, or a .toml file" + ", or a config.json" * (kind is ModelSpec)
         raise usage_error(
@@ -79,23 +82,30 @@ def _builtin(name: str, kind: type[SpecType]) -> SpecType:
 
 
 def _decode_file(path: Path, kind: type[SpecType], shown: str) -> SpecType:
+    hint = f"see `gptplan {_LISTING[kind]}`"
+    text = read_input(path, what="spec", most_bytes=MAX_SPEC_BYTES, shown=shown, hint=hint)
     try:
-        if path.is_file() and path.stat().st_size > MAX_SPEC_BYTES:
-            raise usage_error("the spec file is larger than 1 MiB", location=shown)
-        fields = tomllib.loads(path.read_bytes().decode())
-    except OSError as error:
-        raise usage_error(
-            f"cannot read the spec: {error.strerror}", location=shown, hint=f"see `gptplan {_LISTING[kind]}`"
-        ) from error
+        return decode(tomllib.loads(text.decode()), kind, shown, what="spec")
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise usage_error(f"the spec is not TOML: {error}", location=shown) from error
-    if beyond := next(_beyond(fields, "$"), ""):
-        raise usage_error(f"the spec is not valid: {beyond}", location=shown)
+
+
+def decode(fields: dict[str, Any], struct: type[Struct], shown: str, *, what: str) -> Struct:
+    """A struct from the tables of a file that a person wrote.
+
+    Raises:
+        PlanError: with everything that is wrong, one diagnostic each: missing and unknown keys, and bad values.
+    """
     try:
-        return msgspec.convert(fields, kind, dec_hook=partial(_decode_quantity, plain_numbers=False))
-    except msgspec.ValidationError as error:
-        message, hint = _explain(str(error), fields, kind)
-        raise usage_error(message, location=shown, hint=hint) from error
+        if not any(_beyond(fields, "$")):
+            return msgspec.convert(fields, struct, dec_hook=_TYPED)
+    except msgspec.ValidationError:
+        pass
+    found = [(f"the {what} is not valid: {beyond}", "") for beyond in _beyond(fields, "$")]
+    found += _findings(fields, struct, what=what)
+    more = f"{len(found) - MOST_FINDINGS} more are wrong"
+    listed = [*found[:MOST_FINDINGS], *([(more, "")] if len(found) > MOST_FINDINGS else [])]
+    raise PlanError(*(Diagnostic(rule="USAGE", message=one, location=shown, hint=hint) for one, hint in listed))
 
 
 def _decode_quantity(kind: type, value: Any, *, plain_numbers: bool) -> Any:
@@ -106,30 +116,77 @@ def _decode_quantity(kind: type, value: Any, *, plain_numbers: bool) -> Any:
     if plain_numbers and value is None and issubclass(kind, BytesPerSecond | FlopsPerSecond):
         return kind(float("inf"))  # JSON has no infinity: a rate without a limit is written as null
     if plain_numbers and isinstance(value, int | float):
-        return kind(value)
+        return in_range(kind, value, f"{value:g}")
     raise ValueError(f"`{value}` has no unit")
 
 
-_UNKNOWN = re.compile(r"Object contains unknown field `([^`]+)`(?: - at `\$\.?([^`]*)`)?")
+_TYPED = partial(_decode_quantity, plain_numbers=False)
 
 
-def _explain(error: str, fields: dict[str, Any], kind: type) -> tuple[str, str]:
-    match = _UNKNOWN.match(error)
-    if match is None:
-        return f"the spec is not valid: {error}", ""
-    unknown, where = match[1], match[2] or ""
-    struct: Any = kind
-    for part in filter(None, where.split(".")):
-        struct = {f.encode_name: f.type for f in msgspec.structs.fields(struct)}[part]
-    known = [f.encode_name for f in msgspec.structs.fields(struct)]
-    key = ".".join(filter(None, (where, unknown)))
-    return f"unknown key `{key}`", did_you_mean(unknown, known) or f"the keys are {', '.join(known)}"
+def _findings(fields: Any, struct: Any, path: str = "", *, what: str) -> Iterator[tuple[str, str]]:
+    """Everything that is wrong in a table, and what to type instead: keys, values, and what these make together."""
+    if not isinstance(fields, dict):
+        yield f"the {what} is not valid: `{path}` has to be a table", f"write it as `[{path}]`"
+        return
+    known = {field.encode_name: field for field in msgspec.structs.fields(struct)}
+    prefix, whole = f"{path}." if path else "", True
+    missing = [key for key, field in known.items() if field.required and key not in fields]
+    for key in [key for key in fields if key not in known]:
+        meant = nearest(key, known)
+        missing = [one for one in missing if one not in meant]  # said already
+        yield f"unknown key `{prefix}{key}`", did_you_mean(key, known) or f"the keys are {', '.join(known)}"
+    if missing:
+        keys = ", ".join(f"`{prefix}{key}`" for key in missing)
+        plural = "s" * (len(missing) > 1)
+        yield f"the {what} is not valid: missing required key{plural} {keys}", "docs/specs.md says what each key is"
+    for key in [key for key in known if key in fields]:
+        for finding in _findings_of_value(fields[key], known[key].type, prefix + key, what=what):
+            whole = False
+            yield finding
+    if whole and not missing and fields.keys() <= known.keys():
+        yield from _refusals(fields, struct, path, what=what)
+
+
+def _findings_of_value(value: Any, kind: Any, path: str, *, what: str) -> Iterator[tuple[str, str]]:
+    tables = [one for one in (kind, *get_args(kind)) if isinstance(one, type) and issubclass(one, msgspec.Struct)]
+    if len(tables) != 1 or (value is None and type(None) in get_args(kind)):
+        yield from _refusals(value, kind, path, what=what)
+    elif get_origin(kind) is dict and isinstance(value, dict):
+        for key, table in value.items():
+            yield from _findings(table, tables[0], f"{path}.{key}", what=what)
+    else:
+        yield from _findings(value, tables[0], path, what=what)
+
+
+def _refusals(value: Any, kind: Any, path: str, *, what: str) -> Iterator[tuple[str, str]]:
+    try:
+        msgspec.convert(value, kind, dec_hook=_TYPED)
+    except msgspec.ValidationError as error:
+        message, _, inside = str(error).partition(" - at `$")
+        where = f"{path}{inside.rstrip('`')}"
+        yield f"the {what} is not valid: {message}" + (f" - at `$.{where}`" if where else ""), ""
+
+
+def nearest(typed: str, known: Iterable[str]) -> list[str]:
+    """The known words that a person may have meant: in other case, those that begin so if they are few, or the nearest.
+
+    None where no word is near.
+    """
+    words = {word.lower(): word for word in known}
+    typed = typed.lower()
+    begun = [word for word in words if typed and word.startswith(typed)]
+    if typed in words:
+        begun = [typed]
+    return [
+        words[word]
+        for word in (begun if 0 < len(begun) <= MOST_MEANT else difflib.get_close_matches(typed, words, n=1))
+    ]
 
 
 def did_you_mean(typed: str, known: Iterable[str]) -> str:
-    """``"did you mean `gpt3-13b`?"`` for the nearest known word, or nothing."""
-    near = difflib.get_close_matches(typed, list(known), n=1, cutoff=0.6)
-    return f"did you mean `{near[0]}`?" if near else ""
+    """``"did you mean `gpt3-13b`?"`` for the known words that :func:`nearest` finds, or nothing."""
+    meant = " or ".join(f"`{word}`" for word in nearest(typed, known))
+    return f"did you mean {meant}?" if meant else ""
 
 
 def to_builtins(value: Any) -> Any:

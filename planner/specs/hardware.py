@@ -1,11 +1,11 @@
 """A device, the node it sits in and the network between nodes."""
 
 import itertools
-from typing import Literal
+from typing import Annotated, Literal
 
-from msgspec import field
+from msgspec import Meta, field
 
-from planner.specs.base import Count, Name, Positive, Precision, Share, Spec
+from planner.specs.base import Count, Elements, Flops, Fraction, Name, Precision, Share, Spec
 from planner.specs.units import Bytes, BytesPerSecond, FlopsPerSecond, Seconds
 
 
@@ -18,14 +18,22 @@ class TilesSpec(Spec, frozen=True, kw_only=True):
     """Share of the peak that the best tile reaches while every multiprocessor computes one."""
     start_s: Seconds = field(name="start")
     """Time of a product before its first and after its last tile, on the device."""
-    shapes: tuple[tuple[Count, Count, Share], ...]
+    shapes: Annotated[tuple[tuple[Count, Count, Share], ...], Meta(min_length=1, max_length=64)]
     """Rows and columns of a tile of the result, and the share of the best tile's rate that it reaches."""
+    fill: Elements = 0.0
+    """Depth of a product that filling and emptying a multiprocessor's pipeline for one tile is worth."""
+    tail: Fraction = 1.0
+    """Share of a whole wave that the missing tiles of a last wave still take; 0: a part takes its part."""
+    split: Fraction = 0.0
+    """How far products of less than a wave are divided along their depth: a power of the part of a wave."""
+    droop: Fraction = 0.0
+    """Slower by this share for each factor of ten from 1e11 to 1e13 FLOP, as power limits lower the clock."""
 
 
 class EfficiencySpec(Spec, frozen=True, kw_only=True):
     """What the device reaches of its peaks."""
 
-    matmul: tuple[tuple[Positive, Share], ...]
+    matmul: Annotated[tuple[tuple[Flops, Share], ...], Meta(min_length=1, max_length=256)]
     """Points ``[FLOP of one matrix product, fraction of the dense peak]``, rising in the first."""
     memory: Share
     """Share of the memory bandwidth that element-wise kernels reach."""
@@ -47,8 +55,8 @@ class EfficiencySpec(Spec, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         """Refuse a curve that cannot be interpolated."""
         sizes = [size for size, _ in self.matmul]
-        if not sizes or any(left >= right for left, right in itertools.pairwise(sizes)):
-            raise ValueError(f"`matmul` needs one or more points of rising FLOP, and has {sizes}")
+        if any(left >= right for left, right in itertools.pairwise(sizes)):
+            raise ValueError(f"`matmul` needs points of rising FLOP, and has {sizes}")
 
 
 class LinkSpec(Spec, frozen=True, kw_only=True):
@@ -81,7 +89,7 @@ class NetworkSpec(Spec, frozen=True, kw_only=True):
     """Of one message."""
     efficiency: Share
     """Share of the bandwidth that a large collective reaches."""
-    oversubscription: Positive
+    oversubscription: Annotated[float, Meta(ge=1e-3, le=1000.0)]
     """Injection bandwidth of the nodes over the bisection the switches offer; 1 is full."""
 
 
@@ -113,7 +121,7 @@ class HardwareSpec(Spec, frozen=True, kw_only=True):
     """For people: the device, and the machine it is in."""
     device: Literal["cuda", "cpu"]
     """The kind of device that PyTorch runs on."""
-    device_names: tuple[str, ...]
+    device_names: Annotated[tuple[str, ...], Meta(max_length=64)]
     """Parts of the names under which the driver reports this device."""
 
     # Memory

@@ -1,10 +1,8 @@
 """A model by its parts, and the training step that its authors used."""
 
-from typing import Annotated, Literal
+from typing import Literal
 
-from msgspec import Meta
-
-from planner.specs.base import Count, Fraction, Name, Number, Positive, Precision, Spec
+from planner.specs.base import Batch, Fraction, Layers, Name, Positive, Precision, Spec, Width
 
 Positions = Literal["learned", "rotary"]
 RotaryScaling = Literal["none", "linear", "dynamic", "yarn", "llama3"]
@@ -16,9 +14,9 @@ Family = Literal["gpt2", "llama", "mistral", "qwen2"]
 class AttentionSpec(Spec, frozen=True, kw_only=True):
     """The attention of a block; without a key it is GPT-2's."""
 
-    kv_heads: Count | None = None
+    kv_heads: Width | None = None
     """Heads of keys and values, which divide the heads; ``None``: as many as heads."""
-    head_size: Count | None = None
+    head_size: Width | None = None
     """Width of a head; ``None``: the hidden size over the heads."""
     qkv_bias: bool = True
     """Whether the products of queries, keys and values add a bias."""
@@ -26,7 +24,7 @@ class AttentionSpec(Spec, frozen=True, kw_only=True):
     """Whether the output product adds a bias."""
     qk_norm: bool = False
     """Whether queries and keys are normalised head by head."""
-    sliding_window: Count | None = None
+    sliding_window: Width | None = None
     """Tokens that a token attends to at most, itself among them; ``None``: all before it."""
 
 
@@ -45,7 +43,7 @@ class PositionSpec(Spec, frozen=True, kw_only=True):
     """Of ``llama3``: longer waves than the original length over this are stretched whole."""
     high_frequency_factor: Positive = 4.0
     """Of ``llama3``: shorter waves than the original length over this are not stretched."""
-    original_max_seq_len: Count | None = None
+    original_max_seq_len: Width | None = None
     """Longest sequence before stretching; ``None``: the longest of the model."""
 
 
@@ -65,7 +63,7 @@ class NormSpec(Spec, frozen=True, kw_only=True):
 
     kind: Norm = "layernorm"
     """``layernorm`` has a weight and a bias, ``rmsnorm`` a weight."""
-    epsilon: Annotated[Number, Meta(gt=0.0)] = 1e-5
+    epsilon: Positive = 1e-5
     """Added to the variance."""
 
 
@@ -78,17 +76,17 @@ class ModelSpec(Spec, frozen=True, kw_only=True):
     """For people: the model and where it is from."""
 
     # Architecture
-    num_layers: Count
+    num_layers: Layers
     """Transformer blocks."""
-    hidden_size: Count
+    hidden_size: Width
     """Width of the residual stream, ``h``."""
-    num_heads: Count
+    num_heads: Width
     """Attention heads of a layer, which divide the hidden size unless the size of a head is given."""
-    ffn_hidden_size: Count
+    ffn_hidden_size: Width
     """Width inside the feed-forward part, ``f``; usually ``4 h``, or ``8/3 h`` where it is gated."""
-    vocab_size: Count
+    vocab_size: Width
     """Tokens of the vocabulary, not padded."""
-    max_seq_len: Count
+    max_seq_len: Width
     """Longest sequence: rows of a learned position table, or what rotary positions were trained for."""
     tied_embeddings: bool
     """Whether the loss head reuses the token embedding."""
@@ -96,9 +94,9 @@ class ModelSpec(Spec, frozen=True, kw_only=True):
     """Probability with which activations and scores are dropped."""
 
     # Training step
-    seq_len: Count
+    seq_len: Width
     """Tokens of one training sequence, unless ``--seq-len`` says otherwise."""
-    global_batch: Count
+    global_batch: Batch
     """Sequences of one optimizer step, unless ``--global-batch`` says otherwise."""
     precision: Precision
     """Of weights and activations, unless ``--precision`` says otherwise."""

@@ -4,12 +4,17 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, field
 
-from planner.specs.base import Fraction, Name, OffloadTier, Precision, Schedule, Spec, TensorMode
+from planner.specs.base import Error, Fraction, Name, OffloadTier, Precision, Schedule, Spec, TensorMode
 from planner.specs.model import Family
 from planner.specs.stack_memory import ActivationSpec, ProcessSpec, ShardedSpec, StateBytesSpec
 from planner.specs.stack_parts import PartsSpec
 from planner.specs.stack_time import OverlapSpec, TrafficSpec, ZeroTrafficSpec
 from planner.specs.units import Bytes, BytesPerSecond
+
+ZeroStage = Annotated[int, Meta(ge=0, le=3)]
+
+
+Families = Annotated[tuple[Family, ...], Meta(max_length=16)]
 
 
 class ErrorSpec(Spec, frozen=True, kw_only=True):
@@ -17,9 +22,9 @@ class ErrorSpec(Spec, frozen=True, kw_only=True):
 
     memory: Fraction
     """Of the peak allocated memory of the fullest rank."""
-    step_time: float
+    step_time: Error
     """Of the step time."""
-    runs: Annotated[int, Meta(ge=0)]
+    runs: Annotated[int, Meta(ge=0, le=1_000_000)]
     """How many runs the errors are means of."""
 
 
@@ -34,37 +39,37 @@ class StackSpec(Spec, frozen=True, kw_only=True):
     """Of the framework."""
 
     # What it executes
-    tensor_modes: tuple[TensorMode, ...]
+    tensor_modes: Annotated[tuple[TensorMode, ...], Meta(min_length=1, max_length=16)]
     """Ways in which it divides the tensors of a layer."""
-    schedules: tuple[Schedule, ...]
+    schedules: Annotated[tuple[Schedule, ...], Meta(min_length=1, max_length=16)]
     """Pipeline schedules; ``none`` is training without a pipeline."""
-    zero_stages: tuple[int, ...]
+    zero_stages: Annotated[tuple[ZeroStage, ...], Meta(min_length=1, max_length=16)]
     """ZeRO stages that it has; 0 is none."""
-    zero_stages_with_pipeline: tuple[int, ...]
+    zero_stages_with_pipeline: Annotated[tuple[ZeroStage, ...], Meta(max_length=16)]
     """Those of them that work with a pipeline."""
-    zero_precisions: tuple[Precision, ...]
+    zero_precisions: Annotated[tuple[Precision, ...], Meta(max_length=16)]
     """Precisions in which ZeRO trains."""
-    zero_stages_with_accumulation: tuple[int, ...]
+    zero_stages_with_accumulation: Annotated[tuple[ZeroStage, ...], Meta(max_length=16)]
     """ZeRO stages under which several micro batches can be accumulated without a pipeline."""
-    offload_tiers: tuple[OffloadTier, ...]
+    offload_tiers: Annotated[tuple[OffloadTier, ...], Meta(min_length=1, max_length=16)]
     """Where optimizer states can go."""
-    offload_optimizer_fractions: tuple[Fraction, ...]
+    offload_optimizer_fractions: Annotated[tuple[Fraction, ...], Meta(max_length=16)]
     """Shares of the optimizer states that can leave the device under ZeRO 1 and 2."""
-    zero3_offload_fractions: tuple[Fraction, ...]
+    zero3_offload_fractions: Annotated[tuple[Fraction, ...], Meta(max_length=16)]
     """Shares of the optimizer states, and once all of those have left of the weights, under ZeRO 3."""
-    families: tuple[Family, ...] = ("gpt2",)
+    families: Families = ("gpt2",)
     """Families of models that it trains."""
-    grid_families: tuple[Family, ...] = ("gpt2",)
+    grid_families: Families = ("gpt2",)
     """Those of them whose layers it divides in 2D, 2.5D and 3D."""
-    slice_families: tuple[Family, ...] = ("gpt2",)
+    slice_families: Families = ("gpt2",)
     """Those of them whose sequence 1D tensor parallelism can divide too."""
-    all_to_all_families: tuple[Family, ...] = ()
+    all_to_all_families: Families = ()
     """Those of them whose sequences ranks of their own can divide, which exchange heads by all-to-all."""
-    all_to_all_tensor_families: tuple[Family, ...] = ()
+    all_to_all_tensor_families: Families = ()
     """Those of these for which that goes with tensor parallelism."""
-    window_pipeline_families: tuple[Family, ...] = ()
+    window_pipeline_families: Families = ()
     """Those of them that keep a sliding window in a pipeline."""
-    unpadded_head_families: tuple[Family, ...] = ()
+    unpadded_head_families: Families = ()
     """Those of them whose loss head is not padded with the vocabulary."""
     sequence_parallel: bool
     """Whether 1D tensor parallelism can divide the sequence too."""
@@ -81,7 +86,7 @@ class StackSpec(Spec, frozen=True, kw_only=True):
     """Whether tensor-parallel ranks send a slice each to the next stage, which gathers them."""
 
     # Vocabulary
-    vocab_multiple: Annotated[int, Meta(ge=0)]
+    vocab_multiple: Annotated[int, Meta(ge=0, le=131_072)]
     """The vocabulary is padded to a multiple of this times the tensor-parallel degree; 0: not padded."""
     pads_whole_vocab: bool = True
     """Whether a rank that has the whole vocabulary pads it too, so that the head's product is aligned."""
@@ -116,7 +121,7 @@ class StackSpec(Spec, frozen=True, kw_only=True):
     """Whether the weights that ZeRO 1 and 2 gather after a step arrive where they stay, without a buffer."""
     ddp_always: bool = False
     """Whether DDP wraps the model wherever there is data parallelism, under ZeRO and with a pipeline too."""
-    ddp_twice_up_to: Annotated[float, Meta(ge=0.0)] = 0.0
+    ddp_twice_up_to: Annotated[float, Meta(ge=0.0, le=1e15)] = 0.0
     """Parameters of a rank up to which the buckets of the first step outlive DDP's new ones of the second."""
     offload_copy_bandwidth_bytes_per_s: BytesPerSecond = field(name="offload_copy_bandwidth")
     """The rate at which it copies offloaded states to the host, if the host link is not slower."""
@@ -132,11 +137,11 @@ class StackSpec(Spec, frozen=True, kw_only=True):
     # How far predictions missed
     errors: dict[str, ErrorSpec] = field(default_factory=dict)
     """By kind of layout, and of all of them (``all``): what the stack's predictions missed by so far."""
-    measured_on: tuple[Name, ...] = ()
+    measured_on: Annotated[tuple[Name, ...], Meta(max_length=64)] = ()
     """Names of the hardware that the runs behind ``errors`` were on."""
-    transfer_error: Annotated[float, Meta(ge=0.0)] = 0.0
+    transfer_error: Error = 0.0
     """What is added to the step-time error on other hardware that nobody calibrated, as a share of the step time."""
-    calibrated_transfer_error: Annotated[float, Meta(ge=0.0)] = 0.0
+    calibrated_transfer_error: Error = 0.0
     """The same on other hardware that was calibrated, which does not tell how fast its host is for the stack."""
 
     sources: dict[str, str]

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, field
 
-from planner.specs.base import Elements, FloatBytes, Fraction, Number, PerParameter, Share, Spec, TensorMode
+from planner.specs.base import Elements, FloatBytes, Fraction, Number, Parameters, PerParameter, Share, Spec, TensorMode
 from planner.specs.units import Bytes, BytesPerSecond, Seconds
 
 Attention = Literal["flash", "unskipped", "materialised", "recomputed"]
@@ -108,9 +108,9 @@ class ShardedSpec(Spec, frozen=True, kw_only=True):
     """
 
     # Size of a piece
-    unit_parameters: Annotated[int, Meta(ge=0)] = 0
+    unit_parameters: Parameters = 0
     """The least parameters of a piece, which holds whole tensors; a model below it is not sharded. 0: a layer."""
-    unit_search_parameters: Annotated[int, Meta(ge=0)] = 0
+    unit_search_parameters: Parameters = 0
     """How much larger a piece may become so that tensors fill pieces with little waste."""
     unit_at_most_layer: bool = False
     """Whether a piece need be no larger than a layer's matrices, its size searched by hidden sizes."""
@@ -179,7 +179,7 @@ class ProcessSpec(Spec, frozen=True, kw_only=True):
     """Blocks of the set-up that the allocator still holds on a roomy card and gives back on a full one."""
     workspaces: Number = 0.0
     """Workspaces of matrix products among the tensors, each of the size that the card's spec names."""
-    held_launches: Annotated[int, Meta(ge=0)] = 0
+    held_launches: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
     """Kernels by which the host may run ahead of the device while collectives of tensor parallelism still hold their
     blocks, which the allocator reserves anew until they end; 0: collectives hold none."""
     flat_step_buffers: bool = False

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from msgspec import Meta, field
 
-from planner.specs.base import Elements, FloatBytes, Fraction, Number, Passes, Share, Spec
+from planner.specs.base import MOST, Elements, FloatBytes, Fraction, Number, Passes, Share, Spec
 from planner.specs.units import BytesPerSecond, Seconds
 
 
@@ -53,7 +53,7 @@ class TrafficSpec(Spec, frozen=True, kw_only=True):
     """Share of the peak that attention kernels reach which store no scores, if not that of matrix products."""
     native_attention: bool = False
     """Whether attention runs kernels written for the card, on cards whose spec knows what these reach."""
-    attention_dropout_flops: Annotated[float, Meta(extra={"unit": "FLOP"})] = 0.0
+    attention_dropout_flops: Annotated[float, Meta(ge=0.0, le=MOST, extra={"unit": "FLOP"})] = 0.0
     """What dropping a score takes such a kernel, as FLOP of its products, in forward and in backward."""
 
     # Host, gaps and gradients

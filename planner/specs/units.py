@@ -46,6 +46,14 @@ UNIT_SCALES: dict[type, dict[str, float]] = {
 
 EXAMPLES = {Bytes: "80 GiB", Seconds: "2 us", BytesPerSecond: "300 GB/s", FlopsPerSecond: "312 TFLOP/s"}
 
+RANGES: dict[type, tuple[float, float]] = {
+    Bytes: (0, 2**50),
+    Seconds: (0, 3600),
+    BytesPerSecond: (1, 1e18),
+    FlopsPerSecond: (1, 1e21),
+}
+"""The least and the most of each quantity in a spec, beyond which nothing is planned."""
+
 _QUANTITY = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?)\s*([A-Za-z/]*)\s*")
 
 
@@ -61,9 +69,28 @@ def parse_quantity(text: str, kind: type) -> Any:
         units = ", ".join(scales)
         raise ValueError(f"`{text}` is not a quantity in one of {units}; write it like `{EXAMPLES[kind]}`")
     value = float(match[1]) * scales[match[2]]
-    if value == 0 and kind in (BytesPerSecond, FlopsPerSecond):
-        raise ValueError(f"`{text}` is no rate: it has to be above 0")
-    return kind(round(value)) if kind is Bytes else kind(value)
+    return in_range(kind, round(value) if kind is Bytes else value, text)
+
+
+def in_range(kind: type, value: float, text: str) -> Any:
+    """``value`` as a ``kind``, if a spec may have it.
+
+    Raises:
+        ValueError: it is outside of :data:`RANGES`; the message has the bounds.
+    """
+    least, most = RANGES[kind]
+    if not least <= value <= most:
+        raise ValueError(f"`{text}` is not from {shown(kind, least)} to {shown(kind, most)}")
+    return kind(value)
+
+
+def shown(kind: type, value: float) -> str:
+    """A bound of :data:`RANGES` in the largest unit of bytes, FLOP or seconds that makes it a whole number."""
+    scales = {unit: scale for unit, scale in UNIT_SCALES[kind].items() if "bit" not in unit}
+    plain = next(unit for unit, scale in scales.items() if scale == 1)
+    whole = [unit for unit, scale in scales.items() if value >= scale and value % scale == 0]
+    unit = max(whole, key=scales.__getitem__, default=plain)
+    return f"{value / scales[unit]:,.0f} {unit}"
 
 
 _PREFIXES = (("T", 1e12), ("G", 1e9), ("M", 1e6), ("", 1.0))

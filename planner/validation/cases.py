@@ -29,7 +29,7 @@ class SkippedRow(Exception):  # noqa: N818 - no error: a row that says why it is
 
 
 EIGHT_BIT = ("fp8", "fp4", "int8")
-OUTCOMES = {"fit": "fit", "oom": "oom", "failed": "failed"}
+OUTCOMES = ("fit", "oom", "failed")
 StageRead = Literal["fullest", "first", "last"]
 
 

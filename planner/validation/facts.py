@@ -48,6 +48,8 @@ class SetFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Whether the runs were made with CUDA_LAUNCH_BLOCKING=1."""
     stage_read: StageRead = "fullest"
     """The pipeline stage whose memory the set's readings show."""
+    hosts: str = ""
+    """What is known of the machines that the runs were on."""
     why: dict[str, str] = {}
     """Field to the reason for its value."""
     caveat: str = ""

@@ -125,7 +125,7 @@ class _Filled:
 def _filled(row: Row, facts: SetFacts, assumed: Assumptions) -> _Filled:
     """The row's own cells, else the facts of its set; every filling is noted."""
     fill = partial(filled_value, row.set_name, facts, assumed)
-    stated = row.choice("recompute", {name: name for name in ("full", "none", SELECTIVE)})
+    stated = row.choice("recompute", ("full", "none", SELECTIVE))
     recompute = stated if facts.states_recompute else ""
     precision = fill("precision", cases.precision_of(row.text("precision")), facts.precision)
     zero_stage = fill("zero_stage", row.whole("zero_stage"), facts.zero_stage)
@@ -231,7 +231,7 @@ def _chunks(row: Row, layers: tuple[int, ...], assumed: Assumptions) -> int:
 
 
 def _sequence_parallel(row: Row, assumed: Assumptions) -> bool:
-    facts, stated = _facts(row), row.choice("sequence_parallel", {"yes": "yes", "no": "no"})
+    facts, stated = _facts(row), row.choice("sequence_parallel", ("yes", "no"))
     if stated or not facts.sequence_parallel:
         return stated == "yes"
     return filled_value(row.set_name, facts, assumed, "sequence_parallel", None, facts.sequence_parallel)

@@ -97,7 +97,7 @@ def _layout(row: Row, model: ModelSpec, assumed: Assumptions) -> Layout:
 
 
 def _tensor_mode(row: Row, tensor_parallel: int) -> TensorMode:
-    stated = row.choice("tensor_mode", {mode: mode for mode in get_args(TensorMode)})
+    stated = row.choice("tensor_mode", get_args(TensorMode))
     return cast(TensorMode, stated or ("1d" if tensor_parallel > 1 else "none"))
 
 
@@ -108,7 +108,7 @@ def _recomputed(row: Row, layers: tuple[int, ...]) -> tuple[int, ...]:
     if text in words:
         return words[text]
     if not text.replace(" ", "").isdigit():
-        row.choice("recompute", {"full": "full", "none": "none"})
+        row.choice("recompute", ("full", "none"))
     stated = row.wholes("recompute")
     if len(stated) != len(layers) or any(some > held for some, held in zip(stated, layers, strict=False)):
         raise row.error("recompute", "the recomputed layers are not one number a stage, within its layers", "")
@@ -130,7 +130,7 @@ def _asked_offload(row: Row) -> Offload:
     optimizer, parameters = row.fraction("offload_optim_frac"), row.fraction("offload_param_frac")
     if not (optimizer or parameters):
         return Offload()
-    tier = row.choice("offload_tier", {"cpu": "cpu", "nvme": "nvme"}) or "cpu"
+    tier = row.choice("offload_tier", ("cpu", "nvme")) or "cpu"
     return Offload(optimizer=optimizer, parameters=parameters, tier=cast(OffloadTier, tier))
 
 

@@ -1,7 +1,10 @@
 """Scores of predictions: errors in percent, fit and OOM, and how well layouts are ranked."""
 
 import itertools
+import math
+from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
+from statistics import fmean
 from typing import NamedTuple
 
 import msgspec
@@ -68,20 +71,13 @@ def errors(pairs: Sequence[Pair]) -> Errors:
     if not signed:
         return Errors(n=0, mean_abs_pct=None, max_abs_pct=None, bias_pct=None)
     sizes = [abs(error) for error in signed]
-    return Errors(n=len(signed), mean_abs_pct=mean(sizes), max_abs_pct=max(sizes), bias_pct=mean(signed))
-
-
-def mean(values: Sequence[float]) -> float:
-    """The arithmetic mean of at least one value."""
-    return sum(values) / len(values)
+    return Errors(n=len(signed), mean_abs_pct=fmean(sizes), max_abs_pct=max(sizes), bias_pct=fmean(signed))
 
 
 def outcomes(pairs: Iterable[tuple[str, str]]) -> Outcomes:
     """Count pairs of a measured and a predicted ``fit`` or ``oom``."""
-    counts = {f"{measured}_as_{predicted}": 0 for measured in ("fit", "oom", "failed") for predicted in ("fit", "oom")}
-    for measured, predicted in pairs:
-        counts[f"{measured}_as_{predicted}"] += 1
-    return Outcomes(**counts)
+    counts = Counter(f"{measured}_as_{predicted}" for measured, predicted in pairs)
+    return Outcomes(**{name: counts[name] for name in Outcomes.__struct_fields__})
 
 
 def kendall_tau(pairs: Sequence[Pair]) -> float | None:
@@ -111,13 +107,13 @@ def top1_regret_pct(pairs: Sequence[Pair]) -> float:
 def ranking(groups: Mapping[Hashable, Sequence[Pair]]) -> Ranking:
     """Score the groups that have at least two rows."""
     scored = [pairs for pairs in groups.values() if len(pairs) > 1]
-    taus = [(tau, len(pairs) * (len(pairs) - 1) / 2) for pairs in scored if (tau := kendall_tau(pairs)) is not None]
+    taus = [(tau, math.comb(len(pairs), 2)) for pairs in scored if (tau := kendall_tau(pairs)) is not None]
     regrets = [top1_regret_pct(pairs) for pairs in scored]
     within = [float(regret <= NEAR_BEST_PCT) for regret in regrets]
     return Ranking(
         groups=len(scored),
-        kendall_tau=sum(tau * weight for tau, weight in taus) / sum(weight for _, weight in taus) if taus else None,
-        top1_regret_pct=mean(regrets) if regrets else None,
+        kendall_tau=fmean(*zip(*taus, strict=True)) if taus else None,
+        top1_regret_pct=fmean(regrets) if regrets else None,
         top1_regret_max_pct=max(regrets, default=None),
-        top1_within_3_pct=100.0 * mean(within) if within else None,
+        top1_within_3_pct=100.0 * fmean(within) if within else None,
     )

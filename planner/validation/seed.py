@@ -59,15 +59,15 @@ def _layout(row: Row, *, precision: Precision, assumed: Assumptions) -> Layout:
         assumed.note("with a pipeline the batch of a table row is divided into its micro batches")
     if batch % parts:
         raise SkippedRow("the batch does not divide into its micro batches")
-    mode = row.choice("tensor_mode", {name: name for name in get_args(TensorMode)}) or "none"
+    mode = row.choice("tensor_mode", get_args(TensorMode)) or "none"
     tensor, depth = row.needed_count("tensor_parallel"), row.count("tensor_depth") or 1
     least = grid_batch_parts(mode, grid_edge(mode, tensor, depth), depth)
     if batch // parts % least:
         assumed.note(f"{mode}: the printed batch does not divide over the grid, the next one that does is taken")
         batch = parts * least * -(-(batch // parts) // least)
     layers = cases.stage_layers(row.needed_count("layers"), stages, middle=True, assumed=assumed)
-    recomputes = row.choice("recompute", {"full": "full", "none": "none"}) == "full"
-    tier = row.choice("offload_tier", {name: name for name in get_args(OffloadTier)}) or "none"
+    recomputes = row.choice("recompute", ("full", "none")) == "full"
+    tier = row.choice("offload_tier", get_args(OffloadTier)) or "none"
     zero_stage = row.whole("zero_stage") or 0
     return Layout(
         tensor_mode=cast(TensorMode, mode),

@@ -1,11 +1,14 @@
 """Tables of measured runs: CSV files of one of the known dialects, read as they are."""
 
 import csv
+import io
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from planner.diagnostics import PlanError, usage_error
+from planner.inputs import read_input
 from planner.specs.files import did_you_mean
 
 MAX_TABLE_BYTES = 64 * 1024**2
@@ -123,12 +126,12 @@ class Row:
         """A number from 0 to 1; 0 where the cell is blank."""
         return self.rate(column) or 0.0
 
-    def choice(self, column: str, known: dict[str, str]) -> str:
-        """What the cell's word means by ``known``; a blank cell stays empty."""
-        text = self.text(column)
-        if text and text not in known:
-            raise self.error(column, f"`{text}` is not one of {', '.join(known)}", did_you_mean(text, known))
-        return known.get(text, "")
+    def choice(self, column: str, known: Mapping[str, str] | Iterable[str]) -> str:
+        """The cell's word, one of ``known``, or what it means by them; a blank cell stays empty."""
+        text, meanings = self.text(column), known if isinstance(known, Mapping) else {word: word for word in known}
+        if text and text not in meanings:
+            raise self.error(column, f"`{text}` is not one of {', '.join(meanings)}", did_you_mean(text, meanings))
+        return meanings.get(text, "")
 
     def error(self, column: str, message: str, hint: str) -> PlanError:
         """A user's mistake in one cell."""
@@ -193,16 +196,11 @@ def read_table(path: Path) -> Table:
 
 
 def _lines(path: Path) -> list[tuple[int, list[str]]]:
+    hint = "name a CSV file of measured runs"
+    content = read_input(path, what="table", most_bytes=MAX_TABLE_BYTES, hint=hint)
     try:
-        if path.is_file() and path.stat().st_size > MAX_TABLE_BYTES:
-            raise usage_error("the table is larger than 64 MiB", location=str(path))
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file, strict=True)
-            return [(reader.line_num, cells) for cells in reader if cells]
-    except OSError as error:
-        raise usage_error(
-            f"cannot read the table: {error.strerror}", location=str(path), hint="name a CSV file of measured runs"
-        ) from error
+        reader = csv.reader(io.StringIO(content.decode("utf-8-sig"), newline=""), strict=True)
+        return [(reader.line_num, cells) for cells in reader if cells]
     except (csv.Error, UnicodeDecodeError) as error:
         raise usage_error(f"the table is not CSV: {error}", location=str(path)) from error
 

@@ -27,20 +27,30 @@ def found(answer: Answer, plan: Plan, path: Path | None) -> list[str | Fields | 
 
 
 def runners_up(plan: Plan, answer: Answer) -> Table:
-    """One line for each layout, the best one first, with what it does otherwise and what it trades for that."""
+    """One line for each choice, the best one first: its best layout, what it does otherwise and trades for that."""
     columns = [column for fact in FACTS for column in fact.columns]
-    entries = [(plan.layout, plan.predicted), *((r.layout, r.predicted) for r in answer.runners_up)]
+    entries = [(plan.layout, plan.predicted, answer.variants)]
+    entries += [(other.layout, other.predicted, other.variants) for other in answer.runners_up]
     rows = [
         (
             str(rank),
             format_seconds(predicted.step_s),
             f"{predicted.step_s / plan.predicted.step_s - 1:+.1%}",
             format_gib(max(stage.peak_bytes for stage in predicted.stages)),
+            str(variants),
             *layout_cells(plan.layout, layout, trades(plan.predicted, predicted)),
         )
-        for rank, (layout, predicted) in enumerate(entries, start=1)
+        for rank, (layout, predicted, variants) in enumerate(entries, start=1)
     ]
-    headings = ("#", "step", "slower", "fullest stage", *(heading for heading, _ in columns), "against the best")
+    headings = (
+        "#",
+        "step",
+        "slower",
+        "fullest stage",
+        "variants",
+        *(heading for heading, _ in columns),
+        "against the best",
+    )
     return Table(headings, rows, left=(-1,))
 
 

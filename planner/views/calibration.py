@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from planner.calibration.hardware import main_precision
+from planner.calibration.kernels import Derived
 from planner.calibration.refit import Refit
 from planner.handover.measurements import Measurements
 from planner.specs import HardwareSpec
@@ -47,6 +48,21 @@ def _rows(measured: Measurements, spec: HardwareSpec, base: HardwareSpec) -> lis
         ("disk write", lambda s: _rate(s.host.nvme_write_bytes_per_s)),
     ]
     return rows + [(name, words(spec), words(base)) for name, words in both]
+
+
+def derived(found: Derived, base: HardwareSpec, path: str) -> list[str | Table]:
+    """What tables of kernels changed of the base, and how far the fit is from products that were held out."""
+    kernels, fit, spec = found.kernels, found.tiles, found.spec
+    lines: list[str | Table] = [f"{len(kernels.products)} matrix products, {len(kernels.collectives)} collectives"]
+    lines += [f"left out: {count} rows, {reason}" for reason, count in kernels.left_out.items()]
+    if fit is not None:
+        lines.append(
+            f"tiles fitted to {fit.fitted} shapes of products; mean error of {fit.held_out} held out: {fit.error:.1%}, "
+            f"95 in 100 below {fit.worst:.1%}"
+        )
+    latency, before = (format_seconds(one.node_link.latency_s) for one in (spec, base))
+    rows = [("node link", _link(spec), _link(base)), ("node link latency", latency, before)]
+    return [*lines, Table(("", "from kernels", base.name), rows), f"wrote {path}; use it with `--gpu {path}`"]
 
 
 def _rate(bytes_per_s: float) -> str:

@@ -17,6 +17,8 @@ class Table(NamedTuple):
     rows: Sequence[Sequence[str]]
     left: Collection[int] = (0,)
     """Columns of words, as indices; those of numbers stand to the right."""
+    keys: int = 1
+    """Columns at the front that tell the rows apart: they stand before every part of a table that is too wide."""
 
     def is_left(self, column: int) -> bool:
         """Whether a column holds words."""
@@ -29,40 +31,58 @@ class Bullets(NamedTuple):
     lines: Sequence[str]
 
 
-class Box(NamedTuple):
-    """A rectangle of a picture, in pixels."""
+class Part(NamedTuple):
+    """A piece of a bar."""
 
-    left: float
-    top: float
-    width: float
-    height: float
-    fill: str
-    """Its colour; an outline has none."""
+    share: float
+    """Of the whole width."""
+    colour: str
+    """Hatched where it has none."""
     title: str
-    opacity: float = 1.0
 
 
-class Label(NamedTuple):
-    """Words in a picture."""
+class Bar(NamedTuple):
+    """Pieces in a row."""
 
-    left: float
-    baseline: float
+    label: str
+    parts: Sequence[Part]
+
+
+class Mark(NamedTuple):
+    """A line across all bars, with its words above them."""
+
+    share: float
+    """Where it stands, of the whole width."""
     words: str
 
 
-class Picture(NamedTuple):
-    """A drawing for pages; terminals have the table beside it."""
+class Bars(NamedTuple):
+    """Bars one below the other, for pages; terminals have the table beside it."""
 
     label: str
-    width: float
-    height: float
-    boxes: Sequence[Box]
-    labels: Sequence[Label] = ()
-    legend: Sequence[tuple[str, str]] = ()
+    bars: Sequence[Bar]
+    legend: Sequence[tuple[str, str]]
     """Colours with what they mean."""
+    mark: Mark | None = None
 
 
-Block: TypeAlias = str | Fields | Table | Bullets | Picture
+class Tile(NamedTuple):
+    """A box with a few lines, a part of which is filled."""
+
+    lines: Sequence[str]
+    share: float
+    title: str
+
+
+class Tiles(NamedTuple):
+    """Boxes beside each other, in as many rows as it takes."""
+
+    label: str
+    tiles: Sequence[Tile]
+    legend: Sequence[tuple[str, str]]
+
+
+Block: TypeAlias = str | Fields | Table | Bullets | Bars | Tiles
 
 
 class Section(NamedTuple):

@@ -53,6 +53,13 @@ def _quantity(value: float, unit: str) -> str:
 
 
 def _verdict(found: Comparison, names: tuple[str, str]) -> list[str]:
+    if found.speedup is None:
+        models = ", ".join(
+            f"{one.field.removeprefix('model.')} {one.first} and {one.second}"
+            for one in found.specs
+            if one.field.startswith("model.")
+        )
+        return ["neither is faster: they answer different questions, for different models", f"  {models}"]
     if found.faster == "same":
         return ["both are predicted to train equally fast"]
     first_is_faster = found.faster == "first"

@@ -29,7 +29,7 @@ def page(title: str, lead: str, sections: Sequence[Section], *, made_by: str, di
     )
     environment.filters["kind"] = lambda block: type(block).__name__
     environment.filters["capitalized"] = capitalized
-    environment.filters["pixels"] = "{:.1f}".format
+    environment.filters["percent"] = "{:.3%}".format
     template = environment.get_template("page.html.j2")
     return template.render(
         generator=GENERATOR, title=title, lead=lead, sections=sections, made_by=made_by, digest=digest

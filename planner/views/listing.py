@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 
 from planner.cost_model.parameters import model_parameters
+from planner.layouts.pins import Pinnable
 from planner.rules import RuleText
-from planner.specs import HardwareSpec, ModelSpec
+from planner.specs import HardwareSpec, ModelSpec, StackSpec
 from planner.specs.units import format_gib, format_rate
 from planner.views.content import Table
 
@@ -45,3 +46,36 @@ def hardware_table(specs: Sequence[HardwareSpec]) -> Table:
         for spec in specs
     ]
     return Table(("hardware", "memory", "bandwidth", "peak", "a node", "inside a node", "between nodes"), rows)
+
+
+def stacks_table(specs: Sequence[StackSpec]) -> Table:
+    """What training stacks execute."""
+    headings = ("stack", "version", "tensor modes", "schedules", "ZeRO stages", "offload", "recompute")
+    rows = [
+        (
+            spec.name,
+            spec.version,
+            *(" ".join(map(str, words)) for words in (spec.tensor_modes, spec.schedules, spec.zero_stages)),
+            " ".join(spec.offload_tiers),
+            spec.recompute,
+        )
+        for spec in specs
+    ]
+    return Table(headings, rows, (0, 1, 2, 3, 4, 5, 6))
+
+
+def pins_table(fields: Sequence[Pinnable]) -> Table:
+    """Every field of a layout that can be pinned."""
+    rows = [(one.field, one.values, one.meaning, f"--pin {one.example}") for one in fields]
+    return Table(("field", "values", "meaning", "example"), rows, (0, 1, 2, 3))
+
+
+def pin_lines(one: Pinnable) -> list[str]:
+    """One field's page."""
+    return [
+        f"{one.field}: {one.meaning}\n",
+        f"{'values:':9}{one.values}",
+        f"{'example:':9}--pin {one.example}, or --forbid {one.example}"
+        if one.forbids
+        else f"{'example:':9}--pin {one.example}",
+    ]

@@ -1,6 +1,6 @@
 """A plan for people: its layout, what it is predicted to take, and what was proven of it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from planner.diagnostics import Diagnostic, render
 from planner.layouts.layout import Layout
@@ -9,6 +9,7 @@ from planner.layouts.words import BATCHES, DATA, OFFLOAD, PIPELINE, PRECISION, R
 from planner.plans.plan import BY_HAND, Evidence, Plan
 from planner.plans.prediction import TERM_WORDS, Prediction, StagePrediction
 from planner.specs.units import format_gap, format_gib, format_rate, format_seconds
+from planner.views.caveats import caveats, expected_error
 from planner.views.content import Fields, Table
 
 MEMORY_COLUMNS = ("stage", "layers", "recomputed", "peak", "+ reserve", "of", "free", "peak in", "largest terms")
@@ -49,12 +50,14 @@ def summary(plan: Plan) -> list[str | Fields | Table]:
         f"{problem.model.name} on {asked}: {verdict(plan)}\n",
         _layout_fields(plan),
         f"\n{'   '.join(figures(predicted))}",
+        *(f"{name}: {value}" for name, value in conventions(problem)),
         *(f"{name} {value}" for name, value in exact_path(plan, "longest path of the pipeline's schedule")),
         f"expected error: {expected_error(plan)}\n",
         time_table(predicted),
         "",
         memory_table(plan.layout, predicted),
         *more,
+        *(f"\n{render(caveat)}" for caveat in caveats(plan)),
         f"\nassumes: {'; '.join(predicted.assumptions)}",
         f"\nnot modelled: {'; '.join(predicted.not_modelled)}",
     ]
@@ -98,16 +101,36 @@ def figures(predicted: Prediction) -> list[str]:
     ]
 
 
+def conventions(problem: Problem) -> list[tuple[str, str]]:
+    """What the MFU counts, and the links that the communication was predicted for."""
+    peak = format_rate(problem.hardware.peak_flops_per_s[problem.precision], "FLOP/s")
+    links = list(_links(problem))
+    return [
+        (
+            "MFU",
+            "model FLOP (layers, all attention scores as if nothing were masked, head; no recomputation) "
+            f"of {peak}, the dense {problem.precision} peak",
+        ),
+        *([("network", "; ".join(links))] if links else []),
+    ]
+
+
+def _links(problem: Problem) -> Iterator[str]:
+    link, network = problem.hardware.node_link, problem.hardware.network
+    if min(problem.devices_per_node, problem.num_devices) > 1:
+        rate = format_rate(link.bandwidth_bytes_per_s, "B/s")
+        yield f"inside a node {rate} each way a GPU, of which {link.efficiency:.0%} are reached ({link.kind})"
+    if problem.num_nodes > 1:
+        adapters = min(network.nics_per_node, problem.devices_per_node)
+        rate = f"{adapters} x {network.bandwidth_bytes_per_s * 8 / 1e9:g} Gbit/s a node"
+        over = "" if network.oversubscription == 1 else f", {network.oversubscription:g} times oversubscribed"
+        yield f"between nodes {rate}, of which {network.efficiency:.0%} are reached ({network.kind}){over}"
+
+
 def exact_path(plan: Plan, name: str) -> list[tuple[str, str]]:
     """The exact length of the pipeline's schedule under ``name``, where there is a pipeline."""
     exact = plan.predicted.schedule_step_s
     return [(name, format_seconds(exact))] if plan.layout.pipeline_parallel > 1 and exact is not None else []
-
-
-def expected_error(plan: Plan) -> str:
-    """What such predictions missed by."""
-    hardware = plan.problem.hardware
-    return plan.predicted.expected_error.words(hardware.name, calibrated=hardware.calibrated)
 
 
 def time_table(predicted: Prediction) -> Table:

@@ -1,22 +1,26 @@
 """A plan as a page: question, layout, memory, time, proof and assumptions."""
 
+from planner.diagnostics import Diagnostic
 from planner.layouts.words import FACTS
 from planner.plans.plan import Plan
 from planner.specs.units import format_bytes, format_seconds
 from planner.views import pictures
+from planner.views.caveats import caveats, expected_error
 from planner.views.content import Bullets, Fields, Section
 from planner.views.html import capitalized, page
-from planner.views.plan import exact_path, expected_error, figures, memory_table, searched, time_table, verdict
+from planner.views.plan import conventions, exact_path, figures, memory_table, searched, time_table, verdict
 
 
 def report(plan: Plan) -> str:
     """The whole page, as HTML."""
     layout, predicted = plan.layout, plan.predicted
+    limits = [_sentence(caveat) for caveat in caveats(plan)]
     facts = Fields([fact.field(layout) for fact in FACTS])
     return page(
         f"{plan.problem.model.name} on {plan.problem.num_devices} x {plan.problem.hardware.name}",
         f"{capitalized(verdict(plan))}. Predicted: {', '.join(figures(predicted))}.",
         [
+            *([Section("Before you trust it", [Bullets(limits)])] if limits else []),
             Section("Question", [_question(plan)]),
             Section("Layout", [facts, pictures.pipeline(layout)]),
             Section("Memory of each stage", [pictures.memory_bars(predicted.stages), memory_table(layout, predicted)]),
@@ -30,6 +34,11 @@ def report(plan: Plan) -> str:
     )
 
 
+def _sentence(caveat: Diagnostic) -> str:
+    detail = f" ({caveat.detail})" if caveat.detail else ""
+    return f"{caveat.severity.capitalize()}: {caveat.message}{detail}; {caveat.hint}"
+
+
 def _question(plan: Plan) -> Fields:
     problem, model = plan.problem, plan.problem.model
     shape = f"{model.num_layers} layers, hidden size {model.hidden_size:,}, {model.num_heads} heads"
@@ -40,6 +49,7 @@ def _question(plan: Plan) -> Fields:
             ("stack", f"{problem.stack.title} {problem.stack.version}"),
             ("batch", f"{problem.global_batch:,} sequences of {problem.seq_len:,} tokens"),
             ("precision", problem.precision),
+            *conventions(problem),
             ("objective", problem.objective),
             ("offload allowed", problem.allow_offload),
             *(("pinned", f"{field} = {value}") for field, value in problem.pins.items()),

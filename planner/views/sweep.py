@@ -6,8 +6,6 @@ from planner.solver.sweep import Row
 from planner.specs.units import format_gib, format_seconds
 from planner.views.content import Table
 
-LEAST_WIDTH = 200
-
 HEADINGS = ("status", "step", "tokens/s", "MFU", "fullest stage")
 LAYOUT_HEADINGS = ("mode", "TP", "PP", "DP", "ZeRO", "micro batch", "recomputed")
 
@@ -16,7 +14,7 @@ def rows_table(rows: Sequence[Row]) -> Table:
     """One line for each answer."""
     varied = list(rows[0].varied) if rows else []
     lines = [(*row.varied.values(), row.status, *_figures(row), ", ".join(row.rules)) for row in rows]
-    return Table((*varied, *HEADINGS, *LAYOUT_HEADINGS, "in the way"), lines, left=(len(varied), -1))
+    return Table((*varied, *HEADINGS, *LAYOUT_HEADINGS, "in the way"), lines, left=(len(varied), -1), keys=len(varied))
 
 
 def _figures(row: Row) -> list[str]:

@@ -1,22 +1,29 @@
-"""Content on stdout: wide enough, readable without colour, and with a reader who may leave; progress on stderr."""
+"""Content on stdout, as wide as there is room and readable without colour; progress on stderr."""
 
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from itertools import zip_longest
+from textwrap import TextWrapper
 from typing import TypeVar
 
+from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.segment import Segment
+from rich.segment import Segment, Segments
 from rich.table import Table as RichTable
 from rich.text import Text
 
 from planner.diagnostics import escaped
 from planner.views.content import Fields, Table
 
-LEAST_WIDTH = 160
-"""Columns of the widest tables."""
+UNLIMITED = 100_000
+"""Columns of what is no terminal."""
+LEAST_WORDS = 24
+"""Columns below which words are not wrapped."""
+GAP = 2
+"""Columns between those of a table."""
 
 Item = TypeVar("Item")
 
@@ -35,33 +42,92 @@ class StdoutConsole(Console):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def print_content(*blocks: str | Fields | Table, least_width: int = LEAST_WIDTH) -> None:
-    """Print lines, fields and tables, as wide as the terminal and no narrower than ``least_width``.
+def print_content(*blocks: str | Fields | Table) -> None:
+    """Print lines, fields and tables no wider than the terminal, or than COLUMNS says; behind a pipe, as they are.
 
-    A narrow terminal wraps lines that are too long for it, where Rich would cut words and figures.
+    Words are wrapped and never cut; no line ends in blanks. A table that is too wide is divided between its columns.
     """
-    console = StdoutConsole(highlight=False, markup=False, emoji=False, width=max(Console().width, least_width))
+    console = StdoutConsole(highlight=False, markup=False, emoji=False)
+    if not console.is_terminal and not os.environ.get("COLUMNS", "").isdecimal():
+        console.width = UNLIMITED
     for block in blocks:
         if isinstance(block, str):
-            console.print(block, soft_wrap=True)
-        else:
-            console.print(_fields(block) if isinstance(block, Fields) else _table(block))
+            console.print("\n".join(map(partial(_wrapped, width=console.width), block.split("\n"))), soft_wrap=True)
+            continue
+        drawn = [_fields(block, console)] if isinstance(block, Fields) else _tables(block, console.width)
+        for number, one in enumerate(drawn):
+            room = console.options.update(max_width=max(console.width, one.width or 0))
+            console.print(Segments(_trimmed(console.render(one, room), above=number > 0)), end="", soft_wrap=True)
 
 
-def _fields(fields: Fields) -> RichTable:
-    drawn = RichTable(box=None, show_header=False, pad_edge=False)
+def _wrapped(line: str, width: int) -> str:
+    """A line of words in lines as wide as there is room; what has no blank, such as a path, stays whole."""
+    words = line.lstrip()
+    indent = line[: len(line) - len(words)]
+    wrapper = TextWrapper(
+        width, initial_indent=indent, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )
+    return wrapper.fill(words)
+
+
+def _trimmed(drawn: Iterable[Segment], *, above: bool) -> Iterator[Segment]:
+    """The pieces of every line without blanks at its end, under an empty line if there is something above."""
+    if above:
+        yield Segment.line()
+    for line in Segment.split_lines(drawn):
+        while line and not line[-1].text.rstrip():
+            line.pop()
+        if line:
+            yield from line[:-1]
+            yield Segment(line[-1].text.rstrip(), line[-1].style)
+        yield Segment.line()
+
+
+def _fields(fields: Fields, console: Console) -> RichTable:
+    """Two halves beside each other, or one below the other where that is too wide."""
     half = -(-len(fields.rows) // 2)
-    for left, right in zip_longest(fields.rows[:half], fields.rows[half:], fillvalue=("", "")):
-        drawn.add_row(*map(Text, (*left, f"  {right[0]}", right[1])))
+    pairs = zip_longest(fields.rows[:half], fields.rows[half:], fillvalue=("", ""))
+    beside = _grid([(*left, f"  {right[0]}", right[1]) for left, right in pairs])
+    room = console.options.update(max_width=UNLIMITED)
+    return beside if console.measure(beside, options=room).maximum <= console.width else _grid(fields.rows)
+
+
+def _grid(rows: Iterable[Sequence[str]]) -> RichTable:
+    drawn = RichTable(box=None, show_header=False, pad_edge=False)
+    for row in rows:
+        drawn.add_row(*map(Text, row))
     return drawn
 
 
-def _table(table: Table) -> RichTable:
-    drawn = RichTable(box=None, pad_edge=False)
-    for column, heading in enumerate(table.headings):
-        drawn.add_column(Text(heading), justify="left" if table.is_left(column) else "right")
+def _tables(table: Table, width: int) -> list[RichTable]:
+    """A table in parts that fit, each of columns that fit beside each other behind the keys."""
+    needed = [_least_width(table, column) for column in range(len(table.headings))]
+    keys = list(range(table.keys))
+    parts = [keys[:]]
+    for column in range(table.keys, len(needed)):
+        if sum(needed[one] + GAP for one in parts[-1]) + needed[column] > width and parts[-1] != keys:
+            parts.append(keys[:])
+        parts[-1].append(column)
+    least = [sum(_least_width(table, one, words=1) + GAP for one in part) - GAP for part in parts]
+    return [_table(table, part, its if its > width else None) for part, its in zip(parts, least, strict=True)]
+
+
+def _least_width(table: Table, column: int, words: int = LEAST_WORDS) -> int:
+    """What a column takes: a number whole; words, wrapped at ``words`` columns or more, but not within a word."""
+    cells = [table.headings[column], *(row[column] for row in table.rows)]
+    whole = max(map(cell_len, cells))
+    if not table.is_left(column):
+        return whole
+    return min(whole, max(words, *(cell_len(word) for cell in cells for word in cell.split())))
+
+
+def _table(table: Table, columns: Sequence[int], width: int | None) -> RichTable:
+    drawn = RichTable(box=None, pad_edge=False, width=width)
+    for column in columns:
+        is_left = table.is_left(column)
+        drawn.add_column(Text(table.headings[column]), justify="left" if is_left else "right", no_wrap=not is_left)
     for row in table.rows:
-        drawn.add_row(*map(Text, row))
+        drawn.add_row(*(Text(row[column]) for column in columns))
     return drawn
 
 

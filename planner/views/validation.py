@@ -85,4 +85,4 @@ def _worst_table(worst: Sequence[Worst], words: Callable[[float], str]) -> Table
         for one in worst
     ]
     headings = ("set", "row", "layout", "measured", "predicted", "error", "largest part of the prediction")
-    return Table(headings, rows, left=(0, 1, 2, 6))
+    return Table(headings, rows, left=(0, 1, 2, 6), keys=2)

@@ -1,5 +1,6 @@
 """What the documentation says is true: generated pages are fresh, commands and options exist."""
 
+import os
 import re
 import shlex
 import subprocess
@@ -13,7 +14,7 @@ import pytest
 import typer.main
 from typer.core import TyperGroup
 
-from docs import cli_page, plans_page, specs_page
+from docs import check_page, cli_page, plans_page, specs_page
 from docs.chart import Axis
 from docs.rules_page import PAGE, rules_page
 from planner.cli.app import app
@@ -85,8 +86,12 @@ def test_the_readme_shows_what_solve_prints(tmp_path: Path) -> None:
     block = re.search(r"^```text\n(.*?)^```", readme, re.MULTILINE | re.DOTALL)
     assert block
     command = ["-m", "planner.cli.app", "solve", "--model", "gpt3", "--gpus", "96", "-o", str(tmp_path / "readme.plan")]
-    result = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True, check=True)
-    printed = [line.rstrip() for line in result.stdout.splitlines()]
+    # Pages of help are made for a width of their own.
+    environment = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
+    result = subprocess.run(
+        [sys.executable, *command], cwd=ROOT, capture_output=True, text=True, check=True, env=environment
+    )
+    printed = result.stdout.splitlines()
     shown_lines = block[1].splitlines()
     assert printed[: len(shown_lines)] == shown_lines
 
@@ -101,6 +106,10 @@ def test_the_page_of_specs_is_up_to_date() -> None:
 
 def test_the_page_of_commands_is_up_to_date() -> None:
     assert cli_page.PAGE.read_text(encoding="utf-8") == cli_page.cli_page() + "\n", "run `make docs`"
+
+
+def test_the_page_of_what_check_reads_is_up_to_date() -> None:
+    assert check_page.PAGE.read_text(encoding="utf-8") == check_page.check_page(), "run `make docs`"
 
 
 def test_the_page_of_plans_is_up_to_date() -> None:

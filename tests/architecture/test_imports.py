@@ -59,6 +59,7 @@ def test_both_halves_know_these_rooms() -> None:
     (contract,) = (one for one in tools["importlinter"]["contracts"] if one["id"] == "runtime-reads-plans")
     rooms = {f"planner.{path.stem}" for path in (ROOT / "planner").iterdir() if not path.stem.startswith(("_", "py"))}
     shared = {
-        f"planner.{name}" for name in ("diagnostics", "outputs", "specs", "handover", "layouts", "plans", "rules")
+        f"planner.{name}"
+        for name in ("diagnostics", "inputs", "outputs", "specs", "handover", "layouts", "plans", "rules")
     }
     assert rooms - {*contract["forbidden_modules"]} == shared

@@ -4,8 +4,10 @@ By default a few hundred inputs a property. `GPTPLAN_FUZZ_EXAMPLES=25000 python 
 tests/property/test_config_fuzz.py` tries 125 000 in all, in about a quarter of an hour.
 """
 
+import contextlib
 import difflib
 import os
+import random
 import sys
 import time
 from pathlib import Path
@@ -20,10 +22,13 @@ from planner.lint.draft import Asked
 from planner.lint.files import decoded, language_of
 from planner.specs import HardwareSpec, ModelSpec
 from planner.specs.files import load_spec
+from tests.property.hostile import doubled, mixtures, repetitions
 
 EXAMPLES = int(os.environ.get("GPTPLAN_FUZZ_EXAMPLES", "150"))
 LONGEST_S = 5.0
 """Of processor time, for one input."""
+LARGEST_BYTES = 200 * 1024**2
+"""Of memory, for one input beside what is loaded."""
 LONGEST_MESSAGE = 1000
 FUZZ = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*/*"))
@@ -283,3 +288,24 @@ def test_hints_and_repairs_of_damaged_configurations(example: tuple[str, str], c
     assert sum(1 for tag, *_ in blocks if tag != "equal") <= len(changes)
     if not left:
         assert fix_text(fixed, name, asked) == (fixed, [])
+
+
+def memory_bytes(what: str) -> int:
+    """Memory of this process, as Linux counts it."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(what))
+
+
+def test_hostile_shapes() -> None:
+    """Inputs made to cost time or memory, whole with suggestions; which of the repeated ones is drawn by seed."""
+    every = list(repetitions())
+    chosen = random.Random(EXAMPLES).sample(every, min(len(every), EXAMPLES // 8))
+    for name, text in [*doubled(), *chosen, *mixtures(EXAMPLES // 5, seed=EXAMPLES)]:
+        survive(text, name, ASKED[3])
+        Path("/proc/self/clear_refs").write_text("5")  # sets the peak to what is held now
+        started, held = time.process_time(), memory_bytes("VmHWM")
+        with contextlib.suppress(PlanError):
+            check_text(text, name, ASKED[3], compare=False)
+        assert time.process_time() - started < LONGEST_S, (name, text[:60])
+        grown = memory_bytes("VmHWM") - held
+        assert grown < LARGEST_BYTES, (name, text[:60], grown)

@@ -30,7 +30,7 @@ def test_solve_prints_layout_time_memory_and_plan_file(gptplan: Run) -> None:
 
 def test_solve_json_has_the_fields_that_scripts_rely_on(gptplan: Run) -> None:
     document = gptplan("solve", "--model", "gpt2-small", "--gpus", 8, "--top", 2, "--json").document()
-    names = "status objective bound gap solve_s space reasons plan_file plan runners_up"
+    names = "status objective bound gap solve_s space reasons plan_file plan variants runners_up warnings"
     assert set(names.split()) == set(document)
     assert document["status"] == "optimal"
     assert document["gap"] == 0
@@ -164,7 +164,9 @@ def test_show_prints_the_plan_and_its_proof(gptplan: Run, plan_path: Path) -> No
     outcome = gptplan("show", plan_path)
     assert outcome.code == 0
     assert read_plan(plan_path).digest in outcome.out
-    assert gptplan("show", plan_path, "--json").document() == json.loads(plan_path.read_bytes())
+    document = gptplan("show", plan_path, "--json").document()
+    assert [warning["rule"] for warning in document.pop("warnings")] == ["EST002"]
+    assert document == json.loads(plan_path.read_bytes())
 
 
 def test_check_accepts_the_plans_of_solve(gptplan: Run, plan_path: Path) -> None:

@@ -1,9 +1,10 @@
 """Time of one product by hand: 5e11 FLOP/s is what the tiny device reaches along its curve."""
 
+import msgspec
 import numpy as np
 import pytest
 
-from planner.cost_model.products import alignment_share, matrix_seconds, odd_share, product_seconds
+from planner.cost_model.products import alignment_share, matrix_seconds, odd_share, product_seconds, tile_seconds
 from planner.specs import TilesSpec
 from planner.specs.units import Seconds
 from tests.helpers import problem
@@ -36,6 +37,37 @@ def test_matrix_seconds_of_several_products_fill_waves_together() -> None:
 def test_matrix_seconds_without_tiles_are_those_of_the_curve() -> None:
     one = matrix_seconds(problem(), 4.0, 5.0, 6.0, 2.0)
     assert one.tolist() == pytest.approx(product_seconds(problem(), np.array(480.0)).tolist())
+
+
+ONE_TILE = msgspec.structs.replace(TILES, shapes=((4, 4, 1.0),))
+
+
+def test_tile_seconds_by_hand() -> None:
+    # Five tiles on four multiprocessors: two waves, or with a tail of 0.2 a wave and 0.25 and a fifth of the rest.
+    one = 2.0 * 4 * 16 * 10 / (1e12 * 0.5)
+    sides = (np.array(4.0), np.array(20.0), np.array(10.0))
+    assert tile_seconds(ONE_TILE, 1e12, sides) == pytest.approx(1e-6 + 2 * one)
+    tail = msgspec.structs.replace(ONE_TILE, tail=0.2)
+    assert tile_seconds(tail, 1e12, sides) == pytest.approx(1e-6 + (0.2 * 2 + 0.8 * 1.25) * one)
+    # The pipeline of a tile is filled and emptied for as long as 5 more of depth take.
+    filled = msgspec.structs.replace(ONE_TILE, fill=5.0)
+    assert tile_seconds(filled, 1e12, sides) == pytest.approx(1e-6 + 2 * one * 15 / 10)
+
+
+def test_tile_seconds_of_less_than_a_wave_are_divided_along_the_depth() -> None:
+    # One tile of four multiprocessors: all of a wave, half of one, or its fourth.
+    sides, wave = (np.array(4.0), np.array(4.0), np.array(10.0)), 2.0 * 4 * 16 * 10 / (1e12 * 0.5)
+    for split, part in ((0.0, 1.0), (0.5, 0.5), (1.0, 0.25)):
+        tiles = msgspec.structs.replace(ONE_TILE, split=split)
+        assert tile_seconds(tiles, 1e12, sides) == pytest.approx(1e-6 + part * wave)
+
+
+def test_tile_seconds_of_long_products_have_a_lower_clock() -> None:
+    tiles = msgspec.structs.replace(ONE_TILE, droop=0.1, start_s=Seconds(0.0))
+    for depth, slower in ((1e8, 1.0), (3.125e9, 1.0), (3.125e10, 1.1), (3.125e11, 1.2), (3.125e13, 1.2)):
+        sides = (np.array(4.0), np.array(4.0), np.array(depth))
+        plain = tile_seconds(msgspec.structs.replace(tiles, droop=0.0), 1e12, sides)
+        assert tile_seconds(tiles, 1e12, sides) / plain == pytest.approx(slower)
 
 
 def test_product_seconds_by_hand() -> None:

@@ -98,7 +98,7 @@ import signal, sys, time
 signal.signal(signal.SIGINT, signal.default_int_handler)
 from planner.cli import app as cli
 from planner.solver import search
-def enumerate_forever(problem):
+def enumerate_forever(problem, **_):
     print("searching", file=sys.stderr, flush=True)
     time.sleep(30)
 search.enumerate_layouts = enumerate_forever
@@ -122,6 +122,24 @@ def test_ctrl_c_writes_the_best_plan_so_far(tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr
     assert "feasible, at most" in result.stdout
     assert read_plan(tmp_path / "best.plan").evidence.status == "feasible"
+
+
+def test_an_interrupt_before_the_search_begins_keeps_the_best_so_far(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a large model is built for CP-SAT, layouts are ranked already."""
+    asked = problem(hardware=slow_hardware())
+    best = solve(asked)
+
+    def interrupted(*_: object) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        signal.pause()
+
+    monkeypatch.setattr("planner.solver.choice.ChoiceModel._add_limits", interrupted)
+    answer = solve(asked)
+    assert (answer.status, answer.plan is not None) == ("feasible", True)
+    assert answer.bound is not None
+    assert best.objective is not None
+    assert answer.objective is not None
+    assert answer.bound <= best.objective <= answer.objective
 
 
 def test_ctrl_c_before_a_layout_is_found_says_so(tmp_path: Path) -> None:

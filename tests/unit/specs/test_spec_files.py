@@ -1,19 +1,28 @@
 """Reading spec files: what is wrong with one is said with its place and what to type instead."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import inspect as types
 
+from docs.specs_page import tables
 from planner.diagnostics import ExitCode, PlanError
 from planner.specs import HardwareSpec, ModelSpec, StackSpec
-from planner.specs.files import did_you_mean, from_builtins, load_spec, spec_digest, specs_root, to_builtins
+from planner.specs.files import FOLDERS, did_you_mean, from_builtins, load_spec, spec_digest, specs_root, to_builtins
 from tests.helpers import tiny_hardware, tiny_model, tiny_stack
 
 
 @pytest.mark.parametrize(
     ("typed", "expected"),
-    [("gpt3-13", "did you mean `gpt3-13b`?"), ("gpt3-13b", "did you mean `gpt3-13b`?"), ("llama", ""), ("", "")],
+    [
+        ("gpt3-13", "did you mean `gpt3-13b`?"),
+        ("gpt3-13b", "did you mean `gpt3-13b`?"),
+        ("llama", ""),
+        ("", ""),
+        ("GPT3", "did you mean `gpt3-13b`?"),
+    ],
 )
 def test_did_you_mean(typed: str, expected: str) -> None:
     assert did_you_mean(typed, ["gpt3-13b", "gpt2-small"]) == expected
@@ -64,7 +73,82 @@ def test_what_is_not_toml(tmp_path: Path, content: bytes) -> None:
 def test_an_empty_file_lacks_its_fields(tmp_path: Path) -> None:
     path = tmp_path / "a.toml"
     path.write_text("")
-    assert refused(str(path))[0] == "the spec is not valid: Object missing required field `name`"
+    message, _ = refused(str(path))
+    assert message.startswith("the spec is not valid: missing required keys `name`, `title`, `num_layers`, ")
+
+
+def findings(path: Path, kind: Any) -> list[tuple[str, str]]:
+    with pytest.raises(PlanError) as raised:
+        load_spec(str(path), kind)
+    assert {one.location for one in raised.value.diagnostics} == {str(path)}
+    return [(one.message, one.hint) for one in raised.value.diagnostics]
+
+
+WRONG = {
+    ModelSpec: (
+        "gpt2-small",
+        {"hidden_size": "hiden_size", "vocab_size = 50257": "", "num_heads = 12": "num_heads = 0"},
+    ),
+    HardwareSpec: ("a100-40g", {"oversubscription": "oversubscriptoin", 'latency = "': 'x = "', '"39.39 GiB"': "39"}),
+    StackSpec: ("colossalai", {"[overlap]": "[overlaps]", "uneven_stages": "uneven", "fragmentation": "fragment"}),
+}
+
+
+@pytest.mark.parametrize("kind", list(WRONG))
+def test_everything_that_is_wrong_is_said_at_once(kind: Any, tmp_path: Path) -> None:
+    name, edits = WRONG[kind]
+    text = (specs_root() / FOLDERS[kind] / f"{name}.toml").read_text()
+    for old, new in edits.items():
+        assert old in text
+        text = text.replace(old, new)
+    path = tmp_path / "wrong.toml"
+    path.write_text(text)
+    said = "\n".join("\n".join(one) for one in findings(path, kind))
+    expected = {
+        ModelSpec: ["unknown key `hiden_size`", "did you mean `hidden_size`?", "`vocab_size`", "`$.num_heads`"],
+        HardwareSpec: ["`network.oversubscriptoin`", "`node_link.x`", "`node_link.latency`", "`39` has no unit"],
+        StackSpec: ["unknown key `overlaps`", "unknown key `uneven`", "unknown key `fragment`"],
+    }
+    assert [words for words in expected[kind] if words not in said] == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "builtin", "old", "new", "bound"),
+    [
+        (ModelSpec, "models/gpt3-13b", "num_layers = 40", "num_layers = 1000000", "<= 1024"),
+        (HardwareSpec, "hardware/a100-40g", '"1555 GB/s"', '"1e30 TB/s"', "is not from 1 B/s to 1,000,000 TB/s"),
+        (HardwareSpec, "hardware/a100-40g", '"39.39 GiB"', '"9e9 TiB"', "is not from 0 B to 1,024 TiB"),
+        (HardwareSpec, "hardware/a100-40g", "device_names = [", "device_names = [" + "'x', " * 65, "<= 64"),
+    ],
+)
+def test_numbers_and_lists_have_bounds(kind: Any, builtin: str, old: str, new: str, bound: str, tmp_path: Path) -> None:
+    text = (specs_root() / f"{builtin}.toml").read_text()
+    assert old in text
+    path = tmp_path / "large.toml"
+    path.write_text(text.replace(old, new, 1))
+    ((message, _),) = findings(path, kind)
+    assert bound in message
+
+
+def test_every_number_of_a_spec_has_bounds() -> None:
+    def unbounded(kind: types.Type) -> bool:
+        if isinstance(kind, types.IntType | types.FloatType):
+            return kind.le is None or (kind.ge is None and kind.gt is None)
+        if isinstance(kind, types.VarTupleType | types.ListType):
+            return kind.max_length is None or unbounded(kind.item_type)
+        inner = [kind.value_type] if isinstance(kind, types.DictType) else getattr(kind, "types", [])
+        inner = [*inner, *getattr(kind, "item_types", []), *([kind.type] if isinstance(kind, types.Metadata) else [])]
+        return any(map(unbounded, inner))
+
+    def fields(kind: Any) -> Iterator[tuple[str, types.Type]]:
+        info = types.type_info(kind)
+        assert isinstance(info, types.StructType)
+        for field in info.fields:
+            yield f"{kind.__name__}.{field.name}", field.type
+        for table, _ in tables(kind):
+            yield from fields(table)
+
+    assert [name for kind in FOLDERS for name, of in fields(kind) if unbounded(of)] == []
 
 
 def test_a_huge_file(tmp_path: Path) -> None:
@@ -90,7 +174,7 @@ def test_a_spec_of_another_kind_is_not_found() -> None:
         ),
         (HardwareSpec, "hardware/a100-40g", "[1.0e8, 0.04]", "[1.0e12, 0.04]", "rising FLOP"),
         (HardwareSpec, "hardware/a100-40g", "efficiency = 0.70", "efficiency = 0.0", "`$.node_link.efficiency`"),
-        (HardwareSpec, "hardware/a100-40g", '"1555 GB/s"', '"0 GB/s"', "above 0"),
+        (HardwareSpec, "hardware/a100-40g", '"1555 GB/s"', '"0 GB/s"', "is not from 1 B/s"),
         (HardwareSpec, "hardware/a100-40g", 'name = "a100-40g"', 'name = "../x"', "`$.name`"),
     ],
 )

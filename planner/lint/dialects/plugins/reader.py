@@ -23,6 +23,7 @@ from planner.lint.dialects.plugins.keys import (
 )
 from planner.lint.dialects.plugins.model import read_model
 from planner.lint.draft import UNDECIDED, Asked, Draft
+from planner.lint.limits import Budget
 from planner.lint.reading import Keys, Reading
 from planner.lint.source import Source, Symbol, Value, flatten
 from planner.specs.files import did_you_mean
@@ -33,7 +34,7 @@ def read_plugin(
 ) -> Draft:
     """The layout that a plugin with these arguments gives; ``whole_call`` where they are all that a script gives it."""
     reading = Reading(DIALECTS[name], source, asked)
-    arguments = flatten(arguments)
+    arguments = flatten(arguments, Budget(source.shown))
     if source.language != "python" and all(source.settings.get(key) is value for key, value in arguments.items()):
         arguments = {key: value for key, value in arguments.items() if key.partition(".")[0] not in CONTEXT}
     reading.settings = {**source.settings, **arguments}
