@@ -6,6 +6,7 @@ layout is enforced by the literal that chooses it.
 """
 
 import math
+import time
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -112,10 +113,19 @@ class ChoiceModel:
             solver.parameters.max_time_in_seconds = max(time_limit_s, 0.0)
         if effort < math.inf:
             solver.parameters.max_deterministic_time = effort
-        status = interruptible(lambda: solver.solve(self.model), solver.stop_search)
+        ended: list[str] = []
+        started = time.monotonic()
+
+        def stop() -> None:
+            ended.append("interrupt")
+            solver.stop_search()
+
+        status = interruptible(lambda: solver.solve(self.model), stop)
+        if time_limit_s is not None and time.monotonic() - started >= time_limit_s:
+            ended.append("time limit")
         if status == cp_model.MODEL_INVALID:
             raise RuntimeError(f"CP-SAT refused the model: {self.model.validate()}")
-        word, spent = _STATUS[status], solver.response_proto.deterministic_time >= effort
+        word, spent = _STATUS[status], effort < math.inf and not ended
         if word not in ("optimal", "feasible"):
             return ExactAnswer(status=word, layout_row=None, layers=(), objective=math.inf, bound=0.0, spent=spent)
         row = next(row for row, literal in enumerate(self.chosen) if solver.boolean_value(literal))

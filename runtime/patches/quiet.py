@@ -13,5 +13,8 @@ def quieten_libraries() -> None:
     warnings.filterwarnings("ignore", message=r"barrier\(\): using the device", module=r"torch\.distributed")
     warnings.filterwarnings("ignore", category=SyntaxWarning, message="invalid escape sequence|.*is an invalid escape")
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    # That windows need masks, which they get, and what is unusual about rotary scaling, which a spec says on purpose.
+    for module in ("models.qwen2.modeling_qwen2", "modeling_rope_utils"):
+        logging.getLogger(f"transformers.{module}").setLevel(logging.ERROR)
     # Colossal-AI tells of every skipped step of loss scaling, on stdout. It sets its own level later.
     logging.getLogger("colossalai").addFilter(lambda record: record.levelno >= logging.WARNING)

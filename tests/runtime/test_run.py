@@ -20,6 +20,7 @@ from planner.launch import processes
 from planner.launch.ranks import Ended
 from planner.layouts.layout import Offload
 from planner.plans.plan import write_plan
+from tests.runtime.family_models import MODELS
 from tests.runtime.launched import TIMEOUT_S, MakePlan, Run, ranks_of, wait_for_steps
 
 pytestmark = pytest.mark.runtime
@@ -38,8 +39,9 @@ def records(tmp_path: Path) -> list[dict[str, Any]]:
     [
         {"pipeline_parallel": 2, "num_microbatches": 2, "layers_per_stage": (3, 1)},
         {"data_parallel": 2, "zero_stage": 2, "precision": "bf16"},
+        {"sequence_parallel_degree": 2, "model": MODELS["qwen2"]},
     ],
-    ids=["pp2", "zero2"],
+    ids=["pp2", "zero2", "qwen2-all-to-all"],
 )
 def test_a_run_learns_and_reports(layout: dict[str, Any], plan: MakePlan, start: Run, tmp_path: Path) -> None:
     chosen = plan(**layout)

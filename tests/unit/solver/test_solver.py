@@ -12,7 +12,7 @@ from planner.rules import screen, violations
 from planner.solver import Answer, solve
 from planner.solver.candidates import enumerate_layouts
 from planner.specs import StackSpec
-from planner.specs.files import builtin_names
+from planner.specs.files import builtin_names, load_spec
 from planner.specs.units import Bytes
 from planner.views.why_not import reasons_of
 from tests.helpers import problem, slow_hardware
@@ -143,7 +143,9 @@ def test_built_in_stacks_are_solved(name: str, devices: int, stack: str) -> None
 @pytest.mark.parametrize("stack", builtin_names(StackSpec))
 def test_every_built_in_stack_has_an_answer(stack: str) -> None:
     """One without pipelines or tensor parallelism too, on counts that leave room for both."""
-    asked = [Question(model=name, gpus=12, global_batch=1536, stack=stack) for name in ("gpt3-1.3b", "gpt3")]
+    trains_gpt2 = "gpt2" in load_spec(stack, StackSpec).families
+    models = ("gpt3-1.3b", "gpt3") if trains_gpt2 else ("llama3.2-1b", "llama3-405b")
+    asked = [Question(model=name, gpus=12, global_batch=1536, stack=stack) for name in models]
     answers = [solve(build_problem(question)) for question in asked]
     assert [answer.status for answer in answers] == ["optimal", "infeasible"]
     assert reasons_of(answers[1])[0].rule == "INF001"
