@@ -43,8 +43,8 @@ CODES: dict[str, str] = {
     "layouts miss by on average. About such a plan the prediction cannot tell whether it runs out of memory.",
     EXTRAPOLATED: "The runs that the expected error was measured in had fewer GPUs or nodes, other cards or smaller "
     "models than the plan. How far off it is there is not known.",
-    Config.HIDDEN: "A value of a configuration cannot be told without running the file, which gptplan never does. The "
-    "rest of the file is checked.",
+    Config.HIDDEN: "A value of a configuration cannot be told without running the file, which gptplan never does. It "
+    "is open; the rest of the file is checked.",
     Config.WRONG_KIND: "A value of a configuration is not of the kind that its key takes.",
     Config.CONTRADICTION: "A key of a configuration is defined twice, with different values.",
     Config.UNKNOWN_KEY: "A plugin of Colossal-AI, or a section of DeepSpeed's configuration, has no such key and would "

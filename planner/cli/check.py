@@ -1,7 +1,7 @@
 """``check``: plans, hand-written configurations and folders of them."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import msgspec
 
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from planner.lint.draft import Asked
 
 COUNT = Range(most=10**6, example="1024")
+
+
+Form = Literal["text", "json", "github", "sarif"]
 
 
 class Check(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,6 +45,12 @@ class Check(msgspec.Struct, frozen=True, kw_only=True):
         Option("Where --fix or --as-plan writes. [default: FILE.fixed.*, plans/FILE.plan]", ("-o", "--output")),
     ] = None
     force: Force = False
+    strict: Annotated[bool, Option("Take what only running the file would tell for an error.")] = False
+    given: Annotated[
+        tuple[str, ...],
+        Option("The value of a name that is only known when it runs, as name=value; repeatable.", ("--set",)),
+    ] = ()
+    form: Annotated[Form, Option("What is printed. [default: text]", ("--format",))] = "text"
     as_json: Json = False
 
 
@@ -50,13 +59,18 @@ def check(options: Check) -> int:
     from planner.cli import checking
     from planner.lint.files import PLAN_SUFFIX, is_plan, read_text
 
-    path, as_json = options.config, options.as_json
+    path, form = options.config, "json" if options.as_json else options.form
+    as_json = form == "json"
+    if form in ("github", "sarif") and (options.fix or options.as_plan):
+        raise usage_error(
+            "--format github and sarif list findings", location="--format", hint="leave out --fix, --as-plan"
+        )
     if is_folder(path):
         if options.fix or options.as_plan:
             raise usage_error("--fix and --as-plan take one file", location=str(path), hint="name a file of the folder")
-        return checking.check_folder(path, _asked(options), as_json=as_json)
+        return checking.check_folder(path, _asked(options), form, strict=options.strict)
     if path.suffix == PLAN_SUFFIX or is_plan(text := read_text(path, str(path))):
-        return checking.check_plan(path, as_json=as_json)
+        return checking.check_plan(path, form)
     asked = _asked(options)
     if options.fix:
         target = options.output or path.with_name(f"{path.stem}.fixed{path.suffix}")
@@ -64,7 +78,7 @@ def check(options: Check) -> int:
     if options.as_plan:
         target = options.output or Path("plans") / f"{path.stem}{PLAN_SUFFIX}"
         return checking.freeze(path, text, asked, target, force=options.force, as_json=as_json)
-    return checking.check_configuration(path, text, asked, as_json=as_json)
+    return checking.check_configuration(path, text, asked, form, strict=options.strict)
 
 
 def _asked(options: Check) -> "Asked":
@@ -89,4 +103,12 @@ def _asked(options: Check) -> "Asked":
         model=load_spec(options.model, ModelSpec) if options.model is not None else None,
         seq_len=options.seq_len,
         reserve=parse_reserve(options.reserve, hardware) if options.reserve is not None else None,
+        given=dict(map(_named, options.given)),
     )
+
+
+def _named(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not name.strip() or not equals:
+        raise usage_error(f"{text} is not name=value", location="--set", hint="for example `--set TP=4`")
+    return name.strip(), value

@@ -10,7 +10,7 @@ import msgspec
 from planner.cli.parameters import print_json
 from planner.codes import Config
 from planner.cost_model import predict
-from planner.diagnostics import Diagnostic, ExitCode, PlanError, usage_error
+from planner.diagnostics import Diagnostic, ExitCode, PlanError, escaped, usage_error
 from planner.lint.check import Checked, check_text, fix_text
 from planner.lint.draft import Asked
 from planner.lint.files import PLAN_SUFFIX, byte_order_mark, files_of, is_plan, read_text
@@ -22,16 +22,29 @@ from planner.rules import violations
 from planner.rules.capacity import misfits
 from planner.specs.files import to_builtins
 from planner.views import check as check_view
+from planner.views import findings
 from planner.views import plan as plan_view
 from planner.views.terminal import print_content
 
 
-def check_plan(path: Path, *, as_json: bool) -> int:
+def _listed(files: list[tuple[Path, list[Diagnostic]]], form: str) -> None:
+    """Findings as other programs read them: ``github`` or ``sarif``."""
+    if form == "sarif":
+        print_json(findings.sarif(files))
+        return
+    for path, found in files:
+        for line in findings.github(path, found):
+            sys.stdout.write(f"{escaped(line)}\n")
+
+
+def check_plan(path: Path, form: str) -> int:
     """Judge the layout of a plan by all rules and the memory model."""
     plan = read_plan(path)
     broken, unfit, document = _judged(plan)
-    if as_json:
+    if form == "json":
         print_json(document)
+    elif form != "text":
+        _listed([(path, [*broken, *unfit])], form)
     else:
         print_content(*plan_view.judgement(plan, [*broken, *unfit]))
     return ExitCode.NEGATIVE if broken or unfit else ExitCode.OK
@@ -52,16 +65,24 @@ def _judged(plan: Plan) -> tuple[list[Diagnostic], list[Diagnostic], dict[str, A
     return broken, unfit, document
 
 
-def check_configuration(path: Path, text: str, asked: Asked, *, as_json: bool) -> int:
+def check_configuration(path: Path, text: str, asked: Asked, form: str, *, strict: bool) -> int:
     """Judge every configuration of a file."""
     checked = check_text(text, str(path), asked)
-    if as_json:
+    if form == "json":
         print_json(_document(checked))
+    elif form != "text":
+        _listed([(path, _findings(checked))], form)
     else:
         for number, one in enumerate(checked):
             sys.stdout.write("\n" if number else "")
             print_content(*check_view.judgement(one))
-    return _exit_code(checked)
+    return _exit_code(checked, strict=strict)
+
+
+def _findings(checked: list[Checked]) -> list[Diagnostic]:
+    """Every finding once, though several configurations of a file may have it."""
+    found = {(one.rule, one.location, one.message): one for each in checked for one in each.diagnostics}
+    return list(found.values())
 
 
 def fix(path: Path, text: str, asked: Asked, target: Path, *, force: bool, as_json: bool) -> int:
@@ -113,16 +134,18 @@ def freeze(path: Path, text: str, asked: Asked, target: Path, *, force: bool, as
     return ExitCode.OK
 
 
-def check_folder(folder: Path, asked: Asked, *, as_json: bool) -> int:
+def check_folder(folder: Path, asked: Asked, form: str, *, strict: bool) -> int:
     """Judge the files of a folder that configure something, one line each."""
     code, documents = int(ExitCode.OK), []
+    files: list[tuple[Path, list[Diagnostic]]] = []
     for path in files_of(folder):
-        one = _judged_file(path, asked)
+        one = _judged_file(path, asked, strict=strict)
         if one is None:
             continue
         code = max(code, one.code)
         documents.append({"file": str(path), **one.document})
-        if not as_json:
+        files.append((path, one.findings))
+        if form == "text":
             print_content(one.line)
     if not documents:
         raise usage_error(
@@ -130,8 +153,10 @@ def check_folder(folder: Path, asked: Asked, *, as_json: bool) -> int:
             location=str(folder),
             hint="gptplan reads Python, JSON, TOML, YAML and shell files, and plans",
         )
-    if as_json:
+    if form == "json":
         print_json({"files": documents})
+    elif form != "text":
+        _listed(files, form)
     return code
 
 
@@ -139,9 +164,10 @@ class _JudgedFile(NamedTuple):
     code: int
     line: str
     document: dict[str, Any]
+    findings: list[Diagnostic]
 
 
-def _judged_file(path: Path, asked: Asked) -> _JudgedFile | None:
+def _judged_file(path: Path, asked: Asked, *, strict: bool) -> _JudgedFile | None:
     """The judgement of a file of a folder; ``None`` where it configures nothing."""
     shown = str(path)
     try:
@@ -153,26 +179,32 @@ def _judged_file(path: Path, asked: Asked) -> _JudgedFile | None:
     except OSError as error:
         message = f"cannot read the file: {error.strerror}"
         return _refused(path, (Diagnostic(rule=Config.UNREADABLE, message=message, location=shown),))
-    return _JudgedFile(_exit_code(checked), check_view.folder_line(path, checked), _document(checked))
+    return _JudgedFile(
+        _exit_code(checked, strict=strict),
+        check_view.folder_line(path, checked),
+        _document(checked),
+        _findings(checked),
+    )
 
 
 def _plan(path: Path) -> _JudgedFile:
     plan = read_plan(path)
     broken, unfit, document = _judged(plan)
-    findings = [*broken, *unfit]
-    words = ", ".join(found.rule for found in findings) if findings else check_view.in_short(plan.predicted)
+    found = [*broken, *unfit]
+    words = ", ".join(one.rule for one in found) if found else check_view.in_short(plan.predicted)
     verdict = "not valid: " if broken else "valid, and does not fit: " if unfit else "valid and fits: "
-    return _JudgedFile(ExitCode.NEGATIVE if findings else ExitCode.OK, f"{path}: {verdict}{words}", document)
+    return _JudgedFile(ExitCode.NEGATIVE if found else ExitCode.OK, f"{path}: {verdict}{words}", document, found)
 
 
-def _refused(path: Path, findings: tuple[Diagnostic, ...]) -> _JudgedFile:
-    document = {"valid": False, "fits": False, "diagnostics": to_builtins(findings), "layout": None, "predicted": None}
-    return _JudgedFile(ExitCode.NEGATIVE, f"{path}: {findings[0].rule}: {findings[0].message}", document)
+def _refused(path: Path, found: tuple[Diagnostic, ...]) -> _JudgedFile:
+    document = {"valid": False, "fits": False, "diagnostics": to_builtins(found), "layout": None, "predicted": None}
+    return _JudgedFile(ExitCode.NEGATIVE, f"{path}: {found[0].rule}: {found[0].message}", document, list(found))
 
 
-def _exit_code(checked: list[Checked]) -> int:
-    """0 where every configuration of a file is valid and fits, as far as it is known."""
-    return ExitCode.NEGATIVE if any(not one.valid or one.misfits for one in checked) else ExitCode.OK
+def _exit_code(checked: list[Checked], *, strict: bool) -> int:
+    """0 where every configuration of a file is valid and fits, as far as it is known; ``strict``: all is known."""
+    negative = any(not one.valid or one.misfits or (strict and one.open) for one in checked)
+    return ExitCode.NEGATIVE if negative else ExitCode.OK
 
 
 def _document(checked: list[Checked]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from planner.lint.dialects.megatron.reader import dashed_name
 from planner.lint.draft import Asked
 from planner.lint.files import language_of, read_source
 from planner.lint.judging import Judged, judge
+from planner.lint.reading import OPEN
 from planner.lint.registry import BY_ID
 from planner.lint.source import Language, Source
 from planner.lint.steps import Change
@@ -45,6 +46,11 @@ class Checked:
     def valid(self) -> bool:
         """Whether no rule is broken."""
         return not self.judged.errors
+
+    @property
+    def open(self) -> tuple[Diagnostic, ...]:
+        """What only running the file would tell."""
+        return tuple(one for one in self.judged.diagnostics if one.severity == OPEN)
 
     @property
     def fits(self) -> bool:
@@ -84,7 +90,7 @@ def read_and_judge(text: str, shown: str, language: Language, asked: Asked) -> t
     Raises:
         PlanError: it cannot be parsed, or configures nothing that gptplan knows.
     """
-    source = read_source(text, shown, language)
+    source = read_source(text, shown, language, asked.given)
     judged = [judge(draft, asked) for draft in detect.drafts_of(source, asked)]
     # What is true of the whole file is said once.
     return source, [_with_notes(source, judged[0]), *judged[1:]]
@@ -93,7 +99,8 @@ def read_and_judge(text: str, shown: str, language: Language, asked: Asked) -> t
 def _with_notes(source: Source, judged: Judged) -> Judged:
     """Places of the file that could not be read, unless a finding about the same line says more."""
     lines = {diagnostic.location.split(":")[1] for diagnostic in judged.diagnostics if ":" in diagnostic.location}
-    used = {name.partition(".")[0] for name in (*judged.draft.keys.values(), *judged.draft.read)}
+    keys = [key for key in judged.draft.keys.values() if not key.startswith("--")]
+    used = {name.partition(".")[0] for name in (*keys, *judged.draft.read)}
     if source.language == "shell":
         # Branches and messages of a script repeat options; only those that the layout is read from matter.
         used = {name for name in source.settings if dashed_name(name) in judged.draft.read}
@@ -146,7 +153,7 @@ def fix_text(text: str, shown: str, asked: Asked) -> tuple[str, list[Change]]:
         PlanError: it cannot be parsed, or configures nothing that gptplan knows.
     """
     language = language_of(text, shown)
-    source = read_source(text, shown, language)
+    source = read_source(text, shown, language, asked.given)
     return fixing.fix(lambda changed: read_and_judge(changed, shown, language, asked), source, asked)
 
 

@@ -9,7 +9,7 @@ import yaml
 from planner.codes import Config
 from planner.lint.json_positions import JsonError, JsonReader
 from planner.lint.limits import MAX_NESTING, Budget, refused
-from planner.lint.source import Note, Source, Unknown, Value, contradiction, flatten, unreadable
+from planner.lint.source import Note, Source, Unknown, Value, contradiction, flatten, shortened, unreadable
 from planner.lint.syntax import not_of
 
 _DEEPSPEED_MARKS = ("zero_optimization", "train_batch_size", "train_micro_batch_size_per_gpu")
@@ -193,6 +193,9 @@ class _YamlReader:
             why = f"YAML tag {node.tag[:60]} is not read"
             return Unknown(why=why, line=node.start_mark.line + 1, column=node.start_mark.column + 1)
         content = self.scalars.construct_object(node)
+        if isinstance(content, str) and "${" in content:
+            why = f"`{shortened(content)}` is put in when it runs"
+            return Unknown(why=why, line=node.start_mark.line + 1, column=node.start_mark.column + 1)
         # YAML 1.1 takes 1e-5 for text; frameworks mean the number.
         if (
             isinstance(content, str)

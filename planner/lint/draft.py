@@ -33,6 +33,8 @@ class Asked:
     global_batch: int | None = None
     seq_len: int | None = None
     reserve: Reserve | None = None
+    given: Mapping[str, str] = field(default_factory=dict)
+    """Values of names that only running the file would tell."""
 
 
 @dataclass(frozen=True)

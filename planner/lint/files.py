@@ -5,10 +5,11 @@ import json
 import os
 import re
 import stat
+from collections.abc import Mapping
 from pathlib import Path
 
 from planner.codes import Config
-from planner.diagnostics import usage_error
+from planner.diagnostics import PlanError, usage_error
 from planner.lint import data_source, limits, python_source, shell_source
 from planner.lint.dialects.plugins.keys import BESIDE, KNOWN_CALLS
 from planner.lint.limits import MAX_BYTES, MAX_FILES
@@ -23,6 +24,8 @@ SUFFIXES: dict[str, Language] = {
     ".sh": "shell",
     ".bash": "shell",
     ".args": "shell",
+    ".slurm": "shell",
+    ".sbatch": "shell",
 }
 """Languages by the ending of a file's name."""
 PLAN_SUFFIX = ".plan"
@@ -127,8 +130,10 @@ def is_plan(text: str) -> bool:
     return isinstance(fields, dict) and "format_version" in fields and "layout" in fields
 
 
-def read_source(text: str, shown: str, language: Language | None = None) -> Source:
-    """Parse a text in its language.
+def read_source(
+    text: str, shown: str, language: Language | None = None, given: Mapping[str, str] | None = None
+) -> Source:
+    """Parse a text in its language, with the values of names that the user knows.
 
     Raises:
         PlanError: it is not of that language, or larger than can be read in bounded time.
@@ -137,7 +142,7 @@ def read_source(text: str, shown: str, language: Language | None = None) -> Sour
     limits.check_size(text, language, shown)
     match language:
         case "python":
-            return python_source.read_python(text, shown, KNOWN_CALLS, BESIDE)
+            return python_source.read_python(text, shown, KNOWN_CALLS, BESIDE, given)
         case "json":
             return data_source.read_json(text, shown)
         case "toml":
@@ -145,4 +150,16 @@ def read_source(text: str, shown: str, language: Language | None = None) -> Sour
         case "yaml":
             return data_source.read_yaml(text, shown)
         case "shell":
-            return shell_source.read_shell(text, shown)
+            return shell_source.read_shell(text, shown, given or {}, lambda name: _beside(shown, name))
+
+
+def _beside(shown: str, name: str) -> str | None:
+    """A script in the same folder; nothing where there is none that can be read in bounded time."""
+    path = Path(shown).parent / name
+    try:
+        text = read_text(path, str(path)) if path.is_file() else None
+        if text is not None:
+            limits.check_size(text, "shell", str(path))
+    except (OSError, ValueError, PlanError):
+        return None
+    return text

@@ -1,12 +1,12 @@
 """JSON with the place of every value, which the standard parser does not tell."""
 
-import bisect
 import json
 import re
 from typing import Any, NoReturn
 
 from planner.lint.limits import MAX_NESTING
 from planner.lint.source import Note, Value, contradiction
+from planner.lint.syntax import Places
 
 _SPACE = re.compile(r"[ \t\n\r]*")
 _SPACE_AND_COMMENTS = re.compile(r"(?:[ \t\n\r]+|//[^\n]*|#[^\n]*|/\*(?s:.*?)\*/)*")
@@ -32,7 +32,7 @@ class JsonReader:
         self.relaxed = relaxed
         self.space = _SPACE_AND_COMMENTS if relaxed else _SPACE
         self.notes: list[Note] = []
-        self.line_starts = [0, *(match.end() for match in re.finditer("\n", text))]
+        self.place = Places(text).of
 
     def read(self) -> Value:
         """The value of the whole text.
@@ -45,11 +45,6 @@ class JsonReader:
         if end != len(self.text):
             self._fail("there is something after the end of the document", end)
         return value
-
-    def place(self, offset: int) -> tuple[int, int]:
-        """Line and column of an offset, from 1."""
-        line = bisect.bisect_right(self.line_starts, offset)
-        return line, offset - self.line_starts[line - 1] + 1
 
     def _fail(self, message: str, offset: int) -> NoReturn:
         raise JsonError(message, *self.place(offset))

@@ -1,7 +1,9 @@
 """Reading Python configurations and training scripts as syntax trees. The file is never imported or run."""
 
 import ast
+import contextlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any
 
 from planner.codes import Config
 from planner.lint.constants import Constants, HiddenError
@@ -15,7 +17,11 @@ Names = dict[str, Value]
 
 
 def read_python(
-    text: str, shown: str, known_calls: Mapping[str, Sequence[str]], beside: Collection[str] = ()
+    text: str,
+    shown: str,
+    known_calls: Mapping[str, Sequence[str]],
+    beside: Collection[str] = (),
+    given: Mapping[str, str] | None = None,
 ) -> Source:
     """The settings of a file: its module-level constants, and the calls of ``known_calls`` anywhere in it.
 
@@ -24,12 +30,14 @@ def read_python(
         shown: its name.
         known_calls: names of classes with their arguments in order.
         beside: those of them whose calls are no configuration by themselves.
+        given: values of names that the user knows.
 
     Raises:
         PlanError: it is not Python, with line, column and a caret.
     """
     tree = parse(text, shown)
-    reader = _Reader(text, known_calls, beside, Budget(shown))
+    known = _defaults(tree) | {name: plain(value) for name, value in (given or {}).items()}
+    reader = _Reader(Constants(text, Budget(shown), known), known_calls, beside)
     names = reader.block(tree.body, {}, certain=True)
     reader.functions(names)
     settings = flatten(
@@ -45,7 +53,34 @@ def read_python(
         calls=tuple(call for call in reader.calls if call.name not in beside),
         others=tuple(call for call in reader.calls if call.name in beside),
         called=frozenset(called),
+        assumed=tuple(f"{name} is {known[name]!r}" for name in sorted(reader.constants.used)),
     )
+
+
+def plain(text: str) -> Any:
+    """A value as a user types it: a number, true or false, or a text."""
+    with contextlib.suppress(ValueError, SyntaxError, RecursionError):
+        value = ast.literal_eval(text[:100])
+        return value if isinstance(value, bool | int | float | str) else text
+    return {"true": True, "false": False}.get(text.lower(), text)
+
+
+def _defaults(tree: ast.Module) -> dict[str, Any]:
+    """What ``args.name`` is unless the command line says otherwise: the defaults that add_argument() is given."""
+    found: dict[str, Any] = {}
+    for node in ast.walk(tree):
+        if not (
+            isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "add_argument"
+        ):
+            continue
+        options = [one.value for one in node.args if isinstance(one, ast.Constant) and isinstance(one.value, str)]
+        words = {one.arg: one.value.value for one in node.keywords if isinstance(one.value, ast.Constant)}
+        named = next((option for option in options if option.startswith("--")), "")
+        default = words.get("default", False if words.get("action") == "store_true" else None)
+        if named and isinstance(default, bool | int | float | str):
+            name = str(words.get("dest") or named.lstrip("-").replace("-", "_"))
+            found |= {f"{holder}.{name}": default for holder in ("args", "opt", "arguments")}
+    return found
 
 
 def _last_name(node: ast.Name | ast.Attribute) -> str:
@@ -55,11 +90,9 @@ def _last_name(node: ast.Name | ast.Attribute) -> str:
 class _Reader:
     """Walks statements in order, keeping what every name is known to be."""
 
-    def __init__(
-        self, text: str, known_calls: Mapping[str, Sequence[str]], beside: Collection[str], budget: Budget
-    ) -> None:
+    def __init__(self, constants: Constants, known_calls: Mapping[str, Sequence[str]], beside: Collection[str]) -> None:
         self.beside = beside
-        self.constants = Constants(text, budget)
+        self.constants = constants
         self.known_calls = known_calls
         self.imported: dict[str, int] = {}
         self.notes: list[Note] = []

@@ -1,7 +1,8 @@
 """Reading a dialect: typed values of settings, gathered into a draft."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, fields
+from difflib import get_close_matches
 from typing import Any
 
 from planner.codes import Config
@@ -12,7 +13,9 @@ from planner.rules.rule import About
 from planner.specs import ModelSpec
 from planner.specs.files import did_you_mean
 
-MAX_COUNT = 1_000_000
+MAX_COUNT = 2_000_000
+OPEN = "open"
+"""Severity of what only running the file would tell: no error, and not judged."""
 
 
 class Reading(Fields):
@@ -30,7 +33,7 @@ class Reading(Fields):
         self.warns: set[About] = {*dialect.warns}
         self.model: ModelSpec | None = asked.model
         self.diagnostics: list[Diagnostic] = []
-        self.assumptions: list[str] = []
+        self.assumptions: list[str] = [*source.assumed, *_way(source)]
         self.unmodelled: list[str] = []
         self.read: set[str] = set()
         self.needless_lines: set[int] = set()
@@ -67,6 +70,11 @@ class Reading(Fields):
         frozen: dict[type, Callable[[Any], Any]] = {list: tuple, set: frozenset}
         read = {field.name: getattr(self, field.name) for field in fields(Draft)}
         return Draft(**{name: frozen.get(type(value), lambda same: same)(value) for name, value in read.items()})
+
+
+def _way(source: Source) -> list[str]:
+    """Which branches of a script that cannot be told are taken."""
+    return [f"the condition on line {line} {'holds' if holds else 'does not hold'}" for line, holds in source.path]
 
 
 @dataclass(frozen=True)
@@ -115,7 +123,7 @@ class Keys:
         self._looked_at(key, name)
         if isinstance(value.content, Unknown):
             message = f"{value.content.name or self.name(key)} cannot be told: {value.content.why}"
-            return self._complain(key, value, Config.HIDDEN, message, "write it as a constant")
+            return self._complain(key, value, Config.HIDDEN, message, "give it with --set, or write it as a constant")
         return value.content
 
     def _looked_at(self, key: str, name: str) -> None:
@@ -150,7 +158,7 @@ class Keys:
             return not isinstance(content, bool | dict | tuple) and content in choices
 
         words = f"one of {', '.join(map(repr, choices))}"
-        kind = _Kind(words, accepts, choices=choices, may_be_auto=False, may_be_none=False)
+        kind = _Kind(words, accepts, choices=choices, may_be_auto=False, may_be_none=None not in choices)
         return self._typed(keys, kind, default, name)
 
     def word(self, *keys: str, default: str | None = None, name: str = "") -> Any:
@@ -197,7 +205,7 @@ class Keys:
             return default
         if isinstance(content, Symbol):
             why = f"{self.name(key)} is `{shortened(content)}`, which is imported or not defined"
-            return self._complain(key, value, Config.HIDDEN, why, "write it as a constant")
+            return self._complain(key, value, Config.HIDDEN, why, "give it with --set, or write it as a constant")
         if content == "auto" and kind.may_be_auto:
             return self._auto(key)
         return kind.made(content) if kind.accepts(content) else self._wrong(key, value, kind)
@@ -243,6 +251,42 @@ class Keys:
             place = f"{self.source.shown}:{value.content.line}:{value.content.column}"
         if about not in self.complained:
             self.complained.add(about)
-            found = Diagnostic(rule=code, message=message, location=place, values={"key": key}, hint=hint)
+            severity = OPEN if code == Config.HIDDEN else "error"
+            values = {"key": key}
+            found = Diagnostic(rule=code, severity=severity, message=message, location=place, values=values, hint=hint)
             self.reading.diagnostics.append(found)
         return UNDECIDED
+
+
+@dataclass(frozen=True)
+class Unknowns:
+    """What is said of a key that a table does not have."""
+
+    message: str
+    """A template of the table and the name."""
+    cutoff: float
+    """How alike a known key has to be to be meant."""
+    severity: str = "error"
+    far: bool = True
+    """Whether a key that is like no other is named as well."""
+
+
+def refuse_unknown(keys: Keys, table: str, known: Collection[str], unknowns: Unknowns) -> None:
+    """Name the keys of one table that its framework does not read, with the one that is nearly called so."""
+    for key, value in keys.settings.items():
+        parent, _, name = ("", "", key) if key.startswith("-") else key.rpartition(".")
+        if parent != table or name in known:
+            continue
+        likely = get_close_matches(name, known, n=1, cutoff=unknowns.cutoff)
+        if not likely and not unknowns.far:
+            continue
+        keys.reading.diagnostics.append(
+            Diagnostic(
+                rule=Config.UNKNOWN_KEY,
+                severity=unknowns.severity,
+                hint=f"did you mean `{likely[0]}`?" if likely else f"remove {key}",
+                message=unknowns.message.format(table=table, name=name),
+                location=f"{keys.source.shown}:{value.line}: {key}",
+                values={"key": key, "near": "".join(likely)},
+            )
+        )

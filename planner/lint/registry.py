@@ -8,6 +8,7 @@ from planner.lint.dialects.megatron import option_rules as megatron_options
 from planner.lint.dialects.megatron import rules as megatron
 from planner.lint.dialects.plugins import rules as plugins
 from planner.lint.dialects.plugins import zero_rules as zero_plugins
+from planner.lint.dialects.tabled import rules as tabled
 from planner.rules import ALL_RULES, RULES
 from planner.rules.rule import RuleText
 
@@ -19,6 +20,7 @@ CONFIG_RULES: tuple[ConfigRule, ...] = (
     *megatron.RULES,
     *megatron_options.RULES,
     *deepspeed.RULES,
+    *tabled.RULES,
 )
 """Rules about the keys of one framework's configuration files."""
 

@@ -1,206 +1,168 @@
-"""Reading the options of a shell script or a command line, without running either."""
+"""The options of what a shell script or a command line starts, without running either."""
 
 import re
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 
-from planner.diagnostics import PlanError
-from planner.lint.constants import Constants, HiddenError
-from planner.lint.limits import MAX_LENGTH, Budget
+from planner.lint.limits import Budget
+from planner.lint.shell.expansion import Bit, Bits, part_of, split
+from planner.lint.shell.following import Follower, Way
+from planner.lint.shell.syntax import Node, Parser
 from planner.lint.source import Note, Source, Unknown, Value, contradiction
-from planner.lint.syntax import parse
+from planner.lint.syntax import Places
 
-_ASSIGNMENT = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=")
-_VARIABLE = re.compile(r"\$(?:\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}$`]*))?\}|([A-Za-z_][A-Za-z0-9_]*))")
-_ARITHMETIC = re.compile(r"\$\(\(((?:[^()$`]|\$\{?\w)*)\)\)")
+Beside = Callable[[str], str | None]
+MAX_WAYS = 12
+"""Ways through a script that are judged, and commands of one way."""
+_OPTION = re.compile(r"--?[A-Za-z][\w-]*(?=[=\s]|$)")
 _NUMBER = re.compile(r"[+-]?\d{1,18}")
 _FLOAT = re.compile(r"[+-]?(\d{1,18}\.\d*|\.\d{1,18}|\d{1,18})([eE][+-]?\d{1,3})?")
-_MESSAGE = re.compile(r"[ \t]*(?:echo|printf)\b")
-_OPTION = re.compile(r"--?[A-Za-z][A-Za-z0-9_-]*$")
 
 
-@dataclass(frozen=True)
-class _Word:
-    text: str
-    start: int
-    end: int
+def read_shell(text: str, shown: str, given: Mapping[str, str], read_beside: Beside) -> Source:
+    """The options ``--name value`` of what a text starts; other ways through it, and other commands, are in ``ways``.
 
+    An option without a value is ``True``; of several values the last counts. Names are kept as written.
 
-def read_shell(text: str, shown: str) -> Source:
-    """The options ``--name value`` of a text, wherever they stand, with variables that are assigned constants.
-
-    An option without a value is ``True``; of several values the first counts. Names are kept as written.
+    Args:
+        text: the script.
+        shown: its name, beside which a sourced file is looked for.
+        given: values of variables that the user knows.
+        read_beside: the text of a file of that name in the folder of the script, if it can be read.
     """
-    words = _words(text)
-    reader = _Options(text, shown)
-    patterns = _patterns(text)
-    for index, word in enumerate(words):
-        if word.end in patterns or _MESSAGE.match(text, text.rfind("\n", 0, word.start) + 1, word.start):
-            continue
-        if _OPTION.match(word.text.partition("=")[0]) and word.text.startswith("--"):
-            reader.option(word, words[index + 1] if index + 1 < len(words) else None)
-        elif match := _ASSIGNMENT.match(word.text):
-            reader.assignment(match[1], word, match.end())
-    return Source(
-        shown=shown,
-        text=text,
-        language="shell",
-        settings=reader.settings,
-        notes=tuple(reader.notes),
-        variables=reader.variables,
-        options=reader.ends,
-    )
+    reader = _Script(text, shown, given, read_beside)
+    nodes = Parser(text).script()
+    waiting: list[list[int]] = [[]]
+    sources: list[Source] = []
+    while waiting and len(sources) < MAX_WAYS:
+        choices = waiting.pop(0)
+        way = reader.follow(nodes, choices)
+        made = [taken for _, taken, _ in way.choices]
+        for index in range(len(choices), len(made)):
+            waiting += [[*made[:index], other] for other in range(1, way.choices[index][2])]
+        for source in reader.sources(way):
+            if not any(_same(source, other) for other in sources):
+                sources.append(source)
+        del waiting[MAX_WAYS * 4 :]
+    return replace(sources[0], ways=tuple(sources[1:]))
 
 
-def _patterns(text: str) -> set[int]:
-    """Offsets of closing brackets that no bracket opened, and of bars before them: they end patterns of `case`."""
-    found, depth = set(), 0
-    for match in re.finditer(r"(?m)[()]|(?<!\S)#[^\n]*|(?<=[\w-])\|(?=[\s\w-])", text):
-        if match[0] == "(":
-            depth += 1
-        elif match[0] == ")" and depth:
-            depth -= 1
-        elif match[0] in ")|":
-            found.add(match.start())
-    return found
+def _same(left: Source, right: Source) -> bool:
+    plain = [{name: value.content for name, value in one.settings.items()} for one in (left, right)]
+    return plain[0] == plain[1]
 
 
-def _words(text: str) -> list[_Word]:
-    """Words of a script with their offsets; quotes around options and brackets of arrays separate words."""
-    words: list[_Word] = []
-    # A comment, a continued line, a command substitution, or a run of anything else that is no separator.
-    token = re.compile(
-        r"(?:(?<=\s)|^)#[^\n]*|\\\r?\n|\$\(\([^\n]{0,500}?\)\)|\$\([^()\n]{0,2000}\)|`[^`\n]{0,2000}`|"
-        r"'[^'\s]*'|\"[^\"\s]*\"|[^\s'\"();|&`\\]+=\(?|[^\s'\"();|&`\\]+|[\\]",
-        re.MULTILINE,
-    )
-    for match in token.finditer(text):
-        found = match[0]
-        if found.startswith("#") or found.startswith("\\"):
-            continue
-        start, end = match.span()
-        if words and words[-1].end == start and not found.startswith("--"):
-            joined = words[-1].text + _unquoted(found)
-            words[-1] = _Word(joined[:MAX_LENGTH], words[-1].start, end)
-        else:
-            quoted = found[:1] in "'\"" and len(found) > 1
-            words.append(_Word(_unquoted(found)[:MAX_LENGTH], start + quoted, end - quoted))
-    return words
-
-
-def _unquoted(found: str) -> str:
-    return found[1:-1] if found[:1] in "'\"" and found[-1:] == found[:1] and len(found) > 1 else found.rstrip("(")
-
-
+@dataclass(kw_only=True)
 class _Options:
-    """Options and variables, in the order of the text."""
+    """Options of one command."""
 
-    def __init__(self, text: str, shown: str) -> None:
-        self.text, self.shown = text, shown
-        self.settings: dict[str, Value] = {}
-        self.ends: dict[str, int] = {}
-        self.variables: dict[str, Value] = {}
-        self.notes: list[Note] = []
-        self.line, self.offset = 1, 0
-        self.budget = Budget(shown)
+    settings: dict[str, Value] = field(default_factory=dict)
+    ends: dict[str, int] = field(default_factory=dict)
+    notes: list[Note] = field(default_factory=list)
 
-    def place(self, offset: int) -> tuple[int, int]:
-        if offset < self.offset:
-            self.line, self.offset = 1, 0
-        self.line += self.text.count("\n", self.offset, offset)
-        self.offset = offset
-        return self.line, offset - self.text.rfind("\n", 0, offset)
 
-    def assignment(self, name: str, word: _Word, skip: int) -> None:
-        value = self._value(_Word(word.text[skip:], word.start + skip, word.end))
-        if name in self.variables and self.variables[name].content != value.content:
-            why = f"{name} is assigned more than once"
-            value = Value.hidden(Unknown(why=why, line=value.line, column=value.column))
-        self.variables[name] = value
+class _Script:
+    """A script whose ways share one budget."""
 
-    def option(self, word: _Word, following: _Word | None) -> None:
-        name, equals, inline = word.text.partition("=")
-        line, column = self.place(word.start)
-        self.ends[name] = word.end
-        if equals:
-            start = word.start + len(name) + 1
-            value = self._value(_Word(inline, start, start + len(inline)))
-        elif following is not None and self._belongs(word, following):
-            value = self._value(following)
-            self.ends[name] = following.end
-        else:
-            value = Value(content=True, line=line, column=column)
-        self._keep(name, value, line, column)
+    def __init__(self, text: str, shown: str, given: Mapping[str, str], read_beside: Beside) -> None:
+        self.text, self.shown, self.given, self.read_beside = text, shown, given, read_beside
+        self.budget, self.places = Budget(shown), Places(text)
 
-    def _belongs(self, option: _Word, following: _Word) -> bool:
-        """Whether the next word is the option's value: neither another option nor a new statement."""
-        text = following.text
-        if not text or (text.startswith("-") and not _FLOAT.fullmatch(text)) or _ASSIGNMENT.match(text):
-            return False
-        between = self.text[option.end : following.start].replace("\\\n", "").replace("\\\r\n", "")
-        return "\n" not in between
+    def follow(self, nodes: list[Node], choices: list[int]) -> Way:
+        """One way through the commands."""
+        variables: dict[str, list[Bits]] = {name: [(Bit(value),)] for name, value in self.given.items()}
+        follower = Follower(
+            text=self.text, budget=self.budget, read_beside=self.read_beside, variables=variables, choices=choices
+        )
+        return follower.way(nodes)
 
-    def _keep(self, name: str, value: Value, line: int, column: int) -> None:
-        earlier = self.settings.get(name)
-        if earlier is not None and earlier.content != value.content:
-            detail = f"on line {earlier.line} and on line {line}"
-            self.notes.append(contradiction(name, (line, column), detail, given=True))
-        self.settings[name] = value
+    def sources(self, way: Way) -> list[Source]:
+        """What each command of a way is given; where none has options, what stands in variables."""
+        commands = [self._options(split(bits), place) for place, bits in way.launches]
+        commands = [one for one in commands if one.settings]
+        if not commands:
+            loose = [one for values in way.variables.values() for bits in values for one in split(bits)]
+            commands = [self._options(loose, 0)]
+        variables = {name: self._value(values[0]) for name, values in way.variables.items() if len(values) == 1}
+        path = tuple((self.places.of(at)[0], taken == 0) for at, taken, _ in way.choices)
+        return [
+            Source(
+                shown=self.shown,
+                text=self.text,
+                language="shell",
+                settings=one.settings,
+                notes=tuple(one.notes),
+                variables=variables,
+                options=one.ends,
+                path=path,
+            )
+            for one in commands
+        ]
 
-    def _value(self, word: _Word) -> Value:
-        line, column = self.place(word.start)
-        whole = _VARIABLE.fullmatch(word.text)
-        if whole and (defined := self.variables.get(whole[1] or whole[3])):
-            return defined
-        content: object
-        try:
-            expanded = self._expanded(word.text)
-            content = _number(expanded)
-        except HiddenError as error:
-            content = Unknown(why=error.hidden.why, line=line, column=column)
-        plain = "$" not in word.text and word.text == self.text[word.start : word.end]
-        end = word.end if plain or whole else -1
-        return Value(content=content, line=line, column=column, start=word.start, end=end)
+    def _options(self, fields: list[Bits], place: int) -> _Options:
+        found = _Options()
+        index = 0
+        while index < len(fields):
+            bits = fields[index]
+            text = _text(bits)
+            index += 1
+            match = _OPTION.match(text) if text.startswith("--") else None
+            if match is None or (bits[0].why and not text):
+                continue
+            start = bits[0].start if bits[0].start >= 0 else place
+            if match.end() < len(text):
+                value, last = self._value(_after(bits, match.end() + 1)), bits
+            elif index < len(fields) and _is_value(fields[index]):
+                value, last = self._value(fields[index]), fields[index]
+                index += 1
+            else:
+                line, column = self.places.of(start)
+                value, last = Value(content=True, line=line, column=column), bits
+            self._keep(found, match[0], value, (start, last[-1].used))
+        return found
 
-    def _expanded(self, text: str) -> str:
-        if "$" not in text and "`" not in text:
-            return text
-        whole = _VARIABLE.fullmatch(text)
-        if whole and whole[2] is not None:
-            return whole[2]
-        arithmetic = _ARITHMETIC.fullmatch(text)
-        if arithmetic:
-            return self._computed(arithmetic[1])
-        parts, at = [], 0
-        for match in _VARIABLE.finditer(text):
-            parts += [text[at : match.start()], self._variable(match)]
-            at = match.end()
-            if sum(map(len, parts)) > MAX_LENGTH:
-                raise HiddenError(None, "the value is too large to be meant")
-        expanded = "".join([*parts, text[at:]])
-        if found := re.search(r"\$[0-9@*#]", expanded):
-            raise HiddenError(None, f"`{found[0]}` is only given when the script is called")
-        if "$" in expanded or "`" in expanded:
-            raise HiddenError(None, f"`{text[:60]}` would have to be run, and nothing is executed")
-        return expanded
+    def _keep(self, found: _Options, name: str, value: Value, span: tuple[int, int]) -> None:
+        earlier = found.settings.get(name)
+        place = self.places.of(span[0])
+        plain = not isinstance(value.content, Unknown) and not (earlier and isinstance(earlier.content, Unknown))
+        if earlier is not None and plain and earlier.content != value.content:
+            detail = f"on line {earlier.line} and on line {place[0]}"
+            found.notes.append(contradiction(name, place, detail, given=True))
+        found.settings[name] = value
+        if 0 <= span[0] < span[1]:
+            found.ends[name] = span[1]
 
-    def _variable(self, match: re.Match[str]) -> str:
-        name = match[1] or match[3]
-        value = self.variables.get(name)
-        if value is None or isinstance(value.content, Unknown):
-            raise HiddenError(None, f"variable {name} is not assigned a constant")
-        return str(value.content)
+    def _value(self, bits: Bits) -> Value:
+        hidden = next((bit for bit in bits if bit.why), None)
+        first = bits[0] if bits else Bit("")
+        line, column = self.places.of(max(first.start if first.start >= 0 else first.place, 0))
+        if hidden is not None:
+            there = self.places.of(max(hidden.place, 0))
+            return Value(content=Unknown(why=hidden.why, line=there[0], column=there[1]), line=line, column=column)
+        text = _text(bits)
+        whole = len(bits) == 1 and first.start >= 0 and self.text.startswith(text, first.start)
+        end = first.start + len(text) if whole else -1
+        return Value(content=_number(text), line=line, column=column, start=max(first.start, 0), end=end)
 
-    def _computed(self, expression: str) -> str:
-        formula = re.sub(r"\$\{?(\w+)\}?", r"\1", expression).replace("/", "//").strip()
-        try:
-            tree = parse(formula, self.shown)
-            statement = tree.body[0] if len(tree.body) == 1 else None
-            expression_node = getattr(statement, "value", None)
-            if expression_node is None:
-                raise HiddenError(None, f"`{formula[:60]}` is no formula")
-            return str(Constants(formula, self.budget).value(expression_node, self.variables).content)
-        except PlanError as error:
-            raise HiddenError(None, f"`{formula[:60]}` is no formula") from error
+
+def _text(bits: Bits) -> str:
+    return "".join(bit.text for bit in bits)
+
+
+def _is_value(bits: Bits) -> bool:
+    text = _text(bits)
+    return bool(bits) and (not text.startswith("-") or bool(_FLOAT.fullmatch(text)))
+
+
+def _after(bits: Bits, skip: int) -> Bits:
+    """The bits behind some characters."""
+    left: list[Bit] = []
+    for bit in bits:
+        taken = min(skip, len(bit.text))
+        skip -= taken
+        if bit.why or len(bit.text) > taken:
+            left.append(part_of(bit, taken, len(bit.text)))
+    return tuple(left)
 
 
 def _number(text: str) -> object:

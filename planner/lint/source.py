@@ -74,8 +74,8 @@ def contradiction(key: str, place: tuple[int, int], detail: str, *, given: bool 
         line=place[0],
         column=place[1],
         detail=detail,
-        hint=f"keep one {key}" if given else f"keep one definition of {key}",
-        severity="error",
+        hint=f"keep one {key}; the last one counts" if given else f"keep one definition of {key}",
+        severity="warning" if given else "error",
         key=key,
     )
 
@@ -116,6 +116,13 @@ class Source:
     """What a shell script assigns."""
     options: Mapping[str, int] = field(default_factory=dict)
     """Offset behind each option of a shell script with its value, where another one can be written."""
+
+    assumed: tuple[str, ...] = ()
+    """Defaults of arguments and values of the user that stand for what only running the file would tell."""
+    path: tuple[tuple[int, bool], ...] = ()
+    """Lines of conditions of a script that cannot be told, and whether each is taken to hold."""
+    ways: "tuple[Source, ...]" = ()
+    """The same file, as other branches of it or other commands in it have it."""
 
     def with_text(self, value: Value, replacement: str) -> str:
         """The text of the file with one value replaced."""

@@ -1,13 +1,28 @@
 """Python as a syntax tree, and where its nodes stand in the text."""
 
 import ast
+import bisect
 import itertools
+import re
 import warnings
 from typing import Any
 
 from planner.codes import Config
 from planner.diagnostics import PlanError
 from planner.lint.source import unreadable
+
+
+class Places:
+    """Lines and columns of offsets, from 1."""
+
+    def __init__(self, text: str) -> None:
+        """Index the lines."""
+        self.starts = [0, *(match.end() for match in re.finditer("\n", text))]
+
+    def of(self, offset: int) -> tuple[int, int]:
+        """Line and column of an offset."""
+        line = bisect.bisect_right(self.starts, offset)
+        return line, offset - self.starts[line - 1] + 1
 
 
 class Lines:

@@ -98,6 +98,7 @@ RULES = (
     Rule(
         id="TP025",
         title="ZeRO in a grid mode",
+        about=("runtime",),
         field="zero_stage",
         message="mode {tensor_mode} does not run with {name.zero_stage} {zero_stage}",
         detail="{field.tensor_mode} = {tensor_mode}, {field.zero_stage} = {zero_stage}",

@@ -22,6 +22,9 @@ def verdict(checked: Checked) -> str:
     if not checked.valid:
         count = len(checked.judged.errors)
         return f"not valid: {count} {'rule is' if count == 1 else 'rules are'} broken"
+    if checked.open:
+        count = len(checked.open)
+        return f"valid as far as it can be read; {count} {'value is' if count == 1 else 'values are'} open"
     if checked.predicted is None:
         return f"valid by every rule that could be checked; no prediction: {checked.no_prediction}"
     how = f"valid and fits{_tightly(checked.predicted)}"
@@ -108,6 +111,10 @@ def _line(diagnostic: Diagnostic) -> str:
 
 
 def _short(checked: Checked) -> str:
+    if checked.open:
+        return (
+            f"valid as far as it can be read: {', '.join(str(one.values.get('key')) for one in checked.open[:4])} open"
+        )
     if checked.predicted is None:
         return f"valid; no prediction: {checked.no_prediction}"
     fits = "valid and fits" if checked.fits else "valid, and does not fit"

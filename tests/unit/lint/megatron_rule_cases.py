@@ -230,4 +230,18 @@ CASES = (
         megatron(f"{_PP} 4 --decoder-first-pipeline-num-layers 3 --global-batch-size 16"),
         "10 layers are left for 3 middle stages, and they do not divide",
     ),
+    Case(
+        "MEG033",
+        "a.sh",
+        megatron(f"--deepspeed --zero-stage 3 {_PP} 2 --global-batch-size 16"),
+        megatron(f"--deepspeed --zero-stage 1 {_PP} 2 --global-batch-size 16"),
+        "--zero-stage 3 does not go with DeepSpeed's pipeline of 2 stages",
+    ),
+    Case(
+        "MEG034",
+        "a.sh",
+        "t --num-layers 12 --hidden-size 768 --num-attention-heads 12 --train-iters 9\n",
+        megatron("--train-iters 9"),
+        "--micro-batch-size is not given, and it has no default",
+    ),
 )

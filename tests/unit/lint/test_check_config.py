@@ -44,15 +44,11 @@ BROKEN = {
     "deep_square.py": (24, {"TP013"}),
     "whole_micro_batches.py": (8, {"OLD001"}),
     "shape_not_halved.py": (96, {"OLD002"}),
-    "data_parallel_by_hand.py": (8, {"OLD004"}),
     "mode.py": (8, {"CFG002"}),
     "batch_of_2d.py": (4, {"TP023"}),
     "fp16_and_zero.py": (1, {"OLD005"}),
     "conflict.py": (8, {"CFG003", "OLD008"}),
     "pipeline_without_micro_batches.py": (2, {"OLD003"}),
-    "imported_value.py": (4, {"CFG001"}),
-    "loop.py": (4, {"CFG001"}),
-    "hostile.py": (4, {"CFG001"}),
     "plugins.py": (
         8,
         {
@@ -76,9 +72,11 @@ BROKEN = {
         16,
         {"MEG001", "MEG002", "MEG004", "MEG006", "MEG007", "MEG008", "MEG009", "MEG012", "SEQ001", "TP001", "TP003"},
     ),
-    "deepspeed.json": (8, {"DSP001", "DSP002", "DSP005", "DSP006", "NVM005"}),
+    "deepspeed.json": (8, {"DSP001", "DSP002", "DSP006", "NVM005"}),
 }
 """Files of tests/configs/broken, the GPUs they are for, and the errors that each has."""
+OPEN = ("imported_value.py", "loop.py", "hostile.py")
+"""Files of tests/configs/broken of which only running them would tell a degree."""
 
 
 def errors(document: Any) -> set[str]:
@@ -93,7 +91,7 @@ def write(text: str | bytes, name: str = "config.py") -> Path:
 
 def test_every_example_is_tested() -> None:
     assert {path.name for path in (CONFIGS / "valid").iterdir()} == set(VALID)
-    assert {path.name for path in (CONFIGS / "broken").iterdir()} == set(BROKEN)
+    assert {path.name for path in (CONFIGS / "broken").iterdir()} == {*BROKEN, *OPEN, "data_parallel_by_hand.py"}
 
 
 @pytest.mark.parametrize(("name", "gpus"), VALID.items(), ids=list(VALID))
@@ -118,6 +116,21 @@ def test_broken_examples(check: Run, name: str, expected: tuple[int, set[str]]) 
     assert outcome.document()["valid"] is False
     assert errors(outcome.document()) == rules
     assert list(Path().iterdir()) == []
+
+
+@pytest.mark.parametrize("name", OPEN)
+def test_what_only_running_would_tell_is_open_and_not_broken(check: Run, name: str) -> None:
+    outcome = check(CONFIGS / "broken" / name, "--gpus", 4)
+    assert outcome.code == 0
+    assert "open[CFG001]" in outcome.out
+    assert "valid as far as it can be read; 1 value is open" in outcome.out
+    assert check(CONFIGS / "broken" / name, "--gpus", 4, "--strict").code == 1
+
+
+def test_data_parallelism_by_hand_is_a_warning(check: Run) -> None:
+    outcome = check(CONFIGS / "broken" / "data_parallel_by_hand.py", "--gpus", 8, "--json")
+    found = {one["rule"]: one["severity"] for one in outcome.document()["diagnostics"]}
+    assert (outcome.document()["valid"], found["OLD004"]) == (True, "warning")
 
 
 def test_a_violation_is_shown_with_its_line_numbers_and_nearest_values(check: Run) -> None:
@@ -176,7 +189,7 @@ def test_an_unknown_model_leaves_what_does_not_depend_on_it(check: Run) -> None:
 def test_nothing_is_executed(check: Run) -> None:
     shutil.copy(CONFIGS / "broken" / "hostile.py", "hostile.py")
     outcome = check("hostile.py", "--gpus", 4)
-    assert outcome.code == 1
+    assert outcome.code == 0
     assert "would have to be called, and nothing is executed" in outcome.out
     assert "hostile.py:9:19" in outcome.out
     assert not Path("executed").exists()
@@ -232,8 +245,8 @@ def test_an_alias_bomb_ends_quickly(check: Run) -> None:
 def test_expressions_that_would_take_forever_are_named(check: Run, expression: str) -> None:
     path = write(f"BATCH_SIZE = {expression}\nmodel = dict(type=gpt2_small)\nparallel = dict(pipeline=1)\n")
     outcome = check(path, "--gpus", 8)
-    assert outcome.code == 1
-    assert "error[CFG001]: BATCH_SIZE cannot be told" in outcome.out
+    assert outcome.code == 0
+    assert "open[CFG001]: BATCH_SIZE cannot be told" in outcome.out
     assert "config.py:1:" in outcome.out
 
 
@@ -294,7 +307,6 @@ def test_gpus_are_asked_for(check: Run) -> None:
             {14: "parallel = dict(pipeline=1, tensor=dict(size=TENSOR_PARALLEL, mode='2.5d', depth=DEPTH))"},
         ),
         ("fp16_and_zero.py", 1, {19: None}),
-        ("data_parallel_by_hand.py", 8, {11: None}),
     ],
 )
 def test_fix_touches_only_the_offending_values(
@@ -323,7 +335,7 @@ def test_fix_of_other_languages_stays_in_them(check: Run) -> None:
 
 
 def test_fix_that_finds_nothing_writes_nothing(check: Run) -> None:
-    shutil.copy(CONFIGS / "broken" / "hostile.py", "a.py")
-    assert check("a.py", "--gpus", 4, "--fix").code == 1
+    shutil.copy(CONFIGS / "broken" / "plugins.py", "a.py")
+    assert check("a.py", "--gpus", 8, "--fix").code == 1
     assert not Path("a.fixed.py").exists()
     assert "nothing to fix" in check(CONFIGS / "valid" / "gpt2_1d.py", "--gpus", 2, "--fix").out

@@ -121,30 +121,20 @@ def test_line_ends_and_byte_order_mark_are_kept(check: Run, name: str) -> None:
         ),
         (
             "a.py",
-            OLD + "parallel = {\n    'data': 8,\n    'pipeline': 1,\n}\n",
-            OLD + "parallel = {\n    'pipeline': 1,\n}\n",
+            OLD + "zero = dict(level=1)\nparallel = dict(pipeline=1)\n",
+            OLD.replace("fp16 = dict(mode=AMP_TYPE.NAIVE)\n", "")
+            + "zero = dict(level=1)\nparallel = dict(pipeline=1)\n",
         ),
         (
             "b.json",
-            '{\n  "BATCH_SIZE": 8,\n  "parallel": {"pipeline": 1, "data": 8}\n}\n',
-            '{\n  "BATCH_SIZE": 8,\n  "parallel": {"pipeline": 1}\n}\n',
+            '{\n  "BATCH_SIZE": 8,\n  "zero": {"level": 1}, "fp16": {"mode": "naive"}\n}\n',
+            '{\n  "BATCH_SIZE": 8,\n  "zero": {"level": 1}\n}\n',
         ),
-        (
-            "a.toml",
-            "BATCH_SIZE = 8\n[parallel]\ndata = 8\npipeline = 1\n",
-            "BATCH_SIZE = 8\n[parallel]\npipeline = 1\n",
-        ),
-        ("a.yaml", "BATCH_SIZE: 8\nparallel:\n  data: 8\n  pipeline: 1\n", "BATCH_SIZE: 8\nparallel:\n  pipeline: 1\n"),
         ("a.sh", MEGATRON + " --micro-batch-size 1 --fp16 --bf16\n", MEGATRON + " --micro-batch-size 1 --bf16\n"),
         (
             "a.py",
             OLD.replace("NAIVE", "TORCH") + "NUM_MICRO_BATCHES = 2\nparallel = dict(pipeline=2)\n",
             OLD + "NUM_MICRO_BATCHES = 2\nparallel = dict(pipeline=2)\n",
-        ),
-        (
-            "a.py",
-            OLD + "DATA_PARALLEL = 4\nparallel = dict(data=DATA_PARALLEL, pipeline=1)\n",
-            OLD + "parallel = dict(pipeline=1)\n",
         ),
         (
             "a.py",
@@ -175,7 +165,7 @@ def test_every_broken_example_is_mended_or_says_why_not(check: Run, name: str) -
     if outcome.code == 0:
         assert check(f"fixed.{name}", "--gpus", gpus, "--json").document()["valid"] is True
         return
-    assert name in ("hostile.py", "imported_value.py", "loop.py", "plugins.py")
+    assert name == "plugins.py"
     assert "nothing was written: these findings need values that only you know" in outcome.out
     assert "error[" in outcome.out
     assert not Path(f"fixed.{name}").exists()

@@ -17,10 +17,22 @@ from planner.lint.files import language_of
 from planner.lint.registry import CONFIG_RULES, EVERY_RULE
 from planner.specs import HardwareSpec, ModelSpec
 from planner.specs.files import load_spec
-from tests.unit.lint import config_rule_cases, deepspeed_rule_cases, megatron_rule_cases, plugin_rule_cases
+from tests.unit.lint import (
+    config_rule_cases,
+    deepspeed_rule_cases,
+    megatron_rule_cases,
+    plugin_rule_cases,
+    tabled_rule_cases,
+)
 from tests.unit.lint.config_rule_cases import Case, deepspeed
 
-CASES = (*config_rule_cases.CASES, *plugin_rule_cases.CASES, *megatron_rule_cases.CASES, *deepspeed_rule_cases.CASES)
+CASES = (
+    *config_rule_cases.CASES,
+    *plugin_rule_cases.CASES,
+    *megatron_rule_cases.CASES,
+    *deepspeed_rule_cases.CASES,
+    *tabled_rule_cases.CASES,
+)
 ON_OTHER_MACHINES = {"NVM001", "NVM002", "NVM003"}
 EACH_CASE = pytest.mark.parametrize("case", CASES, ids=lambda case: case.rule)
 EACH_RULE = pytest.mark.parametrize("rule", CONFIG_RULES, ids=lambda rule: rule.id)

@@ -130,17 +130,17 @@ def test_shell_values_that_would_have_to_be_run(value: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "text"),
+    ("name", "text", "severity"),
     [
-        ("a.py", "K = 1\nK = 2\n"),
-        ("a.json", '{"K": 1, "K": 2}'),
-        ("a.yaml", "K: 1\nK: 2\n"),
-        ("a.sh", "run --k 1 --k 2\n"),
+        ("a.py", "K = 1\nK = 2\n", "error"),
+        ("a.json", '{"K": 1, "K": 2}', "error"),
+        ("a.yaml", "K: 1\nK: 2\n", "error"),
+        ("a.sh", "run --k 1 --k 2\n", "warning"),
     ],
 )
-def test_conflicting_definitions_are_noted(name: str, text: str) -> None:
+def test_conflicting_definitions_are_noted(name: str, text: str, severity: str) -> None:
     (note,) = read_source(text, name).notes
-    assert (note.code, note.severity) == ("CFG003", "error")
+    assert (note.code, note.severity) == ("CFG003", severity)
     same = text.replace("2", "1")
     assert read_source(same, name).notes == ()
 

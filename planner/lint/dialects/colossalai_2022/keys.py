@@ -4,8 +4,55 @@ from planner.lint.dialects.nvme import NVME_FACTS, OLD
 from planner.lint.draft import Dialect, Fact
 
 MARKS = ("parallel", "TENSOR_PARALLEL", "NUM_MICRO_BATCHES", "BATCH_SIZE", "TENSOR_SHAPE", "PIPELINE", "zero", "fp16")
-"""Keys by which such a file is recognised."""
-MODES = (None, "1d", "2d", "2.5d", "3d")
+"""Keys of which two show such a file."""
+OWN = ("parallel", "TENSOR_PARALLEL", "NUM_MICRO_BATCHES", "TENSOR_SHAPE")
+"""Keys of which one does."""
+MODES = (None, "1d", "2d", "2.5d", "3d", "sequence")
+SECTIONS: dict[str, tuple[float, frozenset[str]]] = {
+    "": (
+        0.92,
+        frozenset(
+            [
+                "BATCH_SIZE",
+                "SEQ_LEN",
+                "SEQ_LENGTH",
+                "NUM_MICRO_BATCHES",
+                "HIDDEN_SIZE",
+                "TENSOR_SHAPE",
+                "TENSOR_PARALLEL",
+                "PIPELINE",
+                "MODE",
+                "parallel",
+                "zero",
+                "fp16",
+                "model",
+                "optimizer",
+                "gradient_accumulation",
+            ]
+        ),
+    ),
+    "parallel": (0.85, frozenset(("tensor", "pipeline", "data", "data_parallel", "dp"))),
+    "parallel.tensor": (0.7, frozenset(("size", "mode", "depth"))),
+    "zero": (
+        0.9,
+        frozenset(
+            [
+                "model_config",
+                "optimizer_config",
+                "level",
+                "stage",
+                "offload_optimizer_config",
+                "offload_param_config",
+                "cpu_offload",
+                "initial_scale",
+                "overlap_communication",
+                "partition_grad",
+                "verbose",
+            ]
+        ),
+    ),
+}
+"""Table to how alike a key has to be to one that is read, and these."""
 BY_HAND = (
     *("DATA_PARALLEL", "DATA_PARALLEL_SIZE", "DP", "DP_SIZE", "DATA"),
     *("parallel.data", "parallel.data_parallel", "parallel.dp"),

@@ -3,11 +3,11 @@
 from typing import Any
 
 from planner.layouts.degrees import GRID_MODES, grid_batch_parts, grid_edge, grid_ranks
-from planner.lint.dialects.colossalai_2022.keys import BY_HAND, DIALECT, MODES
+from planner.lint.dialects.colossalai_2022.keys import BY_HAND, DIALECT, MODES, SECTIONS
 from planner.lint.dialects.nvme import read_nvme
 from planner.lint.draft import UNDECIDED, Asked, Draft
 from planner.lint.model_names import model_named
-from planner.lint.reading import Keys, Reading
+from planner.lint.reading import Keys, Reading, Unknowns, refuse_unknown
 from planner.lint.source import Source, Symbol, Unknown
 
 
@@ -15,6 +15,10 @@ def read_old_config(source: Source, asked: Asked) -> Draft:
     """The layout of the file, and the facts of the rules of the old modes."""
     reading = Reading(DIALECT, source, asked)
     keys = Keys(reading)
+    # A constant that the file itself uses is its author's.
+    own = {key: value for key, value in source.settings.items() if "." in key or source.text.count(key) == 1}
+    for table, (cutoff, known) in SECTIONS.items():
+        refuse_unknown(Keys(reading, own), table, known, Unknowns("the library reads no {name}", cutoff, far=False))
     _model(keys, reading)
     _tensor(keys, reading)
     _pipeline(keys, reading)
@@ -32,7 +36,9 @@ def _model(keys: Keys, reading: Reading) -> None:
     named = keys.plain("model.type", "model", "MODEL", name="model")
     if reading.model is None and isinstance(named, str):
         reading.model = model_named(named)
-    reading.fields["recompute"] = keys.flag("model.checkpoint", "CHECKPOINT", name="recompute")
+    reading.fields["recompute"] = keys.flag(
+        "model.checkpoint", "model.use_grad_checkpoint", "CHECKPOINT", name="recompute"
+    )
 
 
 def _tensor(keys: Keys, reading: Reading) -> None:
@@ -51,6 +57,9 @@ def _tensor(keys: Keys, reading: Reading) -> None:
     stages = keys.count(
         "parallel.pipeline.size", "parallel.pipeline", *constants("PIPELINE"), default=1, name="pipeline_parallel"
     )
+    if mode == "sequence":
+        reading.no_formula("gptplan does not have the sequence mode of 2022")
+        mode = None
     reading.fields |= {
         "tensor_parallel": degree,
         "tensor_mode": mode if mode is UNDECIDED else "none" if mode is None or degree == 1 else mode,
@@ -86,8 +95,13 @@ def _states(keys: Keys, reading: Reading) -> None:
         table = keys.raw("zero")
         level = UNDECIDED if table is UNDECIDED else 3 if table else 0
     _offload(keys, reading)
-    half = keys.has("fp16") or level is UNDECIDED or level > 0 or "half" in str(keys.raw("model.dtype", default=""))
+    half = _half(keys) or level is UNDECIDED or level > 0 or "half" in str(keys.raw("model.dtype", default=""))
     reading.fields |= {"zero_stage": level, "precision": "fp16" if half else "fp32", "sequence_parallel": False}
+
+
+def _half(keys: Keys) -> bool:
+    """Whether mixed precision is asked for; without a mode it is off."""
+    return keys.has("fp16") and not (keys.has("fp16.mode") and keys.raw("fp16.mode") is None)
 
 
 def _offload(keys: Keys, reading: Reading) -> None:
@@ -156,7 +170,7 @@ def _facts(keys: Keys, reading: Reading) -> None:
         tensor_parallel=fields["tensor_parallel"],
         zero_level=fields["zero_stage"],
         hidden_size=keys.count("HIDDEN_SIZE", name="hidden_size"),
-        fp16=keys.has("fp16"),
+        fp16=_half(keys),
         has_micro_batches=keys.has("NUM_MICRO_BATCHES"),
         num_devices=reading.asked.gpus,
         fp16_mode=keys.raw("fp16.mode", name="fp16_mode"),

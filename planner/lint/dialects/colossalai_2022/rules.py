@@ -49,7 +49,7 @@ RULES = (
         source=f"{_EXAMPLE}, train_gpt.py reads gpc.config.NUM_MICRO_BATCHES",
         holds=lambda pipeline, has_micro_batches: pipeline == 1 or has_micro_batches,
     ),
-    _rule("OLD004", "data parallelism written by hand", remedy="remove")(
+    _rule("OLD004", "data parallelism written by hand", remedy="remove", severity="warning")(
         message="{data_parallel_key} is set by hand, and data parallelism is never written",
         detail="DP = GPUs / (TP x PP) = {num_devices} / ({tensor_parallel} x {pipeline}) = {data_parallel}",
         hint="remove {data_parallel_key}; Colossal-AI sets it",

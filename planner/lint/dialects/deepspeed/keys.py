@@ -4,8 +4,21 @@ from planner.lint.dialects.nvme import DEEPSPEED, NVME_FACTS
 from planner.lint.draft import Dialect, Fact
 
 ZERO = "zero_optimization"
-MARKS = (ZERO, "train_micro_batch_size_per_gpu", "train_batch_size", "gradient_accumulation_steps")
-"""Keys by which such a file is recognised."""
+MARKS = (ZERO, "train_micro_batch_size_per_gpu")
+"""Keys of which one shows such a file."""
+MORE_MARKS = (
+    *MARKS,
+    "train_batch_size",
+    "gradient_accumulation_steps",
+    "fp16",
+    "bf16",
+    "optimizer",
+    "zero_allow_untested_optimizer",
+    "steps_per_print",
+    "wall_clock_breakdown",
+    "gradient_clipping",
+)
+"""Keys of which two show one, the batch among them."""
 
 _ZERO = """
     stage contiguous_gradients reduce_scatter reduce_bucket_size use_multi_rank_bucket_allreduce allgather_partitions

@@ -1,15 +1,12 @@
 """DeepSpeed's JSON configuration."""
 
-from difflib import get_close_matches
 from typing import Any
 
-from planner.codes import Config
-from planner.diagnostics import Diagnostic
 from planner.lint.dialects.deepspeed.keys import DIALECT, SECTIONS, ZERO
 from planner.lint.dialects.nvme import read_nvme
 from planner.lint.draft import UNDECIDED, Asked, Draft
 from planner.lint.model_names import model_named
-from planner.lint.reading import Keys, Reading
+from planner.lint.reading import Keys, Reading, Unknowns, refuse_unknown
 from planner.lint.source import Source
 
 _OPTIMIZER, _PARAMETERS = f"{ZERO}.offload_optimizer", f"{ZERO}.offload_param"
@@ -34,7 +31,12 @@ def read_deepspeed(source: Source, asked: Asked) -> Draft:
         "recompute": False,
         "seq_len": keys.count("seq_len", default=asked.seq_len),
     }
-    _unknown_keys(keys, reading)
+    refuse_unknown(
+        keys, "", SECTIONS[""], Unknowns("DeepSpeed reads no key {name}", 0.85, severity="warning", far=False)
+    )
+    for table, known in SECTIONS.items():
+        if table:
+            refuse_unknown(keys, table, known, Unknowns("{table} has no key {name}", 0.6))
     _zero(keys, reading)
     _precision(keys, reading)
     _engine(keys, reading)
@@ -42,27 +44,6 @@ def read_deepspeed(source: Source, asked: Asked) -> Draft:
     if reading.fields["offload.tier"] == "nvme":
         read_nvme(keys, next(table for table in (_OPTIMIZER, _PARAMETERS) if keys.raw(f"{table}.device") == "nvme"))
     return reading.draft()
-
-
-def _unknown_keys(keys: Keys, reading: Reading) -> None:
-    """Keys that DeepSpeed refuses, or drops without a word though they are nearly called like one that it reads."""
-    for key, value in keys.settings.items():
-        table, _, name = key.rpartition(".")
-        known = SECTIONS.get(table)
-        likely = get_close_matches(name, known or (), n=1, cutoff=0.6 if table else 0.85)
-        near = f"did you mean `{likely[0]}`?" if likely else ""
-        if known is None or name in known or (not table and not near):
-            continue
-        reading.diagnostics.append(
-            Diagnostic(
-                rule=Config.UNKNOWN_KEY,
-                severity="error" if table else "warning",
-                hint=near or f"remove {key}",
-                message=f"{table} has no key {name}" if table else f"DeepSpeed reads no key {name}",
-                location=f"{keys.source.shown}:{value.line}: {key}",
-                values={"key": key, "near": "".join(likely)},
-            )
-        )
 
 
 def _degree(keys: Keys) -> Any:

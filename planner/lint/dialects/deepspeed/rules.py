@@ -59,7 +59,7 @@ RULES = (
         "deepspeed/ops/adam/cpu_adam.py, step",
         holds=lambda zero_stage, optimizer_device: optimizer_device == "none" or zero_stage >= 1,
     ),
-    _rule("DSP005", "parameter offload without ZeRO 3")(
+    _rule("DSP005", "parameter offload without ZeRO 3", severity="warning")(
         field="zero_optimization.offload_param",
         message="offload_param needs ZeRO stage 3, and the stage is {zero_stage}",
         detail="zero_optimization.stage = {zero_stage}, offload_param.device = {parameter_device}",

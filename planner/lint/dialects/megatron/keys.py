@@ -11,7 +11,9 @@ MARKS = (
     "--use-distributed-optimizer",
     "--context-parallel-size",
 )
-"""Options by which such a file is recognised."""
+"""Options of which several show such a file."""
+OWN = (*MARKS[:2], *MARKS[-2:], "--model-parallel-size", "--recompute-granularity")
+"""Options of which one does."""
 OBSOLETE = {
     "--checkpoint-activations": "--recompute-granularity full --recompute-method uniform --recompute-num-layers 1",
     "--batch-size": "--micro-batch-size",
@@ -27,6 +29,21 @@ UNMODELLED = {
     "--multi-latent-attention": "latent attention",
 }
 """Options of models that gptplan has no formulas for."""
+REQUIRED = ("--num-layers", "--micro-batch-size")
+"""Options without a default."""
+TRAINS = ("--train-iters", "--train-samples", "--global-batch-size")
+"""Options of which one shows that a command trains."""
+ELSEWHERE = (
+    *("--use-checkpoint-args", "--yaml-cfg", "--batch-size", "--hybrid-override-pattern", "--hybrid-layer-pattern"),
+    *("--encoder-num-layers", "--spec"),
+)
+"""Options that bring these from elsewhere, or by their old name."""
+LIKE_OTHERS = ("--decoder-last-pipeline-num-layers", "--tp-comm-overlap-rs", "--tp-comm-overlap-ag")
+"""Options that are not judged and are nearly called like one that is."""
+LAUNCHER = ("--nproc_per_node", "--nproc-per-node", "--deepspeed_config")
+"""Options that take underscores."""
+LEAST_MISSPELT = 10
+"""Shorter names are too alike to tell a mistake from another option."""
 JUDGED_OPTIONS = (
     "--distribute-saved-activations",
     "--optimizer-cpu-offload",
@@ -43,6 +60,9 @@ FACTS = {
     "context_parallel": Fact(int, "ranks that divide a sequence", "--context-parallel-size", default=1),
     "counted": Fact(str, "what else counts as a layer, in words"),
     "data_parallel": Fact(int, "what is left of the GPUs"),
+    "deepspeed_stage": Fact(int, "stage of ZeRO that DeepSpeed is given", "--zero-stage"),
+    "ds_sequence_parallel": Fact(bool, "whether DeepSpeed divides the sequence", "--ds-sequence-parallel-size"),
+    "no_pipeline": Fact(bool, "whether DeepSpeed's pipeline is switched off", "--no-pipeline-parallel"),
     "expert_parallel": Fact(int, "ranks that divide the experts", "--expert-model-parallel-size"),
     "expert_tensor_parallel": Fact(int, "ranks that divide a layer of an expert"),
     "fp16": Fact(bool, "whether weights are in fp16", "--fp16"),
@@ -53,6 +73,7 @@ FACTS = {
     "launched": Fact(int, "processes that the script starts", "--nproc_per_node"),
     "max_connections": Fact(str, "what the script sets for it, or nothing", "CUDA_DEVICE_MAX_CONNECTIONS"),
     "micro_batch": Fact(int, "sequences of a micro batch"),
+    "missing_option": Fact(str, "an option without a default that a command lacks", "--micro-batch-size"),
     "middle_layers": Fact(int, "layers that the first and the last stage leave"),
     "middle_stages": Fact(int, "stages between them"),
     "num_devices": Fact(int, "GPUs"),

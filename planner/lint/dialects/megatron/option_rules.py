@@ -78,7 +78,7 @@ RULES = (
         hint="use {instead}",
         values=lambda options: {"option": _of_old(options), "instead": OBSOLETE.get(_of_old(options), "")},
         why="Versions of 2019 to 2021 took these options; later ones name their successor and end.",
-        holds=lambda options: not _of_old(options),
+        holds=lambda options: "--deepspeed" in options or not _of_old(options),
     ),
     megatron_rule("MEG026", "launched without CUDA_DEVICE_MAX_CONNECTIONS=1", severity="warning")(
         message="tensor or context parallelism needs CUDA_DEVICE_MAX_CONNECTIONS=1, and the script {found}",
@@ -114,6 +114,13 @@ RULES = (
     megatron_rule("MEG029")(
         **_excludes("--use-torch-fsdp2", "--use-distributed-optimizer", "--fp16"),
         why="Both divide the optimizer states, each in its own way, and fp16 has no scaler there.",
+    ),
+    megatron_rule("MEG034", "an option without a default")(
+        message="{missing_option} is not given, and it has no default",
+        detail="{missing_option} is missing",
+        hint="add {missing_option}",
+        why="The arguments assert that it is there.",
+        holds=lambda missing_option: False,
     ),
     megatron_rule("MEG030", "an option of half precision in fp32", remedy="remove")(
         message="{half_option} needs {wanted}, and it is not given",

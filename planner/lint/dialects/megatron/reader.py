@@ -4,10 +4,23 @@ import math
 import re
 from typing import Any
 
-from planner.lint.dialects.megatron.keys import DIALECT, JUDGED_OPTIONS, MARKS, OBSOLETE, UNMODELLED
+from planner.lint.dialects.megatron.keys import (
+    DIALECT,
+    ELSEWHERE,
+    JUDGED_OPTIONS,
+    LAUNCHER,
+    LEAST_MISSPELT,
+    LIKE_OTHERS,
+    MARKS,
+    OBSOLETE,
+    OWN,
+    REQUIRED,
+    TRAINS,
+    UNMODELLED,
+)
 from planner.lint.draft import UNDECIDED, Asked, Draft
 from planner.lint.model_names import model_of_sizes
-from planner.lint.reading import Keys, Reading
+from planner.lint.reading import Keys, Reading, Unknowns, refuse_unknown
 from planner.lint.source import Source, Value
 from planner.specs import ModelSpec
 
@@ -15,6 +28,32 @@ _FIRST, _LAST = "--decoder-first-pipeline-num-layers", "--decoder-last-pipeline-
 _LAYOUT = "--pipeline-model-parallel-layout"
 _PER_STAGE, _PER_RANK = "--num-layers-per-virtual-pipeline-stage", "--num-virtual-stages-per-pipeline-rank"
 _EVEN = "gptplan's Megatron-LM stages have the same number of layers"
+
+
+_KNOWN = {
+    *(fact.key or name for name, fact in DIALECT.facts.items()),
+    *(*MARKS, *OWN, *DIALECT.words.values(), *OBSOLETE, *UNMODELLED, *LIKE_OTHERS, *REQUIRED),
+}
+
+
+def _misspelt(source: Source, reading: Reading) -> None:
+    """Options of a command that are nearly called like one that is judged; argparse takes what begins one."""
+    if source.language != "shell":
+        return
+    known = {option for option in _KNOWN if option.startswith("--") and len(option) >= LEAST_MISSPELT}
+    settings = dict(reading.settings)
+    others: dict[str, Value] = {}
+    for key, value in source.settings.items():
+        begun = [option for option in known if option.startswith(key)]
+        if len(begun) == 1 and len(key) >= LEAST_MISSPELT:
+            settings.setdefault(begun[0], value)
+        elif len(key) >= LEAST_MISSPELT and key not in LAUNCHER:
+            others[key] = value
+    reading.settings = settings
+    # The command line takes dashes alone, where a data file takes either.
+    underscored = {key: others.pop(key) for key in [*others] if "_" in key and key.replace("_", "-") in known}
+    refuse_unknown(Keys(reading, underscored), "", known, Unknowns("Megatron-LM has no option {name}", 0.8))
+    refuse_unknown(Keys(reading, others), "", known, Unknowns("Megatron-LM has no option {name}", 0.9, far=False))
 
 
 def dashed(settings: Any) -> dict[str, Value]:
@@ -35,6 +74,7 @@ def read_megatron(source: Source, asked: Asked) -> Draft:
     """The layout of the arguments, and the facts of Megatron's own checks."""
     reading = Reading(DIALECT, source, asked)
     reading.settings = dashed(source.settings)
+    _misspelt(source, reading)
     keys = Keys(reading)
     _mesh(keys, reading)
     layers = _model(keys, reading)
@@ -50,6 +90,12 @@ def read_megatron(source: Source, asked: Asked) -> Draft:
 def _mesh(keys: Keys, reading: Reading) -> None:
     degree = keys.count("--tensor-model-parallel-size", "--model-parallel-size", default=1, name="tensor_parallel")
     stages, context = keys.read("pipeline_parallel", "context_parallel")
+    if keys.has("--ds-sequence-parallel-size"):
+        context = keys.count("--ds-sequence-parallel-size", name="context_parallel", least=1)
+        reading.tell(ds_sequence_parallel=True)
+    if keys.has("--no-pipeline-parallel"):
+        stages = 1
+    reading.tell(pipeline_parallel=stages, context_parallel=context)
     reading.fields |= {
         "tensor_parallel": degree,
         "pipeline_parallel": stages,
@@ -73,8 +119,10 @@ def _model(keys: Keys, reading: Reading) -> Any:
     )
     ffn = keys.count("--ffn-hidden-size", name="ffn_hidden_size")
     positions = keys.count("--max-position-embeddings", name="max_seq_len")
-    vocab = keys.count("--vocab-size", name="vocab_size")
+    vocab = keys.count("--vocab-size", name="vocab_size", least=0) or None
     known = not {None, UNDECIDED} & {layers, hidden, heads} and UNDECIDED not in (ffn, positions, vocab)
+    if keys.has("--use-checkpoint-args") and not known:
+        reading.assumptions.append("--use-checkpoint-args: sizes of the model come from a checkpoint")
     if reading.model is None and known:
         reading.model = _own_model(keys, reading, (layers, hidden, heads), (ffn, positions, vocab))
     for option, reason in UNMODELLED.items():
@@ -139,6 +187,10 @@ def _split_layers(keys: Keys, reading: Reading, layers: int | None) -> int | Non
     """Layers that are divided evenly over the stages; nothing where the stages may differ."""
     if layers is None or keys.has(_LAYOUT):
         return None
+    if keys.has("--pp-partition-method"):
+        # DeepSpeed divides by what a regular expression finds, or by parameters, and the rest may be uneven.
+        reading.no_formula(_EVEN)
+        return None
     if keys.has(_FIRST, _LAST):
         _uneven(keys, reading, layers)
         return None
@@ -171,12 +223,23 @@ def _states(keys: Keys, reading: Reading) -> None:
     }
     reading.fields |= {
         "precision": "bf16" if brain is True else "fp16" if half is True else "fp32",
-        "zero_stage": 1 if keys.has("--use-distributed-optimizer") else 0,
+        "zero_stage": _zero_stage(keys, reading),
         "recompute": keys.has("--checkpoint-activations") or granularity == "full",
     }
     if granularity == "selective":
         reading.no_formula("gptplan recomputes whole layers, not attention alone")
     reading.tell(fp16=half is True, bf16=brain is True, recompute_granularity=granularity)
+
+
+def _zero_stage(keys: Keys, reading: Reading) -> Any:
+    """ZeRO of the distributed optimizer; of DeepSpeed where it is switched on, whose default here is stage 1."""
+    if not keys.has("--deepspeed") and not keys.has("--deepspeed-config"):
+        return 1 if keys.has("--use-distributed-optimizer") else 0
+    stage = keys.count("--zero-stage", default=1, name="zero_stage", least=0)
+    reading.tell(deepspeed_stage=stage, no_pipeline=keys.has("--no-pipeline-parallel"))
+    if not keys.has("--zero-stage"):
+        reading.assumptions.append("--zero-stage is not given: stage 1, the default of Megatron-DeepSpeed, is taken")
+    return stage if stage in (0, 1, 2, 3) else UNDECIDED
 
 
 def _batch(keys: Keys, reading: Reading) -> None:
@@ -205,7 +268,7 @@ def _facts(keys: Keys, reading: Reading) -> None:
         expert_tensor_parallel=keys.count(
             "--expert-tensor-parallel-size", default=degree, name="expert_tensor_parallel"
         ),
-        has_experts=keys.has("--num-experts"),
+        has_experts=keys.has("--num-experts", "--num-moe-experts"),
         vp_group=keys.count("--microbatch-group-size-per-virtual-pipeline-stage", default=stages),
         sequence_parallel=keys.has("--sequence-parallel"),
         tensor_parallel=degree,
@@ -226,6 +289,10 @@ def _options(keys: Keys, reading: Reading) -> None:
         if first is not None:
             reading.tell(**{name: first})
             reading.keys[name] = first
+    missing = [option for option in REQUIRED if option not in given]
+    whole = keys.source.language == "shell" and {"--hidden-size", "--num-attention-heads"} <= given
+    if whole and missing and given & {*TRAINS} and not given & {*ELSEWHERE}:
+        reading.tell(missing_option=missing[0])
     reading.keys["options"] = next((option for option in OBSOLETE if option in given), "")
 
 
@@ -233,6 +300,7 @@ def _launcher(keys: Keys, reading: Reading) -> None:
     """What the script says to torchrun."""
     if re.search(r"\btorchrun\b|torch\.distributed", keys.source.text):
         found = keys.source.variables.get("CUDA_DEVICE_MAX_CONNECTIONS")
+        found = found or keys.settings.get("--CUDA-DEVICE-MAX-CONNECTIONS")
         sharded = bool(reading.facts["options"] & {"--use-torch-fsdp2", "--use-megatron-fsdp"})
         reading.tell(max_connections=str(found.content) if found else "", own_sharding=sharded)
     nodes, processes = keys.settings.get("--nnodes"), keys.settings.get("--nproc-per-node")
@@ -243,6 +311,7 @@ def _launcher(keys: Keys, reading: Reading) -> None:
         reading.keys["launched"] = "--nproc-per-node"
 
 
-def is_megatron(settings: Any) -> bool:
-    """Whether some keys are options of Megatron-LM."""
-    return any(re.fullmatch("--?" + mark.lstrip("-"), key) for key in dashed(settings) for mark in MARKS)
+def is_megatron(settings: Any, *, shell: bool) -> bool:
+    """Whether some keys are options of Megatron-LM: one that nothing else has, or several that models share."""
+    names = {dashed_name(key) for key in settings}
+    return bool(names & {*OWN}) or len(names & {*MARKS}) > (1 if shell else 2)

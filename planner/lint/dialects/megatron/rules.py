@@ -197,7 +197,9 @@ _RULES_OF_LAYERS = (
             "rest": seq_len % (2 * context_parallel),
         },
         why="Each rank takes one piece from the front and one from the back, so that causal work is even.",
-        holds=lambda context_parallel, seq_len: context_parallel == 1 or seq_len % (2 * context_parallel) == 0,
+        holds=lambda context_parallel, seq_len, ds_sequence_parallel=False: (
+            ds_sequence_parallel or context_parallel == 1 or seq_len % (2 * context_parallel) == 0
+        ),
     ),
     megatron_rule("MEG018", "sequence parallelism without tensor parallelism", severity="warning")(
         message="--sequence-parallel has no effect with --tensor-model-parallel-size {tensor_parallel}",
@@ -236,4 +238,18 @@ _RULES_OF_LAYERS = (
     ),
 )
 
-RULES = (*_RULES_OF_MESH, *_RULES_OF_LAYERS)
+_RULES_OF_DEEPSPEED = (
+    megatron_rule("MEG033", "ZeRO 2 or 3 with DeepSpeed's pipeline")(
+        message="--zero-stage {deepspeed_stage} does not go with DeepSpeed's pipeline of {pipeline_parallel} stages",
+        detail="--pipeline-model-parallel-size {pipeline_parallel}, and no --no-pipeline-parallel",
+        hint="use --zero-stage 1, or --no-pipeline-parallel",
+        repaired=lambda: 1,
+        why="Gradients accumulate over micro batches, so they cannot be scattered after each of them.",
+        source="DeepSpeed 0.16.5 at 38327e0 (February 2025): deepspeed/runtime/pipe/engine.py, PipelineEngine",
+        holds=lambda deepspeed_stage, no_pipeline, pipeline_parallel: (
+            no_pipeline or pipeline_parallel == 1 or deepspeed_stage <= 1
+        ),
+    ),
+)
+
+RULES = (*_RULES_OF_MESH, *_RULES_OF_LAYERS, *_RULES_OF_DEEPSPEED)

@@ -64,7 +64,14 @@ GPT2_ARGUMENTS = (
     *("activation_function", "resid_pdrop", "embd_pdrop", "attn_pdrop"),
 )
 """The first arguments of transformers 4.51.3's GPT2Config, in their order."""
-KNOWN_CALLS = {**ARGUMENTS, BOOSTER: ("device", "mixed_precision", "plugin"), GPT2_CONFIG: GPT2_ARGUMENTS}
+MOE_HYBRID = "MoeHybridParallelPlugin"
+"""HybridParallelPlugin with experts; its arguments are given by name."""
+KNOWN_CALLS = {
+    **ARGUMENTS,
+    MOE_HYBRID: ("ep_size", *ARGUMENTS[HYBRID]),
+    BOOSTER: ("device", "mixed_precision", "plugin"),
+    GPT2_CONFIG: GPT2_ARGUMENTS,
+}
 """Classes whose calls are looked for in Python files, with their arguments in order."""
 
 _SHARED = {

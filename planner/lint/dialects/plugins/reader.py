@@ -15,6 +15,7 @@ from planner.lint.dialects.plugins.keys import (
     HYBRID,
     LOW_LEVEL_ZERO,
     MIXED_PRECISIONS,
+    MOE_HYBRID,
     OPTIMIZERS,
     PIPELINE_STYLES,
     REQUIRED,
@@ -46,6 +47,8 @@ def read_plugin(
     _context(context, reading)
     _READERS[name](keys, reading)
     _batch(context, reading)
+    if any(call.name == MOE_HYBRID for call in source.calls):
+        reading.no_formula("gptplan has no experts")
     return reading.draft()
 
 
@@ -89,10 +92,12 @@ def _context(context: Keys, reading: Reading) -> None:
         reading.fields["recompute"] = recompute
     reading.fields["seq_len"] = context.count(*SEQUENCE, default=reading.asked.seq_len, name="seq_len")
     read_model(context, reading)
+    # Of several plugins, which branch of a script calls what cannot be told.
+    alone = len({call.name for call in reading.source.calls}) <= 1
     reading.tell(
         num_devices=reading.asked.gpus,
-        calls_no_sync="no_sync" in called,
-        calls_lora="enable_lora" in called,
+        calls_no_sync=alone and "no_sync" in called,
+        calls_lora=alone and "enable_lora" in called,
         uses_galore="DistGaloreAwamW" in called,
     )
     optimizers = [name for name in OPTIMIZERS if name in called]

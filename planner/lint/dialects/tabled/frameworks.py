@@ -1,0 +1,304 @@
+"""The tables: which key of a framework's files sets what, read off the sources that each names.
+
+A key that is not in a table is not judged.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from planner.lint.draft import Dialect, Fact
+
+NEOX, TORCHTITAN, ACCELERATE, NANOTRON, NEMO = "gpt-neox", "torchtitan", "accelerate", "nanotron", "nemo"
+TABLED = (NEOX, TORCHTITAN, ACCELERATE, NANOTRON, NEMO)
+
+FACTS = {
+    "accumulation": Fact(int, "micro batches of a step that the file names"),
+    "context_parallel": Fact(int, "ranks that divide a sequence", default=1),
+    "data_parallel": Fact(int, "what is left of the GPUs"),
+    "given_parallel": Fact(int, "data parallelism that the file names"),
+    "global_batch": Fact(int, "sequences of a step"),
+    "gpus_told": Fact(int, "processes that the file names"),
+    "layers": Fact(int, "layers of the model"),
+    "micro_batch": Fact(int, "sequences of a micro batch"),
+    "num_devices": Fact(int, "GPUs"),
+    "pipeline_parallel": Fact(int, "stages", default=1),
+    "tensor_parallel": Fact(int, "ranks that divide a layer", default=1),
+    "zero_stage": Fact(int, "stage of ZeRO", default=0, least=0),
+}
+_REPLACED = ("DEV001", "BAT001", "PP002", "PP003", "PP004", "PP005", "PP006", "PP010", "PP011")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """What a framework's files say, by key; of several keys the first that a file has counts."""
+
+    dialect: Dialect
+    source: str
+    """Where the keys were read."""
+    all_of: tuple[tuple[str, ...], ...]
+    """A file is of this framework if it has one key of each of these."""
+    counts: Mapping[str, tuple[str, ...]]
+    """Whole numbers: degrees, batches, sizes of the model."""
+    flags: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """``recompute``, ``sequence_parallel``, ``sharded`` (optimizer states over data parallelism)."""
+    choices: Mapping[str, tuple[str, Mapping[Any, Any]]] = field(default_factory=dict)
+    """Layout field to a key and what its values mean; another value leaves the field open."""
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    ignored: tuple[str, ...] = ()
+    """Values of degrees that stand for what is left of the GPUs."""
+    tying: tuple[str, bool] = ("", True)
+    """A flag about tied embeddings, and its value where they are tied."""
+    has_deepspeed: bool = False
+    """Whether DeepSpeed's keys of precision are there."""
+
+
+def _dialect(name: str, framework: str, stack: str, words: dict[str, str]) -> Dialect:
+    return Dialect(
+        name=name,
+        framework=framework,
+        stack=stack,
+        facts=FACTS,
+        words=words,
+        replaced=_REPLACED,
+        warns=("runtime", "library"),
+    )
+
+
+_PRECISIONS = {"fp16": "fp16", "bf16": "bf16", "fp32": "fp32", "bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
+_MEGATRON_SIZES = {
+    "num_layers": ("num_layers",),
+    "hidden_size": ("hidden_size",),
+    "num_heads": ("num_attention_heads",),
+}
+
+TABLES = (
+    Table(
+        dialect=_dialect(
+            NEOX,
+            "GPT-NeoX configuration",
+            "megatron-deepspeed",
+            {
+                "tensor_parallel": "model_parallel_size",
+                "pipeline_parallel": "pipe_parallel_size",
+                "micro_batch": "train_micro_batch_size_per_gpu",
+                "num_microbatches": "gradient_accumulation_steps",
+                "zero_stage": "zero_optimization.stage",
+            },
+        ),
+        source="GPT-NeoX: megatron/neox_arguments/arguments.py, calculate_derived and check_batch_parameters",
+        all_of=(
+            ("pipe_parallel_size", "model_parallel_size"),
+            ("num_layers", "train_micro_batch_size_per_gpu", "train_batch_size", "rotary_pct", "pos_emb"),
+        ),
+        counts={
+            "tensor_parallel": ("model_parallel_size",),
+            "pipeline_parallel": ("pipe_parallel_size",),
+            "context_parallel": ("context_parallel_size",),
+            "micro_batch": ("train_micro_batch_size_per_gpu",),
+            "accumulation": ("gradient_accumulation_steps",),
+            "global_batch": ("train_batch_size",),
+            "seq_len": ("seq_length",),
+            "max_seq_len": ("max_position_embeddings",),
+            "zero_stage": ("zero_optimization.stage",),
+            **_MEGATRON_SIZES,
+        },
+        flags={"recompute": ("checkpoint_activations",), "sequence_parallel": ("sequence_parallel",)},
+        choices={"precision": ("precision", _PRECISIONS)},
+        defaults={"vocab_size": 50257},
+        tying=("no_weight_tying", False),
+        has_deepspeed=True,
+    ),
+    Table(
+        dialect=_dialect(
+            TORCHTITAN,
+            "torchtitan configuration",
+            "fsdp",
+            {
+                "tensor_parallel": "parallelism.tensor_parallel_degree",
+                "pipeline_parallel": "parallelism.pipeline_parallel_degree",
+                "micro_batch": "training.local_batch_size",
+                "num_microbatches": "training.global_batch_size",
+            },
+        ),
+        source="torchtitan: torchtitan/config/job_config.py and distributed/parallel_dims.py, _validate",
+        all_of=(("model.name", "model.flavor"), ("training.seq_len", "training.steps", "training.local_batch_size")),
+        counts={
+            "tensor_parallel": ("parallelism.tensor_parallel_degree", "training.tensor_parallel_degree"),
+            "pipeline_parallel": ("parallelism.pipeline_parallel_degree", "experimental.pipeline_parallel_degree"),
+            "context_parallel": ("parallelism.context_parallel_degree", "experimental.context_parallel_degree"),
+            "shard": ("parallelism.data_parallel_shard_degree", "training.data_parallel_shard_degree"),
+            "replicate": ("parallelism.data_parallel_replicate_degree", "training.data_parallel_replicate_degree"),
+            "local_batch": ("training.local_batch_size", "training.batch_size"),
+            "micro_batch": ("parallelism.pipeline_parallel_microbatch_size",),
+            "global_batch": ("training.global_batch_size",),
+            "seq_len": ("training.seq_len",),
+        },
+        choices={"recompute": ("activation_checkpoint.mode", {"none": False, "full": True})},
+        defaults={"zero_stage": 3, "precision": "bf16"},
+        ignored=("-1",),
+    ),
+    Table(
+        dialect=_dialect(
+            ACCELERATE,
+            "accelerate configuration",
+            "fsdp",
+            {
+                "tensor_parallel": "megatron_lm_config.megatron_lm_tp_degree",
+                "pipeline_parallel": "megatron_lm_config.megatron_lm_pp_degree",
+                "num_microbatches": "megatron_lm_config.megatron_lm_num_micro_batches",
+                "zero_stage": "deepspeed_config.zero_stage",
+            },
+        ),
+        source="accelerate: src/accelerate/utils/dataclasses.py, MegatronLMPlugin, DeepSpeedPlugin, "
+        "FullyShardedDataParallelPlugin and parallelism_config.py",
+        all_of=(("distributed_type", "compute_environment"), ("num_processes", "mixed_precision", "num_machines")),
+        counts={
+            "tensor_parallel": (
+                "megatron_lm_config.megatron_lm_tp_degree",
+                "parallelism_config.parallelism_config_tp_size",
+            ),
+            "pipeline_parallel": ("megatron_lm_config.megatron_lm_pp_degree",),
+            "context_parallel": ("parallelism_config.parallelism_config_cp_size",),
+            "shard": ("parallelism_config.parallelism_config_dp_shard_size",),
+            "replicate": ("parallelism_config.parallelism_config_dp_replicate_size",),
+            "accumulation": (
+                "megatron_lm_config.megatron_lm_num_micro_batches",
+                "deepspeed_config.gradient_accumulation_steps",
+            ),
+            "zero_stage": ("deepspeed_config.zero_stage",),
+            "gpus_told": ("num_processes",),
+        },
+        flags={
+            "sequence_parallel": ("megatron_lm_config.megatron_lm_sequence_parallelism",),
+            "recompute": (
+                "megatron_lm_config.megatron_lm_recompute_activations",
+                "fsdp_config.fsdp_activation_checkpointing",
+            ),
+            "sharded": ("megatron_lm_config.megatron_lm_use_distributed_optimizer",),
+        },
+        choices={
+            "precision": ("mixed_precision", {**_PRECISIONS, "no": "fp32"}),
+            "zero_stage": (
+                "fsdp_config.fsdp_sharding_strategy",
+                {"FULL_SHARD": 3, "SHARD_GRAD_OP": 2, "NO_SHARD": 0, 1: 3, 2: 2, 3: 0},
+            ),
+            "offload.optimizer": ("deepspeed_config.offload_optimizer_device", {"none": 0.0, "cpu": 1.0}),
+            "offload.parameters": ("deepspeed_config.offload_param_device", {"none": 0.0, "cpu": 1.0}),
+        },
+    ),
+    Table(
+        dialect=_dialect(
+            NANOTRON,
+            "nanotron configuration",
+            "megatron",
+            {
+                "tensor_parallel": "parallelism.tp",
+                "pipeline_parallel": "parallelism.pp",
+                "micro_batch": "tokens.micro_batch_size",
+                "num_microbatches": "tokens.batch_accumulation_per_replica",
+                "zero_stage": "optimizer.zero_stage",
+            },
+        ),
+        source="nanotron: src/nanotron/config/parallelism_config.py and config.py",
+        all_of=(("parallelism.tp",), ("parallelism.pp",), ("parallelism.dp",)),
+        counts={
+            "tensor_parallel": ("parallelism.tp",),
+            "pipeline_parallel": ("parallelism.pp",),
+            "context_parallel": ("parallelism.context_parallel_size",),
+            "given_parallel": ("parallelism.dp",),
+            "micro_batch": ("tokens.micro_batch_size",),
+            "accumulation": ("tokens.batch_accumulation_per_replica",),
+            "seq_len": ("tokens.sequence_length",),
+            "zero_stage": ("optimizer.zero_stage",),
+            "num_layers": ("model.model_config.num_hidden_layers",),
+            "hidden_size": ("model.model_config.hidden_size",),
+            "num_heads": ("model.model_config.num_attention_heads",),
+            "ffn_hidden_size": ("model.model_config.intermediate_size",),
+            "vocab_size": ("model.model_config.vocab_size",),
+            "max_seq_len": ("model.model_config.max_position_embeddings",),
+        },
+        flags={"recompute": ("parallelism.recompute_layer",)},
+        tying=("model.model_config.tie_word_embeddings", True),
+        choices={
+            "precision": ("model.dtype", _PRECISIONS),
+            "sequence_parallel": (
+                "parallelism.tp_mode",
+                {"REDUCE_SCATTER": True, "ALL_REDUCE": False, "reduce_scatter": True, "all_reduce": False},
+            ),
+        },
+    ),
+    Table(
+        dialect=_dialect(
+            NEMO,
+            "NeMo configuration",
+            "megatron",
+            {
+                "tensor_parallel": "model.tensor_model_parallel_size",
+                "pipeline_parallel": "model.pipeline_model_parallel_size",
+                "micro_batch": "model.micro_batch_size",
+                "num_microbatches": "model.global_batch_size",
+            },
+        ),
+        source="NeMo: collections/nlp/parts/nlp_overrides.py and megatron_base_model.py; Megatron-Bridge: "
+        "src/megatron/bridge/training/config.py, ConfigContainer.validate",
+        all_of=(
+            ("model.tensor_model_parallel_size", "model.pipeline_model_parallel_size"),
+            ("model.micro_batch_size", "train.micro_batch_size", "trainer.devices", "trainer.precision"),
+        ),
+        counts={
+            "tensor_parallel": ("model.tensor_model_parallel_size",),
+            "pipeline_parallel": ("model.pipeline_model_parallel_size",),
+            "context_parallel": ("model.context_parallel_size",),
+            "micro_batch": ("model.micro_batch_size", "train.micro_batch_size"),
+            "global_batch": ("model.global_batch_size", "train.global_batch_size"),
+            "seq_len": ("model.encoder_seq_length", "model.seq_length", "dataset.sequence_length"),
+            "max_seq_len": ("model.max_position_embeddings",),
+            "nodes": ("trainer.num_nodes",),
+            "per_node": ("trainer.devices",),
+            "virtual": ("model.virtual_pipeline_model_parallel_size",),
+            **{name: tuple(f"model.{key}" for key in keys) for name, keys in _MEGATRON_SIZES.items()},
+            "ffn_hidden_size": ("model.ffn_hidden_size",),
+        },
+        flags={"sequence_parallel": ("model.sequence_parallel",)},
+        tying=("model.share_embeddings_and_output_weights", True),
+        choices={
+            "precision": (
+                "trainer.precision",
+                {
+                    **_PRECISIONS,
+                    "bf16-mixed": "bf16",
+                    "16-mixed": "fp16",
+                    16: "fp16",
+                    32: "fp32",
+                    "16": "fp16",
+                    "32": "fp32",
+                },
+            ),
+            "recompute": ("model.activations_checkpoint_granularity", {None: False, "full": True}),
+            "zero_stage": (
+                "model.optim.name",
+                {"distributed_fused_adam": 1, "mcore_distributed_optim": 1, "fused_adam": 0, "adamw": 0, "adam": 0},
+            ),
+        },
+        defaults={"vocab_size": 50257},
+    ),
+)
+
+FOREIGN: tuple[tuple[str, tuple[tuple[str, ...], ...]], ...] = (
+    ("axolotl", (("base_model",), ("datasets", "adapter", "sequence_len", "micro_batch_size", "num_epochs"))),
+    (
+        "LLaMA-Factory",
+        (("model_name_or_path",), ("finetuning_type", "template", "stage", "infer_backend", "export_dir")),
+    ),
+    (
+        "Hugging Face transformers (a model's config.json)",
+        (("architectures", "model_type"), ("hidden_size", "n_embd", "d_model", "vocab_size")),
+    ),
+    ("Hugging Face transformers (TrainingArguments)", (("per_device_train_batch_size",),)),
+    ("trlX", (("method.name", "method"), ("train.total_steps", "train.batch_size"))),
+    ("LLM Foundry", (("max_duration",), ("fsdp_config", "device_train_microbatch_size", "global_train_batch_size"))),
+    ("torchtune", (("model._component_", "tokenizer._component_", "optimizer._component_"),)),
+    ("verl", (("actor_rollout_ref", "actor_rollout_ref.actor"),)),
+)
+"""Other frameworks' files, which are named and not judged: one key of each of these shows them."""

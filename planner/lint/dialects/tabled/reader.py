@@ -1,0 +1,168 @@
+"""One reader for every framework that a table describes."""
+
+import math
+from typing import Any
+
+from planner.lint.dialects.tabled.frameworks import FOREIGN, TABLES, Table
+from planner.lint.draft import UNDECIDED, Asked, Draft
+from planner.lint.model_names import model_of_sizes
+from planner.lint.reading import Keys, Reading
+from planner.lint.source import Source, Value
+
+_NONE = (None, UNDECIDED)
+
+
+def _plain_names(source: Source) -> dict[str, Value]:
+    """Settings with underscores; old files of GPT-NeoX write dashes."""
+    return {key.replace("-", "_"): value for key, value in source.settings.items()}
+
+
+def _has(keys: Any, all_of: tuple[tuple[str, ...], ...]) -> bool:
+    return all(any(key in keys for key in one_of) for one_of in all_of)
+
+
+def table_of(source: Source) -> Table | None:
+    """The framework whose marks a data file has."""
+    if source.language not in ("yaml", "toml", "json"):
+        return None
+    keys = _plain_names(source)
+    return next((table for table in TABLES if _has(keys, table.all_of)), None)
+
+
+def foreign_name(source: Source) -> str:
+    """Another program that a data file is for; empty where it is not known."""
+    if source.language not in ("yaml", "toml", "json"):
+        return ""
+    return next((name for name, all_of in FOREIGN if _has(source.settings, all_of)), "")
+
+
+def read_table(table: Table, source: Source, asked: Asked) -> Draft:
+    """The layout of a file, by the table of its framework."""
+    reading = Reading(table.dialect, source, asked)
+    reading.settings = _plain_names(source)
+    keys = Keys(reading)
+    counts = {name: _count(keys, table, name) for name in table.counts}
+    _mesh(reading, counts)
+    _states(keys, reading, table, counts)
+    _model(keys, reading, table, counts)
+    _batch(reading, counts)
+    return reading.draft()
+
+
+def _count(keys: Keys, table: Table, name: str) -> Any:
+    found = keys.get(*table.counts[name])
+    if found is not None and (str(found[1].content) in table.ignored or found[1].content == 0):
+        return None if name != "zero_stage" else 0
+    if found is not None and found[1].content is None:
+        return None
+    return keys.count(*table.counts[name], name=name, least=0)
+
+
+def _mesh(reading: Reading, counts: dict[str, Any]) -> None:
+    names = ("tensor_parallel", "pipeline_parallel", "context_parallel")
+    degrees = {name: 1 if counts.get(name) is None else counts[name] for name in names}
+    degree, stages, virtual = degrees["tensor_parallel"], degrees["pipeline_parallel"], counts.get("virtual") or 1
+    reading.tell(num_devices=reading.asked.gpus, **degrees)
+    chunks = virtual if stages != 1 else 1
+    reading.fields |= {
+        **degrees,
+        "tensor_depth": 1,
+        "tensor_mode": UNDECIDED if degree is UNDECIDED else "1d" if degree > 1 else "none",
+        "num_model_chunks": chunks,
+        "schedule": UNDECIDED if UNDECIDED in (stages, chunks) else _schedule(stages, chunks),
+    }
+    reading.offload("none", "none")
+    if degrees["context_parallel"] != 1:
+        reading.no_formula("gptplan has no context parallelism")
+    parts = [counts.get(name) for name in ("replicate", "shard")]
+    given = counts.get("given_parallel")
+    if None not in parts and UNDECIDED not in parts:
+        given = math.prod(part or 1 for part in parts)
+        reading.keys["given_parallel"] = reading.keys.get("shard", "")
+    told = counts.get("gpus_told")
+    if counts.get("nodes") not in _NONE and counts.get("per_node") not in _NONE:
+        told = counts["nodes"] * counts["per_node"]
+        reading.keys["gpus_told"] = reading.keys.get("nodes", "")
+    reading.tell(given_parallel=given, gpus_told=told)
+    if UNDECIDED not in degrees.values():
+        reading.tell(data_parallel=max(1, reading.asked.gpus // math.prod(degrees.values())))
+
+
+def _schedule(stages: int, chunks: int) -> str:
+    return "none" if stages == 1 else "interleaved" if chunks > 1 else "1f1b"
+
+
+def _states(keys: Keys, reading: Reading, table: Table, counts: dict[str, Any]) -> None:
+    read: dict[str, Any] = {"recompute": False, "sequence_parallel": False, "precision": "fp32", "zero_stage": 0}
+    read |= {name: value for name, value in table.defaults.items() if name in read}
+    for name, flags in table.flags.items():
+        value = next((keys.flag(key, name=name) for key in flags if keys.given(key)), False)
+        read["zero_stage" if name == "sharded" else name] = (
+            int(value) if name == "sharded" and value in (True, False) else value
+        )
+    for name, (key, meanings) in table.choices.items():
+        if not keys.has(key):
+            continue
+        content = keys.raw(key, name=name)
+        known = isinstance(content, int | float | str | None) and content in meanings
+        read[name] = meanings[content] if known else UNDECIDED
+    stage = counts.get("zero_stage")
+    if stage is not None:
+        read["zero_stage"] = stage if stage in (0, 1, 2, 3) else UNDECIDED
+    if table.has_deepspeed and not keys.has("precision"):
+        brain, half = (keys.flag(f"{kind}.enabled", name="precision") for kind in ("bf16", "fp16"))
+        read["precision"] = "bf16" if brain is True else "fp16" if half is True or keys.has("fp16.type") else "fp32"
+    read["sequence_parallel"] = read["sequence_parallel"] is True and reading.fields["tensor_parallel"] != 1
+    if any(read.get(f"offload.{part}", 0.0) == 1.0 for part in ("optimizer", "parameters")):
+        read["offload.tier"] = "cpu"
+    reading.tell(zero_stage=read["zero_stage"])
+    reading.fields |= read
+
+
+def _model(keys: Keys, reading: Reading, table: Table, counts: dict[str, Any]) -> None:
+    seq_len = counts.get("seq_len")
+    reading.fields["seq_len"] = reading.asked.seq_len if seq_len is None else seq_len
+    sizes = [counts.get(name) for name in ("num_layers", "hidden_size", "num_heads")]
+    reading.tell(layers=counts.get("num_layers"))
+    if reading.model is not None or any(size in _NONE for size in sizes) or seq_len in _NONE:
+        return
+    layers, hidden, heads = sizes
+    optional = {name: counts.get(name) for name in ("ffn_hidden_size", "vocab_size", "max_seq_len")}
+    known = {name: None if value in _NONE else value for name, value in optional.items()}
+    reading.model = model_of_sizes(
+        "the model of the file",
+        "the file",
+        name=f"{table.dialect.name}-{layers}x{hidden}",
+        num_layers=layers,
+        hidden_size=hidden,
+        num_heads=heads,
+        ffn_hidden_size=known["ffn_hidden_size"] or 4 * (hidden or 1),
+        vocab_size=known["vocab_size"] or table.defaults.get("vocab_size", 50257),
+        max_seq_len=max(known["max_seq_len"] or 1, seq_len or 1),
+        dropout=0.0,
+        seq_len=seq_len,
+        tied_embeddings=keys.flag(table.tying[0], default=table.tying[1]) is table.tying[1],
+    )
+
+
+def _batch(reading: Reading, counts: dict[str, Any]) -> None:
+    fields, asked = reading.fields, reading.asked
+    micro, accumulation, local = (counts.get(name) for name in ("micro_batch", "accumulation", "local_batch"))
+    total = asked.global_batch if counts.get("global_batch") is None else counts["global_batch"]
+    degrees = [fields[name] for name in ("tensor_parallel", "pipeline_parallel", "context_parallel")]
+    fields |= {"micro_batch": UNDECIDED, "num_microbatches": UNDECIDED}
+    if UNDECIDED in (micro, accumulation, local, total, *degrees):
+        return
+    ranks = max(1, asked.gpus // math.prod(degrees))
+    if micro is None:
+        # torchtitan cuts a local batch into one sequence for each turn of a pipeline.
+        micro = (local if degrees[1] == 1 else 1) if local else max(1, (total or ranks) // ranks // (accumulation or 1))
+    reading.tell(micro_batch=micro, global_batch=total, accumulation=accumulation)
+    if accumulation is None:
+        accumulation = max(1, (total or (local or micro) * ranks) // (micro * ranks))
+    if total is None and local is None and "accumulation" not in reading.facts:
+        reading.assumptions.append("the file names no batch: one micro batch a rank is taken")
+    fields |= {"micro_batch": micro, "num_microbatches": accumulation}
+    reading.keys.setdefault(
+        "num_microbatches", reading.keys.get("accumulation") or reading.keys.get("global_batch", "")
+    )
