@@ -33,6 +33,10 @@ class Stream:
         self._firsts = np.array([0, *accumulate(sizes)], np.int64)
         self.num_tokens = int(self._firsts[-1])
 
+    def joined(self, others: "Sequence[Stream]") -> "Stream":
+        """This stream, and others after it."""
+        return Stream([segment for one in (self, *others) for segment in one._segments])
+
     def read(self, start: int, count: int) -> NDArray[np.int64]:
         """``count`` tokens from ``start`` on, which the stream has."""
         number = int(np.searchsorted(self._firsts, start, "right")) - 1

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -76,6 +76,17 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """That were not UTF-8, and are U+FFFD now."""
 
 
+class How(NamedTuple):
+    """How to go about it."""
+
+    workers: int | None = None
+    """Processes; ``None`` is one a core."""
+    force: bool = False
+    """Replace files whoever wrote them."""
+    wait: bool = False
+    """For another process that writes the same, instead of refusing."""
+
+
 def recipe_of(paths: Sequence[str], field: str, tokenizer: Tokenizer) -> Recipe:
     """What tokenizing the files of ``paths`` depends on.
 
@@ -117,9 +128,7 @@ def tokenize(
     recipe: Recipe,
     prefix: Path,
     tokenizer: Tokenizer,
-    *,
-    workers: int | None = None,
-    force: bool = False,
+    how: How | None = None,
     progress: Progress = lambda done, total, tokens: None,
 ) -> Manifest:
     """Write the tokens of ``recipe`` to ``prefix``.bin and .idx; what an earlier call has finished is not done again.
@@ -128,28 +137,36 @@ def tokenize(
         recipe: the input.
         prefix: the files to write, without their suffix.
         tokenizer: that of the recipe.
-        workers: processes; ``None`` is one a core.
-        force: replace files whoever wrote them.
+        how: with how many processes, and what of what is there.
         progress: told after every part.
 
     Raises:
         PlanError: the input cannot be used, or the output cannot be written.
         KeyboardInterrupt: Ctrl-C; the parts that are done stay.
     """
+    how = how or How()
     prefix = Path(os.path.realpath(_beside(prefix, ".bin"))).with_suffix("")
-    known, parts = read_manifest(prefix), _beside(prefix, ".parts")
-    is_there = all(_beside(prefix, suffix).is_file() for suffix in (".bin", ".idx"))
-    if known is not None and known.recipe == recipe.digest and is_there:
-        return known
-    is_ours = known is not None or (parts / "recipe").is_file()
+    if (made := _made(prefix, recipe)) is not None:
+        return made
+    parts = _beside(prefix, ".parts")
+    is_ours = read_manifest(prefix) is not None or (parts / "recipe").is_file()
     for suffix in (".idx", ".bin", ".json"):
-        check_output(_beside(prefix, suffix), what="tokens", ours=lambda _: is_ours, force=force)
-    with _parts_folder(parts, recipe):
-        made = _make_parts(recipe, parts, tokenizer, workers, progress)
-        manifest = _manifest(recipe, tokenizer, made)
-        _join(parts, len(made), prefix, manifest)
-    shutil.rmtree(parts)
+        check_output(_beside(prefix, suffix), what="tokens", ours=lambda _: is_ours, force=how.force)
+    with _parts_folder(parts, recipe, wait=how.wait):
+        manifest = _made(prefix, recipe)  # by the one that was waited for
+        if manifest is None:
+            done = _make_parts(recipe, parts, tokenizer, how.workers, progress)
+            manifest = _manifest(recipe, tokenizer, done)
+            _join(parts, len(done), prefix, manifest)
+        shutil.rmtree(parts)
     return manifest
+
+
+def _made(prefix: Path, recipe: Recipe) -> Manifest | None:
+    """What is there already, if it is whole and of this recipe."""
+    known = read_manifest(prefix)
+    is_there = all(_beside(prefix, suffix).is_file() for suffix in (".bin", ".idx"))
+    return known if known is not None and known.recipe == recipe.digest and is_there else None
 
 
 def _beside(prefix: Path, suffix: str) -> Path:
@@ -158,12 +175,13 @@ def _beside(prefix: Path, suffix: str) -> Path:
 
 
 @contextmanager
-def _parts_folder(parts: Path, recipe: Recipe) -> Iterator[None]:
+def _parts_folder(parts: Path, recipe: Recipe, *, wait: bool) -> Iterator[None]:
     """The folder of parts, for this process alone; parts of another recipe are thrown away."""
     try:
         parts.mkdir(parents=True, exist_ok=True)
         with (parts / "lock").open("wb") as lock:
-            _lock(lock, parts)
+            _lock(lock, parts, wait=wait)
+            parts.mkdir(exist_ok=True)  # the one that was waited for has removed it
             file = parts / "recipe"
             if not file.is_file() or file.read_text(encoding="utf-8") != recipe.digest:
                 for old in parts.iterdir():
@@ -179,9 +197,9 @@ def _parts_folder(parts: Path, recipe: Recipe) -> Iterator[None]:
         ) from error
 
 
-def _lock(lock: IO[bytes], parts: Path) -> None:
+def _lock(lock: IO[bytes], parts: Path, *, wait: bool) -> None:
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError as error:
         raise unusable("another process is writing these tokens", parts, "wait for it, or name another `-o`") from error
 

@@ -3,6 +3,7 @@
 import errno
 import json
 import random
+import threading
 from functools import partial
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from planner.data.part import Part, Task, make_part
 from planner.data.pool import run_all
 from planner.data.token_files import open_token_file
 from planner.data.tokenizers import BYTES, load_tokenizer
-from planner.data.tokenizing import Manifest, read_manifest, recipe_of, tokenize
+from planner.data.tokenizing import How, Manifest, Progress, read_manifest, recipe_of, tokenize
 from planner.diagnostics import PlanError
 
 
@@ -36,10 +37,12 @@ def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tokenizing, "PIECE_BYTES", 1)
 
 
-def run(corpus: Path, prefix: Path, workers: int = 1, **more: object) -> Manifest:
+def run(
+    corpus: Path, prefix: Path, how: How | None = None, progress: Progress = lambda done, total, tokens: None
+) -> Manifest:
     tokenizer = load_tokenizer(BYTES)
     recipe = recipe_of([str(corpus)], "text", tokenizer)
-    return tokenize(recipe, prefix, tokenizer, workers=workers, **more)  # type: ignore[arg-type]
+    return tokenize(recipe, prefix, tokenizer, how or How(workers=1), progress)
 
 
 def texts_of(corpus: Path) -> list[str]:
@@ -49,7 +52,7 @@ def texts_of(corpus: Path) -> list[str]:
 
 
 def test_documents_come_in_order_each_with_its_end(corpus: Path, tmp_path: Path) -> None:
-    told = []
+    told: list[tuple[int, int, int]] = []
     manifest = run(corpus, tmp_path / "out-1.5", progress=lambda *what: told.append(what))
     file = open_token_file(tmp_path / "out-1.5.bin")
     found = bytes(file.tokens.tolist()).split(b"\xff")
@@ -66,7 +69,7 @@ def test_documents_come_in_order_each_with_its_end(corpus: Path, tmp_path: Path)
 
 def test_several_processes_write_the_same_bytes(corpus: Path, tmp_path: Path) -> None:
     run(corpus, tmp_path / "one")
-    run(corpus, tmp_path / "two", workers=2)
+    run(corpus, tmp_path / "two", How(workers=2))
     for suffix in ("bin", "idx", "json"):
         assert (tmp_path / f"one.{suffix}").read_bytes() == (tmp_path / f"two.{suffix}").read_bytes()
 
@@ -122,13 +125,23 @@ def test_the_same_call_does_nothing_and_another_replaces_only_its_own(corpus: Pa
     (tmp_path / "out.json").unlink()
     with pytest.raises(PlanError, match="there is a file already"):
         run(corpus, tmp_path / "out")
-    assert run(corpus, tmp_path / "out", force=True).documents == 100
+    assert run(corpus, tmp_path / "out", How(force=True)).documents == 100
 
 
 def test_two_calls_do_not_write_the_same_tokens(corpus: Path, tmp_path: Path) -> None:
-    with tokenizing._parts_folder(tmp_path / "out.parts", recipe_of([str(corpus)], "text", load_tokenizer(BYTES))):  # noqa: SIM117
+    holding = tokenizing._parts_folder(
+        tmp_path / "out.parts", recipe_of([str(corpus)], "text", load_tokenizer(BYTES)), wait=False
+    )
+    with holding:
         with pytest.raises(PlanError, match="another process is writing"):
             run(corpus, tmp_path / "out")
+        waiting = threading.Thread(target=run, args=(corpus, tmp_path / "out"), kwargs={"how": How(wait=True)})
+        waiting.start()
+        waiting.join(0.2)
+        assert waiting.is_alive()
+    waiting.join()
+    assert read_manifest(tmp_path / "out") is not None
+    assert not (tmp_path / "out.parts").exists()
 
 
 def test_what_has_no_document_is_refused(tmp_path: Path) -> None:
