@@ -17,7 +17,7 @@ from runtime.patches.host_accelerator import Device
 from runtime.patches.policy import ReplicatedDropout
 from runtime.recompute import recompute_blocks
 from runtime.states.model import DTYPES, build_model
-from runtime.states.optimizers import fuse_adamw
+from runtime.states.optimizers import decay_groups, fuse_adamw
 from runtime.states.placement import held_layers, recomputed_layers
 
 
@@ -41,7 +41,7 @@ class HybridEngine(Engine):
         """
         super().__init__(plan, device)
         model = self._build(plan, seed, attention)
-        plain_optimizer = optimizer(model.parameters(), lr=learning_rate)
+        plain_optimizer = optimizer(decay_groups(model), lr=learning_rate)
         self.plugin = hybrid_plugin(plan, device)
         self.booster = Booster(plugin=self.plugin)
         self.model, self.optimizer, *_ = self.booster.boost(model, plain_optimizer)
@@ -76,6 +76,34 @@ class HybridEngine(Engine):
         )
         loss: Tensor | None = result["loss"]
         return loss
+
+    def forward(self, batch: Batch) -> Tensor | None:
+        """The mean loss of all micro batches, which only the last stage has."""
+        if self.layout.pipeline_parallel > 1:
+            # The library would reduce gradients, of which there are none.
+            with self.model.no_sync(), self._finished_sends():
+                return self._pipeline(batch)
+        return self._mean_of_micro_batches(batch, lambda rows: self.model(**rows)["loss"])
+
+    @contextlib.contextmanager
+    def _finished_sends(self) -> Iterator[None]:
+        # Forward only, the interleaved schedule drops the handle of its very last send, and gloo the message with it.
+        schedule = self.plugin.scheduler
+        if self.layout.schedule != "interleaved":
+            yield
+            return
+        send = schedule.send_forward
+
+        def send_and_wait(*what: Any) -> list[Any]:
+            for handle in send(*what):
+                handle.wait()
+            return []
+
+        schedule.send_forward = send_and_wait
+        try:
+            yield
+        finally:
+            del schedule.send_forward
 
     def _accumulate(self, batch: Batch) -> Tensor:
         total = torch.zeros((), device=self.device)
