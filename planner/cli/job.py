@@ -8,12 +8,8 @@ import msgspec
 from planner.cli.parameters import Force
 from planner.diagnostics import ExitCode
 from planner.handover.options import Option
+from planner.handover.work import JobFile, Settings
 from planner.outputs import STDOUT, write_output
-
-Settings = Annotated[
-    tuple[str, ...], Option("A key of the job, as section.key=value; repeatable.", ("--set",), metavar="KEY=VALUE")
-]
-JobFile = Annotated[Path | None, Option("A job file. [default: every key at its default]", metavar="JOB.toml")]
 
 
 class JobOptions(msgspec.Struct, frozen=True, kw_only=True):

@@ -126,7 +126,7 @@ class EvaluationSection(Section, frozen=True, kw_only=True):
 class Job(Section, frozen=True, kw_only=True):
     """What a run learns, beside the plan that says how it is divided."""
 
-    seed: Annotated[int, Meta(ge=0, le=2**31, description="Of weights, dropout, held-out documents and order")] = 0
+    seed: Annotated[int, Meta(ge=0, le=2**32 - 1, description="Of weights, dropout, held-out documents and order")] = 0
     data: DataSection = DataSection()
     tokenizer: TokenizerSection = TokenizerSection()
     optimizer: OptimizerSection = OptimizerSection()

@@ -67,6 +67,11 @@ class Judgement(NamedTuple):
         return self.steps * self.sequences_per_step * share / max((source.tokens - 1) // self.seq_len, 1)
 
 
+def steps_of(job: Job, plan: Plan) -> int:
+    """Optimizer steps of a job under a plan."""
+    return num_steps(job, plan.problem.global_batch * plan.problem.seq_len)
+
+
 def judge(job: Job, plan: Plan) -> Judgement:
     """Look at everything of a job that can be looked at without tokenizing all of its text."""
     problem, findings = plan.problem, list(_of_keys(job, plan))
@@ -84,7 +89,7 @@ def judge(job: Job, plan: Plan) -> Judgement:
     return Judgement(
         findings=findings,
         sources=[one for one in sources if one is not None],
-        steps=num_steps(job, problem.global_batch * problem.seq_len),
+        steps=steps_of(job, plan),
         sequences_per_step=problem.global_batch,
         seq_len=problem.seq_len,
         checkpoint_bytes=CHECKPOINT_BYTES_PER_PARAMETER * sum(model_parameters(model).values()),
@@ -97,7 +102,7 @@ def _of_keys(job: Job, plan: Plan) -> Iterator[Diagnostic]:
     if job.data.documents == "apart":
         message = "documents cannot be kept apart: no layout hands their borders to attention"
         yield _finding(message, "data.documents", 'use `data.documents = "joined"`')
-    steps = num_steps(job, plan.problem.global_batch * plan.problem.seq_len)
+    steps = steps_of(job, plan)
     if job.schedule.warmup_steps >= steps:
         message = f"the run of {steps} steps ends before the learning rate has risen for {job.schedule.warmup_steps}"
         yield _finding(message, "schedule.warmup_steps", f"use at most {steps - 1}", "warning")
@@ -111,13 +116,13 @@ def _finding(message: str, location: str, hint: str, severity: str = "error") ->
     return Diagnostic(rule="USAGE", message=message, location=location, hint=hint, severity=severity)
 
 
-def refuse_keys(job: Job, plan: Plan) -> None:
-    """Refuse a job whose keys do not go together, or not with the plan, before anything is read.
+def refuse(job: Job, plan: Plan) -> None:
+    """Refuse a job that cannot be run under ``plan``, reading no more of its data than it takes.
 
     Raises:
-        PlanError: with every such finding; what is only a warning is none.
+        PlanError: with every finding that is an error.
     """
-    errors = [one for one in _of_keys(job, plan) if one.severity == "error"]
+    errors = [one for one in judge(job, plan).findings if one.severity == "error"]
     if errors:
         raise PlanError(*errors)
 

@@ -60,13 +60,19 @@ def _keys(section: str, struct: type[Section]) -> Iterator[Key]:
         yield Key(section, field.name, field.type, kind_words(shown.type), field.default, description)
 
 
-def read_job(path: Path | None, settings: Iterable[str] = (), environ: Mapping[str, str] | None = None) -> Job:
-    """The job in ``path``, or one of defaults, with ``settings`` over it.
+def read_job(
+    path: Path | None,
+    settings: Iterable[str] = (),
+    environ: Mapping[str, str] | None = None,
+    given: Mapping[str, Any] | None = None,
+) -> Job:
+    """The job in ``path``, or one of defaults, with ``settings`` over it, and what is ``given`` by key over those.
 
     Args:
         path: a TOML file.
         settings: such as ``schedule.steps=100``, as ``--set`` takes them.
         environ: has ``DATA``, the default of what to learn from.
+        given: values by their keys, as ``schedule.steps``.
 
     Raises:
         PlanError: with a finding for each key that is unknown, missing or not what it should be.
@@ -76,6 +82,8 @@ def read_job(path: Path | None, settings: Iterable[str] = (), environ: Mapping[s
     known = {one: value for one, value in fields.items() if one in sections() or one in keys()}
     for setting in settings:
         findings += _apply(setting, known)
+    for name, value in (given or {}).items():
+        _put(keys()[name], value, known)
     findings += _wrong(known, str(path) if path is not None else "--set")
     if findings:
         raise PlanError(*findings)
@@ -160,10 +168,14 @@ def _apply(setting: str, fields: dict[str, Any]) -> list[Diagnostic]:
     value = _value(text, key.type)
     if (message := _problem(value, key)) is not None:
         return [_finding(message, where, f"`{key.path}` is {key.words}")]
+    _put(key, value, fields)
+    return []
+
+
+def _put(key: Key, value: Any, fields: dict[str, Any]) -> None:
     if key.section and not isinstance(fields.get(key.section), dict):
         fields[key.section] = {}
     (fields[key.section] if key.section else fields)[key.name] = value
-    return []
 
 
 def _value(text: str, kind: Any) -> Any:
@@ -196,8 +208,11 @@ def _wrong(fields: Mapping[str, Any], where: str) -> Iterator[Diagnostic]:
 def _problem(value: Any, key: Key) -> str | None:
     try:
         msgspec.convert(value, key.type)
+        msgspec.json.encode(value)
     except msgspec.ValidationError as error:
         return f"`{key.path}` cannot be {value!r:.60}: {error}"
+    except UnicodeEncodeError:
+        return f"`{key.path}` cannot be {value!r:.60}: it is no UTF-8"
     return None
 
 

@@ -225,6 +225,30 @@ def open_samples(sources: TokenSources, job: Job, seq_len: int) -> Opened:
     )
 
 
+def check_evaluation(opened: Opened, job: Job, global_batch: int) -> int:
+    """Global batches of one evaluation; 0 without any.
+
+    Raises:
+        PlanError: there is less than one to evaluate on.
+    """
+    if opened.evaluation is None:
+        return 0
+    sequences = opened.evaluation.num_sequences
+    count = min(job.evaluation.batches, sequences // global_batch)
+    if count == 0:
+        raise unusable(
+            f"there are {sequences} sequences to evaluate on, and a global batch takes {global_batch}",
+            "evaluation.every_steps",
+            "raise `data.held_out`, or name more with `evaluation.paths`",
+        )
+    return count
+
+
+def read_sources(path: Path) -> TokenSources:
+    """What the launcher of a run has left for its workers."""
+    return msgspec.json.decode(path.read_bytes(), type=TokenSources)
+
+
 def _evaluation(sources: TokenSources, job: Job, splits: Sequence[Split], seq_len: int) -> Samples | None:
     if not job.evaluation.every_steps:
         return None

@@ -42,7 +42,7 @@ def usage(found: Sequence[Usage]) -> Iterator[str]:
         never = max(one.sequences - one.taken, 0)
         rest = f"{never:,} sequences are not reached" if never else f"every sequence {int(one.epochs):,} times or more"
         yield (
-            f"data: {one.source}: {one.taken:,} of {one.sequences:,} sequences, {one.epochs:.2f} epochs; {rest}; "
+            f"data: {one.source}: {one.taken:,} of {one.sequences:,} sequences, {one.epochs:.3g} epochs; {rest}; "
             f"{one.left_tokens:,} tokens at the end are less than one"
         )
 

@@ -20,6 +20,14 @@ from runtime.states.model import DTYPES, build_model
 from runtime.states.optimizers import decay_groups, fuse_adamw
 from runtime.states.placement import held_layers, recomputed_layers
 
+_SHAPES_UNKNOWN = {
+    "send_tensor_metadata": True,
+    "send_grad_metadata": True,
+    "tensor_metadata_recv": None,
+    "grad_metadata_recv": None,
+}
+"""What the interleaved schedule of the library begins with."""
+
 
 class HybridEngine(Engine):
     """A boosted model and its optimizer on this rank."""
@@ -81,17 +89,19 @@ class HybridEngine(Engine):
         """The mean loss of all micro batches, which only the last stage has."""
         if self.layout.pipeline_parallel > 1:
             # The library would reduce gradients, of which there are none.
-            with self.model.no_sync(), self._finished_sends():
+            with self.model.no_sync(), self._schedule_kept():
                 return self._pipeline(batch)
         return self._mean_of_micro_batches(batch, lambda rows: self.model(**rows)["loss"])
 
     @contextlib.contextmanager
-    def _finished_sends(self) -> Iterator[None]:
+    def _schedule_kept(self) -> Iterator[None]:
         # Forward only, the interleaved schedule drops the handle of its very last send, and gloo the message with it.
+        # Which neighbours know the shapes already is not the same as in training, and a wrong guess waits for ever.
         schedule = self.plugin.scheduler
         if self.layout.schedule != "interleaved":
             yield
             return
+        vars(schedule).update(_SHAPES_UNKNOWN)
         send = schedule.send_forward
 
         def send_and_wait(*what: Any) -> list[Any]:
@@ -104,6 +114,7 @@ class HybridEngine(Engine):
             yield
         finally:
             del schedule.send_forward
+            vars(schedule).update(_SHAPES_UNKNOWN)
 
     def _accumulate(self, batch: Batch) -> Tensor:
         total = torch.zeros((), device=self.device)

@@ -21,12 +21,15 @@ from pathlib import Path, PosixPath
 from planner.handover.work import RunOptions
 from planner.cli.ending import exit_code
 from planner.launch.folder import run_folder
+from planner.launch.jobs import job_of, make_ready, write_job
 from planner.launch.processes import execute, training
 from planner.plans.plan import read_plan
 path, options = Path(sys.argv[1]), eval(sys.argv[2])
 try:
     options, plan = RunOptions(**{"run_dir": path.parent / "out"} | options), read_plan(path)
+    ready = make_ready(job_of(options, {}), plan)
     with run_folder(plan, "small", options, force=True) as folder:
+        write_job(ready, folder, force=True)
         code = execute(training(plan, folder, options)).code
 except BaseException as error:
     code = exit_code(error)
@@ -48,7 +51,7 @@ def starting(tmp_path: Path) -> Iterator[Run]:
             text=True,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env=os.environ | {"PYTHONPATH": python_path},
+            env=os.environ | {"PYTHONPATH": python_path, "XDG_CACHE_HOME": str(ROOT / ".pytest_cache")},
         )
         started.append(process)
         return process
