@@ -38,11 +38,11 @@ def run(options: Run) -> int:
     job = job_of(options, os.environ)
     _check(plan, job, options)
     table = None if options.node_rank > 0 else options.record
-    with counting("tokenizing") as progress:
-        ready = make_ready(job, plan, progress)
-    _say_data(ready, plan)
     with run_folder(plan, name, options, force=options.force) as folder:
         say(f"folder of this run: {folder}")
+        with counting("tokenizing") as progress:
+            ready = make_ready(job, plan, progress)
+        _say_data(ready, plan)
         write_job(ready, folder, force=options.force)
         outcome, metrics = execute(training(plan, folder, options)), folder / METRICS_FILE
         if outcome.interrupted_by is not None:

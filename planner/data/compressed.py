@@ -8,6 +8,7 @@ from typing import Any
 
 from planner.data.refusal import not_installed
 
+COMPRESSED = (".gz", ".zst")
 _CHUNK_BYTES = 2**20
 
 

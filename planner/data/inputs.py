@@ -8,12 +8,13 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
+from planner.data.compressed import COMPRESSED, opened
 from planner.data.refusal import unusable
+from planner.diagnostics import PlanError
 
 Kind = Literal["tokens", "text", "jsonl", "parquet", "arrow"]
-STANDARD_LIBRARY = "stdlib"
-"""What stands for the source text of Python's standard library."""
-COMPRESSED = (".gz", ".zst")
+STANDARD_LIBRARY = "the standard library of this Python"
+"""What stands for its source text where nothing is named."""
 _KINDS: dict[str, Kind] = {
     ".bin": "tokens",
     ".idx": "tokens",
@@ -83,7 +84,10 @@ def _kept(paths: Iterator[Path]) -> Found:
     files, passed_over = [], 0
     for path in paths:
         if path.suffix == ".idx":
+            _check_pair(path)
             continue
+        if path.suffix == ".json" and path.with_suffix(".idx").is_file():
+            continue  # what `tokenize` says of the tokens beside it
         kind = kind_of(path)
         if kind is None:
             passed_over += 1
@@ -92,17 +96,29 @@ def _kept(paths: Iterator[Path]) -> Found:
     return Found(files, passed_over)
 
 
+def _check_pair(index: Path) -> None:
+    if not index.with_suffix(".bin").is_file():
+        raise unusable("the .bin of this index is not there", index, "it is written by the same command; run it again")
+
+
 def _is_hidden(relative: Path) -> bool:
-    return any(part.startswith(".") or part in _SKIPPED_FOLDERS for part in relative.parts)
+    *folders, name = relative.parts
+    # The .parts of an interrupted `tokenize` are half of something.
+    return name.startswith(".") or any(
+        folder.startswith(".") or folder.endswith(".parts") or folder in _SKIPPED_FOLDERS for folder in folders
+    )
 
 
 def _named(path: Path) -> File:
     if not path.is_file():  # the common beginning of a .bin and an .idx, as Megatron-LM takes it
         return File(path.with_name(path.name + ".bin"), "tokens")
+    if path.suffix == ".idx":
+        _check_pair(path)
+        return File(path.with_suffix(".bin"), "tokens")
     kind = kind_of(path)
     if kind is None:
         raise unusable("this is not a text file", path, "gptplan reads text, JSONL, Parquet, Arrow, .bin")
-    return File(path.with_suffix(".bin") if path.suffix == ".idx" else path, kind)
+    return File(path, kind)
 
 
 def kind_of(path: Path) -> Kind | None:
@@ -112,9 +128,9 @@ def kind_of(path: Path) -> Kind | None:
         return None
     if name.suffix in _KINDS:
         return _KINDS[name.suffix]
-    if path.suffix in COMPRESSED:
-        return "text"
     start = _start(path)
+    if start is None:
+        return "text"
     if not _is_text(start):
         return None
     return "jsonl" if name.suffix == ".json" and _is_record(start) else "text"
@@ -124,9 +140,17 @@ def _looks_like_tokens(path: Path) -> bool:
     return path.suffix == ".bin" and path.stat().st_size > 0
 
 
-def _start(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return file.read(_PROBE_BYTES)
+def _start(path: Path) -> bytes | None:
+    """How the content begins; ``None`` where that cannot be told, and reading it will say why."""
+    try:
+        with opened(path) as file:
+            return file.read(_PROBE_BYTES)
+    except (PlanError, EOFError):
+        return None
+    except OSError:
+        if path.suffix in COMPRESSED:
+            return None
+        raise
 
 
 def _is_text(start: bytes) -> bool:

@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 import msgspec
 
-from planner.data.compressed import opened
-from planner.data.inputs import COMPRESSED, File, Kind
+from planner.data.compressed import COMPRESSED, opened
+from planner.data.inputs import File, Kind
 from planner.data.refusal import not_installed, unusable
 
 Bad = Literal["not JSON", "without the field", "not text", "empty"]

@@ -86,6 +86,10 @@ class OptimizerSection(Section, frozen=True, kw_only=True):
     beta1: Annotated[float, Meta(ge=0, lt=1, description="Share of the first moment that stays a step")] = 0.9
     beta2: Annotated[float, Meta(ge=0, lt=1, description="Share of the second moment that stays a step")] = 0.999
     epsilon: Annotated[float, Meta(gt=0, le=1, description="Added to the root of the second moment")] = 1e-8
+    clip_norm: Annotated[
+        float,
+        Meta(ge=0, le=1e9, description="Longest gradient of all parameters together; a longer one is scaled. 0: none"),
+    ] = 0.0
     weight_decay: Annotated[float, Meta(ge=0, le=1e3, description="Times the learning rate, of a weight a step")] = 0.01
 
 
@@ -101,7 +105,8 @@ class ScheduleSection(Section, frozen=True, kw_only=True):
     ] = "constant"
     steps: Annotated[int, Meta(ge=1, le=10**9, description="Optimizer steps")] = 50
     tokens: Annotated[
-        int | None, Meta(description="Stop after the step in which so many tokens are reached, instead of `steps`")
+        Annotated[int, Meta(ge=1, le=10**18)] | None,
+        Meta(description="Stop after the step in which so many tokens are reached, instead of `steps`"),
     ] = None
     warmup_steps: Annotated[int, Meta(ge=0, le=10**9, description="Over which the learning rate rises")] = 10
     decay_share: Annotated[

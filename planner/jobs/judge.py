@@ -18,6 +18,8 @@ from planner.data.tokenizing import read_manifest, recipe_of_files
 from planner.diagnostics import Diagnostic, PlanError
 from planner.jobs.job import Job, num_steps
 from planner.jobs.sources import cache_folder, check_tokens, check_vocabulary, named_sources, tokenizer_of
+from planner.layouts.degrees import GRID_MODES
+from planner.layouts.layout import SHARDS_WEIGHTS
 from planner.plans.plan import Plan
 from planner.specs import ModelSpec
 
@@ -102,6 +104,9 @@ def _of_keys(job: Job, plan: Plan) -> Iterator[Diagnostic]:
     if job.data.documents == "apart":
         message = "documents cannot be kept apart: no layout hands their borders to attention"
         yield _finding(message, "data.documents", 'use `data.documents = "joined"`')
+    if job.optimizer.clip_norm and (where := _unclipped(plan)):
+        message = f"gradients cannot be clipped under {where}: the norm of all of them is not known to be right there"
+        yield _finding(message, "optimizer.clip_norm", "use 0, or solve with other pins")
     steps = steps_of(job, plan)
     if job.schedule.warmup_steps >= steps:
         message = f"the run of {steps} steps ends before the learning rate has risen for {job.schedule.warmup_steps}"
@@ -110,6 +115,16 @@ def _of_keys(job: Job, plan: Plan) -> Iterator[Diagnostic]:
         message = "there is nothing to evaluate on"
         hint = "keep a share of the documents with `data.held_out`, or name files with `evaluation.paths`"
         yield _finding(message, "evaluation.every_steps", hint)
+
+
+def _unclipped(plan: Plan) -> str:
+    """What about a layout keeps the norm of all gradients from being what one process has; empty where nothing does."""
+    layout = plan.layout
+    if layout.tensor_mode in GRID_MODES:
+        return f"tensor mode {layout.tensor_mode}"
+    if layout.zero_stage == SHARDS_WEIGHTS:
+        return "ZeRO stage 3"
+    return "sequence parallelism" if layout.sequence_parallel else ""
 
 
 def _finding(message: str, location: str, hint: str, severity: str = "error") -> Diagnostic:

@@ -74,6 +74,10 @@ class HybridEngine(Engine):
         torch.manual_seed(replica_seed + slice_of_sequence * replicas)
         return model
 
+    def clip(self, norm: float) -> None:
+        """Scale gradients whose norm over all parameters is longer, as the library does by its own setting."""
+        setattr(self.optimizer, "_clip_grad_norm" if self.layout.zero_stage else "max_norm", norm)
+
     def accumulate_gradients(self, batch: Batch) -> Tensor | None:
         """Forward and backward of all micro batches; their mean loss, which only the last stage has."""
         return self._pipeline(batch) if self.layout.pipeline_parallel > 1 else self._accumulate(batch)

@@ -7,8 +7,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 import torch.distributed as dist
 
+from planner.data.refusal import unusable
 from planner.diagnostics import Diagnostic, ExitCode, PlanError
 from planner.handover.work import JOB_FILE, METRICS_FILE, NVME_FOLDER, SOURCES_FILE
 from planner.jobs.job import Job, num_steps
@@ -44,6 +46,7 @@ def run_training(plan: Plan, folder: Path) -> None:
         plan, seed=job.seed, learning_rate=job.optimizer.learning_rate, nvme_folder=None if nvme is None else Path(nvme)
     )
     engine.set_optimizer(job.optimizer)
+    _check_same_data(data.fingerprint, engine.device)
     stage, device = engine.position.stage, engine.device
     boosted = memory_records(gather_memory(stage, device))
     forget_peaks(device)
@@ -83,6 +86,16 @@ class _Data(NamedTuple):
             check_evaluation(opened, job, problem.global_batch),
             sources.fingerprint,
         )
+
+
+def _check_same_data(fingerprint: str, device: torch.device) -> None:
+    """Refuse ranks whose files differ, as those of two nodes may: together they would see what no job says."""
+    own = int(fingerprint.removeprefix("sha256:")[:15], 16)
+    extremes = torch.tensor([own, -own], dtype=torch.int64, device=device)
+    dist.all_reduce(extremes, dist.ReduceOp.MAX)
+    if extremes[0] != -extremes[1]:
+        message = "the data of this run is not the same on every node"
+        raise unusable(message, SOURCES_FILE, "name the same files everywhere, best on a shared drive")
 
 
 def _steps(plan: Plan, job: Job, engine: Engine, data: _Data, metrics: MetricsFile, display: StepDisplay) -> list[Step]:

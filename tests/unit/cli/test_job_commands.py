@@ -9,6 +9,7 @@ import pytest
 from tests.helpers import Run
 
 PLAN = "tiny.plan"
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture
@@ -81,6 +82,14 @@ def test_everything_that_stands_in_the_way_is_said(typed: Run) -> None:
     typed("job", *both, "-o", "all.toml")
     assert typed("check", "all.toml", "--plan", PLAN).out.count("error[") == 3
     assert len(typed("check", "all.toml", "--plan", PLAN, "--json").document()["diagnostics"]) == 3
+
+
+@pytest.mark.parametrize(("plan", "where"), [("gpt2-2d", "tensor mode 2d"), ("gpt2-zero3", "ZeRO stage 3")])
+def test_gradients_are_clipped_only_where_their_norm_is_known(plan: str, where: str, typed: Run) -> None:
+    typed("job", "--set", "data.paths=corpus", "--set", "optimizer.clip_norm=1", "-o", "job.toml")
+    judged = typed("check", "job.toml", "--plan", ROOT / "plans" / f"{plan}.plan")
+    assert (judged.code, f"gradients cannot be clipped under {where}" in judged.out) == (1, True), judged.out
+    assert "error" not in typed("check", "job.toml", "--plan", PLAN).out
 
 
 def test_a_warm_up_longer_than_the_run_is_only_a_warning(typed: Run) -> None:

@@ -147,6 +147,10 @@ FILES = {
     "c.json": b'{\n  "text": "x"\n}\n',
     "t.bin": b"\1\2",
     "t.idx": b"\1\2",
+    "t.json": b"{}",
+    "half.parts/joined.bin": b"\1\2",
+    "n.txt.gz": gzip.compress(b"text"),
+    "n.tar.gz": gzip.compress(b"ustar\0"),
 }
 
 
@@ -157,19 +161,27 @@ def test_what_a_folder_holds(tmp_path: Path) -> None:
         path.write_bytes(content)
     found = find(str(tmp_path))
     kinds = {file.path.relative_to(tmp_path).as_posix(): file.kind for file in found.files}
-    assert list(kinds) == ["a.txt", "b/c.txt", "c.json", "r.json", "t.bin", "z.md"]
+    assert list(kinds) == ["a.txt", "b/c.txt", "c.json", "n.txt.gz", "r.json", "t.bin", "z.md"]
     assert kinds == {
         "a.txt": "text",
         "b/c.txt": "text",
         "c.json": "text",
+        "n.txt.gz": "text",
         "r.json": "jsonl",
         "t.bin": "tokens",
         "z.md": "text",
     }
-    assert found.passed_over == 2
+    assert found.passed_over == 3
     assert [file.path.name for file in find(str(tmp_path / "*.json")).files] == ["c.json", "r.json"]
     for name in ("t", "t.bin", "t.idx"):
         assert find(str(tmp_path / name)).files == [File(tmp_path / "t.bin", "tokens")]
+
+
+def test_an_index_without_its_tokens_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "t.idx").write_bytes(b"")
+    for path in (tmp_path, tmp_path / "t.idx"):
+        with pytest.raises(PlanError, match=r"the \.bin of this index is not there"):
+            find(str(path))
 
 
 @pytest.mark.parametrize(
