@@ -43,7 +43,7 @@ def usage(found: Sequence[Usage]) -> Iterator[str]:
         rest = f"{never:,} sequences are not reached" if never else f"every sequence {int(one.epochs):,} times or more"
         yield (
             f"data: {one.source}: {one.taken:,} of {one.sequences:,} sequences, {one.epochs:.3g} epochs; {rest}; "
-            f"{one.left_tokens:,} tokens at the end are less than one"
+            f"{one.left_tokens:,} tokens at the end make no sequence"
         )
 
 

@@ -26,6 +26,7 @@ from planner.launch.processes import execute, training
 from planner.plans.plan import read_plan
 path, options = Path(sys.argv[1]), eval(sys.argv[2])
 try:
+    options["settings"] = (sys.argv[3], *options.get("settings", ()))
     options, plan = RunOptions(**{"run_dir": path.parent / "out"} | options), read_plan(path)
     ready = make_ready(job_of(options, {}), plan)
     with run_folder(plan, "small", options, force=True) as folder:
@@ -46,12 +47,12 @@ def starting(tmp_path: Path) -> Iterator[Run]:
         write_plan(plan, path)
         python_path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
         process = subprocess.Popen(
-            [sys.executable, "-c", RUNNER, str(path), repr(options)],
+            [sys.executable, "-c", RUNNER, str(path), repr(options), f"data.cache={ROOT / '.pytest_cache' / 'tokens'}"],
             cwd=tmp_path,
             text=True,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env=os.environ | {"PYTHONPATH": python_path, "XDG_CACHE_HOME": str(ROOT / ".pytest_cache")},
+            env=os.environ | {"PYTHONPATH": python_path},
         )
         started.append(process)
         return process

@@ -84,7 +84,10 @@ def test_everything_that_stands_in_the_way_is_said(typed: Run) -> None:
     assert len(typed("check", "all.toml", "--plan", PLAN, "--json").document()["diagnostics"]) == 3
 
 
-@pytest.mark.parametrize(("plan", "where"), [("gpt2-2d", "tensor mode 2d"), ("gpt2-zero3", "ZeRO stage 3")])
+@pytest.mark.parametrize(
+    ("plan", "where"),
+    [("gpt2-2d", "tensor mode 2d"), ("gpt2-zero3", "ZeRO stage 3"), ("gpt2-1d", "tensor parallelism")],
+)
 def test_gradients_are_clipped_only_where_their_norm_is_known(plan: str, where: str, typed: Run) -> None:
     typed("job", "--set", "data.paths=corpus", "--set", "optimizer.clip_norm=1", "-o", "job.toml")
     judged = typed("check", "job.toml", "--plan", ROOT / "plans" / f"{plan}.plan")
