@@ -88,7 +88,12 @@ class OptimizerSection(Section, frozen=True, kw_only=True):
     epsilon: Annotated[float, Meta(gt=0, le=1, description="Added to the root of the second moment")] = 1e-8
     clip_norm: Annotated[
         float,
-        Meta(ge=0, le=1e9, description="Longest gradient of all parameters together; a longer one is scaled. 0: none"),
+        Meta(
+            ge=0,
+            le=1e9,
+            description="Longest gradient of all parameters together; a longer one is scaled to it. 0: none; else "
+            "refused under tensor parallelism and ZeRO stage 3",
+        ),
     ] = 0.0
     weight_decay: Annotated[float, Meta(ge=0, le=1e3, description="Times the learning rate, of a weight a step")] = 0.01
 

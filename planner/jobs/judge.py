@@ -1,16 +1,19 @@
 """Whether a job can be run under a plan, told on any machine: files, tokens, vocabulary, steps, room on the drive."""
 
 import shutil
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
+import msgspec
 import numpy as np
 
 from planner.cost_model.parameters import model_parameters
+from planner.data.compressed import COMPRESSED
 from planner.data.inputs import File, Found, find
-from planner.data.records import Tally, documents
+from planner.data.records import Piece, Tally, documents
 from planner.data.refusal import unusable
 from planner.data.token_files import open_token_file
 from planner.data.tokenizers import Tokenizer
@@ -27,7 +30,8 @@ Answer = TypeVar("Answer")
 
 CHECKPOINT_BYTES_PER_PARAMETER = 12
 """The fp32 weight and both moments of AdamW, whatever the precision of the run."""
-_PROBE_CHARACTERS = 2**18
+_PROBE_BYTES = 2**18
+"""How much of a text is tokenized to tell how many tokens all of it has."""
 
 
 class SourceFound(NamedTuple):
@@ -207,13 +211,28 @@ def _count(text: list[File], job: Job, tokenizer: Tokenizer) -> tuple[int, bool]
     known = read_manifest(cache_folder(job) / recipe.digest.removeprefix("sha256:")[:16])
     if known is not None:
         return known.tokens, True
-    tally, tokens, size, read_bytes = Tally(), 0, sum(piece.size_bytes for piece in recipe.pieces), 0
+    tally, tokens, looked_at_bytes = Tally(), 0, 0.0
     for piece in recipe.pieces:
-        for part, _ in documents(piece, job.data.field, tally):
-            tokens += 1 + len(tokenizer.encode([part], np.dtype(np.int64))[0])
-        read_bytes += piece.size_bytes
-        if read_bytes >= _PROBE_CHARACTERS:
+        found, num_bytes = _probe(piece, job, tokenizer, tally)
+        tokens, looked_at_bytes = tokens + found, looked_at_bytes + num_bytes
+        if looked_at_bytes >= _PROBE_BYTES:
             break
     if not tokens:
         raise unusable(f"there is no document in it: {dict(tally.bad)}", recipe.files[0][0])
-    return round(tokens * size / max(read_bytes, 1)), False
+    size = sum(piece.size_bytes for piece in recipe.pieces)
+    return round(tokens * size / max(looked_at_bytes, 1)), False
+
+
+def _probe(piece: Piece, job: Job, tokenizer: Tokenizer, tally: Tally) -> tuple[int, float]:
+    """Tokens of the beginning of a piece, and about how many bytes of its file they are from."""
+    is_compressed = Path(piece.path).suffix in COMPRESSED
+    if piece.kind in ("text", "jsonl") and not is_compressed and piece.size_bytes > _PROBE_BYTES:
+        piece = msgspec.structs.replace(piece, stop=piece.start + _PROBE_BYTES, size_bytes=_PROBE_BYTES)
+    tokens, texts = 0, bytearray()
+    for part, _ in documents(piece, job.data.field, tally):
+        texts += part[:_PROBE_BYTES].encode()
+        tokens += 1 + len(tokenizer.encode([part[:_PROBE_BYTES]], np.dtype(np.int64))[0])
+        if len(texts) > _PROBE_BYTES and piece.size_bytes > _PROBE_BYTES:
+            # How far that is into a compressed file, its text tells when it is compressed again.
+            return tokens, len(zlib.compress(texts)) if is_compressed else len(texts)
+    return tokens, piece.size_bytes
