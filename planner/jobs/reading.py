@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, get_args, get_origin
 import msgspec
 
 from planner.diagnostics import Diagnostic, PlanError, usage_error
+from planner.inputs import read_input
 from planner.jobs.job import DATA_VARIABLE, Job, Section
 from planner.specs.files import did_you_mean
 from planner.specs.kinds import kind_words
@@ -101,12 +102,9 @@ def read_fields(path: Path) -> dict[str, Any]:
         PlanError: it cannot be read, or is no TOML.
     """
     hint = "`gptplan job > job.toml` writes one"
+    content = read_input(path, what="job", most_bytes=MAX_JOB_BYTES, hint=hint)
     try:
-        if path.is_file() and path.stat().st_size > MAX_JOB_BYTES:
-            raise usage_error("the job file is larger than 1 MiB", location=str(path), hint=hint)
-        return tomllib.loads(path.read_bytes().decode())
-    except OSError as error:
-        raise usage_error(f"cannot read the job: {error.strerror}", location=str(path), hint=hint) from error
+        return tomllib.loads(content.decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise usage_error(f"the job is not TOML: {error}", location=str(path), hint=hint) from error
 

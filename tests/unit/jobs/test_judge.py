@@ -33,7 +33,7 @@ def test_the_beginning_of_a_file_tells_its_tokens(name: str, tmp_path: Path, mon
     job = read_job(None, [f"data.paths={path}"])
     tokens, is_exact = judge._count(find(str(path)).files, job, load_tokenizer(BYTES))
     assert not is_exact
-    assert tokens == pytest.approx(exact, rel=0.15)
+    assert tokens == pytest.approx(exact, rel=0.25)
 
 
 def table(path: Path, texts: list[str]) -> None:
