@@ -128,6 +128,8 @@ def _unclipped(plan: Plan) -> str:
         return f"tensor mode {layout.tensor_mode}"
     if layout.zero_stage == SHARDS_WEIGHTS:
         return "ZeRO stage 3"
+    if layout.sequence_parallel_degree > 1:
+        return "sequences divided by all-to-all"
     # The library's norm of a GPT-2 that tensor parallelism divides is off.
     return "tensor parallelism" if layout.tensor_parallel > 1 else ""
 
