@@ -86,7 +86,10 @@ def test_everything_that_is_wrong_is_said_at_once(tmp_path: Path) -> None:
             "`schedule.kind` cannot be 'cosin': Invalid enum value 'cosin'",
             "`schedule.kind` is `constant`, `cosine`, `linear`, `wsd`",
         ),
-        ("`schedule.steps` cannot be 0: Expected `int` >= 1", "`schedule.steps` is whole number from 1 to 10^9"),
+        (
+            "`schedule.steps` cannot be 0: Expected `int` >= 1",
+            "`schedule.steps` is whole number from 1 to 1,000,000,000",
+        ),
     ]
 
 
