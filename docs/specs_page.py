@@ -4,9 +4,8 @@ import ast
 import inspect
 import re
 import textwrap
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 from msgspec import UNSET
@@ -16,6 +15,7 @@ from planner.solver.search import MOST_LAYOUTS
 from planner.specs import HardwareSpec, ModelSpec, StackSpec
 from planner.specs.base import Spec
 from planner.specs.files import MAX_SPEC_BYTES
+from planner.specs.kinds import kind_words
 from planner.specs.units import EXAMPLES, RANGES, UNIT_SCALES, quantity_text, shown
 
 PAGE = Path(__file__).with_name("specs.md")
@@ -34,7 +34,6 @@ a number of GPUs with very many divisors have. A file has at most {size} MiB.
 
 This page is written by `make docs` from the structs in `planner/specs/`; do not edit it.
 """
-_WORDS = {"IntType": "whole number", "FloatType": "number", "StrType": "text", "BoolType": "true or false"}
 
 
 class Leaf(NamedTuple):
@@ -98,7 +97,7 @@ def leaves(struct: type[Spec]) -> list[Leaf]:
     """Every key of a struct in its order; a key that is a table is one as well."""
     texts = documented(struct)
     return [
-        Leaf(field.encode_name, _kind(field.type), _default(field), *texts[field.name])
+        Leaf(field.encode_name, kind_words(field.type), _default(field), *texts[field.name])
         for field in _info(struct).fields
     ]
 
@@ -133,45 +132,6 @@ def _table(kind: types.Type) -> type[Spec] | None:
     """The struct of a table, of a table that may be left out, or of each table by a name."""
     inner = [kind.value_type] if isinstance(kind, types.DictType) else getattr(kind, "types", [kind])
     return next((one.cls for one in inner if isinstance(one, types.StructType) and issubclass(one.cls, Spec)), None)
-
-
-def _kind(kind: types.Type) -> str:
-    """What a key may hold, in words."""
-    return _KINDS.get(type(kind), _range)(kind)
-
-
-_KINDS: dict[type, Callable[[Any], str]] = {
-    types.Metadata: lambda kind: f"{_range(kind.type)}{_unit(kind)}",
-    types.UnionType: lambda kind: " or ".join(_kind(one) for one in kind.types if not isinstance(one, types.NoneType)),
-    types.LiteralType: lambda kind: ", ".join(f"`{value}`" for value in kind.values),
-    types.VarTupleType: lambda kind: f"list of {_kind(kind.item_type)}{_length(kind)}",
-    types.TupleType: lambda kind: f"[{', '.join(map(_kind, kind.item_types))}]",
-    types.DictType: lambda kind: f"table of {_kind(kind.value_type)} by {_kind(kind.key_type)}",
-    types.StructType: lambda kind: "table",
-    types.CustomType: lambda kind: f"like `{EXAMPLES[kind.cls]}`",
-}
-
-
-def _unit(kind: types.Metadata) -> str:
-    unit = (kind.extra or {})["unit"]
-    return "" if unit == "number" else f", {unit}"
-
-
-def _length(kind: types.VarTupleType) -> str:
-    """How many there may be."""
-    least = f"{kind.min_length} to " if kind.min_length else "at most "
-    return f", {least}{kind.max_length}" if kind.max_length is not None else ""
-
-
-def _range(kind: Any) -> str:
-    """A plain value with its bounds, such as ``number above 0 to 1``."""
-    bounds = {word: getattr(kind, name, None) for word, name in (("from", "ge"), ("above", "gt"), ("to", "le"))}
-    stated = [
-        f"{word} {bound:,}" if isinstance(bound, int) else f"{word} {bound:g}"
-        for word, bound in bounds.items()
-        if bound is not None
-    ]
-    return " ".join([_WORDS[type(kind).__name__], *stated])
 
 
 def _default(field: types.Field) -> str:

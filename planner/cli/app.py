@@ -15,18 +15,22 @@ from planner.cli import run as running
 from planner.cli.calibrate import calibrate
 from planner.cli.check import check
 from planner.cli.diff import diff
+from planner.cli.job import job
 from planner.cli.listing import explain, hardware, models, rules, stacks
 from planner.cli.parameters import command
 from planner.cli.report import report
 from planner.cli.show import show
 from planner.cli.solve import solve
 from planner.cli.sweep import sweep
+from planner.cli.tokenize import tokenize
 from planner.cli.validate import validate
 from planner.cli.verify import verify
 
 COMMANDS: tuple[Callable[[Any], int], ...] = (
     solve,
     sweep,
+    job,
+    tokenize,
     running.run,
     show,
     verify,

@@ -27,13 +27,15 @@ class Check(msgspec.Struct, frozen=True, kw_only=True):
     """The options of ``check``."""
 
     config: Annotated[
-        Path, Option("A plan, a hand-written configuration, or a folder of them.", metavar="CONFIG", is_argument=True)
+        Path,
+        Option("A plan, a hand-written configuration, a folder of them, or a job.", metavar="CONFIG", is_argument=True),
     ]
     gpus: Annotated[int | None, Option("How many GPUs it is for. A plan says so itself.", range=question.GPUS)] = None
     gpu: question.Gpu = "a100-40g"
     model: Annotated[
         str | None, Option("Built-in model or a TOML file. [default: what the file names]", known=question.MODEL_NAMES)
     ] = None
+    plan: Annotated[Path | None, Option("The plan that a job file is for.", metavar="FILE.plan")] = None
     gpus_per_node: question.GpusPerNode = None
     global_batch: Annotated[int | None, Option("Sequences a step, where the file does not say.", range=COUNT)] = None
     seq_len: Annotated[int | None, Option("Tokens a sequence, where the file does not say.", range=COUNT)] = None
@@ -57,6 +59,8 @@ class Check(msgspec.Struct, frozen=True, kw_only=True):
 def check(options: Check) -> int:
     """Say rule by rule what is wrong with a configuration, without running it, and whether it fits."""
     from planner.cli import checking
+    from planner.cli.checking_jobs import check_job
+    from planner.jobs.reading import is_job
     from planner.lint.files import PLAN_SUFFIX, is_plan, read_text
 
     path, form = options.config, "json" if options.as_json else options.form
@@ -71,6 +75,8 @@ def check(options: Check) -> int:
         return checking.check_folder(path, _asked(options), form, strict=options.strict)
     if path.suffix == PLAN_SUFFIX or is_plan(text := read_text(path, str(path))):
         return checking.check_plan(path, form)
+    if is_job(text):
+        return check_job(path, options.plan, as_json=as_json)
     asked = _asked(options)
     if options.fix:
         target = options.output or path.with_name(f"{path.stem}.fixed{path.suffix}")

@@ -1,5 +1,6 @@
 """``run``: execute a plan."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,6 +12,8 @@ from planner.outputs import say
 from planner.specs.units import format_bytes
 
 if TYPE_CHECKING:
+    from planner.jobs.job import Job
+    from planner.launch.jobs import Ready
     from planner.plans.plan import Plan
 
 
@@ -23,19 +26,27 @@ class Run(RunOptions, frozen=True, kw_only=True):
 
 def run(options: Run) -> int:
     """Execute a plan on Colossal-AI, on this machine's GPUs or CPU cores."""
+    from planner.jobs.judge import steps_of
     from planner.launch.folder import run_folder
+    from planner.launch.jobs import job_of, make_ready, write_job
     from planner.launch.processes import execute, say_interrupted, training
     from planner.rules.reading import read_sound_plan
     from planner.validation.recording import append_run
+    from planner.views.terminal import counting
 
     plan, name = read_sound_plan(options.plan), options.plan.stem
-    _check(plan, options)
+    job = job_of(options, os.environ)
+    _check(plan, job, options)
     table = None if options.node_rank > 0 else options.record
     with run_folder(plan, name, options, force=options.force) as folder:
         say(f"folder of this run: {folder}")
+        with counting("tokenizing") as progress:
+            ready = make_ready(job, plan, progress)
+        _say_data(ready, plan)
+        write_job(ready, folder, force=options.force)
         outcome, metrics = execute(training(plan, folder, options)), folder / METRICS_FILE
         if outcome.interrupted_by is not None:
-            say_interrupted(outcome, _progress(folder, options))
+            say_interrupted(outcome, _progress(folder, options, steps_of(job, plan)))
         if table is not None and outcome.code == ExitCode.OK:
             append_run(table, plan, name=name, outcome="fit", metrics=metrics)
         elif table is not None and outcome.out_of_memory:
@@ -43,9 +54,9 @@ def run(options: Run) -> int:
         return outcome.code
 
 
-def _check(plan: "Plan", options: Run) -> None:
+def _check(plan: "Plan", job: "Job", options: Run) -> None:
     """Refuse what cannot run: first what was typed, then what this machine lacks."""
-    from planner.handover.texts import check_texts
+    from planner.jobs.judge import refuse
     from planner.launch.folder import check_run_dir
     from planner.launch.machine import check_machine, check_toolchain
     from planner.launch.meeting import resolved
@@ -54,8 +65,7 @@ def _check(plan: "Plan", options: Run) -> None:
     from planner.validation.recording import check_record
     from planner.views.caveats import tight_memory
 
-    problem = plan.problem
-    check_texts(options.data, options.tokenizer, vocab_size=problem.model.vocab_size, seq_len=problem.seq_len)
+    refuse(job, plan)
     check_run_dir(options, force=options.force)
     if options.record is not None and options.node_rank == 0:
         check_record(options.record, plan)
@@ -74,10 +84,25 @@ def _check(plan: "Plan", options: Run) -> None:
         say(render(warning))
 
 
-def _progress(folder: Path, options: Run) -> str:
+def _say_data(ready: "Ready", plan: "Plan") -> None:
+    """What the run takes of its data, and what it leaves: nothing is cut, repeated or skipped without a word."""
+    from planner.jobs.judge import steps_of
+    from planner.views import data as data_view
+
+    opened, taken = ready.opened, steps_of(ready.job, plan) * plan.problem.global_batch
+    for manifest in ready.prepared.manifests:
+        for line in data_view.left_out(manifest, 0):
+            say(line)
+    for line in data_view.usage(opened.training.usage(taken)):
+        say(line)
+    if opened.held_out_documents:
+        say(f"held out: {data_view.count(opened.held_out_documents, 'document')}")
+
+
+def _progress(folder: Path, options: Run, steps: int) -> str:
     from planner.launch.folder import steps_done
 
     if options.node_rank > 0:
         return f"the model was not saved; metrics are on node 0, logs in {folder}"
-    done = f"{steps_done(folder)} of {options.steps} steps are done"
+    done = f"{steps_done(folder)} of {steps} steps are done"
     return f"the model was not saved; {done}, metrics and logs are in {folder}"

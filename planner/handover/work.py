@@ -13,6 +13,10 @@ STACK = "colossalai"
 
 PLAN_FILE = "plan"
 """In the folder of a run: the plan."""
+JOB_FILE = "job.toml"
+"""In the folder of a run: its job, with every key."""
+SOURCES_FILE = "sources.json"
+"""In the folder of a run: the files of tokens that the workers map."""
 METRICS_FILE = "metrics.jsonl"
 """In the folder of a run: a header, one record a step, a summary; written by rank 0."""
 
@@ -38,16 +42,29 @@ SEEDS = Range(least=0, most=2**32 - 1, example="0")
 """What every generator of random numbers takes, and one more for each rank."""
 
 
+JobFile = Annotated[Path | None, Option("What to learn. [default: every key at its default]", metavar="JOB.toml")]
+Settings = Annotated[
+    tuple[str, ...],
+    Option(
+        "A key of the job, as section.key=value, over that of the file; repeatable.", ("--set",), metavar="KEY=VALUE"
+    ),
+]
+
+
 class RunOptions(msgspec.Struct, frozen=True, kw_only=True):
     """What `gptplan run` may be told beside the plan; every worker is told the same."""
 
-    steps: Annotated[int, Option("Optimizer steps.", range=Range(most=MOST_STEPS, example="50"))] = 50
+    job: JobFile = None
+    settings: Settings = ()
+    steps: Annotated[
+        int | None, Option("schedule.steps of the job. [default: 50]", range=Range(most=MOST_STEPS, example="50"))
+    ] = None
     data: Annotated[
         Path | None,
-        Option("Text file, or folder of text files. [default: the source text of Python's standard library]"),
+        Option("data.paths of the job: one path. [default: DATA, else the source text of Python's standard library]"),
     ] = None
     tokenizer: Annotated[
-        Path | None, Option("A tokenizer.json, or a folder with one. [default: every byte is a token]")
+        Path | None, Option("tokenizer.path of the job. [default: bytes, each of which is a token]")
     ] = None
     run_dir: Annotated[
         Path | None, Option("The folder of this run, new or empty. [default: a new one in --output]", metavar="FOLDER")
@@ -55,13 +72,18 @@ class RunOptions(msgspec.Struct, frozen=True, kw_only=True):
     output: Annotated[
         Path | None, Option("Folder in which each run gets a new one, named PLAN/TIME. [default: runs]", _OUTPUT)
     ] = None
-    seed: Annotated[int, Option("Seed of weights and data order.", range=SEEDS)] = 0
+    seed: Annotated[int | None, Option("seed of the job. [default: 0]", range=SEEDS)] = None
     learning_rate: Annotated[
-        float, Option("Learning rate of AdamW.", range=Range(least=0, above=True, most=1000, example="3e-4"))
-    ] = 3e-4
+        float | None,
+        Option(
+            "optimizer.learning_rate of the job. [default: 3e-4]",
+            range=Range(least=0, above=True, most=1000, example="3e-4"),
+        ),
+    ] = None
     warmup_steps: Annotated[
-        int, Option("Steps over which the learning rate rises.", range=Range(least=0, most=MOST_STEPS, example="10"))
-    ] = 10
+        int | None,
+        Option("schedule.warmup_steps of the job. [default: 10]", range=Range(least=0, most=MOST_STEPS, example="10")),
+    ] = None
     nvme_path: Annotated[Path | None, Option("Folder on a local NVMe drive, for a plan that offloads to one.")] = None
     record: Annotated[
         Path | None, Option("CSV table to append this run to, for `gptplan validate`.", metavar="TABLE")

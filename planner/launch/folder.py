@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 
 from planner.diagnostics import PlanError, usage_error
-from planner.handover.work import METRICS_FILE, PLAN_FILE, RunOptions
+from planner.handover.work import JOB_FILE, METRICS_FILE, PLAN_FILE, SOURCES_FILE, RunOptions
 from planner.outputs import write_output
 from planner.plans.plan import Plan, canonical_json
 
@@ -135,7 +135,7 @@ def _refuse_files(folder: Path) -> None:
     others = [name for name in names if name != LOCK_FILE and not _OF_NODES.fullmatch(name)]
     if not others:
         return
-    if all(name in (PLAN_FILE, METRICS_FILE) or name.endswith(".log") for name in others):
+    if all(name in (PLAN_FILE, JOB_FILE, SOURCES_FILE, METRICS_FILE) or name.endswith(".log") for name in others):
         message = "there is a run in this folder already"
     else:
         more = len(others) - _MOST_NAMED

@@ -66,13 +66,13 @@ class Outcome:
 
 
 def training(plan: Plan, folder: Path, options: RunOptions) -> Work:
-    """Running ``plan`` on this node; a copy of it is in ``folder``, which gets metrics and logs.
+    """Running ``plan`` on this node; a copy of it is in ``folder`` with its job, and metrics and logs go there.
 
     Raises:
         PlanError: the plan needs several nodes and ``options`` does not say where they meet, or in no form known.
     """
     return Work(
-        argv=("runtime.train.worker", str(folder), encode(options)),
+        argv=("runtime.train.worker", str(folder)),
         num_ranks=plan.layout.num_devices,
         here=devices_of_node(plan, options.node_rank),
         first=options.node_rank * plan.problem.devices_per_node,

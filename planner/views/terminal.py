@@ -2,7 +2,8 @@
 
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from itertools import zip_longest
 from textwrap import TextWrapper
@@ -10,7 +11,7 @@ from typing import TypeVar
 
 from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderableType
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.segment import Segment, Segments
 from rich.table import Table as RichTable
 from rich.text import Text
@@ -140,3 +141,26 @@ def track(done: Iterable[Item], total: int) -> Iterator[Item]:
         for item in done:
             progress.advance(task)
             yield item
+
+
+@contextmanager
+def counting(what: str) -> Iterator[Callable[[int, int, int], None]]:
+    """A function to tell bytes that are done, all of them, and tokens so far; shown on stderr where there is work.
+
+    On a terminal it is a bar, elsewhere a line for every tenth.
+    """
+    console = Console(stderr=True, highlight=False)
+    texts = TextColumn(what), TextColumn("{task.description}")
+    columns = texts[0], BarColumn(), DownloadColumn(binary_units=True), texts[1], TimeRemainingColumn()
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("", total=None, visible=False)
+        shown = [0]
+
+        def tell(done: int, total: int, tokens: int) -> None:
+            bar.update(task, completed=done, total=total, description=f"{tokens:,} tokens", visible=True)
+            tenth = 10 * done // max(total, 1)
+            if bar.disable and tenth > shown[0]:
+                shown[0] = tenth
+                console.print(f"{what}: {10 * tenth} %, {tokens:,} tokens", soft_wrap=True)
+
+        yield tell

@@ -1,6 +1,7 @@
 """What every way of training has in common: the rows of a rank, a step, the loss of the whole batch."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -8,9 +9,11 @@ import torch.distributed as dist
 from colossalai.booster import Booster
 from torch import Tensor
 
+from planner.jobs.job import OptimizerSection
 from planner.plans.plan import Plan
 from runtime.engines.support import check_supported
 from runtime.patches.host_accelerator import Device
+from runtime.states.optimizers import DECAYS
 from runtime.states.placement import Position
 
 Batch = dict[str, Tensor]
@@ -43,6 +46,33 @@ class Engine(ABC):
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
 
+    def set_optimizer(self, settings: OptimizerSection) -> None:
+        """Use the moments' decay, epsilon and the weight decay of a job from the next step on."""
+        for group in self.optimizer.param_groups:
+            group["betas"] = (settings.beta1, settings.beta2)
+            group["eps"] = settings.epsilon
+            group["weight_decay"] = settings.weight_decay if group.get(DECAYS, True) else 0.0
+        if settings.clip_norm:
+            self.clip(settings.clip_norm)
+
+    def clip(self, norm: float) -> None:
+        """Scale gradients whose norm over all parameters is longer.
+
+        Raises:
+            NotImplementedError: this engine does not know that norm; a job is judged before.
+        """
+        raise NotImplementedError(type(self).__name__)
+
+    def evaluate(self, batch: Batch) -> float:
+        """The loss of the whole batch, without dropout; weights and gradients stay as they are."""
+        self.model.eval()
+        try:
+            with torch.no_grad():
+                loss = self.forward({name: tensor.to(self.device) for name, tensor in batch.items()})
+        finally:
+            self.model.train()
+        return self._global_mean(loss)
+
     def step(self, batch: Batch) -> float:
         """One optimizer step on this rank's share of the global batch; the loss of the whole batch."""
         loss = self.accumulate_gradients({name: tensor.to(self.device) for name, tensor in batch.items()})
@@ -53,6 +83,14 @@ class Engine(ABC):
     @abstractmethod
     def accumulate_gradients(self, batch: Batch) -> Tensor | None:
         """Forward and backward of all micro batches; their mean loss, which only the last stage has."""
+
+    @abstractmethod
+    def forward(self, batch: Batch) -> Tensor | None:
+        """Forward of all micro batches, without gradients; their mean loss, which only the last stage has."""
+
+    def _mean_of_micro_batches(self, batch: Batch, loss_of: Callable[[Batch], Tensor]) -> Tensor:
+        count = self.layout.num_microbatches
+        return torch.stack([loss_of(self.micro_batch(batch, index)) for index in range(count)]).mean()
 
     def micro_batch(self, batch: Batch, index: int) -> Batch:
         """The rows of micro batch ``index``."""

@@ -19,7 +19,7 @@ from runtime.patches.host_accelerator import Device
 from runtime.patches.policy import mean_loss
 from runtime.recompute import recompute_blocks
 from runtime.states.model import DTYPES, build_lazy_model
-from runtime.states.optimizers import host_adam
+from runtime.states.optimizers import decay_groups, host_adam
 from runtime.states.placement import recomputed_layers
 
 ACCEPTED_OPTIMIZERS = (FusedAdam, CPUAdam, HybridAdam)
@@ -49,7 +49,7 @@ class GeminiEngine(Engine):
         model = build_lazy_model(plan.problem.model, seed, dtype=DTYPES[self.layout.precision])
         recompute_blocks(model, recomputed_layers(self.layout, stage=0))
         torch.manual_seed(seed + 1 + self.position.data)
-        plain_optimizer = optimizer(model.parameters(), lr=learning_rate)
+        plain_optimizer = optimizer(decay_groups(model), lr=learning_rate)
         if type(plain_optimizer) not in ACCEPTED_OPTIMIZERS:
             accepted = ", ".join(kind.__name__ for kind in ACCEPTED_OPTIMIZERS)
             message = f"rank {dist.get_rank()}: ZeRO stage 3 takes {accepted}, not {type(plain_optimizer).__name__}"
@@ -67,9 +67,14 @@ class GeminiEngine(Engine):
         self.model.chunk_manager.accumulating_grads = False
         total = torch.zeros((), device=self.device)
         for index in range(self.layout.num_microbatches):
-            rows = self.micro_batch(batch, index)
-            logits = self.model(input_ids=rows["input_ids"])["logits"]
-            loss = mean_loss(logits, rows["labels"]) / self.layout.num_microbatches
+            loss = self._loss(self.micro_batch(batch, index)) / self.layout.num_microbatches
             self.optimizer.backward(loss)
             total += loss.detach()
         return total
+
+    def _loss(self, rows: Batch) -> Tensor:
+        return mean_loss(self.model(input_ids=rows["input_ids"])["logits"], rows["labels"])
+
+    def forward(self, batch: Batch) -> Tensor:
+        """The mean loss of all micro batches."""
+        return self._mean_of_micro_batches(batch, self._loss)

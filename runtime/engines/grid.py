@@ -18,7 +18,7 @@ from runtime.grid.mesh import Axes, Mesh
 from runtime.grid.weights import Shards, all_copy_axes, copy_axes
 from runtime.patches.host_accelerator import Device
 from runtime.states.model import DTYPES, initial_parameters
-from runtime.states.optimizers import fuse_adamw
+from runtime.states.optimizers import decay_groups, fuse_adamw
 from runtime.states.placement import held_layers, recomputed_layers
 
 _WHOLE_ELEMENTS = 2**20
@@ -63,7 +63,7 @@ class GridEngine(Engine):
         return GridGPT(self._spec, self.mesh, layers, make, recomputed=recomputed).train()
 
     def _build_optimizer(self, optimizer: type[Optimizer], learning_rate: float) -> OptimizerWrapper:
-        plain = optimizer(self.model.parameters(), lr=learning_rate)  # type: ignore[call-arg]
+        plain = optimizer(decay_groups(self.model), lr=learning_rate)  # type: ignore[call-arg]
         wrapped = OptimizerWrapper(plain)
         if self.layout.precision != "fp32":
             wrapped = MixedPrecisionOptimizer(plain, precision=self.layout.precision)
@@ -114,6 +114,12 @@ class GridEngine(Engine):
             self.optimizer.backward(loss)
             total += loss.detach()
         return total
+
+    def forward(self, batch: Batch) -> Tensor | None:
+        """This rank's share of the mean loss of the global batch, which only the last stage has."""
+        if self.schedule is not None:
+            return self._pipeline(batch)
+        return self._mean_of_micro_batches(batch, lambda rows: self._loss_of(self.model(**rows)))
 
     def _reduce_gradients(self) -> None:
         """Sum gradients over the copies of a parameter, in the working precision."""

@@ -17,8 +17,16 @@ from runtime.patches.host_accelerator import Device
 from runtime.patches.policy import ReplicatedDropout
 from runtime.recompute import recompute_blocks
 from runtime.states.model import DTYPES, build_model
-from runtime.states.optimizers import fuse_adamw
+from runtime.states.optimizers import decay_groups, fuse_adamw
 from runtime.states.placement import held_layers, recomputed_layers
+
+_SHAPES_UNKNOWN = {
+    "send_tensor_metadata": True,
+    "send_grad_metadata": True,
+    "tensor_metadata_recv": None,
+    "grad_metadata_recv": None,
+}
+"""What the interleaved schedule of the library begins with."""
 
 
 class HybridEngine(Engine):
@@ -41,7 +49,7 @@ class HybridEngine(Engine):
         """
         super().__init__(plan, device)
         model = self._build(plan, seed, attention)
-        plain_optimizer = optimizer(model.parameters(), lr=learning_rate)
+        plain_optimizer = optimizer(decay_groups(model), lr=learning_rate)
         self.plugin = hybrid_plugin(plan, device)
         self.booster = Booster(plugin=self.plugin)
         self.model, self.optimizer, *_ = self.booster.boost(model, plain_optimizer)
@@ -66,6 +74,10 @@ class HybridEngine(Engine):
         torch.manual_seed(replica_seed + slice_of_sequence * replicas)
         return model
 
+    def clip(self, norm: float) -> None:
+        """Scale gradients whose norm over all parameters is longer, as the library does by its own setting."""
+        setattr(self.optimizer, "_clip_grad_norm" if self.layout.zero_stage else "max_norm", norm)
+
     def accumulate_gradients(self, batch: Batch) -> Tensor | None:
         """Forward and backward of all micro batches; their mean loss, which only the last stage has."""
         return self._pipeline(batch) if self.layout.pipeline_parallel > 1 else self._accumulate(batch)
@@ -76,6 +88,37 @@ class HybridEngine(Engine):
         )
         loss: Tensor | None = result["loss"]
         return loss
+
+    def forward(self, batch: Batch) -> Tensor | None:
+        """The mean loss of all micro batches, which only the last stage has."""
+        if self.layout.pipeline_parallel > 1:
+            # The library would reduce gradients, of which there are none.
+            with self.model.no_sync(), self._schedule_kept():
+                return self._pipeline(batch)
+        return self._mean_of_micro_batches(batch, lambda rows: self.model(**rows)["loss"])
+
+    @contextlib.contextmanager
+    def _schedule_kept(self) -> Iterator[None]:
+        # Forward only, the interleaved schedule drops the handle of its very last send, and gloo the message with it.
+        # Which neighbours know the shapes already is not the same as in training, and a wrong guess waits for ever.
+        schedule = self.plugin.scheduler
+        if self.layout.schedule != "interleaved":
+            yield
+            return
+        vars(schedule).update(_SHAPES_UNKNOWN)
+        send = schedule.send_forward
+
+        def send_and_wait(*what: Any) -> list[Any]:
+            for handle in send(*what):
+                handle.wait()
+            return []
+
+        schedule.send_forward = send_and_wait
+        try:
+            yield
+        finally:
+            del schedule.send_forward
+            vars(schedule).update(_SHAPES_UNKNOWN)
 
     def _accumulate(self, batch: Batch) -> Tensor:
         total = torch.zeros((), device=self.device)

@@ -13,6 +13,20 @@ FUSED_ON_HOST = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 4)
 
 WEIGHT_DECAY = 1e-2
 """The default of torch's AdamW, for every AdamW here."""
+DECAYS = "decays"
+"""Key of a group of parameters: whether its weights decay."""
+
+
+def decay_groups(model: nn.Module) -> list[dict[str, Any]]:
+    """The parameters of a model as groups for an optimizer: weights, which decay, and norms and biases, which do not.
+
+    Norms and biases are vectors, and nothing else is; to be called while parameters have their own shapes.
+    """
+    parameters = list(model.parameters())
+    weights = [one for one in parameters if one.ndim > 1]
+    vectors = [one for one in parameters if one.ndim <= 1]
+    groups = [{"params": weights, DECAYS: True}, {"params": vectors, DECAYS: False, "weight_decay": 0.0}]
+    return [group for group in groups if group["params"]]
 
 
 def fuse_adamw(optimizer: Any) -> None:
@@ -27,7 +41,7 @@ def fuse_adamw(optimizer: Any) -> None:
         group["fused"], group["foreach"] = True, False
 
 
-def host_adam(parameters: Iterable[nn.Parameter], *, lr: float, nvme_folder: Path | None = None) -> Optimizer:
+def host_adam(parameters: Iterable[Any], *, lr: float, nvme_folder: Path | None = None) -> Optimizer:
     """Colossal-AI's AdamW, which updates parameters where they are and can keep moments in ``nvme_folder``.
 
     With a folder, the moments of all parameters in host memory are in a file of this rank there,

@@ -1,87 +1,37 @@
-"""Text to packed sequences: any text files, tokenised to bytes or with a `tokenizer.json`."""
-
-from pathlib import Path
-from typing import NamedTuple
+"""The batches of one rank, read from memory maps."""
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from planner.handover.texts import Tokenizer, check_length, text_files, token_chunks
-
-MAX_TOKENS = 2**26
-"""Tokens read at most, the same for every rank: 64 Mi, or 256 MiB of memory."""
+from planner.data.refusal import unusable
+from planner.data.samples import Samples
 
 
-class Tokens(NamedTuple):
-    """The beginning of a text."""
+class Batches:
+    """Global batches of samples, of which a data-parallel rank reads its rows."""
 
-    used: NDArray[np.int32]
-    available: int
-    """About how many tokens the whole text has; exact where all of it was read."""
-
-    def note(self, wanted: int) -> str:
-        """What to say where a run of ``wanted`` tokens does not get them though the text has them; else empty."""
-        if len(self.used) >= min(wanted, self.available):
-            return ""
-        return (
-            f"note: the first {len(self.used):,} of about {self.available:,} tokens are used, again and again; "
-            "the rest of the text is left out, for no more are held in memory"
-        )
-
-
-def read_tokens(data: Path | None, tokenizer: Tokenizer, num_tokens: int) -> Tokens:
-    """The first ``num_tokens`` tokens of the text, or all if there are fewer, and never more than :data:`MAX_TOKENS`.
-
-    ``data`` is a text file or a folder of them, taken in the order of their names; without it, the
-    source files of Python's standard library.
-
-    Raises:
-        PlanError: there is no text.
-    """
-    files, wanted = text_files(data), min(num_tokens, MAX_TOKENS)
-    parts: list[NDArray[np.int32]] = []
-    num_read = num_bytes = 0
-    for size, tokens in token_chunks(files, tokenizer):
-        parts.append(np.array(tokens, dtype=np.int32))
-        num_read, num_bytes = num_read + len(tokens), num_bytes + size
-        if num_read >= wanted:
-            break
-    all_bytes = max(num_bytes, sum(path.stat().st_size for path in files))
-    return Tokens(np.concatenate(parts)[:wanted], round(num_read * all_bytes / num_bytes))
-
-
-class PackedBatches:
-    """Sequences cut from one token stream, in an order shuffled anew for every epoch.
-
-    A global batch is the same whatever the layout; a data-parallel rank takes its rows of it.
-    """
-
-    def __init__(self, tokens: NDArray[np.int32], *, seq_len: int, global_batch: int, seed: int) -> None:
-        """Cut ``tokens`` into sequences of ``seq_len`` inputs and their next tokens.
-
-        Raises:
-            PlanError: the text is shorter than one sequence.
-        """
-        check_length(len(tokens), seq_len)
-        self.num_sequences = (len(tokens) - 1) // seq_len
-        self._tokens = torch.from_numpy(tokens)
-        self._seq_len, self._global_batch, self._seed = seq_len, global_batch, seed
-        self._orders: dict[int, NDArray[np.int64]] = {}
+    def __init__(self, samples: Samples, *, global_batch: int, vocab_size: int) -> None:
+        """Take ``global_batch`` samples a step, of tokens below ``vocab_size``."""
+        self._samples, self._global_batch, self._vocab_size = samples, global_batch, vocab_size
 
     def batch(self, step: int, rows: slice) -> dict[str, Tensor]:
-        """``rows`` of the global batch of ``step``, counted from 0."""
-        first = step * self._global_batch
-        numbers = [self._sequence(first + row) for row in range(*rows.indices(self._global_batch))]
-        cut = [self._tokens[n * self._seq_len : (n + 1) * self._seq_len + 1] for n in numbers]
-        sequences = torch.stack(cut).long()
+        """``rows`` of the global batch of ``step``, counted from 0.
+
+        Raises:
+            PlanError: a token is beyond the vocabulary.
+        """
+        found = self._samples.rows(step, self._global_batch, rows)
+        if found.max() >= self._vocab_size:
+            self._refuse(found, step, rows)
+        sequences = torch.from_numpy(found)
         return {"input_ids": sequences[:, :-1].contiguous(), "labels": sequences[:, 1:].contiguous()}
 
-    def _sequence(self, position: int) -> int:
-        epoch, index = divmod(position, self.num_sequences)
-        if epoch not in self._orders:
-            order = np.random.default_rng((self._seed, epoch)).permutation(self.num_sequences)
-            # A batch reaches over the end of an epoch at most into the epochs it still needs.
-            self._orders = {e: o for e, o in self._orders.items() if e >= epoch - 1} | {epoch: order}
-        return int(self._orders[epoch][index])
+    def _refuse(self, found: "np.ndarray[tuple[int, ...], np.dtype[np.int64]]", step: int, rows: slice) -> None:
+        row, column = (int(place) for place in np.argwhere(found >= self._vocab_size)[0])
+        place = self._samples.place(step * self._global_batch + rows.start + row)
+        raise unusable(
+            f"token {found[row, column]} of step {step + 1} is beyond the model's vocabulary of {self._vocab_size}",
+            f"{place.source}, token {place.first_token + column}",
+            "tokenize with the model's tokenizer",
+        )

@@ -1,5 +1,6 @@
 """The one place of the runtime that writes to the terminal."""
 
+import math
 import sys
 from collections.abc import Sequence
 from types import TracebackType
@@ -64,6 +65,12 @@ class StepDisplay(_Display):
             self._progress.update(self._task, completed=number, description=text)
         elif self._shown and self._is_tenth(number):
             self._console.print(f"step {number}/{self._total}: {text}", soft_wrap=True)
+
+    def evaluation(self, number: int, loss: float) -> None:
+        """After step ``number`` the held-out part had this loss."""
+        if self._shown:
+            text = f"step {number}/{self._total}: held-out loss {loss:.4f}, perplexity {math.exp(min(loss, 700)):.4g}"
+            self._progress.console.print(text, soft_wrap=True)
 
     def _is_tenth(self, number: int) -> bool:
         tenth = max(1, self._total // 10)

@@ -3,95 +3,150 @@
 import math
 import os
 import time
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import torch
 import torch.distributed as dist
 
+from planner.data.refusal import unusable
 from planner.diagnostics import Diagnostic, ExitCode, PlanError
-from planner.handover.texts import Tokenizer, check_vocabulary
-from planner.handover.work import METRICS_FILE, NVME_FOLDER, RunOptions
+from planner.handover.work import JOB_FILE, METRICS_FILE, NVME_FOLDER, SOURCES_FILE
+from planner.jobs.job import Job, num_steps
+from planner.jobs.reading import read_job
+from planner.jobs.schedule import learning_rate_at
+from planner.jobs.sources import check_evaluation, open_samples, read_sources
 from planner.plans.plan import Plan
 from runtime.engines.choice import make_engine
 from runtime.engines.engine import Engine
-from runtime.train.data import PackedBatches, read_tokens
-from runtime.train.display import StepDisplay, show_message, show_result
+from runtime.train.data import Batches
+from runtime.train.display import StepDisplay, show_result
 from runtime.train.measure import MetricsFile, header, prediction_record, result_lines
 from runtime.train.memory import FIRST_STEPS, RankMemory, forget_peaks, gather_memory, memory_records
 from runtime.train.profile import StepProfile, profiled_step, slowest_rank
 from runtime.train.steps import WARM_UP_STEPS, Step, has_updated, median_step_s, skipped_updates
 
+LARGEST_EXPONENT = 700.0
+"""Of e, in double precision."""
 
-def run_training(plan: Plan, options: RunOptions, folder: Path) -> None:
-    """Train ``options.steps`` steps and report; every rank of the process group calls it.
+
+def run_training(plan: Plan, folder: Path) -> None:
+    """Learn the job in ``folder`` and report; every rank of the process group calls it.
 
     Rank 0 displays, and writes metrics to ``folder``.
 
     Raises:
         PlanError: the plan, the data or the loss does not allow it.
     """
-    batches = _load_batches(plan, options)
+    job = read_job(folder / JOB_FILE)
+    data = _Data.of(plan, job, folder)
     nvme = os.environ.get(NVME_FOLDER)
     engine = make_engine(
-        plan, seed=options.seed, learning_rate=options.learning_rate, nvme_folder=None if nvme is None else Path(nvme)
+        plan, seed=job.seed, learning_rate=job.optimizer.learning_rate, nvme_folder=None if nvme is None else Path(nvme)
     )
+    engine.set_optimizer(job.optimizer)
+    _check_same_data(data.fingerprint, engine.device)
     stage, device = engine.position.stage, engine.device
     boosted = memory_records(gather_memory(stage, device))
     forget_peaks(device)
     is_first = dist.get_rank() == 0
     metrics_path = folder / METRICS_FILE
-    steps: list[Step] = []
-    with (
-        MetricsFile(metrics_path if is_first else None) as metrics,
-        StepDisplay(options.steps, shown=is_first) as display,
-    ):
-        metrics.write("header", **header(plan, steps=options.steps, seed=options.seed), memory=boosted)
-        for number in range(options.steps):
-            learning_rate = learning_rate_at(number, options)
-            engine.set_learning_rate(learning_rate)
-            step = _timed_step(engine, batches, number)
-            steps.append(step)
-            tokens_per_s = plan.problem.global_batch * plan.problem.seq_len / step.seconds
-            reading = {"memory": memory_records(gather_memory(stage, device))} if number < FIRST_STEPS else {}
-            metrics.write(
-                "step",
-                step=number + 1,
-                loss=step.loss if math.isfinite(step.loss) else None,
-                step_s=step.seconds,
-                updated=step.updated,
-                tokens_per_s=tokens_per_s,
-                learning_rate=learning_rate,
-                **reading,
-            )
-            display.step(number + 1, step, tokens_per_s)
-            _check_finite(step.loss, number + 1, plan)
+    with MetricsFile(metrics_path if is_first else None) as metrics, StepDisplay(data.steps, shown=is_first) as display:
+        about = header(plan, steps=data.steps, seed=job.seed)
+        digests = {"job_digest": job.digest, "data_fingerprint": data.fingerprint}
+        metrics.write("header", **about, **digests, memory=boosted)
+        steps = _steps(plan, job, engine, data, metrics, display)
         memory = gather_memory(stage, device)
-        profile = _profile(engine, batches, options)
+        profile = _profile(engine, data)
         metrics.write("summary", **_summary(steps, memory), predicted=prediction_record(plan), **profile._asdict())
     if is_first:
         show_result(steps, result_lines(plan, steps, memory, profile.terms_s), str(metrics_path))
 
 
-def learning_rate_at(step: int, options: RunOptions) -> float:
-    """The learning rate of a step, counted from 0: a linear rise, then constant.
+class _Data(NamedTuple):
+    """What a rank reads, and how much of it."""
 
-    Without the rise the first steps of a large model, whose moments are still empty, throw its loss up.
-    """
-    return options.learning_rate * min(1.0, (step + 1) / max(options.warmup_steps, 1))
+    training: Batches
+    evaluation: Batches | None
+    steps: int
+    evaluation_batches: int
+    fingerprint: str
+
+    @staticmethod
+    def of(plan: Plan, job: Job, folder: Path) -> "_Data":
+        """What the launcher has left in ``folder``."""
+        problem, sources = plan.problem, read_sources(folder / SOURCES_FILE)
+        opened = open_samples(sources, job, problem.seq_len)
+        make = partial(Batches, global_batch=problem.global_batch, vocab_size=problem.model.vocab_size)
+        return _Data(
+            make(opened.training),
+            None if opened.evaluation is None else make(opened.evaluation),
+            num_steps(job, problem.global_batch * problem.seq_len),
+            check_evaluation(opened, job, problem.global_batch),
+            sources.fingerprint,
+        )
 
 
-def _load_batches(plan: Plan, options: RunOptions) -> PackedBatches:
-    problem = plan.problem
-    tokenizer = Tokenizer(options.tokenizer)
-    check_vocabulary(tokenizer, problem.model.vocab_size)
-    needed = options.steps * problem.global_batch * problem.seq_len + 1
-    tokens = read_tokens(options.data, tokenizer, needed)
-    if dist.get_rank() == 0 and (note := tokens.note(needed)):
-        show_message(note)
-    return PackedBatches(tokens.used, seq_len=problem.seq_len, global_batch=problem.global_batch, seed=options.seed)
+def _check_same_data(fingerprint: str, device: torch.device) -> None:
+    """Refuse ranks whose files differ, as those of two nodes may: together they would see what no job says."""
+    own = int(fingerprint.removeprefix("sha256:")[:15], 16)
+    extremes = torch.tensor([own, -own], dtype=torch.int64, device=device)
+    dist.all_reduce(extremes, dist.ReduceOp.MAX)
+    if extremes[0] != -extremes[1]:
+        message = "the data of this run is not the same on every node"
+        raise unusable(message, SOURCES_FILE, "name the same files everywhere, best on a shared drive")
 
 
-def _timed_step(engine: Engine, batches: PackedBatches, number: int) -> Step:
+def _steps(plan: Plan, job: Job, engine: Engine, data: _Data, metrics: MetricsFile, display: StepDisplay) -> list[Step]:
+    """All steps of a run, and what is evaluated between them."""
+    steps: list[Step] = []
+    for number in range(data.steps):
+        learning_rate = learning_rate_at(number, data.steps, job)
+        engine.set_learning_rate(learning_rate)
+        step = _timed_step(engine, data.training, number)
+        steps.append(step)
+        tokens_per_s = plan.problem.global_batch * plan.problem.seq_len / step.seconds
+        reading = {}
+        if number < FIRST_STEPS:
+            reading = {"memory": memory_records(gather_memory(engine.position.stage, engine.device))}
+        metrics.write(
+            "step",
+            step=number + 1,
+            loss=step.loss if math.isfinite(step.loss) else None,
+            step_s=step.seconds,
+            updated=step.updated,
+            tokens_per_s=tokens_per_s,
+            learning_rate=learning_rate,
+            **reading,
+        )
+        display.step(number + 1, step, tokens_per_s)
+        _check_finite(step.loss, number + 1, plan)
+        if data.evaluation is not None and ((number + 1) % job.evaluation.every_steps == 0 or number + 1 == data.steps):
+            _evaluate(engine, data, number + 1, metrics, display)
+    return steps
+
+
+def _evaluate(engine: Engine, data: _Data, step: int, metrics: MetricsFile, display: StepDisplay) -> None:
+    """Loss and perplexity, ``exp(loss)``, of the held-out batches, every one of which has as many tokens."""
+    if data.evaluation is None:
+        return
+    start = time.perf_counter()
+    batches = (data.evaluation.batch(number, engine.rows) for number in range(data.evaluation_batches))
+    loss = math.fsum(map(engine.evaluate, batches)) / data.evaluation_batches
+    is_number = loss < LARGEST_EXPONENT
+    metrics.write(
+        "evaluation",
+        step=step,
+        loss=loss if math.isfinite(loss) else None,
+        perplexity=math.exp(loss) if is_number else None,
+        batches=data.evaluation_batches,
+        seconds=time.perf_counter() - start,
+    )
+    display.evaluation(step, loss)
+
+
+def _timed_step(engine: Engine, batches: Batches, number: int) -> Step:
     batch = batches.batch(number, engine.rows)
     # The loss of a step is read on the host, so the clock does not run ahead of the device.
     start = time.perf_counter()
@@ -100,11 +155,12 @@ def _timed_step(engine: Engine, batches: PackedBatches, number: int) -> Step:
     return Step(loss, seconds, has_updated(engine.optimizer))
 
 
-def _profile(engine: Engine, batches: PackedBatches, options: RunOptions) -> StepProfile:
+def _profile(engine: Engine, data: _Data) -> StepProfile:
     """Terms of one more step, after the measured ones; none of a run too short to be measured."""
-    if options.steps <= WARM_UP_STEPS:
+    if data.steps <= WARM_UP_STEPS:
         return StepProfile({}, {})
-    batch = {name: tensor.to(engine.device) for name, tensor in batches.batch(options.steps - 1, engine.rows).items()}
+    last = data.training.batch(data.steps - 1, engine.rows)
+    batch = {name: tensor.to(engine.device) for name, tensor in last.items()}
     return slowest_rank(profiled_step(engine.device, lambda: engine.accumulate_gradients(batch), engine.optimizer.step))
 
 

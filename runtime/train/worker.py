@@ -1,6 +1,6 @@
-"""One rank of a run; started once per device as ``-m runtime.train.worker FOLDER OPTIONS``.
+"""One rank of a run; started once per device as ``-m runtime.train.worker FOLDER``.
 
-The folder is that of the run and has its plan. The options are :class:`planner.handover.work.RunOptions` as JSON.
+The folder is that of the run, and has its plan, its job and the names of the files of tokens to learn from.
 """
 
 import contextlib
@@ -18,8 +18,7 @@ import torch
 import torch.distributed as dist
 
 from planner.diagnostics import Diagnostic, ExitCode, PlanError, render
-from planner.handover.options import decode
-from planner.handover.work import FAILURE_FILE, OUT_OF_MEMORY_FILE, PLAN_FILE, RunOptions
+from planner.handover.work import FAILURE_FILE, OUT_OF_MEMORY_FILE, PLAN_FILE
 from planner.plans.plan import Plan, read_plan
 from runtime.engines.support import check_supported
 from runtime.patches.quiet import quieten_libraries
@@ -29,12 +28,12 @@ from runtime.train.group import join_group
 
 def main(arguments: Sequence[str]) -> int:
     """Run this rank to the end; the exit code says how it ended."""
-    folder, options = Path(arguments[0]), decode(arguments[1], RunOptions)
+    folder = Path(arguments[0])
 
     def train(plan: Plan) -> None:
         from runtime.train.loop import run_training  # here, so that a failing import is reported too
 
-        run_training(plan, options, folder)
+        run_training(plan, folder)
 
     return serve(folder / PLAN_FILE, folder / "rank", train)
 

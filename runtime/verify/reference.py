@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 from planner.plans.plan import Plan
 from runtime.engines.engine import Batch
 from runtime.states.model import DTYPES, build_model
+from runtime.states.optimizers import decay_groups
 from runtime.verify.gradients import Gradients
 
 PLAIN_ATTENTION = "sdpa"
@@ -40,7 +41,7 @@ def reference_steps(
     """Train in float32 on the CPU, from the weights that the layout starts from, rounded as it rounds them."""
     dtype = DTYPES[plan.layout.precision]
     model = build_model(plan.problem.model, seed, dtype=dtype, attention=PLAIN_ATTENTION).float()
-    plain = optimizer(model.parameters(), lr=learning_rate)
+    plain = optimizer(decay_groups(model), lr=learning_rate)
     for batch in batches:
         logits: Tensor = model(batch["input_ids"]).logits
         loss = functional.cross_entropy(logits.flatten(0, 1), batch["labels"].flatten())

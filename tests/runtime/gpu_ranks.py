@@ -52,7 +52,9 @@ def gradient_norms(engine: Any) -> dict[str, float]:
     optimizer = engine.optimizer
     beta = optimizer.param_groups[0]["betas"][0]
     norms = {}
-    for number, (name, _) in enumerate(engine.model.module.named_parameters()):
+    numbers = {id(parameter): number for number, parameter in optimizer.id_to_real_params.items()}
+    for name, parameter in engine.model.module.named_parameters():
+        number = numbers[id(parameter)]
         total = torch.zeros((), dtype=torch.float64, device=engine.device)
         if number in optimizer.id_to_fake_params:
             moment = optimizer.optim.state[optimizer.id_to_fake_params[number]]["exp_avg"]

@@ -21,12 +21,16 @@ from pathlib import Path, PosixPath
 from planner.handover.work import RunOptions
 from planner.cli.ending import exit_code
 from planner.launch.folder import run_folder
+from planner.launch.jobs import job_of, make_ready, write_job
 from planner.launch.processes import execute, training
 from planner.plans.plan import read_plan
 path, options = Path(sys.argv[1]), eval(sys.argv[2])
 try:
+    options["settings"] = (sys.argv[3], *options.get("settings", ()))
     options, plan = RunOptions(**{"run_dir": path.parent / "out"} | options), read_plan(path)
+    ready = make_ready(job_of(options, {}), plan)
     with run_folder(plan, "small", options, force=True) as folder:
+        write_job(ready, folder, force=True)
         code = execute(training(plan, folder, options)).code
 except BaseException as error:
     code = exit_code(error)
@@ -43,7 +47,7 @@ def starting(tmp_path: Path) -> Iterator[Run]:
         write_plan(plan, path)
         python_path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
         process = subprocess.Popen(
-            [sys.executable, "-c", RUNNER, str(path), repr(options)],
+            [sys.executable, "-c", RUNNER, str(path), repr(options), f"data.cache={ROOT / '.pytest_cache' / 'tokens'}"],
             cwd=tmp_path,
             text=True,
             stdout=subprocess.PIPE,

@@ -1,49 +1,27 @@
-"""Tokens to batches, and what of a text is used."""
-
-from pathlib import Path
+"""Samples to batches."""
 
 import numpy as np
 import pytest
 import torch
 
+from planner.data.samples import Samples, Source
+from planner.data.streams import Segment, Stream
 from planner.diagnostics import PlanError
-from planner.handover.texts import Tokenizer
-from runtime.train import data
-from runtime.train.data import PackedBatches, read_tokens
+from runtime.train.data import Batches
 
 pytestmark = pytest.mark.runtime
 
 
-def test_no_more_tokens_are_read_than_needed(tmp_path: Path) -> None:
-    (tmp_path / "a").write_bytes(b"x" * 1000)
-    found = read_tokens(tmp_path, Tokenizer(), 10)
-    assert (len(found.used), found.available) == (10, 1000)
-    assert not found.note(10)
-    assert not read_tokens(tmp_path, Tokenizer(), 2000).note(2000)
-
-
-def test_what_is_left_out_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "a").write_bytes(b"x" * 1000)
-    monkeypatch.setattr(data, "MAX_TOKENS", 100)
-    found = read_tokens(tmp_path, Tokenizer(), 101)
-    assert len(found.used) == 100
-    assert found.note(101).startswith("note: the first 100 of about 1,000 tokens are used, again and again; ")
-
-
-def test_the_standard_library_is_the_default() -> None:
-    tokens = read_tokens(None, Tokenizer(), 5000).used
-    assert len(tokens) == 5000
-    assert "import" in bytes(tokens.tolist()).decode(errors="replace")
-
-
-def batches(seed: int = 0, num_tokens: int = 101) -> PackedBatches:
-    tokens = np.arange(num_tokens, dtype=np.int32)
-    return PackedBatches(tokens, seq_len=10, global_batch=4, seed=seed)
+def batches(vocab_size: int = 1000) -> Batches:
+    tokens = np.arange(101, dtype=np.uint16)
+    samples = Samples([Source("a", Stream([Segment(tokens, 0, 101)]))], seq_len=10, seed=0)
+    return Batches(samples, global_batch=4, vocab_size=vocab_size)
 
 
 def test_labels_are_the_next_tokens() -> None:
     batch = batches().batch(0, slice(0, 4))
     assert batch["input_ids"].shape == (4, 10)
+    assert batch["input_ids"].dtype == torch.int64
     assert torch.equal(batch["labels"], batch["input_ids"] + 1)
 
 
@@ -53,18 +31,9 @@ def test_ranks_share_one_global_batch() -> None:
     assert torch.equal(torch.cat(parts), whole)
 
 
-def test_an_epoch_has_every_sequence_once_in_an_order_of_the_seed() -> None:
-    def epoch(packed: PackedBatches) -> list[int]:
-        rows = torch.cat([packed.batch(step, slice(0, 4))["input_ids"] for step in range(5)])
-        return (rows[:, 0] // 10).tolist()
-
-    first = epoch(batches())
-    assert sorted(first[:10]) == sorted(first[10:]) == list(range(10))
-    assert first[:10] != first[10:]
-    assert epoch(batches()) == first
-    assert epoch(batches(seed=1)) != first
-
-
-def test_text_shorter_than_a_sequence_is_refused() -> None:
-    with pytest.raises(PlanError, match="10 tokens, one sequence needs 11"):
-        batches(num_tokens=10)
+def test_a_token_beyond_the_vocabulary_is_named_with_its_place() -> None:
+    assert len(batches(101).batch(0, slice(0, 4))["labels"]) == 4
+    last = next(step for step in range(3) if batches().batch(step, slice(0, 4))["labels"].max() == 100)
+    with pytest.raises(PlanError, match=f"token 100 of step {last + 1} is beyond the model's vocabulary") as refusal:
+        batches(100).batch(last, slice(0, 4))
+    assert refusal.value.diagnostics[0].location == "a, token 100"

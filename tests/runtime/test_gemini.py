@@ -76,6 +76,20 @@ def expectation(plan: Plan) -> tuple[list[float], dict[str, float]]:
     return reference(plan, ADAMW), {name: float(np.linalg.norm(g)) for name, g in gradients.items()}
 
 
+def test_an_evaluated_batch_has_the_loss_of_its_step(plan: MakePlan, ranks: Ranks) -> None:
+    chosen = plan(**ZERO3, **LAYOUTS["accumulation"])
+
+    def evaluated(rank: int) -> list[tuple[float, float]]:
+        engine = gemini_engine(chosen)
+        first, *others = own_batches(engine, chosen)
+        engine.step(first)
+        return [(engine.evaluate(batch), engine.step(batch)) for batch in others]
+
+    for found in ranks(2, evaluated):
+        for before, own in found:
+            assert before == pytest.approx(own, rel=1e-6)
+
+
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_losses_and_gradients_are_those_of_one_process(name: str, plan: MakePlan, ranks: Ranks) -> None:
     chosen = plan(**ZERO3, **LAYOUTS[name])

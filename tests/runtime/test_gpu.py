@@ -10,6 +10,7 @@ import pytest
 
 from planner.handover.work import METRICS_FILE, RunOptions
 from planner.launch.folder import run_folder
+from planner.launch.jobs import job_of, make_ready, write_job
 from planner.launch.machine import check_machine, present_gpus
 from planner.launch.processes import execute, training
 from planner.plans.plan import Plan
@@ -55,7 +56,9 @@ def losses(plan: MakePlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> C
     def run(**layout: Any) -> list[float]:
         chosen, options = plan(model=MODEL, hardware=HARDWARE, **layout), RunOptions(steps=6, output=tmp_path)
         check_machine(chosen, "gpu.plan")
+        ready = make_ready(job_of(options, {}), chosen)
         with run_folder(chosen, "gpu", options) as folder:
+            write_job(ready, folder)
             assert execute(training(chosen, folder, options)).code == 0
         lines = (folder / METRICS_FILE).read_text().splitlines()
         _, *steps, summary = map(json.loads, lines)

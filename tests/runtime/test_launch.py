@@ -16,7 +16,6 @@ import msgspec
 import pytest
 
 from planner.diagnostics import ExitCode, PlanError
-from planner.handover.options import decode
 from planner.handover.work import NVME_FOLDER, RunOptions
 from planner.launch import machine, processes
 from planner.launch.links import Endpoint
@@ -156,12 +155,9 @@ def command_of(plan: Plan, rank: int = 0, options: RunOptions | None = None) -> 
         return processes._command(work, rank, processes._Shared(stack), None)
 
 
-def test_a_rank_is_told_its_place_and_its_options(plan: MakePlan) -> None:
-    options = RunOptions(steps=7, seed=3, learning_rate=1e-05, data=Path("some text"), output=Path("out"))
-    command = command_of(plan(data_parallel=2), 1, options)
-    *argv, told = command.argv
-    assert argv == [sys.executable, "-m", "runtime.train.worker", "runs/x/1"]
-    assert decode(told, RunOptions) == options
+def test_a_rank_is_told_its_place_and_the_folder_of_its_job(plan: MakePlan) -> None:
+    command = command_of(plan(data_parallel=2), 1)
+    assert command.argv == (sys.executable, "-m", "runtime.train.worker", "runs/x/1")
     expected = {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "PYTHONSAFEPATH": "1"}
     assert command.env.items() >= expected.items()
 

@@ -1,0 +1,156 @@
+"""A job: one struct a section, whose fields are the only declaration of its keys.
+
+From them come decoding and its messages, the commented file of ``gptplan job``, docs/job.md, and what the workers of
+a run are told.
+"""
+
+import hashlib
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from planner.data.token_files import TokenType
+from planner.data.tokenizers import BYTES
+
+ScheduleKind = Literal["constant", "cosine", "linear", "wsd"]
+Documents = Literal["joined", "apart"]
+
+DATA_VARIABLE = "DATA"
+"""Environment variable: what to learn from where neither job nor options say."""
+
+
+class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of every section. Its docstring and the description of each field are what people read of it."""
+
+
+class DataSection(Section, frozen=True, kw_only=True):
+    """What to learn from, in which order."""
+
+    paths: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="Sources: each a file, a folder or a pattern of text, JSONL (also .gz and .zst), Parquet, "
+            "Arrow, or tokens as Megatron-LM (.bin and .idx), nanoGPT and llm.c (.bin) keep them. Without any, that of "
+            "the environment variable DATA, else the source text of Python's standard library"
+        ),
+    ] = ()
+    weights: Annotated[
+        tuple[Annotated[float, Meta(gt=0)], ...],
+        Meta(description="Share of each source in every 10,000 sequences; without any, the sources follow their sizes"),
+    ] = ()
+    field: Annotated[str, Meta(min_length=1, description="Where a record of JSONL, Parquet and Arrow has its text")] = (
+        "text"
+    )
+    held_out: Annotated[
+        float, Meta(ge=0, lt=1, description="Share of each source's documents that is kept for evaluation")
+    ] = 0.0
+    token_type: Annotated[
+        TokenType, Meta(description="What a .bin with neither an index nor a header is made of, such as nanoGPT's")
+    ] = "uint16"
+    documents: Annotated[
+        Documents,
+        Meta(
+            description="`joined`: a token attends to all before it in its sequence, an end-of-document token "
+            "between documents. `apart`, to its own document only, is refused: no layout does that yet"
+        ),
+    ] = "joined"
+    cache: Annotated[
+        str,
+        Meta(
+            description="Folder in which text is kept as tokens; without one, gptplan's in XDG_CACHE_HOME or ~/.cache"
+        ),
+    ] = ""
+
+
+class TokenizerSection(Section, frozen=True, kw_only=True):
+    """How text becomes tokens. Files of tokens are taken as they are."""
+
+    path: Annotated[
+        str,
+        Meta(
+            min_length=1,
+            description=f"`{BYTES}`: every byte is a token. Else a Hugging Face tokenizer.json or its folder, or "
+            "tiktoken's file of GPT-2's ranks",
+        ),
+    ] = BYTES
+    end_of_document: Annotated[
+        str, Meta(description="The token after each document, as text; without it, what the tokenizer says")
+    ] = ""
+
+
+class OptimizerSection(Section, frozen=True, kw_only=True):
+    """AdamW, which decays weights, and neither norms nor biases."""
+
+    learning_rate: Annotated[float, Meta(gt=0, le=1e3, description="The highest of the schedule")] = 3e-4
+    beta1: Annotated[float, Meta(ge=0, lt=1, description="Share of the first moment that stays a step")] = 0.9
+    beta2: Annotated[float, Meta(ge=0, lt=1, description="Share of the second moment that stays a step")] = 0.999
+    epsilon: Annotated[float, Meta(gt=0, le=1, description="Added to the root of the second moment")] = 1e-8
+    clip_norm: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=1e9,
+            description="Longest gradient of all parameters together; a longer one is scaled to it. 0: none; else "
+            "refused under tensor parallelism and ZeRO stage 3",
+        ),
+    ] = 0.0
+    weight_decay: Annotated[float, Meta(ge=0, le=1e3, description="Times the learning rate, of a weight a step")] = 0.01
+
+
+class ScheduleSection(Section, frozen=True, kw_only=True):
+    """How long, and how the learning rate moves."""
+
+    kind: Annotated[
+        ScheduleKind,
+        Meta(
+            description="After the warm-up: `constant`; down to the last step along a `cosine` or a `linear` path; "
+            "or `wsd`, constant and linear at the end"
+        ),
+    ] = "constant"
+    steps: Annotated[int, Meta(ge=1, le=10**9, description="Optimizer steps")] = 50
+    tokens: Annotated[
+        Annotated[int, Meta(ge=1, le=10**18)] | None,
+        Meta(description="Stop after the step in which so many tokens are reached, instead of `steps`"),
+    ] = None
+    warmup_steps: Annotated[int, Meta(ge=0, le=10**9, description="Over which the learning rate rises")] = 10
+    decay_share: Annotated[
+        float, Meta(gt=0, le=1, description="Share of all steps, the last ones, over which `wsd` falls")
+    ] = 0.2
+    final_share: Annotated[
+        float, Meta(ge=0, le=1, description="The learning rate after the last step, as a share of the highest")
+    ] = 0.1
+
+
+class EvaluationSection(Section, frozen=True, kw_only=True):
+    """Loss and perplexity of what is not learned from."""
+
+    every_steps: Annotated[int, Meta(ge=0, le=10**9, description="And after the last step; 0: never")] = 0
+    batches: Annotated[int, Meta(ge=1, le=10**6, description="Global batches at most, the same every time")] = 10
+    paths: Annotated[
+        tuple[str, ...],
+        Meta(description="Sources to evaluate on, as in `data.paths`; without any, what `data.held_out` keeps"),
+    ] = ()
+
+
+class Job(Section, frozen=True, kw_only=True):
+    """What a run learns, beside the plan that says how it is divided."""
+
+    seed: Annotated[int, Meta(ge=0, le=2**32 - 1, description="Of weights, dropout, held-out documents and order")] = 0
+    data: DataSection = DataSection()
+    tokenizer: TokenizerSection = TokenizerSection()
+    optimizer: OptimizerSection = OptimizerSection()
+    schedule: ScheduleSection = ScheduleSection()
+    evaluation: EvaluationSection = EvaluationSection()
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of every value, but for where tokens are kept, which changes nothing that is learned."""
+        kept = msgspec.structs.replace(self, data=msgspec.structs.replace(self.data, cache=""))
+        return "sha256:" + hashlib.sha256(msgspec.json.encode(kept, order="sorted")).hexdigest()
+
+
+def num_steps(job: Job, tokens_per_step: int) -> int:
+    """Optimizer steps of a run: those of the job, or as many as its tokens take."""
+    tokens = job.schedule.tokens
+    return job.schedule.steps if tokens is None else max(1, -(-tokens // tokens_per_step))

@@ -1,0 +1,240 @@
+"""Whether a job can be run under a plan, told on any machine: files, tokens, vocabulary, steps, room on the drive."""
+
+import shutil
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+import msgspec
+import numpy as np
+
+from planner.cost_model.parameters import model_parameters
+from planner.data.compressed import COMPRESSED
+from planner.data.inputs import File, Found, find
+from planner.data.records import Piece, Tally, documents
+from planner.data.refusal import unusable
+from planner.data.token_files import open_token_file
+from planner.data.tokenizers import Tokenizer
+from planner.data.tokenizing import read_manifest, recipe_of_files
+from planner.diagnostics import Diagnostic, PlanError
+from planner.jobs.job import Job, num_steps
+from planner.jobs.sources import cache_folder, check_tokens, check_vocabulary, named_sources, tokenizer_of
+from planner.layouts.degrees import GRID_MODES
+from planner.layouts.layout import SHARDS_WEIGHTS
+from planner.plans.plan import Plan
+from planner.specs import ModelSpec
+
+Answer = TypeVar("Answer")
+
+CHECKPOINT_BYTES_PER_PARAMETER = 12
+"""The fp32 weight and both moments of AdamW, whatever the precision of the run."""
+_PROBE_BYTES = 2**18
+"""How much of a text is tokenized to tell how many tokens all of it has."""
+
+
+class SourceFound(NamedTuple):
+    """What is known of a source before it is tokenized."""
+
+    name: str
+    files: int
+    tokens: int
+    is_exact: bool
+    """Whether all of them are counted; else a sample of the text was tokenized."""
+    weight: float
+
+
+class Judgement(NamedTuple):
+    """What ``check`` says of a job."""
+
+    findings: list[Diagnostic]
+    sources: list[SourceFound]
+    steps: int
+    sequences_per_step: int
+    seq_len: int
+    checkpoint_bytes: int
+    free_bytes: int
+    """On the drive of the current folder."""
+
+    @property
+    def valid(self) -> bool:
+        """Whether nothing is an error."""
+        return not any(one.severity == "error" for one in self.findings)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that the run learns from, repetitions included."""
+        return self.steps * self.sequences_per_step * self.seq_len
+
+    def epochs(self, source: SourceFound) -> float:
+        """About how often a source is gone through."""
+        share = source.weight / sum(one.weight for one in self.sources)
+        return self.steps * self.sequences_per_step * share / max((source.tokens - 1) // self.seq_len, 1)
+
+
+def steps_of(job: Job, plan: Plan) -> int:
+    """Optimizer steps of a job under a plan."""
+    return num_steps(job, plan.problem.global_batch * plan.problem.seq_len)
+
+
+def judge(job: Job, plan: Plan) -> Judgement:
+    """Look at everything of a job that can be looked at without tokenizing all of its text."""
+    problem, findings = plan.problem, list(_of_keys(job, plan))
+    model = problem.model
+    counting = _Counting(job, model, findings)
+    named = counting.tried(lambda: named_sources(job)) or []
+    weights = job.data.weights if len(job.data.weights) == len(named) else [1.0] * len(named)
+    sources = [counting.source(name, found, weight) for (name, found), weight in zip(named, weights, strict=True)]
+    evaluated = job.evaluation.paths if job.evaluation.every_steps else ()
+    findings += _too_short([one for one in sources if one is not None], job, problem.seq_len)
+    for path in evaluated:
+        found = counting.tried(partial(find, path))
+        if found is not None:
+            counting.source(path, [found], 1.0)
+    return Judgement(
+        findings=findings,
+        sources=[one for one in sources if one is not None],
+        steps=steps_of(job, plan),
+        sequences_per_step=problem.global_batch,
+        seq_len=problem.seq_len,
+        checkpoint_bytes=CHECKPOINT_BYTES_PER_PARAMETER * sum(model_parameters(model).values()),
+        free_bytes=shutil.disk_usage(Path()).free,
+    )
+
+
+def _of_keys(job: Job, plan: Plan) -> Iterator[Diagnostic]:
+    """Findings about keys that do not go together, or not with the plan."""
+    if job.data.documents == "apart":
+        message = "documents cannot be kept apart: no layout hands their borders to attention"
+        yield _finding(message, "data.documents", 'use `data.documents = "joined"`')
+    if job.optimizer.clip_norm and (where := _unclipped(plan)):
+        message = f"gradients cannot be clipped under {where}: the norm of all of them is not known to be right there"
+        yield _finding(message, "optimizer.clip_norm", "use 0, or solve with other pins")
+    steps = steps_of(job, plan)
+    if job.schedule.warmup_steps >= steps:
+        message = f"the run of {steps} steps ends before the learning rate has risen for {job.schedule.warmup_steps}"
+        yield _finding(message, "schedule.warmup_steps", f"use at most {steps - 1}", "warning")
+    if job.evaluation.every_steps and not (job.evaluation.paths or job.data.held_out):
+        message = "there is nothing to evaluate on"
+        hint = "keep a share of the documents with `data.held_out`, or name files with `evaluation.paths`"
+        yield _finding(message, "evaluation.every_steps", hint)
+
+
+def _unclipped(plan: Plan) -> str:
+    """What about a layout keeps the norm of all gradients from being what one process has; empty where nothing does."""
+    layout = plan.layout
+    if layout.tensor_mode in GRID_MODES:
+        return f"tensor mode {layout.tensor_mode}"
+    if layout.zero_stage == SHARDS_WEIGHTS:
+        return "ZeRO stage 3"
+    if layout.sequence_parallel_degree > 1:
+        return "sequences divided by all-to-all"
+    # The library's norm of a GPT-2 that tensor parallelism divides is off.
+    return "tensor parallelism" if layout.tensor_parallel > 1 else ""
+
+
+def _finding(message: str, location: str, hint: str, severity: str = "error") -> Diagnostic:
+    return Diagnostic(rule="USAGE", message=message, location=location, hint=hint, severity=severity)
+
+
+def refuse(job: Job, plan: Plan) -> None:
+    """Refuse a job that cannot be run under ``plan``, reading no more of its data than it takes.
+
+    Raises:
+        PlanError: with every finding that is an error.
+    """
+    errors = [one for one in judge(job, plan).findings if one.severity == "error"]
+    if errors:
+        raise PlanError(*errors)
+
+
+def _too_short(sources: Sequence[SourceFound], job: Job, seq_len: int) -> Iterator[Diagnostic]:
+    for one in sources:
+        if one.tokens <= seq_len:
+            refusal = unusable(
+                f"there are {one.tokens} tokens, and one sequence needs {seq_len + 1}",
+                one.name,
+                "name more data in `data.paths`, or solve for a smaller `--seq-len`",
+            )
+            yield from refusal.diagnostics
+
+
+class _Counting:
+    """Counts tokens of sources; what stands in the way becomes a finding, once."""
+
+    def __init__(self, job: Job, model: ModelSpec, findings: list[Diagnostic]) -> None:
+        self._job, self._model, self._findings = job, model, findings
+        self._tokenizer: Tokenizer | None = None
+        self._has_failed = False
+
+    def tried(self, question: Callable[[], Answer]) -> Answer | None:
+        """The answer, or nothing and a finding."""
+        try:
+            return question()
+        except PlanError as error:
+            self._findings += [one for one in error.diagnostics if one not in self._findings]
+            return None
+
+    def source(self, name: str, found: Sequence[Found], weight: float) -> SourceFound | None:
+        """What a source holds."""
+        files = [file for one in found for file in one.files]
+        ready = [self.tried(partial(self._ready, file)) for file in files if file.kind == "tokens"]
+        text = [file for file in files if file.kind != "tokens"]
+        counted, is_exact = self._of_text(text) if text else (0, True)
+        if None in ready or counted is None:
+            return None
+        return SourceFound(name, len(files), counted + sum(filter(None, ready)), is_exact, weight)
+
+    def _ready(self, file: File) -> int:
+        opened = open_token_file(file.path, self._job.data.token_type)
+        check_tokens(opened, self._model)
+        return len(opened.tokens)
+
+    def _of_text(self, text: list[File]) -> tuple[int | None, bool]:
+        if self._tokenizer is None and not self._has_failed:
+            self._tokenizer = self.tried(self._checked_tokenizer)
+            self._has_failed = self._tokenizer is None
+        if self._tokenizer is None:
+            return None, False
+        tokenizer = self._tokenizer
+        counted = self.tried(lambda: _count(text, self._job, tokenizer))
+        return counted or (None, False)
+
+    def _checked_tokenizer(self) -> Tokenizer:
+        tokenizer = tokenizer_of(self._job)
+        check_vocabulary(tokenizer, self._model)
+        return tokenizer
+
+
+def _count(text: list[File], job: Job, tokenizer: Tokenizer) -> tuple[int, bool]:
+    """Tokens of files of text: of an earlier run, or as many to a byte as the beginning has."""
+    recipe = recipe_of_files(text, job.data.field, tokenizer)
+    known = read_manifest(cache_folder(job) / recipe.digest.removeprefix("sha256:")[:16])
+    if known is not None:
+        return known.tokens, True
+    tally, tokens, looked_at_bytes = Tally(), 0, 0.0
+    for piece in recipe.pieces:
+        found, num_bytes = _probe(piece, job, tokenizer, tally)
+        tokens, looked_at_bytes = tokens + found, looked_at_bytes + num_bytes
+        if looked_at_bytes >= _PROBE_BYTES:
+            break
+    if not tokens:
+        raise unusable(f"there is no document in it: {dict(tally.bad)}", recipe.files[0][0])
+    size = sum(piece.size_bytes for piece in recipe.pieces)
+    return round(tokens * size / max(looked_at_bytes, 1)), False
+
+
+def _probe(piece: Piece, job: Job, tokenizer: Tokenizer, tally: Tally) -> tuple[int, float]:
+    """Tokens of the beginning of a piece, and about how many bytes of its file they are from."""
+    is_compressed = Path(piece.path).suffix in COMPRESSED
+    if piece.kind in ("text", "jsonl") and not is_compressed and piece.size_bytes > _PROBE_BYTES:
+        piece = msgspec.structs.replace(piece, stop=piece.start + _PROBE_BYTES, size_bytes=_PROBE_BYTES)
+    tokens, texts = 0, bytearray()
+    for part, _ in documents(piece, job.data.field, tally):
+        texts += part[:_PROBE_BYTES].encode()
+        tokens += 1 + len(tokenizer.encode([part[:_PROBE_BYTES]], np.dtype(np.int64))[0])
+        if len(texts) > _PROBE_BYTES and piece.size_bytes > _PROBE_BYTES:
+            # How far that is into a compressed file, its text tells when it is compressed again.
+            return tokens, len(zlib.compress(texts)) if is_compressed else len(texts)
+    return tokens, piece.size_bytes

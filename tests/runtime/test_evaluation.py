@@ -1,0 +1,86 @@
+"""Evaluation leaves training as it is, and the settings of the optimizer are those of plain PyTorch."""
+
+from typing import Any
+
+import msgspec
+import pytest
+import torch
+from torch.nn import functional
+
+from planner.jobs.job import OptimizerSection
+from planner.plans.plan import Plan
+from tests.runtime.training import LEARNING_RATES, SEED, MakePlan, Ranks, batches, own_batches
+
+pytestmark = pytest.mark.runtime
+
+SETTINGS = OptimizerSection(beta1=0.8, beta2=0.95, epsilon=1e-6, weight_decay=0.5)
+CLIPPED = msgspec.structs.replace(SETTINGS, clip_norm=0.05, epsilon=1e-2)
+"""AdamW does not see the length of gradients unless epsilon is of their size."""
+LAYOUTS: dict[str, dict[str, Any]] = {
+    "accumulation": {"num_microbatches": 4},
+    "tp2-pp2": {"tensor_parallel": 2, "pipeline_parallel": 2, "num_microbatches": 2},
+    "pp2-dp2": {"pipeline_parallel": 2, "data_parallel": 2, "num_microbatches": 2},
+    "interleaved": {
+        "pipeline_parallel": 2,
+        "num_microbatches": 2,
+        "schedule": "interleaved",
+        "num_model_chunks": 2,
+        "layers_per_stage": (2, 2),
+    },
+    "2d": {"tensor_mode": "2d", "tensor_parallel": 4},
+    "dp2-zero1": {"data_parallel": 2, "zero_stage": 1, "precision": "bf16"},
+}
+LEARNING_RATE = LEARNING_RATES[torch.optim.AdamW]
+
+
+def trained(plan: Plan, settings: OptimizerSection) -> list[tuple[float, float]]:
+    """Loss of each batch as evaluated before its step and as the step has it."""
+    from runtime.engines.choice import make_engine
+
+    engine = make_engine(plan, seed=SEED, learning_rate=LEARNING_RATE)
+    engine.set_optimizer(settings)
+    return [(engine.evaluate(batch), engine.step(batch)) for batch in own_batches(engine, plan)]
+
+
+def plain(plan: Plan, settings: OptimizerSection) -> list[float]:
+    """The losses of plain PyTorch, whose norms and biases do not decay."""
+    from runtime.states.model import build_model
+
+    model = build_model(plan.problem.model, SEED)
+    named = dict(model.named_parameters())
+    vectors = [p for name, p in named.items() if name.endswith("bias") or ".ln_" in name]
+    weights = [p for name, p in named.items() if not (name.endswith("bias") or ".ln_" in name)]
+    assert len(vectors) + len(weights) == len(named)
+    groups: list[dict[str, Any]] = [{"params": weights}, {"params": vectors, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(
+        groups,
+        lr=LEARNING_RATE,
+        betas=(settings.beta1, settings.beta2),
+        eps=settings.epsilon,
+        weight_decay=settings.weight_decay,
+    )
+    losses = []
+    for batch in batches(plan):
+        loss = functional.cross_entropy(model(batch["input_ids"]).logits.flatten(0, 1), batch["labels"].flatten())
+        loss.backward()
+        losses.append(float(loss))
+        if settings.clip_norm:
+            torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip_norm)
+        optimizer.step()
+        optimizer.zero_grad()
+    return losses
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_an_evaluated_batch_has_the_loss_of_its_step_and_changes_nothing(
+    name: str, plan: MakePlan, ranks: Ranks
+) -> None:
+    chosen = plan(**LAYOUTS[name])
+    settings = SETTINGS if chosen.layout.tensor_parallel > 1 else CLIPPED
+    ((expected, other),) = ranks(1, lambda rank: (plain(chosen, settings), plain(chosen, SETTINGS)))
+    assert settings is SETTINGS or expected[-1] != pytest.approx(other[-1], rel=1e-2), "clipping tells"
+    rounding = 1e-5 if chosen.layout.precision == "fp32" else 2e-3
+    for found in ranks(chosen.layout.num_devices, lambda rank: trained(chosen, settings)):
+        evaluated, losses = zip(*found, strict=True)
+        assert losses == pytest.approx(expected, rel=rounding)
+        assert evaluated == pytest.approx(losses, rel=1e-6)

@@ -1,0 +1,116 @@
+"""``job``, ``tokenize`` and ``check`` of a job, as a person types them."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.helpers import Run
+
+PLAN = "tiny.plan"
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture
+def typed(gptplan: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """``gptplan`` in a folder with a corpus and a plan for it."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.delenv("DATA", raising=False)
+    Path("corpus").mkdir()
+    lines = [json.dumps({"text": f"document {number} " * 30}) for number in range(60)]
+    Path("corpus/a.jsonl").write_text("\n".join([*lines, '{"no": 1}', "broken"]))
+    assert gptplan("solve", "--model", "gpt2-tiny", "--gpu", "local-cpu", "--gpus", 2, "-o", PLAN).code == 0
+    return gptplan
+
+
+def test_from_a_folder_of_text_to_a_job_that_is_valid(typed: Run) -> None:
+    made = typed("tokenize", "corpus", "-o", "tokens", "--workers", 1)
+    assert made.code == 0
+    first, *rest = made.out.splitlines()
+    tokens = Path("tokens.bin").stat().st_size // 2
+    assert first.startswith(f"{tokens:,} tokens of 60 documents, from ")
+    assert rest == [
+        "left out: 1 record without the field, the first at corpus/a.jsonl:61",
+        "left out: 1 record not JSON, the first at corpus/a.jsonl:62",
+        "tokens: tokens.bin, tokens.idx",
+    ]
+    document = typed("tokenize", "corpus", "-o", "tokens", "--json").document()
+    assert (document["documents"], document["tokens"], document["prefix"]) == (60, tokens, "tokens")
+
+    settings = ("--set", "data.paths=tokens", "--set", "schedule.steps=40")
+    assert typed("job", *settings, "-o", "job.toml").code == 0
+    assert typed("job", *settings, "-o", "job.toml").code == 2, "a job may have been edited"
+    judged = typed("check", "job.toml", "--plan", PLAN)
+    assert judged.code == 0, judged.out
+    assert "valid: 40 steps of 8 x 128 tokens, 40,960 in all" in judged.out
+    assert "states to keep: 9.64 MiB, 12 bytes a parameter" in judged.out
+    document = typed("check", "job.toml", "--plan", PLAN, "--json").document()
+    (source,) = document["sources"]
+    assert (source["tokens"], source["is_exact"], document["valid"]) == (tokens, True, True)
+    assert source["epochs"] == pytest.approx(320 / ((tokens - 1) // 128))
+
+
+def test_text_that_is_not_tokenized_yet_is_estimated(typed: Run) -> None:
+    typed("job", "--set", "data.paths=corpus", "-o", "job.toml")
+    (source,) = typed("check", "job.toml", "--plan", PLAN, "--json").document()["sources"]
+    assert not source["is_exact"]
+    typed("tokenize", "corpus", "-o", "tokens", "--workers", 1)
+    assert source["tokens"] == pytest.approx(Path("tokens.bin").stat().st_size // 2, rel=0.05)
+    assert not Path("cache").exists()
+
+
+def test_everything_that_stands_in_the_way_is_said(typed: Run) -> None:
+    np.arange(3000, dtype="<u2").tofile("large.bin")
+    Path("short.txt").write_text("short")
+    found = {
+        "two weights": (["data.paths=corpus", "data.weights=[1, 2]"], "2 weights for 1 paths"),
+        "vocabulary": (["data.paths=large.bin"], "vocabulary of 3000 or more, the model's is 256"),
+        "missing": (["data.paths=nowhere"], "no such file or folder"),
+        "short": (["data.paths=short.txt"], "6 tokens, and one sequence needs 129"),
+        "field": (["data.paths=corpus", "data.field=body"], "no document in it"),
+        "tokenizer": (["data.paths=corpus", "tokenizer.path=nowhere.json"], "no such tokenizer"),
+        "apart": (["data.paths=corpus", "data.documents=apart"], "documents cannot be kept apart"),
+        "evaluation": (["data.paths=corpus", "evaluation.every_steps=5"], "nothing to evaluate on"),
+    }
+    for name, (settings, message) in found.items():
+        options = [part for setting in settings for part in ("--set", setting)]
+        assert typed("job", *options, "-o", f"{name}.toml").code == 0
+        judged = typed("check", f"{name}.toml", "--plan", PLAN)
+        assert (judged.code, message in judged.out) == (1, True), judged.out
+    both = ("--set", "data.documents=apart", "--set", "evaluation.every_steps=5", "--set", "data.paths=nowhere")
+    typed("job", *both, "-o", "all.toml")
+    assert typed("check", "all.toml", "--plan", PLAN).out.count("error[") == 3
+    assert len(typed("check", "all.toml", "--plan", PLAN, "--json").document()["diagnostics"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("plan", "where"),
+    [("gpt2-2d", "tensor mode 2d"), ("gpt2-zero3", "ZeRO stage 3"), ("gpt2-1d", "tensor parallelism")],
+)
+def test_gradients_are_clipped_only_where_their_norm_is_known(plan: str, where: str, typed: Run) -> None:
+    typed("job", "--set", "data.paths=corpus", "--set", "optimizer.clip_norm=1", "-o", "job.toml")
+    judged = typed("check", "job.toml", "--plan", ROOT / "plans" / f"{plan}.plan")
+    assert (judged.code, f"gradients cannot be clipped under {where}" in judged.out) == (1, True), judged.out
+    assert "error" not in typed("check", "job.toml", "--plan", PLAN).out
+
+
+def test_a_warm_up_longer_than_the_run_is_only_a_warning(typed: Run) -> None:
+    typed("job", "--set", "data.paths=corpus", "--set", "schedule.steps=5", "-o", "job.toml")
+    judged = typed("check", "job.toml", "--plan", PLAN)
+    assert judged.code == 0
+    assert "warning[USAGE]: the run of 5 steps ends before" in judged.out
+
+
+def test_what_is_typed_wrong(typed: Run) -> None:
+    Path("job.toml").write_text("[schedule]\nstep = 4\n")
+    assert "did you mean `schedule.steps`?" in typed("check", "job.toml", "--plan", PLAN).err
+    Path("job.toml").write_text("[schedule]\nsteps = 4\n")
+    refused = typed("check", "job.toml")
+    assert (refused.code, "which plan is the job for" in refused.err) == (2, True)
+    assert typed("tokenize", "corpus", "-o", "-").code == 2
+    Path("there.bin").write_bytes(b"somebody's")
+    refused = typed("tokenize", "corpus", "-o", "there")
+    assert (refused.code, Path("there.bin").read_bytes()) == (2, b"somebody's")
+    assert "there is a file already" in refused.err
+    assert typed("tokenize", "corpus/*.jsonl", "-o", "there", "--force", "--workers", 1).code == 0
