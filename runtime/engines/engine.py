@@ -1,5 +1,6 @@
 """What every way of training has in common: the rows of a rank, a step, the loss of the whole batch."""
 
+import hashlib
 from abc import ABC, abstractmethod
 from typing import Any
 
@@ -17,6 +18,11 @@ Batch = dict[str, Tensor]
 """``input_ids`` and ``labels`` of the sequences of one data-parallel rank, one row each."""
 
 
+def mixed_seed(*numbers: int) -> int:
+    """One seed of several numbers, each of which changes it."""
+    return int.from_bytes(hashlib.sha256(repr(numbers).encode()).digest()[:8], "little", signed=True)
+
+
 class Engine(ABC):
     """A model and its optimizer on this rank, divided as a plan says."""
 
@@ -31,7 +37,7 @@ class Engine(ABC):
             PlanError: the runtime cannot execute the plan's layout.
         """
         check_supported(plan)
-        self.layout = plan.layout
+        self.layout, self.model_spec = plan.layout, plan.problem.model
         self.position = Position.of(dist.get_rank(), self.layout)
         share = self.layout.micro_batch * self.layout.num_microbatches
         self.rows = slice(self.position.data * share, (self.position.data + 1) * share)
@@ -42,6 +48,19 @@ class Engine(ABC):
         """Use ``learning_rate`` from the next step on."""
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
+
+    def seed_step(self, seed: int, step: int) -> None:
+        """Have dropout draw what only the seed, the step and this rank's place decide, and nothing that came before.
+
+        So a run that resumes draws what it would have drawn. The replicas of tensor parallelism draw the same.
+        """
+        torch.manual_seed(mixed_seed(seed, step, self.position.data, self.position.stage))
+
+    def settle(self, batch: Batch) -> None:
+        """Do what the libraries do once, at the first step, so that a step after it is one as any later one.
+
+        A run that resumes has to, with any batch of its own: nothing that it holds changes by it.
+        """
 
     def step(self, batch: Batch) -> float:
         """One optimizer step on this rank's share of the global batch; the loss of the whole batch."""

@@ -12,7 +12,7 @@ from torch.optim import AdamW, Optimizer
 from planner.layouts.layout import columns_of
 from planner.layouts.stages import padded_vocab
 from planner.plans.plan import Plan
-from runtime.engines.engine import Batch, Engine
+from runtime.engines.engine import Batch, Engine, mixed_seed
 from runtime.grid.blocks import GridGPT
 from runtime.grid.mesh import Axes, Mesh
 from runtime.grid.weights import Shards, all_copy_axes, copy_axes
@@ -39,28 +39,26 @@ class GridEngine(Engine):
             PlanError: the runtime cannot execute the plan's layout.
         """
         super().__init__(plan, device)
-        self._spec = plan.problem.model
         self.mesh = Mesh(self.layout)
         vocab_rows = int(padded_vocab(plan.problem, columns_of(self.layout))[0])
-        self._shards = Shards(self.mesh, self._spec, vocab_rows)
+        self.shards = Shards(self.mesh, self.model_spec, vocab_rows)
         self.model = self._build_model(seed)
-        # Every rank holds another part of every activation, so every rank draws other dropout.
-        torch.manual_seed(seed + 1 + dist.get_rank())
+        self.seed_step(seed, 0)
         self.optimizer = self._build_optimizer(optimizer, learning_rate)
         self.schedule = self._build_schedule()
         self._copied = self._copies()
-        self._ends = self.mesh.ends() if self.layout.pipeline_parallel > 1 and self._spec.tied_embeddings else None
+        self._ends = self.mesh.ends() if self.layout.pipeline_parallel > 1 and self.model_spec.tied_embeddings else None
 
     def _build_model(self, seed: int) -> GridGPT:
         stage, dtype = self.position.stage, DTYPES[self.layout.precision]
-        layers, draw = held_layers(self.layout, stage), initial_parameters(self._spec, seed)
+        layers, draw = held_layers(self.layout, stage), initial_parameters(self.model_spec, seed)
 
         def make(name: str) -> nn.Parameter:
             whole = draw(self._whole_name(name))
-            return nn.Parameter(self._shards.cut(name, whole).to(self.device, dtype))
+            return nn.Parameter(self.shards.cut(name, whole).to(self.device, dtype))
 
         recomputed = recomputed_layers(self.layout, stage)
-        return GridGPT(self._spec, self.mesh, layers, make, recomputed=recomputed).train()
+        return GridGPT(self.model_spec, self.mesh, layers, make, recomputed=recomputed).train()
 
     def _build_optimizer(self, optimizer: type[Optimizer], learning_rate: float) -> OptimizerWrapper:
         plain = optimizer(self.model.parameters(), lr=learning_rate)  # type: ignore[call-arg]
@@ -85,6 +83,10 @@ class GridEngine(Engine):
         for name, parameter in self.model.named_parameters():
             found[copy_axes(name, self.mesh.grid)].append(parameter)
         return [(axes, parameters) for axes, parameters in found.items() if self.mesh.size(axes) > 1]
+
+    def seed_step(self, seed: int, step: int) -> None:
+        """Every rank holds another part of every activation, so every rank draws other dropout."""
+        torch.manual_seed(mixed_seed(seed, step, dist.get_rank()))
 
     def accumulate_gradients(self, batch: Batch) -> Tensor | None:
         """Forward and backward of all micro batches; every parameter then has the gradient of the global batch.
@@ -149,10 +151,10 @@ class GridEngine(Engine):
         return self._whole({name: gradient for name, gradient in gradients.items() if gradient is not None})
 
     def _whole(self, parts: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {self._whole_name(name): whole for name, whole in self._shards.whole(parts).items()}
+        return {self._whole_name(name): whole for name, whole in self.shards.whole(parts).items()}
 
     def _whole_name(self, name: str) -> str:
-        return _TIED.get(name, name) if self._spec.tied_embeddings else name
+        return _TIED.get(name, name) if self.model_spec.tied_embeddings else name
 
 
 def _sum_over(group: dist.ProcessGroup, gradients: list[Tensor]) -> None:

@@ -60,6 +60,14 @@ def blocks_of(model: Any) -> nn.ModuleList:
     return blocks
 
 
+def saved_config(spec: ModelSpec) -> str:
+    """The `config.json` with which Transformers loads the weights: in float32, with an attention of its own."""
+    config = model_config(spec, attention="sdpa")
+    config.architectures, config.torch_dtype, config.use_cache = [family_of(spec).model], torch.float32, True
+    text: str = config.to_json_string()
+    return text
+
+
 def build_model(
     spec: ModelSpec,
     seed: int,
@@ -138,7 +146,19 @@ def _initial_value(name: str, shape: torch.Size, spec: ModelSpec, seed: int) -> 
     return torch.empty(shape).normal_(0.0, std, generator=generator)
 
 
+def parameter_shapes(spec: ModelSpec) -> dict[str, torch.Size]:
+    """Whole shapes of the parameters by their names in Transformers; a tied head is the embedding."""
+    with torch.device("meta"):
+        model = GPT2LMHeadModel(model_config(spec))
+    return {name: value.shape for name, value in model.named_parameters()}
+
+
 def initial_parameters(spec: ModelSpec, seed: int) -> Callable[[str], Tensor]:
     """Draws the whole initial parameter of a name, in float32: the one that :func:`build_model` has."""
+<<<<<<< HEAD
     shapes = {name: value.shape for name, value in _empty_model(spec, None).named_parameters()}
     return lambda name: _initial_value(name, shapes[name], spec, seed)
+=======
+    shapes = parameter_shapes(spec)
+    return lambda name: _initial_value(name, shapes[name], spec.num_layers, seed)
+>>>>>>> 2271a12 (The states of a layout can be saved as whole tensors and loaded into any other)
