@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from colossalai.nn.optimizer import CPUAdam
 from torch import Tensor
 from torch.optim import AdamW
 
@@ -104,6 +103,8 @@ def innermost(optimizer: Any) -> Any:
     Raises:
         PlanError: its states are not those of AdamW.
     """
+    from colossalai.nn.optimizer import CPUAdam
+
     plain = optimizer.optim
     if isinstance(plain, AdamW | CPUAdam):  # HybridAdam is one, too
         return plain

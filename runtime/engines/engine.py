@@ -56,7 +56,7 @@ class Engine(ABC):
         """
         torch.manual_seed(mixed_seed(seed, step, self.position.data, self.position.stage))
 
-    def settle(self, batch: Batch) -> None:
+    def settle(self, batch: Batch) -> None:  # noqa: B027 - most engines have nothing to do
         """Do what the libraries do once, at the first step, so that a step after it is one as any later one.
 
         A run that resumes has to, with any batch of its own: nothing that it holds changes by it.

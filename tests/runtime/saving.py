@@ -32,7 +32,8 @@ def make(plan: Plan, seed: int = OTHER_SEED, nvme_folder: Path | None = None) ->
         import runtime.engines.gemini as of_library
         from tests.runtime.host_gemini import divide_on_host, host_plugin
 
-        divide_on_host()
+        if of_library.gemini_plugin is not host_plugin:
+            divide_on_host()
         of_library.gemini_plugin = host_plugin
         return of_library.GeminiEngine(plan, "cpu", seed=seed, learning_rate=RATE)
     if plan.layout.offload.tier != "nvme":
@@ -89,7 +90,7 @@ def tensors(checkpoint: Path) -> Iterator[tuple[str, torch.Tensor]]:
                 yield f"{kind} {name}", opened.get_tensor(name)
 
 
-def differing(one: Path, other: Path) -> list[str]:
+def bit_differences(one: Path, other: Path) -> list[str]:
     """Tensors that are not bit-equal."""
     mine, theirs = dict(tensors(one)), dict(tensors(other))
     return [name for name in sorted(mine.keys() | theirs.keys()) if not _equal(mine.get(name), theirs.get(name))]

@@ -1,5 +1,8 @@
 """Checkpoints know no layout: what any layout saves, every other one goes on from."""
 
+import importlib.util
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -7,8 +10,8 @@ import pytest
 
 from planner.layouts.layout import Offload
 from planner.plans.plan import Plan
-from tests.runtime.saving import batch_of, go_on, make, save
-from tests.runtime.training import SEED
+from tests.runtime.saving import batch_of, bit_differences, go_on, make, save
+from tests.runtime.training import SEED, MakePlan, Ranks
 
 pytestmark = pytest.mark.runtime
 
@@ -48,6 +51,13 @@ BF16: dict[str, dict[str, Any]] = {
     "2d": {"tensor_mode": "2d", "tensor_parallel": 4},
 }
 
+BOUNDS = {"fp32": 1e-6, "bf16": 1e-3, "fp16": 1e-3}
+"""By how much losses of layouts differ, in rounding."""
+
+
+def can_run(fields: dict[str, Any]) -> bool:
+    return fields.get("offload") != NVME or importlib.util.find_spec("tensornvme") is not None
+
 
 class Visit(NamedTuple):
     """What a layout made of a checkpoint."""
@@ -81,3 +91,55 @@ def visit(plan: Plan, source: Path | None, folder: Path, step: int) -> Visit:
     rest = range(step + 1, step + 3)
     losses = go_on(engine, plan, rest)
     return Visit(again, later, losses, go_on(loaded(plan, later, rest), plan, rest))
+
+
+def round_trips(hub: Plan, plans: dict[str, Plan], folder: Path) -> dict[str, list[str]]:
+    """What went wrong on this rank, by layout: each goes on from the hub's checkpoint, and the hub from its."""
+    first = visit(hub, None, folder / "hub", 0)
+    if first.resumed != first.losses:
+        return {"hub": [f"losses {first.losses}, resumed {first.resumed}"]}
+    return {name: list(_faults(hub, plan, first, folder / name)) for name, plan in plans.items()}
+
+
+def _faults(hub: Plan, plan: Plan, first: Visit, folder: Path) -> Iterator[str]:
+    found = visit(plan, first.later, folder, 1)
+    if found.resumed != found.losses:
+        yield f"the losses are {found.losses}, and {found.resumed} where it was resumed"
+    rest = range(2, 4)
+    engine = loaded(hub, found.later, rest)
+    back = save(engine, hub, folder / "back", 2)
+    losses = go_on(engine, hub, rest)
+    if plan.problem.model.dropout == 0 and losses != pytest.approx(found.losses, rel=BOUNDS[plan.layout.precision]):
+        yield f"the losses are {found.losses}, and {losses} under another layout"
+    if os.environ["RANK"] == "0":
+        yield from (f"{name} changed as it came" for name in bit_differences(first.later, found.again))
+        yield from (f"{name} changed as it went" for name in bit_differences(found.later, back))
+
+
+@pytest.mark.parametrize("table", [FP32, BF16], ids=["fp32", "bf16"])
+def test_every_layout_goes_on_from_every_other(
+    table: dict[str, dict[str, Any]], plan: MakePlan, ranks: Ranks, tmp_path: Path
+) -> None:
+    """The losses of a layout are those of a run without a break; its states those of another, bit by bit."""
+    # A vocabulary that no number of ranks divides, and that is padded with and without tensor parallelism.
+    common: dict[str, Any] = {"model": {"vocab_size": 251}, "precision": "fp32" if table is FP32 else "bf16"}
+    plans = {name: plan(**common, **fields) for name, fields in table.items() if can_run(fields)}
+    for found in ranks(4, lambda rank: round_trips(plan(**common, **HUB), plans, tmp_path)):
+        assert found == {name: [] for name in plans}
+
+
+def test_dropout_and_the_loss_scale_go_on_too(plan: MakePlan, ranks: Ranks, tmp_path: Path) -> None:
+    model = {"vocab_size": 250, "tied_embeddings": False, "dropout": 0.1}
+    names = ("tp2-dp2", "zero1-dp4", "zero1-sp2", "zero3", "2d")
+    plans = {name: plan(model=model, precision="fp16", **BF16[name]) for name in names}
+    hub = plan(model=model, precision="fp16", **HUB)
+    for found in ranks(4, lambda rank: round_trips(hub, plans, tmp_path)):
+        assert found == {name: [] for name in plans}
+
+
+def test_a_cube_and_a_deep_square_go_on_from_each_other(plan: MakePlan, ranks: Ranks, tmp_path: Path) -> None:
+    square = {"tensor_mode": "2.5d", "tensor_parallel": 8, "tensor_depth": 2}
+    hub = plan(model={"vocab_size": 251}, tensor_mode="3d", tensor_parallel=8)
+    plans = {"2.5d": plan(model={"vocab_size": 251}, **square)}
+    for found in ranks(8, lambda rank: round_trips(hub, plans, tmp_path)):
+        assert found == {"2.5d": []}
