@@ -10,7 +10,6 @@ from runtime.checkpoints.parts import Block, Part, blocked_part, tensor_part, vo
 from runtime.engines.engine import Engine
 from runtime.engines.gemini import GeminiEngine
 from runtime.engines.hybrid import HybridEngine
-from runtime.states.model import parameter_shapes
 
 Shapes = Mapping[str, Sequence[int]]
 _EMBEDDINGS = ("transformer.wte.weight", "model.embed_tokens.weight")
@@ -24,7 +23,7 @@ def held_states(engine: Engine) -> list[Held]:
     Raises:
         PlanError: something is divided in a way that cannot be put together again.
     """
-    shapes = parameter_shapes(engine.model_spec)
+    shapes = engine.shapes
     if isinstance(engine, GeminiEngine):
         return list(_of_gemini(engine, shapes))
     return list(_of_hybrid(engine, shapes) if isinstance(engine, HybridEngine) else _of_grid(engine, shapes))

@@ -13,7 +13,6 @@ from runtime.checkpoints.held import Held
 from runtime.checkpoints.tensor_file import TensorReader
 from runtime.engines.engine import Engine
 from runtime.states.loss_scale import write_loss_scale
-from runtime.states.model import parameter_shapes
 
 
 def load(engine: Engine, folder: Path) -> Manifest:
@@ -40,8 +39,7 @@ def _judge(engine: Engine, folder: Path) -> Manifest:
     try:
         manifest = read_manifest(folder)
         check_model(manifest.facts, engine.model_spec, folder)
-        shapes = {name: tuple(shape) for name, shape in parameter_shapes(engine.model_spec).items()}
-        check_tensors(manifest, shapes, folder)
+        check_tensors(manifest, {name: tuple(shape) for name, shape in engine.shapes.items()}, folder)
         check_files(folder, manifest, sorted(manifest.files)[dist.get_rank() :: dist.get_world_size()])
     except PlanError as error:
         failure = (error.diagnostics, error.exit_code)

@@ -2,6 +2,7 @@
 
 import hashlib
 from abc import ABC, abstractmethod
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 from planner.plans.plan import Plan
 from runtime.engines.support import check_supported
 from runtime.patches.host_accelerator import Device
+from runtime.states.model import parameter_shapes
 from runtime.states.placement import Position
 
 Batch = dict[str, Tensor]
@@ -44,6 +46,11 @@ class Engine(ABC):
         """The rows of a global batch that belong to this rank."""
         self.device = torch.device(device, torch.cuda.current_device()) if device == "cuda" else torch.device(device)
 
+    @cached_property
+    def shapes(self) -> dict[str, torch.Size]:
+        """Whole shapes of the model's parameters by their names in Transformers."""
+        return parameter_shapes(self.model_spec)
+
     def set_learning_rate(self, learning_rate: float) -> None:
         """Use ``learning_rate`` from the next step on."""
         for group in self.optimizer.param_groups:
@@ -54,7 +61,13 @@ class Engine(ABC):
 
         So a run that resumes draws what it would have drawn. The replicas of tensor parallelism draw the same.
         """
-        torch.manual_seed(mixed_seed(seed, step, self.position.data, self.position.stage))
+        self._seed(seed, step, self.position.data, self.position.stage)
+
+    def _seed(self, *numbers: int) -> None:
+        # `torch.manual_seed` also looks for every GPU, which takes milliseconds where there is none.
+        torch.default_generator.manual_seed(mixed_seed(*numbers))
+        if self.device.type == "cuda":
+            torch.cuda.manual_seed(mixed_seed(*numbers))
 
     def settle(self, batch: Batch) -> None:  # noqa: B027 - most engines have nothing to do
         """Do what the libraries do once, at the first step, so that a step after it is one as any later one.

@@ -12,7 +12,7 @@ from torch.optim import AdamW, Optimizer
 from planner.layouts.layout import columns_of
 from planner.layouts.stages import padded_vocab
 from planner.plans.plan import Plan
-from runtime.engines.engine import Batch, Engine, mixed_seed
+from runtime.engines.engine import Batch, Engine
 from runtime.grid.blocks import GridGPT
 from runtime.grid.mesh import Axes, Mesh
 from runtime.grid.weights import Shards, all_copy_axes, copy_axes
@@ -86,7 +86,7 @@ class GridEngine(Engine):
 
     def seed_step(self, seed: int, step: int) -> None:
         """Every rank holds another part of every activation, so every rank draws other dropout."""
-        torch.manual_seed(mixed_seed(seed, step, dist.get_rank()))
+        self._seed(seed, step, dist.get_rank())
 
     def accumulate_gradients(self, batch: Batch) -> Tensor | None:
         """Forward and backward of all micro batches; every parameter then has the gradient of the global batch.

@@ -66,7 +66,7 @@ class HybridEngine(Engine):
         """Dropout differs where activations differ, and agrees on the replicas of tensor parallelism."""
         place = (seed, step, self.position.data, self.position.stage)
         slice_of_sequence = self.position.tensor if self.layout.sequence_parallel else self.position.sequence
-        torch.manual_seed(mixed_seed(*place, slice_of_sequence))
+        self._seed(*place, slice_of_sequence)
         if self._replicated is not None:
             self._replicated.seed(mixed_seed(*place))
 

@@ -29,13 +29,13 @@ def make(plan: Plan, seed: int = OTHER_SEED, nvme_folder: Path | None = None) ->
     from runtime.engines.choice import make_engine
 
     if plan.layout.zero_stage == SHARDS_WEIGHTS:
-        import runtime.engines.gemini as of_library
+        from runtime.engines import gemini
         from tests.runtime.host_gemini import divide_on_host, host_plugin
 
-        if of_library.gemini_plugin is not host_plugin:
+        if vars(gemini)["gemini_plugin"] is not host_plugin:
             divide_on_host()
-        of_library.gemini_plugin = host_plugin
-        return of_library.GeminiEngine(plan, "cpu", seed=seed, learning_rate=RATE)
+            vars(gemini)["gemini_plugin"] = host_plugin
+        return gemini.GeminiEngine(plan, "cpu", seed=seed, learning_rate=RATE)
     if plan.layout.offload.tier != "nvme":
         return make_engine(plan, seed=seed, learning_rate=RATE)
     assert nvme_folder is not None
