@@ -25,15 +25,21 @@ def run(options: Run) -> int:
     """Execute a plan on Colossal-AI, on this machine's GPUs or CPU cores."""
     from planner.launch.folder import run_folder
     from planner.launch.processes import execute, say_interrupted, training
+    from planner.launch.resuming import resumed
     from planner.rules.reading import read_sound_plan
     from planner.validation.recording import append_run
 
     plan, name = read_sound_plan(options.plan), options.plan.stem
-    _check(plan, options)
+    told, goes_on = resumed(plan, name, options)
+    _check(plan, told, options.plan, force=options.force or goes_on)
     table = None if options.node_rank > 0 else options.record
-    with run_folder(plan, name, options, force=options.force) as folder:
+    with run_folder(plan, name, told, force=options.force, goes_on=goes_on) as folder:
         say(f"folder of this run: {folder}")
-        outcome, metrics = execute(training(plan, folder, options)), folder / METRICS_FILE
+        if told.resume is not None:
+            say(f"goes on from {told.resume}")
+        outcome, metrics = execute(training(plan, folder, told)), folder / METRICS_FILE
+        if outcome.code == ExitCode.SAVED:
+            say(f"asked to end: the run has saved; `gptplan run {options.plan} --resume {folder}` goes on")
         if outcome.interrupted_by is not None:
             say_interrupted(outcome, _progress(folder, options))
         if table is not None and outcome.code == ExitCode.OK:
@@ -43,7 +49,7 @@ def run(options: Run) -> int:
         return outcome.code
 
 
-def _check(plan: "Plan", options: Run) -> None:
+def _check(plan: "Plan", options: RunOptions, plan_path: Path, *, force: bool) -> None:
     """Refuse what cannot run: first what was typed, then what this machine lacks."""
     from planner.handover.texts import check_texts
     from planner.launch.folder import check_run_dir
@@ -56,17 +62,17 @@ def _check(plan: "Plan", options: Run) -> None:
 
     problem = plan.problem
     check_texts(options.data, options.tokenizer, vocab_size=problem.model.vocab_size, seq_len=problem.seq_len)
-    check_run_dir(options, force=options.force)
+    check_run_dir(options, force=force)
     if options.record is not None and options.node_rank == 0:
         check_record(options.record, plan)
-    check_machine(plan, str(options.plan), options.node_rank)
+    check_machine(plan, str(plan_path), options.node_rank)
     check_toolchain(plan)
     if plan.layout.offload.tier == "nvme":
         check_nvme(plan, options.nvme_path, options.node_rank)
         size = format_bytes(moment_bytes(plan, options.node_rank))
         say(
             f"note: the optimizer's moments, {size} on this node, are in {options.nvme_path} during the run; "
-            "they cannot be saved in a checkpoint and are removed at its end"
+            "they are removed at its end; training waits while they are read for a checkpoint"
         )
     if (others := other_nodes(plan, options)) is not None:
         resolved(others[0])
@@ -75,9 +81,12 @@ def _check(plan: "Plan", options: Run) -> None:
 
 
 def _progress(folder: Path, options: Run) -> str:
+    from planner.checkpoints.folders import CHECKPOINTS, checkpoints_in
     from planner.launch.folder import steps_done
 
     if options.node_rank > 0:
-        return f"the model was not saved; metrics are on node 0, logs in {folder}"
+        return f"node 0 has metrics and checkpoints, logs are in {folder}"
+    saved = checkpoints_in(folder / CHECKPOINTS)
+    model = f"the newest checkpoint is {saved[-1]}" if saved else "the model was not saved"
     done = f"{steps_done(folder)} of {options.steps} steps are done"
-    return f"the model was not saved; {done}, metrics and logs are in {folder}"
+    return f"{model}; {done}, metrics and logs are in {folder}"

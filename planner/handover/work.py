@@ -31,6 +31,9 @@ not set, PyTorch's own variables say so."""
 LISTENER = "GPTPLAN_LISTENER"
 """Environment variable of rank 0 on several nodes: the descriptor of the socket that listens there."""
 
+NEWEST = "newest"
+"""Stands for the newest checkpoint where ``--resume`` names none."""
+
 _OUTPUT = ("-o", "--output")
 MOST_NODES = 100_000
 MOST_STEPS = 10**9
@@ -62,6 +65,35 @@ class RunOptions(msgspec.Struct, frozen=True, kw_only=True):
     warmup_steps: Annotated[
         int, Option("Steps over which the learning rate rises.", range=Range(least=0, most=MOST_STEPS, example="10"))
     ] = 10
+    checkpoint_every_steps: Annotated[
+        int,
+        Option(
+            "Save after so many steps, at the end and when asked to end; 0: never.",
+            range=Range(least=0, most=MOST_STEPS, example="1000"),
+        ),
+    ] = 1000
+    checkpoint_every_minutes: Annotated[
+        float, Option("Save after so many minutes, too; 0: not.", range=Range(least=0, most=10**6, example="30"))
+    ] = 0.0
+    checkpoint_keep: Annotated[
+        int, Option("Checkpoints that stay: so many of the last.", range=Range(most=10**6, example="2"))
+    ] = 2
+    checkpoint_keep_every: Annotated[
+        int,
+        Option(
+            "And those of steps that this divides; 0: none.", range=Range(least=0, most=MOST_STEPS, example="10000")
+        ),
+    ] = 0
+    checkpoint_wait: Annotated[
+        bool, Option("Training waits while a checkpoint is written, without copies in host memory.")
+    ] = False
+    resume: Annotated[
+        Path | None,
+        Option(
+            "Go on from a checkpoint, or the newest of a run's folder; without a name, of --run-dir or of this plan.",
+            metavar="[CHECKPOINT]",
+        ),
+    ] = None
     nvme_path: Annotated[Path | None, Option("Folder on a local NVMe drive, for a plan that offloads to one.")] = None
     record: Annotated[
         Path | None, Option("CSV table to append this run to, for `gptplan validate`.", metavar="TABLE")

@@ -3,7 +3,7 @@
 import hashlib
 from abc import ABC, abstractmethod
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -20,6 +20,14 @@ Batch = dict[str, Tensor]
 """``input_ids`` and ``labels`` of the sequences of one data-parallel rank, one row each."""
 
 
+class Wishes(NamedTuple):
+    """What ranks have to do together and any one of them may ask for."""
+
+    save: bool = False
+    end: bool = False
+    """After saving."""
+
+
 def mixed_seed(*numbers: int) -> int:
     """One seed of several numbers, each of which changes it."""
     return int.from_bytes(hashlib.sha256(repr(numbers).encode()).digest()[:8], "little", signed=True)
@@ -31,6 +39,10 @@ class Engine(ABC):
     model: Any
     optimizer: Any
     booster: Booster
+    wishes: Wishes
+    """What this rank wishes to happen after the next step."""
+    agreed: Wishes
+    """What any rank wished before the last step, the same on all of them."""
 
     def __init__(self, plan: Plan, device: Device) -> None:
         """Find this rank's place.
@@ -39,6 +51,7 @@ class Engine(ABC):
             PlanError: the runtime cannot execute the plan's layout.
         """
         check_supported(plan)
+        self.wishes = self.agreed = Wishes()
         self.layout, self.model_spec = plan.layout, plan.problem.model
         self.position = Position.of(dist.get_rank(), self.layout)
         share = self.layout.micro_batch * self.layout.num_microbatches
@@ -94,8 +107,16 @@ class Engine(ABC):
     def _global_mean(self, loss: Tensor | None) -> float:
         # Only the last stage has a loss; all ranks that divide rows or sequences see equally many tokens.
         is_last_stage = self.position.stage == self.layout.pipeline_parallel - 1
-        share = torch.zeros((), dtype=torch.float64, device=self.device)
-        if loss is not None and is_last_stage and self.position.tensor == 0:
-            share += loss.detach() / (self.layout.data_parallel * self.layout.sequence_parallel_degree)
-        dist.all_reduce(share)
-        return float(share)
+        if loss is None or not is_last_stage or self.position.tensor > 0:
+            return self._summed(None)
+        return self._summed(loss.detach() / (self.layout.data_parallel * self.layout.sequence_parallel_degree))
+
+    def _summed(self, share: Tensor | None) -> float:
+        """The sum of all ranks' shares of the loss, and with it in one message what any rank wishes."""
+        numbers = torch.tensor([0.0, *map(float, self.wishes)], dtype=torch.float64, device=self.device)
+        if share is not None:
+            numbers[0] += share
+        dist.all_reduce(numbers)
+        loss, *wishes = numbers.tolist()
+        self.agreed = Wishes(*(wish > 0 for wish in wishes))
+        return float(loss)

@@ -128,11 +128,9 @@ class GridEngine(Engine):
 
     def _global_mean(self, loss: Tensor | None) -> float:
         # Only the last stage has a loss; ranks that divide nothing but the vocabulary have the same one.
-        share = torch.zeros((), dtype=torch.float64, device=self.device)
-        if loss is not None and self.position.stage == self.layout.pipeline_parallel - 1:
-            share += loss.detach() / self.mesh.grid.edge
-        dist.all_reduce(share)
-        return float(share)
+        if loss is None or self.position.stage < self.layout.pipeline_parallel - 1:
+            return self._summed(None)
+        return self._summed(loss.detach() / self.mesh.grid.edge)
 
     def full_parameters(self) -> dict[str, Tensor]:
         """The parameters of this rank's stage as in the unsharded model; every rank has to ask."""

@@ -14,6 +14,7 @@ from planner.handover.work import METRICS_FILE, NVME_FOLDER, RunOptions
 from planner.plans.plan import Plan
 from runtime.engines.choice import make_engine
 from runtime.engines.engine import Engine
+from runtime.train.checkpointing import Checkpointing
 from runtime.train.data import PackedBatches, read_tokens
 from runtime.train.display import StepDisplay, show_message, show_result
 from runtime.train.measure import MetricsFile, header, prediction_record, result_lines
@@ -22,10 +23,10 @@ from runtime.train.profile import StepProfile, profiled_step, slowest_rank
 from runtime.train.steps import WARM_UP_STEPS, Step, has_updated, median_step_s, skipped_updates
 
 
-def run_training(plan: Plan, options: RunOptions, folder: Path) -> None:
+def run_training(plan: Plan, options: RunOptions, folder: Path) -> ExitCode:
     """Train ``options.steps`` steps and report; every rank of the process group calls it.
 
-    Rank 0 displays, and writes metrics to ``folder``.
+    Rank 0 displays, and writes metrics to ``folder``. The answer says whether the run is done, or was asked to end.
 
     Raises:
         PlanError: the plan, the data or the loss does not allow it.
@@ -35,24 +36,28 @@ def run_training(plan: Plan, options: RunOptions, folder: Path) -> None:
     engine = make_engine(
         plan, seed=options.seed, learning_rate=options.learning_rate, nvme_folder=None if nvme is None else Path(nvme)
     )
+    is_first = dist.get_rank() == 0
+    display = StepDisplay(options.steps, shown=is_first)
+    saving = Checkpointing(engine, plan, options, folder, display.say)
+    if saving.done:
+        engine.settle(batches.batch(saving.done, engine.rows))
     stage, device = engine.position.stage, engine.device
     boosted = memory_records(gather_memory(stage, device))
     forget_peaks(device)
-    is_first = dist.get_rank() == 0
     metrics_path = folder / METRICS_FILE
     steps: list[Step] = []
-    with (
-        MetricsFile(metrics_path if is_first else None) as metrics,
-        StepDisplay(options.steps, shown=is_first) as display,
-    ):
-        metrics.write("header", **header(plan, steps=options.steps, seed=options.seed), memory=boosted)
-        for number in range(options.steps):
+    with MetricsFile(metrics_path if is_first else None, after=saving.done) as metrics, display:
+        about = {} if saving.done == 0 else {"step": saving.done}
+        metrics.write("header", **about, **header(plan, steps=options.steps, seed=options.seed), memory=boosted)
+        for number in range(saving.done, options.steps):
             learning_rate = learning_rate_at(number, options)
             engine.set_learning_rate(learning_rate)
+            engine.seed_step(options.seed, number)
+            saving.before_step()
             step = _timed_step(engine, batches, number)
             steps.append(step)
             tokens_per_s = plan.problem.global_batch * plan.problem.seq_len / step.seconds
-            reading = {"memory": memory_records(gather_memory(stage, device))} if number < FIRST_STEPS else {}
+            reading = {"memory": memory_records(gather_memory(stage, device))} if len(steps) <= FIRST_STEPS else {}
             metrics.write(
                 "step",
                 step=number + 1,
@@ -65,11 +70,16 @@ def run_training(plan: Plan, options: RunOptions, folder: Path) -> None:
             )
             display.step(number + 1, step, tokens_per_s)
             _check_finite(step.loss, number + 1, plan)
+            saving.after_step(number + 1, metrics)
+            if saving.ends:
+                return ExitCode.SAVED
         memory = gather_memory(stage, device)
         profile = _profile(engine, batches, options)
         metrics.write("summary", **_summary(steps, memory), predicted=prediction_record(plan), **profile._asdict())
     if is_first:
-        show_result(steps, result_lines(plan, steps, memory, profile.terms_s), str(metrics_path))
+        lines = result_lines(plan, steps, memory, profile.terms_s)
+        show_result(steps, lines, str(metrics_path), first=saving.done + 1)
+    return ExitCode.OK
 
 
 def learning_rate_at(step: int, options: RunOptions) -> float:
