@@ -43,6 +43,7 @@ if importlib.util.find_spec("torch") is None:
         "test_nvme.py",
         "test_profile.py",
         "test_recompute.py",
+        "test_resume.py",
         "test_run.py",
         "test_sequence.py",
         "test_training.py",
