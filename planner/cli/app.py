@@ -16,6 +16,7 @@ from planner.cli import run as running
 from planner.cli.calibrate import calibrate
 from planner.cli.check import check
 from planner.cli.diff import diff
+from planner.cli.learned import export_weights, sample
 from planner.cli.listing import explain, hardware, models, rules, stacks
 from planner.cli.parameters import command
 from planner.cli.report import report
@@ -37,6 +38,8 @@ COMMANDS: tuple[Callable[[Any], int], ...] = (
     check,
     validate,
     calibrate,
+    sample,
+    export_weights,
     rules,
     explain,
     models,

@@ -51,6 +51,7 @@ def run(options: Run) -> int:
 
 def _check(plan: "Plan", options: RunOptions, plan_path: Path, *, force: bool) -> None:
     """Refuse what cannot run: first what was typed, then what this machine lacks."""
+    from planner.checkpoints.exporting import weights_in
     from planner.handover.texts import check_texts
     from planner.launch.folder import check_run_dir
     from planner.launch.machine import check_machine, check_toolchain
@@ -61,6 +62,8 @@ def _check(plan: "Plan", options: RunOptions, plan_path: Path, *, force: bool) -
     from planner.views.caveats import tight_memory
 
     problem = plan.problem
+    if options.init_from is not None:
+        weights_in(options.init_from)
     check_texts(options.data, options.tokenizer, vocab_size=problem.model.vocab_size, seq_len=problem.seq_len)
     check_run_dir(options, force=force)
     if options.record is not None and options.node_rank == 0:

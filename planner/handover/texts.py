@@ -3,7 +3,7 @@
 import codecs
 import importlib
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,13 @@ class Tokenizer:
             return list(text.encode())
         tokens: list[int] = self._tokenizer.encode(text).ids
         return tokens
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """The text of ``tokens``."""
+        if self._tokenizer is None:
+            return bytes(tokens).decode(errors="replace")
+        text: str = self._tokenizer.decode(list(tokens))
+        return text
 
 
 def _load_tokenizer(path: Path) -> Any:

@@ -94,6 +94,10 @@ class RunOptions(msgspec.Struct, frozen=True, kw_only=True):
             metavar="[CHECKPOINT]",
         ),
     ] = None
+    init_from: Annotated[
+        Path | None,
+        Option("Begin with the weights in a folder of Transformers', as `export-weights` writes.", metavar="FOLDER"),
+    ] = None
     nvme_path: Annotated[Path | None, Option("Folder on a local NVMe drive, for a plan that offloads to one.")] = None
     record: Annotated[
         Path | None, Option("CSV table to append this run to, for `gptplan validate`.", metavar="TABLE")
@@ -141,6 +145,21 @@ class VerifyOptions(msgspec.Struct, frozen=True, kw_only=True):
             reads=str,
         ),
     ] = ()
+
+
+class SampleOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """What `gptplan sample` may be told beside the checkpoint."""
+
+    prompt: Annotated[str, Option("What the text begins with.", metavar="TEXT")] = "\n"
+    tokens: Annotated[int, Option("Tokens to write.", range=Range(most=10**6, example="100"))] = 100
+    temperature: Annotated[
+        float,
+        Option("How freely to choose; 0: always the likeliest token.", range=Range(least=0, most=100, example="1")),
+    ] = 1.0
+    tokenizer: Annotated[
+        Path | None, Option("A tokenizer.json, or a folder with one. [default: every byte is a token]")
+    ] = None
+    seed: Annotated[int, Option("Seed of the choices.", range=SEEDS)] = 0
 
 
 class CalibrationWork(msgspec.Struct, frozen=True, kw_only=True):

@@ -18,6 +18,7 @@ from planner.handover.work import (
     STORE,
     CalibrationWork,
     RunOptions,
+    SampleOptions,
     VerifyOptions,
 )
 from planner.launch.links import Endpoint, Meeting, interface_of
@@ -87,6 +88,11 @@ def verifying(plan: Plan, plan_path: Path, result: Path, options: VerifyOptions)
     count = plan.layout.num_devices
     argv = ("runtime.verify.worker", str(plan_path), str(result), encode(options))
     return Work(argv=argv, num_ranks=count, here=count, nvme_path=_nvme_path(plan, options))
+
+
+def sampling(checkpoint: Path, options: SampleOptions) -> Work:
+    """Writing some text with the weights of a checkpoint, in one process."""
+    return Work(argv=("runtime.checkpoints.sample", str(checkpoint), encode(options)), num_ranks=1, here=1)
 
 
 def calibrating(result: Path, devices: int, work: CalibrationWork) -> Work:

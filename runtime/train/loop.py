@@ -12,6 +12,7 @@ from planner.diagnostics import Diagnostic, ExitCode, PlanError
 from planner.handover.texts import Tokenizer, check_vocabulary
 from planner.handover.work import METRICS_FILE, NVME_FOLDER, RunOptions
 from planner.plans.plan import Plan
+from runtime.checkpoints.loading import start_from
 from runtime.engines.choice import make_engine
 from runtime.engines.engine import Engine
 from runtime.train.checkpointing import Checkpointing
@@ -39,6 +40,8 @@ def run_training(plan: Plan, options: RunOptions, folder: Path) -> ExitCode:
     is_first = dist.get_rank() == 0
     display = StepDisplay(options.steps, shown=is_first)
     saving = Checkpointing(engine, plan, options, folder, display.say)
+    if options.init_from is not None and options.resume is None:
+        start_from(engine, options.init_from)
     if saving.done:
         engine.settle(batches.batch(saving.done, engine.rows))
     stage, device = engine.position.stage, engine.device

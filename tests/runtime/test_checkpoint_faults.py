@@ -12,6 +12,7 @@ import msgspec
 import pytest
 import torch
 
+from planner.checkpoints.exporting import export_weights
 from planner.checkpoints.folders import checkpoints_in
 from planner.checkpoints.manifest import encode, read_manifest
 from planner.diagnostics import ExitCode, PlanError
@@ -306,3 +307,45 @@ def test_transformers_reads_the_folder(plan: MakePlan, ranks: Ranks, tmp_path: P
     ((loss, wrong),) = ranks(1, read)
     assert wrong == []
     assert loss == pytest.approx(expected, rel=1e-6)
+
+
+def test_weights_that_were_exported_begin_a_run_of_any_layout(plan: MakePlan, ranks: Ranks, tmp_path: Path) -> None:
+    """Also from one file, in another precision, and by the names of a model's body alone."""
+    chosen = plan(model={"vocab_size": 251}, **PP2)
+    layouts = [plan(model={"vocab_size": 251}, **fields) for fields in (TP2, PP2, {"data_parallel": 2})]
+    halves = plan(model={"vocab_size": 251}, **ZERO)
+    other = plan(model={"vocab_size": 251, "num_heads": 2, "ffn_hidden_size": 128}, **TP2)
+
+    def begun(rank: int) -> tuple[list[float], list[list[float]], float, tuple[str, int, str]]:
+        from transformers import GPT2LMHeadModel
+
+        from runtime.checkpoints.loading import start_from
+
+        engine = make(chosen, SEED)
+        go_on(engine, chosen, range(2))
+        save(engine, chosen, tmp_path, 2)
+        if rank == 0:
+            export_weights(tmp_path, tmp_path / "hf")
+            model = GPT2LMHeadModel.from_pretrained(tmp_path / "hf")
+            model.transformer.save_pretrained(tmp_path / "body")
+            model.bfloat16().save_pretrained(tmp_path / "bf16")
+        torch.distributed.barrier()
+        expected, found = go_on(engine, chosen, range(2, 3)), []
+        for layout, name in zip(layouts, ("hf", "body", "step-00000002"), strict=True):
+            engine = make(layout)
+            start_from(engine, tmp_path / name)
+            found.append(go_on(engine, layout, range(2, 3)))
+        engine = make(halves)
+        start_from(engine, tmp_path / "bf16")
+        return (
+            expected,
+            found,
+            go_on(engine, halves, range(2, 3))[0],
+            refusal(lambda: start_from(make(other), tmp_path / "hf")),
+        )
+
+    for expected, found, rounded, (rule, code, message) in ranks(2, begun):
+        assert found == [pytest.approx(expected, rel=1e-6)] * 3
+        assert rounded == pytest.approx(expected[0], rel=1e-3)
+        assert (rule, code) == ("CKP003", ExitCode.NEGATIVE)
+        assert "transformer.h.0.mlp.c_fc.weight has shape [32, 64], the model's is [32, 128]" in message
