@@ -26,6 +26,7 @@ def run(options: Run) -> int:
     from planner.launch.folder import run_folder
     from planner.launch.processes import execute, say_interrupted, training
     from planner.launch.resuming import resumed
+    from planner.launch.saving import check_room
     from planner.rules.reading import read_sound_plan
     from planner.validation.recording import append_run
 
@@ -35,6 +36,8 @@ def run(options: Run) -> int:
     table = None if options.node_rank > 0 else options.record
     with run_folder(plan, name, told, force=options.force, goes_on=goes_on) as folder:
         say(f"folder of this run: {folder}")
+        if takes := check_room(plan, told, folder):
+            say(takes)
         if told.resume is not None:
             say(f"goes on from {told.resume}")
         outcome, metrics = execute(training(plan, folder, told)), folder / METRICS_FILE

@@ -103,6 +103,25 @@ def test_a_run_goes_on_under_another_plan_in_another_folder(plan: MakePlan, comm
     found = {record["step"]: record["loss"] for record in map(json.loads, lines) if record["record"] == "step"}
     expected = losses(tmp_path / "whole")
     assert found == {step: pytest.approx(expected[step], rel=1e-6) for step in range(51, 61)}
+    text = gptplan("sample", tmp_path / "other", "--prompt", "def f(", "--tokens", 20)
+    assert text.startswith("def f(")
+    assert len(text.encode(errors="replace")) >= len("def f(") + 20
+    assert gptplan("sample", tmp_path / "other", "--prompt", "def f(", "--tokens", 20) == text
+    gptplan("export-weights", tmp_path / "other", "-o", tmp_path / "weights")
+    assert (tmp_path / "weights" / "config.json").is_file()
+    stderr = ended(command(pipeline, "--run-dir", tmp_path / "new", "--init-from", tmp_path / "weights"), 0)
+    assert "a checkpoint takes 521.62 KiB, and " in stderr
+    assert losses(tmp_path / "new")[1] == pytest.approx(expected[60], abs=0.5)
+    assert losses(tmp_path / "new")[1] < expected[1] - 0.5
+
+
+def gptplan(*arguments: object) -> str:
+    """What a command answers."""
+    command = [sys.executable, "-m", "planner.cli", *map(str, arguments)]
+    done = subprocess.run(command, cwd=ROOT, text=True, capture_output=True, check=False, errors="replace")
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stdout
 
 
 @pytest.mark.parametrize(
