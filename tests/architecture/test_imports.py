@@ -60,6 +60,16 @@ def test_both_halves_know_these_rooms() -> None:
     rooms = {f"planner.{path.stem}" for path in (ROOT / "planner").iterdir() if not path.stem.startswith(("_", "py"))}
     shared = {
         f"planner.{name}"
-        for name in ("checkpoints", "diagnostics", "inputs", "outputs", "specs", "handover", "layouts", "plans", "rules")
+        for name in (
+            "checkpoints",
+            "diagnostics",
+            "inputs",
+            "outputs",
+            "specs",
+            "handover",
+            "layouts",
+            "plans",
+            "rules",
+        )
     }
     assert rooms - {*contract["forbidden_modules"]} == shared
