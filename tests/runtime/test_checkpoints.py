@@ -10,6 +10,7 @@ import pytest
 
 from planner.layouts.layout import Offload
 from planner.plans.plan import Plan
+from tests.runtime.family_models import MODELS
 from tests.runtime.saving import batch_of, bit_differences, go_on, make, save
 from tests.runtime.training import SEED, MakePlan, Ranks
 
@@ -146,3 +147,17 @@ def test_a_cube_and_a_deep_square_go_on_from_each_other(plan: MakePlan, ranks: R
     plans = {"2.5d": plan(model={"vocab_size": 251}, **square)}
     for found in ranks(8, lambda rank: round_trips(hub, plans, tmp_path)):
         assert found == {"2.5d": []}
+
+
+def test_other_families_go_on_too(plan: MakePlan, ranks: Ranks, tmp_path: Path) -> None:
+    """Qwen2's grouped heads and biases; sequences that the ranks of a group divide, and others by all-to-all."""
+    model = {**MODELS["qwen2"], "vocab_size": 251}
+    layouts: dict[str, dict[str, Any]] = {
+        "tp2-dp2": {**TP2, **DP2},
+        "pp4": FP32["pp4"],
+        "all-to-all": {**DP2, "sequence_parallel_degree": 2},
+        "sp2-dp2": FP32["sp2-dp2"],
+    }
+    plans = {name: plan(model=model, **fields) for name, fields in layouts.items()}
+    for found in ranks(4, lambda rank: round_trips(plan(model=model, **HUB), plans, tmp_path)):
+        assert found == {name: [] for name in plans}
