@@ -79,6 +79,13 @@ CODES: dict[str, str] = {
     "RUN012": "The optimizer of the plan is compiled at first use, and a compiler for that is missing.",
     "RUN011": "A drive that the run writes to is full.",
     "RUN014": "Another node of the run has ended or is not heard any more, so this one ended too.",
+    "CKP001": "There is no complete checkpoint where one was named.",
+    "CKP002": "A checkpoint is not as it was written: its manifest or a file was changed, cut off or removed, or "
+    "another version wrote it. Nothing was loaded.",
+    "CKP003": "A checkpoint is of a model with other tensors than the plan's. Nothing was loaded.",
+    "CKP004": "The states of a layout or an optimizer cannot be put together, so that they could not be saved. It is "
+    "said before training begins.",
+    "CKP005": "A checkpoint could not be written. Those that were complete are still there.",
     "RUN013": "ZeRO stage 3 does not take this optimizer: it updates chunks of weights, some of them on the host.",
 }
 """Code to what it means."""

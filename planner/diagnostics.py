@@ -20,6 +20,8 @@ class ExitCode(enum.IntEnum):
     """Bad usage or bad input."""
     BUG = 3
     """A defect of gptplan."""
+    SAVED = 75
+    """A run was asked to end and has saved; with ``--resume`` it goes on (EX_TEMPFAIL of sysexits.h)."""
     INTERRUPTED = 130
     """Stopped by Ctrl-C before there was an answer, as shells number it."""
 

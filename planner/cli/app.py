@@ -3,8 +3,9 @@
 Imports nothing heavy at module level, so that ``gptplan --help`` answers at once.
 """
 
+import itertools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -16,6 +17,7 @@ from planner.cli.calibrate import calibrate
 from planner.cli.check import check
 from planner.cli.diff import diff
 from planner.cli.job import job
+from planner.cli.learned import export_weights, sample
 from planner.cli.listing import explain, hardware, models, rules, stacks
 from planner.cli.parameters import command
 from planner.cli.report import report
@@ -25,6 +27,7 @@ from planner.cli.sweep import sweep
 from planner.cli.tokenize import tokenize
 from planner.cli.validate import validate
 from planner.cli.verify import verify
+from planner.handover.work import NEWEST
 
 COMMANDS: tuple[Callable[[Any], int], ...] = (
     solve,
@@ -39,6 +42,8 @@ COMMANDS: tuple[Callable[[Any], int], ...] = (
     check,
     validate,
     calibrate,
+    sample,
+    export_weights,
     rules,
     explain,
     models,
@@ -75,10 +80,18 @@ def main(argv: list[str] | None = None) -> None:
 def run(argv: list[str] | None = None) -> int:
     """Run a command; its exit code."""
     try:
-        code: Any = app(args=argv, standalone_mode=False)
+        code: Any = app(args=list(_with_values(sys.argv[1:] if argv is None else argv)), standalone_mode=False)
     except BaseException as error:
         return ending.exit_code(error, as_json="--json" in (sys.argv[1:] if argv is None else argv))
     return int(code or 0)
+
+
+def _with_values(argv: Sequence[str]) -> Iterator[str]:
+    """The command line with the value of ``--resume`` where it has none, of which Typer knows nothing."""
+    for one, following in itertools.zip_longest(argv, argv[1:]):
+        yield one
+        if one == "--resume" and (following is None or following.startswith("-")):
+            yield NEWEST
 
 
 if __name__ == "__main__":

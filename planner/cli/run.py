@@ -30,21 +30,34 @@ def run(options: Run) -> int:
     from planner.launch.folder import run_folder
     from planner.launch.jobs import job_of, make_ready, write_job
     from planner.launch.processes import execute, say_interrupted, training
+    from planner.launch.resuming import check_steps, resumed
+    from planner.launch.saving import check_room
     from planner.rules.reading import read_sound_plan
     from planner.validation.recording import append_run
+    from planner.views.caveats import tight_memory
     from planner.views.terminal import counting
 
     plan, name = read_sound_plan(options.plan), options.plan.stem
-    job = job_of(options, os.environ)
-    _check(plan, job, options)
+    told, goes_on = resumed(plan, name, options)
+    job = job_of(told, os.environ)
+    check_steps(told, steps_of(job, plan))
+    _check(plan, job, told, options.plan, force=options.force or goes_on)
     table = None if options.node_rank > 0 else options.record
-    with run_folder(plan, name, options, force=options.force) as folder:
+    with run_folder(plan, name, told, force=options.force, goes_on=goes_on) as folder:
         say(f"folder of this run: {folder}")
+        if takes := check_room(plan, job.checkpoint, folder) if not told.node_rank else "":
+            say(takes)
         with counting("tokenizing") as progress:
             ready = make_ready(job, plan, progress)
         _say_data(ready, plan)
-        write_job(ready, folder, force=options.force)
-        outcome, metrics = execute(training(plan, folder, options)), folder / METRICS_FILE
+        write_job(ready, folder, force=options.force or goes_on)
+        for warning in tight_memory(plan):
+            say(render(warning))
+        if told.resume is not None:
+            say(f"goes on from {told.resume}")
+        outcome, metrics = execute(training(plan, folder, told)), folder / METRICS_FILE
+        if outcome.code == ExitCode.SAVED:
+            say(f"asked to end: the run has saved; `gptplan run {options.plan} --resume {folder}` goes on")
         if outcome.interrupted_by is not None:
             say_interrupted(outcome, _progress(folder, options, steps_of(job, plan)))
         if table is not None and outcome.code == ExitCode.OK:
@@ -54,8 +67,9 @@ def run(options: Run) -> int:
         return outcome.code
 
 
-def _check(plan: "Plan", job: "Job", options: Run) -> None:
+def _check(plan: "Plan", job: "Job", options: RunOptions, plan_path: Path, *, force: bool) -> None:
     """Refuse what cannot run: first what was typed, then what this machine lacks."""
+    from planner.checkpoints.exporting import weights_in
     from planner.jobs.judge import refuse
     from planner.launch.folder import check_run_dir
     from planner.launch.machine import check_machine, check_toolchain
@@ -63,25 +77,24 @@ def _check(plan: "Plan", job: "Job", options: Run) -> None:
     from planner.launch.nvme import check_nvme, moment_bytes
     from planner.launch.processes import other_nodes
     from planner.validation.recording import check_record
-    from planner.views.caveats import tight_memory
 
+    if options.init_from is not None:
+        weights_in(options.init_from)
     refuse(job, plan)
-    check_run_dir(options, force=options.force)
+    check_run_dir(options, force=force)
     if options.record is not None and options.node_rank == 0:
         check_record(options.record, plan)
-    check_machine(plan, str(options.plan), options.node_rank)
+    check_machine(plan, str(plan_path), options.node_rank)
     check_toolchain(plan)
     if plan.layout.offload.tier == "nvme":
         check_nvme(plan, options.nvme_path, options.node_rank)
         size = format_bytes(moment_bytes(plan, options.node_rank))
         say(
             f"note: the optimizer's moments, {size} on this node, are in {options.nvme_path} during the run; "
-            "they cannot be saved in a checkpoint and are removed at its end"
+            "they are removed at its end; training waits while they are read for a checkpoint"
         )
     if (others := other_nodes(plan, options)) is not None:
         resolved(others[0])
-    for warning in tight_memory(plan):
-        say(render(warning))
 
 
 def _say_data(ready: "Ready", plan: "Plan") -> None:
@@ -100,9 +113,11 @@ def _say_data(ready: "Ready", plan: "Plan") -> None:
 
 
 def _progress(folder: Path, options: Run, steps: int) -> str:
+    from planner.checkpoints.folders import CHECKPOINTS, checkpoints_in
     from planner.launch.folder import steps_done
 
     if options.node_rank > 0:
-        return f"the model was not saved; metrics are on node 0, logs in {folder}"
-    done = f"{steps_done(folder)} of {steps} steps are done"
-    return f"the model was not saved; {done}, metrics and logs are in {folder}"
+        return f"node 0 has metrics and checkpoints, logs are in {folder}"
+    saved = checkpoints_in(folder / CHECKPOINTS)
+    model = f"the newest checkpoint is {saved[-1]}" if saved else "the model was not saved"
+    return f"{model}; {steps_done(folder)} of {steps} steps are done, metrics and logs are in {folder}"

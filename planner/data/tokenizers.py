@@ -53,6 +53,13 @@ class Tokenizer:
         encoded = self._library.encode_batch_fast(list(texts), add_special_tokens=False)
         return [np.array(one.ids, kind) for one in encoded]
 
+    def decode(self, tokens: Sequence[int]) -> str:
+        """The text of ``tokens``."""
+        if self._library is None:
+            return bytes(tokens).decode(errors="replace")
+        text: str = self._library.decode(list(tokens))
+        return text
+
 
 def load_tokenizer(path: str, end_of_document: str = "") -> Tokenizer:
     """The tokenizer in ``path``, a file or folder, or ``bytes``.

@@ -35,6 +35,9 @@ not set, PyTorch's own variables say so."""
 LISTENER = "GPTPLAN_LISTENER"
 """Environment variable of rank 0 on several nodes: the descriptor of the socket that listens there."""
 
+NEWEST = "newest"
+"""Stands for the newest checkpoint where ``--resume`` names none."""
+
 _OUTPUT = ("-o", "--output")
 MOST_NODES = 100_000
 MOST_STEPS = 10**9
@@ -49,6 +52,13 @@ Settings = Annotated[
         "A key of the job, as section.key=value, over that of the file; repeatable.", ("--set",), metavar="KEY=VALUE"
     ),
 ]
+
+
+class Beginning(msgspec.Struct, frozen=True, kw_only=True):
+    """What the weights of a run begin with, if not with drawn ones."""
+
+    resume: Path | None = None
+    init_from: Path | None = None
 
 
 class RunOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -83,6 +93,17 @@ class RunOptions(msgspec.Struct, frozen=True, kw_only=True):
     warmup_steps: Annotated[
         int | None,
         Option("schedule.warmup_steps of the job. [default: 10]", range=Range(least=0, most=MOST_STEPS, example="10")),
+    ] = None
+    resume: Annotated[
+        Path | None,
+        Option(
+            "Go on from a checkpoint, or the newest of a run's folder; without a name, of --run-dir or of this plan.",
+            metavar="[CHECKPOINT]",
+        ),
+    ] = None
+    init_from: Annotated[
+        Path | None,
+        Option("Begin with the weights in a folder of Transformers', as `export-weights` writes.", metavar="FOLDER"),
     ] = None
     nvme_path: Annotated[Path | None, Option("Folder on a local NVMe drive, for a plan that offloads to one.")] = None
     record: Annotated[
@@ -131,6 +152,21 @@ class VerifyOptions(msgspec.Struct, frozen=True, kw_only=True):
             reads=str,
         ),
     ] = ()
+
+
+class SampleOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """What `gptplan sample` may be told beside the checkpoint."""
+
+    prompt: Annotated[str, Option("What the text begins with.", metavar="TEXT")] = "\n"
+    tokens: Annotated[int, Option("Tokens to write.", range=Range(most=10**6, example="100"))] = 100
+    temperature: Annotated[
+        float,
+        Option("How freely to choose; 0: always the likeliest token.", range=Range(least=0, most=100, example="1")),
+    ] = 1.0
+    tokenizer: Annotated[
+        Path | None, Option("A tokenizer.json, or a folder with one. [default: every byte is a token]")
+    ] = None
+    seed: Annotated[int, Option("Seed of the choices.", range=SEEDS)] = 0
 
 
 class CalibrationWork(msgspec.Struct, frozen=True, kw_only=True):

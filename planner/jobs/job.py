@@ -122,6 +122,18 @@ class ScheduleSection(Section, frozen=True, kw_only=True):
     ] = 0.1
 
 
+class CheckpointSection(Section, frozen=True, kw_only=True):
+    """When a run saves, which it also does at its end and when it is asked to end, and what stays."""
+
+    every_steps: Annotated[int, Meta(ge=0, le=10**9, description="Save after so many steps; 0: never at all")] = 1000
+    every_minutes: Annotated[float, Meta(ge=0, le=10**6, description="Save after so many minutes, too; 0: not")] = 0.0
+    keep: Annotated[int, Meta(ge=1, le=10**6, description="Checkpoints that stay: so many of the last")] = 2
+    keep_every: Annotated[int, Meta(ge=0, le=10**9, description="And those of steps that this divides; 0: none")] = 0
+    wait: Annotated[
+        bool, Meta(description="Training waits while a checkpoint is written, without copies in host memory")
+    ] = False
+
+
 class EvaluationSection(Section, frozen=True, kw_only=True):
     """Loss and perplexity of what is not learned from."""
 
@@ -141,12 +153,14 @@ class Job(Section, frozen=True, kw_only=True):
     tokenizer: TokenizerSection = TokenizerSection()
     optimizer: OptimizerSection = OptimizerSection()
     schedule: ScheduleSection = ScheduleSection()
+    checkpoint: CheckpointSection = CheckpointSection()
     evaluation: EvaluationSection = EvaluationSection()
 
     @property
     def digest(self) -> str:
-        """SHA-256 of every value, but for where tokens are kept, which changes nothing that is learned."""
-        kept = msgspec.structs.replace(self, data=msgspec.structs.replace(self.data, cache=""))
+        """SHA-256 of every value, but for where tokens are kept and when states are, which changes nothing learned."""
+        data = msgspec.structs.replace(self.data, cache="")
+        kept = msgspec.structs.replace(self, data=data, checkpoint=CheckpointSection())
         return "sha256:" + hashlib.sha256(msgspec.json.encode(kept, order="sorted")).hexdigest()
 
 

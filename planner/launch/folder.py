@@ -15,6 +15,7 @@ from pathlib import Path
 
 import msgspec
 
+from planner.checkpoints.folders import CHECKPOINTS
 from planner.diagnostics import PlanError, usage_error
 from planner.handover.work import JOB_FILE, METRICS_FILE, PLAN_FILE, SOURCES_FILE, RunOptions
 from planner.outputs import write_output
@@ -28,7 +29,7 @@ _HINT = "name a new or an empty folder with `--run-dir`, or leave it out"
 
 
 def check_run_dir(options: RunOptions, *, force: bool = False) -> None:
-    """Refuse a folder that a run cannot have, before anything is made.
+    """Refuse a folder that a run cannot have, before anything is made; with ``force`` not for the files in it.
 
     Raises:
         PlanError: ``--run-dir`` names no folder, or one that has files or is held by another run.
@@ -51,7 +52,9 @@ def check_run_dir(options: RunOptions, *, force: bool = False) -> None:
 
 
 @contextmanager
-def run_folder(plan: Plan, name: str, options: RunOptions, *, force: bool = False) -> Iterator[Path]:
+def run_folder(
+    plan: Plan, name: str, options: RunOptions, *, force: bool = False, goes_on: bool = False
+) -> Iterator[Path]:
     """The folder of a run of ``plan``, with the plan in it; nobody else gets it until this ends.
 
     It is held by a lock of the kernel, which goes with this process.
@@ -61,6 +64,7 @@ def run_folder(plan: Plan, name: str, options: RunOptions, *, force: bool = Fals
         name: what the plan is called.
         options: of the run; ``--run-dir`` names the folder, else it is a new one.
         force: use a folder that has files.
+        goes_on: use the folder of an earlier run, whose metrics stay.
 
     Raises:
         PlanError: another run has it, it has files, or it cannot be written.
@@ -75,13 +79,13 @@ def run_folder(plan: Plan, name: str, options: RunOptions, *, force: bool = Fals
     try:
         with _told(folder):
             _lock(descriptor, folder)
-            if not force:
+            if not force and not goes_on:
                 _refuse_files(folder)
-            if (folder / METRICS_FILE).is_file():
+            if (folder / METRICS_FILE).is_file() and not goes_on:
                 (folder / METRICS_FILE).unlink()  # whose steps are none of this run
             os.truncate(descriptor, 0)
             os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()} since {_now():%F %T} UTC".encode())
-        write_output(canonical_json(plan), folder / PLAN_FILE, what="plan", force=force, option="--run-dir")
+        write_output(canonical_json(plan), folder / PLAN_FILE, what="plan", force=force or goes_on, option="--run-dir")
         yield folder
     finally:
         os.close(descriptor)
@@ -135,7 +139,8 @@ def _refuse_files(folder: Path) -> None:
     others = [name for name in names if name != LOCK_FILE and not _OF_NODES.fullmatch(name)]
     if not others:
         return
-    if all(name in (PLAN_FILE, JOB_FILE, SOURCES_FILE, METRICS_FILE) or name.endswith(".log") for name in others):
+    ours = (PLAN_FILE, JOB_FILE, SOURCES_FILE, METRICS_FILE, CHECKPOINTS)
+    if all(name in ours or name.endswith(".log") for name in others):
         message = "there is a run in this folder already"
     else:
         more = len(others) - _MOST_NAMED

@@ -16,8 +16,10 @@ from planner.handover.work import (
     NVME_FOLDER,
     OUT_OF_MEMORY_FILE,
     STORE,
+    Beginning,
     CalibrationWork,
     RunOptions,
+    SampleOptions,
     VerifyOptions,
 )
 from planner.launch.links import Endpoint, Meeting, interface_of
@@ -71,8 +73,9 @@ def training(plan: Plan, folder: Path, options: RunOptions) -> Work:
     Raises:
         PlanError: the plan needs several nodes and ``options`` does not say where they meet, or in no form known.
     """
+    begins = Beginning(resume=options.resume, init_from=options.init_from)
     return Work(
-        argv=("runtime.train.worker", str(folder)),
+        argv=("runtime.train.worker", str(folder), encode(begins)),
         num_ranks=plan.layout.num_devices,
         here=devices_of_node(plan, options.node_rank),
         first=options.node_rank * plan.problem.devices_per_node,
@@ -87,6 +90,11 @@ def verifying(plan: Plan, plan_path: Path, result: Path, options: VerifyOptions)
     count = plan.layout.num_devices
     argv = ("runtime.verify.worker", str(plan_path), str(result), encode(options))
     return Work(argv=argv, num_ranks=count, here=count, nvme_path=_nvme_path(plan, options))
+
+
+def sampling(checkpoint: Path, options: SampleOptions) -> Work:
+    """Writing some text with the weights of a checkpoint, in one process."""
+    return Work(argv=("runtime.checkpoints.sample", str(checkpoint), encode(options)), num_ranks=1, here=1)
 
 
 def calibrating(result: Path, devices: int, work: CalibrationWork) -> Work:

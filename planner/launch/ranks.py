@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
@@ -21,7 +22,9 @@ FAILED_TIMEOUT_S = 5.0
 """The same after one of them failed: its peers wait in vain for it."""
 POLL_S = 0.05
 _PR_SET_PDEATHSIG = 1
-ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+SAVING_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+"""Those of a batch system that is about to end a run: ranks that can save are asked to, and end themselves."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +72,8 @@ def run_ranks(commands: Sequence[Command], *, stdout: int | None = None, why_end
             codes = tuple(_code(rank) for rank in ranks)
         finally:
             _end(ranks, received)
-    return Ended(codes=codes, signal=received[0] if received else None, reason=reason)
+    was_ended = None in codes and not any(codes)
+    return Ended(codes=codes, signal=received[0] if received and was_ended else None, reason=reason)
 
 
 def _start(command: Command, stdout: int | None) -> "subprocess.Popen[bytes]":
@@ -106,14 +110,37 @@ def _code(rank: "subprocess.Popen[bytes]") -> int | None:
 
 def _wait(ranks: Sequence["subprocess.Popen[bytes]"], received: Sequence[int], why_end: Callable[[], str]) -> str:
     """Wait until all ranks have ended well, or until one has failed or they are to end; why, if that is not seen."""
-    while not received:
+    asked = 0
+    while True:
         codes = [_code(rank) for rank in ranks]
         if any(codes) or None not in codes:
             return ""
         if reason := why_end():
             return reason
+        if len(received) > asked:
+            if not _ask_to_save([rank for rank in ranks if _code(rank) is None], received[asked:], first=not asked):
+                return ""
+            asked = len(received)
         time.sleep(POLL_S)
-    return ""
+
+
+def _ask_to_save(running: Sequence["subprocess.Popen[bytes]"], signals: Sequence[int], *, first: bool) -> bool:
+    """Ask all ranks to save and to end, if the signals mean that and the ranks know how to."""
+    if not first or any(number not in SAVING_SIGNALS for number in signals) or not all(map(_can_save, running)):
+        return False
+    for rank in running:
+        rank.send_signal(signal.SIGUSR1)
+    return True
+
+
+def _can_save(rank: "subprocess.Popen[bytes]") -> bool:
+    """Whether a rank handles the signal by which it is asked to save (proc(5), ``SigCgt``)."""
+    try:
+        status = Path(f"/proc/{rank.pid}/status").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return False
+    caught = next((line.split()[1] for line in status.splitlines() if line.startswith("SigCgt:")), "0")
+    return bool(int(caught, 16) >> (signal.SIGUSR1 - 1) & 1)
 
 
 def _end(ranks: Sequence["subprocess.Popen[bytes]"], received: Sequence[int]) -> None:

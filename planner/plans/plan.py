@@ -80,10 +80,11 @@ def seal(plan: Plan) -> Plan:
     """The plan with the digests of its specs and of all its other fields filled in."""
     digests = {kind: spec_digest(spec) for kind, spec in plan.problem.specs.items()}
     plan = msgspec.structs.replace(plan, spec_digests=digests, digest="")
-    return msgspec.structs.replace(plan, digest=_digest(to_builtins(plan)))
+    return msgspec.structs.replace(plan, digest=content_digest(to_builtins(plan)))
 
 
-def _digest(fields: dict[str, Any]) -> str:
+def content_digest(fields: dict[str, Any]) -> str:
+    """SHA-256 of all fields of a document but the one that holds it."""
     covered = {key: value for key, value in fields.items() if key != "digest"}
     return "sha256:" + hashlib.sha256(canonical_json(covered)).hexdigest()
 
@@ -113,12 +114,12 @@ def read_plan(path: Path) -> Plan:
     """
     fields = _read_json(path)
     _check_format(fields, path)
-    if fields.get("digest") != _digest(fields):
+    if fields.get("digest") != content_digest(fields):
         raise _refusal(
             EDITED,
             path,
             "the plan was changed after gptplan wrote it",
-            f"its digest says {fields.get('digest')}, its content gives {_digest(fields)}",
+            f"its digest says {fields.get('digest')}, its content gives {content_digest(fields)}",
         )
     try:
         plan: Plan = from_builtins(fields, Plan)

@@ -1,8 +1,10 @@
 """What every way of training has in common: the rows of a rank, a step, the loss of the whole batch."""
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -13,11 +15,25 @@ from planner.jobs.job import OptimizerSection
 from planner.plans.plan import Plan
 from runtime.engines.support import check_supported
 from runtime.patches.host_accelerator import Device
+from runtime.states.model import parameter_shapes
 from runtime.states.optimizers import DECAYS
 from runtime.states.placement import Position
 
 Batch = dict[str, Tensor]
 """``input_ids`` and ``labels`` of the sequences of one data-parallel rank, one row each."""
+
+
+class Wishes(NamedTuple):
+    """What ranks have to do together and any one of them may ask for."""
+
+    save: bool = False
+    end: bool = False
+    """After saving."""
+
+
+def mixed_seed(*numbers: int) -> int:
+    """One seed of several numbers, each of which changes it."""
+    return int.from_bytes(hashlib.sha256(repr(numbers).encode()).digest()[:8], "little", signed=True)
 
 
 class Engine(ABC):
@@ -26,6 +42,10 @@ class Engine(ABC):
     model: Any
     optimizer: Any
     booster: Booster
+    wishes: Wishes
+    """What this rank wishes to happen after the next step."""
+    agreed: Wishes
+    """What any rank wished before the last step, the same on all of them."""
 
     def __init__(self, plan: Plan, device: Device) -> None:
         """Find this rank's place.
@@ -34,12 +54,18 @@ class Engine(ABC):
             PlanError: the runtime cannot execute the plan's layout.
         """
         check_supported(plan)
-        self.layout = plan.layout
+        self.wishes = self.agreed = Wishes()
+        self.layout, self.model_spec = plan.layout, plan.problem.model
         self.position = Position.of(dist.get_rank(), self.layout)
         share = self.layout.micro_batch * self.layout.num_microbatches
         self.rows = slice(self.position.data * share, (self.position.data + 1) * share)
         """The rows of a global batch that belong to this rank."""
         self.device = torch.device(device, torch.cuda.current_device()) if device == "cuda" else torch.device(device)
+
+    @cached_property
+    def shapes(self) -> dict[str, torch.Size]:
+        """Whole shapes of the model's parameters by their names in Transformers."""
+        return parameter_shapes(self.model_spec)
 
     def set_learning_rate(self, learning_rate: float) -> None:
         """Use ``learning_rate`` from the next step on."""
@@ -73,6 +99,25 @@ class Engine(ABC):
             self.model.train()
         return self._global_mean(loss)
 
+    def seed_step(self, seed: int, step: int) -> None:
+        """Have dropout draw what only the seed, the step and this rank's place decide, and nothing that came before.
+
+        So a run that resumes draws what it would have drawn. The replicas of tensor parallelism draw the same.
+        """
+        self._seed(seed, step, self.position.data, self.position.stage)
+
+    def _seed(self, *numbers: int) -> None:
+        # `torch.manual_seed` also looks for every GPU, which takes milliseconds where there is none.
+        torch.default_generator.manual_seed(mixed_seed(*numbers))
+        if self.device.type == "cuda":
+            torch.cuda.manual_seed(mixed_seed(*numbers))
+
+    def settle(self, batch: Batch) -> None:  # noqa: B027 - most engines have nothing to do
+        """Do what the libraries do once, at the first step, so that a step after it is one as any later one.
+
+        A run that resumes has to, with any batch of its own: nothing that it holds changes by it.
+        """
+
     def step(self, batch: Batch) -> float:
         """One optimizer step on this rank's share of the global batch; the loss of the whole batch."""
         loss = self.accumulate_gradients({name: tensor.to(self.device) for name, tensor in batch.items()})
@@ -100,8 +145,16 @@ class Engine(ABC):
     def _global_mean(self, loss: Tensor | None) -> float:
         # Only the last stage has a loss; all ranks that divide rows or sequences see equally many tokens.
         is_last_stage = self.position.stage == self.layout.pipeline_parallel - 1
-        share = torch.zeros((), dtype=torch.float64, device=self.device)
-        if loss is not None and is_last_stage and self.position.tensor == 0:
-            share += loss.detach() / (self.layout.data_parallel * self.layout.sequence_parallel_degree)
-        dist.all_reduce(share)
-        return float(share)
+        if loss is None or not is_last_stage or self.position.tensor > 0:
+            return self._summed(None)
+        return self._summed(loss.detach() / (self.layout.data_parallel * self.layout.sequence_parallel_degree))
+
+    def _summed(self, share: Tensor | None) -> float:
+        """The sum of all ranks' shares of the loss, and with it in one message what any rank wishes."""
+        numbers = torch.tensor([0.0, *map(float, self.wishes)], dtype=torch.float64, device=self.device)
+        if share is not None:
+            numbers[0] += share
+        dist.all_reduce(numbers)
+        loss, *wishes = numbers.tolist()
+        self.agreed = Wishes(*(wish > 0 for wish in wishes))
+        return float(loss)

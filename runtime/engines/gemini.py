@@ -48,7 +48,7 @@ class GeminiEngine(Engine):
         super().__init__(plan, device)
         model = build_lazy_model(plan.problem.model, seed, dtype=DTYPES[self.layout.precision])
         recompute_blocks(model, recomputed_layers(self.layout, stage=0))
-        torch.manual_seed(seed + 1 + self.position.data)
+        self.seed_step(seed, 0)
         plain_optimizer = optimizer(decay_groups(model), lr=learning_rate)
         if type(plain_optimizer) not in ACCEPTED_OPTIMIZERS:
             accepted = ", ".join(kind.__name__ for kind in ACCEPTED_OPTIMIZERS)

@@ -39,28 +39,26 @@ class GridEngine(Engine):
             PlanError: the runtime cannot execute the plan's layout.
         """
         super().__init__(plan, device)
-        self._spec = plan.problem.model
         self.mesh = Mesh(self.layout)
         vocab_rows = int(padded_vocab(plan.problem, columns_of(self.layout))[0])
-        self._shards = Shards(self.mesh, self._spec, vocab_rows)
+        self.shards = Shards(self.mesh, self.model_spec, vocab_rows)
         self.model = self._build_model(seed)
-        # Every rank holds another part of every activation, so every rank draws other dropout.
-        torch.manual_seed(seed + 1 + dist.get_rank())
+        self.seed_step(seed, 0)
         self.optimizer = self._build_optimizer(optimizer, learning_rate)
         self.schedule = self._build_schedule()
         self._copied = self._copies()
-        self._ends = self.mesh.ends() if self.layout.pipeline_parallel > 1 and self._spec.tied_embeddings else None
+        self._ends = self.mesh.ends() if self.layout.pipeline_parallel > 1 and self.model_spec.tied_embeddings else None
 
     def _build_model(self, seed: int) -> GridGPT:
         stage, dtype = self.position.stage, DTYPES[self.layout.precision]
-        layers, draw = held_layers(self.layout, stage), initial_parameters(self._spec, seed)
+        layers, draw = held_layers(self.layout, stage), initial_parameters(self.model_spec, seed)
 
         def make(name: str) -> nn.Parameter:
             whole = draw(self._whole_name(name))
-            return nn.Parameter(self._shards.cut(name, whole).to(self.device, dtype))
+            return nn.Parameter(self.shards.cut(name, whole).to(self.device, dtype))
 
         recomputed = recomputed_layers(self.layout, stage)
-        return GridGPT(self._spec, self.mesh, layers, make, recomputed=recomputed).train()
+        return GridGPT(self.model_spec, self.mesh, layers, make, recomputed=recomputed).train()
 
     def _build_optimizer(self, optimizer: type[Optimizer], learning_rate: float) -> OptimizerWrapper:
         plain = optimizer(decay_groups(self.model), lr=learning_rate)  # type: ignore[call-arg]
@@ -85,6 +83,10 @@ class GridEngine(Engine):
         for name, parameter in self.model.named_parameters():
             found[copy_axes(name, self.mesh.grid)].append(parameter)
         return [(axes, parameters) for axes, parameters in found.items() if self.mesh.size(axes) > 1]
+
+    def seed_step(self, seed: int, step: int) -> None:
+        """Every rank holds another part of every activation, so every rank draws other dropout."""
+        self._seed(seed, step, dist.get_rank())
 
     def accumulate_gradients(self, batch: Batch) -> Tensor | None:
         """Forward and backward of all micro batches; every parameter then has the gradient of the global batch.
@@ -132,11 +134,9 @@ class GridEngine(Engine):
 
     def _global_mean(self, loss: Tensor | None) -> float:
         # Only the last stage has a loss; ranks that divide nothing but the vocabulary have the same one.
-        share = torch.zeros((), dtype=torch.float64, device=self.device)
-        if loss is not None and self.position.stage == self.layout.pipeline_parallel - 1:
-            share += loss.detach() / self.mesh.grid.edge
-        dist.all_reduce(share)
-        return float(share)
+        if loss is None or self.position.stage < self.layout.pipeline_parallel - 1:
+            return self._summed(None)
+        return self._summed(loss.detach() / self.mesh.grid.edge)
 
     def full_parameters(self) -> dict[str, Tensor]:
         """The parameters of this rank's stage as in the unsharded model; every rank has to ask."""
@@ -155,10 +155,10 @@ class GridEngine(Engine):
         return self._whole({name: gradient for name, gradient in gradients.items() if gradient is not None})
 
     def _whole(self, parts: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {self._whole_name(name): whole for name, whole in self._shards.whole(parts).items()}
+        return {self._whole_name(name): whole for name, whole in self.shards.whole(parts).items()}
 
     def _whole_name(self, name: str) -> str:
-        return _TIED.get(name, name) if self._spec.tied_embeddings else name
+        return _TIED.get(name, name) if self.model_spec.tied_embeddings else name
 
 
 def _sum_over(group: dist.ProcessGroup, gradients: list[Tensor]) -> None:

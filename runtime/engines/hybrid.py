@@ -7,10 +7,11 @@ from typing import Any
 import torch
 from colossalai.booster import Booster
 from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import AdamW, Optimizer
 
 from planner.plans.plan import Plan
-from runtime.engines.engine import Batch, Engine
+from runtime.engines.engine import Batch, Engine, mixed_seed
 from runtime.engines.plugins import hybrid_plugin
 from runtime.patches import rotary
 from runtime.patches.host_accelerator import Device
@@ -48,6 +49,7 @@ class HybridEngine(Engine):
             PlanError: the runtime cannot execute the plan's layout.
         """
         super().__init__(plan, device)
+        self._replicated: ReplicatedDropout | None = None
         model = self._build(plan, seed, attention)
         plain_optimizer = optimizer(decay_groups(model), lr=learning_rate)
         self.plugin = hybrid_plugin(plan, device)
@@ -62,21 +64,32 @@ class HybridEngine(Engine):
         layers, dtype = held_layers(layout, stage), DTYPES[layout.precision]
         model = build_model(plan.problem.model, seed, layers=layers, dtype=dtype, attention=attention)
         recompute_blocks(model, recomputed_layers(layout, stage), without_graph=layout.sequence_parallel)
-        # Dropout differs where activations differ and agrees on the replicas of tensor parallelism.
-        replicas = layout.data_parallel * layout.pipeline_parallel
-        replica_seed = seed + 1 + self.position.data * layout.pipeline_parallel + stage
-        slice_of_sequence = self.position.sequence
-        if layout.sequence_parallel:
-            if hasattr(model.base_model, "drop"):
-                # Embedded, a sequence is still whole on every rank; in the blocks each rank has a slice.
-                model.base_model.drop = ReplicatedDropout(plan.problem.model.dropout, replica_seed)
-            slice_of_sequence = 1 + self.position.tensor
-        torch.manual_seed(replica_seed + slice_of_sequence * replicas)
+        if layout.sequence_parallel and hasattr(model.base_model, "drop"):
+            # Embedded, a sequence is still whole on every rank; in the blocks each rank has a slice.
+            self._replicated = model.base_model.drop = ReplicatedDropout(plan.problem.model.dropout)
+        self.seed_step(seed, 0)
         return model
 
     def clip(self, norm: float) -> None:
         """Scale gradients whose norm over all parameters is longer, as the library does by its own setting."""
         setattr(self.optimizer, "_clip_grad_norm" if self.layout.zero_stage else "max_norm", norm)
+
+    def seed_step(self, seed: int, step: int) -> None:
+        """Dropout differs where activations differ, and agrees on the replicas of tensor parallelism."""
+        place = (seed, step, self.position.data, self.position.stage)
+        slice_of_sequence = self.position.tensor if self.layout.sequence_parallel else self.position.sequence
+        self._seed(*place, slice_of_sequence)
+        if self._replicated is not None:
+            self._replicated.seed(mixed_seed(*place))
+
+    def settle(self, batch: Batch) -> None:
+        """Let torch's DDP lay out its buckets anew, as it does after the first backward.
+
+        Sums over three and more ranks are rounded by their place in a bucket.
+        """
+        if isinstance(self.model.module, DistributedDataParallel):
+            self.accumulate_gradients({name: tensor.to(self.device) for name, tensor in batch.items()})
+            self.optimizer.zero_grad()
 
     def accumulate_gradients(self, batch: Batch) -> Tensor | None:
         """Forward and backward of all micro batches; their mean loss, which only the last stage has."""

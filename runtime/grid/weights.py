@@ -79,6 +79,12 @@ class Shards:
             memory_format=torch.contiguous_format
         )
 
+    def ranges(self, name: str, shape: torch.Size) -> tuple[slice, ...]:
+        """Where this rank's part lies in a parameter of ``shape`` as the grid orders and pads it."""
+        if name in ("transformer.wte.weight", "lm_head.weight"):
+            shape = torch.Size((self._vocab_rows, *shape[1:]))
+        return sharding_of(name, self._mesh.grid).part(shape, self._mesh.grid, self._mesh.coordinates)
+
     def whole(self, parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Parameters (or gradients) as in the unsharded model; every rank of the grid has to ask for the same."""
         together = torch.cat([part.flatten() for part in parts.values()])

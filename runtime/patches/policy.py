@@ -100,11 +100,15 @@ def _forward(
 class ReplicatedDropout(nn.Module):
     """Dropout that draws the same numbers on every tensor-parallel rank, from a generator of its own."""
 
-    def __init__(self, probability: float, seed: int) -> None:
-        """Drop with ``probability``; ranks with the same ``seed`` drop the same elements."""
+    def __init__(self, probability: float) -> None:
+        """Drop with ``probability``."""
         super().__init__()
-        self._probability, self._seed = probability, seed
+        self._probability, self._seed = probability, 0
         self._generator: torch.Generator | None = None
+
+    def seed(self, seed: int) -> None:
+        """Start anew; ranks with the same ``seed`` drop the same elements."""
+        self._seed, self._generator = seed, None
 
     def forward(self, states: Tensor) -> Tensor:
         """``states`` with some elements zero and the others scaled up; as they are outside of training."""

@@ -10,7 +10,7 @@ import transformers
 from colossalai.lazy.lazy_init import LazyTensor
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, no_init_weights
 
 from planner.specs import ModelSpec
 from runtime.states.families import ATTENTION, FAMILIES, family_of
@@ -60,6 +60,14 @@ def blocks_of(model: Any) -> nn.ModuleList:
     return blocks
 
 
+def saved_config(spec: ModelSpec) -> str:
+    """The `config.json` with which Transformers loads the weights: in float32, with an attention of its own."""
+    config = model_config(spec, attention="sdpa")
+    config.architectures, config.torch_dtype, config.use_cache = [family_of(spec).model], torch.float32, True
+    text: str = config.to_json_string()
+    return text
+
+
 def build_model(
     spec: ModelSpec,
     seed: int,
@@ -105,7 +113,7 @@ def build_lazy_model(spec: ModelSpec, seed: int, *, dtype: torch.dtype, attentio
 
 def _empty_model(spec: ModelSpec, attention: str | None) -> Any:
     family, config = family_of(spec), model_config(spec, attention)
-    with torch.device("meta"):
+    with torch.device("meta"), no_init_weights():
         model = getattr(transformers, family.model)(config)
     family.prepare(model)
     return model
@@ -138,7 +146,14 @@ def _initial_value(name: str, shape: torch.Size, spec: ModelSpec, seed: int) -> 
     return torch.empty(shape).normal_(0.0, std, generator=generator)
 
 
+def parameter_shapes(spec: ModelSpec) -> dict[str, torch.Size]:
+    """Whole shapes of the parameters by their names in Transformers; a tied head is the embedding."""
+    model = _empty_model(spec, None)
+    model.tie_weights()
+    return {name: value.shape for name, value in model.named_parameters()}
+
+
 def initial_parameters(spec: ModelSpec, seed: int) -> Callable[[str], Tensor]:
     """Draws the whole initial parameter of a name, in float32: the one that :func:`build_model` has."""
-    shapes = {name: value.shape for name, value in _empty_model(spec, None).named_parameters()}
+    shapes = parameter_shapes(spec)
     return lambda name: _initial_value(name, shapes[name], spec, seed)

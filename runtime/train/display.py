@@ -48,6 +48,11 @@ class _Display:
         """Leave the terminal as it was."""
         self._progress.stop()
 
+    def say(self, text: str) -> None:
+        """A message above the bar; every rank that is shown says it."""
+        if self._shown:
+            self._console.print(text, soft_wrap=True, markup=False)
+
 
 class StepDisplay(_Display):
     """Progress of training: beside the bar, a plain line for every tenth of the steps where there is no terminal."""
@@ -102,10 +107,10 @@ class PhaseDisplay(_Display):
         self._begun += 1
 
 
-def show_result(steps: Sequence[Step], lines: Sequence[ResultLine], metrics_path: str) -> None:
-    """The result on stdout: first and last loss, skipped updates, and predicted against measured."""
+def show_result(steps: Sequence[Step], lines: Sequence[ResultLine], metrics_path: str, *, first: int = 1) -> None:
+    """The result on stdout: loss of step ``first`` and the last, skipped updates, and predicted against measured."""
     console = Console(highlight=False, width=None if sys.stdout.isatty() else PIPED_WIDTH)
-    console.print(f"loss: {steps[0].loss:.4f} at step 1, {steps[-1].loss:.4f} at step {len(steps)}")
+    console.print(f"loss: {steps[0].loss:.4f} at step {first}, {steps[-1].loss:.4f} at step {first + len(steps) - 1}")
     if skipped := skipped_updates(steps):
         console.print(
             f"{skipped} of {len(steps)} steps updated nothing: gradients overflowed in fp16, and the scale of the loss "

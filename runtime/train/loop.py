@@ -18,8 +18,10 @@ from planner.jobs.reading import read_job
 from planner.jobs.schedule import learning_rate_at
 from planner.jobs.sources import check_evaluation, open_samples, read_sources
 from planner.plans.plan import Plan
+from runtime.checkpoints.loading import start_from
 from runtime.engines.choice import make_engine
 from runtime.engines.engine import Engine
+from runtime.train.checkpointing import Checkpointing
 from runtime.train.data import Batches
 from runtime.train.display import StepDisplay, show_result
 from runtime.train.measure import MetricsFile, header, prediction_record, result_lines
@@ -31,10 +33,10 @@ LARGEST_EXPONENT = 700.0
 """Of e, in double precision."""
 
 
-def run_training(plan: Plan, folder: Path) -> None:
+def run_training(plan: Plan, folder: Path, *, resume: Path | None = None, init_from: Path | None = None) -> ExitCode:
     """Learn the job in ``folder`` and report; every rank of the process group calls it.
 
-    Rank 0 displays, and writes metrics to ``folder``.
+    Rank 0 displays, and writes metrics to ``folder``. The answer says whether the run is done, or was asked to end.
 
     Raises:
         PlanError: the plan, the data or the loss does not allow it.
@@ -47,21 +49,32 @@ def run_training(plan: Plan, folder: Path) -> None:
     )
     engine.set_optimizer(job.optimizer)
     _check_same_data(data.fingerprint, engine.device)
+    is_first = dist.get_rank() == 0
+    display = StepDisplay(data.steps, shown=is_first)
+    saving = Checkpointing(engine, plan, job, folder, resume=resume, say=display.say)
+    if init_from is not None and resume is None:
+        start_from(engine, init_from)
+    if saving.done:
+        engine.settle(data.training.batch(saving.done, engine.rows))
     stage, device = engine.position.stage, engine.device
     boosted = memory_records(gather_memory(stage, device))
     forget_peaks(device)
-    is_first = dist.get_rank() == 0
     metrics_path = folder / METRICS_FILE
-    with MetricsFile(metrics_path if is_first else None) as metrics, StepDisplay(data.steps, shown=is_first) as display:
-        about = header(plan, steps=data.steps, seed=job.seed)
+    with MetricsFile(metrics_path if is_first else None, after=saving.done) as metrics, display:
+        about = {"step": saving.done} if saving.done else {}
+        about |= header(plan, steps=data.steps, seed=job.seed)
         digests = {"job_digest": job.digest, "data_fingerprint": data.fingerprint}
         metrics.write("header", **about, **digests, memory=boosted)
-        steps = _steps(plan, job, engine, data, metrics, display)
+        steps = _steps(plan, job, _Parts(engine, data, saving), metrics, display)
+        if saving.ends:
+            return ExitCode.SAVED
         memory = gather_memory(stage, device)
         profile = _profile(engine, data)
         metrics.write("summary", **_summary(steps, memory), predicted=prediction_record(plan), **profile._asdict())
     if is_first:
-        show_result(steps, result_lines(plan, steps, memory, profile.terms_s), str(metrics_path))
+        lines = result_lines(plan, steps, memory, profile.terms_s)
+        show_result(steps, lines, str(metrics_path), first=saving.done + 1)
+    return ExitCode.OK
 
 
 class _Data(NamedTuple):
@@ -98,17 +111,28 @@ def _check_same_data(fingerprint: str, device: torch.device) -> None:
         raise unusable(message, SOURCES_FILE, "name the same files everywhere, best on a shared drive")
 
 
-def _steps(plan: Plan, job: Job, engine: Engine, data: _Data, metrics: MetricsFile, display: StepDisplay) -> list[Step]:
-    """All steps of a run, and what is evaluated between them."""
+class _Parts(NamedTuple):
+    """What a step is made with."""
+
+    engine: Engine
+    data: _Data
+    saving: Checkpointing
+
+
+def _steps(plan: Plan, job: Job, parts: _Parts, metrics: MetricsFile, display: StepDisplay) -> list[Step]:
+    """All steps of a run, and what is evaluated and saved between them."""
+    engine, data, saving = parts
     steps: list[Step] = []
-    for number in range(data.steps):
+    for number in range(saving.done, data.steps):
         learning_rate = learning_rate_at(number, data.steps, job)
         engine.set_learning_rate(learning_rate)
+        engine.seed_step(job.seed, number)
+        saving.before_step()
         step = _timed_step(engine, data.training, number)
         steps.append(step)
         tokens_per_s = plan.problem.global_batch * plan.problem.seq_len / step.seconds
         reading = {}
-        if number < FIRST_STEPS:
+        if len(steps) <= FIRST_STEPS:
             reading = {"memory": memory_records(gather_memory(engine.position.stage, engine.device))}
         metrics.write(
             "step",
@@ -124,6 +148,9 @@ def _steps(plan: Plan, job: Job, engine: Engine, data: _Data, metrics: MetricsFi
         _check_finite(step.loss, number + 1, plan)
         if data.evaluation is not None and ((number + 1) % job.evaluation.every_steps == 0 or number + 1 == data.steps):
             _evaluate(engine, data, number + 1, metrics, display)
+        saving.after_step(number + 1, metrics)
+        if saving.ends:
+            break
     return steps
 
 

@@ -40,12 +40,14 @@ PACKAGES = ("torch", "colossalai", "transformers")
 class MetricsFile:
     """A JSON Lines file: a header record, one record a step, and a summary if the run ends well."""
 
-    def __init__(self, path: Path | None) -> None:
-        """Start the file anew; without a path nothing is kept."""
+    def __init__(self, path: Path | None, *, after: int = 0) -> None:
+        """Start the file anew, or go on ``after`` a step, without what came later; without a path nothing is kept."""
         self._file = None
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = path.open("wb", buffering=0)
+            if after:
+                _cut(path, after)
+            self._file = path.open("ab" if after else "wb", buffering=0)
         self._path = path
 
     def write(self, record: str, **fields: Any) -> None:
@@ -80,6 +82,24 @@ class MetricsFile:
         """Close the file."""
         if self._file is not None:
             self._file.close()
+
+
+def _cut(path: Path, step: int) -> None:
+    """Leave the records up to a step in a file, and no line that was cut off: whole as before, or as it is to be."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_bytes().splitlines(keepends=True):
+        with contextlib.suppress(ValueError):
+            record = json.loads(line)
+            if line.endswith(b"\n") and record["record"] != "summary" and record.get("step", 0) <= step:
+                kept.append(line)
+    beside = path.with_name(f".{path.name}")
+    with beside.open("wb") as file:
+        file.writelines(kept)
+        file.flush()
+        os.fsync(file.fileno())
+    beside.replace(path)
 
 
 def header(plan: Plan, *, steps: int, seed: int) -> dict[str, Any]:

@@ -4,11 +4,10 @@ import statistics
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from runtime.states.loss_scale import MIXINS
+
 WARM_UP_STEPS = 3
 """Steps left out of the median: the first ones allocate memory and open connections."""
-
-_MIXINS = ("mixed_precision", "mixed_precision_mixin", "mix_precision_mixin")
-"""What Colossal-AI's three wrappers of an optimizer call the part that scales the loss."""
 
 
 class Step(NamedTuple):
@@ -22,7 +21,7 @@ class Step(NamedTuple):
 
 def has_updated(optimizer: Any) -> bool:
     """Whether the last call of ``optimizer.step`` changed the weights; only fp16 can leave them as they are."""
-    found = (getattr(getattr(optimizer, name, None), "found_overflow", None) for name in _MIXINS)
+    found = (getattr(getattr(optimizer, name, None), "found_overflow", None) for name in MIXINS)
     return not any(overflow is not None and overflow.item() > 0 for overflow in found)
 
 

@@ -18,7 +18,8 @@ import torch
 import torch.distributed as dist
 
 from planner.diagnostics import Diagnostic, ExitCode, PlanError, render
-from planner.handover.work import FAILURE_FILE, OUT_OF_MEMORY_FILE, PLAN_FILE
+from planner.handover.options import decode
+from planner.handover.work import FAILURE_FILE, OUT_OF_MEMORY_FILE, PLAN_FILE, Beginning
 from planner.plans.plan import Plan, read_plan
 from runtime.engines.support import check_supported
 from runtime.patches.quiet import quieten_libraries
@@ -28,17 +29,17 @@ from runtime.train.group import join_group
 
 def main(arguments: Sequence[str]) -> int:
     """Run this rank to the end; the exit code says how it ended."""
-    folder = Path(arguments[0])
+    folder, begins = Path(arguments[0]), decode(arguments[1], Beginning)
 
-    def train(plan: Plan) -> None:
+    def train(plan: Plan) -> ExitCode:
         from runtime.train.loop import run_training  # here, so that a failing import is reported too
 
-        run_training(plan, folder)
+        return run_training(plan, folder, resume=begins.resume, init_from=begins.init_from)
 
     return serve(folder / PLAN_FILE, folder / "rank", train)
 
 
-def serve(plan_path: Path, logs: Path, work: Callable[[Plan], None]) -> int:
+def serve(plan_path: Path, logs: Path, work: Callable[[Plan], ExitCode | None]) -> int:
     """Join the other ranks of the plan and do ``work`` with them; the exit code says how it ended.
 
     The traceback of a failure goes to a new file whose name begins like ``logs``, before the number of the rank.
@@ -50,7 +51,7 @@ def serve(plan_path: Path, logs: Path, work: Callable[[Plan], None]) -> int:
         check_supported(plan)
         _check_world(plan)
         _join(plan)
-        work(plan)
+        ended = work(plan)
         dist.destroy_process_group()
     except PlanError as error:
         return fail("\n".join(map(render, error.diagnostics)), error.exit_code)
@@ -58,7 +59,7 @@ def serve(plan_path: Path, logs: Path, work: Callable[[Plan], None]) -> int:
         log = _write_log(logs.with_name(f"{logs.name}{rank}"))
         _note_out_of_memory(error)
         return fail(render(_explain(error, rank, log)), _exit_code(error))
-    return ExitCode.OK
+    return ended or ExitCode.OK
 
 
 def leave(status: int) -> NoReturn:

@@ -61,6 +61,7 @@ def test_both_halves_know_these_rooms() -> None:
     shared = {
         f"planner.{name}"
         for name in (
+            "checkpoints",
             "diagnostics",
             "inputs",
             "outputs",

@@ -21,7 +21,7 @@ import msgspec
 import pytest
 
 from planner.cli import app as cli
-from planner.plans.plan import _digest, canonical_json
+from planner.plans.plan import canonical_json, content_digest
 
 EXAMPLES = int(os.environ.get("GPTPLAN_FUZZ_EXAMPLES", "60"))
 LONGEST_S = 10.0
@@ -91,7 +91,7 @@ def edited(name: str, edits: list[tuple[float, str, Any]]) -> bytes:
             for key in path[:-1]:
                 parent = parent[key]
             _edit(parent, path[-1], kind, value)
-    changed["digest"] = _digest(changed)
+    changed["digest"] = content_digest(changed)
     return canonical_json(changed)
 
 

@@ -51,8 +51,9 @@ def test_a_run_learns_and_reports(layout: dict[str, Any], plan: MakePlan, start:
     process = start(chosen, steps=30, learning_rate=3e-3)
     stdout, stderr = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 0, stderr
-    header, *steps, summary = records(tmp_path)
+    header, *steps, saved, summary = records(tmp_path)
     assert header["record"] == "header"
+    assert (saved["record"], saved["step"]) == ("checkpoint", 30)
     assert header["plan_digest"] == chosen.digest
     assert header["versions"].keys() == {"torch", "colossalai", "transformers"}
     assert [step["step"] for step in steps] == list(range(1, 31))

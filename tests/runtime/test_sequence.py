@@ -126,7 +126,9 @@ def test_the_embedding_drops_one_set_of_elements_and_the_share_asked_for() -> No
     from runtime.patches.policy import ReplicatedDropout
 
     states = torch.ones(100, 100)
-    first, second = ReplicatedDropout(0.25, SEED), ReplicatedDropout(0.25, SEED)
+    first, second = ReplicatedDropout(0.25), ReplicatedDropout(0.25)
+    for module in (first, second):
+        module.seed(SEED)
     torch.manual_seed(1)
     dropped = first(states)
     torch.manual_seed(2)

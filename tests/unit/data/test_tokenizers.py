@@ -16,7 +16,7 @@ from planner.diagnostics import PlanError
 
 tokenizers = pytest.importorskip("tokenizers")
 U16 = np.dtype("u2")
-TEXT = "Low lower lowest: the newest 3 widest towers\n\n  were wider\u2019s caf\u00e9. "
+TEXT = "Low lower lowest: the newest 3 widest towers\n\n  were wider\u2019s jos\u00e9. "
 
 
 def words(folder: Path, **special: Any) -> Path:

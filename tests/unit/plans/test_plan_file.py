@@ -50,7 +50,7 @@ def reseal(path: Path, **fields: Any) -> None:
     """Edit and give it the digest of the new content, as only a different gptplan would."""
     edit(path, **fields)
     content = msgspec.json.decode(path.read_bytes())
-    edit(path, digest=plan_module._digest(content))
+    edit(path, digest=plan_module.content_digest(content))
 
 
 def test_round_trip(plan: Plan, path: Path) -> None:

@@ -1,0 +1,142 @@
+"""Runs that are ended and go on: from the command line, with the losses of a run without a break."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from planner.checkpoints.folders import checkpoints_in
+from planner.plans.plan import Plan, write_plan
+from tests.runtime.launched import ROOT, TIMEOUT_S, MakePlan, ranks_of
+
+pytestmark = pytest.mark.runtime
+
+Start = Callable[..., "subprocess.Popen[str]"]
+STEPS = 60
+
+
+@pytest.fixture
+def command(plan: MakePlan, tmp_path: Path) -> Start:
+    """``command(plan, *arguments)`` is `gptplan run` of a plan, with checkpoints every ten steps."""
+
+    def run(chosen: Plan, *arguments: object) -> "subprocess.Popen[str]":
+        path = tmp_path / f"tp{chosen.layout.tensor_parallel}.plan"
+        write_plan(chosen, path)
+        fixed = ["--steps", str(STEPS), "--set", "checkpoint.every_steps=10", "--learning-rate", "3e-3"]
+        return subprocess.Popen(
+            [sys.executable, "-m", "planner.cli", "run", str(path), *fixed, *map(str, arguments)],
+            cwd=ROOT,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+
+    return run
+
+
+def ended(process: "subprocess.Popen[str]", code: int) -> str:
+    _, stderr = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == code, stderr
+    assert "Traceback" not in stderr
+    return stderr
+
+
+def wait_for(checkpoint: Path) -> None:
+    deadline = time.monotonic() + TIMEOUT_S
+    while not checkpoint.is_dir():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def losses(folder: Path) -> dict[int, float]:
+    """By step, each of which is there once."""
+    records: list[dict[str, Any]] = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    steps = [(record["step"], record["loss"]) for record in records if record["record"] == "step"]
+    assert [step for step, _ in steps] == list(range(1, len(steps) + 1))
+    return dict(steps)
+
+
+def test_a_run_that_is_ended_and_killed_has_the_losses_of_one_without_a_break(
+    plan: MakePlan, command: Start, tmp_path: Path
+) -> None:
+    chosen = plan(tensor_parallel=2, model={"dropout": 0.1})
+    whole, broken = tmp_path / "whole", tmp_path / "out"
+    ended(command(chosen, "--run-dir", whole), 0)
+
+    process = command(chosen, "--run-dir", broken)
+    wait_for(broken / "checkpoints" / "step-00000010")
+    process.send_signal(signal.SIGTERM)
+    stderr = ended(process, 75)
+    assert stderr.splitlines()[-1].startswith("asked to end: the run has saved; `gptplan run ")
+    saved = checkpoints_in(broken / "checkpoints")[-1]
+    assert f"--resume {broken}` goes on" in stderr
+    done = len(losses(broken))
+    assert saved.name == f"step-{done:08d}"
+    assert done < STEPS
+
+    process = command(chosen, "--run-dir", broken, "--resume")
+    wait_for(broken / "checkpoints" / "step-00000040")
+    subprocess.run(["kill", "-9", str(ranks_of(tmp_path)[0])], check=True)
+    assert "was killed by SIGKILL" in ended(process, 137)
+    with (broken / "metrics.jsonl").open("a") as file:
+        file.write('{"record": "step", "step": 5')  # a line that a crash of the machine has cut off
+
+    stderr = ended(command(chosen, "--resume", broken), 0)
+    assert f"goes on from {broken / 'checkpoints' / 'step-000000'}" in stderr
+    assert losses(broken) == losses(whole)
+
+
+def test_a_run_goes_on_under_another_plan_in_another_folder(plan: MakePlan, command: Start, tmp_path: Path) -> None:
+    ended(command(plan(tensor_parallel=2), "--run-dir", tmp_path / "whole", "--set", "checkpoint.keep_every=20"), 0)
+    names = [path.name for path in checkpoints_in(tmp_path / "whole" / "checkpoints")]
+    assert names == ["step-00000020", "step-00000040", "step-00000050", "step-00000060"]
+    pipeline = plan(pipeline_parallel=2, num_microbatches=2)
+    source = tmp_path / "whole" / "checkpoints" / "step-00000050"
+    ended(command(pipeline, "--run-dir", tmp_path / "other", "--resume", source), 0)
+    lines = (tmp_path / "other" / "metrics.jsonl").read_text().splitlines()
+    found = {record["step"]: record["loss"] for record in map(json.loads, lines) if record["record"] == "step"}
+    expected = losses(tmp_path / "whole")
+    assert found == {step: pytest.approx(expected[step], rel=1e-6) for step in range(51, 61)}
+    text = gptplan("sample", tmp_path / "other", "--prompt", "def f(", "--tokens", 20)
+    assert text.startswith("def f(")
+    assert len(text.encode(errors="replace")) >= len("def f(") + 20
+    assert gptplan("sample", tmp_path / "other", "--prompt", "def f(", "--tokens", 20) == text
+    gptplan("export-weights", tmp_path / "other", "-o", tmp_path / "weights")
+    assert (tmp_path / "weights" / "config.json").is_file()
+    stderr = ended(command(pipeline, "--run-dir", tmp_path / "new", "--init-from", tmp_path / "weights"), 0)
+    assert "a checkpoint takes 521.62 KiB, and " in stderr
+    assert losses(tmp_path / "new")[1] == pytest.approx(expected[60], abs=0.5)
+    assert losses(tmp_path / "new")[1] < expected[1] - 0.5
+
+
+def gptplan(*arguments: object) -> str:
+    """What a command answers."""
+    command = [sys.executable, "-m", "planner.cli", *map(str, arguments)]
+    done = subprocess.run(command, cwd=ROOT, text=True, capture_output=True, check=False, errors="replace")
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize(
+    ("prepare", "code", "message"),
+    [
+        (lambda folder: None, 2, "error[CKP001]: there is no complete checkpoint in this folder"),
+        (lambda folder: (folder / "checkpoints" / "step-00000010.part").mkdir(parents=True), 2, "not finished"),
+    ],
+    ids=["none", "part"],
+)
+def test_what_cannot_be_resumed_is_said_before_anything_starts(
+    prepare: Callable[[Path], object], code: int, message: str, plan: MakePlan, command: Start, tmp_path: Path
+) -> None:
+    (tmp_path / "out").mkdir()
+    prepare(tmp_path / "out")
+    before = sorted(tmp_path.rglob("*"))
+    assert message in ended(command(plan(), "--run-dir", tmp_path / "out", "--resume"), code)
+    assert [path for path in sorted(tmp_path.rglob("*")) if path.suffix != ".plan"] == before
