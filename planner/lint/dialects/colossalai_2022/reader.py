@@ -59,7 +59,7 @@ def _tensor(keys: Keys, reading: Reading) -> None:
     )
     if mode == "sequence":
         reading.no_formula("gptplan does not have the sequence mode of 2022")
-        mode = None
+        mode = UNDECIDED
     reading.fields |= {
         "tensor_parallel": degree,
         "tensor_mode": mode if mode is UNDECIDED else "none" if mode is None or degree == 1 else mode,

@@ -49,6 +49,10 @@ class Table:
     """Values of degrees that stand for what is left of the GPUs."""
     tying: tuple[str, bool] = ("", True)
     """A flag about tied embeddings, and its value where they are tied."""
+    is_llama: bool = False
+    """Whether its models have Llama's parts."""
+    unmodelled: tuple[str, ...] = ()
+    """Keys of parts that are not read, so that nothing is predicted where they ask for another one than GPT-2's."""
     has_deepspeed: bool = False
     """Whether DeepSpeed's keys of precision are there."""
 
@@ -107,13 +111,14 @@ TABLES = (
         choices={"precision": ("precision", _PRECISIONS)},
         defaults={"vocab_size": 50257},
         tying=("no_weight_tying", False),
+        unmodelled=("num_kv_heads", "mlp_type", "activation", "norm", "moe_num_experts"),
         has_deepspeed=True,
     ),
     Table(
         dialect=_dialect(
             TORCHTITAN,
             "torchtitan configuration",
-            "fsdp",
+            "torchtitan",
             {
                 "tensor_parallel": "parallelism.tensor_parallel_degree",
                 "pipeline_parallel": "parallelism.pipeline_parallel_degree",
@@ -191,7 +196,7 @@ TABLES = (
         dialect=_dialect(
             NANOTRON,
             "nanotron configuration",
-            "megatron",
+            "nanotron",
             {
                 "tensor_parallel": "parallelism.tp",
                 "pipeline_parallel": "parallelism.pp",
@@ -214,12 +219,14 @@ TABLES = (
             "num_layers": ("model.model_config.num_hidden_layers",),
             "hidden_size": ("model.model_config.hidden_size",),
             "num_heads": ("model.model_config.num_attention_heads",),
+            "kv_heads": ("model.model_config.num_key_value_heads",),
             "ffn_hidden_size": ("model.model_config.intermediate_size",),
             "vocab_size": ("model.model_config.vocab_size",),
             "max_seq_len": ("model.model_config.max_position_embeddings",),
         },
         flags={"recompute": ("parallelism.recompute_layer",)},
         tying=("model.model_config.tie_word_embeddings", True),
+        is_llama=True,
         choices={
             "precision": ("model.dtype", _PRECISIONS),
             "sequence_parallel": (
@@ -262,6 +269,7 @@ TABLES = (
         },
         flags={"sequence_parallel": ("model.sequence_parallel",)},
         tying=("model.share_embeddings_and_output_weights", True),
+        unmodelled=("model.num_query_groups", "model.activation", "model.num_moe_experts", "model.normalization"),
         choices={
             "precision": (
                 "trainer.precision",
@@ -284,6 +292,9 @@ TABLES = (
         defaults={"vocab_size": 50257},
     ),
 )
+
+OF_GPT2 = (None, False, 0, 1, "gelu", "fast-gelu", "openai-gelu", "layernorm", "layernorm1p", "regular")
+"""Values of keys of parts that stand for GPT-2's, or for one that costs the same."""
 
 FOREIGN: tuple[tuple[str, tuple[tuple[str, ...], ...]], ...] = (
     ("axolotl", (("base_model",), ("datasets", "adapter", "sequence_len", "micro_batch_size", "num_epochs"))),

@@ -3,11 +3,12 @@
 import math
 from typing import Any
 
-from planner.lint.dialects.tabled.frameworks import FOREIGN, TABLES, Table
+from planner.lint.dialects.tabled.frameworks import FOREIGN, OF_GPT2, TABLES, Table
 from planner.lint.draft import UNDECIDED, Asked, Draft
 from planner.lint.model_names import model_of_sizes
 from planner.lint.reading import Keys, Reading
 from planner.lint.source import Source, Value
+from planner.specs.model import AttentionSpec, MlpSpec, NormSpec, PositionSpec
 
 _NONE = (None, UNDECIDED)
 
@@ -141,8 +142,27 @@ def _model(keys: Keys, reading: Reading, table: Table, counts: dict[str, Any]) -
         max_seq_len=max(known["max_seq_len"] or 1, seq_len or 1),
         dropout=0.0,
         seq_len=seq_len,
+        **_parts(keys, table, heads or 1, counts.get("kv_heads")),
         tied_embeddings=keys.flag(table.tying[0], default=table.tying[1]) is table.tying[1],
     )
+
+
+def _parts(keys: Keys, table: Table, heads: int, kv_heads: Any) -> dict[str, Any]:
+    """The parts of a model that are not GPT-2's."""
+    for key in table.unmodelled:
+        if keys.has(key) and keys.raw(key) not in OF_GPT2:
+            keys.reading.no_formula(f"{key} is not read")
+    if not table.is_llama:
+        if keys.raw("pos_emb") == "rotary":
+            keys.reading.assumptions.append("rotary positions are costed as learned ones")
+        return {}
+    groups = None if kv_heads in (*_NONE, heads) else kv_heads
+    return {
+        "attention": AttentionSpec(kv_heads=groups, qkv_bias=False, output_bias=False),
+        "positions": PositionSpec(kind="rotary"),
+        "mlp": MlpSpec(gated=True, activation="silu", bias=False),
+        "norm": NormSpec(kind="rmsnorm"),
+    }
 
 
 def _batch(reading: Reading, counts: dict[str, Any]) -> None:
