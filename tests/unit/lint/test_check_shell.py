@@ -79,3 +79,9 @@ def test_misspelt_options_are_errors(option: str, meant: str) -> None:
 
 def test_the_beginning_of_an_option_is_taken_as_argparse_does() -> None:
     assert degrees(RUN.rpartition(" ")[0] + " --tensor-model-parallel 4\n") == ["4"]
+
+
+def test_an_option_that_begins_another_one_is_itself() -> None:
+    asked = Asked(gpus=8, hardware=A100, devices_per_node=8)
+    (judged,) = read_and_judge(f"{RUN} 1 --optimizer adam\n", "a.sh", "shell", asked)[1]
+    assert judged.errors == []

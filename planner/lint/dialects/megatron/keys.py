@@ -38,8 +38,11 @@ ELSEWHERE = (
     *("--encoder-num-layers", "--spec"),
 )
 """Options that bring these from elsewhere, or by their old name."""
-LIKE_OTHERS = ("--decoder-last-pipeline-num-layers", "--tp-comm-overlap-rs", "--tp-comm-overlap-ag")
-"""Options that are not judged and are nearly called like one that is."""
+LIKE_OTHERS = (
+    *("--decoder-last-pipeline-num-layers", "--tp-comm-overlap-rs", "--tp-comm-overlap-ag"),
+    *("--checkpoint", "--optimizer", "--recompute"),
+)
+"""Options that are not judged and are nearly called like one that is, or like its beginning."""
 LAUNCHER = ("--nproc_per_node", "--nproc-per-node", "--deepspeed_config")
 """Options that take underscores."""
 LEAST_MISSPELT = 10
