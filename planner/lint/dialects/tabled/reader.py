@@ -6,11 +6,13 @@ from typing import Any
 from planner.lint.dialects.tabled.frameworks import FOREIGN, OF_GPT2, TABLES, Table
 from planner.lint.draft import UNDECIDED, Asked, Draft
 from planner.lint.model_names import model_of_sizes
-from planner.lint.reading import Keys, Reading
+from planner.lint.reading import Keys, Reading, Unknowns, refuse_unknown
 from planner.lint.source import Source, Value
 from planner.specs.model import AttentionSpec, MlpSpec, NormSpec, PositionSpec
 
 _NONE = (None, UNDECIDED)
+LEAST_MISSPELT = 10
+"""Shorter names are too alike to tell a mistake from another key."""
 
 
 def _plain_names(source: Source) -> dict[str, Value]:
@@ -42,6 +44,11 @@ def read_table(table: Table, source: Source, asked: Asked) -> Draft:
     reading = Reading(table.dialect, source, asked)
     reading.settings = _plain_names(source)
     keys = Keys(reading)
+    read = [key for group in (table.counts, table.flags) for names in group.values() for key in names]
+    for parent in {key.rpartition(".")[0] for key in read}:
+        known = {key.rpartition(".")[2] for key in read if key.rpartition(".")[0] == parent}
+        long = {name for name in known if len(name) >= LEAST_MISSPELT}
+        refuse_unknown(keys, parent, long, Unknowns("there is no {name}", 0.94, far=False))
     counts = {name: _count(keys, table, name) for name in table.counts}
     _mesh(reading, counts)
     _states(keys, reading, table, counts)
