@@ -33,8 +33,12 @@ _KINDS: dict[Any, str] = {bool: "", int: "whole number", float: "number", Path: 
 
 def cli_page() -> str:
     """The whole page."""
-    contents = "\n".join(f"- [{one.__name__}](#gptplan-{one.__name__}) {_first_line(one)}" for one in COMMANDS)
+    contents = "\n".join(f"- [{_name(one)}](#gptplan-{_name(one)}) {_first_line(one)}" for one in COMMANDS)
     return "\n".join([_HEAD, contents, *map(_section, COMMANDS)])
+
+
+def _name(function: Callable[..., int]) -> str:
+    return function.__name__.replace("_", "-")
 
 
 def _first_line(function: Callable[..., int]) -> str:
@@ -43,10 +47,10 @@ def _first_line(function: Callable[..., int]) -> str:
 
 def _section(function: Callable[..., int]) -> str:
     options = sorted(declared(function.__annotations__["options"]), key=lambda one: not one.option.is_argument)
-    usage = " ".join([function.__name__, *map(_required, (one for one in options if one.default is msgspec.NODEFAULT))])
+    usage = " ".join([_name(function), *map(_required, (one for one in options if one.default is msgspec.NODEFAULT))])
     rows = "\n".join(f"| {' | '.join(_cells(one))} |" for one in options)
     table = f"| option | takes | default | |\n|---|---|---|---|\n{rows}"
-    return f"\n## gptplan {function.__name__}\n\n{_first_line(function)}\n\n```\ngptplan {usage}\n```\n\n{table}"
+    return f"\n## gptplan {_name(function)}\n\n{_first_line(function)}\n\n```\ngptplan {usage}\n```\n\n{table}"
 
 
 def _required(one: Declared) -> str:

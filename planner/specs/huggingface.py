@@ -1,6 +1,7 @@
 """Models of the Hugging Face Hub: their ``config.json`` as a model spec, every key of it read, idle or refused."""
 
 import json
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -183,7 +184,7 @@ FAMILIES = {
 
 def config_file(path: Path) -> Path | None:
     """The ``config.json`` that a path names or that lies in the folder it names; ``None``: it is none of them."""
-    if path.is_dir():
+    if os.path.isdir(path):  # noqa: PTH112 (a name too long to be one is none)
         return path / CONFIG
     return path if path.suffix == ".json" else None
 

@@ -55,9 +55,8 @@ def test_what_is_written_beside_training_is_what_was_there(plan: MakePlan, ranks
         first = saver.finish()
         saves += [saver.save(Progress(3, 24)), saver.poll()]
         go_on(engine, chosen, range(3, 4))
-        second = saver.finish()
+        assert bit_differences(waited, saver.finish().written.folder) != []
         assert bit_differences(waited, first.written.folder) == []
-        assert bit_differences(waited, second.written.folder) != []
         assert first.stall_s < first.total_s
         return saver.copied_bytes, [*saves[:2], saver.finish()]
 
