@@ -16,7 +16,8 @@ import msgspec
 import pytest
 
 from planner.diagnostics import ExitCode, PlanError
-from planner.handover.work import NVME_FOLDER, RunOptions
+from planner.handover.options import decode
+from planner.handover.work import NVME_FOLDER, Beginning, RunOptions
 from planner.launch import machine, processes
 from planner.launch.links import Endpoint
 from planner.launch.machine import check_machine
@@ -157,7 +158,8 @@ def command_of(plan: Plan, rank: int = 0, options: RunOptions | None = None) -> 
 
 def test_a_rank_is_told_its_place_and_the_folder_of_its_job(plan: MakePlan) -> None:
     command = command_of(plan(data_parallel=2), 1)
-    assert command.argv == (sys.executable, "-m", "runtime.train.worker", "runs/x/1")
+    assert command.argv[:4] == (sys.executable, "-m", "runtime.train.worker", "runs/x/1")
+    assert decode(command.argv[4], Beginning) == Beginning()
     expected = {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "PYTHONSAFEPATH": "1"}
     assert command.env.items() >= expected.items()
 
