@@ -8,16 +8,16 @@ from planner.cli.app import COMMANDS, app
 from planner.handover.options import declared
 from tests.helpers import Run
 
-NAMES = [function.__name__ for function in COMMANDS]
+NAMES = [one.__name__.replace("_", "-") for one in COMMANDS]
 
 
 def test_every_field_of_a_struct_is_one_parameter() -> None:
     group = typer.main.get_command(app)
     assert isinstance(group, TyperGroup)
     assert list(group.commands) == NAMES
-    for function in COMMANDS:
+    for name, function in zip(NAMES, COMMANDS, strict=True):
         options = {one.field: one for one in declared(function.__annotations__["options"])}
-        parameters = {one.name: one for one in group.commands[function.__name__].params}
+        parameters = {one.name: one for one in group.commands[name].params}
         assert list(options) == list(parameters)
         for field, one in options.items():
             if not one.option.is_argument:

@@ -65,8 +65,7 @@ def test_settings_stand_above_the_file_and_have_their_types(tmp_path: Path) -> N
 def test_everything_that_is_wrong_is_said_at_once(tmp_path: Path) -> None:
     path = tmp_path / "job.toml"
     path.write_text(
-        "sede = 1\nevaluation = 3\n[schedule]\nstpes = 7\nsteps = 0\nkind = 'cosin'\n"
-        "[optimiser]\n[checkpoint]\nkeep = 2\n"
+        "sede = 1\nevaluation = 3\n[schedule]\nstpes = 7\nsteps = 0\nkind = 'cosin'\n[optimiser]\n[faults]\nkeep = 2\n"
     )
     settings = ["steps=4", "data.held_out=1", "schedule", "logging.every_steps=1"]
     with pytest.raises(PlanError) as refusal:
@@ -76,7 +75,7 @@ def test_everything_that_is_wrong_is_said_at_once(tmp_path: Path) -> None:
         ("unknown key `sede`", "did you mean `seed`?"),
         ("unknown key `schedule.stpes`", "did you mean `schedule.steps`?"),
         ("unknown key `optimiser`", "did you mean `[optimizer]`?"),
-        ("`[checkpoint]` is not honoured yet: a run would do as if it were not there", "leave the section out"),
+        ("`[faults]` is not honoured yet: a run would do as if it were not there", "leave the section out"),
         ("unknown key `steps`", "did you mean `schedule.steps`?"),
         ("`data.held_out` cannot be 1: Expected `float` < 1.0", "`data.held_out` is number from 0 below 1"),
         ("`schedule` sets nothing", "for example `--set schedule.steps=100`"),

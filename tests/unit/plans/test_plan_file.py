@@ -166,7 +166,7 @@ def test_other_json_is_bad_input(path: Path, content: bytes) -> None:
 
 def test_a_folder_is_bad_input(tmp_path: Path) -> None:
     error = refusal(tmp_path)
-    assert (error.exit_code, message(error)) == (ExitCode.USAGE, "this is a folder, not a plan file")
+    assert (error.exit_code, message(error)) == (ExitCode.USAGE, "cannot read the plan: Is a directory")
 
 
 def test_a_missing_file_is_bad_input(tmp_path: Path) -> None:
@@ -177,7 +177,7 @@ def test_a_missing_file_is_bad_input(tmp_path: Path) -> None:
 def test_a_huge_file_is_bad_input(path: Path) -> None:
     os.truncate(path, 64 * 1024**2 + 1)
     error = refusal(path)
-    assert (error.exit_code, message(error)) == (ExitCode.USAGE, "this file is too large to be a plan")
+    assert (error.exit_code, message(error)) == (ExitCode.USAGE, "the plan file is larger than 64 MiB")
 
 
 def test_a_new_folder_is_made(plan: Plan, tmp_path: Path) -> None:
