@@ -111,7 +111,8 @@ def test_a_run_goes_on_under_another_plan_in_another_folder(plan: MakePlan, comm
     assert (tmp_path / "weights" / "config.json").is_file()
     stderr = ended(command(pipeline, "--run-dir", tmp_path / "new", "--init-from", tmp_path / "weights"), 0)
     assert "a checkpoint takes 521.62 KiB, and " in stderr
-    assert losses(tmp_path / "new")[1] == pytest.approx(expected[60], abs=0.5)
+    # The first batch with learned weights, not with drawn ones.
+    assert losses(tmp_path / "new")[1] < expected[1] - 1.0
     assert losses(tmp_path / "new")[1] < expected[1] - 0.5
 
 
