@@ -56,9 +56,9 @@ def plain_steps(
     from runtime.states.model import build_model
 
     model = build_model(plan.problem.model, SEED)
-    weights = {"params": [one for one in model.parameters() if one.ndim > 1]}
-    norms_and_biases = {"params": [one for one in model.parameters() if one.ndim == 1], "weight_decay": 0.0}
-    plain = optimizer([weights, norms_and_biases], lr=learning_rate or LEARNING_RATES[optimizer])  # type: ignore[call-arg]
+    weights: dict[str, Any] = {"params": [one for one in model.parameters() if one.ndim > 1]}
+    others: dict[str, Any] = {"params": [one for one in model.parameters() if one.ndim == 1], "weight_decay": 0.0}
+    plain = optimizer([weights, others], lr=learning_rate or LEARNING_RATES[optimizer])  # type: ignore[call-arg]
     for batch in batches(plan):
         logits = model(batch["input_ids"]).logits
         loss = functional.cross_entropy(logits.flatten(0, 1), batch["labels"].flatten())
