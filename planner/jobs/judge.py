@@ -10,7 +10,7 @@ from typing import NamedTuple, TypeVar
 import msgspec
 import numpy as np
 
-from planner.cost_model.parameters import model_parameters
+from planner.cost_model.checkpoints import checkpoint_cost
 from planner.data.compressed import COMPRESSED
 from planner.data.inputs import File, Found, find
 from planner.data.records import Piece, Tally, documents
@@ -28,8 +28,6 @@ from planner.specs import ModelSpec
 
 Answer = TypeVar("Answer")
 
-CHECKPOINT_BYTES_PER_PARAMETER = 12
-"""The fp32 weight and both moments of AdamW, whatever the precision of the run."""
 _PROBE_BYTES = 2**18
 """How much of a text is tokenized to tell how many tokens all of it has."""
 
@@ -98,7 +96,7 @@ def judge(job: Job, plan: Plan) -> Judgement:
         steps=steps_of(job, plan),
         sequences_per_step=problem.global_batch,
         seq_len=problem.seq_len,
-        checkpoint_bytes=CHECKPOINT_BYTES_PER_PARAMETER * sum(model_parameters(model).values()),
+        checkpoint_bytes=checkpoint_cost(plan.problem, plan.layout).num_bytes,
         free_bytes=shutil.disk_usage(Path()).free,
     )
 

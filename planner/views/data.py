@@ -2,10 +2,11 @@
 
 from collections.abc import Iterator, Sequence
 
+from planner.cost_model.checkpoints import SAVED_BYTES
 from planner.data.samples import Usage
 from planner.data.tokenizing import Manifest
 from planner.diagnostics import render
-from planner.jobs.judge import CHECKPOINT_BYTES_PER_PARAMETER, Judgement
+from planner.jobs.judge import Judgement
 from planner.specs.units import format_bytes
 from planner.views.content import Fields, Table
 
@@ -70,5 +71,5 @@ def job_judgement(found: Judgement) -> list[str | Fields | Table]:
     return [
         *lines,
         f"\nvalid: {steps}, {found.tokens:,} in all",
-        f"states to keep: {size}, {CHECKPOINT_BYTES_PER_PARAMETER} bytes a parameter; {free} are free here",
+        f"states to keep: {size}, {SAVED_BYTES} bytes a parameter; {free} are free here",
     ]
