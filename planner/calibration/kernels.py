@@ -14,6 +14,7 @@ from planner.calibration.hardware import Origin, link_fields
 from planner.calibration.tiles import TileFit, fit_tiles
 from planner.diagnostics import usage_error
 from planner.handover.measurements import Collective, CollectiveKind, Product
+from planner.inputs import read_input
 from planner.launch.machine import is_named
 from planner.specs import HardwareSpec, Precision
 
@@ -90,8 +91,9 @@ def read_kernels(tables: Sequence[Path], device: str | None, base: HardwareSpec)
 
 
 def _rows(table: Path) -> Iterator[tuple[int, dict[str, str]]]:
+    hint = f"its columns are {_COLUMNS}"
+    content = read_input(table, what="table", most_bytes=MAX_TABLE_BYTES, hint=hint)
     try:
-        content = table.read_bytes()
         if table.suffix == ".gz":
             with gzip.GzipFile(fileobj=io.BytesIO(content)) as file:
                 content = file.read(MAX_TABLE_BYTES + 1)
@@ -102,8 +104,7 @@ def _rows(table: Path) -> Iterator[tuple[int, dict[str, str]]]:
         raise usage_error("the table is larger than 256 MiB", location=str(table))
     reader = csv.DictReader(io.StringIO(text))
     if not any(_PARSERS[kind][0] <= set(reader.fieldnames or ()) for kind in _PARSERS):
-        needed = " or ".join(f"{', '.join(sorted(columns))} ({kind})" for kind, (columns, _) in _PARSERS.items())
-        raise usage_error("this is no table of kernels", location=str(table), hint=f"its columns are {needed}")
+        raise usage_error("this is no table of kernels", location=str(table), hint=hint)
     yield from enumerate(reader, start=2)
 
 
@@ -146,6 +147,7 @@ _PARSERS: dict[str, tuple[set[str], Callable[[dict[str, str]], Product | Collect
     "products": ({"device", "gemm_dtype", "m", "n", "k", "latency"}, _product),
     "collectives": ({"device", "op_name", "nccl_dtype", "num_gpus", "message_size", "latency"}, _collective),
 }
+_COLUMNS = " or ".join(f"{', '.join(sorted(columns))} ({kind})" for kind, (columns, _) in _PARSERS.items())
 
 
 def derive(kernels: Kernels, origin: Origin, multiprocessors: int | None, tables: Sequence[Path]) -> Derived:
