@@ -3,6 +3,7 @@
 import csv
 import gzip
 import io
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -98,7 +99,7 @@ def _rows(table: Path) -> Iterator[tuple[int, dict[str, str]]]:
             with gzip.GzipFile(fileobj=io.BytesIO(content)) as file:
                 content = file.read(MAX_TABLE_BYTES + 1)
         text = content.decode()
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise usage_error(f"cannot read the table: {error}", location=str(table)) from error
     if len(content) > MAX_TABLE_BYTES:
         raise usage_error("the table is larger than 256 MiB", location=str(table))

@@ -152,3 +152,13 @@ def test_options_of_tables_go_with_tables(gptplan: Run, tmp_path: Path) -> None:
     code, _, err = gptplan("calibrate", "--kernels", tmp_path / "none.csv", "-o", tmp_path / "made.toml")
     assert code == 2
     assert "--base" in err
+
+
+def test_a_damaged_archive_is_refused(gptplan: Run, tmp_path: Path) -> None:
+    path = product_table(tmp_path / "kernels.csv.gz")
+    content = bytearray(path.read_bytes())
+    content[12:40] = b"\xff" * 28
+    path.write_bytes(content)
+    code, out, err = gptplan("calibrate", "--kernels", path, "--base", "h100-80g", "-o", tmp_path / "made.toml")
+    assert (code, out) == (2, "")
+    assert "cannot read the table" in err
