@@ -13,7 +13,7 @@ from planner.cost_model.sources import formula
 from planner.cost_model.terms import Terms, total
 from planner.layouts.layout import SHARDS_GRADIENTS, SHARDS_WEIGHTS
 from planner.layouts.problem import Problem
-from planner.layouts.stages import Floats, Integers, StageColumns, microbatch_tokens, padded_vocab
+from planner.layouts.stages import Floats, Integers, StageColumns, microbatch_tokens, once_per_places, padded_vocab
 from planner.layouts.topology import Cluster, link_columns
 from planner.specs import ELEMENT_BYTES
 
@@ -41,6 +41,7 @@ def ring_links(problem: Problem, strides: Integers, sizes: Integers) -> tuple[Fl
     return link_columns(_cluster(problem).ring, strides, sizes)
 
 
+@once_per_places
 def replica_links(problem: Problem, stages: StageColumns) -> tuple[Floats, Floats]:
     """Bandwidth (bytes/s) and latency (s) of rings over all ranks that hold the same part of the model."""
     columns, stride = stages.layouts, axis_strides(problem, stages)[0]
@@ -79,6 +80,7 @@ def _tensor_parallel_ring(problem: Problem, stages: StageColumns, num_bytes: Flo
 
 
 @formula("shoeybi2019", "colossalai0.5.0")
+@once_per_places
 def layer_collectives(problem: Problem, stages: StageColumns) -> LayerCollectives:
     """Collectives of one layer and micro batch over the 1D tensor-parallel group, and all-to-all. Units: s.
 
@@ -127,19 +129,26 @@ def tensor_parallel_seconds(problem: Problem, stages: StageColumns) -> Terms:
     Grids are in :mod:`planner.cost_model.grid_communication`. Layers: :func:`layer_collectives`. Embedding
     and head: one all-reduce each; the loss: three of one 4-byte number a token.
     """
-    columns, layer = stages.layouts, layer_collectives(problem, stages)
+    layer = layer_collectives(problem, stages)
+    return {
+        "layers": stages.num_layers * layer.once + stages.recompute_layers * layer.recomputed,
+        "embedding_and_loss": _end_collectives(problem, stages),
+    }
+
+
+@once_per_places
+def _end_collectives(problem: Problem, stages: StageColumns) -> Floats:
+    columns = stages.layouts
     full: Floats = boundary_bytes(problem, stages) * np.where(
         columns.sequence_parallel == 1, columns.tensor_parallel, 1
     )
     reduce = _tensor_parallel_ring(problem, stages, full, 2.0)
     loss = 3.0 * _tensor_parallel_ring(problem, stages, microbatch_tokens(problem, columns) * 4.0, 2.0)
-    return {
-        "layers": stages.num_layers * layer.once + stages.recompute_layers * layer.recomputed,
-        "embedding_and_loss": np.where(stages.is_first, reduce, 0.0) + np.where(stages.is_last, reduce + loss, 0.0),
-    }
+    return np.where(stages.is_first, reduce, 0.0) + np.where(stages.is_last, reduce + loss, 0.0)
 
 
 @formula("narayanan2021", "colossalai0.5.0")
+@once_per_places
 def pipeline_seconds(problem: Problem, stages: StageColumns) -> Floats:
     """Blocking sends of one micro batch: a hidden state on to the next stage, its gradient back.
 
@@ -219,6 +228,7 @@ def sharded_seconds(problem: Problem, stages: StageColumns) -> Floats:
 
 
 @formula("colossalai0.5.0")
+@once_per_places
 def tied_embedding_seconds(problem: Problem, stages: StageColumns) -> Floats:
     """All-reduce of the tied embedding's gradient between the first and the last stage, once a step."""
     columns = stages.layouts

@@ -15,7 +15,7 @@ from planner.cost_model.terms import Terms
 from planner.layouts.degrees import edge_of
 from planner.layouts.layout import SHARDS_GRADIENTS, SHARDS_WEIGHTS
 from planner.layouts.problem import Problem
-from planner.layouts.stages import Floats, StageColumns, once_per_places, padded_vocab
+from planner.layouts.stages import Floats, StageColumns, once_per_places, once_per_stages, padded_vocab
 from planner.specs import ELEMENT_BYTES, Attention
 
 BACKWARD_PRODUCTS = 2.0
@@ -129,6 +129,7 @@ def recomputed_layer_seconds(problem: Problem, stages: StageColumns) -> Floats:
 
 
 @formula("definition")
+@once_per_places
 def layer_host_seconds(problem: Problem, stages: StageColumns) -> Floats:
     """Host time of one layer's forward: launches of its kernels, or what the stack takes if that is longer."""
     traffic, parts = problem.stack.traffic, problem.stack.parts
@@ -216,6 +217,7 @@ def summa_steps(stages: StageColumns) -> Floats:
 
 
 @formula("definition")
+@once_per_places
 def layer_kernels(problem: Problem, stages: StageColumns) -> Floats:
     """Kernels of one layer's forward: the stack's count, and those of the steps of its products in a grid."""
     steps, own = summa_steps(stages), block(problem)
@@ -224,6 +226,7 @@ def layer_kernels(problem: Problem, stages: StageColumns) -> Floats:
 
 
 @formula("narayanan2021")
+@once_per_places
 def head_forward_seconds(problem: Problem, stages: StageColumns) -> Floats:
     """Forward product of the loss head for one micro batch, on the last stage."""
     columns, steps, part = stages.layouts, summa_steps(stages), shares(stages.layouts).split_hidden
@@ -238,6 +241,7 @@ def head_forward_seconds(problem: Problem, stages: StageColumns) -> Floats:
 
 
 @formula("definition")
+@once_per_places
 def loss_seconds(problem: Problem, stages: StageColumns) -> Floats:
     """Passes of the loss over the logits, forward and backward, on the last stage."""
     columns, stack = stages.layouts, problem.stack
@@ -249,6 +253,7 @@ def loss_seconds(problem: Problem, stages: StageColumns) -> Floats:
 
 
 @formula("definition")
+@once_per_places
 def embedding_seconds(problem: Problem, stages: StageColumns) -> Floats:
     """Look-up of tokens and positions and the scatter of their gradients, on the first stage.
 
@@ -264,6 +269,7 @@ def embedding_seconds(problem: Problem, stages: StageColumns) -> Floats:
 
 
 @formula("narayanan2021", "korthikanti2022")
+@once_per_stages
 def microbatch_compute(problem: Problem, stages: StageColumns) -> Terms:
     """Compute time of one micro batch on each stage, forward and backward, by part. Units: s.
 

@@ -9,7 +9,7 @@ from planner.cost_model.grid_communication import grid_collectives, grid_gradien
 from planner.cost_model.sources import formula
 from planner.cost_model.terms import Terms, total
 from planner.layouts.problem import Problem
-from planner.layouts.stages import Floats, Integers, StageColumns
+from planner.layouts.stages import Floats, Integers, StageColumns, once_per_stages
 
 
 class StageTimes(NamedTuple):
@@ -22,6 +22,7 @@ class StageTimes(NamedTuple):
 
 
 @formula("narayanan2021")
+@once_per_stages
 def stage_times(problem: Problem, stages: StageColumns) -> StageTimes:
     """Time of one micro batch and of the end of the step, for each stage.
 

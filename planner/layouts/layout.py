@@ -7,6 +7,7 @@ once and serve one layout or a million.
 """
 
 import functools
+import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Annotated, Any, Literal, ParamSpec, Self, TypeVar, get_args, get_origin, get_type_hints
@@ -253,7 +254,7 @@ def once_per(
             holder, *rest = parts(args[-1])
             same, known = (*args[:-1], *rest), vars(holder).setdefault("_remembered", {})
             found = known.get(function)
-            if found is None or any(one is not other for one, other in zip(found[0], same, strict=True)):
+            if found is None or not all(map(operator.is_, found[0], same)):
                 found = known[function] = (same, function(*args, **kwargs))
             result: Result = found[1]
             return result
@@ -284,11 +285,17 @@ def columns_of(layout: Layout) -> LayoutColumns:
 
     ``recompute`` is the narrowest word for the layout's recomputed layers.
     """
-    columns: dict[str, Any] = {}
-    for field in FIELDS.values():
-        number = _recompute_of(layout) if field.name == RECOMPUTE else field.number(value_of(layout, field.name))
-        columns[field.column] = np.array([number], dtype=field.dtype)
-    return LayoutColumns(**columns)
+    named = FIELDS.values()
+    return _row(
+        tuple(_recompute_of(layout) if f.name == RECOMPUTE else f.number(value_of(layout, f.name)) for f in named)
+    )
+
+
+@functools.lru_cache(maxsize=16)
+def _row(numbers: tuple[Any, ...]) -> LayoutColumns:
+    # The same columns for layouts that differ by layers alone: what is remembered of columns is worked out once.
+    named = zip(FIELDS.values(), numbers, strict=True)
+    return LayoutColumns(**{field.column: np.array([number], dtype=field.dtype) for field, number in named})
 
 
 def value_of(layout: Layout, field: str) -> Any:

@@ -15,6 +15,7 @@ from planner.layouts.layout import (
     LayoutColumns,
     columns_of,
     once_per,
+    once_per_table,
 )
 from planner.layouts.problem import Problem
 
@@ -102,6 +103,7 @@ For functions that do not look at the layers of a stage: :meth:`StageColumns.wit
 """
 
 
+@once_per_table
 def stages_of(columns: LayoutColumns) -> StageColumns:
     """All stages of all layouts, with one layer each."""
     rows = np.repeat(np.arange(len(columns)), columns.pipeline_parallel)

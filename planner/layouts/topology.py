@@ -68,6 +68,7 @@ def _path(graph: nx.Graph, source: tuple[str, int, int], target: tuple[str, int,
     )
 
 
+@lru_cache(maxsize=1024)
 def members_per_node(
     stride: int, size: int, num_devices: int, devices_per_node: int, adjacent: int = 1
 ) -> tuple[int, bool]:

@@ -124,6 +124,10 @@ class ModelSpec(Spec, frozen=True, kw_only=True):
         if self.seq_len > self.max_seq_len:
             raise ValueError(f"`seq_len` {self.seq_len} is longer than `max_seq_len` {self.max_seq_len}")
 
+    def __hash__(self) -> int:
+        """Of what tells models apart; the table of sources has none."""
+        return hash((self.name, self.num_layers, self.hidden_size, self.ffn_hidden_size, self.vocab_size))
+
     @property
     def kv_heads(self) -> int:
         """Heads of keys and of values."""

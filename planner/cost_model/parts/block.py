@@ -1,7 +1,7 @@
 """A block as the sum of its parts, in the order in which a token passes them."""
 
 from collections.abc import Callable
-from functools import reduce
+from functools import lru_cache, reduce
 from typing import NamedTuple
 
 from planner.cost_model.parts.attention import attention
@@ -59,6 +59,7 @@ class Block(NamedTuple):
         return Elements(*(max(getattr(part.working, name) for part in self.parts) for name in Elements._fields))
 
 
+@lru_cache(maxsize=64)
 def block_of(model: ModelSpec, library: PartsSpec | None = None, *, full: bool = False) -> Block:
     """The block of a model; its weights are the same under every library."""
     made = Made(model, library or PartsSpec(), full)
