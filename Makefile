@@ -25,8 +25,10 @@ demo: $(VENV)/runtime.stamp ## Install, plan GPT-3 for 96 GPUs, then plan and tr
 	$(BIN)/gptplan solve --model gpt2-tiny --gpu local-cpu --gpus 2
 	$(BIN)/gptplan run plans/gpt2-tiny-2xlocal-cpu.plan
 
+# Tests that train take all cores by themselves, the others one each.
 test: lint ## Everything a change has to pass: lint, types, import directions, all tests, docs, wheel
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --ignore tests/runtime
+	$(BIN)/python -m pytest tests/runtime
 
 # One target a tool, which the hooks of .pre-commit-config.yaml call one by one.
 lint: lint-style lint-format lint-spelling lint-imports lint-types ## Style, spelling, import directions and types

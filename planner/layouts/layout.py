@@ -295,7 +295,8 @@ def columns_of(layout: Layout) -> LayoutColumns:
 def _row(numbers: tuple[Any, ...]) -> LayoutColumns:
     # The same columns for layouts that differ by layers alone: what is remembered of columns is worked out once.
     named = zip(FIELDS.values(), numbers, strict=True)
-    return LayoutColumns(**{field.column: np.array([number], dtype=field.dtype) for field, number in named})
+    columns: dict[str, Any] = {field.column: np.array([number], dtype=field.dtype) for field, number in named}
+    return LayoutColumns(**columns)
 
 
 def value_of(layout: Layout, field: str) -> Any:
