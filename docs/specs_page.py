@@ -11,7 +11,11 @@ import msgspec
 from msgspec import UNSET
 from msgspec import inspect as types
 
-from planner.solver.search import MOST_LAYOUTS
+from planner.solver.candidates import MOST_LAYOUTS
+from planner.solver.min_devices import MOST_COUNTS, MOST_ROWS
+from planner.solver.search import MOST_STAGES
+from planner.solver.why_not.conflict import MOST_STAGES as MOST_JUDGED
+from planner.solver.why_not.relaxed import MOST_RELAXED
 from planner.specs import HardwareSpec, ModelSpec, StackSpec
 from planner.specs.base import Spec
 from planner.specs.files import MAX_SPEC_BYTES
@@ -29,8 +33,11 @@ text with a unit; a plan holds them as numbers in bytes, seconds, bytes/s and FL
 
 {units}
 
-A number or quantity out of its bounds is refused. So is a question with more than {layouts:,} layouts, as a batch and
-a number of GPUs with very many divisors have. A file has at most {size} MiB.
+A number or quantity out of its bounds is refused. A file has at most {size} MiB. Within the bounds `solve` takes at
+most a minute of one core and 2 GB of memory, or refuses the question: more than {layouts:,} layouts, as a batch and a
+number of GPUs with very many divisors have; more than {stages:,} stages of valid layouts to rank; where nothing fits,
+more than {relaxed:,} layouts, or {judged:,} stages of them, among which to find out why; with `--min-gpus` more than
+{counts:,} counts or {rows:,} layouts to try. `python -m benchmarks.hostile_questions` asks the hardest that we know.
 
 This page is written by `make docs` from the structs in `planner/specs/`; do not edit it.
 """
@@ -56,7 +63,16 @@ def specs_page() -> str:
     kinds: dict[str, type[Spec]] = {"A model": ModelSpec, "Hardware": HardwareSpec, "A training stack": StackSpec}
     return "\n".join(
         [
-            _HEAD.format(units=units, layouts=MOST_LAYOUTS, size=MAX_SPEC_BYTES >> 20),
+            _HEAD.format(
+                units=units,
+                layouts=MOST_LAYOUTS,
+                stages=MOST_STAGES,
+                relaxed=MOST_RELAXED,
+                judged=MOST_JUDGED,
+                counts=MOST_COUNTS,
+                rows=MOST_ROWS,
+                size=MAX_SPEC_BYTES >> 20,
+            ),
             *(_section(kind, f"## {title}") for title, kind in kinds.items()),
         ]
     )

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from planner.diagnostics import usage_error
+from planner.diagnostics import PlanError, usage_error
 from planner.layouts import pins
 from planner.layouts.degrees import GRID_MODES, divisors, grid_edge, grid_ranks
 from planner.layouts.layout import (
@@ -39,11 +39,13 @@ _MESH = (
 _BATCH = ("micro_batch", "num_microbatches")
 _SCHEDULE = ("schedule", "num_model_chunks")
 _STATES = ("zero_stage", "sequence_parallel", "recompute", "offload_tier", "offload_optimizer", "offload_parameters")
+MOST_LAYOUTS = 2_000_000
+"""What is judged within 2 GB of memory."""
 _ENUMERATED = (*_MESH, *_BATCH, *_SCHEDULE, *_STATES)
 """Columns that candidates differ in; every other one has its neutral value."""
 
 
-def enumerate_layouts(problem: Problem, *, keeping_pins: bool = False, most: int | None = None) -> LayoutColumns:
+def enumerate_layouts(problem: Problem, *, keeping_pins: bool = False, most: int = MOST_LAYOUTS) -> LayoutColumns:
     """All candidate layouts of a problem, in a fixed order.
 
     ``keeping_pins`` leaves those out that a pinned column of theirs contradicts, which is quicker than to judge them.
@@ -58,15 +60,20 @@ def enumerate_layouts(problem: Problem, *, keeping_pins: bool = False, most: int
     for mesh in meshes:
         rows.append(_rows_of(problem, mesh, states(*_place(mesh)), pinned))
         count += len(rows[-1])
-        if most is not None and count > most:
-            raise usage_error(
-                f"the question has more than {most:,} layouts: {problem.num_devices:,} devices and a global batch of "
-                f"{problem.global_batch:,} divide in too many ways",
-                location="--global-batch",
-                hint="use a global batch or a number of GPUs with fewer divisors, such as a power of 2",
-            )
+        if count > most:
+            raise too_many(problem, f"more than {most:,} layouts")
     table = np.vstack([np.empty((0, len(_ENUMERATED))), *rows])
     return LayoutColumns.of(dict(zip(_ENUMERATED, table.T, strict=True)), len(table))
+
+
+def too_many(problem: Problem, what: str) -> PlanError:
+    """The refusal of a question with too many layouts, or stages of layouts, to judge."""
+    return usage_error(
+        f"the question has {what}: {problem.num_devices:,} devices and a global batch of "
+        f"{problem.global_batch:,} divide in too many ways",
+        location="--global-batch",
+        hint="use a global batch or a number of GPUs with fewer divisors, such as a power of 2, or pin a degree",
+    )
 
 
 def _pinned_columns(problem: Problem) -> dict[str, float]:

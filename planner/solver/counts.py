@@ -9,6 +9,7 @@ import msgspec
 from planner.cost_model.reserve import usable_bytes
 from planner.cost_model.states import state_bytes, step_gradient_bytes
 from planner.cost_model.terms import total
+from planner.diagnostics import PlanError
 from planner.layouts.layout import SHARDS_WEIGHTS, Layout, Offload
 from planner.layouts.pins import pinned_devices
 from planner.layouts.problem import MAX_DEVICES, Problem
@@ -53,7 +54,7 @@ def nearest_counts(problem: Problem) -> Counts:
     if above is None:
         doubled = (-(-asked // unit) * unit * 2**power for power in range(MAX_DEVICES.bit_length()))
         further = (count for count in doubled if tried_to < count <= MAX_DEVICES)
-        above = next((count for count in further if feasible(on(problem, count))), None)
+        above = next((count for count in further if _feasible(on(problem, count))), None)
     return Counts(below, above, tried_to)
 
 
@@ -63,15 +64,27 @@ def _first(problem: Problem, counts: Iterable[int]) -> tuple[int | None, int]:
     for count in counts:
         if rows > MAX_ROWS:
             break
-        tried = count
         if count % unit:
+            tried = count
             continue
         there = on(problem, count)
-        columns = enumerate_layouts(there, keeping_pins=True)
+        try:
+            columns = enumerate_layouts(there, keeping_pins=True, most=MAX_ROWS)
+        except PlanError:
+            break
+        tried = count
         rows += len(columns)
         if some_fits(there, columns):
             return count, tried
     return None, tried
+
+
+def _feasible(problem: Problem) -> bool:
+    """Whether it has a layout; not where they are too many to judge."""
+    try:
+        return feasible(problem)
+    except PlanError:
+        return False
 
 
 def on(problem: Problem, num_devices: int) -> Problem:

@@ -59,6 +59,8 @@ def fits_nvme(problem: Problem, stages: StageColumns) -> NDArray[np.bool_]:
 
 MEMORIES: tuple[Fits, ...] = (fits_device, fits_host, fits_nvme)
 """Everything that a layout has to fit, in the order of its rules."""
+BLOCK = 100_000
+"""Stages whose memory is worked out at once."""
 
 
 def stage_limits(
@@ -121,8 +123,15 @@ def most_layers(problem: Problem, stages: StageColumns, fits: Fits) -> Integers:
     """The largest layer count, 0 to all, at which each stage fits with some of its recomputed layers.
 
     Found by bisection of the stages that do not fit with all: what a stage needs never falls when it gets
-    one more layer.
+    one more layer. Block by block, so that terms of memory take little themselves.
     """
+    if len(stages) <= BLOCK:
+        return _most_layers(problem, stages, fits)
+    blocks = np.array_split(np.arange(len(stages)), -(-len(stages) // BLOCK))
+    return np.concatenate([_most_layers(problem, stages.take(rows), fits) for rows in blocks])
+
+
+def _most_layers(problem: Problem, stages: StageColumns, fits: Fits) -> Integers:
     everything = np.full(len(stages), problem.model.num_layers)
     most = np.where(fits_somehow(problem, stages.with_layers(everything), fits), everything, 0)
     rows = np.flatnonzero(most == 0)

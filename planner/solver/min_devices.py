@@ -12,20 +12,25 @@ import numpy as np
 
 from planner.cost_model.memory import stage_memory
 from planner.cost_model.reserve import usable_bytes
-from planner.diagnostics import Diagnostic
+from planner.diagnostics import Diagnostic, PlanError, usage_error
 from planner.layouts.layout import LayoutColumns
 from planner.layouts.pins import asked_layers, pinned_devices, pinned_layers
 from planner.layouts.problem import Problem
 from planner.layouts.stages import Booleans, StageColumns, stages_of
 from planner.rules import capacity
 from planner.solver.answer import Answer, LeastDevices, NearestMiss
+from planner.solver.candidates import enumerate_layouts
 from planner.solver.counts import excluded_by_bound, most_usable_bytes, on, state_floor_bytes
-from planner.solver.feasibility import valid_layouts
+from planner.solver.feasibility import valid, valid_layouts
 from planner.solver.fit import fit
 from planner.solver.limits import fits_host, fits_nvme
 from planner.solver.recompute import least_peak_bytes
 from planner.solver.search import solve
 
+MOST_COUNTS = 4_096
+"""Device counts above the bound that are tried one by one."""
+MOST_ROWS = 10_000_000
+"""Layouts of them that are, in less than a minute."""
 NO_VALID_LAYOUT, NONE_FITS, FITS = "no valid layout", "none fits", "fits"
 
 
@@ -42,13 +47,21 @@ def solve_least_devices(
 
 
 def least_devices(problem: Problem) -> LeastDevices:
-    """The least count up to ``problem.num_devices`` with a layout that fits, every smaller one excluded."""
+    """The least count up to ``problem.num_devices`` with a layout that fits, every smaller one excluded.
+
+    Raises:
+        PlanError: more than :data:`MOST_COUNTS` counts or :data:`MOST_ROWS` layouts would have to be tried.
+    """
     most = problem.num_devices
     needed, usable = state_floor_bytes(problem), most_usable_bytes(problem)
     excluded = excluded_by_bound(needed, usable, most)
     outcomes: dict[int, str] = {}
+    rows = 0
     for count in range(excluded + 1, most + 1):
-        outcomes[count] = _outcome(on(problem, count))
+        if len(outcomes) == MOST_COUNTS or rows > MOST_ROWS:
+            raise _too_many(problem, excluded, count)
+        outcomes[count], looked_at = _outcome(on(problem, count))
+        rows += looked_at
         if outcomes[count] == FITS:
             break
     least = next((count for count, outcome in outcomes.items() if outcome == FITS), None)
@@ -64,19 +77,32 @@ def least_devices(problem: Problem) -> LeastDevices:
     )
 
 
-def _outcome(problem: Problem) -> str:
-    """Whether some layout is valid, and whether one of those fits."""
+def _too_many(problem: Problem, excluded: int, count: int) -> PlanError:
+    return usage_error(
+        f"no count of GPUs up to {count - 1:,} has a layout that fits, of which {excluded:,} are too few for the "
+        f"training states alone; more than {MOST_COUNTS:,} counts or {MOST_ROWS:,} layouts are not tried",
+        location="--min-gpus",
+        hint=f"use `--gpus N` with a number N from {count:,} to {problem.num_devices:,}, without --min-gpus",
+    )
+
+
+def _outcome(problem: Problem) -> tuple[str, int]:
+    """Whether some layout is valid and whether one of those fits; and how many were looked at."""
     if problem.num_devices % pinned_devices(problem.pins):
-        return NO_VALID_LAYOUT
-    columns = _valid_layouts(problem)
+        return NO_VALID_LAYOUT, 0
+    candidates = enumerate_layouts(problem, keeping_pins=True)
+    columns = _with_pinned_layers(problem, valid(problem, candidates))
     if not len(columns):
-        return NO_VALID_LAYOUT
-    return FITS if fit(problem, columns).any() else NONE_FITS
+        return NO_VALID_LAYOUT, len(candidates)
+    return FITS if fit(problem, columns).any() else NONE_FITS, len(candidates)
 
 
 def _valid_layouts(problem: Problem) -> LayoutColumns:
     """Layouts that keep the rules and whose stages can have the pinned layers."""
-    columns = valid_layouts(problem)
+    return _with_pinned_layers(problem, valid_layouts(problem))
+
+
+def _with_pinned_layers(problem: Problem, columns: LayoutColumns) -> LayoutColumns:
     pinned = asked_layers(problem.pins, uneven_stages=problem.stack.uneven_stages)
     if pinned is None or not len(columns):
         return columns

@@ -17,15 +17,15 @@ from planner.plans.plan import FORMAT_VERSION, Evidence, Plan, Space, seal
 from planner.rules import capacity, screen
 from planner.solver import peak_memory, step_time
 from planner.solver.answer import Answer, RunnerUp
-from planner.solver.candidates import enumerate_layouts
+from planner.solver.candidates import enumerate_layouts, too_many
 from planner.solver.choice import ExactAnswer
 from planner.solver.fit import FitTable
 from planner.solver.limits import stage_limits
 from planner.solver.ranked import Division, Ranked
 from planner.solver.why_not.refusal import Refusal, why_infeasible
 
-MOST_LAYOUTS = 2_000_000
-"""What is judged within 2 GB of memory."""
+MOST_STAGES = 1_000_000
+"""Stages of valid layouts that are ranked within a minute and 2 GB of memory."""
 HALF_A_UNIT = 0.5
 """Objectives nearer than this are equal: all of them are made of whole units."""
 
@@ -103,15 +103,17 @@ def solve(problem: Problem, *, time_limit_s: float | None = None, top: int = 1) 
         top: how many choices to report by their best layouts, the best of all included.
 
     Raises:
-        PlanError: there are more than :data:`MOST_LAYOUTS` layouts.
+        PlanError: there are too many layouts to judge, or more than :data:`MOST_STAGES` stages of valid ones.
     """
     started = time.monotonic()
-    columns = enumerate_layouts(problem, most=MOST_LAYOUTS)
+    columns = enumerate_layouts(problem)
     valid, rejected = screen(problem, columns)
     num_layouts, columns = len(columns), columns.take(valid)
     space = Space(layouts=num_layouts, valid=len(columns), fit=0, rejected=rejected)
     if not len(columns):
         return _infeasible(space, why_infeasible(problem), started)
+    if (stages := int(columns.pipeline_parallel.sum())) > MOST_STAGES:
+        raise too_many(problem, f"valid layouts with {stages:,} stages in all, and {MOST_STAGES:,} can be ranked")
     table = FitTable(problem, columns)
     fits = table.fit()
     rejected |= _misfits(table)

@@ -53,11 +53,12 @@ def _ranked(problem: Problem, tables: TimeTables) -> Ranked:
     layers = even_layers(tables, slowest, _least_tail(tables, slowest))
     divided = with_needed(problem, tables.limits.stages.with_layers(layers))
     is_affine = isinstance(tables.microbatch, Affine)
-    achieved = tables.step(layers, recompute_ticks(problem, divided, tables.tick_s) if is_affine else 0)
+    achieved = _rounded(tables.step(layers, recompute_ticks(problem, divided, tables.tick_s) if is_affine else 0))
     return Ranked(
         limits=tables.limits,
-        lower_bound=_rounded(lower_bounds(tables)),
-        achieved=_rounded(achieved),
+        # Of steps of very many ticks floating point rounds the one up and the other down.
+        lower_bound=np.minimum(_rounded(lower_bounds(tables)), achieved),
+        achieved=achieved,
         layers=layers,
         recompute=divided.recompute_layers,
         unit=tables.tick_s,

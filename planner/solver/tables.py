@@ -23,8 +23,6 @@ from planner.solver.recompute import with_needed
 FINEST_TICK_S = 1e-10
 LARGEST_SUM = 2**58
 """Sums of the exact model stay below this, well within 64-bit integers."""
-
-
 UNLIMITED_LAYERS = 2**31
 """What a stage may take whose time does not grow with its layers."""
 
@@ -192,10 +190,10 @@ def recompute_ticks(problem: Problem, stages: StageColumns, tick_s: float) -> In
 
 def _finest_safe_tick_s(stage_times_s: Floats, columns: LayoutColumns) -> float:
     # A step sums at most M micro batches and the fill, times the common multiple of chunk counts.
-    most_terms = int(columns.num_microbatches.max()) + int(columns.pipeline_parallel.max())
+    longest_s = float((stage_times_s * (columns.num_microbatches + columns.pipeline_parallel)).max())
     scale = math.lcm(*np.unique(columns.num_model_chunks).tolist())
     tick_s = FINEST_TICK_S
-    while float(stage_times_s.max()) / tick_s * most_terms * scale > LARGEST_SUM:
+    while longest_s / tick_s * scale > LARGEST_SUM:
         tick_s *= 10
     return tick_s
 

@@ -20,6 +20,7 @@ from planner.diagnostics import Diagnostic
 from planner.layouts.layout import LayoutColumns, columns_of
 from planner.layouts.problem import Problem
 from planner.layouts.stages import Integers
+from planner.solver.candidates import too_many
 from planner.solver.choice import deterministic_solver
 from planner.solver.feasibility import good_layout
 from planner.solver.why_not.freedoms import Broken, Freedom, freedoms
@@ -27,6 +28,10 @@ from planner.solver.why_not.requirements import COUNT, FORBID, PIN, Requirement,
 
 MAX_CONFLICTS = 3
 """Conflicts that are told; who is free of them may meet another."""
+STAGES = 500_000
+"""Stages of layouts that are judged by memory at once."""
+MOST_STAGES = 10_000_000
+"""Stages of layouts that are judged by memory in all, in less than a minute."""
 WORD = 48
 """Requirements whose bits go into one integer."""
 
@@ -103,13 +108,23 @@ def minimal_misses(
 
     Layouts that break the fewest rules come first. Those that break all of a set which is found already are not
     judged by memory: whatever they do not fit, their set is not minimal. ``known`` are sets found elsewhere.
+
+    Raises:
+        PlanError: layouts with more than :data:`MOST_STAGES` stages would have to be judged by memory.
     """
     found: list[Miss] = []
     for miss in known:
         found = _keep_minimal(found, miss)
+    left = MOST_STAGES
     for groups in _waves(problem, columns, order):
         for freedom in freedoms(problem):
-            found = _of_wave(problem, columns, freedom, groups, found)
+            rows, group_of = _open_rows(columns, freedom, groups, found)
+            left -= int(columns.pipeline_parallel[rows].sum())
+            if left < 0:
+                raise too_many(problem, f"no answer, and layouts near it with more than {MOST_STAGES:,} stages")
+            for block in _blocks(columns.pipeline_parallel[rows]):
+                for miss in _misses(problem, columns, freedom, groups, rows[block], group_of[block]):
+                    found = _keep_minimal(found, miss)
     return found
 
 
@@ -117,42 +132,56 @@ Group = tuple[Broken, Integers]
 """Layouts that break the same requirements by their columns alone, as rows in rising order."""
 
 
-def _of_wave(
-    problem: Problem, columns: LayoutColumns, freedom: Freedom, groups: list[Group], found: list[Miss]
-) -> list[Miss]:
-    """``found`` with what the layouts of some groups break under one freedom."""
-    open_groups = [group for group in groups if not _is_known(found, group[0] | freedom.broken)]
-    if not open_groups:
-        return found
-    rows = np.concatenate([rows for _, rows in open_groups])
-    group_of = np.repeat(np.arange(len(open_groups)), [len(rows) for _, rows in open_groups])
+def _open_rows(
+    columns: LayoutColumns, freedom: Freedom, groups: list[Group], found: list[Miss]
+) -> tuple[Integers, Integers]:
+    """The layouts of groups that are not known to break too much, in a freedom they can have; and their groups."""
+    still_open = [number for number, (broken, _) in enumerate(groups) if not _is_known(found, broken | freedom.broken)]
+    if not still_open:
+        return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
+    rows = np.concatenate([groups[number][1] for number in still_open])
+    group_of = np.repeat(still_open, [len(groups[number][1]) for number in still_open])
     possible = freedom.possible(columns.take(rows))
-    rows, group_of = rows[possible], group_of[possible]
-    if not len(rows):
-        return found
+    return rows[possible], group_of[possible]
+
+
+def _misses(
+    problem: Problem, columns: LayoutColumns, freedom: Freedom, groups: list[Group], rows: Integers, group_of: Integers
+) -> Iterator[Miss]:
+    """What the layouts in some rows break under one freedom, the first layout of each group and set of memories."""
     for memories, where in freedom.misfits(columns.take(rows)):
         numbers, firsts = np.unique(group_of[where], return_index=True)
         for number, row in zip(numbers.tolist(), rows[where][firsts].tolist(), strict=True):
-            broken = open_groups[number][0] | freedom.broken | memories
-            layout = columns.take(np.array([row]))
-            found = _keep_minimal(found, Miss(broken=broken, layout=layout, num_devices=problem.num_devices))
-    return found
+            broken = groups[number][0] | freedom.broken | memories
+            yield Miss(broken=broken, layout=columns.take(np.array([row])), num_devices=problem.num_devices)
+
+
+def _blocks(num_stages: Integers) -> list[slice]:
+    """Layouts, by their stages, in blocks that are judged by memory at once."""
+    whole = np.cumsum(num_stages) // STAGES
+    edges = [0, *(np.flatnonzero(np.diff(whole)) + 1).tolist(), len(whole)]
+    return [slice(*pair) for pair in itertools.pairwise(edges) if pair[0] < pair[1]]
 
 
 def _waves(problem: Problem, columns: LayoutColumns, order: tuple[Requirement, ...]) -> Iterator[list[Group]]:
     """The groups of all layouts: those that break nothing, those that break one requirement, and so on."""
-    breaks = np.array([~holds(problem, requirement, columns) for requirement in order]).T
+    words = np.zeros((-(-len(order) // WORD), len(columns)), dtype=np.int64)
     # One bit for each requirement; whole rows as keys take a hundred times as long to sort.
-    words = [
-        breaks[:, at : at + WORD] @ (1 << np.arange(len(order[at : at + WORD]))) for at in range(0, len(order), WORD)
-    ]
+    for number, requirement in enumerate(order):
+        words[number // WORD] |= np.where(holds(problem, requirement, columns), 0, 1 << number % WORD)
     by_key = np.lexsort(words)
-    keys = np.stack(words, axis=1)[by_key]
-    starts = np.flatnonzero(np.append(True, (keys[1:] != keys[:-1]).any(axis=1)))
-    groups = [np.sort(rows) for rows in np.split(by_key, starts[1:])]
-    groups.sort(key=lambda rows: (int(breaks[rows[0]].sum()), int(rows[0])))
-    for _, wave in itertools.groupby(groups, key=lambda rows: int(breaks[rows[0]].sum())):
-        yield [(frozenset(order[i] for i in np.flatnonzero(breaks[rows[0]])), rows) for rows in wave]
+    keys = words[:, by_key]
+    starts = np.flatnonzero(np.append(True, (keys[:, 1:] != keys[:, :-1]).any(axis=0)))
+    groups = [(_named(words[:, rows[0]], order), np.sort(rows)) for rows in np.split(by_key, starts[1:])]
+    groups.sort(key=lambda group: (len(group[0]), int(group[1][0])))
+    for _, wave in itertools.groupby(groups, key=lambda group: len(group[0])):
+        yield list(wave)
+
+
+def _named(words: Integers, order: tuple[Requirement, ...]) -> Broken:
+    """The requirements whose bits are set."""
+    bits = [(int(word) >> bit) & 1 for word in words for bit in range(WORD)]
+    return frozenset(itertools.compress(order, bits))
 
 
 def _is_known(found: list[Miss], broken: Broken) -> bool:

@@ -12,6 +12,7 @@ from planner.layouts.problem import Problem
 from planner.layouts.stages import Booleans
 from planner.rules import screen
 from planner.solver import limits
+from planner.solver.candidates import too_many
 from planner.solver.counts import nearest_counts
 from planner.solver.fit import fit
 from planner.solver.why_not.conflict import Conflict, Miss, conflicts_of
@@ -20,6 +21,9 @@ from planner.solver.why_not.nearest import VALID, nearest_device_miss, nearest_n
 from planner.solver.why_not.relaxed import relaxed_layouts
 from planner.solver.why_not.requirements import COUNT, FORBID, MEMORIES, PIN, Requirement, holds, rule_of
 from planner.solver.why_not.ways_out import Way, ways_out
+
+MOST_STAGES = 2_000_000
+"""Stages of layouts among which the nearest is looked for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,9 +97,10 @@ def _contenders(
             kept &= holds(problem, other, relaxed)
     kept &= _fits_others(problem, relaxed, kept, conflict, memory)
     valid = kept & screen(problem, relaxed)[0]
-    if valid.any():
-        return relaxed.take(valid), VALID
-    return relaxed.take(kept), "layout that keeps the other requirements"
+    chosen, who = (valid, VALID) if valid.any() else (kept, "layout that keeps the other requirements")
+    if (stages := int(relaxed.pipeline_parallel[chosen].sum())) > MOST_STAGES:
+        raise too_many(problem, f"no answer, and {stages:,} stages of layouts that would come near one")
+    return relaxed.take(chosen), who
 
 
 def _fits_others(

@@ -19,8 +19,10 @@ from planner.layouts.degrees import makes_grid
 from planner.layouts.layout import OFFLOAD_TIERS, RECOMPUTE, SCHEDULES, TENSOR_MODES, LayoutColumns
 from planner.layouts.pins import EVEN, LAYERS, column_value
 from planner.layouts.problem import Problem
-from planner.solver.candidates import enumerate_layouts
+from planner.solver.candidates import enumerate_layouts, too_many
 
+MOST_RELAXED = 4_000_000
+"""Layouts that are judged within 2 GB of memory."""
 MAX_SUBSETS = 16
 """Subsets of pins that are put in; the full set and the smallest ones come first."""
 
@@ -32,13 +34,17 @@ FEW = 8
 
 
 def relaxed_layouts(problem: Problem) -> LayoutColumns:
-    """The relaxed space of a problem, without repetitions; the candidates come first."""
+    """The relaxed space of a problem, without repetitions; the candidates come first.
+
+    Raises:
+        PlanError: it has more than :data:`MOST_RELAXED` layouts.
+    """
     wide = enumerate_layouts(msgspec.structs.replace(problem, allow_offload=OFFLOAD_TIERS[-1]))
-    parts = [
-        wide,
-        *_any_recompute(problem),
-        *(_with_pins(problem, wide, subset) for subset in _subsets(list(problem.pins))),
-    ]
+    subsets = list(_subsets(list(problem.pins)))
+    parts = [wide, *_any_recompute(problem)]
+    if sum(map(len, parts)) + len(wide) * len(subsets) > MOST_RELAXED:
+        raise too_many(problem, f"no answer, and more than {MOST_RELAXED:,} layouts near it to say why")
+    parts += [_with_pins(problem, wide, subset) for subset in subsets]
     together = [np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(LayoutColumns)]
     rows = _first_of_each(together)
     return LayoutColumns(**{f.name: column[rows] for f, column in zip(fields(LayoutColumns), together, strict=True)})
