@@ -109,6 +109,10 @@ def _of_keys(job: Job, plan: Plan) -> Iterator[Diagnostic]:
     if job.optimizer.clip_norm and (where := _unclipped(plan)):
         message = f"gradients cannot be clipped under {where}: the norm of all of them is not known to be right there"
         yield _finding(message, "optimizer.clip_norm", "use 0, or solve with other pins")
+    for key in ("not_finite", "spike"):
+        if getattr(job.faults, key) == "rewind" and not job.checkpoint.every_steps:
+            message = "a run that saves no checkpoints has none to go back to"
+            yield _finding(message, f"faults.{key}", "let the run save by `checkpoint.every_steps`, or use `skip`")
     steps = steps_of(job, plan)
     if job.schedule.warmup_steps >= steps:
         message = f"the run of {steps} steps ends before the learning rate has risen for {job.schedule.warmup_steps}"
