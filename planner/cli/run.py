@@ -62,7 +62,8 @@ def run(options: Run) -> int:
             say(f"goes on from {told.resume}")
         outcome = Keeper(plan, folder, job, told, keep_going=options.keep_going).run()
         if outcome.code == ExitCode.SAVED:
-            say(f"asked to end: the run has saved; `gptplan run {options.plan} --resume {folder}` goes on")
+            why = "asked to end" if outcome.asked_to_end else "its time is over"
+            say(f"{why}: the run has saved; `gptplan run {options.plan} --resume {folder}` goes on")
         if outcome.interrupted_by is not None:
             say_interrupted(outcome, _progress(folder, options, steps_of(job, plan)))
         if table is not None and outcome.code == ExitCode.OK:

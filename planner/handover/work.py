@@ -69,6 +69,8 @@ class Beginning(msgspec.Struct, frozen=True, kw_only=True):
     """Why it did the last time."""
     down_since_s: float | None = None
     """Unix time of the end of the ranks that made the last step."""
+    until_s: float | None = None
+    """Unix time after which the run saves and ends."""
 
 
 class RunOptions(msgspec.Struct, frozen=True, kw_only=True):

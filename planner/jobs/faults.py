@@ -28,10 +28,14 @@ class Fault(NamedTuple):
     """The highest loss that would have been no spike."""
     is_limit: bool = False
     """Whether it stops the run only because there were as many faults as it may have."""
+    norm: float | None = None
+    """Of the gradients, where it is that which is no number."""
 
     @property
     def message(self) -> str:
         """What is wrong."""
+        if self.norm is not None:
+            return f"the norm of the gradients of step {self.step} is {self.norm}"
         if self.most is None:
             return f"the loss of step {self.step} is {self.loss}"
         return f"the loss of step {self.step}, {self.loss:.6g}, is a spike: it is above {self.most:.6g}"
@@ -62,8 +66,17 @@ class LossWatch:
         else:
             self._recent.append(loss)
             return None
-        self._faults.add(step)
-        if fault.action != "stop" and len(self._faults) > settings.max_faults:
+        return self._limited(fault)
+
+    def judge_norm(self, step: int, loss: float, norm: float | None) -> Fault | None:
+        """The same of the norm of the gradients of a step whose loss is right; ``None`` where there is none."""
+        if norm is None or math.isfinite(norm):
+            return None
+        return self._limited(Fault("not_finite", step, loss, self._settings.not_finite, norm=norm))
+
+    def _limited(self, fault: Fault) -> Fault:
+        self._faults.add(fault.step)
+        if fault.action != "stop" and len(self._faults) > self._settings.max_faults:
             return fault._replace(action="stop", is_limit=True)
         return fault
 

@@ -93,8 +93,8 @@ class OptimizerSection(Section, frozen=True, kw_only=True):
         Meta(
             ge=0,
             le=1e9,
-            description="Longest gradient of all parameters together; a longer one is scaled to it. 0: none; else "
-            "refused under tensor parallelism and ZeRO stage 3",
+            description="Longest gradient of all parameters together, each of which counts once in every layout; a "
+            "longer one is scaled to it. 0: none",
         ),
     ] = 0.0
     weight_decay: Annotated[float, Meta(ge=0, le=1e3, description="Times the learning rate, of a weight a step")] = 0.01
@@ -115,6 +115,15 @@ class ScheduleSection(Section, frozen=True, kw_only=True):
         Annotated[int, Meta(ge=1, le=10**18)] | None,
         Meta(description="Stop after the step in which so many tokens are reached, instead of `steps`"),
     ] = None
+    stop_after_minutes: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=10**7,
+            description="Save and end after the step in which so many minutes have passed since the start of `run`, "
+            "with exit code 75; `--resume` goes on. Learning rates are those of the whole run. 0: no limit",
+        ),
+    ] = 0.0
     warmup_steps: Annotated[int, Meta(ge=0, le=10**9, description="Over which the learning rate rises")] = 10
     decay_share: Annotated[
         float, Meta(gt=0, le=1, description="Share of all steps, the last ones, over which `wsd` falls")

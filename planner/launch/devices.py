@@ -7,7 +7,7 @@ from planner.diagnostics import PlanError, usage_error
 from planner.launch.machine import present_gpus
 from planner.plans.plan import Plan
 
-FILE_EVERY_S, DRIVER_EVERY_S = 1.0, 60.0
+FILE_EVERY_S, DRIVER_EVERY_S = 0.2, 60.0
 """How often a file of devices is read, and the driver is asked, which takes a second."""
 
 

@@ -8,6 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from planner.checkpoints.folders import CHECKPOINTS, GONE, check_files, checkpoints_in, step_of
 from planner.checkpoints.manifest import MANIFEST, read_manifest
 from planner.diagnostics import ExitCode, PlanError, render
@@ -19,6 +21,8 @@ from planner.launch.ranks import Interrupted, interruptible
 from planner.launch.replanning import change_words, replanned
 from planner.outputs import say, write_output
 from planner.plans.plan import Plan, canonical_json
+
+SECONDS_A_MINUTE = 60.0
 
 
 def _step(path: Path) -> int:
@@ -37,7 +41,9 @@ class Keeper:
         """Run ``plan``, which is in ``folder`` with its job, and end with its ranks unless it is to ``keep_going``."""
         self._planned, self._running = plan, plan
         self._folder, self._job, self._options, self._keep_going = folder, job, options, keep_going
-        self._begins = Beginning(resume=options.resume, init_from=options.init_from)
+        minutes = job.schedule.stop_after_minutes
+        until_s = time.time() + minutes * SECONDS_A_MINUTE if minutes else None
+        self._begins = Beginning(resume=options.resume, init_from=options.init_from, until_s=until_s)
         self._devices = Devices(plan, job.faults.devices_file) if keep_going and plan.problem.num_nodes == 1 else None
         self._present = {_written(path) for path in self._all()}
         self._in_place, self._last = 0, self._newest()
@@ -127,9 +133,9 @@ class Keeper:
         since_s = begun.down_since_s
         if since_s is None or self._has_told(begun.down_since_s):
             since_s = self._last_record_s()
-        self._begins = Beginning(
+        self._begins = msgspec.structs.replace(
+            begun,
             resume=self._newest(),
-            init_from=self._options.init_from,
             pass_over=tuple(sorted({*begun.pass_over, *pass_over})),
             restarts=begun.restarts + count,
             reason=reason,

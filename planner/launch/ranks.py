@@ -146,7 +146,7 @@ def _ask_to_save(running: Sequence["subprocess.Popen[bytes]"], signals: Sequence
     if not first or any(number not in SAVING_SIGNALS for number in signals) or not all(map(_can_save, running)):
         return False
     for rank in running:
-        rank.send_signal(signal.SIGUSR1)
+        os.kill(rank.pid, signal.SIGUSR1)  # Popen.send_signal would wait for one that has just ended
     return True
 
 
@@ -165,7 +165,7 @@ def _end(ranks: Sequence["subprocess.Popen[bytes]"], received: Sequence[int]) ->
     running = [rank for rank in ranks if _code(rank) is None]
     deadline = time.monotonic() + (STOP_TIMEOUT_S if received else FAILED_TIMEOUT_S)
     for rank in running:
-        rank.send_signal(signal.SIGTERM)
+        os.kill(rank.pid, signal.SIGTERM)
     asked = max(len(received), 1)
     while None in [_code(rank) for rank in running] and time.monotonic() < deadline and len(received) <= asked:
         time.sleep(POLL_S)

@@ -40,7 +40,6 @@ def replanned(plan: Plan, count: int, pins: Sequence[str]) -> Plan:
 
 def change_words(before: Plan, after: Plan, there: int) -> str:
     """What a run changes to and what that costs, in words."""
-    return (
-        f"{there} devices are there: {in_one_line(after.layout)} instead of {in_one_line(before.layout)}; predicted "
-        f"step {format_seconds(after.predicted.step_s)} instead of {format_seconds(before.predicted.step_s)}"
-    )
+    layouts = f"{in_one_line(after.layout)} instead of {in_one_line(before.layout)}"
+    steps = f"{format_seconds(after.predicted.step_s)} instead of {format_seconds(before.predicted.step_s)}"
+    return f"{there} {'device is' if there == 1 else 'devices are'} there: {layouts}; predicted step {steps}"

@@ -80,16 +80,6 @@ class Engine(ABC):
             group["betas"] = (settings.beta1, settings.beta2)
             group["eps"] = settings.epsilon
             group["weight_decay"] = settings.weight_decay if group.get(DECAYS, True) else 0.0
-        if settings.clip_norm:
-            self.clip(settings.clip_norm)
-
-    def clip(self, norm: float) -> None:
-        """Scale gradients whose norm over all parameters is longer.
-
-        Raises:
-            NotImplementedError: this engine does not know that norm; a job is judged before.
-        """
-        raise NotImplementedError(type(self).__name__)
 
     def evaluate(self, batch: Batch) -> float:
         """The loss of the whole batch, without dropout; weights and gradients stay as they are."""

@@ -49,7 +49,7 @@ class Checkpointing:
         Raises:
             PlanError: the states of this layout cannot be saved, or those of the checkpoint cannot be used.
         """
-        self._engine, self._job, self._say = engine, job, say
+        self._engine, self._job, self._say, self._until_s = engine, job, say, begins.until_s
         self._note = folder / REWIND_FILE
         answer = [_Places((folder / CHECKPOINTS).resolve(), begins.resume, begins.pass_over)]
         dist.broadcast_object_list(answer, src=0, device=engine.device)
@@ -96,7 +96,8 @@ class Checkpointing:
         """Put what this rank wishes into the message of the step's loss."""
         minutes = self._job.checkpoint.every_minutes
         is_due = minutes > 0 and time.monotonic() - self._last_s > minutes * SECONDS_A_MINUTE
-        self._engine.wishes = Wishes(save=self._is_first and is_due, end=self._asked)
+        is_over = self._until_s is not None and time.time() > self._until_s
+        self._engine.wishes = Wishes(save=self._is_first and is_due, end=self._asked or (self._is_first and is_over))
 
     def after_step(self, step: int, metrics: MetricsFile) -> None:
         """Save if it is time to, and say what has become of earlier saves; ``step`` counts from 1.

@@ -23,6 +23,7 @@ from runtime.checkpoints.loading import start_from
 from runtime.engines.choice import make_engine
 from runtime.engines.engine import Engine
 from runtime.train.checkpointing import Checkpointing
+from runtime.train.clipping import Clipping
 from runtime.train.data import Batches
 from runtime.train.display import StepDisplay, show_result
 from runtime.train.faults import History, Return, ending, tell_fault
@@ -62,14 +63,15 @@ def run_training(plan: Plan, folder: Path, begins: Beginning) -> ExitCode:
     boosted = memory_records(gather_memory(stage, device))
     forget_peaks(device)
     metrics_path = folder / METRICS_FILE
+    clipping = Clipping(engine, job.optimizer.clip_norm) if job.optimizer.clip_norm else None
     watch = _watch(job.faults, metrics_path, saving.done, device)
-    goes_on = saving.done > 0 or begins.down_since_s is not None
-    with MetricsFile(metrics_path if is_first else None, after=saving.done if goes_on else None) as metrics, display:
+    # The launcher has removed those of another run, and may have told of this one already.
+    with MetricsFile(metrics_path if is_first else None, after=saving.done) as metrics, display:
         about = {"step": saving.done} if saving.done else {}
         about |= header(plan, steps=data.steps, seed=job.seed)
         digests = {"job_digest": job.digest, "data_fingerprint": data.fingerprint}
         metrics.write("header", **about, **digests, memory=boosted)
-        steps = _steps(_Run(plan, job, engine, data, saving, watch, Return(begins), metrics, display))
+        steps = _steps(_Run(plan, job, engine, data, saving, watch, clipping, Return(begins), metrics, display))
         if saving.ends is not None or not steps:
             return saving.ends or ExitCode.OK
         memory = gather_memory(stage, device)
@@ -125,6 +127,7 @@ class _Run(NamedTuple):
     data: _Data
     saving: Checkpointing
     watch: LossWatch
+    clipping: Clipping | None
     returns: Return
     metrics: MetricsFile
     display: StepDisplay
@@ -152,7 +155,7 @@ def _steps(run: _Run) -> list[Step]:
             about = {"loss": None, "updated": False, "passed_over": True}
             run.metrics.write("step", step=number + 1, **about, learning_rate=learning_rate)
         else:
-            steps.append(_timed_step(run.engine, data.training, number, run.watch))
+            steps.append(_timed_step(run, number))
             _tell(run, number, steps, learning_rate)
         if saving.ends is None:
             _evaluate_and_save(run, number + 1)
@@ -186,6 +189,7 @@ def _tell(run: _Run, number: int, steps: list[Step], learning_rate: float) -> No
         loss=_finite(step.loss),
         step_s=step.seconds,
         updated=step.updated,
+        **({} if run.clipping is None else {"gradient_norm": _finite(step.gradient_norm)}),
         tokens_per_s=tokens_per_s,
         learning_rate=learning_rate,
         **reading,
@@ -221,8 +225,9 @@ def _evaluate(engine: Engine, data: _Data, step: int, metrics: MetricsFile, disp
     display.evaluation(step, loss)
 
 
-def _timed_step(engine: Engine, batches: Batches, number: int, watch: LossWatch) -> Step:
-    batch = batches.batch(number, engine.rows)
+def _timed_step(run: _Run, number: int) -> Step:
+    engine, watch, clipping = run.engine, run.watch, run.clipping
+    batch = run.data.training.batch(number, engine.rows)
     found: list[Fault | None] = []
 
     def is_right(loss: float) -> bool:
@@ -233,9 +238,11 @@ def _timed_step(engine: Engine, batches: Batches, number: int, watch: LossWatch)
     start = time.perf_counter()
     loss = engine.step(batch, is_right if watch.before_update else None)
     seconds = time.perf_counter() - start
-    if watch.before_update:
-        return Step(loss, seconds, found[-1] is None and has_updated(engine.optimizer), found[-1])
-    return Step(loss, seconds, has_updated(engine.optimizer), watch.judge(number + 1, loss))
+    is_kept = found[-1] is None if watch.before_update else is_right(loss)
+    norm = clipping.norm if clipping is not None and is_kept and has_updated(engine.optimizer) else None
+    fault = found[-1] or watch.judge_norm(number + 1, loss, norm)
+    updated = has_updated(engine.optimizer) and (fault is None or not (watch.before_update or fault.norm is not None))
+    return Step(loss, seconds, updated, fault, norm)
 
 
 def _profile(engine: Engine, data: _Data) -> StepProfile:
@@ -247,9 +254,9 @@ def _profile(engine: Engine, data: _Data) -> StepProfile:
     return slowest_rank(profiled_step(engine.device, lambda: engine.accumulate_gradients(batch), engine.optimizer.step))
 
 
-def _finite(loss: float) -> float | None:
-    """A loss as JSON has it."""
-    return loss if math.isfinite(loss) else None
+def _finite(number: float | None) -> float | None:
+    """A number as JSON has it."""
+    return number if number is not None and math.isfinite(number) else None
 
 
 def _summary(steps: list[Step], memory: list[RankMemory]) -> dict[str, Any]:

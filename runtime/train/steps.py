@@ -20,6 +20,8 @@ class Step(NamedTuple):
     """Whether the optimizer ran: gradients that overflow in fp16 lower the scale of the loss instead."""
     fault: Fault | None = None
     """What was wrong with its loss."""
+    gradient_norm: float | None = None
+    """Before it was clipped; ``None`` where nothing clips it, or nothing was updated."""
 
 
 def has_updated(optimizer: Any) -> bool:
