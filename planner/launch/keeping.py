@@ -118,7 +118,8 @@ class Keeper:
         if self._begins.restarts >= limits.max_restarts:
             say(f"the run ends after {self._begins.restarts} restarts, as many as `faults.max_restarts` allows")
             return False
-        if self._in_place > limits.max_restarts_in_place:
+        # Only node 0 has checkpoints; the others wait for it in vain where it does not start again.
+        if self._in_place > limits.max_restarts_in_place and self._options.node_rank == 0:
             most = limits.max_restarts_in_place
             say(f"the run ends after {most} restarts in one place, as many as `faults.max_restarts_in_place` allows")
             return False
