@@ -22,6 +22,8 @@ class ExitCode(enum.IntEnum):
     """A defect of gptplan."""
     SAVED = 75
     """A run was asked to end and has saved; with ``--resume`` it goes on (EX_TEMPFAIL of sysexits.h)."""
+    REWIND = 76
+    """Of ranks only, whose launcher starts them again from an earlier checkpoint."""
     INTERRUPTED = 130
     """Stopped by Ctrl-C before there was an answer, as shells number it."""
 

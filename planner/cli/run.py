@@ -21,6 +21,9 @@ class Run(RunOptions, frozen=True, kw_only=True):
     """The options of ``run``."""
 
     plan: PlanFile
+    keep_going: Annotated[
+        bool, Option("Start ranks that have died again, from the last checkpoint; with fewer devices, planned again.")
+    ] = False
     force: Annotated[bool, Option("Use a --run-dir that has files, and replace those of an earlier run.")] = False
 
 
@@ -29,7 +32,8 @@ def run(options: Run) -> int:
     from planner.jobs.judge import steps_of
     from planner.launch.folder import run_folder
     from planner.launch.jobs import job_of, make_ready, write_job
-    from planner.launch.processes import execute, say_interrupted, training
+    from planner.launch.keeping import Keeper
+    from planner.launch.processes import say_interrupted
     from planner.launch.resuming import check_steps, resumed
     from planner.launch.saving import check_room
     from planner.rules.reading import read_sound_plan
@@ -38,9 +42,10 @@ def run(options: Run) -> int:
     from planner.views.terminal import counting
 
     plan, name = read_sound_plan(options.plan), options.plan.stem
-    told, goes_on = resumed(plan, name, options)
+    found = resumed(plan, name, options)
+    told, goes_on = found.options, found.goes_on
     job = job_of(told, os.environ)
-    check_steps(told, steps_of(job, plan))
+    check_steps(found, steps_of(job, plan))
     _check(plan, job, told, options.plan, force=options.force or goes_on)
     table = None if options.node_rank > 0 else options.record
     with run_folder(plan, name, told, force=options.force, goes_on=goes_on) as folder:
@@ -55,13 +60,14 @@ def run(options: Run) -> int:
             say(render(warning))
         if told.resume is not None:
             say(f"goes on from {told.resume}")
-        outcome, metrics = execute(training(plan, folder, told)), folder / METRICS_FILE
+        outcome = Keeper(plan, folder, job, told, keep_going=options.keep_going).run()
         if outcome.code == ExitCode.SAVED:
-            say(f"asked to end: the run has saved; `gptplan run {options.plan} --resume {folder}` goes on")
+            why = "asked to end" if outcome.asked_to_end else "its time is over"
+            say(f"{why}: the run has saved; `gptplan run {options.plan} --resume {folder}` goes on")
         if outcome.interrupted_by is not None:
             say_interrupted(outcome, _progress(folder, options, steps_of(job, plan)))
         if table is not None and outcome.code == ExitCode.OK:
-            append_run(table, plan, name=name, outcome="fit", metrics=metrics)
+            append_run(table, plan, name=name, outcome="fit", metrics=folder / METRICS_FILE)
         elif table is not None and outcome.out_of_memory:
             append_run(table, plan, name=name, outcome="oom", metrics=None)
         return outcome.code

@@ -92,6 +92,10 @@ class Samples:
             sequence = permuted(sequence, size, epoch_key(self._seed, source, epoch))
         return Place(self._sources[source].name, epoch, sequence * self._seq_len)
 
+    def file(self, number: int) -> str:
+        """The file of tokens in which the sample ``number`` begins."""
+        return self._sources[self._blend.place(number)[0]].stream.file_at(self.place(number).first_token)
+
     def sample(self, number: int) -> NDArray[np.int64]:
         """The ``seq_len + 1`` tokens of the sample ``number``."""
         place = self.place(number)

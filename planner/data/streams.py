@@ -37,6 +37,11 @@ class Stream:
         """This stream, and others after it."""
         return Stream([segment for one in (self, *others) for segment in one._segments])
 
+    def file_at(self, token: int) -> str:
+        """The file that has a token; empty where it is in none."""
+        segment = self._segments[int(np.searchsorted(self._firsts, token, "right")) - 1]
+        return str(getattr(segment.tokens, "filename", None) or "")
+
     def read(self, start: int, count: int) -> NDArray[np.int64]:
         """``count`` tokens from ``start`` on, which the stream has."""
         number = int(np.searchsorted(self._firsts, start, "right")) - 1

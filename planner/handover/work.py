@@ -17,6 +17,8 @@ JOB_FILE = "job.toml"
 """In the folder of a run: its job, with every key."""
 SOURCES_FILE = "sources.json"
 """In the folder of a run: the files of tokens that the workers map."""
+REWIND_FILE = "rewind.json"
+"""In the folder of a run: left by rank 0 for the launcher, which steps are to be passed over."""
 METRICS_FILE = "metrics.jsonl"
 """In the folder of a run: a header, one record a step, a summary; written by rank 0."""
 
@@ -55,10 +57,20 @@ Settings = Annotated[
 
 
 class Beginning(msgspec.Struct, frozen=True, kw_only=True):
-    """What the weights of a run begin with, if not with drawn ones."""
+    """What the weights of a run begin with, if not with drawn ones, and what was before it."""
 
     resume: Path | None = None
     init_from: Path | None = None
+    pass_over: tuple[int, ...] = ()
+    """Steps, counted from 1, whose batches nothing is learned from."""
+    restarts: int = 0
+    """How often the launcher has started the ranks again."""
+    reason: str = ""
+    """Why it did the last time."""
+    down_since_s: float | None = None
+    """Unix time of the end of the ranks that made the last step."""
+    until_s: float | None = None
+    """Unix time after which the run saves and ends."""
 
 
 class RunOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -97,7 +109,7 @@ class RunOptions(msgspec.Struct, frozen=True, kw_only=True):
     resume: Annotated[
         Path | None,
         Option(
-            "Go on from a checkpoint, or the newest of a run's folder; without a name, of --run-dir or of this plan.",
+            "Go on from a checkpoint, or the newest of a run or of a folder of runs; without a name, of this plan's.",
             metavar="[CHECKPOINT]",
         ),
     ] = None

@@ -15,6 +15,8 @@ from planner.data.tokenizers import BYTES
 
 ScheduleKind = Literal["constant", "cosine", "linear", "wsd"]
 Documents = Literal["joined", "apart"]
+OnFault = Literal["stop", "skip", "rewind"]
+OnSpike = Literal["ignore", "stop", "skip", "rewind"]
 
 DATA_VARIABLE = "DATA"
 """Environment variable: what to learn from where neither job nor options say."""
@@ -91,8 +93,8 @@ class OptimizerSection(Section, frozen=True, kw_only=True):
         Meta(
             ge=0,
             le=1e9,
-            description="Longest gradient of all parameters together; a longer one is scaled to it. 0: none; else "
-            "refused under tensor parallelism and ZeRO stage 3",
+            description="Longest gradient of all parameters together, each of which counts once in every layout; a "
+            "longer one is scaled to it. 0: none",
         ),
     ] = 0.0
     weight_decay: Annotated[float, Meta(ge=0, le=1e3, description="Times the learning rate, of a weight a step")] = 0.01
@@ -113,6 +115,15 @@ class ScheduleSection(Section, frozen=True, kw_only=True):
         Annotated[int, Meta(ge=1, le=10**18)] | None,
         Meta(description="Stop after the step in which so many tokens are reached, instead of `steps`"),
     ] = None
+    stop_after_minutes: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=10**7,
+            description="Save and end after the step in which so many minutes have passed since the start of `run`, "
+            "with exit code 75; `--resume` goes on. Learning rates are those of the whole run. 0: no limit",
+        ),
+    ] = 0.0
     warmup_steps: Annotated[int, Meta(ge=0, le=10**9, description="Over which the learning rate rises")] = 10
     decay_share: Annotated[
         float, Meta(gt=0, le=1, description="Share of all steps, the last ones, over which `wsd` falls")
@@ -145,6 +156,63 @@ class EvaluationSection(Section, frozen=True, kw_only=True):
     ] = ()
 
 
+class FaultsSection(Section, frozen=True, kw_only=True):
+    """What a run does when its loss goes wrong, and how often it starts again."""
+
+    not_finite: Annotated[
+        OnFault,
+        Meta(
+            description="When the loss is infinite or no number: `stop`; `skip` the update of that step; or `rewind`, "
+            "go back to a checkpoint before it and pass over the batches that did it. Gradients that overflow in fp16 "
+            "are no fault: they lower the scale of the loss"
+        ),
+    ] = "stop"
+    spike: Annotated[
+        OnSpike,
+        Meta(
+            description="The same when the loss is above the median of the last `spike_window` steps by more than "
+            "`spike_deviations` deviations: each 1.4826 times the median distance from that median, and at least a "
+            "thousandth of it. `ignore`: learn from it as from any other"
+        ),
+    ] = "ignore"
+    spike_deviations: Annotated[float, Meta(gt=0, le=1e6, description="How many make a spike")] = 10.0
+    spike_window: Annotated[
+        int, Meta(ge=4, le=10**5, description="Steps; before half of them are done, nothing is a spike")
+    ] = 64
+    pass_over: Annotated[
+        int, Meta(ge=1, le=10**6, description="Batches that a rewind passes over: that of the fault and those before")
+    ] = 2
+    max_faults: Annotated[
+        int, Meta(ge=0, le=10**6, description="Steps of a run that may be skipped or gone back from; one more ends it")
+    ] = 10
+    max_restarts: Annotated[
+        int, Meta(ge=0, le=10**6, description="Of `run --keep-going`, when ranks have ended; one more ends the run")
+    ] = 100
+    max_restarts_in_place: Annotated[
+        int, Meta(ge=0, le=10**6, description="In a row, without a new checkpoint in between; one more ends the run")
+    ] = 5
+    restart_wait_s: Annotated[
+        float, Meta(ge=0, le=86_400, description="Seconds between the end of the ranks and their next start")
+    ] = 2.0
+    devices_file: Annotated[
+        str,
+        Meta(
+            description="A file with the numbers of the devices that may be used, such as `0,1,3`, which something "
+            "that watches them writes; `run --keep-going` reads it. Without one, those that the machine has"
+        ),
+    ] = ""
+    replan_pins: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="Pins of a plan that is solved for another number of devices, as `solve --pin` takes them; the "
+            "plan's own pins of degrees and micro batches do not hold there"
+        ),
+    ] = ()
+
+
+_JUDGES_LOSSES = ("not_finite", "spike", "spike_deviations", "spike_window", "pass_over", "max_faults")
+
+
 class Job(Section, frozen=True, kw_only=True):
     """What a run learns, beside the plan that says how it is divided."""
 
@@ -155,12 +223,17 @@ class Job(Section, frozen=True, kw_only=True):
     schedule: ScheduleSection = ScheduleSection()
     checkpoint: CheckpointSection = CheckpointSection()
     evaluation: EvaluationSection = EvaluationSection()
+    faults: FaultsSection = FaultsSection()
 
     @property
     def digest(self) -> str:
-        """SHA-256 of every value, but for where tokens are kept and when states are, which changes nothing learned."""
+        """SHA-256 of every value but those that change nothing learned.
+
+        Those are where tokens are kept, when states are, and how a run starts again.
+        """
         data = msgspec.structs.replace(self.data, cache="")
-        kept = msgspec.structs.replace(self, data=data, checkpoint=CheckpointSection())
+        judged = {name: getattr(self.faults, name) for name in _JUDGES_LOSSES}
+        kept = msgspec.structs.replace(self, data=data, checkpoint=CheckpointSection(), faults=FaultsSection(**judged))
         return "sha256:" + hashlib.sha256(msgspec.json.encode(kept, order="sorted")).hexdigest()
 
 

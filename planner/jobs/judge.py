@@ -21,8 +21,7 @@ from planner.data.tokenizing import read_manifest, recipe_of_files
 from planner.diagnostics import Diagnostic, PlanError
 from planner.jobs.job import Job, num_steps
 from planner.jobs.sources import cache_folder, check_tokens, check_vocabulary, named_sources, tokenizer_of
-from planner.layouts.degrees import GRID_MODES
-from planner.layouts.layout import SHARDS_WEIGHTS
+from planner.layouts.pins import parse_pin
 from planner.plans.plan import Plan
 from planner.specs import ModelSpec
 
@@ -106,9 +105,7 @@ def _of_keys(job: Job, plan: Plan) -> Iterator[Diagnostic]:
     if job.data.documents == "apart":
         message = "documents cannot be kept apart: no layout hands their borders to attention"
         yield _finding(message, "data.documents", 'use `data.documents = "joined"`')
-    if job.optimizer.clip_norm and (where := _unclipped(plan)):
-        message = f"gradients cannot be clipped under {where}: the norm of all of them is not known to be right there"
-        yield _finding(message, "optimizer.clip_norm", "use 0, or solve with other pins")
+    yield from _of_faults(job)
     steps = steps_of(job, plan)
     if job.schedule.warmup_steps >= steps:
         message = f"the run of {steps} steps ends before the learning rate has risen for {job.schedule.warmup_steps}"
@@ -119,17 +116,20 @@ def _of_keys(job: Job, plan: Plan) -> Iterator[Diagnostic]:
         yield _finding(message, "evaluation.every_steps", hint)
 
 
-def _unclipped(plan: Plan) -> str:
-    """What about a layout keeps the norm of all gradients from being what one process has; empty where nothing does."""
-    layout = plan.layout
-    if layout.tensor_mode in GRID_MODES:
-        return f"tensor mode {layout.tensor_mode}"
-    if layout.zero_stage == SHARDS_WEIGHTS:
-        return "ZeRO stage 3"
-    if layout.sequence_parallel_degree > 1:
-        return "sequences divided by all-to-all"
-    # The library's norm of a GPT-2 that tensor parallelism divides is off.
-    return "tensor parallelism" if layout.tensor_parallel > 1 else ""
+def _of_faults(job: Job) -> Iterator[Diagnostic]:
+    """Findings about what a run is to do when it goes wrong, or has to end."""
+    for key in ("not_finite", "spike"):
+        if getattr(job.faults, key) == "rewind" and not job.checkpoint.every_steps:
+            message = "a run that saves no checkpoints has none to go back to"
+            yield _finding(message, f"faults.{key}", "let the run save by `checkpoint.every_steps`, or use `skip`")
+    if job.schedule.stop_after_minutes and not job.checkpoint.every_steps:
+        message = "a run that is to end early and saves no checkpoints would lose what it has learned"
+        yield _finding(message, "schedule.stop_after_minutes", "let the run save by `checkpoint.every_steps`, or use 0")
+    for pin in job.faults.replan_pins:
+        try:
+            parse_pin(pin, "faults.replan_pins")
+        except PlanError as error:
+            yield from error.diagnostics
 
 
 def _finding(message: str, location: str, hint: str, severity: str = "error") -> Diagnostic:

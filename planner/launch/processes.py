@@ -4,6 +4,7 @@ import os
 import re
 import signal
 import sys
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,6 +54,8 @@ class Work:
     """How long to wait for the other nodes."""
     nvme_path: Path | None = None
     """Where moments of the optimizer are kept."""
+    devices: tuple[int, ...] = ()
+    """Numbers of the GPUs of this node that the ranks use, where they are not the first ones."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,15 +68,19 @@ class Outcome:
     """Whether a rank ran out of device memory."""
     interrupted_by: int | None = None
     """The signal that asked to end."""
+    asked_to_end: bool = False
+    """Whether a signal came, after which ranks may have saved and ended by themselves."""
+    died: bool = False
+    """Whether a rank, here or elsewhere, ended as none should: killed, or by an error that nobody has foreseen."""
 
 
-def training(plan: Plan, folder: Path, options: RunOptions) -> Work:
+def training(plan: Plan, folder: Path, options: RunOptions, begins: Beginning | None = None) -> Work:
     """Running ``plan`` on this node; a copy of it is in ``folder`` with its job, and metrics and logs go there.
 
     Raises:
         PlanError: the plan needs several nodes and ``options`` does not say where they meet, or in no form known.
     """
-    begins = Beginning(resume=options.resume, init_from=options.init_from)
+    begins = begins or Beginning(resume=options.resume, init_from=options.init_from)
     return Work(
         argv=("runtime.train.worker", str(folder), encode(begins)),
         num_ranks=plan.layout.num_devices,
@@ -135,7 +142,7 @@ def _endpoint(text: str) -> Endpoint:
     return Endpoint(host.strip("[]"), int(port))
 
 
-def execute(work: Work, *, stdout: int | None = None) -> Outcome:
+def execute(work: Work, *, stdout: int | None = None, wants_save: Callable[[], bool] = lambda: False) -> Outcome:
     """Start the ranks of this node, wait until they have ended, and say what went wrong.
 
     A signal that asks this process to end ends them first, and so does the end of another node.
@@ -143,13 +150,14 @@ def execute(work: Work, *, stdout: int | None = None) -> Outcome:
     Args:
         work: what they execute.
         stdout: the descriptor that they print to, if not that of this process.
+        wants_save: asked now and then; once it says so, the ranks are to save and to end.
 
     Raises:
         PlanError: the other nodes did not come.
     """
     try:
         with interruptible(), ExitStack() as stack:
-            return _executed(work, _Shared(stack), stdout)
+            return _executed(work, _Shared(stack), stdout, wants_save)
     except Interrupted as interrupted:
         return Outcome(code=128 + interrupted.number, interrupted_by=interrupted.number)
 
@@ -175,12 +183,12 @@ def own_file(descriptor: int) -> str:
     return f"/proc/self/fd/{descriptor}"
 
 
-def _executed(work: Work, shared: _Shared, stdout: int | None) -> Outcome:
+def _executed(work: Work, shared: _Shared, stdout: int | None, wants_save: Callable[[], bool]) -> Outcome:
     meeting = None
     if work.others is not None:
         meeting = meet(*work.others, timeout_s=work.timeout_s, say=say)
     commands = [_command(work, rank, shared, meeting) for rank in range(work.here)]
-    ended = run_ranks(commands, stdout=stdout, why_end=meeting.tick if meeting else str)
+    ended = run_ranks(commands, stdout=stdout, why_end=meeting.tick if meeting else str, wants_save=wants_save)
     if (ended.signal is not None or any(ended.codes)) and sys.stderr.isatty():
         sys.stderr.write("\x1b[?25h")  # a progress bar that was killed leaves the cursor hidden
     code, text = _cause(ended, shared.said(), meeting, work.first)
@@ -189,7 +197,13 @@ def _executed(work: Work, shared: _Shared, stdout: int | None) -> Outcome:
     if text:
         say(text.rstrip())
     out_of_memory = os.fstat(shared.out_of_memory).st_size > 0
-    return Outcome(code=code, out_of_memory=out_of_memory, interrupted_by=ended.signal)
+    return Outcome(
+        code=code,
+        out_of_memory=out_of_memory,
+        interrupted_by=ended.signal,
+        asked_to_end=ended.asked,
+        died=not out_of_memory and (ended.killed is not None or bool(ended.reason) or code == ExitCode.BUG),
+    )
 
 
 def say_interrupted(outcome: Outcome, what: str) -> None:
@@ -220,6 +234,8 @@ def _command(work: Work, rank: int, shared: _Shared, meeting: Meeting | None) ->
         **({"GLOO_SOCKET_IFNAME": interface, "NCCL_SOCKET_IFNAME": interface} if interface else {}),
     }
     env |= {name: value for name, value in defaults.items() if name not in os.environ}
+    if work.devices:
+        env["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, work.devices))
     if work.nvme_path is not None:
         env[NVME_FOLDER] = str(work.nvme_path.resolve())
     keep = list(shared.descriptors)

@@ -48,6 +48,8 @@ class Ended:
     """The signal that asked the launcher to end."""
     reason: str = ""
     """Why the launcher ended them, where nothing here failed."""
+    asked: bool = False
+    """Whether any signal asked the launcher to end, whatever the ranks made of it."""
 
     @property
     def killed(self) -> tuple[int, int] | None:
@@ -56,24 +58,32 @@ class Ended:
         return min(found, key=lambda one: one[1] == signal.SIGABRT, default=None)
 
 
-def run_ranks(commands: Sequence[Command], *, stdout: int | None = None, why_end: Callable[[], str] = str) -> Ended:
+def run_ranks(
+    commands: Sequence[Command],
+    *,
+    stdout: int | None = None,
+    why_end: Callable[[], str] = str,
+    wants_save: Callable[[], bool] = lambda: False,
+) -> Ended:
     """Start a process for each command and wait until all have ended; the first failure ends the others.
 
     Args:
         commands: one for each local rank.
         stdout: the descriptor that they print to, if not that of this process.
         why_end: asked every 50 ms; a text ends the ranks, as when another node has failed.
+        wants_save: asked as often; once it says so, ranks that can are asked to save and to end.
     """
     ranks: list[subprocess.Popen[bytes]] = []
     with _received_signals() as received:
         try:
             ranks += [_start(command, stdout) for command in commands]
-            reason = _wait(ranks, received, why_end)
+            reason = _wait(ranks, received, why_end, wants_save)
             codes = tuple(_code(rank) for rank in ranks)
         finally:
             _end(ranks, received)
     was_ended = None in codes and not any(codes)
-    return Ended(codes=codes, signal=received[0] if received and was_ended else None, reason=reason)
+    by = received[0] if received and was_ended else None
+    return Ended(codes=codes, signal=by, reason=reason, asked=bool(received))
 
 
 def _start(command: Command, stdout: int | None) -> "subprocess.Popen[bytes]":
@@ -108,9 +118,14 @@ def _code(rank: "subprocess.Popen[bytes]") -> int | None:
     return found.si_status if found.si_code == os.CLD_EXITED else -found.si_status
 
 
-def _wait(ranks: Sequence["subprocess.Popen[bytes]"], received: Sequence[int], why_end: Callable[[], str]) -> str:
+def _wait(
+    ranks: Sequence["subprocess.Popen[bytes]"],
+    received: Sequence[int],
+    why_end: Callable[[], str],
+    wants_save: Callable[[], bool],
+) -> str:
     """Wait until all ranks have ended well, or until one has failed or they are to end; why, if that is not seen."""
-    asked = 0
+    asked, saves = 0, False
     while True:
         codes = [_code(rank) for rank in ranks]
         if any(codes) or None not in codes:
@@ -121,6 +136,8 @@ def _wait(ranks: Sequence["subprocess.Popen[bytes]"], received: Sequence[int], w
             if not _ask_to_save([rank for rank in ranks if _code(rank) is None], received[asked:], first=not asked):
                 return ""
             asked = len(received)
+        if not saves and not asked and wants_save():
+            saves = _ask_to_save([rank for rank in ranks if _code(rank) is None], [signal.SIGUSR1], first=True)
         time.sleep(POLL_S)
 
 
@@ -129,7 +146,7 @@ def _ask_to_save(running: Sequence["subprocess.Popen[bytes]"], signals: Sequence
     if not first or any(number not in SAVING_SIGNALS for number in signals) or not all(map(_can_save, running)):
         return False
     for rank in running:
-        rank.send_signal(signal.SIGUSR1)
+        os.kill(rank.pid, signal.SIGUSR1)  # Popen.send_signal would wait for one that has just ended
     return True
 
 
@@ -148,7 +165,7 @@ def _end(ranks: Sequence["subprocess.Popen[bytes]"], received: Sequence[int]) ->
     running = [rank for rank in ranks if _code(rank) is None]
     deadline = time.monotonic() + (STOP_TIMEOUT_S if received else FAILED_TIMEOUT_S)
     for rank in running:
-        rank.send_signal(signal.SIGTERM)
+        os.kill(rank.pid, signal.SIGTERM)
     asked = max(len(received), 1)
     while None in [_code(rank) for rank in running] and time.monotonic() < deadline and len(received) <= asked:
         time.sleep(POLL_S)

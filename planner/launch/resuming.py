@@ -1,6 +1,7 @@
 """What a run goes on from, found and judged before its ranks start."""
 
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
@@ -12,8 +13,19 @@ from planner.launch.folder import RUNS
 from planner.plans.plan import Plan
 
 
-def resumed(plan: Plan, name: str, options: RunOptions) -> tuple[RunOptions, bool]:
-    """The options with the checkpoint that is meant, and whether its run goes on in its own folder.
+class Resumed(NamedTuple):
+    """What a run goes on from."""
+
+    options: RunOptions
+    """With the checkpoint that is meant."""
+    goes_on: bool
+    """Whether the run of the checkpoint goes on in its own folder."""
+    step: int = 0
+    """Steps that are done; 0 where node 0 knows them, or none are."""
+
+
+def resumed(plan: Plan, name: str, options: RunOptions) -> Resumed:
+    """The checkpoint that ``--resume`` means, judged.
 
     Without ``--run-dir`` it does, and without ``--job`` with its own job. Node 0 tells the others.
 
@@ -21,9 +33,9 @@ def resumed(plan: Plan, name: str, options: RunOptions) -> tuple[RunOptions, boo
         PlanError: there is no such checkpoint, it is damaged, or of another model.
     """
     if options.resume is None:
-        return options, False
+        return Resumed(options, goes_on=False)
     if options.node_rank:
-        return options, options.run_dir is not None and options.run_dir.exists()
+        return Resumed(options, goes_on=options.run_dir is not None and options.run_dir.exists())
     checkpoint = find_checkpoint(_named(name, options)).resolve()
     manifest = read_manifest(checkpoint)
     check_model(manifest.facts, plan.problem.model, checkpoint)
@@ -38,32 +50,35 @@ def resumed(plan: Plan, name: str, options: RunOptions) -> tuple[RunOptions, boo
         run_dir=folder if goes_on else options.run_dir,
         job=job if job is not None and job.exists() else options.job,
     )
-    return told, goes_on
+    return Resumed(told, goes_on, manifest.facts.step)
 
 
-def check_steps(options: RunOptions, steps: int) -> None:
+def check_steps(found: Resumed, steps: int) -> None:
     """Refuse a run whose checkpoint has all of its steps.
 
     Raises:
         PlanError: it has.
     """
-    if options.resume is None or options.node_rank:
-        return
-    step = read_manifest(options.resume).facts.step
-    if step >= steps:
+    if found.step >= max(steps, 1):
         raise usage_error(
-            f"the checkpoint is after step {step}, and the run has {steps} steps",
-            location=str(options.resume),
-            hint=f"for example `--steps {2 * step}`",
+            f"the checkpoint is after step {found.step}, and the run has {steps} steps",
+            location=str(found.options.resume),
+            hint=f"for example `--steps {2 * found.step}`",
         )
 
 
 def _named(name: str, options: RunOptions) -> Path:
     if options.resume is not None and (options.resume != Path(NEWEST) or options.resume.exists()):
-        return options.resume
+        return _newest_run(options.resume)
     if options.run_dir is not None:
         return options.run_dir
+    return _newest_run((options.output or RUNS) / (name.strip(".") or "plan"))
+
+
+def _newest_run(folder: Path) -> Path:
+    """Of a folder of runs the newest one that has a complete checkpoint; any other folder itself."""
+    if not folder.is_dir() or checkpoints_in(folder / CHECKPOINTS) or checkpoints_in(folder):
+        return folder
     # Names of runs sort by the time of their start.
-    parent = (options.output or RUNS) / (name.strip(".") or "plan")
-    runs = sorted(parent.iterdir(), reverse=True) if parent.is_dir() else []
-    return next((run for run in runs if checkpoints_in(run / CHECKPOINTS)), parent)
+    runs = sorted(folder.iterdir(), reverse=True)
+    return next((run for run in runs if checkpoints_in(run / CHECKPOINTS)), folder)

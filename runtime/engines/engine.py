@@ -16,7 +16,7 @@ from planner.plans.plan import Plan
 from runtime.engines.support import check_supported
 from runtime.patches.host_accelerator import Device
 from runtime.states.model import parameter_shapes
-from runtime.states.optimizers import DECAYS
+from runtime.states.optimizers import DECAYS, instead_of_update
 from runtime.states.placement import Position
 
 Batch = dict[str, Tensor]
@@ -46,6 +46,8 @@ class Engine(ABC):
     """What this rank wishes to happen after the next step."""
     agreed: Wishes
     """What any rank wished before the last step, the same on all of them."""
+    own_loss: Tensor | None = None
+    """Of the last step: what this rank had of the loss."""
 
     def __init__(self, plan: Plan, device: Device) -> None:
         """Find this rank's place.
@@ -78,16 +80,6 @@ class Engine(ABC):
             group["betas"] = (settings.beta1, settings.beta2)
             group["eps"] = settings.epsilon
             group["weight_decay"] = settings.weight_decay if group.get(DECAYS, True) else 0.0
-        if settings.clip_norm:
-            self.clip(settings.clip_norm)
-
-    def clip(self, norm: float) -> None:
-        """Scale gradients whose norm over all parameters is longer.
-
-        Raises:
-            NotImplementedError: this engine does not know that norm; a job is judged before.
-        """
-        raise NotImplementedError(type(self).__name__)
 
     def evaluate(self, batch: Batch) -> float:
         """The loss of the whole batch, without dropout; weights and gradients stay as they are."""
@@ -118,12 +110,32 @@ class Engine(ABC):
         A run that resumes has to, with any batch of its own: nothing that it holds changes by it.
         """
 
-    def step(self, batch: Batch) -> float:
-        """One optimizer step on this rank's share of the global batch; the loss of the whole batch."""
+    def step(self, batch: Batch, keeps: Callable[[float], bool] | None = None) -> float:
+        """One optimizer step on this rank's share of the global batch; the loss of the whole batch.
+
+        Where ``keeps`` is given, it is told that loss before the weights are updated, and has to say the same on all
+        ranks: whether they are.
+        """
         loss = self.accumulate_gradients({name: tensor.to(self.device) for name, tensor in batch.items()})
+        self.own_loss = loss
+        if keeps is None:
+            self._update()
+            return self._global_mean(loss)
+        mean = self._global_mean(loss)
+        if keeps(mean):
+            self._update()
+        else:
+            with instead_of_update(self.optimizer, lambda *_, **__: None):
+                self._update()
+        return mean
+
+    def _update(self) -> None:
         self.optimizer.step()
         self.optimizer.zero_grad()
-        return self._global_mean(loss)
+
+    def agree(self) -> None:
+        """Tell all ranks what each wishes, where there is no step that would."""
+        self._summed(None)
 
     @abstractmethod
     def accumulate_gradients(self, batch: Batch) -> Tensor | None:

@@ -70,10 +70,6 @@ class HybridEngine(Engine):
         self.seed_step(seed, 0)
         return model
 
-    def clip(self, norm: float) -> None:
-        """Scale gradients whose norm over all parameters is longer, as the library does by its own setting."""
-        setattr(self.optimizer, "_clip_grad_norm" if self.layout.zero_stage else "max_norm", norm)
-
     def seed_step(self, seed: int, step: int) -> None:
         """Dropout differs where activations differ, and agrees on the replicas of tensor parallelism."""
         place = (seed, step, self.position.data, self.position.stage)

@@ -1,6 +1,7 @@
 """AdamW on the device, on the host, and with its moments on an NVMe drive."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,23 @@ def decay_groups(model: nn.Module) -> list[dict[str, Any]]:
     vectors = [one for one in parameters if one.ndim <= 1]
     groups = [{"params": weights, DECAYS: True}, {"params": vectors, DECAYS: False, "weight_decay": 0.0}]
     return [group for group in groups if group["params"]]
+
+
+@contextmanager
+def instead_of_update(optimizer: Any, update: Callable[..., Any]) -> Iterator[None]:
+    """Call ``update`` where the wrappers of an optimizer would have the innermost one update the weights.
+
+    Around it they do what they do in every step: bring gradients to what is updated, and forget them afterwards.
+    """
+    plain = optimizer.optim
+    before = vars(plain).get("step")
+    plain.step = update
+    try:
+        yield
+    finally:
+        del plain.step
+        if before is not None:
+            plain.step = before
 
 
 def fuse_adamw(optimizer: Any) -> None:

@@ -1,9 +1,10 @@
 """When a run saves and from where it goes on: all ranks save together, where one of them wishes it."""
 
 import importlib.metadata
+import json
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import NamedTuple
@@ -14,6 +15,7 @@ from planner import __version__
 from planner.checkpoints.folders import CHECKPOINTS
 from planner.checkpoints.manifest import Facts
 from planner.diagnostics import ExitCode, PlanError, render
+from planner.handover.work import REWIND_FILE, Beginning
 from planner.jobs.job import Job, num_steps
 from planner.plans.plan import Plan
 from planner.specs.units import format_bytes, format_seconds
@@ -27,17 +29,18 @@ SECONDS_A_MINUTE = 60.0
 
 
 class _Places(NamedTuple):
-    """Where checkpoints are, the same for all ranks of all nodes: rank 0 says so."""
+    """Where checkpoints are, and what else is the same for all ranks of all nodes: rank 0 says so."""
 
     folder: Path
     resumed: Path | None
+    pass_over: tuple[int, ...]
 
 
 class Checkpointing:
     """The checkpoints of one run; every rank of it has one."""
 
     def __init__(
-        self, engine: Engine, plan: Plan, job: Job, folder: Path, *, resume: Path | None, say: Callable[[str], None]
+        self, engine: Engine, plan: Plan, job: Job, folder: Path, *, begins: Beginning, say: Callable[[str], None]
     ) -> None:
         """Load what the run goes on from and be ready to save; ``folder`` is that of the run.
 
@@ -46,8 +49,9 @@ class Checkpointing:
         Raises:
             PlanError: the states of this layout cannot be saved, or those of the checkpoint cannot be used.
         """
-        self._engine, self._job, self._say = engine, job, say
-        answer = [_Places((folder / CHECKPOINTS).resolve(), resume)]
+        self._engine, self._job, self._say, self._until_s = engine, job, say, begins.until_s
+        self._note = folder / REWIND_FILE
+        answer = [_Places((folder / CHECKPOINTS).resolve(), begins.resume, begins.pass_over)]
         dist.broadcast_object_list(answer, src=0, device=engine.device)
         places = answer[0]
         self._global_batch = plan.problem.global_batch
@@ -55,10 +59,14 @@ class Checkpointing:
         self._saver = self._saver_of(plan, places.folder) if job.checkpoint.every_steps else None
         self.done = 0
         """Steps that are behind the checkpoint that the run goes on from."""
+        self.passed_over = set(places.pass_over)
+        """Steps, counted from 1, whose batches nothing is learned from."""
         if places.resumed is not None:
-            self.done = load(engine, places.resumed).facts.step
-        self.ends = False
-        """Whether somebody has asked the run to end."""
+            facts = load(engine, places.resumed).facts
+            self.done = facts.step
+            self.passed_over |= set(facts.skipped_steps)
+        self.ends: ExitCode | None = None
+        """How the run ends before its last step, where it does."""
         self._asked, self._last_s = False, time.monotonic()
         self._is_first = dist.get_rank() == 0
         if self._saver is not None:
@@ -88,7 +96,8 @@ class Checkpointing:
         """Put what this rank wishes into the message of the step's loss."""
         minutes = self._job.checkpoint.every_minutes
         is_due = minutes > 0 and time.monotonic() - self._last_s > minutes * SECONDS_A_MINUTE
-        self._engine.wishes = Wishes(save=self._is_first and is_due, end=self._asked)
+        is_over = self._until_s is not None and time.time() > self._until_s
+        self._engine.wishes = Wishes(save=self._is_first and is_due, end=self._asked or (self._is_first and is_over))
 
     def after_step(self, step: int, metrics: MetricsFile) -> None:
         """Save if it is time to, and say what has become of earlier saves; ``step`` counts from 1.
@@ -100,14 +109,26 @@ class Checkpointing:
             return
         self._tell(self._saver.poll(), metrics)
         wished, every = self._engine.agreed, self._job.checkpoint.every_steps
-        self.ends = wished.end
-        is_last = self.ends or step == self._steps
+        self.ends = ExitCode.SAVED if wished.end else None
+        is_last = wished.end or step == self._steps
         if is_last or wished.save or step % every == 0:
             self._tell(self._saver.finish(), metrics)
             self._last_s = time.monotonic()
-            self._tell(self._saver.save(Progress(step, step * self._global_batch)), metrics, is_last=is_last)
+            self._tell(self._saver.save(self._progress(step)), metrics, is_last=is_last)
         if is_last:
             self._tell(self._saver.finish(), metrics, is_last=True)
+
+    def _progress(self, step: int) -> Progress:
+        skipped = tuple(sorted(one for one in self.passed_over if one <= step))
+        return Progress(step, step * self._global_batch, skipped)
+
+    def rewind(self, steps: Sequence[int], metrics: MetricsFile) -> None:
+        """End this run so that its launcher starts it again before ``steps``, which it then passes over."""
+        if self._saver is not None:
+            self._tell(self._saver.finish(), metrics)
+        if self._is_first:
+            self._note.write_text(json.dumps(list(steps)), encoding="utf-8")
+        self.ends = ExitCode.REWIND
 
     def _tell(self, saved: Saved | None, metrics: MetricsFile, *, is_last: bool = False) -> None:
         if saved is None:

@@ -1,5 +1,7 @@
 """The batches of one rank, read from memory maps."""
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -26,6 +28,15 @@ class Batches:
             self._refuse(found, step, rows)
         sequences = torch.from_numpy(found)
         return {"input_ids": sequences[:, :-1].contiguous(), "labels": sequences[:, 1:].contiguous()}
+
+    def origins(self, step: int, rows: slice) -> list[dict[str, Any]]:
+        """Where rows of the global batch of a step are from: number of the sample, source, epoch, tokens and file."""
+        first = step * self._global_batch
+        numbers = [first + row for row in range(*rows.indices(self._global_batch))]
+        return [
+            {"sample": number, **self._samples.place(number)._asdict(), "file": self._samples.file(number)}
+            for number in numbers
+        ]
 
     def _refuse(self, found: "np.ndarray[tuple[int, ...], np.dtype[np.int64]]", step: int, rows: slice) -> None:
         row, column = (int(place) for place in np.argwhere(found >= self._vocab_size)[0])

@@ -107,10 +107,15 @@ class PhaseDisplay(_Display):
         self._begun += 1
 
 
-def show_result(steps: Sequence[Step], lines: Sequence[ResultLine], metrics_path: str, *, first: int = 1) -> None:
-    """The result on stdout: loss of step ``first`` and the last, skipped updates, and predicted against measured."""
+def show_result(
+    steps: Sequence[Step], lines: Sequence[ResultLine], metrics_path: str, *, ends: tuple[int, int]
+) -> None:
+    """The result on stdout: loss of the first and the last step, whose numbers are ``ends``, and the rest of it.
+
+    That is skipped updates, and predicted against measured.
+    """
     console = Console(highlight=False, width=None if sys.stdout.isatty() else PIPED_WIDTH)
-    console.print(f"loss: {steps[0].loss:.4f} at step {first}, {steps[-1].loss:.4f} at step {first + len(steps) - 1}")
+    console.print(f"loss: {steps[0].loss:.4f} at step {ends[0]}, {steps[-1].loss:.4f} at step {ends[1]}")
     if skipped := skipped_updates(steps):
         console.print(
             f"{skipped} of {len(steps)} steps updated nothing: gradients overflowed in fp16, and the scale of the loss "

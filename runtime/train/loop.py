@@ -11,9 +11,10 @@ import torch
 import torch.distributed as dist
 
 from planner.data.refusal import unusable
-from planner.diagnostics import Diagnostic, ExitCode, PlanError
-from planner.handover.work import JOB_FILE, METRICS_FILE, NVME_FOLDER, SOURCES_FILE
-from planner.jobs.job import Job, num_steps
+from planner.diagnostics import ExitCode
+from planner.handover.work import JOB_FILE, METRICS_FILE, NVME_FOLDER, SOURCES_FILE, Beginning
+from planner.jobs.faults import Fault, LossWatch, passed_over
+from planner.jobs.job import FaultsSection, Job, num_steps
 from planner.jobs.reading import read_job
 from planner.jobs.schedule import learning_rate_at
 from planner.jobs.sources import check_evaluation, open_samples, read_sources
@@ -22,8 +23,10 @@ from runtime.checkpoints.loading import start_from
 from runtime.engines.choice import make_engine
 from runtime.engines.engine import Engine
 from runtime.train.checkpointing import Checkpointing
+from runtime.train.clipping import Clipping
 from runtime.train.data import Batches
 from runtime.train.display import StepDisplay, show_result
+from runtime.train.faults import History, Return, ending, tell_fault
 from runtime.train.measure import MetricsFile, header, prediction_record, result_lines
 from runtime.train.memory import FIRST_STEPS, RankMemory, forget_peaks, gather_memory, memory_records
 from runtime.train.profile import StepProfile, profiled_step, slowest_rank
@@ -33,7 +36,7 @@ LARGEST_EXPONENT = 700.0
 """Of e, in double precision."""
 
 
-def run_training(plan: Plan, folder: Path, *, resume: Path | None = None, init_from: Path | None = None) -> ExitCode:
+def run_training(plan: Plan, folder: Path, begins: Beginning) -> ExitCode:
     """Learn the job in ``folder`` and report; every rank of the process group calls it.
 
     Rank 0 displays, and writes metrics to ``folder``. The answer says whether the run is done, or was asked to end.
@@ -51,29 +54,33 @@ def run_training(plan: Plan, folder: Path, *, resume: Path | None = None, init_f
     _check_same_data(data.fingerprint, engine.device)
     is_first = dist.get_rank() == 0
     display = StepDisplay(data.steps, shown=is_first)
-    saving = Checkpointing(engine, plan, job, folder, resume=resume, say=display.say)
-    if init_from is not None and resume is None:
-        start_from(engine, init_from)
+    saving = Checkpointing(engine, plan, job, folder, begins=begins, say=display.say)
+    if begins.init_from is not None and not saving.done:
+        start_from(engine, begins.init_from)
     if saving.done:
         engine.settle(data.training.batch(saving.done, engine.rows))
     stage, device = engine.position.stage, engine.device
     boosted = memory_records(gather_memory(stage, device))
     forget_peaks(device)
     metrics_path = folder / METRICS_FILE
+    clipping = Clipping(engine, job.optimizer.clip_norm) if job.optimizer.clip_norm else None
+    watch = _watch(job.faults, metrics_path, saving.done, device)
+    # The launcher has removed those of another run, and may have told of this one already.
     with MetricsFile(metrics_path if is_first else None, after=saving.done) as metrics, display:
         about = {"step": saving.done} if saving.done else {}
         about |= header(plan, steps=data.steps, seed=job.seed)
         digests = {"job_digest": job.digest, "data_fingerprint": data.fingerprint}
         metrics.write("header", **about, **digests, memory=boosted)
-        steps = _steps(plan, job, _Parts(engine, data, saving), metrics, display)
-        if saving.ends:
-            return ExitCode.SAVED
+        steps = _steps(_Run(plan, job, engine, data, saving, watch, clipping, Return(begins), metrics, display))
+        if saving.ends is not None or not steps:
+            return saving.ends or ExitCode.OK
         memory = gather_memory(stage, device)
         profile = _profile(engine, data)
         metrics.write("summary", **_summary(steps, memory), predicted=prediction_record(plan), **profile._asdict())
     if is_first:
         lines = result_lines(plan, steps, memory, profile.terms_s)
-        show_result(steps, lines, str(metrics_path), first=saving.done + 1)
+        learned = [number for number in range(saving.done + 1, data.steps + 1) if number not in saving.passed_over]
+        show_result(steps, lines, str(metrics_path), ends=(learned[0], learned[-1]))
     return ExitCode.OK
 
 
@@ -111,47 +118,92 @@ def _check_same_data(fingerprint: str, device: torch.device) -> None:
         raise unusable(message, SOURCES_FILE, "name the same files everywhere, best on a shared drive")
 
 
-class _Parts(NamedTuple):
-    """What a step is made with."""
+class _Run(NamedTuple):
+    """What a step is made with, and told to."""
 
+    plan: Plan
+    job: Job
     engine: Engine
     data: _Data
     saving: Checkpointing
+    watch: LossWatch
+    clipping: Clipping | None
+    returns: Return
+    metrics: MetricsFile
+    display: StepDisplay
 
 
-def _steps(plan: Plan, job: Job, parts: _Parts, metrics: MetricsFile, display: StepDisplay) -> list[Step]:
-    """All steps of a run, and what is evaluated and saved between them."""
-    engine, data, saving = parts
+def _watch(settings: FaultsSection, metrics: Path, done: int, device: torch.device) -> LossWatch:
+    """What judges losses, on every rank from the same ones: those that rank 0 finds in the metrics."""
+    answer = [History.of(metrics, done=done, most=settings.spike_window) if dist.get_rank() == 0 else None]
+    dist.broadcast_object_list(answer, src=0, device=device)
+    assert answer[0] is not None
+    return LossWatch(settings, *answer[0])
+
+
+def _steps(run: _Run) -> list[Step]:
+    """All steps of a run that something is learned from, and what is evaluated and saved between them."""
+    data, saving = run.data, run.saving
     steps: list[Step] = []
     for number in range(saving.done, data.steps):
-        learning_rate = learning_rate_at(number, data.steps, job)
-        engine.set_learning_rate(learning_rate)
-        engine.seed_step(job.seed, number)
+        learning_rate = learning_rate_at(number, data.steps, run.job)
+        run.engine.set_learning_rate(learning_rate)
+        run.engine.seed_step(run.job.seed, number)
         saving.before_step()
-        step = _timed_step(engine, data.training, number)
-        steps.append(step)
-        tokens_per_s = plan.problem.global_batch * plan.problem.seq_len / step.seconds
-        reading = {}
-        if len(steps) <= FIRST_STEPS:
-            reading = {"memory": memory_records(gather_memory(engine.position.stage, engine.device))}
-        metrics.write(
-            "step",
-            step=number + 1,
-            loss=step.loss if math.isfinite(step.loss) else None,
-            step_s=step.seconds,
-            updated=step.updated,
-            tokens_per_s=tokens_per_s,
-            learning_rate=learning_rate,
-            **reading,
-        )
-        display.step(number + 1, step, tokens_per_s)
-        _check_finite(step.loss, number + 1, plan)
-        if data.evaluation is not None and ((number + 1) % job.evaluation.every_steps == 0 or number + 1 == data.steps):
-            _evaluate(engine, data, number + 1, metrics, display)
-        saving.after_step(number + 1, metrics)
-        if saving.ends:
+        if number + 1 in saving.passed_over:
+            run.engine.agree()
+            about = {"loss": None, "updated": False, "passed_over": True}
+            run.metrics.write("step", step=number + 1, **about, learning_rate=learning_rate)
+        else:
+            steps.append(_timed_step(run, number))
+            _tell(run, number, steps, learning_rate)
+        if saving.ends is None:
+            _evaluate_and_save(run, number + 1)
+        if saving.ends is not None:
             break
     return steps
+
+
+def _evaluate_and_save(run: _Run, step: int) -> None:
+    """What is due after a step, counted from 1."""
+    data = run.data
+    if data.evaluation is not None and (step % run.job.evaluation.every_steps == 0 or step == data.steps):
+        _evaluate(run.engine, data, step, run.metrics, run.display)
+    run.saving.after_step(step, run.metrics)
+
+
+def _tell(run: _Run, number: int, steps: list[Step], learning_rate: float) -> None:
+    """Record and show the last of ``steps``, and do what the job wants done about its loss.
+
+    Raises:
+        PlanError: the job wants the run to end.
+    """
+    step, engine = steps[-1], run.engine
+    tokens_per_s = run.plan.problem.global_batch * run.plan.problem.seq_len / step.seconds
+    reading = {}
+    if len(steps) <= FIRST_STEPS:
+        reading = {"memory": memory_records(gather_memory(engine.position.stage, engine.device))}
+    run.metrics.write(
+        "step",
+        step=number + 1,
+        loss=_finite(step.loss),
+        step_s=step.seconds,
+        updated=step.updated,
+        **({} if run.clipping is None else {"gradient_norm": _finite(step.gradient_norm)}),
+        tokens_per_s=tokens_per_s,
+        learning_rate=learning_rate,
+        **reading,
+    )
+    run.display.step(number + 1, step, tokens_per_s)
+    run.returns.tell(number + 1, run.metrics, run.display.say)
+    fault = step.fault
+    if fault is None:
+        return
+    found = tell_fault(fault, engine, run.data.training, run.metrics, run.display.say)
+    if fault.action == "stop":
+        raise ending(fault, found, run.plan)
+    if fault.action == "rewind":
+        run.saving.rewind(passed_over(fault, run.job.faults), run.metrics)
 
 
 def _evaluate(engine: Engine, data: _Data, step: int, metrics: MetricsFile, display: StepDisplay) -> None:
@@ -165,7 +217,7 @@ def _evaluate(engine: Engine, data: _Data, step: int, metrics: MetricsFile, disp
     metrics.write(
         "evaluation",
         step=step,
-        loss=loss if math.isfinite(loss) else None,
+        loss=_finite(loss),
         perplexity=math.exp(loss) if is_number else None,
         batches=data.evaluation_batches,
         seconds=time.perf_counter() - start,
@@ -173,13 +225,24 @@ def _evaluate(engine: Engine, data: _Data, step: int, metrics: MetricsFile, disp
     display.evaluation(step, loss)
 
 
-def _timed_step(engine: Engine, batches: Batches, number: int) -> Step:
-    batch = batches.batch(number, engine.rows)
+def _timed_step(run: _Run, number: int) -> Step:
+    engine, watch, clipping = run.engine, run.watch, run.clipping
+    batch = run.data.training.batch(number, engine.rows)
+    found: list[Fault | None] = []
+
+    def is_right(loss: float) -> bool:
+        found.append(watch.judge(number + 1, loss))
+        return found[-1] is None
+
     # The loss of a step is read on the host, so the clock does not run ahead of the device.
     start = time.perf_counter()
-    loss = engine.step(batch)
+    loss = engine.step(batch, is_right if watch.before_update else None)
     seconds = time.perf_counter() - start
-    return Step(loss, seconds, has_updated(engine.optimizer))
+    is_kept = found[-1] is None if watch.before_update else is_right(loss)
+    norm = clipping.norm if clipping is not None and is_kept and has_updated(engine.optimizer) else None
+    fault = found[-1] or watch.judge_norm(number + 1, loss, norm)
+    updated = has_updated(engine.optimizer) and (fault is None or not (watch.before_update or fault.norm is not None))
+    return Step(loss, seconds, updated, fault, norm)
 
 
 def _profile(engine: Engine, data: _Data) -> StepProfile:
@@ -191,21 +254,15 @@ def _profile(engine: Engine, data: _Data) -> StepProfile:
     return slowest_rank(profiled_step(engine.device, lambda: engine.accumulate_gradients(batch), engine.optimizer.step))
 
 
-def _check_finite(loss: float, step: int, plan: Plan) -> None:
-    if math.isfinite(loss):
-        return
-    hint = "lower `--learning-rate`"
-    if plan.layout.precision == "fp16":
-        hint += ", or solve again with `--precision bf16`"
-    raise PlanError(
-        Diagnostic(rule="RUN007", message=f"the loss of step {step} is {loss}", hint=hint), exit_code=ExitCode.NEGATIVE
-    )
+def _finite(number: float | None) -> float | None:
+    """A number as JSON has it."""
+    return number if number is not None and math.isfinite(number) else None
 
 
 def _summary(steps: list[Step], memory: list[RankMemory]) -> dict[str, Any]:
     return {
-        "first_loss": steps[0].loss,
-        "last_loss": steps[-1].loss,
+        "first_loss": _finite(steps[0].loss),
+        "last_loss": _finite(steps[-1].loss),
         "median_step_s": median_step_s(steps),
         "skipped_updates": skipped_updates(steps),
         "ranks": memory_records(memory),

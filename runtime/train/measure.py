@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -40,14 +41,17 @@ PACKAGES = ("torch", "colossalai", "transformers")
 class MetricsFile:
     """A JSON Lines file: a header record, one record a step, and a summary if the run ends well."""
 
-    def __init__(self, path: Path | None, *, after: int = 0) -> None:
-        """Start the file anew, or go on ``after`` a step, without what came later; without a path nothing is kept."""
+    def __init__(self, path: Path | None, *, after: int | None = None) -> None:
+        """Start the file anew, or go on ``after`` so many steps, without those that came later.
+
+        What happened beside them stays. Without a path nothing is kept.
+        """
         self._file = None
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
-            if after:
+            if after is not None:
                 _cut(path, after)
-            self._file = path.open("ab" if after else "wb", buffering=0)
+            self._file = path.open("wb" if after is None else "ab", buffering=0)
         self._path = path
 
     def write(self, record: str, **fields: Any) -> None:
@@ -66,6 +70,10 @@ class MetricsFile:
             with contextlib.suppress(OSError):
                 self._file.truncate(start)
             raise
+
+    def event(self, event: str, **fields: Any) -> None:
+        """Append what happened now, as a record that a run which goes back keeps."""
+        self.write("event", event=event, time_s=time.time(), **fields)
 
     def _write_whole(self, line: bytes) -> None:
         # The last write that a drive has room for may be a short one, without an error.
@@ -92,7 +100,8 @@ def _cut(path: Path, step: int) -> None:
     for line in path.read_bytes().splitlines(keepends=True):
         with contextlib.suppress(ValueError):
             record = json.loads(line)
-            if line.endswith(b"\n") and record["record"] != "summary" and record.get("step", 0) <= step:
+            kind, is_early = record["record"], record.get("step", 0) <= step
+            if line.endswith(b"\n") and kind != "summary" and (is_early or kind == "event"):
                 kept.append(line)
     beside = path.with_name(f".{path.name}")
     with beside.open("wb") as file:

@@ -4,6 +4,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from planner.jobs.faults import Fault
 from runtime.states.loss_scale import MIXINS
 
 WARM_UP_STEPS = 3
@@ -17,6 +18,10 @@ class Step(NamedTuple):
     seconds: float
     updated: bool = True
     """Whether the optimizer ran: gradients that overflow in fp16 lower the scale of the loss instead."""
+    fault: Fault | None = None
+    """What was wrong with its loss."""
+    gradient_norm: float | None = None
+    """Before it was clipped; ``None`` where nothing clips it, or nothing was updated."""
 
 
 def has_updated(optimizer: Any) -> bool:

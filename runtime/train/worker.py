@@ -34,7 +34,7 @@ def main(arguments: Sequence[str]) -> int:
     def train(plan: Plan) -> ExitCode:
         from runtime.train.loop import run_training  # here, so that a failing import is reported too
 
-        return run_training(plan, folder, resume=begins.resume, init_from=begins.init_from)
+        return run_training(plan, folder, begins)
 
     return serve(folder / PLAN_FILE, folder / "rank", train)
 

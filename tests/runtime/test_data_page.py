@@ -15,8 +15,9 @@ ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "data.md"
 
 
-def test_the_commands_of_the_page_run(tmp_path: Path) -> None:
-    blocks = re.findall(r"^```sh\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+def run_blocks(page: Path, tmp_path: Path) -> "subprocess.CompletedProcess[str]":
+    """All commands of a page, in the folder ``work``."""
+    blocks = re.findall(r"^```sh\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
     shims = tmp_path / "bin"
     shims.mkdir()
     for name, command in {"gptplan": "-m planner.cli", "python": ""}.items():
@@ -28,7 +29,13 @@ def test_the_commands_of_the_page_run(tmp_path: Path) -> None:
     script = "set -eu\n" + "".join(blocks)
     done = subprocess.run(["sh", "-c", script], cwd=folder, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    records = [json.loads(line) for line in (folder / "first" / "metrics.jsonl").read_text().splitlines()]
+    return done
+
+
+def test_the_commands_of_the_page_run(tmp_path: Path) -> None:
+    done = run_blocks(PAGE, tmp_path)
+    metrics = tmp_path / "work" / "first" / "metrics.jsonl"
+    records = [json.loads(line) for line in metrics.read_text().splitlines()]
     assert [one["step"] for one in records if one["record"] == "step"] == list(range(1, 21))
     assert [one["step"] for one in records if one["record"] == "evaluation"] == [10, 20]
     assert "valid: 50 steps of 8 x 128 tokens" in done.stdout

@@ -109,7 +109,10 @@ def test_a_run_goes_on_under_another_plan_in_another_folder(plan: MakePlan, comm
     assert gptplan("sample", tmp_path / "other", "--prompt", "def f(", "--tokens", 20) == text
     gptplan("export-weights", tmp_path / "other", "-o", tmp_path / "weights")
     assert (tmp_path / "weights" / "config.json").is_file()
-    stderr = ended(command(pipeline, "--run-dir", tmp_path / "new", "--init-from", tmp_path / "weights"), 0)
+    short = ("--set", "schedule.stop_after_minutes=0.001")
+    stderr = ended(command(pipeline, "--run-dir", tmp_path / "new", "--init-from", tmp_path / "weights", *short), 75)
+    assert stderr.splitlines()[-1].startswith("its time is over: the run has saved; `gptplan run ")
+    assert len(losses(tmp_path / "new")) < STEPS
     assert "a checkpoint takes 521.62 KiB, and " in stderr
     # The first batch with learned weights, not with drawn ones.
     assert losses(tmp_path / "new")[1] < expected[1] - 1.0

@@ -75,7 +75,7 @@ def test_everything_that_is_wrong_is_said_at_once(tmp_path: Path) -> None:
         ("unknown key `sede`", "did you mean `seed`?"),
         ("unknown key `schedule.stpes`", "did you mean `schedule.steps`?"),
         ("unknown key `optimiser`", "did you mean `[optimizer]`?"),
-        ("`[faults]` is not honoured yet: a run would do as if it were not there", "leave the section out"),
+        ("unknown key `faults.keep`", "did you mean `checkpoint.keep`?"),
         ("unknown key `steps`", "did you mean `schedule.steps`?"),
         ("`data.held_out` cannot be 1: Expected `float` < 1.0", "`data.held_out` is number from 0 below 1"),
         ("`schedule` sets nothing", "for example `--set schedule.steps=100`"),
