@@ -43,7 +43,7 @@ def read_python(
     settings = flatten(
         {name: value for name, value in names.items() if name not in reader.imported}, reader.constants.budget
     )
-    called = {_last_name(node) for node in ast.walk(tree) if isinstance(node, ast.Name | ast.Attribute)}
+    called = {_last_name(node) for node in reader.living(tree) if isinstance(node, ast.Name | ast.Attribute)}
     return Source(
         shown=shown,
         text=text,
@@ -99,6 +99,16 @@ class _Reader:
         self.calls: list[Call] = []
         self.first: dict[str, Value] = {}
         self.pending: list[ast.FunctionDef | ast.AsyncFunctionDef] = []
+        self.dead: set[int] = set()
+        """Statements of branches that are not taken."""
+
+    def living(self, tree: ast.Module) -> Iterator[ast.AST]:
+        """Every node but those of branches that are not taken."""
+        waiting: list[ast.AST] = [tree]
+        while waiting:
+            node = waiting.pop()
+            yield node
+            waiting += [inner for inner in ast.iter_child_nodes(node) if id(inner) not in self.dead]
 
     def functions(self, module: Names) -> None:
         """Read the bodies of functions for calls, once the module's names are known."""
@@ -171,6 +181,7 @@ class _Reader:
         except HiddenError:
             decided = Symbol("?")
         if isinstance(decided, bool | int | None):
+            self.dead.update(map(id, node.orelse if decided else node.body))
             self.block(node.body if decided else node.orelse, names, certain=certain)
             return
         self._hidden_block(node, names, certain=certain)

@@ -121,8 +121,12 @@ class Source:
     """Defaults of arguments and values of the user that stand for what only running the file would tell."""
     path: tuple[tuple[int, bool], ...] = ()
     """Lines of conditions of a script that cannot be told, and whether each is taken to hold."""
+    paths: tuple[tuple[tuple[int, bool], ...], ...] = ()
+    """Every path that leads to the same settings, the first of them :attr:`path`."""
     ways: "tuple[Source, ...]" = ()
     """The same file, as other branches of it or other commands in it have it."""
+    cut: bool = False
+    """Whether there are more ways than are followed."""
 
     def with_text(self, value: Value, replacement: str) -> str:
         """The text of the file with one value replaced."""

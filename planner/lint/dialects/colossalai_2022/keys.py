@@ -7,6 +7,8 @@ MARKS = ("parallel", "TENSOR_PARALLEL", "NUM_MICRO_BATCHES", "BATCH_SIZE", "TENS
 """Keys of which two show such a file."""
 OWN = ("parallel", "TENSOR_PARALLEL", "NUM_MICRO_BATCHES", "TENSOR_SHAPE")
 """Keys of which one does."""
+BATCH = ("BATCH_SIZE", "hyperparameter.batch_size")
+"""Keys of what a data-parallel rank loads."""
 MODES = (None, "1d", "2d", "2.5d", "3d", "sequence")
 SECTIONS: dict[str, tuple[float, frozenset[str]]] = {
     "": (
