@@ -77,7 +77,8 @@ def mutants(judged: Judged, text: str, draw: random.Random) -> Iterator[Mutant]:
 def _degrees(file: _File) -> Iterator[tuple[str, str]]:
     """A degree that divides no number of GPUs in question."""
     for name in DEGREES:
-        if found := file.value(name):
+        unused = name == "pipeline_parallel" and "--no-pipeline-parallel" in file.text
+        if (found := file.value(name)) and not unused:
             yield f"{found[0]} {PRIME}", file.replaced(found[1], str(PRIME))
 
 
@@ -96,6 +97,9 @@ def _misspelt(file: _File) -> Iterator[tuple[str, str]]:
         bare = name.lstrip("-")
         if len(bare) < LEAST_NAME or key not in file.judged.draft.settings:
             continue
+        if file.judged.draft.dialect.name.endswith("Plugin") and bare.isupper():
+            # A constant of the script, which no framework reads.
+            continue
         at = file.draw.randrange(1, len(bare) - 2)
         kind = file.draw.randrange(3)
         wrong = (
@@ -113,7 +117,7 @@ def _misspelt(file: _File) -> Iterator[tuple[str, str]]:
 def _heads(file: _File) -> Iterator[tuple[str, str]]:
     """Heads that divide neither the hidden size nor the ranks."""
     hidden, degree = file.number("hidden_size", 0), file.number("tensor_parallel")
-    found = file.value("num_heads")
+    found = None if "--kv-channels" in file.text else file.value("num_heads")
     if found is not None and type(found[1].content) is int and (hidden or degree > 1):
         near = range(found[1].content + 1, found[1].content + 90)
         heads = next((n for n in near if hidden % n and (degree == 1 or n % degree)), PRIME)
@@ -133,7 +137,8 @@ def _batches(file: _File) -> Iterator[tuple[str, str]]:
     """A batch of a step that is no multiple of what the ranks take."""
     for name in ("global_batch", "train_batch"):
         found = file.value(name)
-        unit = file.number("micro_batch") * file.number("data_parallel")
+        written = file.value("micro_batch") is not None
+        unit = (file.number("micro_batch") if written else 1) * file.number("data_parallel")
         if found is not None and unit > 1 and type(found[1].content) is int:
             yield f"{found[0]} + 1", file.replaced(found[1], str(found[1].content + 1))
 

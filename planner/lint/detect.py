@@ -9,7 +9,16 @@ from planner.lint.dialects.colossalai_2022.reader import read_old_config
 from planner.lint.dialects.deepspeed import keys as deepspeed
 from planner.lint.dialects.deepspeed.reader import read_deepspeed
 from planner.lint.dialects.megatron.reader import is_megatron, read_megatron
-from planner.lint.dialects.plugins.keys import ARGUMENTS, CONTEXT, DDP, GEMINI, HYBRID, LOW_LEVEL_ZERO, MOE_HYBRID
+from planner.lint.dialects.plugins.keys import (
+    ARGUMENTS,
+    CONTEXT,
+    DDP,
+    GEMINI,
+    HYBRID,
+    LOW_LEVEL_ZERO,
+    MOE_HYBRID,
+    MOE_ONLY,
+)
 from planner.lint.dialects.plugins.reader import read_plugin
 from planner.lint.dialects.tabled.frameworks import TABLES
 from planner.lint.dialects.tabled.reader import foreign_name, read_table, table_of
@@ -60,11 +69,11 @@ def drafts_of(source: Source, asked: Asked) -> list[Draft]:
 def _called(source: Source, call: Call, asked: Asked) -> Draft:
     """A plugin that a script makes; the one with experts is read as what it extends, and takes stage 2 for 1."""
     name = HYBRID if call.name == MOE_HYBRID else call.name
-    known = {key: value for key, value in call.arguments.items() if key in ARGUMENTS[HYBRID]}
+    known = {key: value for key, value in call.arguments.items() if key not in MOE_ONLY}
     if "zero_stage" in known and known["zero_stage"].content == 2:  # noqa: PLR2004 - a stage of ZeRO
         known["zero_stage"] = replace(known["zero_stage"], content=1)
     arguments = call.arguments if name == call.name else known
-    return read_plugin(source, name, arguments, asked, whole_call=call.complete and name == call.name)
+    return read_plugin(source, name, arguments, asked, whole_call=call.complete)
 
 
 def _whole_file(source: Source, asked: Asked) -> Draft:

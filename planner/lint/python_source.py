@@ -1,6 +1,7 @@
 """Reading Python configurations and training scripts as syntax trees. The file is never imported or run."""
 
 import ast
+import builtins
 import contextlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
@@ -53,6 +54,7 @@ def read_python(
         calls=tuple(call for call in reader.calls if call.name not in beside),
         others=tuple(call for call in reader.calls if call.name in beside),
         called=frozenset(called),
+        undefined=reader.undefined,
         assumed=tuple(f"{name} is {known[name]!r}" for name in sorted(reader.constants.used)),
     )
 
@@ -99,6 +101,8 @@ class _Reader:
         self.calls: list[Call] = []
         self.first: dict[str, Value] = {}
         self.pending: list[ast.FunctionDef | ast.AsyncFunctionDef] = []
+        self.undefined: dict[str, tuple[int, int]] = {}
+        """Names that a value is made of and that nothing before defines, with line and column."""
         self.dead: set[int] = set()
         """Statements of branches that are not taken."""
 
@@ -228,6 +232,8 @@ class _Reader:
         if isinstance(node, ast.AugAssign):
             expression = ast.copy_location(ast.BinOp(left=_as_value(node.target), op=node.op, right=node.value), node)
             expression.end_lineno, expression.end_col_offset = node.end_lineno, node.end_col_offset
+        if certain:
+            self._undefined(expression, names)
         try:
             value = self.constants.value(expression, names)
             if isinstance(node, ast.AugAssign):
@@ -238,6 +244,14 @@ class _Reader:
                 self._note(error.hidden, error.hidden.why)
         for target in targets:
             self._bind(target, value, names, certain=certain and not isinstance(node, ast.AugAssign))
+
+    def _undefined(self, expression: ast.expr, names: Names) -> None:
+        for inner in ast.walk(expression):
+            self.constants.budget.spend()
+            if isinstance(inner, ast.Name) and isinstance(inner.ctx, ast.Load) and inner.id not in names:
+                known = inner.id in self.imported or hasattr(builtins, inner.id)
+                if not known and not any(function.name == inner.id for function in self.pending):
+                    self.undefined.setdefault(inner.id, (inner.lineno, inner.col_offset + 1))
 
     def _bind(self, target: ast.expr, value: Value, names: Names, *, certain: bool) -> None:
         match target:

@@ -112,6 +112,8 @@ class Source:
     """Calls of what stands beside a plugin: Booster, which gives some their precision, and GPT2Config."""
     called: frozenset[str] = field(default_factory=frozenset)
     """Last names of everything the file calls or passes around."""
+    undefined: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    """Names that a Python file uses and nothing before defines, with line and column."""
     variables: Mapping[str, Value] = field(default_factory=dict)
     """What a shell script assigns."""
     options: Mapping[str, int] = field(default_factory=dict)

@@ -1,7 +1,10 @@
 """Colossal-AI's configuration files of 2022, as the examples of GPT-2 and GPT-3 have them."""
 
+from difflib import get_close_matches
 from typing import Any
 
+from planner.codes import Config
+from planner.diagnostics import Diagnostic
 from planner.layouts.degrees import GRID_MODES, grid_batch_parts, grid_edge, grid_ranks
 from planner.lint.dialects.colossalai_2022.keys import BATCH, BY_HAND, DIALECT, MODES, OWN, SECTIONS
 from planner.lint.dialects.nvme import read_nvme
@@ -15,10 +18,7 @@ def read_old_config(source: Source, asked: Asked) -> Draft:
     """The layout of the file, and the facts of the rules of the old modes."""
     reading = Reading(DIALECT, source, asked)
     keys = Keys(reading)
-    # A constant that the file itself uses is its author's.
-    own = {key: value for key, value in source.settings.items() if "." in key or source.text.count(key) == 1}
-    for table, (cutoff, known) in SECTIONS.items():
-        refuse_unknown(Keys(reading, own), table, known, Unknowns("the library reads no {name}", cutoff, far=False))
+    _names(source, reading)
     _model(keys, reading)
     _tensor(keys, reading)
     _pipeline(keys, reading)
@@ -30,6 +30,29 @@ def read_old_config(source: Source, asked: Asked) -> Draft:
             keys, "zero.offload_optimizer_config", "zero.offload_param_config", "zero.model_config.offload_config"
         )
     return reading.draft()
+
+
+def _names(source: Source, reading: Reading) -> None:
+    """Keys that are nearly called like one that is read, and names that nothing defines."""
+    # A constant that the file itself uses is its author's, unless what it is nearly called is not there.
+    own = {key: value for key, value in source.settings.items() if "." in key or source.text.count(key) == 1}
+    missing = SECTIONS[""][1] - source.settings.keys()
+    for table, (cutoff, known) in SECTIONS.items():
+        refuse_unknown(Keys(reading, own), table, known, Unknowns("the library reads no {name}", cutoff, far=False))
+    used = {key: value for key, value in source.settings.items() if key not in own}
+    refuse_unknown(Keys(reading, used), "", missing, Unknowns("the library reads no {name}", 0.9, far=False))
+    for name, (line, column) in source.undefined.items():
+        there = [key for key in (*source.settings, *SECTIONS[""][1]) if "." not in key]
+        near = get_close_matches(name, there, n=1, cutoff=0.85)
+        if near:
+            found = Diagnostic(
+                rule=Config.UNKNOWN_KEY,
+                message=f"{name} is used, and nothing before defines it",
+                hint=f"did you mean `{near[0]}`?" if near[0] != name else f"define {name} above",
+                location=f"{source.shown}:{line}:{column}",
+                values={"key": name},
+            )
+            reading.diagnostics.append(found)
 
 
 def _model(keys: Keys, reading: Reading) -> None:

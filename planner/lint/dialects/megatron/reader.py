@@ -257,11 +257,11 @@ def _zero_stage(keys: Keys, reading: Reading) -> Any:
     """ZeRO of the distributed optimizer; of DeepSpeed where it is switched on, whose default here is stage 1."""
     if not keys.on("--deepspeed") and not keys.on("--deepspeed-config"):
         return 1 if keys.on("--use-distributed-optimizer") else 0
-    stage = keys.count("--zero-stage", default=1, name="zero_stage", least=0)
+    stage = keys.choice("--zero-stage", choices=(0, 1, 2, 3), default=1, name="zero_stage")
     reading.tell(deepspeed_stage=stage, no_pipeline=keys.on("--no-pipeline-parallel"))
     if not keys.has("--zero-stage"):
         reading.assumptions.append("--zero-stage is not given: stage 1, the default of Megatron-DeepSpeed, is taken")
-    return stage if stage in (0, 1, 2, 3) else UNDECIDED
+    return stage
 
 
 def _batch(keys: Keys, reading: Reading) -> None:
