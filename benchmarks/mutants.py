@@ -185,14 +185,9 @@ def _missing(file: _File) -> Iterator[tuple[str, str]]:
     """A key without a default that is not there."""
     draft = file.judged.draft
     for name in REQUIRED.get(draft.dialect.name, ()):
-        found = file.value(name) or (
-            ("NUM_MICRO_BATCHES", draft.settings["NUM_MICRO_BATCHES"])
-            if name == "num_micro_batches"
-            and "NUM_MICRO_BATCHES" in draft.settings
-            and file.number("pipeline_parallel") > 1
-            else None
-        )
-        if found is None or (draft.dialect.name == "megatron" and draft.source.language != "shell"):
+        found = file.value(name)
+        idle = name == "num_micro_batches" and file.number("pipeline_parallel") == 1
+        if found is None or idle or (draft.dialect.name == "megatron" and not _trains(file)):
             continue
         bare = re.escape(found[0].rpartition(".")[2].lstrip("-"))
         if draft.source.language == "shell":
@@ -201,3 +196,9 @@ def _missing(file: _File) -> Iterator[tuple[str, str]]:
             yield f"no {found[0]}", re.sub(rf"(?m)^\s*['\"]?{bare}['\"]?\s*:.*\n", "", file.text, count=1)
         else:
             yield f"no {found[0]}", re.sub(rf"(?m)\b{bare}\s*=\s*[\w.]+\s*(,|$)", "", file.text, count=1)
+
+
+def _trains(file: _File) -> bool:
+    """Whether a script starts a training by Megatron-LM's options."""
+    shell = file.judged.draft.source.language == "shell"
+    return shell and bool(re.search(r"--train-(iters|samples)|--global-batch-size", file.text))
