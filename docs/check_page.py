@@ -8,7 +8,8 @@ from planner.lint.dialects.colossalai_2022 import keys as old
 from planner.lint.dialects.deepspeed import keys as deepspeed
 from planner.lint.dialects.megatron import keys as megatron
 from planner.lint.dialects.plugins.keys import ARGUMENTS, MOE_HYBRID
-from planner.lint.dialects.tabled.frameworks import FOREIGN, TABLES, Table
+from planner.lint.dialects.tabled.foreign import FOREIGN
+from planner.lint.dialects.tabled.frameworks import TABLES, Table
 from planner.lint.limits import LIMITS
 
 CORPUS = Path(__file__).with_name("check_corpus.csv")
@@ -27,9 +28,9 @@ nothing: no import, no shell, no substitution of commands.
 | `warning` | it runs, and not as its author may think, or it depends on the machine | 0 |
 | `open` | a value that only running the file would tell; the rest is judged | 0, and 1 with `--strict` |
 
-`--set name=value` fills what is open: a variable of a script, `args.name` of a program. Defaults of `add_argument()`
-and of `${NAME:-value}` are taken without it, and named. A file of a program that gptplan does not judge is refused
-with exit code 2, as is one that is beyond a limit.
+`--set name=value` fills what is open: a variable of a script, `args.name` of a program. Defaults of `add_argument()`,
+of `typer.Option()`, of dataclasses and of `${NAME:-value}` are taken without it, and named. A file of a program that
+gptplan does not judge is refused with exit code 2, as is one that is beyond a limit.
 
 `--format` prints `text`, `json`, `github` (annotations that GitHub shows at their lines) or `sarif` (2.1.0).
 `.pre-commit-hooks.yaml` has a hook, `gptplan-check`, whose arguments are a folder and `--gpus`.

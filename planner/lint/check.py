@@ -9,7 +9,7 @@ from planner.cost_model import predict
 from planner.diagnostics import Diagnostic
 from planner.layouts.problem import Problem
 from planner.lint import detect, fixing, hints, repair, ways
-from planner.lint.dialects.megatron.reader import dashed_name
+from planner.lint.dialects.megatron.names import dashed_name
 from planner.lint.draft import Asked
 from planner.lint.files import language_of, read_source
 from planner.lint.judging import Judged, judge

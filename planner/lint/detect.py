@@ -8,7 +8,8 @@ from planner.lint.dialects.colossalai_2022 import keys as old_colossalai
 from planner.lint.dialects.colossalai_2022.reader import read_old_config
 from planner.lint.dialects.deepspeed import keys as deepspeed
 from planner.lint.dialects.deepspeed.reader import read_deepspeed
-from planner.lint.dialects.megatron.reader import is_megatron, read_megatron
+from planner.lint.dialects.megatron.names import is_megatron
+from planner.lint.dialects.megatron.reader import read_megatron
 from planner.lint.dialects.plugins.keys import (
     ARGUMENTS,
     CONTEXT,

@@ -2,13 +2,12 @@
 
 import ast
 import builtins
-import contextlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Any
 
 from planner.codes import Config
 from planner.lint.constants import Constants, HiddenError
 from planner.lint.limits import Budget
+from planner.lint.python_defaults import defaults_of, plain
 from planner.lint.source import Call, Note, Source, Symbol, Unknown, Value, contradiction, flatten, shortened
 from planner.lint.syntax import parse
 
@@ -37,7 +36,7 @@ def read_python(
         PlanError: it is not Python, with line, column and a caret.
     """
     tree = parse(text, shown)
-    known = _defaults(tree) | {name: plain(value) for name, value in (given or {}).items()}
+    known = defaults_of(tree) | {name: plain(value) for name, value in (given or {}).items()}
     reader = _Reader(Constants(text, Budget(shown), known), known_calls, beside)
     names = reader.block(tree.body, {}, certain=True)
     reader.functions(names)
@@ -57,32 +56,6 @@ def read_python(
         undefined=reader.undefined,
         assumed=tuple(f"{name} is {known[name]!r}" for name in sorted(reader.constants.used)),
     )
-
-
-def plain(text: str) -> Any:
-    """A value as a user types it: a number, true or false, or a text."""
-    with contextlib.suppress(ValueError, SyntaxError, RecursionError):
-        value = ast.literal_eval(text[:100])
-        return value if isinstance(value, bool | int | float | str) else text
-    return {"true": True, "false": False}.get(text.lower(), text)
-
-
-def _defaults(tree: ast.Module) -> dict[str, Any]:
-    """What ``args.name`` is unless the command line says otherwise: the defaults that add_argument() is given."""
-    found: dict[str, Any] = {}
-    for node in ast.walk(tree):
-        if not (
-            isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "add_argument"
-        ):
-            continue
-        options = [one.value for one in node.args if isinstance(one, ast.Constant) and isinstance(one.value, str)]
-        words = {one.arg: one.value.value for one in node.keywords if isinstance(one.value, ast.Constant)}
-        named = next((option for option in options if option.startswith("--")), "")
-        default = words.get("default", False if words.get("action") == "store_true" else None)
-        if named and isinstance(default, bool | int | float | str):
-            name = str(words.get("dest") or named.lstrip("-").replace("-", "_"))
-            found |= {f"{holder}.{name}": default for holder in ("args", "opt", "arguments")}
-    return found
 
 
 def _last_name(node: ast.Name | ast.Attribute) -> str:

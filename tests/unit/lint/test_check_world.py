@@ -123,3 +123,19 @@ def test_the_type_of_fp16_may_be_bfloat16() -> None:
         "fp16:\n  enabled: true\n  type: bfloat16\n"
     )
     assert checked("a.yml", text)[0].judged.draft.fields["precision"] == "bf16"
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        "def main(tp: int = typer.Option(2)):\n    plugin = HybridParallelPlugin(tp_size=tp, pp_size=1)\n",
+        "@dataclass\nclass Args:\n    tp: int = 2\nargs = tyro.cli(Args)\n"
+        "plugin = HybridParallelPlugin(tp_size=args.tp, pp_size=1)\n",
+        "@dataclass\nclass Config:\n    tp: int = field(default=2)\ncfg = Config()\n"
+        "plugin = HybridParallelPlugin(tp_size=cfg.tp, pp_size=1)\n",
+    ],
+)
+def test_defaults_of_typer_and_dataclasses(program: str) -> None:
+    draft = checked("a.py", program)[0].judged.draft
+    assert draft.fields["tensor_parallel"] == 2
+    assert any("tp is 2" in line for line in draft.assumptions)

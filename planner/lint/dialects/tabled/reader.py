@@ -3,7 +3,8 @@
 import math
 from typing import Any
 
-from planner.lint.dialects.tabled.frameworks import FOREIGN, OF_GPT2, TABLES, Table
+from planner.lint.dialects.tabled.foreign import FOREIGN
+from planner.lint.dialects.tabled.frameworks import OF_GPT2, TABLES, Table
 from planner.lint.draft import UNDECIDED, Asked, Draft
 from planner.lint.model_names import model_of_sizes
 from planner.lint.reading import Keys, Reading, Unknowns, refuse_unknown
