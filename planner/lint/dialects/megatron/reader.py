@@ -43,6 +43,7 @@ _KNOWN = {
 def _misspelt(source: Source, reading: Reading) -> None:
     """Options of a command that are nearly called like one that is judged; argparse takes what begins one."""
     if source.language != "shell":
+        _misspelt_data(reading)
         return
     known = {option for option in _KNOWN if option.startswith("--") and len(option) >= LEAST_MISSPELT}
     today = known - {*OBSOLETE}
@@ -60,6 +61,15 @@ def _misspelt(source: Source, reading: Reading) -> None:
     refuse_unknown(Keys(reading, underscored), "", known, Unknowns("Megatron-LM has no option {name}", 0.8))
     others = {key: value for key, value in others.items() if key not in OBSOLETE}
     refuse_unknown(Keys(reading, others), "", today, Unknowns("Megatron-LM has no option {name}", 0.9, far=False))
+
+
+def _misspelt_data(reading: Reading) -> None:
+    """Keys of a data file that are nearly called like an option that marks such a file and that it lacks."""
+    lacking = {*MARKS, "--global-batch-size", "--sequence-parallel", "--hidden-size"}
+    lacking -= reading.settings.keys()
+    plain = {key: value for key, value in reading.settings.items() if isinstance(value.content, int)}
+    unread = Unknowns("Megatron-LM has no option {name}", 0.9, far=False)
+    refuse_unknown(Keys(reading, plain), "", lacking, unread)
 
 
 def _from_checkpoint(reading: Reading) -> None:
