@@ -8,8 +8,8 @@ from planner.codes import Config
 from planner.cost_model import predict
 from planner.diagnostics import Diagnostic
 from planner.layouts.problem import Problem
-from planner.lint import detect, fixing, hints, repair
-from planner.lint.dialects.megatron.reader import dashed_name
+from planner.lint import detect, fixing, hints, repair, ways
+from planner.lint.dialects.megatron.names import dashed_name
 from planner.lint.draft import Asked
 from planner.lint.files import language_of, read_source
 from planner.lint.judging import Judged, judge
@@ -91,7 +91,7 @@ def read_and_judge(text: str, shown: str, language: Language, asked: Asked) -> t
         PlanError: it cannot be parsed, or configures nothing that gptplan knows.
     """
     source = read_source(text, shown, language, asked.given)
-    judged = [judge(draft, asked) for draft in detect.drafts_of(source, asked)]
+    judged = ways.settled([judge(draft, asked) for draft in detect.drafts_of(source, asked)])
     # What is true of the whole file is said once.
     return source, [_with_notes(source, judged[0]), *judged[1:]]
 

@@ -36,6 +36,8 @@ _COMPARISONS: dict[type[ast.cmpop], Callable[[Any, Any], bool]] = {
     ast.GtE: operator.ge,
     ast.Is: operator.is_,
     ast.IsNot: operator.is_not,
+    ast.In: lambda left, right: left in right,
+    ast.NotIn: lambda left, right: left not in right,
 }
 _ROUNDED = (math.sqrt, math.ceil, math.floor)
 _FUNCTIONS: dict[str, Callable[..., Any]] = {
@@ -43,6 +45,9 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
     **{f"math.{function.__name__}": function for function in _ROUNDED},
 }
 """Functions of plain numbers; a name that the file defines itself is not taken for one of them."""
+_TEXT_METHODS: dict[str, Callable[..., Any]] = {
+    method: getattr(str, method) for method in ("startswith", "endswith", "lower", "upper")
+}
 
 
 class HiddenError(Exception):
@@ -231,7 +236,7 @@ class Constants:
     def _call(self, node: ast.Call, names: Mapping[str, Value], depth: int) -> Any:
         name = ast.unparse(node.func) if isinstance(node.func, ast.Name | ast.Attribute) else ""
         if isinstance(node.func, ast.Attribute) and name not in _FUNCTIONS:
-            self._refuse_call(node)
+            return self._method(node, node.func, names, depth)
         if name in names or any(isinstance(argument, ast.Starred) for argument in node.args):
             self._refuse_call(node)
         if name == "dict":
@@ -248,6 +253,15 @@ class Constants:
         if name[:1].isupper() and not node.args:
             return Symbol(name)
         return self._refuse_call(node)
+
+    def _method(self, node: ast.Call, method: ast.Attribute, names: Mapping[str, Value], depth: int) -> Any:
+        """A method of a text that scripts choose branches by."""
+        if method.attr not in _TEXT_METHODS or len(node.args) > 1 or node.keywords:
+            self._refuse_call(node)
+        operands = [self.plain(each, names, depth) for each in (method.value, *node.args)]
+        if not all(map(_is_text, operands)):
+            self._refuse_call(node)
+        return self._computed(node, _TEXT_METHODS[method.attr], *operands)
 
     def _refuse_call(self, node: ast.Call) -> NoReturn:
         raise HiddenError(node, f"`{self.written(node)}` would have to be called, and nothing is executed")
@@ -273,10 +287,8 @@ class Constants:
     def _comparison(self, node: ast.Compare, comparison: ast.cmpop, sides: Any, scope: Any) -> Any:
         left, right = (self.plain(side, *scope) for side in sides)
         operation = _COMPARISONS.get(type(comparison))
-        plain = all(
-            isinstance(side, int | float | str | None) and not isinstance(side, Symbol) for side in (left, right)
-        )
-        if operation is None or not plain:
+        member = isinstance(comparison, ast.In | ast.NotIn)
+        if member != isinstance(right, tuple) or operation is None or not all(map(_is_plain, (left, right))):
             raise HiddenError(node, f"`{self.written(node)}` is not known before the file runs")
         return self._computed(node, operation, left, right)
 
@@ -292,6 +304,13 @@ class Constants:
         if isinstance(node.op, ast.Pow) and (abs(right) > MAX_EXPONENT or abs(left) > MAX_INTEGER):
             raise HiddenError(node, f"`{self.written(node)}` is too large a power")
         return self._computed(node, operation, left, right)
+
+
+def _is_plain(content: Any) -> bool:
+    """Whether a value is known as it is: a number, a text, nothing, or a tuple of these."""
+    if isinstance(content, tuple):
+        return all(isinstance(item, int | float | str | None) and not isinstance(item, Symbol) for item in content)
+    return isinstance(content, int | float | str | None) and not isinstance(content, Symbol)
 
 
 def _is_text(content: Any) -> bool:

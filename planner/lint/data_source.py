@@ -2,6 +2,7 @@
 
 import re
 import tomllib
+from dataclasses import replace
 from typing import Any
 
 import yaml
@@ -139,13 +140,32 @@ def read_yaml(text: str, shown: str) -> Source:
         raise unreadable(Config.OTHER_LANGUAGE, f"this is not YAML: {reason}", shown) from error
     if value is None:
         raise unreadable(Config.OTHER_LANGUAGE, "there is nothing in this YAML file", shown)
-    return Source(
-        shown=shown,
-        text=text,
-        language="yaml",
-        settings=flatten(_table(value, shown, "YAML mapping"), reader.budget),
-        notes=tuple(reader.notes),
-    )
+    settings = flatten(_table(value, shown, "YAML mapping"), reader.budget)
+    for key, there in settings.items():
+        if isinstance(there.content, Unknown):
+            settings[key] = replace(there, content=_interpolated(settings, key, text, 0))
+    return Source(shown=shown, text=text, language="yaml", settings=settings, notes=tuple(reader.notes))
+
+
+_INTERPOLATION = re.compile(r"""['"]?\$\{(?:multiply:\s*(\d{1,6}),\s*\$\{)?(\.*)([\w.]{1,200})\}{1,2}['"]?""")
+MAX_INTERPOLATIONS = 4
+
+
+def _interpolated(settings: dict[str, Value], key: str, text: str, depth: int) -> Any:
+    """What OmegaConf puts in for ``${.key}`` and ``${multiply:4, ${.key}}``, where the file itself has that key."""
+    value = settings[key]
+    found = _INTERPOLATION.fullmatch(text[value.start : value.end].strip()) if value.end >= 0 else None
+    if not isinstance(value.content, Unknown) or found is None or depth > MAX_INTERPOLATIONS:
+        return value.content
+    factor, dots, path = found.groups()
+    parents = key.split(".")[: -len(dots)] if dots else []
+    # Some files are put below a name of their own before their paths are resolved.
+    names = [".".join([*parents, path])] if dots else [path, path.partition(".")[2]]
+    name = next((name for name in names if name in settings), None)
+    content = None if name is None else _interpolated(settings, name, text, depth + 1)
+    if factor and type(content) is int:
+        return int(factor) * content
+    return content if isinstance(content, int | float | str) and not factor else value.content
 
 
 class _YamlReader:
@@ -193,7 +213,7 @@ class _YamlReader:
             why = f"YAML tag {node.tag[:60]} is not read"
             return Unknown(why=why, line=node.start_mark.line + 1, column=node.start_mark.column + 1)
         content = self.scalars.construct_object(node)
-        if isinstance(content, str) and "${" in content:
+        if isinstance(content, str) and ("${" in content or content == "???"):
             why = f"`{shortened(content)}` is put in when it runs"
             return Unknown(why=why, line=node.start_mark.line + 1, column=node.start_mark.column + 1)
         # YAML 1.1 takes 1e-5 for text; frameworks mean the number.

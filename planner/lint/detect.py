@@ -1,14 +1,25 @@
 """Which framework a file configures."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from planner.codes import Config
 from planner.lint.dialects.colossalai_2022 import keys as old_colossalai
 from planner.lint.dialects.colossalai_2022.reader import read_old_config
 from planner.lint.dialects.deepspeed import keys as deepspeed
 from planner.lint.dialects.deepspeed.reader import read_deepspeed
-from planner.lint.dialects.megatron.reader import is_megatron, read_megatron
-from planner.lint.dialects.plugins.keys import ARGUMENTS, DDP, GEMINI, HYBRID, LOW_LEVEL_ZERO, MOE_HYBRID
+from planner.lint.dialects.megatron.names import is_megatron
+from planner.lint.dialects.megatron.reader import read_megatron
+from planner.lint.dialects.plugins.keys import (
+    ARGUMENTS,
+    CONTEXT,
+    DDP,
+    GEMINI,
+    HYBRID,
+    LOW_LEVEL_ZERO,
+    MOE_HYBRID,
+    MOE_ONLY,
+)
 from planner.lint.dialects.plugins.reader import read_plugin
 from planner.lint.dialects.tabled.frameworks import TABLES
 from planner.lint.dialects.tabled.reader import foreign_name, read_table, table_of
@@ -32,6 +43,8 @@ _MARKS = {
     DDP: {"bucket_cap_mb", "broadcast_buffers", "find_unused_parameters", "gradient_as_bucket_view"},
 }
 """Arguments by which a table without a name is recognised, in this order: two of them, or one that nothing else has."""
+MAX_OTHER_NAMES = 2
+"""Names that a Python file may have beside the arguments of a plugin without a name."""
 _OWN = {"placement_policy", "shard_param_frac", "offload_optim_frac", "pp_style", "reduce_bucket_size_in_m", "pp_size"}
 
 
@@ -55,11 +68,13 @@ def drafts_of(source: Source, asked: Asked) -> list[Draft]:
 
 
 def _called(source: Source, call: Call, asked: Asked) -> Draft:
-    """A plugin that a script makes; the one with experts is read as what it extends."""
+    """A plugin that a script makes; the one with experts is read as what it extends, and takes stage 2 for 1."""
     name = HYBRID if call.name == MOE_HYBRID else call.name
-    known = {key: value for key, value in call.arguments.items() if key in ARGUMENTS[HYBRID]}
+    known = {key: value for key, value in call.arguments.items() if key not in MOE_ONLY}
+    if "zero_stage" in known and known["zero_stage"].content == 2:  # noqa: PLR2004 - a stage of ZeRO
+        known["zero_stage"] = replace(known["zero_stage"], content=1)
     arguments = call.arguments if name == call.name else known
-    return read_plugin(source, name, arguments, asked, whole_call=call.complete and name == call.name)
+    return read_plugin(source, name, arguments, asked, whole_call=call.complete)
 
 
 def _whole_file(source: Source, asked: Asked) -> Draft:
@@ -83,11 +98,15 @@ def _data_file(source: Source, asked: Asked) -> Draft | None:
         return None
     if (table := table_of(source)) is not None:
         return read_table(table, source, asked)
+    data = source.language != "python"
     name = next((name for name, marks in _MARKS.items() if top & marks & _OWN or len(top & marks) > 1), None)
-    batched = "train_batch_size" in top and len(top & {*deepspeed.MORE_MARKS}) > 1
+    if name is not None and not data and len(top - {*ARGUMENTS[name]} - CONTEXT) > MAX_OTHER_NAMES:
+        # A program that has variables of such names is none.
+        name = None
+    batched = data and "train_batch_size" in top and len(top & {*deepspeed.MORE_MARKS}) > 1
     for ours, read in (
         (bool(top & {*deepspeed.MARKS}) or batched, read_deepspeed),
-        (is_megatron(source.settings, shell=False), read_megatron),
+        (data and is_megatron(source.settings, shell=False), read_megatron),
         (bool(top & {*old_colossalai.OWN}) or len(top & {*old_colossalai.MARKS}) > 1, read_old_config),
         (name is not None, lambda source, asked: read_plugin(source, name or "", source.settings, asked)),
     ):

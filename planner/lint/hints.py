@@ -73,7 +73,12 @@ def _nearest(tries: Tries, judged: Judged, diagnostic: Diagnostic, key: str) -> 
     related = {(number, one.rule, key_of(one)) for one in judged.errors if key in keys_of(one, judged.draft)}
     free = frozenset(map(key_of, judged.errors)) - {key}
     keeping: list[_Tried] = []
+    done: set[bool] = set()
     for candidate in candidates(value, judged.draft, key, tries.asked):
+        above = _is_above(candidate, value.content)
+        if above in done:
+            # Candidates come by distance, so one that is harmless is the nearest on its side.
+            continue
         after = tries.at(tries.source.with_text(value, spelled(candidate, tries.source.language)))
         if after is None or this in after.broken:
             continue
@@ -81,7 +86,15 @@ def _nearest(tries: Tries, judged: Judged, diagnostic: Diagnostic, key: str) -> 
         if lost and len(keeping) < MAX_COMPLETED:
             lost = _completed(after, number, key, lost, free)[0]
         keeping.append(_Tried(value=candidate, lost=lost))
+        if above is not None and not lost:
+            done.add(above)
     return _phrase(tries, judged, key, value, keeping) if keeping else ""
+
+
+def _is_above(candidate: Any, current: Any) -> bool | None:
+    """Whether a number is larger than another one; nothing where one of them is no number."""
+    numbers = all(isinstance(one, int | float) and not isinstance(one, bool) for one in (candidate, current))
+    return candidate > current if numbers else None
 
 
 def _completed(

@@ -1,13 +1,13 @@
 """Reading Python configurations and training scripts as syntax trees. The file is never imported or run."""
 
 import ast
-import contextlib
+import builtins
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Any
 
 from planner.codes import Config
 from planner.lint.constants import Constants, HiddenError
 from planner.lint.limits import Budget
+from planner.lint.python_defaults import defaults_of, plain
 from planner.lint.source import Call, Note, Source, Symbol, Unknown, Value, contradiction, flatten, shortened
 from planner.lint.syntax import parse
 
@@ -36,14 +36,14 @@ def read_python(
         PlanError: it is not Python, with line, column and a caret.
     """
     tree = parse(text, shown)
-    known = _defaults(tree) | {name: plain(value) for name, value in (given or {}).items()}
+    known = defaults_of(tree) | {name: plain(value) for name, value in (given or {}).items()}
     reader = _Reader(Constants(text, Budget(shown), known), known_calls, beside)
     names = reader.block(tree.body, {}, certain=True)
     reader.functions(names)
     settings = flatten(
         {name: value for name, value in names.items() if name not in reader.imported}, reader.constants.budget
     )
-    called = {_last_name(node) for node in ast.walk(tree) if isinstance(node, ast.Name | ast.Attribute)}
+    called = {_last_name(node) for node in reader.living(tree) if isinstance(node, ast.Name | ast.Attribute)}
     return Source(
         shown=shown,
         text=text,
@@ -53,34 +53,9 @@ def read_python(
         calls=tuple(call for call in reader.calls if call.name not in beside),
         others=tuple(call for call in reader.calls if call.name in beside),
         called=frozenset(called),
+        undefined=reader.undefined,
         assumed=tuple(f"{name} is {known[name]!r}" for name in sorted(reader.constants.used)),
     )
-
-
-def plain(text: str) -> Any:
-    """A value as a user types it: a number, true or false, or a text."""
-    with contextlib.suppress(ValueError, SyntaxError, RecursionError):
-        value = ast.literal_eval(text[:100])
-        return value if isinstance(value, bool | int | float | str) else text
-    return {"true": True, "false": False}.get(text.lower(), text)
-
-
-def _defaults(tree: ast.Module) -> dict[str, Any]:
-    """What ``args.name`` is unless the command line says otherwise: the defaults that add_argument() is given."""
-    found: dict[str, Any] = {}
-    for node in ast.walk(tree):
-        if not (
-            isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "add_argument"
-        ):
-            continue
-        options = [one.value for one in node.args if isinstance(one, ast.Constant) and isinstance(one.value, str)]
-        words = {one.arg: one.value.value for one in node.keywords if isinstance(one.value, ast.Constant)}
-        named = next((option for option in options if option.startswith("--")), "")
-        default = words.get("default", False if words.get("action") == "store_true" else None)
-        if named and isinstance(default, bool | int | float | str):
-            name = str(words.get("dest") or named.lstrip("-").replace("-", "_"))
-            found |= {f"{holder}.{name}": default for holder in ("args", "opt", "arguments")}
-    return found
 
 
 def _last_name(node: ast.Name | ast.Attribute) -> str:
@@ -99,6 +74,18 @@ class _Reader:
         self.calls: list[Call] = []
         self.first: dict[str, Value] = {}
         self.pending: list[ast.FunctionDef | ast.AsyncFunctionDef] = []
+        self.undefined: dict[str, tuple[int, int]] = {}
+        """Names that a value is made of and that nothing before defines, with line and column."""
+        self.dead: set[int] = set()
+        """Statements of branches that are not taken."""
+
+    def living(self, tree: ast.Module) -> Iterator[ast.AST]:
+        """Every node but those of branches that are not taken."""
+        waiting: list[ast.AST] = [tree]
+        while waiting:
+            node = waiting.pop()
+            yield node
+            waiting += [inner for inner in ast.iter_child_nodes(node) if id(inner) not in self.dead]
 
     def functions(self, module: Names) -> None:
         """Read the bodies of functions for calls, once the module's names are known."""
@@ -171,6 +158,7 @@ class _Reader:
         except HiddenError:
             decided = Symbol("?")
         if isinstance(decided, bool | int | None):
+            self.dead.update(map(id, node.orelse if decided else node.body))
             self.block(node.body if decided else node.orelse, names, certain=certain)
             return
         self._hidden_block(node, names, certain=certain)
@@ -217,6 +205,8 @@ class _Reader:
         if isinstance(node, ast.AugAssign):
             expression = ast.copy_location(ast.BinOp(left=_as_value(node.target), op=node.op, right=node.value), node)
             expression.end_lineno, expression.end_col_offset = node.end_lineno, node.end_col_offset
+        if certain:
+            self._undefined(expression, names)
         try:
             value = self.constants.value(expression, names)
             if isinstance(node, ast.AugAssign):
@@ -227,6 +217,14 @@ class _Reader:
                 self._note(error.hidden, error.hidden.why)
         for target in targets:
             self._bind(target, value, names, certain=certain and not isinstance(node, ast.AugAssign))
+
+    def _undefined(self, expression: ast.expr, names: Names) -> None:
+        for inner in ast.walk(expression):
+            self.constants.budget.spend()
+            if isinstance(inner, ast.Name) and isinstance(inner.ctx, ast.Load) and inner.id not in names:
+                known = inner.id in self.imported or hasattr(builtins, inner.id)
+                if not known and not any(function.name == inner.id for function in self.pending):
+                    self.undefined.setdefault(inner.id, (inner.lineno, inner.col_offset + 1))
 
     def _bind(self, target: ast.expr, value: Value, names: Names, *, certain: bool) -> None:
         match target:

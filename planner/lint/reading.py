@@ -3,6 +3,7 @@
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
+from functools import lru_cache
 from typing import Any
 
 from planner.codes import Config
@@ -14,6 +15,7 @@ from planner.specs import ModelSpec
 from planner.specs.files import did_you_mean
 
 MAX_COUNT = 2_000_000
+NOT_ALL_WAYS = "not every way through the script is judged; give its arguments with --set"
 OPEN = "open"
 """Severity of what only running the file would tell: no error, and not judged."""
 
@@ -74,7 +76,11 @@ class Reading(Fields):
 
 def _way(source: Source) -> list[str]:
     """Which branches of a script that cannot be told are taken."""
-    return [f"the condition on line {line} {'holds' if holds else 'does not hold'}" for line, holds in source.path]
+    taken = [f"the condition on line {line} {'holds' if holds else 'does not hold'}" for line, holds in source.path]
+    return [
+        *taken,
+        *(["not every way through the script is judged; give its arguments with --set"] if source.cut else []),
+    ]
 
 
 @dataclass(frozen=True)
@@ -141,6 +147,10 @@ class Keys:
     def given(self, *keys: str) -> bool:
         """Whether one of the keys has a value, which ``None`` is not."""
         return any(key in self.settings and self.settings[key].content is not None for key in keys)
+
+    def on(self, *keys: str) -> bool:
+        """Whether one of the keys has a value other than ``None`` and false, as an option of a command does."""
+        return any(key in self.settings and self.settings[key].content not in (None, False) for key in keys)
 
     def count(self, *keys: str, default: Any = None, name: str = "", least: int = 1) -> Any:
         """A whole number from ``least``."""
@@ -210,6 +220,11 @@ class Keys:
             return self._auto(key)
         return kind.made(content) if kind.accepts(content) else self._wrong(key, value, kind)
 
+    def left_open(self, key: str, why: str) -> Any:
+        """Say that a value is told elsewhere."""
+        message = f"{self.name(key)} cannot be told: {why}"
+        return self._complain(key, self.settings[key], Config.HIDDEN, message, "write the number that it will be")
+
     def place(self, key: str) -> str:
         """``file:line: KEY = value`` for the definition of a key."""
         return self.source.place_of(self.settings, key)
@@ -271,13 +286,19 @@ class Unknowns:
     """Whether a key that is like no other is named as well."""
 
 
+@lru_cache(maxsize=4096)
+def _nearly(name: str, known: frozenset[str], cutoff: float) -> list[str]:
+    """The known name that is most like another one; suggestions judge a file many times."""
+    return get_close_matches(name, sorted(known), n=1, cutoff=cutoff)
+
+
 def refuse_unknown(keys: Keys, table: str, known: Collection[str], unknowns: Unknowns) -> None:
     """Name the keys of one table that its framework does not read, with the one that is nearly called so."""
     for key, value in keys.settings.items():
         parent, _, name = ("", "", key) if key.startswith("-") else key.rpartition(".")
         if parent != table or name in known:
             continue
-        likely = get_close_matches(name, known, n=1, cutoff=unknowns.cutoff)
+        likely = _nearly(name, frozenset(known), unknowns.cutoff)
         if not likely and not unknowns.far:
             continue
         keys.reading.diagnostics.append(

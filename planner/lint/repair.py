@@ -16,8 +16,8 @@ from planner.lint.source import Source, Unknown, Value
 from planner.rules.rule import About
 
 MAX_CANDIDATES = 28
-MAX_TRIED_CHARACTERS = 1_000_000
-"""Text that is judged again for suggestions: a large file gets fewer."""
+MAX_TRIED_CHARACTERS = 500_000
+"""Text that is judged again for suggestions, once for each configuration in it: a large file gets fewer."""
 FACTS_OF_CANDIDATES = ("batch_unit", "micro_batch", "data_parallel")
 """Facts that say which values of a batch are worth a try."""
 MAX_JUDGEMENTS = 900
@@ -54,9 +54,12 @@ class Tries:
         """Another text; ``None`` if it cannot be read or nothing is left to try."""
         memory = self.memory
         if text not in memory.seen:
-            if memory.characters + len(text) > MAX_TRIED_CHARACTERS or memory.judgements >= MAX_JUDGEMENTS:
+            if (
+                memory.characters + len(text) * len(self.judged) > MAX_TRIED_CHARACTERS
+                or memory.judgements >= MAX_JUDGEMENTS
+            ):
                 return None
-            memory.characters += len(text)
+            memory.characters += len(text) * len(self.judged)
             try:
                 source, judged = self.check(text)
                 memory.judgements += len(judged)

@@ -34,6 +34,7 @@ def read_shell(text: str, shown: str, given: Mapping[str, str], read_beside: Bes
     nodes = Parser(text).script()
     waiting: list[list[int]] = [[]]
     sources: list[Source] = []
+    cut = False
     while waiting and len(sources) < MAX_WAYS:
         choices = waiting.pop(0)
         way = reader.follow(nodes, choices)
@@ -41,10 +42,16 @@ def read_shell(text: str, shown: str, given: Mapping[str, str], read_beside: Bes
         for index in range(len(choices), len(made)):
             waiting += [[*made[:index], other] for other in range(1, way.choices[index][2])]
         for source in reader.sources(way):
-            if not any(_same(source, other) for other in sources):
+            same = next((index for index, other in enumerate(sources) if _same(source, other)), None)
+            if same is None:
                 sources.append(source)
+            elif source.path not in sources[same].paths:
+                sources[same] = replace(sources[same], paths=(*sources[same].paths, source.path))
+        cut |= len(waiting) > MAX_WAYS * 4
         del waiting[MAX_WAYS * 4 :]
-    return replace(sources[0], ways=tuple(sources[1:]))
+    cut |= bool(waiting)
+    ways = tuple(replace(source, cut=cut) for source in sources[1:])
+    return replace(sources[0], cut=cut, ways=ways)
 
 
 def _same(left: Source, right: Source) -> bool:
@@ -95,6 +102,7 @@ class _Script:
                 variables=variables,
                 options=one.ends,
                 path=path,
+                paths=(path,),
             )
             for one in commands
         ]

@@ -112,6 +112,8 @@ class Source:
     """Calls of what stands beside a plugin: Booster, which gives some their precision, and GPT2Config."""
     called: frozenset[str] = field(default_factory=frozenset)
     """Last names of everything the file calls or passes around."""
+    undefined: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    """Names that a Python file uses and nothing before defines, with line and column."""
     variables: Mapping[str, Value] = field(default_factory=dict)
     """What a shell script assigns."""
     options: Mapping[str, int] = field(default_factory=dict)
@@ -121,8 +123,12 @@ class Source:
     """Defaults of arguments and values of the user that stand for what only running the file would tell."""
     path: tuple[tuple[int, bool], ...] = ()
     """Lines of conditions of a script that cannot be told, and whether each is taken to hold."""
+    paths: tuple[tuple[tuple[int, bool], ...], ...] = ()
+    """Every path that leads to the same settings, the first of them :attr:`path`."""
     ways: "tuple[Source, ...]" = ()
     """The same file, as other branches of it or other commands in it have it."""
+    cut: bool = False
+    """Whether there are more ways than are followed."""
 
     def with_text(self, value: Value, replacement: str) -> str:
         """The text of the file with one value replaced."""

@@ -226,7 +226,7 @@ def test_deepspeed_files_may_have_comments_as_hjson_does() -> None:
             "error",
             "`max_in_cpu`",
         ),
-        ('"zero_optimisation": {"stage": 2}', "warning", "did you mean `zero_optimization`?"),
+        ('"zero_optimisation": {"stage": 2}', "error", "did you mean `zero_optimization`?"),
     ],
 )
 def test_keys_that_deepspeed_does_not_know(section: str, severity: str, hint: str) -> None:

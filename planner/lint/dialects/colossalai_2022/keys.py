@@ -7,10 +7,12 @@ MARKS = ("parallel", "TENSOR_PARALLEL", "NUM_MICRO_BATCHES", "BATCH_SIZE", "TENS
 """Keys of which two show such a file."""
 OWN = ("parallel", "TENSOR_PARALLEL", "NUM_MICRO_BATCHES", "TENSOR_SHAPE")
 """Keys of which one does."""
+BATCH = ("BATCH_SIZE", "hyperparameter.batch_size")
+"""Keys of what a data-parallel rank loads."""
 MODES = (None, "1d", "2d", "2.5d", "3d", "sequence")
 SECTIONS: dict[str, tuple[float, frozenset[str]]] = {
     "": (
-        0.92,
+        0.88,
         frozenset(
             [
                 "BATCH_SIZE",
@@ -31,8 +33,23 @@ SECTIONS: dict[str, tuple[float, frozenset[str]]] = {
             ]
         ),
     ),
+    "hyperparameter": (0.85, frozenset(("batch_size", "num_epochs", "steps_per_epoch"))),
     "parallel": (0.85, frozenset(("tensor", "pipeline", "data", "data_parallel", "dp"))),
     "parallel.tensor": (0.7, frozenset(("size", "mode", "depth"))),
+    "zero.model_config": (
+        0.85,
+        frozenset(
+            [
+                "shard_strategy",
+                "reduce_scatter_bucket_size_mb",
+                "fp32_reduce_scatter",
+                "tensor_placement_policy",
+                "offload_config",
+                "gradient_predivide_factor",
+                "reuse_fp16_shard",
+            ]
+        ),
+    ),
     "zero": (
         0.9,
         frozenset(

@@ -1,9 +1,12 @@
 """Colossal-AI's configuration files of 2022, as the examples of GPT-2 and GPT-3 have them."""
 
+from difflib import get_close_matches
 from typing import Any
 
+from planner.codes import Config
+from planner.diagnostics import Diagnostic
 from planner.layouts.degrees import GRID_MODES, grid_batch_parts, grid_edge, grid_ranks
-from planner.lint.dialects.colossalai_2022.keys import BY_HAND, DIALECT, MODES, SECTIONS
+from planner.lint.dialects.colossalai_2022.keys import BATCH, BY_HAND, DIALECT, MODES, OWN, SECTIONS
 from planner.lint.dialects.nvme import read_nvme
 from planner.lint.draft import UNDECIDED, Asked, Draft
 from planner.lint.model_names import model_named
@@ -15,10 +18,7 @@ def read_old_config(source: Source, asked: Asked) -> Draft:
     """The layout of the file, and the facts of the rules of the old modes."""
     reading = Reading(DIALECT, source, asked)
     keys = Keys(reading)
-    # A constant that the file itself uses is its author's.
-    own = {key: value for key, value in source.settings.items() if "." in key or source.text.count(key) == 1}
-    for table, (cutoff, known) in SECTIONS.items():
-        refuse_unknown(Keys(reading, own), table, known, Unknowns("the library reads no {name}", cutoff, far=False))
+    _names(source, reading)
     _model(keys, reading)
     _tensor(keys, reading)
     _pipeline(keys, reading)
@@ -30,6 +30,29 @@ def read_old_config(source: Source, asked: Asked) -> Draft:
             keys, "zero.offload_optimizer_config", "zero.offload_param_config", "zero.model_config.offload_config"
         )
     return reading.draft()
+
+
+def _names(source: Source, reading: Reading) -> None:
+    """Keys that are nearly called like one that is read, and names that nothing defines."""
+    # A constant that the file itself uses is its author's, unless what it is nearly called is not there.
+    own = {key: value for key, value in source.settings.items() if "." in key or source.text.count(key) == 1}
+    missing = SECTIONS[""][1] - source.settings.keys()
+    for table, (cutoff, known) in SECTIONS.items():
+        refuse_unknown(Keys(reading, own), table, known, Unknowns("the library reads no {name}", cutoff, far=False))
+    used = {key: value for key, value in source.settings.items() if key not in own}
+    refuse_unknown(Keys(reading, used), "", missing, Unknowns("the library reads no {name}", 0.9, far=False))
+    for name, (line, column) in source.undefined.items():
+        there = [key for key in (*source.settings, *SECTIONS[""][1]) if "." not in key]
+        near = get_close_matches(name, there, n=1, cutoff=0.85)
+        if near:
+            found = Diagnostic(
+                rule=Config.UNKNOWN_KEY,
+                message=f"{name} is used, and nothing before defines it",
+                hint=f"did you mean `{near[0]}`?" if near[0] != name else f"define {name} above",
+                location=f"{source.shown}:{line}:{column}",
+                values={"key": name},
+            )
+            reading.diagnostics.append(found)
 
 
 def _model(keys: Keys, reading: Reading) -> None:
@@ -99,16 +122,21 @@ def _states(keys: Keys, reading: Reading) -> None:
     reading.fields |= {"zero_stage": level, "precision": "fp16" if half else "fp32", "sequence_parallel": False}
 
 
+def own_trainer(keys: Keys) -> bool:
+    """Whether another trainer than that of the examples reads the file: it has no batch, or that of a table."""
+    return not keys.has(*OWN[1:], "BATCH_SIZE")
+
+
 def _half(keys: Keys) -> bool:
     """Whether mixed precision is asked for; without a mode it is off."""
     return keys.has("fp16") and not (keys.has("fp16.mode") and keys.raw("fp16.mode") is None)
 
 
 def _offload(keys: Keys, reading: Reading) -> None:
-    shared = "zero.model_config.offload_config.device"
+    shared = ("zero.model_config.offload_config.device", "zero.offload_config.device")
     placed = keys.raw("zero.model_config.tensor_placement_policy", default="cuda", name="offload.optimizer")
-    optimizer = keys.raw("zero.offload_optimizer_config.device", shared, default="none", name="offload.optimizer")
-    parameters = keys.raw("zero.offload_param_config.device", shared, default="none", name="offload.parameters")
+    optimizer = keys.raw("zero.offload_optimizer_config.device", *shared, default="none", name="offload.optimizer")
+    parameters = keys.raw("zero.offload_param_config.device", *shared, default="none", name="offload.parameters")
     to_host = keys.flag("zero.cpu_offload", name="offload.optimizer")
     if placed == "cpu":
         optimizer = parameters = "cpu"
@@ -119,13 +147,15 @@ def _offload(keys: Keys, reading: Reading) -> None:
 
 def _batch(keys: Keys, reading: Reading) -> None:
     fields = reading.fields
-    batch = keys.count("BATCH_SIZE", name="batch_size")
+    batch = keys.count(*BATCH, name="batch_size")
     cut = keys.count("NUM_MICRO_BATCHES", name="num_micro_batches")
     accumulated = keys.count("gradient_accumulation", default=1, name="gradient_accumulation")
     fields["seq_len"] = keys.count("SEQ_LEN", "SEQ_LENGTH", default=reading.asked.seq_len, name="seq_len")
     reading.keys |= {"micro_batch": reading.keys.get("batch_size", ""), "num_microbatches": "NUM_MICRO_BATCHES"}
     piped = fields["pipeline_parallel"] is UNDECIDED or fields["pipeline_parallel"] > 1
     pieces = (cut if cut is not None else fields["pipeline_parallel"]) if piped else 1
+    if own_trainer(keys) and cut is None and piped:
+        pieces = UNDECIDED
     if UNDECIDED in (batch, pieces, accumulated):
         fields |= {"micro_batch": UNDECIDED, "num_microbatches": UNDECIDED}
         return
@@ -163,15 +193,15 @@ def _share(reading: Reading) -> int:
 def _facts(keys: Keys, reading: Reading) -> None:
     fields, model = reading.fields, reading.model
     reading.tell(
-        batch_size=keys.count("BATCH_SIZE"),
+        batch_size=keys.count(*BATCH),
         num_micro_batches=keys.count("NUM_MICRO_BATCHES"),
         seq_len=fields["seq_len"],
         pipeline=fields["pipeline_parallel"],
         tensor_parallel=fields["tensor_parallel"],
         zero_level=fields["zero_stage"],
         hidden_size=keys.count("HIDDEN_SIZE", name="hidden_size"),
-        fp16=_half(keys),
-        has_micro_batches=keys.has("NUM_MICRO_BATCHES"),
+        fp16=None if own_trainer(keys) else _half(keys),
+        has_micro_batches=None if own_trainer(keys) else keys.has("NUM_MICRO_BATCHES"),
         num_devices=reading.asked.gpus,
         fp16_mode=keys.raw("fp16.mode", name="fp16_mode"),
         model=model and model.name,

@@ -43,15 +43,23 @@ _TOP = """
     data_efficiency curriculum_learning eigenvalue hybrid_engine progressive_layer_drop memory_breakdown model seq_len
     disable_allgather dataloader_drop_last grad_accum_dtype zero_quantized nebula timers compile seed
 """
+_HALF = """
+    enabled auto_cast loss_scale initial_scale_power loss_scale_window hysteresis consecutive_hysteresis min_loss_scale
+    fp16_master_weights_and_grads opt_level type
+"""
 _OFFLOAD = "device nvme_path buffer_count buffer_size pin_memory"
 SECTIONS: dict[str, frozenset[str]] = {
     "": frozenset(_TOP.split()),
+    "fp16": frozenset(_HALF.split()),
+    "bf16": frozenset({"enabled", "immediate_grad_update"}),
     "zero_optimization": frozenset(_ZERO.split()),
     "zero_optimization.offload_param": frozenset(_OFFLOAD.split()) | {"max_in_cpu"},
     "zero_optimization.offload_optimizer": frozenset(_OFFLOAD.split())
     | {"pipeline_read", "pipeline_write", "fast_init", "ratio", "pipeline"},
 }
-"""Section to all the keys that it takes, with those of older versions; the first ones are a help against typos."""
+"""Section to all the keys that it takes, with those of older versions."""
+LOOSE = ("", "fp16", "bf16")
+"""Sections whose other keys DeepSpeed passes over."""
 
 FACTS = NVME_FACTS | {
     "amp": Fact(bool, "whether Apex casts the model", "amp.enabled", default=False),

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from planner.lint.dialects.deepspeed.keys import DIALECT, SECTIONS, ZERO
+from planner.lint.dialects.deepspeed.keys import DIALECT, LOOSE, SECTIONS, ZERO
 from planner.lint.dialects.nvme import read_nvme
 from planner.lint.draft import UNDECIDED, Asked, Draft
 from planner.lint.model_names import model_named
@@ -31,11 +31,12 @@ def read_deepspeed(source: Source, asked: Asked) -> Draft:
         "recompute": False,
         "seq_len": keys.count("seq_len", default=asked.seq_len),
     }
-    refuse_unknown(
-        keys, "", SECTIONS[""], Unknowns("DeepSpeed reads no key {name}", 0.85, severity="warning", far=False)
-    )
+    # DeepSpeed passes over them without a word, and trains another layout than its author wrote.
+    for table in LOOSE:
+        unread = f"DeepSpeed reads no key {table}{'.' * bool(table)}{{name}}"
+        refuse_unknown(keys, table, SECTIONS[table], Unknowns(unread, 0.85, far=False))
     for table, known in SECTIONS.items():
-        if table:
+        if table not in LOOSE:
             refuse_unknown(keys, table, known, Unknowns("{table} has no key {name}", 0.6))
     _zero(keys, reading)
     _precision(keys, reading)

@@ -38,6 +38,19 @@ ELSEWHERE = (
     *("--encoder-num-layers", "--spec"),
 )
 """Options that bring these from elsewhere, or by their old name."""
+NO_TRAINING = (
+    *("--analyzing-task", "--analyzing-metric", "--out-seq-length", "--sample-output-file", "--genfile"),
+    *("--task-list", "--task_list", "--results-path", "--num-samples"),
+)
+"""Options of which one shows that a command generates or measures, so that it keeps no states of an optimizer."""
+FROM_CHECKPOINT = (
+    "--num-layers",
+    "--hidden-size",
+    "--num-attention-heads",
+    "--seq-length",
+    "--max-position-embeddings",
+)
+"""Sizes that a command that loads a checkpoint gives as -1."""
 LIKE_OTHERS = (
     *("--decoder-last-pipeline-num-layers", "--tp-comm-overlap-rs", "--tp-comm-overlap-ag"),
     *("--checkpoint", "--optimizer", "--recompute"),

@@ -2,26 +2,30 @@
 
 import math
 import re
+from dataclasses import replace
 from typing import Any
 
 from planner.lint.dialects.megatron.keys import (
     DIALECT,
     ELSEWHERE,
+    FROM_CHECKPOINT,
     JUDGED_OPTIONS,
     LAUNCHER,
     LEAST_MISSPELT,
     LIKE_OTHERS,
     MARKS,
+    NO_TRAINING,
     OBSOLETE,
     OWN,
     REQUIRED,
     TRAINS,
     UNMODELLED,
 )
+from planner.lint.dialects.megatron.names import dashed
 from planner.lint.draft import UNDECIDED, Asked, Draft
 from planner.lint.model_names import model_of_sizes
 from planner.lint.reading import Keys, Reading, Unknowns, refuse_unknown
-from planner.lint.source import Source, Value
+from planner.lint.source import Source, Unknown, Value
 from planner.specs import ModelSpec
 
 _FIRST, _LAST = "--decoder-first-pipeline-num-layers", "--decoder-last-pipeline-num-layers"
@@ -39,8 +43,10 @@ _KNOWN = {
 def _misspelt(source: Source, reading: Reading) -> None:
     """Options of a command that are nearly called like one that is judged; argparse takes what begins one."""
     if source.language != "shell":
+        _misspelt_data(reading)
         return
     known = {option for option in _KNOWN if option.startswith("--") and len(option) >= LEAST_MISSPELT}
+    today = known - {*OBSOLETE}
     settings = dict(reading.settings)
     others: dict[str, Value] = {}
     for key, value in source.settings.items():
@@ -53,21 +59,30 @@ def _misspelt(source: Source, reading: Reading) -> None:
     # The command line takes dashes alone, where a data file takes either.
     underscored = {key: others.pop(key) for key in [*others] if "_" in key and key.replace("_", "-") in known}
     refuse_unknown(Keys(reading, underscored), "", known, Unknowns("Megatron-LM has no option {name}", 0.8))
-    refuse_unknown(Keys(reading, others), "", known, Unknowns("Megatron-LM has no option {name}", 0.9, far=False))
+    others = {key: value for key, value in others.items() if key not in OBSOLETE}
+    refuse_unknown(Keys(reading, others), "", today, Unknowns("Megatron-LM has no option {name}", 0.9, far=False))
 
 
-def dashed(settings: Any) -> dict[str, Value]:
-    """Settings under the names of the command line, whether written with dashes or as in a data file."""
-    found: dict[str, Value] = {}
-    for key, value in settings.items():
-        found.setdefault(dashed_name(key), value)
-    return found
+def _misspelt_data(reading: Reading) -> None:
+    """Keys of a data file that are nearly called like an option that marks such a file and that it lacks."""
+    lacking = {*MARKS, "--global-batch-size", "--sequence-parallel", "--hidden-size"}
+    lacking -= reading.settings.keys()
+    plain = {key: value for key, value in reading.settings.items() if isinstance(value.content, int)}
+    unread = Unknowns("Megatron-LM has no option {name}", 0.9, far=False)
+    refuse_unknown(Keys(reading, plain), "", lacking, unread)
 
 
-def dashed_name(key: str) -> str:
-    """A key as the command line has it: ``model.num_layers`` and ``--num_layers`` are ``--num-layers``."""
-    last = key.rpartition(".")[2] if not key.startswith("-") else key
-    return "--" + last.lstrip("-").replace("_", "-")
+def _from_checkpoint(reading: Reading) -> None:
+    """Leave open what is -1: all sizes of a command, or a degree of a data file, which a checkpoint brings."""
+    settings, shell = reading.settings, reading.source.language == "shell"
+    less = {key: value for key, value in settings.items() if value.content == -1}
+    keys = FROM_CHECKPOINT if {*FROM_CHECKPOINT[:3]} <= less.keys() else () if shell else (*MARKS[:2], *FROM_CHECKPOINT)
+    hidden = {
+        key: replace(value, content=Unknown(why="a checkpoint brings it", line=value.line, column=value.column))
+        for key, value in less.items()
+        if key in keys
+    }
+    reading.settings = {**settings, **hidden}
 
 
 def read_megatron(source: Source, asked: Asked) -> Draft:
@@ -75,6 +90,7 @@ def read_megatron(source: Source, asked: Asked) -> Draft:
     reading = Reading(DIALECT, source, asked)
     reading.settings = dashed(source.settings)
     _misspelt(source, reading)
+    _from_checkpoint(reading)
     keys = Keys(reading)
     _mesh(keys, reading)
     layers = _model(keys, reading)
@@ -90,10 +106,10 @@ def read_megatron(source: Source, asked: Asked) -> Draft:
 def _mesh(keys: Keys, reading: Reading) -> None:
     degree = keys.count("--tensor-model-parallel-size", "--model-parallel-size", default=1, name="tensor_parallel")
     stages, context = keys.read("pipeline_parallel", "context_parallel")
-    if keys.has("--ds-sequence-parallel-size"):
+    if keys.on("--ds-sequence-parallel-size"):
         context = keys.count("--ds-sequence-parallel-size", name="context_parallel", least=1)
         reading.tell(ds_sequence_parallel=True)
-    if keys.has("--no-pipeline-parallel"):
+    if keys.on("--no-pipeline-parallel"):
         stages = 1
     reading.tell(pipeline_parallel=stages, context_parallel=context)
     reading.fields |= {
@@ -103,7 +119,7 @@ def _mesh(keys: Keys, reading: Reading) -> None:
         "tensor_depth": 1,
         "tensor_mode": UNDECIDED if degree is UNDECIDED else "1d" if degree > 1 else "none",
         # Without tensor parallelism the arguments switch it off.
-        "sequence_parallel": keys.flag("--sequence-parallel", name="sequence_parallel") and degree != 1,
+        "sequence_parallel": keys.flag("--sequence-parallel", name="sequence_parallel") is True and degree != 1,
     }
     reading.offload("none", "none")
     if context != 1:
@@ -126,8 +142,10 @@ def _model(keys: Keys, reading: Reading) -> Any:
     if reading.model is None and known:
         reading.model = _own_model(keys, reading, (layers, hidden, heads), (ffn, positions, vocab))
     for option, reason in UNMODELLED.items():
-        if keys.has(option):
+        if keys.on(option):
             reading.no_formula(f"gptplan's models have no {reason}")
+    if keys.has(*NO_TRAINING):
+        reading.no_formula("the command does not train")
     if layers in (None, UNDECIDED):
         return reading.model.num_layers if reading.model else None
     return layers
@@ -148,12 +166,12 @@ def _own_model(keys: Keys, reading: Reading, shape: tuple[int, int, int], sizes:
         num_layers=layers,
         hidden_size=hidden,
         num_heads=heads,
-        ffn_hidden_size=ffn or (gated if keys.has("--swiglu") else 4 * hidden),
+        ffn_hidden_size=ffn or (gated if keys.on("--swiglu") else 4 * hidden),
         vocab_size=vocab or 50257,
         max_seq_len=max(positions or seq_len, 1),
         dropout=0.1,
         seq_len=min(seq_len, positions or seq_len),
-        tied_embeddings=not keys.has("--untie-embeddings-and-output-weights"),
+        tied_embeddings=not keys.on("--untie-embeddings-and-output-weights"),
     )
 
 
@@ -172,7 +190,7 @@ def _schedule(keys: Keys, reading: Reading, layers: int | None) -> None:
             known = value is not UNDECIDED and split is not None and stages is not UNDECIDED
             chunks = max(1, split // stages // value) if known and split else UNDECIDED
         reading.tell(virtual_stage=value, virtual_key=None if value is UNDECIDED else option)
-    others = given[1:] + ([_LAYOUT] if given and keys.has(_LAYOUT) else [])
+    others = given[1:] + ([_LAYOUT] if given and keys.on(_LAYOUT) else [])
     if others:
         reading.tell(second_virtual=others[0])
         reading.keys["second_virtual"] = others[0]
@@ -180,22 +198,22 @@ def _schedule(keys: Keys, reading: Reading, layers: int | None) -> None:
     schedule = "none" if stages == 1 else "interleaved" if known and chunks > 1 else "1f1b"
     reading.fields["num_model_chunks"] = (chunks if stages > 1 else 1) if known else UNDECIDED
     reading.fields["schedule"] = schedule if known else UNDECIDED
-    reading.tell(overlap_p2p=not keys.has("--no-overlap-p2p-communication"), virtual_size=chunks if known else None)
+    reading.tell(overlap_p2p=not keys.on("--no-overlap-p2p-communication"), virtual_size=chunks if known else None)
 
 
 def _split_layers(keys: Keys, reading: Reading, layers: int | None) -> int | None:
     """Layers that are divided evenly over the stages; nothing where the stages may differ."""
-    if layers is None or keys.has(_LAYOUT):
+    if layers is None or keys.on(_LAYOUT):
         return None
-    if keys.has("--pp-partition-method"):
+    if keys.on("--pp-partition-method"):
         # DeepSpeed divides by what a regular expression finds, or by parameters, and the rest may be uneven.
         reading.no_formula(_EVEN)
         return None
-    if keys.has(_FIRST, _LAST):
+    if keys.on(_FIRST, _LAST):
         _uneven(keys, reading, layers)
         return None
     counted = ("--account-for-embedding-in-pipeline-split", "--account-for-loss-in-pipeline-split")
-    extra = sum(keys.has(option) for option in counted)
+    extra = sum(keys.on(option) for option in counted)
     if extra:
         reading.no_formula(_EVEN)
     reading.tell(split_layers=layers + extra, counted=" with embedding or loss" if extra else None)
@@ -205,7 +223,7 @@ def _split_layers(keys: Keys, reading: Reading, layers: int | None) -> int | Non
 def _uneven(keys: Keys, reading: Reading, layers: int) -> None:
     reading.no_formula(_EVEN)
     stages = reading.fields["pipeline_parallel"]
-    given = {option: keys.count(option) for option in (_FIRST, _LAST) if keys.has(option)}
+    given = {option: keys.count(option) for option in (_FIRST, _LAST) if keys.on(option)}
     if UNDECIDED in given.values() or stages is UNDECIDED:
         return
     option, value = next(iter(given.items()))
@@ -224,7 +242,7 @@ def _states(keys: Keys, reading: Reading) -> None:
     reading.fields |= {
         "precision": "bf16" if brain is True else "fp16" if half is True else "fp32",
         "zero_stage": _zero_stage(keys, reading),
-        "recompute": keys.has("--checkpoint-activations") or granularity == "full",
+        "recompute": keys.on("--checkpoint-activations") or granularity == "full",
     }
     if granularity == "selective":
         reading.no_formula("gptplan recomputes whole layers, not attention alone")
@@ -233,13 +251,13 @@ def _states(keys: Keys, reading: Reading) -> None:
 
 def _zero_stage(keys: Keys, reading: Reading) -> Any:
     """ZeRO of the distributed optimizer; of DeepSpeed where it is switched on, whose default here is stage 1."""
-    if not keys.has("--deepspeed") and not keys.has("--deepspeed-config"):
-        return 1 if keys.has("--use-distributed-optimizer") else 0
-    stage = keys.count("--zero-stage", default=1, name="zero_stage", least=0)
-    reading.tell(deepspeed_stage=stage, no_pipeline=keys.has("--no-pipeline-parallel"))
+    if not keys.on("--deepspeed") and not keys.on("--deepspeed-config"):
+        return 1 if keys.on("--use-distributed-optimizer") else 0
+    stage = keys.choice("--zero-stage", choices=(0, 1, 2, 3), default=1, name="zero_stage")
+    reading.tell(deepspeed_stage=stage, no_pipeline=keys.on("--no-pipeline-parallel"))
     if not keys.has("--zero-stage"):
         reading.assumptions.append("--zero-stage is not given: stage 1, the default of Megatron-DeepSpeed, is taken")
-    return stage if stage in (0, 1, 2, 3) else UNDECIDED
+    return stage
 
 
 def _batch(keys: Keys, reading: Reading) -> None:
@@ -249,7 +267,7 @@ def _batch(keys: Keys, reading: Reading) -> None:
     mesh = [fields[name] for name in ("tensor_parallel", "pipeline_parallel", "context_parallel")]
     fields |= {"micro_batch": micro, "num_microbatches": UNDECIDED}
     reading.keys["num_microbatches"] = "--global-batch-size"
-    if UNDECIDED in (micro, total, *mesh):
+    if UNDECIDED in (micro, total, *mesh) or (total is None and keys.has("--step-batch-size-schedule")):
         return
     ranks = max(1, asked.gpus // math.prod(mesh))
     if total is None:
@@ -268,17 +286,24 @@ def _facts(keys: Keys, reading: Reading) -> None:
         expert_tensor_parallel=keys.count(
             "--expert-tensor-parallel-size", default=degree, name="expert_tensor_parallel"
         ),
-        has_experts=keys.has("--num-experts", "--num-moe-experts"),
+        # A command without sizes, or with a model by another name, has its experts from there.
+        has_experts=keys.given("--num-experts", "--num-moe-experts")
+        or (None if keys.has(*ELSEWHERE) or not _is_command(keys) else False),
         vp_group=keys.count("--microbatch-group-size-per-virtual-pipeline-stage", default=stages),
-        sequence_parallel=keys.has("--sequence-parallel"),
+        sequence_parallel=keys.on("--sequence-parallel"),
         tensor_parallel=degree,
         seq_len=fields["seq_len"],
     )
 
 
+def _is_command(keys: Keys) -> bool:
+    """Whether the options are a command's, in a script or written out, with the sizes of a model."""
+    return keys.given("--num-layers") and any(key.endswith("--num-layers") for key in keys.source.settings)
+
+
 def _options(keys: Keys, reading: Reading) -> None:
     """Which options are given, for the rules that one needs or excludes another."""
-    given = frozenset(key for key, value in keys.settings.items() if value.content is not False)
+    given = frozenset(key for key, value in keys.settings.items() if value.content not in (False, None))
     reading.tell(options=given, **{option: True for option in JUDGED_OPTIONS if option in given})
     reading.keys |= {key: key for key in given}
     for name, options in (
@@ -309,9 +334,3 @@ def _launcher(keys: Keys, reading: Reading) -> None:
     if type(per_node) is int and type(count) is int and 0 < per_node * count < 10**7:
         reading.tell(launched=per_node * count)
         reading.keys["launched"] = "--nproc-per-node"
-
-
-def is_megatron(settings: Any, *, shell: bool) -> bool:
-    """Whether some keys are options of Megatron-LM: one that nothing else has, or several that models share."""
-    names = {dashed_name(key) for key in settings}
-    return bool(names & {*OWN}) or len(names & {*MARKS}) > (1 if shell else 2)

@@ -66,6 +66,16 @@ GPT2_ARGUMENTS = (
 """The first arguments of transformers 4.51.3's GPT2Config, in their order."""
 MOE_HYBRID = "MoeHybridParallelPlugin"
 """HybridParallelPlugin with experts; its arguments are given by name."""
+MOE_ONLY = (
+    "ep_size",
+    "moe_dp_outside",
+    "use_ep_inside",
+    "moe_tp_size",
+    "checkpoint_io",
+    "use_kernel_optim",
+    "custom_ep",
+)
+"""Arguments that it has beside those, over its versions."""
 KNOWN_CALLS = {
     **ARGUMENTS,
     MOE_HYBRID: ("ep_size", *ARGUMENTS[HYBRID]),

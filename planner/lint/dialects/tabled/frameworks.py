@@ -14,15 +14,26 @@ TABLED = (NEOX, TORCHTITAN, ACCELERATE, NANOTRON, NEMO)
 
 FACTS = {
     "accumulation": Fact(int, "micro batches of a step that the file names"),
+    "batch_unit": Fact(int, "what a local batch has to divide by"),
     "context_parallel": Fact(int, "ranks that divide a sequence", default=1),
     "data_parallel": Fact(int, "what is left of the GPUs"),
     "given_parallel": Fact(int, "data parallelism that the file names"),
     "global_batch": Fact(int, "sequences of a step"),
     "gpus_told": Fact(int, "processes that the file names"),
+    "hidden_size": Fact(int, "hidden size"),
+    "kv_heads": Fact(int, "heads of keys and values"),
     "layers": Fact(int, "layers of the model"),
+    "local_batch": Fact(int, "sequences that a rank loads"),
+    "max_seq_len": Fact(int, "positions that the model has"),
     "micro_batch": Fact(int, "sequences of a micro batch"),
+    "missing_key": Fact(str, "a key without a default that the file lacks"),
     "num_devices": Fact(int, "GPUs"),
+    "num_heads": Fact(int, "attention heads"),
+    "other_precision": Fact(str, "what a switch of DeepSpeed says of the precision"),
     "pipeline_parallel": Fact(int, "stages", default=1),
+    "precision": Fact(str, "precision that the file names"),
+    "seq_len": Fact(int, "tokens of a sequence"),
+    "staged": Fact(bool, "whether the model is built as a pipeline, be it of one stage"),
     "tensor_parallel": Fact(int, "ranks that divide a layer", default=1),
     "zero_stage": Fact(int, "stage of ZeRO", default=0, least=0),
 }
@@ -55,6 +66,10 @@ class Table:
     """Keys of parts that are not read, so that nothing is predicted where they ask for another one than GPT-2's."""
     has_deepspeed: bool = False
     """Whether DeepSpeed's keys of precision are there."""
+    required: tuple[str, ...] = ()
+    """Keys without a default; where none of those of a table is there, another file brings them."""
+    others: str = ""
+    """Last names of keys that are not read and are nearly called like one that is."""
 
 
 def _dialect(name: str, framework: str, stack: str, words: dict[str, str]) -> Dialect:
@@ -98,13 +113,13 @@ TABLES = (
         counts={
             "tensor_parallel": ("model_parallel_size",),
             "pipeline_parallel": ("pipe_parallel_size",),
-            "context_parallel": ("context_parallel_size",),
             "micro_batch": ("train_micro_batch_size_per_gpu",),
             "accumulation": ("gradient_accumulation_steps",),
             "global_batch": ("train_batch_size",),
             "seq_len": ("seq_length",),
             "max_seq_len": ("max_position_embeddings",),
             "zero_stage": ("zero_optimization.stage",),
+            "kv_heads": ("num_kv_heads",),
             **_MEGATRON_SIZES,
         },
         flags={"recompute": ("checkpoint_activations",), "sequence_parallel": ("sequence_parallel",)},
@@ -113,6 +128,7 @@ TABLES = (
         tying=("no_weight_tying", False),
         unmodelled=("num_kv_heads", "mlp_type", "activation", "norm", "moe_num_experts"),
         has_deepspeed=True,
+        required=("num_layers", "hidden_size", "num_attention_heads", "max_position_embeddings"),
     ),
     Table(
         dialect=_dialect(
@@ -127,21 +143,33 @@ TABLES = (
             },
         ),
         source="torchtitan: torchtitan/config/job_config.py and distributed/parallel_dims.py, _validate",
-        all_of=(("model.name", "model.flavor"), ("training.seq_len", "training.steps", "training.local_batch_size")),
+        all_of=(
+            ("model.name", "model.flavor"),
+            ("training.seq_len", "training.steps", "training.local_batch_size", "training.batch_size"),
+        ),
         counts={
             "tensor_parallel": ("parallelism.tensor_parallel_degree", "training.tensor_parallel_degree"),
             "pipeline_parallel": ("parallelism.pipeline_parallel_degree", "experimental.pipeline_parallel_degree"),
             "context_parallel": ("parallelism.context_parallel_degree", "experimental.context_parallel_degree"),
-            "shard": ("parallelism.data_parallel_shard_degree", "training.data_parallel_shard_degree"),
+            "shard": (
+                "parallelism.data_parallel_shard_degree",
+                "training.data_parallel_shard_degree",
+                "training.data_parallel_degree",
+            ),
             "replicate": ("parallelism.data_parallel_replicate_degree", "training.data_parallel_replicate_degree"),
             "local_batch": ("training.local_batch_size", "training.batch_size"),
             "micro_batch": ("parallelism.pipeline_parallel_microbatch_size",),
+            "pieces": ("experimental.pipeline_parallel_microbatches",),
             "global_batch": ("training.global_batch_size",),
             "seq_len": ("training.seq_len",),
         },
-        choices={"recompute": ("activation_checkpoint.mode", {"none": False, "full": True})},
-        defaults={"zero_stage": 3, "precision": "bf16"},
+        choices={
+            "recompute": ("activation_checkpoint.mode", {"none": False, "full": True}),
+            "precision": ("training.mixed_precision_param", _PRECISIONS),
+        },
+        defaults={"zero_stage": 3, "precision": "bf16", "local_batch": 8, "seq_len": 2048},
         ignored=("-1",),
+        others="expert_parallel_degree expert_tensor_parallel_degree dataset dataset_path enable_cpu_offload",
     ),
     Table(
         dialect=_dialect(
@@ -188,6 +216,11 @@ TABLES = (
                 "fsdp_config.fsdp_sharding_strategy",
                 {"FULL_SHARD": 3, "SHARD_GRAD_OP": 2, "NO_SHARD": 0, 1: 3, 2: 2, 3: 0},
             ),
+            "reshard": (
+                "fsdp_config.fsdp_reshard_after_forward",
+                {True: 3, False: 2, "FULL_SHARD": 3, "SHARD_GRAD_OP": 2, "NO_SHARD": 0},
+            ),
+            "offload_all": ("fsdp_config.fsdp_offload_params", {True: 1.0, False: 0.0}),
             "offload.optimizer": ("deepspeed_config.offload_optimizer_device", {"none": 0.0, "cpu": 1.0}),
             "offload.parameters": ("deepspeed_config.offload_param_device", {"none": 0.0, "cpu": 1.0}),
         },
@@ -206,7 +239,12 @@ TABLES = (
             },
         ),
         source="nanotron: src/nanotron/config/parallelism_config.py and config.py",
-        all_of=(("parallelism.tp",), ("parallelism.pp",), ("parallelism.dp",)),
+        all_of=(
+            ("parallelism.tp", "parallelism.pp"),
+            ("parallelism.dp", "parallelism.pp"),
+            ("parallelism.tp", "parallelism.dp"),
+            ("tokens", "model.model_config", "parallelism.tp_mode", "parallelism.pp_engine", "optimizer.zero_stage"),
+        ),
         counts={
             "tensor_parallel": ("parallelism.tp",),
             "pipeline_parallel": ("parallelism.pp",),
@@ -227,6 +265,10 @@ TABLES = (
         flags={"recompute": ("parallelism.recompute_layer",)},
         tying=("model.model_config.tie_word_embeddings", True),
         is_llama=True,
+        required=(
+            *("parallelism.dp", "parallelism.tp", "parallelism.pp", "tokens.sequence_length"),
+            *("tokens.micro_batch_size", "tokens.batch_accumulation_per_replica"),
+        ),
         choices={
             "precision": ("model.dtype", _PRECISIONS),
             "sequence_parallel": (
@@ -266,8 +308,10 @@ TABLES = (
             "virtual": ("model.virtual_pipeline_model_parallel_size",),
             **{name: tuple(f"model.{key}" for key in keys) for name, keys in _MEGATRON_SIZES.items()},
             "ffn_hidden_size": ("model.ffn_hidden_size",),
+            "kv_heads": ("model.num_query_groups",),
         },
         flags={"sequence_parallel": ("model.sequence_parallel",)},
+        required=("model.num_layers", "model.hidden_size", "model.num_attention_heads"),
         tying=("model.share_embeddings_and_output_weights", True),
         unmodelled=("model.num_query_groups", "model.activation", "model.num_moe_experts", "model.normalization"),
         choices={
@@ -290,26 +334,9 @@ TABLES = (
             ),
         },
         defaults={"vocab_size": 50257},
+        others="add_position_embedding",
     ),
 )
 
 OF_GPT2 = (None, False, 0, 1, "gelu", "fast-gelu", "openai-gelu", "layernorm", "layernorm1p", "regular")
 """Values of keys of parts that stand for GPT-2's, or for one that costs the same."""
-
-FOREIGN: tuple[tuple[str, tuple[tuple[str, ...], ...]], ...] = (
-    ("axolotl", (("base_model",), ("datasets", "adapter", "sequence_len", "micro_batch_size", "num_epochs"))),
-    (
-        "LLaMA-Factory",
-        (("model_name_or_path",), ("finetuning_type", "template", "stage", "infer_backend", "export_dir")),
-    ),
-    (
-        "Hugging Face transformers (a model's config.json)",
-        (("architectures", "model_type"), ("hidden_size", "n_embd", "d_model", "vocab_size")),
-    ),
-    ("Hugging Face transformers (TrainingArguments)", (("per_device_train_batch_size",),)),
-    ("trlX", (("method.name", "method"), ("train.total_steps", "train.batch_size"))),
-    ("LLM Foundry", (("max_duration",), ("fsdp_config", "device_train_microbatch_size", "global_train_batch_size"))),
-    ("torchtune", (("model._component_", "tokenizer._component_", "optimizer._component_"),)),
-    ("verl", (("actor_rollout_ref", "actor_rollout_ref.actor"),)),
-)
-"""Other frameworks' files, which are named and not judged: one key of each of these shows them."""

@@ -3,7 +3,8 @@
 import math
 from typing import Any
 
-from planner.lint.dialects.tabled.frameworks import FOREIGN, OF_GPT2, TABLES, Table
+from planner.lint.dialects.tabled.foreign import FOREIGN
+from planner.lint.dialects.tabled.frameworks import OF_GPT2, TABLES, Table
 from planner.lint.draft import UNDECIDED, Asked, Draft
 from planner.lint.model_names import model_of_sizes
 from planner.lint.reading import Keys, Reading, Unknowns, refuse_unknown
@@ -11,7 +12,9 @@ from planner.lint.source import Source, Value
 from planner.specs.model import AttentionSpec, MlpSpec, NormSpec, PositionSpec
 
 _NONE = (None, UNDECIDED)
-LEAST_MISSPELT = 10
+CUTOFF = 0.85
+"""How alike a name has to be to one that is read to be meant for it."""
+LEAST_MISSPELT = 9
 """Shorter names are too alike to tell a mistake from another key."""
 
 
@@ -45,28 +48,49 @@ def read_table(table: Table, source: Source, asked: Asked) -> Draft:
     reading.settings = _plain_names(source)
     keys = Keys(reading)
     read = [key for group in (table.counts, table.flags) for names in group.values() for key in names]
+    read += [key for key, _ in table.choices.values()]
+    others = {*table.others.split()}
     for parent in {key.rpartition(".")[0] for key in read}:
         known = {key.rpartition(".")[2] for key in read if key.rpartition(".")[0] == parent}
-        long = {name for name in known if len(name) >= LEAST_MISSPELT}
-        refuse_unknown(keys, parent, long, Unknowns("there is no {name}", 0.94, far=False))
+        names = {name for name in known if len(name) >= LEAST_MISSPELT} | others
+        refuse_unknown(keys, parent, names, Unknowns("there is no {name}", CUTOFF, far=False))
     counts = {name: _count(keys, table, name) for name in table.counts}
-    _mesh(reading, counts)
+    _mesh(reading, counts, table)
     _states(keys, reading, table, counts)
     _model(keys, reading, table, counts)
-    _batch(reading, counts)
+    _batch(reading, counts, table)
+    _sizes(keys, reading, table, counts)
     return reading.draft()
 
 
 def _count(keys: Keys, table: Table, name: str) -> Any:
+    """A whole number; nothing for what stands for a default, and not known where a checkpoint or a search tells."""
     found = keys.get(*table.counts[name])
-    if found is not None and (str(found[1].content) in table.ignored or found[1].content == 0):
+    if found is None or found[1].content is None:
+        return table.defaults.get(name) if name in ("local_batch", "seq_len") else None
+    content = found[1].content
+    if str(content) in table.ignored or content == 0:
         return None if name != "zero_stage" else 0
-    if found is not None and found[1].content is None:
-        return None
+    if content == -1 or isinstance(content, tuple):
+        return keys.left_open(found[0], "a checkpoint brings it" if content == -1 else "it is a list to search")
+    if name == "zero_stage":
+        return keys.choice(*table.counts[name], choices=(0, 1, 2, 3), name=name)
     return keys.count(*table.counts[name], name=name, least=0)
 
 
-def _mesh(reading: Reading, counts: dict[str, Any]) -> None:
+def _sizes(keys: Keys, reading: Reading, table: Table, counts: dict[str, Any]) -> None:
+    """What the frameworks assert of the sizes of a model, and keys that have to be there."""
+    names = ("hidden_size", "num_heads", "kv_heads", "max_seq_len", "seq_len")
+    reading.tell(**{name: counts.get(name) for name in names})
+    if any(keys.given(key) for key in ("model.kv_channels", "model.model_config.head_dim", "attention_config")):
+        reading.facts.pop("hidden_size", None)
+    there = [key for key in table.required if keys.has(key)]
+    missing = next((key for key in table.required if key not in there), None)
+    if len(there) > 1 and missing is not None:
+        reading.tell(missing_key=missing)
+
+
+def _mesh(reading: Reading, counts: dict[str, Any], table: Table) -> None:
     names = ("tensor_parallel", "pipeline_parallel", "context_parallel")
     degrees = {name: 1 if counts.get(name) is None else counts[name] for name in names}
     degree, stages, virtual = degrees["tensor_parallel"], degrees["pipeline_parallel"], counts.get("virtual") or 1
@@ -82,11 +106,15 @@ def _mesh(reading: Reading, counts: dict[str, Any]) -> None:
     reading.offload("none", "none")
     if degrees["context_parallel"] != 1:
         reading.no_formula("gptplan has no context parallelism")
-    parts = [counts.get(name) for name in ("replicate", "shard")]
+    copies, shard = (counts.get(name) for name in ("replicate", "shard"))
     given = counts.get("given_parallel")
-    if None not in parts and UNDECIDED not in parts:
-        given = math.prod(part or 1 for part in parts)
-        reading.keys["given_parallel"] = reading.keys.get("shard", "")
+    if shard is None and copies is not None and "-1" not in table.ignored:
+        shard = 1
+    if shard is not None and UNDECIDED not in (copies, shard):
+        given = (copies or 1) * shard
+        reading.keys["given_parallel"] = reading.keys.get("shard") or reading.keys.get("replicate", "")
+    if copies not in (None, 1):
+        reading.no_formula("gptplan shards over all data-parallel ranks or none")
     told = counts.get("gpus_told")
     if counts.get("nodes") not in _NONE and counts.get("per_node") not in _NONE:
         told = counts["nodes"] * counts["per_node"]
@@ -114,17 +142,47 @@ def _states(keys: Keys, reading: Reading, table: Table, counts: dict[str, Any]) 
         content = keys.raw(key, name=name)
         known = isinstance(content, int | float | str | None) and content in meanings
         read[name] = meanings[content] if known else UNDECIDED
+    _sharding(keys, reading, read)
     stage = counts.get("zero_stage")
     if stage is not None:
-        read["zero_stage"] = stage if stage in (0, 1, 2, 3) else UNDECIDED
-    if table.has_deepspeed and not keys.has("precision"):
-        brain, half = (keys.flag(f"{kind}.enabled", name="precision") for kind in ("bf16", "fp16"))
-        read["precision"] = "bf16" if brain is True else "fp16" if half is True or keys.has("fp16.type") else "fp32"
+        # nanotron knows whether optimizer states are divided, and takes any stage for it.
+        read["zero_stage"] = min(stage, 1) if table.is_llama and stage is not UNDECIDED else stage
+    if table.has_deepspeed:
+        _precision(keys, reading, read)
     read["sequence_parallel"] = read["sequence_parallel"] is True and reading.fields["tensor_parallel"] != 1
     if any(read.get(f"offload.{part}", 0.0) == 1.0 for part in ("optimizer", "parameters")):
         read["offload.tier"] = "cpu"
-    reading.tell(zero_stage=read["zero_stage"])
+    staged = counts.get("pipeline_parallel") not in _NONE and table.has_deepspeed
+    reading.tell(zero_stage=read["zero_stage"], staged=staged or reading.known("pipeline_parallel", 1) > 1)
     reading.fields |= read
+
+
+def _sharding(keys: Keys, reading: Reading, read: dict[str, Any]) -> None:
+    """What the kind of distribution makes of the sections of accelerate, each of which counts for its own kind."""
+    kind = keys.plain("distributed_type")
+    reshard, everything = read.pop("reshard", None), read.pop("offload_all", 0.0)
+    if kind == "FSDP":
+        if not keys.given("fsdp_config.fsdp_sharding_strategy"):
+            read["zero_stage"] = 3 if reshard is None else reshard
+        if everything == 1.0:
+            read |= {"offload.optimizer": 1.0, "offload.parameters": 1.0}
+    elif kind == "DEEPSPEED":
+        own_file = keys.given("deepspeed_config.deepspeed_config_file")
+        read["zero_stage"] = UNDECIDED if own_file else 2
+        if own_file:
+            keys.left_open("deepspeed_config.deepspeed_config_file", "that file says how states are divided")
+
+
+def _precision(keys: Keys, reading: Reading, read: dict[str, Any]) -> None:
+    """What DeepSpeed's switches say; GPT-NeoX refuses them beside another ``precision``."""
+    brain, half = (keys.flag(f"{kind}.enabled", name="precision") for kind in ("bf16", "fp16"))
+    if half is True and keys.plain("fp16.type") == "bfloat16":
+        brain, half = True, False
+    switched = "bf16" if brain is True else "fp16" if half is True else None
+    if not keys.has("precision"):
+        read["precision"] = switched or "fp32"
+    elif switched is not None:
+        reading.tell(precision=read["precision"], other_precision=switched)
 
 
 def _model(keys: Keys, reading: Reading, table: Table, counts: dict[str, Any]) -> None:
@@ -172,7 +230,7 @@ def _parts(keys: Keys, table: Table, heads: int, kv_heads: Any) -> dict[str, Any
     }
 
 
-def _batch(reading: Reading, counts: dict[str, Any]) -> None:
+def _batch(reading: Reading, counts: dict[str, Any], table: Table) -> None:
     fields, asked = reading.fields, reading.asked
     micro, accumulation, local = (counts.get(name) for name in ("micro_batch", "accumulation", "local_batch"))
     total = asked.global_batch if counts.get("global_batch") is None else counts["global_batch"]
@@ -181,15 +239,32 @@ def _batch(reading: Reading, counts: dict[str, Any]) -> None:
     if UNDECIDED in (micro, accumulation, local, total, *degrees):
         return
     ranks = max(1, asked.gpus // math.prod(degrees))
-    if micro is None:
-        # torchtitan cuts a local batch into one sequence for each turn of a pipeline.
-        micro = (local if degrees[1] == 1 else 1) if local else max(1, (total or ranks) // ranks // (accumulation or 1))
-    reading.tell(micro_batch=micro, global_batch=total, accumulation=accumulation)
+    if local:
+        micro = _piece(reading, counts, local, degrees[1])
+        if micro is UNDECIDED:
+            return
+    elif micro is None:
+        micro = max(1, (total or ranks) // ranks // (accumulation or 1))
+    reading.tell(micro_batch=local or micro, global_batch=total, accumulation=accumulation)
     if accumulation is None:
         accumulation = max(1, (total or (local or micro) * ranks) // (micro * ranks))
     if total is None and local is None and "accumulation" not in reading.facts:
         reading.assumptions.append("the file names no batch: one micro batch a rank is taken")
     fields |= {"micro_batch": micro, "num_microbatches": accumulation}
+    if local:
+        reading.keys["micro_batch"] = reading.keys.get("local_batch", "")
     reading.keys.setdefault(
         "num_microbatches", reading.keys.get("accumulation") or reading.keys.get("global_batch", "")
     )
+
+
+def _piece(reading: Reading, counts: dict[str, Any], local: int, stages: int) -> Any:
+    """Sequences of a turn of torchtitan's pipeline: one unless it is said; its first versions name how many turns."""
+    if stages == 1:
+        return local
+    old = reading.keys.get("pipeline_parallel", "").startswith("experimental")
+    unit = counts.get("pieces") or stages if old else counts.get("micro_batch") or 1
+    if unit is UNDECIDED:
+        return UNDECIDED
+    reading.tell(local_batch=local, batch_unit=unit)
+    return max(1, local // unit) if old else unit

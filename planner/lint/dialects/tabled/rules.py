@@ -2,11 +2,13 @@
 
 from planner.layouts.degrees import divisors
 from planner.lint.config_rule import divides, multiples_around, rules_of
-from planner.lint.dialects.tabled.frameworks import FACTS, NANOTRON, NEMO, NEOX, TABLED, TABLES
+from planner.lint.dialects.tabled.frameworks import FACTS, NANOTRON, NEMO, NEOX, TABLED, TABLES, TORCHTITAN
 from planner.rules.rule import listed
 
 _READ = "; ".join(table.source for table in TABLES)
+_NEOX = next(table.source for table in TABLES if table.dialect.name == NEOX)
 _rule = rules_of(FACTS, *TABLED, source=_READ)
+_sized = rules_of(FACTS, NEOX, NANOTRON, NEMO, source=_READ)
 
 RULES = (
     _rule("PAR001", "degrees do not divide the GPUs", about=("mesh",))(
@@ -73,11 +75,79 @@ RULES = (
         why="Every stage has the same number of layers.",
         holds=lambda pipeline_parallel, layers: layers % pipeline_parallel == 0,
     ),
-    rules_of(FACTS, NEOX, NANOTRON, source=_READ)("PAR007", "ZeRO 2 or 3 with a pipeline")(
+    rules_of(FACTS, NEOX, source=_NEOX)("PAR007", "ZeRO 2 or 3 with a pipeline")(
         message="ZeRO stage {zero_stage} does not go with {pipeline_parallel} stages",
         detail="stage = {zero_stage}",
-        hint="use stage 1",
-        why="Gradients accumulate over micro batches, so they cannot be scattered after each of them.",
-        holds=lambda zero_stage, pipeline_parallel: pipeline_parallel == 1 or zero_stage <= 1,
+        hint="use stage 1, or pipe_parallel_size 0, which builds no pipeline",
+        repaired=lambda: 1,
+        why="Gradients accumulate over micro batches, so they cannot be scattered after each of them. For DeepSpeed's "
+        "engine one stage is a pipeline as well.",
+        source="DeepSpeed 0.16.5 at 38327e0 (February 2025): deepspeed/runtime/pipe/engine.py, PipelineEngine; "
+        f"{_NEOX}, is_pipe_parallel",
+        holds=lambda zero_stage, pipeline_parallel, staged: not staged or zero_stage <= 1,
+    ),
+    _sized("PAR008", "hidden size does not divide by the heads")(
+        fact="num_heads",
+        message="hidden size {hidden_size} does not divide by {num_heads} attention heads",
+        detail="{hidden_size} % {num_heads} = {rest}",
+        hint="use a divisor of {hidden_size}",
+        values=lambda hidden_size, num_heads: {"rest": hidden_size % num_heads},
+        why="Every head has the same width.",
+        holds=lambda hidden_size, num_heads: hidden_size % num_heads == 0,
+    ),
+    _sized("PAR009", "heads do not divide by tensor parallelism")(
+        fact="tensor_parallel",
+        message="{num_heads} attention heads do not divide by tensor parallelism {tensor_parallel}",
+        detail="{num_heads} % {tensor_parallel} = {rest}",
+        hint="use one of {valid}",
+        values=lambda num_heads, tensor_parallel: {
+            "rest": num_heads % tensor_parallel,
+            "valid": listed(divisors(num_heads)),
+        },
+        why="Each rank computes whole heads.",
+        holds=lambda num_heads, tensor_parallel: num_heads % tensor_parallel == 0,
+    ),
+    rules_of(FACTS, NEOX, NANOTRON, source=_READ)("PAR010", "heads of keys and values do not divide")(
+        message="{kv_heads} heads of keys and values do not divide {num_heads} heads, or {tensor_parallel} ranks them",
+        detail="{num_heads} % {kv_heads} and {kv_heads} % {tensor_parallel} have to be 0",
+        hint="use a multiple of {tensor_parallel} that divides {num_heads}",
+        why="Each group of queries shares a head of keys and values, and each rank has whole groups.",
+        holds=lambda kv_heads, num_heads, tensor_parallel: (
+            num_heads % kv_heads == 0 and kv_heads % tensor_parallel == 0
+        ),
+    ),
+    _sized("PAR011", "a key without a default")(
+        message="{missing_key} is not given, and it has no default",
+        detail="{missing_key} is missing",
+        hint="add {missing_key}",
+        why="The framework stops where it builds its configuration.",
+        holds=lambda missing_key: False,
+    ),
+    rules_of(FACTS, NEOX, source=_NEOX)("PAR012", "two precisions")(
+        message="precision is {precision}, and a switch of DeepSpeed says {other_precision}",
+        detail="{precision} != {other_precision}",
+        hint="keep one of them",
+        why="GPT-NeoX asserts that they agree.",
+        holds=lambda precision, other_precision: precision == other_precision,
+    ),
+    rules_of(FACTS, NEOX, source=_NEOX)("PAR013", "fewer positions than tokens")(
+        message="the model has {max_seq_len} positions, and a sequence has {seq_len} tokens",
+        detail="{max_seq_len} < {seq_len}",
+        hint="use {seq_len} positions",
+        repaired=lambda seq_len: seq_len,
+        why="Every token needs a position.",
+        holds=lambda max_seq_len, seq_len: max_seq_len >= seq_len,
+    ),
+    rules_of(FACTS, TORCHTITAN, source=_READ)("PAR014", "a local batch is not a whole number of micro batches")(
+        message="the local batch {local_batch} does not divide by {batch_unit} for the pipeline",
+        detail="{local_batch} % {batch_unit} = {rest}",
+        hint="use a local batch of {near}",
+        values=lambda local_batch, batch_unit: {
+            "rest": local_batch % batch_unit,
+            "near": multiples_around(local_batch, batch_unit),
+        },
+        why="Every turn of the pipeline has the same number of sequences.",
+        source="torchtitan: torchtitan/distributed/pipeline_parallel.py, build_pipeline_schedule",
+        holds=lambda local_batch, batch_unit: local_batch % batch_unit == 0,
     ),
 )

@@ -1,0 +1,141 @@
+"""Habits of public repositories that were misread once."""
+
+import pytest
+
+from planner.lint.check import Checked, check_text
+from planner.lint.draft import Asked
+from planner.lint.reading import NOT_ALL_WAYS
+from planner.specs import HardwareSpec
+from planner.specs.files import load_spec
+
+SIZES = "--num-layers 24 --hidden-size 1024 --num-attention-heads 16 --micro-batch-size 1 --train-iters 10"
+CAST = "torchrun pretrain_gpt.py --tensor-model-parallel-size 2"
+
+
+def checked(name: str, text: str, gpus: int = 8) -> list[Checked]:
+    asked = Asked(gpus=gpus, hardware=load_spec("h100-80g", HardwareSpec), devices_per_node=8)
+    return check_text(text, name, asked, compare=False)
+
+
+def rules(found: list[Checked], severity: str = "error") -> set[str]:
+    return {str(one.rule) for each in found for one in each.judged.diagnostics if one.severity == severity}
+
+
+def test_what_two_arguments_lead_to_together_is_open() -> None:
+    script = f"""if [ "$1" = yes ]; then A=--tp-comm-overlap; fi
+if [ "$2" = yes ]; then B=--sequence-parallel; fi
+{CAST} {SIZES} $A $B
+"""
+    found = checked("a.sh", script)
+    assert "MEG021" not in rules(found)
+    assert "MEG021" in rules(found, "open")
+
+
+def test_what_one_argument_leads_to_is_an_error() -> None:
+    script = f"""if [ "$1" = fp16 ]; then A=--fp16; else A=; fi
+{CAST} {SIZES} --bf16 $A
+"""
+    assert rules(checked("a.sh", script)) == {"MEG007"}
+
+
+def test_a_script_with_more_ways_than_are_followed_says_so() -> None:
+    branches = "\n".join(f'if [ "${n}" = x ]; then A{n}=--seed-{n}; fi' for n in range(1, 8))
+    script = f"{branches}\n{CAST} {SIZES} $A1 $A2 $A3 $A4 $A5 $A6 $A7\n"
+    assert NOT_ALL_WAYS in checked("a.sh", script)[0].judged.draft.assumptions
+
+
+def test_sizes_of_a_checkpoint_are_open() -> None:
+    script = (
+        "torchrun evaluate.py --num-layers -1 --hidden-size -1 --num-attention-heads -1 --micro-batch-size 1 "
+        "--tensor-model-parallel-size 1"
+    )
+    found = checked("a.sh", script)
+    assert found[0].valid
+    assert found[0].open
+
+
+def test_one_size_of_minus_one_is_an_error() -> None:
+    assert rules(checked("a.sh", f"{CAST} {SIZES.replace('24', '-1')}")) == {"CFG002"}
+
+
+def test_another_program_with_underscores_is_not_megatron() -> None:
+    with pytest.raises(Exception, match="no parallel configuration"):
+        checked("a.sh", "python train.py --tensor_model_parallel_size 3 --micro_batch_size 1 --num_layers 2")
+
+
+def test_a_program_with_variables_of_such_names_is_no_plugin() -> None:
+    with pytest.raises(Exception, match="no parallel configuration"):
+        checked("a.py", "tp_size, pp_size = 2, 2\nexecutor = 1\nplugins = []\nrecipe = None\nexp_name = 'a'\n")
+
+
+def test_branches_that_are_not_taken_call_nothing() -> None:
+    script = """plan = "gemini"
+if plan.startswith("zero"):
+    plugin = LowLevelZeroPlugin(stage=3)
+elif plan in ("gemini", "static"):
+    plugin = GeminiPlugin()
+"""
+    assert [one.judged.draft.dialect.name for one in checked("a.py", script)] == ["GeminiPlugin"]
+
+
+def test_the_plugin_with_experts_takes_stage_two_for_one() -> None:
+    call = "plugin = MoeHybridParallelPlugin(tp_size=1, pp_size=2, ep_size=2, microbatch_size=1, zero_stage=2)"
+    found = checked("a.py", call)
+    assert found[0].valid
+    assert found[0].judged.draft.fields["zero_stage"] == 1
+    assert rules(checked("a.py", call.replace("zero_stage", "zero_stgae"))) == {"CFG004"}
+
+
+def test_interpolations_of_the_same_file() -> None:
+    text = (
+        "trainer:\n  devices: 8\nmodel:\n  tensor_model_parallel_size: 2\n  pipeline_model_parallel_size: 1\n"
+        "  micro_batch_size: 1\n  hidden_size: 512\n  ffn_hidden_size: ${multiply:4, ${.hidden_size}}\n"
+        "  encoder_seq_length: 2048\n  max_position_embeddings: ${.encoder_seq_length}\n  num_layers: 2\n"
+        "  num_attention_heads: 8\n"
+    )
+    model = checked("a.yaml", text)[0].judged.draft.model
+    assert model is not None
+    assert (model.ffn_hidden_size, model.max_seq_len) == (2048, 2048)
+
+
+def test_names_that_nothing_defines() -> None:
+    text = "BATCH_SIZ = 8\nSEQ_LEN = 1024\nTENSOR_SHAPE = (BATCH_SIZE, SEQ_LEN, 768)\nparallel = dict(pipeline=1)\n"
+    assert "CFG004" in rules(checked("a.py", text))
+
+
+@pytest.mark.parametrize(
+    ("key", "micro_batch", "count"),
+    [
+        ("[parallelism]\npipeline_parallel_degree = 2\npipeline_parallel_microbatch_size = 2", 2, 4),
+        ("[experimental]\npipeline_parallel_degree = 2\npipeline_parallel_microbatches = 8", 1, 8),
+    ],
+)
+def test_both_generations_of_torchtitan(key: str, micro_batch: int, count: int) -> None:
+    batch = "local_batch_size" if "parallelism" in key else "batch_size"
+    text = f'[model]\nname = "llama3"\n[training]\nseq_len = 2048\n{batch} = 8\n{key}\n'
+    fields = checked("a.toml", text)[0].judged.draft.fields
+    assert (fields["pipeline_parallel"], fields["micro_batch"], fields["num_microbatches"]) == (2, micro_batch, count)
+
+
+def test_the_type_of_fp16_may_be_bfloat16() -> None:
+    text = (
+        "pipe_parallel_size: 1\nmodel_parallel_size: 1\ntrain_micro_batch_size_per_gpu: 1\n"
+        "fp16:\n  enabled: true\n  type: bfloat16\n"
+    )
+    assert checked("a.yml", text)[0].judged.draft.fields["precision"] == "bf16"
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        "def main(tp: int = typer.Option(2)):\n    plugin = HybridParallelPlugin(tp_size=tp, pp_size=1)\n",
+        "@dataclass\nclass Args:\n    tp: int = 2\nargs = tyro.cli(Args)\n"
+        "plugin = HybridParallelPlugin(tp_size=args.tp, pp_size=1)\n",
+        "@dataclass\nclass Config:\n    tp: int = field(default=2)\ncfg = Config()\n"
+        "plugin = HybridParallelPlugin(tp_size=cfg.tp, pp_size=1)\n",
+    ],
+)
+def test_defaults_of_typer_and_dataclasses(program: str) -> None:
+    draft = checked("a.py", program)[0].judged.draft
+    assert draft.fields["tensor_parallel"] == 2
+    assert any("tp is 2" in line for line in draft.assumptions)
