@@ -21,6 +21,7 @@ from planner.cli.learned import export_weights, sample
 from planner.cli.listing import explain, hardware, models, rules, stacks
 from planner.cli.parameters import command
 from planner.cli.report import report
+from planner.cli.runs import runs
 from planner.cli.show import show
 from planner.cli.solve import solve
 from planner.cli.sweep import sweep
@@ -35,6 +36,7 @@ COMMANDS: tuple[Callable[[Any], int], ...] = (
     job,
     tokenize,
     running.run,
+    runs,
     show,
     verify,
     diff,

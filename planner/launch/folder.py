@@ -3,20 +3,23 @@
 On several nodes each launcher has a folder of its own. That of node 0 has the metrics.
 """
 
+import contextlib
 import datetime
 import fcntl
+import json
 import os
 import re
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
-
-import msgspec
+from typing import Any
 
 from planner.checkpoints.folders import CHECKPOINTS
 from planner.diagnostics import PlanError, usage_error
+from planner.handover.metrics import read_records
 from planner.handover.work import JOB_FILE, METRICS_FILE, PLAN_FILE, REWIND_FILE, SOURCES_FILE, RunOptions
 from planner.outputs import write_output
 from planner.plans.plan import Plan, canonical_json
@@ -86,19 +89,29 @@ def run_folder(
             os.truncate(descriptor, 0)
             os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()} since {_now():%F %T} UTC".encode())
         write_output(canonical_json(plan), folder / PLAN_FILE, what="plan", force=force or goes_on, option="--run-dir")
-        yield folder
+        try:
+            yield folder
+        except PlanError as error:
+            if not options.node_rank:
+                with contextlib.suppress(OSError):
+                    note_event(folder, "end", code=int(error.exit_code), interrupted=False)
+            raise
     finally:
         os.close(descriptor)
 
 
 def steps_done(folder: Path) -> int:
     """How many steps the metrics in a folder have; a line that was cut off is none."""
-    try:
-        lines = (folder / METRICS_FILE).read_bytes().splitlines(keepends=True)
-    except OSError:
-        return 0
-    records = (msgspec.json.decode(line) for line in lines if line.endswith(b"\n"))
-    return sum(record["record"] == "step" for record in records)
+    return sum(record["record"] == "step" for record in read_records(folder / METRICS_FILE))
+
+
+def note_event(folder: Path, event: str, **fields: Any) -> None:
+    """Append an event to the metrics in a folder, which no rank writes to now."""
+    line = json.dumps({"record": "event", "event": event, "time_s": time.time(), **fields}).encode() + b"\n"
+    path = folder / METRICS_FILE
+    torn = path.is_file() and path.stat().st_size and not path.read_bytes().endswith(b"\n")
+    with path.open("ab") as file:
+        file.write(b"\n" * bool(torn) + line)
 
 
 def _now() -> datetime.datetime:

@@ -6,16 +6,17 @@ import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
 from planner.checkpoints.folders import CHECKPOINTS, GONE, check_files, checkpoints_in, step_of
 from planner.checkpoints.manifest import MANIFEST, read_manifest
 from planner.diagnostics import ExitCode, PlanError, render
+from planner.handover.metrics import read_records
 from planner.handover.work import METRICS_FILE, PLAN_FILE, REWIND_FILE, Beginning, RunOptions
 from planner.jobs.job import Job
 from planner.launch.devices import Devices
+from planner.launch.folder import note_event
 from planner.launch.processes import Outcome, execute, training
 from planner.launch.ranks import Interrupted, interruptible
 from planner.launch.replanning import change_words, replanned
@@ -59,11 +60,19 @@ class Keeper:
                 self._fit_devices()
                 outcome = self._once()
                 if not self._goes_on(outcome):
-                    return outcome
+                    return self._ended(outcome)
                 with interruptible():
                     time.sleep(0 if outcome.code == ExitCode.REWIND else self._job.faults.restart_wait_s)
         except Interrupted as interrupted:
-            return Outcome(code=128 + interrupted.number, interrupted_by=interrupted.number)
+            return self._ended(Outcome(code=128 + interrupted.number, interrupted_by=interrupted.number))
+
+    def _ended(self, outcome: Outcome) -> Outcome:
+        """Note an end that is not that of the last step, whose ranks have said so themselves."""
+        if outcome.code and not self._options.node_rank:
+            interrupted = outcome.asked_to_end or outcome.interrupted_by is not None or outcome.code == ExitCode.SAVED
+            with contextlib.suppress(OSError):
+                note_event(self._folder, "end", code=int(outcome.code), interrupted=interrupted)
+        return outcome
 
     def _once(self) -> Outcome:
         work = training(self._running, self._folder, self._options, self._begins)
@@ -167,16 +176,8 @@ class Keeper:
 
     def _has_told(self, since_s: float | None) -> bool:
         """Whether a step was done after the last time without steps."""
-        events = [one for one in self._records() if one.get("event") == "restart"]
+        events = [one for one in read_records(self._folder / METRICS_FILE) if one.get("event") == "restart"]
         return since_s is not None and any(one["time_s"] > since_s for one in events)
-
-    def _records(self) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = []
-        with contextlib.suppress(OSError):
-            for line in (self._folder / METRICS_FILE).read_bytes().splitlines():
-                with contextlib.suppress(ValueError):
-                    found.append(json.loads(line))
-        return found
 
     def _last_record_s(self) -> float:
         try:
@@ -203,7 +204,8 @@ class Keeper:
         for name in (PLAN_FILE, f"{PLAN_FILE}-{number}"):
             write_output(canonical_json(new), self._folder / name, what="plan", force=True, option="--run-dir")
         say(change_words(before, new, count) + f"; the plan is in {self._folder / f'{PLAN_FILE}-{number}'}")
-        self._note(
+        note_event(
+            self._folder,
             "replan",
             devices=count,
             plan_digest=new.digest,
@@ -212,11 +214,3 @@ class Keeper:
             before_step_s=before.predicted.step_s,
             after_step_s=new.predicted.step_s,
         )
-
-    def _note(self, event: str, **fields: Any) -> None:
-        """Append an event to the metrics, which no rank writes to now."""
-        line = json.dumps({"record": "event", "event": event, "time_s": time.time(), **fields}).encode() + b"\n"
-        path = self._folder / METRICS_FILE
-        torn = path.is_file() and path.stat().st_size and not path.read_bytes().endswith(b"\n")
-        with path.open("ab") as file:
-            file.write(b"\n" * bool(torn) + line)

@@ -1,16 +1,15 @@
 """What a run says and does about a loss that is wrong, and what it knows of earlier ones."""
 
-import contextlib
-import json
 import math
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch.distributed as dist
 
 from planner.diagnostics import Diagnostic, ExitCode, PlanError, render
+from planner.handover.metrics import read_records
 from planner.handover.work import Beginning
 from planner.jobs.faults import Fault
 from planner.plans.plan import Plan
@@ -32,11 +31,7 @@ class History(NamedTuple):
     @staticmethod
     def of(path: Path, *, done: int, most: int) -> "History":
         """Read the first ``done`` steps, of which ``most`` losses are kept, and all faults; of no file: nothing."""
-        records: list[dict[str, Any]] = []
-        with contextlib.suppress(OSError):
-            for line in path.read_bytes().splitlines():
-                with contextlib.suppress(ValueError):
-                    records.append(json.loads(line))
+        records = read_records(path)
         faults = {one["step"] for one in records if one.get("event") == "fault" and one.get("action") != "stop"}
         losses = [
             one["loss"]

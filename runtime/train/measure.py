@@ -55,14 +55,14 @@ class MetricsFile:
         self._path = path
 
     def write(self, record: str, **fields: Any) -> None:
-        """Append one record at once, so that a broken run keeps its steps; a record is whole or not there.
+        """Append one record with its Unix time at once, so that a broken run keeps it; it is whole or not there.
 
         Raises:
             OSError: it cannot be written, as on a full drive.
         """
         if self._file is None:
             return
-        line = json.dumps({"record": record, **fields}, allow_nan=False).encode() + b"\n"
+        line = json.dumps({"record": record, "time_s": time.time(), **fields}, allow_nan=False).encode() + b"\n"
         start = self._file.tell()
         try:
             self._write_whole(line)
@@ -73,7 +73,7 @@ class MetricsFile:
 
     def event(self, event: str, **fields: Any) -> None:
         """Append what happened now, as a record that a run which goes back keeps."""
-        self.write("event", event=event, time_s=time.time(), **fields)
+        self.write("event", event=event, **fields)
 
     def _write_whole(self, line: bytes) -> None:
         # The last write that a drive has room for may be a short one, without an error.

@@ -1,0 +1,19 @@
+"""The metrics of a run as they are read: a crash may have cut off any line, which is then no record."""
+
+import contextlib
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+
+def read_records(path: Path) -> list[dict[str, Any]]:
+    """Every whole record of a metrics file, in its order; of no file: none."""
+    found: list[dict[str, Any]] = []
+    with contextlib.suppress(OSError):
+        for line in path.read_bytes().splitlines():
+            with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError):
+                record = msgspec.json.decode(line)
+                if isinstance(record, dict) and "record" in record:
+                    found.append(record)
+    return found
