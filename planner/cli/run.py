@@ -1,6 +1,7 @@
 """``run``: execute a plan."""
 
 import os
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -41,7 +42,7 @@ def run(options: Run) -> int:
     from planner.views.caveats import tight_memory
     from planner.views.terminal import counting
 
-    plan, name = read_sound_plan(options.plan), options.plan.stem
+    began_s, plan, name = time.time(), read_sound_plan(options.plan), options.plan.stem
     found = resumed(plan, name, options)
     told, goes_on = found.options, found.goes_on
     job = job_of(told, os.environ)
@@ -60,7 +61,7 @@ def run(options: Run) -> int:
             say(render(warning))
         if told.resume is not None:
             say(f"goes on from {told.resume}")
-        outcome = Keeper(plan, folder, job, told, keep_going=options.keep_going).run()
+        outcome = Keeper(plan, folder, job, told, keep_going=options.keep_going).run(began_s)
         if outcome.code == ExitCode.SAVED:
             why = "asked to end" if outcome.asked_to_end else "its time is over"
             say(f"{why}: the run has saved; `gptplan run {options.plan} --resume {folder}` goes on")

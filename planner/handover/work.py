@@ -21,6 +21,8 @@ REWIND_FILE = "rewind.json"
 """In the folder of a run: left by rank 0 for the launcher, which steps are to be passed over."""
 METRICS_FILE = "metrics.jsonl"
 """In the folder of a run: a header, one record a step, a summary; written by rank 0."""
+REPORT_FILE = "report.html"
+"""In the folder of a run: the page that `gptplan report` makes of it."""
 
 MOMENT_BYTES = 8
 """On a drive: two float32 moments of each parameter."""
@@ -69,6 +71,8 @@ class Beginning(msgspec.Struct, frozen=True, kw_only=True):
     """Why it did the last time."""
     down_since_s: float | None = None
     """Unix time of the end of the ranks that made the last step."""
+    began_s: float | None = None
+    """Unix time at which the launcher began this start."""
     until_s: float | None = None
     """Unix time after which the run saves and ends."""
 

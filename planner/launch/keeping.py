@@ -49,14 +49,16 @@ class Keeper:
         self._present = {_written(path) for path in self._all()}
         self._in_place, self._last = 0, self._newest()
 
-    def run(self) -> Outcome:
-        """Until the run has ended, or is not to be started again.
+    def run(self, began_s: float | None = None) -> Outcome:
+        """Until the run has ended, or is not to be started again; it was begun at the Unix time ``began_s``.
 
         Raises:
             PlanError: there is no plan for the devices that are left.
         """
         try:
             while True:
+                self._begins = msgspec.structs.replace(self._begins, began_s=began_s or time.time())
+                began_s = None
                 self._fit_devices()
                 outcome = self._once()
                 if not self._goes_on(outcome):

@@ -82,7 +82,21 @@ class Tiles(NamedTuple):
     legend: Sequence[tuple[str, str]]
 
 
-Block: TypeAlias = str | Fields | Table | Bullets | Bars | Tiles
+class Curve(NamedTuple):
+    """A line over the steps of a run, for pages; terminals have a table."""
+
+    label: str
+    points: Sequence[tuple[float, float]]
+    """Places as shares of the width and of the height, from below."""
+    low: str
+    high: str
+    ends: tuple[str, str]
+    """What is at the left and at the right."""
+    marks: Sequence[Mark]
+    """Where something happened."""
+
+
+Block: TypeAlias = str | Fields | Table | Bullets | Bars | Tiles | Curve
 
 
 class Section(NamedTuple):

@@ -70,7 +70,8 @@ def run_training(plan: Plan, folder: Path, begins: Beginning) -> ExitCode:
         about = {"step": saving.done} if saving.done else {}
         about |= header(plan, steps=data.steps, seed=job.seed)
         digests = {"job_digest": job.digest, "data_fingerprint": data.fingerprint}
-        metrics.write("header", **about, **digests, memory=boosted)
+        times = {"began_s": begins.began_s, "redone_s": metrics.redone_s}
+        metrics.write("header", **about, **digests, **times, memory=boosted)
         steps = _steps(_Run(plan, job, engine, data, saving, watch, clipping, Return(begins), metrics, display))
         if saving.ends is not None or not steps:
             return saving.ends or ExitCode.OK

@@ -47,10 +47,12 @@ class MetricsFile:
         What happened beside them stays. Without a path nothing is kept.
         """
         self._file = None
+        self.redone_s = 0.0
+        """Time of the records that came after those steps, whose work is done again."""
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
             if after is not None:
-                _cut(path, after)
+                self.redone_s = _cut(path, after)
             self._file = path.open("wb" if after is None else "ab", buffering=0)
         self._path = path
 
@@ -92,23 +94,28 @@ class MetricsFile:
             self._file.close()
 
 
-def _cut(path: Path, step: int) -> None:
-    """Leave the records up to a step in a file, and no line that was cut off: whole as before, or as it is to be."""
+def _cut(path: Path, step: int) -> float:
+    """Leave the records up to a step in a file, and no line that was cut off: whole as before, or as it is to be.
+
+    The seconds from the last of them to the last one that is gone.
+    """
     if not path.exists():
-        return
-    kept = []
+        return 0.0
+    kept, times = [], {True: 0.0, False: 0.0}
     for line in path.read_bytes().splitlines(keepends=True):
         with contextlib.suppress(ValueError):
             record = json.loads(line)
             kind, is_early = record["record"], record.get("step", 0) <= step
-            if line.endswith(b"\n") and kind != "summary" and (is_early or kind == "event"):
-                kept.append(line)
+            if kind == "event" or (is_early and kind != "summary"):
+                kept += [line] * line.endswith(b"\n")
+            times[is_early] = record.get("time_s", 0.0) if kind not in ("event", "summary") else times[is_early]
     beside = path.with_name(f".{path.name}")
     with beside.open("wb") as file:
         file.writelines(kept)
         file.flush()
         os.fsync(file.fileno())
     beside.replace(path)
+    return max(times[False] - times[True], 0.0) if times[True] else 0.0
 
 
 def header(plan: Plan, *, steps: int, seed: int) -> dict[str, Any]:
