@@ -15,6 +15,7 @@ from planner.data.tokenizers import BYTES
 
 ScheduleKind = Literal["constant", "cosine", "linear", "wsd"]
 Documents = Literal["joined", "apart"]
+Wandb = Literal["off", "offline", "online"]
 OnFault = Literal["stop", "skip", "rewind"]
 OnSpike = Literal["ignore", "stop", "skip", "rewind"]
 
@@ -156,6 +157,30 @@ class EvaluationSection(Section, frozen=True, kw_only=True):
     ] = ()
 
 
+class LoggingSection(Section, frozen=True, kw_only=True):
+    """What is seen of a run while it goes on. The metrics file has every step in any case."""
+
+    every_steps: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=10**9,
+            description="Steps from one line where there is no terminal, and from one reading of memory, to the next; "
+            "at most a tenth of the run",
+        ),
+    ] = 10
+    tensorboard: Annotated[
+        bool, Meta(description="Write events for TensorBoard into `tensorboard` in the run's folder")
+    ] = False
+    wandb: Annotated[
+        Wandb,
+        Meta(
+            description="Weights & Biases: `online`; `offline`, into the run's folder, for `wandb sync`; or `off`. "
+            "The project is `gptplan`, unless its own environment variables say otherwise"
+        ),
+    ] = "off"
+
+
 class FaultsSection(Section, frozen=True, kw_only=True):
     """What a run does when its loss goes wrong, and how often it starts again."""
 
@@ -223,17 +248,19 @@ class Job(Section, frozen=True, kw_only=True):
     schedule: ScheduleSection = ScheduleSection()
     checkpoint: CheckpointSection = CheckpointSection()
     evaluation: EvaluationSection = EvaluationSection()
+    logging: LoggingSection = LoggingSection()
     faults: FaultsSection = FaultsSection()
 
     @property
     def digest(self) -> str:
         """SHA-256 of every value but those that change nothing learned.
 
-        Those are where tokens are kept, when states are, and how a run starts again.
+        Those are where tokens are kept, when states are, what is shown, and how a run starts again.
         """
         data = msgspec.structs.replace(self.data, cache="")
         judged = {name: getattr(self.faults, name) for name in _JUDGES_LOSSES}
-        kept = msgspec.structs.replace(self, data=data, checkpoint=CheckpointSection(), faults=FaultsSection(**judged))
+        unseen = {"checkpoint": CheckpointSection(), "logging": LoggingSection(), "faults": FaultsSection(**judged)}
+        kept = msgspec.structs.replace(self, data=data, **unseen)
         return "sha256:" + hashlib.sha256(msgspec.json.encode(kept, order="sorted")).hexdigest()
 
 

@@ -1,5 +1,6 @@
 """Whether a job can be run under a plan, told on any machine: files, tokens, vocabulary, steps, room on the drive."""
 
+import importlib.util
 import shutil
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +20,7 @@ from planner.data.token_files import open_token_file
 from planner.data.tokenizers import Tokenizer
 from planner.data.tokenizing import read_manifest, recipe_of_files
 from planner.diagnostics import Diagnostic, PlanError
-from planner.jobs.job import Job, num_steps
+from planner.jobs.job import Job, LoggingSection, num_steps
 from planner.jobs.sources import cache_folder, check_tokens, check_vocabulary, named_sources, tokenizer_of
 from planner.layouts.pins import parse_pin
 from planner.plans.plan import Plan
@@ -106,6 +107,7 @@ def _of_keys(job: Job, plan: Plan) -> Iterator[Diagnostic]:
         message = "documents cannot be kept apart: no layout hands their borders to attention"
         yield _finding(message, "data.documents", 'use `data.documents = "joined"`')
     yield from _of_faults(job)
+    yield from _of_logging(job.logging)
     steps = steps_of(job, plan)
     if job.schedule.warmup_steps >= steps:
         message = f"the run of {steps} steps ends before the learning rate has risen for {job.schedule.warmup_steps}"
@@ -130,6 +132,15 @@ def _of_faults(job: Job) -> Iterator[Diagnostic]:
             parse_pin(pin, "faults.replan_pins")
         except PlanError as error:
             yield from error.diagnostics
+
+
+def _of_logging(settings: LoggingSection) -> Iterator[Diagnostic]:
+    """Findings about packages that are not here."""
+    wanted = {"tensorboard": settings.tensorboard, "wandb": settings.wandb != "off"}
+    for package, is_wanted in wanted.items():
+        if is_wanted and importlib.util.find_spec(package) is None:
+            message = f"the package {package} is not installed here"
+            yield _finding(message, f"logging.{package}", f"`pip install {package}`, or leave the key out")
 
 
 def _finding(message: str, location: str, hint: str, severity: str = "error") -> Diagnostic:

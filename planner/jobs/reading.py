@@ -15,8 +15,6 @@ from planner.specs.files import did_you_mean
 from planner.specs.kinds import kind_words
 
 MAX_JOB_BYTES = 2**20
-NOT_YET = ("logging",)
-"""Sections of which a run honours no key so far."""
 
 
 class Key(NamedTuple):
@@ -124,10 +122,7 @@ def _unknown(fields: Mapping[str, Any], where: str) -> Iterator[Diagnostic]:
     """Findings about sections and keys that no job has."""
     structs = sections()
     for name, value in fields.items():
-        if name in NOT_YET:
-            message = f"`[{name}]` is not honoured yet: a run would do as if it were not there"
-            yield _finding(message, f"{where}: {name}", "leave the section out")
-        elif name in structs and isinstance(value, dict):
+        if name in structs and isinstance(value, dict):
             yield from (_unknown_key(f"{name}.{key}", where) for key in value if f"{name}.{key}" not in keys())
         elif name not in keys() and name not in structs:
             yield _unknown_key(name, where)
@@ -158,8 +153,6 @@ def _apply(setting: str, fields: dict[str, Any]) -> list[Diagnostic]:
     where = f"--set {setting}"
     if not sign:
         return [_finding(f"`{setting}` sets nothing", where, "for example `--set schedule.steps=100`")]
-    if path.partition(".")[0] in NOT_YET:
-        return list(_unknown({path.partition(".")[0]: {}}, "--set"))
     key = keys().get(path)
     if key is None:
         return [_unknown_key(path, "--set")]

@@ -20,7 +20,17 @@ from typing import Any
 from planner.checkpoints.folders import CHECKPOINTS
 from planner.diagnostics import PlanError, usage_error
 from planner.handover.metrics import read_records
-from planner.handover.work import JOB_FILE, METRICS_FILE, PLAN_FILE, REPORT_FILE, REWIND_FILE, SOURCES_FILE, RunOptions
+from planner.handover.work import (
+    JOB_FILE,
+    METRICS_FILE,
+    PLAN_FILE,
+    REPORT_FILE,
+    REWIND_FILE,
+    SOURCES_FILE,
+    TENSORBOARD_FOLDER,
+    WANDB_FOLDER,
+    RunOptions,
+)
 from planner.outputs import write_output
 from planner.plans.plan import Plan, canonical_json
 
@@ -152,7 +162,8 @@ def _refuse_files(folder: Path) -> None:
     others = [name for name in names if name != LOCK_FILE and not _OF_NODES.fullmatch(name)]
     if not others:
         return
-    ours = (PLAN_FILE, JOB_FILE, SOURCES_FILE, METRICS_FILE, REWIND_FILE, REPORT_FILE, CHECKPOINTS)
+    ours = {PLAN_FILE, JOB_FILE, SOURCES_FILE, METRICS_FILE, REWIND_FILE, REPORT_FILE, CHECKPOINTS}
+    ours |= {TENSORBOARD_FOLDER, WANDB_FOLDER}
     if all(name in ours or name.endswith(".log") or name.startswith(f"{PLAN_FILE}-") for name in others):
         message = "there is a run in this folder already"
     else:

@@ -2,7 +2,9 @@
 
 import math
 import sys
+import time
 from collections.abc import Sequence
+from datetime import timedelta
 from types import TracebackType
 from typing import Self
 
@@ -18,8 +20,10 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from planner.specs.units import format_rate
+from planner.plans.plan import Plan
+from planner.specs.units import format_bytes, format_rate, format_seconds
 from runtime.train.measure import ResultLine
+from runtime.train.memory import RankMemory
 from runtime.train.steps import Step, skipped_updates
 
 PIPED_WIDTH = 120
@@ -55,31 +59,52 @@ class _Display:
 
 
 class StepDisplay(_Display):
-    """Progress of training: beside the bar, a plain line for every tenth of the steps where there is no terminal."""
+    """Progress of training: beside the bar, a plain line every so many steps where there is no terminal."""
 
-    def __init__(self, num_steps: int, *, shown: bool) -> None:
+    def __init__(self, plan: Plan, num_steps: int, *, every: int, shown: bool) -> None:
         """Count to ``num_steps``; a display that is not ``shown`` writes nothing."""
         text = TextColumn("{task.description}")
-        columns = TextColumn("step"), MofNCompleteColumn(), BarColumn(), text, TimeRemainingColumn()
+        columns = TextColumn("step"), MofNCompleteColumn(), BarColumn(bar_width=10), TimeRemainingColumn(), text
         super().__init__(*columns, total=num_steps, shown=shown)
+        self._plan, self._every, self._memory_bytes = plan, every, 0
+        self._first: tuple[int, float] | None = None
 
-    def step(self, number: int, step: Step, tokens_per_s: float) -> None:
-        """Step ``number``, counted from 1, is done."""
-        text = f"loss {step.loss:.4f}, {format_rate(tokens_per_s, 'tokens/s')}" + ", no update" * (not step.updated)
+    def step(self, number: int, step: Step, learning_rate: float, memory: Sequence[RankMemory]) -> None:
+        """Step ``number``, counted from 1, is done; ``memory`` was read after it, of every rank or of none."""
+        self._memory_bytes = max((one.allocated_bytes for one in memory), default=self._memory_bytes)
+        self._first = self._first or (number, time.monotonic())
         if not self._progress.disable:
+            text = self._text(step, learning_rate)
             self._progress.update(self._task, completed=number, description=text)
-        elif self._shown and self._is_tenth(number):
+        elif self._shown and (number % self._every == 0 or number in (1, self._total)):
+            text = self._text(step, learning_rate) + self._left(number)
             self._console.print(f"step {number}/{self._total}: {text}", soft_wrap=True)
+
+    def _text(self, step: Step, learning_rate: float) -> str:
+        problem, predicted = self._plan.problem, self._plan.predicted
+        parts = [
+            f"loss {step.loss:.4f}",
+            f"rate {learning_rate:.3g}",
+            format_rate(problem.global_batch * problem.seq_len / step.seconds, "tokens/s"),
+            f"MFU {predicted.mfu * predicted.step_s / step.seconds:.1%}",
+            format_bytes(self._memory_bytes),
+            f"{format_seconds(step.seconds)} a step, predicted {format_seconds(predicted.step_s)}",
+        ]
+        return ", ".join([*parts, *([] if step.updated else ["no update"])])
+
+    def _left(self, number: int) -> str:
+        """How long the rest takes at the pace so far, once there is one."""
+        first, since_s = self._first or (number, 0.0)
+        if number in (first, self._total):
+            return ""
+        left_s = (time.monotonic() - since_s) / (number - first) * (self._total - number)
+        return f", {timedelta(seconds=round(left_s))} left"
 
     def evaluation(self, number: int, loss: float) -> None:
         """After step ``number`` the held-out part had this loss."""
         if self._shown:
             text = f"step {number}/{self._total}: held-out loss {loss:.4f}, perplexity {math.exp(min(loss, 700)):.4g}"
             self._progress.console.print(text, soft_wrap=True)
-
-    def _is_tenth(self, number: int) -> bool:
-        tenth = max(1, self._total // 10)
-        return number % tenth == 0 or number in (1, self._total)
 
 
 class PhaseDisplay(_Display):

@@ -3,6 +3,7 @@
 import math
 import os
 import time
+from contextlib import closing, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,7 +31,8 @@ from runtime.train.faults import History, Return, ending, tell_fault
 from runtime.train.measure import MetricsFile, header, prediction_record, result_lines
 from runtime.train.memory import FIRST_STEPS, RankMemory, forget_peaks, gather_memory, memory_records
 from runtime.train.profile import StepProfile, profiled_step, slowest_rank
-from runtime.train.steps import WARM_UP_STEPS, Step, has_updated, median_step_s, skipped_updates
+from runtime.train.steps import WARM_UP_STEPS, Step, has_updated, line_every, median_step_s, skipped_updates
+from runtime.train.trackers import Trackers
 
 LARGEST_EXPONENT = 700.0
 """Of e, in double precision."""
@@ -53,7 +55,7 @@ def run_training(plan: Plan, folder: Path, begins: Beginning) -> ExitCode:
     engine.set_optimizer(job.optimizer)
     _check_same_data(data.fingerprint, engine.device)
     is_first = dist.get_rank() == 0
-    display = StepDisplay(data.steps, shown=is_first)
+    display = StepDisplay(plan, data.steps, every=line_every(job.logging.every_steps, data.steps), shown=is_first)
     saving = Checkpointing(engine, plan, job, folder, begins=begins, say=display.say)
     if begins.init_from is not None and not saving.done:
         start_from(engine, begins.init_from)
@@ -65,8 +67,14 @@ def run_training(plan: Plan, folder: Path, begins: Beginning) -> ExitCode:
     metrics_path = folder / METRICS_FILE
     clipping = Clipping(engine, job.optimizer.clip_norm) if job.optimizer.clip_norm else None
     watch = _watch(job.faults, metrics_path, saving.done, device)
+    trackers = Trackers(plan, job, folder, done=saving.done, say=display.say) if is_first else None
+    follow = None if trackers is None else trackers.record
     # The launcher has removed those of another run, and may have told of this one already.
-    with MetricsFile(metrics_path if is_first else None, after=saving.done) as metrics, display:
+    with (
+        closing(trackers) if trackers is not None else nullcontext(),
+        MetricsFile(metrics_path if is_first else None, after=saving.done, follow=follow) as metrics,
+        display,
+    ):
         about = {"step": saving.done} if saving.done else {}
         about |= header(plan, steps=data.steps, seed=job.seed)
         digests = {"job_digest": job.digest, "data_fingerprint": data.fingerprint}
@@ -181,9 +189,9 @@ def _tell(run: _Run, number: int, steps: list[Step], learning_rate: float) -> No
     """
     step, engine = steps[-1], run.engine
     tokens_per_s = run.plan.problem.global_batch * run.plan.problem.seq_len / step.seconds
-    reading = {}
-    if len(steps) <= FIRST_STEPS:
-        reading = {"memory": memory_records(gather_memory(engine.position.stage, engine.device))}
+    memory: list[RankMemory] = []
+    if len(steps) <= FIRST_STEPS or (number + 1) % line_every(run.job.logging.every_steps, run.data.steps) == 0:
+        memory = gather_memory(engine.position.stage, engine.device)
     run.metrics.write(
         "step",
         step=number + 1,
@@ -193,9 +201,9 @@ def _tell(run: _Run, number: int, steps: list[Step], learning_rate: float) -> No
         **({} if run.clipping is None else {"gradient_norm": _finite(step.gradient_norm)}),
         tokens_per_s=tokens_per_s,
         learning_rate=learning_rate,
-        **reading,
+        **({"memory": memory_records(memory)} if memory else {}),
     )
-    run.display.step(number + 1, step, tokens_per_s)
+    run.display.step(number + 1, step, learning_rate, memory)
     run.returns.tell(number + 1, run.metrics, run.display.say)
     fault = step.fault
     if fault is None:

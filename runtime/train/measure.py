@@ -7,7 +7,7 @@ import json
 import os
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -37,14 +37,23 @@ TERMS: dict[str, tuple[str, ...]] = {
 
 PACKAGES = ("torch", "colossalai", "transformers")
 
+Follower = Callable[[str, dict[str, Any]], None]
+"""Is given every record: its kind and its fields."""
+
 
 class MetricsFile:
     """A JSON Lines file: a header record, one record a step, and a summary if the run ends well."""
 
-    def __init__(self, path: Path | None, *, after: int | None = None) -> None:
+    def __init__(
+        self,
+        path: Path | None,
+        *,
+        after: int | None = None,
+        follow: Callable[[str, dict[str, Any]], None] | None = None,
+    ) -> None:
         """Start the file anew, or go on ``after`` so many steps, without those that came later.
 
-        What happened beside them stays. Without a path nothing is kept.
+        What happened beside them stays. Without a path nothing is kept. ``follow`` is given every record.
         """
         self._file = None
         self.redone_s = 0.0
@@ -54,7 +63,7 @@ class MetricsFile:
             if after is not None:
                 self.redone_s = _cut(path, after)
             self._file = path.open("wb" if after is None else "ab", buffering=0)
-        self._path = path
+        self._path, self._follow = path, follow
 
     def write(self, record: str, **fields: Any) -> None:
         """Append one record with its Unix time at once, so that a broken run keeps it; it is whole or not there.
@@ -72,6 +81,8 @@ class MetricsFile:
             with contextlib.suppress(OSError):
                 self._file.truncate(start)
             raise
+        if self._follow is not None:
+            self._follow(record, fields)
 
     def event(self, event: str, **fields: Any) -> None:
         """Append what happened now, as a record that a run which goes back keeps."""

@@ -10,6 +10,9 @@ from runtime.states.loss_scale import MIXINS
 WARM_UP_STEPS = 3
 """Steps left out of the median: the first ones allocate memory and open connections."""
 
+LEAST_LINES = 10
+"""Of a run with as many steps."""
+
 
 class Step(NamedTuple):
     """One step of training."""
@@ -22,6 +25,11 @@ class Step(NamedTuple):
     """What was wrong with its loss."""
     gradient_norm: float | None = None
     """Before it was clipped; ``None`` where nothing clips it, or nothing was updated."""
+
+
+def line_every(every_steps: int, steps: int) -> int:
+    """How many of ``steps`` there are from one line to the next, where a job asks for ``every_steps``."""
+    return min(every_steps, max(1, steps // LEAST_LINES))
 
 
 def has_updated(optimizer: Any) -> bool:

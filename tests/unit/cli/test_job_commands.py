@@ -105,6 +105,20 @@ def test_faults_that_cannot_be_responded_to_are_refused(typed: Run) -> None:
     assert judged.out.count("error[") == 3, judged.out
 
 
+def test_packages_that_a_job_wants_and_nobody_has_installed_are_named(
+    typed: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    typed("job", "--set", "data.paths=corpus", "--set", "logging.wandb=offline", "-o", "job.toml")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    judged = typed("check", "job.toml", "--plan", PLAN)
+    assert judged.code == 1
+    assert "error[USAGE]: the package wandb is not installed here" in judged.out
+    assert "`pip install wandb`" in judged.out
+    assert "tensorboard" not in judged.out
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
+    assert typed("check", "job.toml", "--plan", PLAN).code == 0
+
+
 def test_a_warm_up_longer_than_the_run_is_only_a_warning(typed: Run) -> None:
     typed("job", "--set", "data.paths=corpus", "--set", "schedule.steps=5", "-o", "job.toml")
     judged = typed("check", "job.toml", "--plan", PLAN)

@@ -67,7 +67,7 @@ def test_everything_that_is_wrong_is_said_at_once(tmp_path: Path) -> None:
     path.write_text(
         "sede = 1\nevaluation = 3\n[schedule]\nstpes = 7\nsteps = 0\nkind = 'cosin'\n[optimiser]\n[faults]\nkeep = 2\n"
     )
-    settings = ["steps=4", "data.held_out=1", "schedule", "logging.every_steps=1"]
+    settings = ["steps=4", "data.held_out=1", "schedule", "logging.every_steps=0"]
     with pytest.raises(PlanError) as refusal:
         read_job(path, settings)
     found = [(one.message, one.hint) for one in refusal.value.diagnostics]
@@ -79,7 +79,10 @@ def test_everything_that_is_wrong_is_said_at_once(tmp_path: Path) -> None:
         ("unknown key `steps`", "did you mean `schedule.steps`?"),
         ("`data.held_out` cannot be 1: Expected `float` < 1.0", "`data.held_out` is number from 0 below 1"),
         ("`schedule` sets nothing", "for example `--set schedule.steps=100`"),
-        ("`[logging]` is not honoured yet: a run would do as if it were not there", "leave the section out"),
+        (
+            "`logging.every_steps` cannot be 0: Expected `int` >= 1",
+            "`logging.every_steps` is whole number from 1 to 1,000,000,000",
+        ),
         ("`evaluation` has to be a section", "write `[evaluation]` over its keys"),
         (
             "`schedule.kind` cannot be 'cosin': Invalid enum value 'cosin'",

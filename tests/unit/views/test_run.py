@@ -56,7 +56,8 @@ def test_a_run_is_one_document(gptplan: Run, folder: Path) -> None:
 
 
 def test_the_page_has_every_curve_with_its_peaks(gptplan: Run, folder: Path) -> None:
-    page = gptplan("report", folder, "-o", "-").out
+    assert gptplan("report", folder, "-o", "run.html").out.endswith("page: run.html\n")
+    page = Path("run.html").read_text(encoding="utf-8")
     assert page.startswith("<!doctype html>")
     for words in ("loss, last 3.0000, 3.0000 to 90.0000", "rate, last", "speed, last", "memory of the fullest rank"):
         assert words in page, words
