@@ -78,6 +78,7 @@ def test_records_go_to_both_and_those_of_a_resume_take_the_place_of_others(
             metrics.write("evaluation", step=3, loss=2.0, perplexity=7.5)
             metrics.event("fault", step=3)
         trackers.close()
+        assert (metrics.redone_s > 0) == (done == 1), "step 1 stays, and steps 2 and 3 are done again"
     shown = scalars(tmp_path)
     assert shown["train/loss"] == [(1, 1.0), (2, 12.0), (3, 13.0)]
     assert (shown["evaluation/perplexity"], shown["train/memory_bytes"]) == ([(3, 7.5)], [(3, 7.0)])
