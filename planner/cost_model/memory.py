@@ -47,7 +47,7 @@ def stage_memory(problem: Problem, stages: StageColumns) -> StageMemory:
     """Named terms of every phase, in bytes per rank.
 
     Forward: states, activations, logits; gradients exist only once a micro batch went backward, or where
-    the stack has buffers for them. Buckets of ZeRO are for backward.
+    the stack has buffers for them. Buckets of ZeRO are for backward, those of DDP stay.
     Backward: the same at its start, where the last layer recomputes and has gradients of its activations.
     End of backward: all gradients, and the activations of the first layer for one micro batch.
     Optimizer: states, gradients and their full-precision copy or the gather buffer.
@@ -68,7 +68,8 @@ def stage_memory(problem: Problem, stages: StageColumns) -> StageMemory:
         stages.layouts.num_microbatches > 1, states["gradients"], buffered_gradients(problem, stages)
     )
     late, ended = activations.outliving_bytes(problem, stages)
-    in_forward = np.where(stages.layouts.zero_stage >= SHARDS_OPTIMIZER, 0.0, buckets)
+    of_zero = (stages.layouts.zero_stage >= SHARDS_OPTIMIZER) & (not problem.stack.ddp_always)
+    in_forward = np.where(of_zero, 0.0, buckets)
     head_gradient = np.maximum(accumulated, head_gradient_bytes(problem, stages, states["gradients"]))
     layer_buffer, head_buffer = activations.summa_buffer_bytes(problem, stages)
     working = activations.layer_backward_bytes(problem, stages) + layer_buffer
