@@ -69,7 +69,7 @@ def parse_quantity(text: str, kind: type) -> Any:
         units = ", ".join(scales)
         raise ValueError(f"`{text}` is not a quantity in one of {units}; write it like `{EXAMPLES[kind]}`")
     value = float(match[1]) * scales[match[2]]
-    return in_range(kind, round(value) if kind is Bytes else value, text)
+    return in_range(kind, round(value) if kind is Bytes and math.isfinite(value) else value, text)
 
 
 def in_range(kind: type, value: float, text: str) -> Any:

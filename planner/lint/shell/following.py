@@ -46,6 +46,8 @@ class Follower(Expander):
     read_beside: Callable[[str], str | None]
     choices: Sequence[int] = ()
     made: list[tuple[int, int, int]] = field(default_factory=list)
+    taken: dict[int, int] = field(default_factory=dict)
+    """What was taken where, the first time."""
     launches: list[tuple[int, Bits]] = field(default_factory=list)
     functions: dict[str, Compound] = field(default_factory=dict)
     depth: int = 0
@@ -88,12 +90,13 @@ class Follower(Expander):
             return going[0] if len(going) == 1 else ()
         place = node.start if self.elsewhere < 0 else self.elsewhere
         index = len(self.made)
-        known = next((taken for at, taken, _ in self.made if at == place), None)
+        known = self.taken.get(place)
         if known is not None:
             return going[min(known, len(going) - 1)]
         taken = self.choices[index] if index < len(self.choices) else 0
-        self.made.append((place, min(taken, len(going) - 1), len(going)))
-        return going[min(taken, len(going) - 1)]
+        self.taken[place] = min(taken, len(going) - 1)
+        self.made.append((place, self.taken[place], len(going)))
+        return going[self.taken[place]]
 
     def _if(self, node: Compound) -> None:
         open_bodies: list[Sequence[Node]] = []
