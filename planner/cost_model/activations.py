@@ -3,7 +3,7 @@
 import numpy as np
 
 from planner.cost_model.parameters import layer_parameters
-from planner.cost_model.parts import block, kept_elements, working_elements
+from planner.cost_model.parts import block, counted_whole, final_norm, kept_elements, working_elements
 from planner.cost_model.shares import rank_tokens, shares
 from planner.cost_model.sources import formula
 from planner.layouts.degrees import edge_of
@@ -81,10 +81,14 @@ def outliving_bytes(problem: Problem, stages: StageColumns) -> tuple[Floats, Flo
 @formula("jacobs2023", "colossalai0.5.0")
 @once_per_places
 def exchanged_bytes(problem: Problem, stages: StageColumns) -> Floats:
-    """Attention's output as all-to-all brings it back to a rank's tokens, kept beside the one of its heads."""
+    """Attention's output as all-to-all brings it back to a rank's tokens, kept beside the one of its heads.
+
+    Where attention keeps its output twice, this takes the place of the second.
+    """
     columns, element = stages.layouts, ELEMENT_BYTES[problem.precision]
     exchanges = columns.sequence_parallel_degree > 1
-    if not exchanges.any():
+    kept_twice = problem.stack.parts.contiguous_attention and not counted_whole(problem.model)
+    if kept_twice or not exchanges.any():
         return np.zeros(len(stages))
     output = rank_tokens(problem, stages) * problem.model.query_size * shares(columns).split_hidden * float(element)
     return np.where(exchanges, output, 0.0)
@@ -242,13 +246,13 @@ def ends_bytes(problem: Problem, stages: StageColumns) -> Floats:
     """What lies outside the layers: the embedding's dropout mask, the final norm's input and output.
 
     One byte per token and hidden unit on the first stage while dropout is on, for each micro batch in
-    flight; two hidden states on the last stage.
+    flight; on the last stage two hidden states, or what the norms of the blocks keep.
     """
     masks = float(problem.model.dropout > 0) * problem.model.hidden_size
     part = shares(stages.layouts)
     in_grid = stages.layouts.mode_is("2d", "2.5d", "3d")
     embedded = rank_tokens(problem, stages) * masks * np.where(in_grid, part.whole_hidden, 1.0)
-    norm_bytes = 2.0 * boundary_bytes(problem, stages)
+    norm_bytes = final_norm(problem)[0] * boundary_bytes(problem, stages)
     return np.where(stages.is_first, in_flight_microbatches(stages) * embedded, 0.0) + np.where(
         stages.is_last, norm_bytes, 0.0
     )

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from planner.cost_model.flops import attended_share, head_product, layer_products
-from planner.cost_model.parts import block, counted_whole, moved_elements
+from planner.cost_model.parts import block, counted_whole, final_norm, moved_elements
 from planner.cost_model.parts.part import Divided
 from planner.cost_model.products import alignment_share, matrix_seconds, odd_share, product_seconds
 from planner.cost_model.shares import rank_tokens, shares
@@ -268,6 +268,15 @@ def embedding_seconds(problem: Problem, stages: StageColumns) -> Floats:
     return np.where(stages.is_first, moved, 0.0)
 
 
+@formula("definition")
+@once_per_places
+def final_norm_seconds(problem: Problem, stages: StageColumns) -> Floats:
+    """Traffic of the norm after the last block, forward and backward, on the last stage; none counted for GPT-2."""
+    part = shares(stages.layouts).whole_hidden
+    hidden = rank_tokens(problem, stages) * problem.model.hidden_size * float(ELEMENT_BYTES[problem.precision]) * part
+    return np.where(stages.is_last, traffic_seconds(problem, hidden * sum(final_norm(problem)[1])), 0.0)
+
+
 @formula("narayanan2021", "korthikanti2022")
 @once_per_stages
 def microbatch_compute(problem: Problem, stages: StageColumns) -> Terms:
@@ -285,5 +294,7 @@ def microbatch_compute(problem: Problem, stages: StageColumns) -> Terms:
         "layers_backward": stages.num_layers * layer.backward + again,
         "recompute": stages.recompute_layers * recomputed_layer_seconds(problem, stages),
         "embedding": embedding_seconds(problem, stages),
-        "loss_head": (1.0 + BACKWARD_PRODUCTS) * head + loss_seconds(problem, stages),
+        "loss_head": (1.0 + BACKWARD_PRODUCTS) * head
+        + loss_seconds(problem, stages)
+        + final_norm_seconds(problem, stages),
     }

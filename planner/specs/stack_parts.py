@@ -27,6 +27,8 @@ class PartsSpec(Spec, frozen=True, kw_only=True):
     # Kept for backward
     repeated_keys: bool = False
     """Whether keys and values are kept once for each query head."""
+    contiguous_attention: bool = False
+    """Whether attention's kernel is given contiguous heads: its output is copied back to tokens, and kept twice."""
     norm_kept: Elements = 0.0
     """Kept by a norm beside its input and its output, per hidden unit, in fp16 and bf16."""
     norm_kept_full: Elements = 0.0
@@ -39,8 +41,12 @@ class PartsSpec(Spec, frozen=True, kw_only=True):
     """Moved by a norm per hidden unit."""
     residual_elements: Moved = (3.0, 2.0)
     """Moved by the addition to the residual stream, per hidden unit."""
+    summed_gradients: Elements = 0.0
+    """Moved in backward by adding the gradients of two products of one input, per hidden unit."""
     layout_elements: Moved = (0.0, 0.0)
     """Moved by copies of queries, keys and values to another layout, per unit of theirs."""
+    repeat_elements: Moved = (2.0, 2.0)
+    """Moved by the repetition of keys or of values for each query head, per unit of theirs and of the queries."""
     rotary_elements: Moved = (2.0, 2.0)
     """Moved by the rotation of queries and keys, per unit of theirs."""
     activation_elements: Moved = (2.0, 3.0)

@@ -41,6 +41,7 @@ if importlib.util.find_spec("torch") is None:
         "test_memory_count.py",
         "test_nodes.py",
         "test_nvme.py",
+        "test_parts_count.py",
         "test_profile.py",
         "test_recompute.py",
         "test_resume.py",

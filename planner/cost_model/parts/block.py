@@ -6,11 +6,13 @@ from typing import NamedTuple
 
 from planner.cost_model.parts.attention import attention
 from planner.cost_model.parts.mlp import mlp
-from planner.cost_model.parts.norm import norm
+from planner.cost_model.parts.norm import norm, norm_kept
 from planner.cost_model.parts.part import Divided, Elements, Made, Part, Product
 from planner.layouts.problem import Problem
 from planner.specs import AttentionSpec, MlpSpec, ModelSpec, PartsSpec
 
+Passed = tuple[float, float]
+"""Of forward and of backward."""
 PARTS: tuple[Callable[[Made], Part], ...] = (norm, attention, norm, mlp)
 
 
@@ -86,6 +88,18 @@ def kept_elements(problem: Problem) -> Elements:
     if counted_whole(problem.model):
         return Elements(own.replicated_elements, own.sharded_elements)
     return _per_unit(problem, block(problem).total("kept"))
+
+
+def final_norm(problem: Problem) -> tuple[float, Passed]:
+    """What the norm after the last block keeps, and moves forward and backward, per token and hidden unit.
+
+    As a norm of the blocks; beside GPT-2's blocks its traffic is not counted.
+    """
+    if counted_whole(problem.model):
+        return 2.0, (0.0, 0.0)
+    library = problem.stack.parts
+    made = Made(problem.model, library, problem.precision == "fp32")
+    return norm_kept(made), library.norm_elements
 
 
 def working_elements(problem: Problem) -> Elements:

@@ -1,6 +1,6 @@
 """The feed-forward part: two products with an activation between them, or three where it is gated."""
 
-from planner.cost_model.parts.part import Elements, Made, Part, Product
+from planner.cost_model.parts.part import Elements, Made, Part, Product, gradient_sums
 from planner.cost_model.sources import formula
 
 
@@ -14,11 +14,12 @@ def mlp(made: Made) -> Part:
     model, library = made.model, made.library
     f, gated = model.ffn_hidden_size, model.mlp.gated
     moved = library.gated_elements if gated else library.activation_elements
+    inputs = _inputs(made)
     return Part(
-        products=(*_inputs(made), Product("ffn_out", f, model.hidden_size, "inner", model.mlp.bias)),
+        products=(*inputs, Product("ffn_out", f, model.hidden_size, "inner", model.mlp.bias)),
         kept=Elements(split=(library.gated_kept if gated else 2.0) * f),
         forward=Elements(split=moved[0] * f),
-        backward=Elements(split=moved[1] * f),
+        backward=Elements(whole=gradient_sums(made, inputs), split=moved[1] * f),
         working=Elements(split=(library.backward_gated if gated else 2.0) * f),
     )
 

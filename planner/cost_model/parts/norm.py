@@ -9,16 +9,20 @@ from planner.specs import ModelSpec
 def norm(made: Made) -> Part:
     """A weight, and for LayerNorm a bias; its input and its output are kept, whole, and what the library adds."""
     model, library = made.model, made.library
-    beside = library.norm_kept_full if made.full else library.norm_kept
     h = model.hidden_size
     forward, backward = (library.norm_elements[at] + library.residual_elements[at] for at in (0, 1))
     return Part(
         vectors=norm_vectors(model),
-        kept=Elements(whole=(2.0 + beside) * h),
+        kept=Elements(whole=norm_kept(made) * h),
         forward=Elements(whole=forward * h),
         backward=Elements(whole=backward * h),
         working=Elements(whole=2.0 * h),
     )
+
+
+def norm_kept(made: Made) -> float:
+    """Kept of a norm for backward, per hidden unit."""
+    return 2.0 + (made.library.norm_kept_full if made.full else made.library.norm_kept)
 
 
 def norm_vectors(model: ModelSpec) -> tuple[int, ...]:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -9,6 +10,7 @@ from planner.cost_model.compute import (
     attention_seconds,
     element_wise_seconds,
     embedding_seconds,
+    final_norm_seconds,
     head_forward_seconds,
     kernel_attention_seconds,
     layer_host_seconds,
@@ -24,7 +26,7 @@ from planner.cost_model.compute import (
 )
 from planner.specs import TilesSpec
 from planner.specs.units import Seconds
-from tests.helpers import problem, stages
+from tests.helpers import problem, stages, tiny_llama
 
 LAYER_S = 2048 / 5e11 + (10240 + 7680) / 5e8
 """Half of 2 * 2048 FLOP of attention; operands and results of four products, which take longer than their
@@ -98,6 +100,14 @@ def test_loss_seconds_by_hand() -> None:
 def test_embedding_seconds_by_hand() -> None:
     seconds = embedding_seconds(problem(), stages(pipeline_parallel=2))
     assert seconds.tolist() == pytest.approx([8 * 8 * 16 * 2 / 5e8, 0.0])
+
+
+def test_final_norm_seconds_by_hand() -> None:
+    parts = {"norm_elements": (2.0, 3.0)}
+    llama = msgspec.structs.replace(problem(stack={"parts": parts}), model=tiny_llama())
+    seconds = final_norm_seconds(llama, stages(pipeline_parallel=2))
+    assert seconds.tolist() == pytest.approx([0.0, 8 * 16 * 2 * 5 / 5e8])
+    assert final_norm_seconds(problem(stack={"parts": parts}), stages()).tolist() == [0.0]
 
 
 def test_microbatch_compute_by_hand() -> None:
