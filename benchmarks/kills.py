@@ -283,10 +283,12 @@ def _has_connected(pid: int) -> bool:
 
 def _last_words(text: str) -> str:
     """The message with which a launcher ended; without what differs from run to run."""
-    lines = [line for line in text.splitlines() if line.startswith(("error", "ended by", "interrupted"))]
+    beginnings = ("error", "ended by", "interrupted", "asked to end")
+    lines = [line for line in text.splitlines() if line.startswith(beginnings)]
     message = re.sub(
         r"; \d+ of \d+ steps are done, .*", "; N steps are done, metrics and logs are in FOLDER", "".join(lines[-1:])
     )
+    message = re.sub(r"`gptplan run \S+ --resume \S+`", "`gptplan run PLAN --resume FOLDER`", message)
     return _plain(re.sub(r"127\.0\.0\.1:\d+", "HOST:PORT", message))
 
 

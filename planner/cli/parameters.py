@@ -12,6 +12,7 @@ from typing import Annotated, Any, get_args, get_origin
 import msgspec
 import typer
 
+from planner.cli.interrupting import interruptible
 from planner.diagnostics import ExitCode, usage_error
 from planner.handover.options import Declared, Option, check_ranges, declared
 from planner.inputs import is_folder
@@ -47,7 +48,8 @@ def command(function: Callable[[Any], int]) -> Callable[..., None]:
         options = struct(**{field: value for field, value in given.items() if value is not None})
         check_ranges(options)
         try:
-            code = function(options)
+            with interruptible():
+                code = function(options)
         except KeyboardInterrupt:  # of which Typer makes an exit without a word
             say("interrupted")
             code = ExitCode.INTERRUPTED
