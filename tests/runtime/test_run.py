@@ -138,11 +138,11 @@ SHORT_WRITE = """
 import resource, sys
 from pathlib import Path
 from runtime.train.measure import MetricsFile
-resource.setrlimit(resource.RLIMIT_FSIZE, (100, resource.RLIM_INFINITY))
+resource.setrlimit(resource.RLIMIT_FSIZE, (150, resource.RLIM_INFINITY))
 with MetricsFile(Path(sys.argv[1])) as metrics:
     metrics.write("first", text="x" * 40)
     try:
-        metrics.write("second", text="x" * 80)
+        metrics.write("second", text="x" * 90)
     except OSError as error:
         sys.exit(error.errno)
 """
@@ -154,7 +154,7 @@ def test_a_record_is_whole_or_not_there(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", SHORT_WRITE, str(path)], check=False, env=environment)
     assert done.returncode == errno.ENOSPC
     (line,) = path.read_text().splitlines()
-    assert json.loads(line) == {"record": "first", "text": "x" * 40}
+    assert json.loads(line).items() >= {"record": "first", "text": "x" * 40}.items()
 
 
 def test_a_port_in_use_is_named(plan: MakePlan, start: Run, tmp_path: Path) -> None:
@@ -216,7 +216,7 @@ def test_an_interrupt_stops_every_worker_and_says_what_is_done(plan: MakePlan, t
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 130, stderr
-    num_steps = len(records(tmp_path)) - 1  # and every line of them is whole
+    num_steps = sum(record["record"] == "step" for record in records(tmp_path))  # and every line of them is whole
     last = stderr.splitlines()[-1]
     assert last.startswith("ended by SIGINT: every process has ended, and the model was not saved; ")
     assert last.endswith(f"{num_steps} of 99999 steps are done, metrics and logs are in {tmp_path / 'out'}")
