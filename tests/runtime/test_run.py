@@ -4,6 +4,7 @@ import errno
 import importlib.util
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -69,6 +70,29 @@ def test_a_run_learns_and_reports(layout: dict[str, Any], plan: MakePlan, start:
     assert [rank["rank"] for rank in header["memory"]] == [0, 1]
     assert [step["step"] for step in steps if "memory" in step] == [1, 2, *range(3, 31, 3)]
     assert len([line for line in stderr.splitlines() if not line.startswith("step ")]) == 0, stderr
+
+
+README_PYTHON = (3, 11, 7)
+"""Whose standard library the losses in the README are of; another one's text is much the same."""
+
+
+def test_the_first_run_of_the_readme_says_what_it_shows(tmp_path: Path) -> None:
+    """Losses and predictions; the times that were measured are those of one machine."""
+    command = [sys.executable, "-m", "planner.cli", "run", str(ROOT / "plans" / "gpt2-tiny-2xlocal-cpu.plan")]
+    command += ["--run-dir", str(tmp_path / "out"), "--set", "checkpoint.every_steps=0"]
+    done = subprocess.run(command, cwd=ROOT, text=True, capture_output=True, check=False, timeout=TIMEOUT_S)
+    assert done.returncode == 0, done.stderr
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    printed, shown = (
+        [float(loss) for loss in re.findall(r"^loss: (\S+) at step 1, (\S+) at step 50$", text, re.MULTILINE)[0]]
+        for text in (done.stdout, readme)
+    )
+    assert printed == pytest.approx(shown, abs=1e-3 if sys.version_info[:3] == README_PYTHON else 0.1)
+    row = r"^(step time \(median\)|stage 0 peak, max RSS) +(\S+ \w+)  +(\S+) \w+  +(\S+) *$"
+    printed_rows, shown_rows = (re.findall(row, text, re.MULTILINE) for text in (done.stdout, readme))
+    assert [found[:2] for found in printed_rows] == [found[:2] for found in shown_rows]
+    for _, predicted, measured, ratio in shown_rows:
+        assert f"{float(predicted.split()[0]) / float(measured):.2f}" == ratio
 
 
 def test_bad_data_is_said_once_with_its_exit_code(plan: MakePlan, start: Run) -> None:
