@@ -27,7 +27,7 @@ DEVICE_MEMORY = Rule(
     message="the fullest stage needs {need} on {hardware}, and {room} can be used",
     detail="TP {tensor_parallel} x PP {pipeline_parallel} x DP {data_parallel}: stage {stage} peaks at {peak} in "
     "its {phase} phase, {reserve} is reserved, the device gives {capacity}",
-    hint="use more GPUs, a larger card, `--allow-offload cpu` or a smaller `--reserve`",
+    hint="use more GPUs, a larger card, `{field.allow_offload} cpu` or a smaller `{field.reserve}`",
     values=_values,
     why="A rank that allocates more than the device has ends the run.",
     source="memory model: planner/cost_model/memory.py",

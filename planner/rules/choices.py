@@ -49,7 +49,7 @@ RULES = (
         hint="drop the pin",
         values=_values,
         why="A pin leaves only layouts that have its value.",
-        source="options --pin and --mode",
+        source="what was pinned, and the tensor mode that was asked for",
         holds=pins_hold,
         holds_layout=lambda problem, layout: (
             pins.LAYERS not in problem.pins or pins.layers_match(layout, problem.pins[pins.LAYERS])
@@ -62,10 +62,10 @@ RULES = (
         field="tensor_mode",
         message="the layout has the forbidden {forbids}",
         detail="forbidden: {forbids}",
-        hint="drop the --forbid",
+        hint="drop the {field.forbid}",
         values=_values,
         why="A forbidden value removes every layout that has it.",
-        source="option --forbid",
+        source="what was forbidden",
         holds=nothing_forbidden,
     ),
 )

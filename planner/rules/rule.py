@@ -44,7 +44,9 @@ FIELD_WORDS = {
     "zero_stage": "ZeRO stage",
 }
 """What messages call a layout field by ``{name.FIELD}``, where that is not its key."""
-FIELD_KEYS = {"seq_len": "--seq-len"}
+ASKED = ("allow_offload", "forbid", "global_batch", "mode", "pin", "precision", "reserve", "seq_len", "stack")
+"""What is no field of a layout but asked for: on the command line by an option of that name."""
+FIELD_KEYS = {asked: f"--{asked.replace('_', '-')}" for asked in ASKED}
 """What sets a field by ``{field.FIELD}``, where that is not the field's own name."""
 NAMED_FIELDS = (
     "tensor_parallel",
@@ -57,7 +59,6 @@ NAMED_FIELDS = (
     "layers_per_stage",
     "schedule",
     "sequence_parallel",
-    "seq_len",
     "zero_stage",
 )
 """Fields of layouts and questions that templates name through ``name`` and ``field``."""
@@ -65,7 +66,7 @@ NAMED_FIELDS = (
 
 def names_of(framework: Mapping[str, str]) -> dict[str, SimpleNamespace]:
     """``name`` and ``field`` of the templates: a framework's names of fields, and gptplan's own for all others."""
-    own = {field: field for field in NAMED_FIELDS}
+    own = {field: field for field in (*NAMED_FIELDS, *ASKED)}
     return {
         "name": SimpleNamespace(**{**own, **FIELD_WORDS, **framework}),
         "field": SimpleNamespace(**{**own, **FIELD_KEYS, **framework}),

@@ -1,5 +1,6 @@
-"""Colossal-AI's AdamW for parameters in host memory, where there is no CUDA to build it with."""
+"""Colossal-AI's AdamW for parameters in host memory: also where there is no CUDA, and the same after a resume."""
 
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -25,37 +26,51 @@ def _built() -> Any:
     )
 
 
-class _LateKernel:
-    """Builds the kernel at the first update that needs it: bf16 gradients never do.
+class _Kernel:
+    """One that is built at the first update that needs it, and whose updates depend on their own step alone.
 
-    The first time on a machine that takes half a minute.
+    Bf16 gradients never need it; the first time on a machine it takes half a minute. Where its steps follow each other,
+    the kernel multiplies the powers of the betas; where they do not, it takes them anew (``IncrementStep`` in
+    cpu_adam.h). They are rounded otherwise, so that the first update after a resume would be another one.
     """
 
-    def __init__(self, *settings: float | bool) -> None:
-        self._settings = settings
+    def __init__(self, build: Callable[[], Any], settings: tuple[float | bool, ...]) -> None:
+        self._build, self._settings = build, settings
         self._kernel: Any = None
 
-    def step(self, *arguments: Any) -> None:
+    def step(self, step: int, *arguments: Any) -> None:
         """Update one parameter."""
         if self._kernel is None:
-            self._kernel = _built().CPUAdamOptimizer(*self._settings)
-        self._kernel.step(*arguments)
+            self._kernel = self._build().CPUAdamOptimizer(*self._settings)
+            self._nothing = [torch.empty(0)] * 4
+        *numbers, _, _, _, _, scale = arguments
+        self._kernel.step(0, *numbers, *self._nothing, scale)
+        self._kernel.step(step, *arguments)
 
 
-class _HostLoader:
+class _Loader:
     """Stands for the library's loader of this kernel."""
 
-    CPUAdamOptimizer = _LateKernel
+    def __init__(self, build: Callable[[], Any]) -> None:
+        self._build = build
 
-    def load(self) -> "_HostLoader":
+    def __call__(self) -> "_Loader":
+        """What looks like a loader that was made."""
+        return self
+
+    def load(self) -> "_Loader":
         """What looks like the compiled module."""
         return self
 
+    def CPUAdamOptimizer(self, *settings: float | bool) -> _Kernel:  # noqa: N802
+        """What looks like its class."""
+        return _Kernel(self._build, settings)
+
 
 def provide_cpu_adam() -> None:
-    """Let CPUAdam and HybridAdam find a kernel; on a machine with CUDA the library builds its own."""
-    if torch.cuda.is_available():
-        return
+    """Let CPUAdam and HybridAdam find a kernel: the library's own on a machine with CUDA."""
     from colossalai.nn.optimizer import cpu_adam
 
-    cpu_adam.CPUAdamLoader = _HostLoader
+    if not isinstance(cpu_adam.CPUAdamLoader, _Loader):
+        own = cpu_adam.CPUAdamLoader
+        cpu_adam.CPUAdamLoader = _Loader((lambda: own().load()) if torch.cuda.is_available() else _built)

@@ -9,7 +9,7 @@ from planner.layouts.degrees import divisors
 from planner.layouts.layout import Offload, columns_of
 from planner.rules import ALL_RULES, RULES, screen, violations
 from planner.rules.capacity import DEVICE_MEMORY, HOST_MEMORY, NVME
-from planner.rules.rule import NAMED_FIELDS, Rule, listed, names_of
+from planner.rules.rule import ASKED, NAMED_FIELDS, Rule, listed, names_of
 from tests.helpers import layout, problem, problem_of
 from tests.unit.rules import family_cases, rule_cases
 from tests.unit.rules.rule_cases import Case
@@ -151,7 +151,7 @@ def test_templates_name_only_values_that_exist() -> None:
         for template in (rule.message, rule.detail, rule.hint):
             named = {name for name in placeholders(template) if name.startswith(("name.", "field."))}
             assert placeholders(template) - named <= values.keys(), rule.id
-            assert {name.partition(".")[2] for name in named} <= {*NAMED_FIELDS}, rule.id
+            assert {name.partition(".")[2] for name in named} <= {*NAMED_FIELDS, *ASKED}, rule.id
 
 
 def test_messages_take_the_words_of_a_framework() -> None:
