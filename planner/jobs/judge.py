@@ -20,7 +20,9 @@ from planner.data.token_files import open_token_file
 from planner.data.tokenizers import Tokenizer
 from planner.data.tokenizing import read_manifest, recipe_of_files
 from planner.diagnostics import Diagnostic, PlanError
-from planner.jobs.job import Job, LoggingSection, num_steps
+from planner.jobs.batches import BatchSchedule, batches_of
+from planner.jobs.job import Job, LoggingSection
+from planner.jobs.ramp import of_ramp
 from planner.jobs.sources import cache_folder, check_tokens, check_vocabulary, named_sources, tokenizer_of
 from planner.layouts.pins import parse_pin
 from planner.plans.plan import Plan
@@ -48,8 +50,7 @@ class Judgement(NamedTuple):
 
     findings: list[Diagnostic]
     sources: list[SourceFound]
-    steps: int
-    sequences_per_step: int
+    batches: BatchSchedule
     seq_len: int
     checkpoint_bytes: int
     free_bytes: int
@@ -63,22 +64,20 @@ class Judgement(NamedTuple):
     @property
     def tokens(self) -> int:
         """Tokens that the run learns from, repetitions included."""
-        return self.steps * self.sequences_per_step * self.seq_len
+        return self.batches.samples * self.seq_len
 
     def epochs(self, source: SourceFound) -> float:
         """About how often a source is gone through."""
         share = source.weight / sum(one.weight for one in self.sources)
-        return self.steps * self.sequences_per_step * share / max((source.tokens - 1) // self.seq_len, 1)
+        return self.batches.samples * share / max((source.tokens - 1) // self.seq_len, 1)
 
 
-def steps_of(job: Job, plan: Plan) -> int:
-    """Optimizer steps of a job under a plan."""
-    return num_steps(job, plan.problem.global_batch * plan.problem.seq_len)
+def judge(job: Job, plan: Plan, done: int = 0) -> Judgement:
+    """Look at everything of a job that can be looked at without tokenizing all of its text.
 
-
-def judge(job: Job, plan: Plan) -> Judgement:
-    """Look at everything of a job that can be looked at without tokenizing all of its text."""
-    problem, findings = plan.problem, list(_of_keys(job, plan))
+    So many of its steps are ``done``, perhaps under another plan.
+    """
+    problem, findings = plan.problem, list(_of_keys(job, plan, done))
     model = problem.model
     counting = _Counting(job, model, findings)
     named = counting.tried(lambda: named_sources(job)) or []
@@ -93,22 +92,23 @@ def judge(job: Job, plan: Plan) -> Judgement:
     return Judgement(
         findings=findings,
         sources=[one for one in sources if one is not None],
-        steps=steps_of(job, plan),
-        sequences_per_step=problem.global_batch,
+        batches=batches_of(job, problem),
         seq_len=problem.seq_len,
         checkpoint_bytes=checkpoint_cost(plan.problem, plan.layout).num_bytes,
         free_bytes=shutil.disk_usage(Path()).free,
     )
 
 
-def _of_keys(job: Job, plan: Plan) -> Iterator[Diagnostic]:
+def _of_keys(job: Job, plan: Plan, done: int) -> Iterator[Diagnostic]:
     """Findings about keys that do not go together, or not with the plan."""
+    problem, layout = plan.problem, plan.layout
     if job.data.documents == "apart":
         message = "documents cannot be kept apart: no layout hands their borders to attention"
         yield _finding(message, "data.documents", 'use `data.documents = "joined"`')
     yield from _of_faults(job)
     yield from _of_logging(job.logging)
-    steps = steps_of(job, plan)
+    yield from of_ramp(job, problem, layout, done)
+    steps = batches_of(job, problem).steps
     if job.schedule.warmup_steps >= steps:
         message = f"the run of {steps} steps ends before the learning rate has risen for {job.schedule.warmup_steps}"
         yield _finding(message, "schedule.warmup_steps", f"use at most {steps - 1}", "warning")
@@ -147,13 +147,15 @@ def _finding(message: str, location: str, hint: str, severity: str = "error") ->
     return Diagnostic(rule="USAGE", message=message, location=location, hint=hint, severity=severity)
 
 
-def refuse(job: Job, plan: Plan) -> None:
-    """Refuse a job that cannot be run under ``plan``, reading no more of its data than it takes.
+def refuse(job: Job, plan: Plan, done: int = 0) -> None:
+    """Refuse a job that cannot be run under ``plan`` after the steps that are ``done``.
+
+    No more of its data is read than it takes.
 
     Raises:
         PlanError: with every finding that is an error.
     """
-    errors = [one for one in judge(job, plan).findings if one.severity == "error"]
+    errors = [one for one in judge(job, plan, done).findings if one.severity == "error"]
     if errors:
         raise PlanError(*errors)
 

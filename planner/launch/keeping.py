@@ -15,6 +15,7 @@ from planner.diagnostics import ExitCode, PlanError, render
 from planner.handover.metrics import read_records
 from planner.handover.work import METRICS_FILE, PLAN_FILE, REWIND_FILE, Beginning, RunOptions
 from planner.jobs.job import Job
+from planner.jobs.ramp import of_ramp
 from planner.launch.devices import Devices
 from planner.launch.folder import note_event
 from planner.launch.processes import Outcome, execute, training
@@ -187,6 +188,13 @@ class Keeper:
         except OSError:
             return time.time()
 
+    def _check_batches(self, plan: Plan) -> None:
+        """Refuse a plan under which the batch of the job cannot grow as it has to from here on."""
+        resumed = self._begins.resume
+        if found := list(of_ramp(self._job, plan.problem, plan.layout, 0 if resumed is None else _step(resumed))):
+            hint = "`faults.replan_pins` can pin `micro_batch` or a degree with which it does"
+            raise PlanError(*(msgspec.structs.replace(one, hint=hint) for one in found), exit_code=ExitCode.NEGATIVE)
+
     def _fit_devices(self) -> None:
         """Have the plan that runs be one for the devices that are there."""
         if self._devices is None:
@@ -199,6 +207,7 @@ class Keeper:
             return
         else:
             new = replanned(self._planned, count, self._job.faults.replan_pins)
+            self._check_batches(new)
         if new.digest == self._running.digest:
             return
         before, self._running = self._running, new

@@ -66,8 +66,8 @@ class GeminiEngine(Engine):
         # add the next ones to them.
         self.model.chunk_manager.accumulating_grads = False
         total = torch.zeros((), device=self.device)
-        for index in range(self.layout.num_microbatches):
-            loss = self._loss(self.micro_batch(batch, index)) / self.layout.num_microbatches
+        for index in range(self.num_microbatches):
+            loss = self._loss(self.micro_batch(batch, index)) / self.num_microbatches
             self.optimizer.backward(loss)
             total += loss.detach()
         return total

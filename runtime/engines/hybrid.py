@@ -13,6 +13,7 @@ from torch.optim import AdamW, Optimizer
 from planner.plans.plan import Plan
 from runtime.engines.engine import Batch, Engine, mixed_seed
 from runtime.engines.plugins import hybrid_plugin
+from runtime.engines.schedules import forward_only
 from runtime.patches import rotary
 from runtime.patches.host_accelerator import Device
 from runtime.patches.policy import ReplicatedDropout
@@ -20,14 +21,6 @@ from runtime.recompute import recompute_blocks
 from runtime.states.model import DTYPES, build_model
 from runtime.states.optimizers import decay_groups, fuse_adamw
 from runtime.states.placement import held_layers, recomputed_layers
-
-_SHAPES_UNKNOWN = {
-    "send_tensor_metadata": True,
-    "send_grad_metadata": True,
-    "tensor_metadata_recv": None,
-    "grad_metadata_recv": None,
-}
-"""What the interleaved schedule of the library begins with."""
 
 
 class HybridEngine(Engine):
@@ -78,6 +71,11 @@ class HybridEngine(Engine):
         if self._replicated is not None:
             self._replicated.seed(mixed_seed(*place))
 
+    @property
+    def pipeline_schedule(self) -> Any:
+        """That of the plugin."""
+        return self.plugin.scheduler
+
     def settle(self, batch: Batch) -> None:
         """Let torch's DDP lay out its buckets anew, as it does after the first backward.
 
@@ -102,39 +100,16 @@ class HybridEngine(Engine):
         """The mean loss of all micro batches, which only the last stage has."""
         if self.layout.pipeline_parallel > 1:
             # The library would reduce gradients, of which there are none.
-            with self.model.no_sync(), self._schedule_kept():
+            with self.model.no_sync(), forward_only(self.plugin.scheduler):
                 return self._pipeline(batch)
         return self._mean_of_micro_batches(batch, lambda rows: self.model(**rows)["loss"])
 
-    @contextlib.contextmanager
-    def _schedule_kept(self) -> Iterator[None]:
-        # Forward only, the interleaved schedule drops the handle of its very last send, and gloo the message with it.
-        # Which neighbours know the shapes already is not the same as in training, and a wrong guess waits for ever.
-        schedule = self.plugin.scheduler
-        if self.layout.schedule != "interleaved":
-            yield
-            return
-        vars(schedule).update(_SHAPES_UNKNOWN)
-        send = schedule.send_forward
-
-        def send_and_wait(*what: Any) -> list[Any]:
-            for handle in send(*what):
-                handle.wait()
-            return []
-
-        schedule.send_forward = send_and_wait
-        try:
-            yield
-        finally:
-            del schedule.send_forward
-            vars(schedule).update(_SHAPES_UNKNOWN)
-
     def _accumulate(self, batch: Batch) -> Tensor:
         total = torch.zeros((), device=self.device)
-        for index in range(self.layout.num_microbatches):
-            is_last = index == self.layout.num_microbatches - 1
+        for index in range(self.num_microbatches):
+            is_last = index == self.num_microbatches - 1
             with contextlib.nullcontext() if is_last else self._no_sync():
-                loss = self.model(**self.micro_batch(batch, index))["loss"] / self.layout.num_microbatches
+                loss = self.model(**self.micro_batch(batch, index))["loss"] / self.num_microbatches
                 self.optimizer.backward(loss)
             total += loss.detach()
         return total

@@ -20,6 +20,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from planner.jobs.batches import BatchSchedule
 from planner.plans.plan import Plan
 from planner.specs.units import format_bytes, format_rate, format_seconds
 from runtime.train.measure import ResultLine
@@ -61,12 +62,12 @@ class _Display:
 class StepDisplay(_Display):
     """Progress of training: beside the bar, a plain line every so many steps where there is no terminal."""
 
-    def __init__(self, plan: Plan, num_steps: int, *, every: int, shown: bool) -> None:
-        """Count to ``num_steps``; a display that is not ``shown`` writes nothing."""
+    def __init__(self, plan: Plan, batches: BatchSchedule, *, every: int, shown: bool) -> None:
+        """Count the steps of ``batches``; a display that is not ``shown`` writes nothing."""
         text = TextColumn("{task.description}")
         columns = TextColumn("step"), MofNCompleteColumn(), BarColumn(bar_width=10), TimeRemainingColumn(), text
-        super().__init__(*columns, total=num_steps, shown=shown)
-        self._plan, self._every, self._memory_bytes = plan, every, 0
+        super().__init__(*columns, total=batches.steps, shown=shown)
+        self._plan, self._batches, self._every, self._memory_bytes = plan, batches, every, 0
         self._first: tuple[int, float] | None = None
 
     def step(self, number: int, step: Step, learning_rate: float, memory: Sequence[RankMemory]) -> None:
@@ -74,30 +75,34 @@ class StepDisplay(_Display):
         self._memory_bytes = max((one.allocated_bytes for one in memory), default=self._memory_bytes)
         self._first = self._first or (number, time.monotonic())
         if not self._progress.disable:
-            text = self._text(step, learning_rate)
+            text = self._text(number, step, learning_rate)
             self._progress.update(self._task, completed=number, description=text)
         elif self._shown and (number % self._every == 0 or number in (1, self._total)):
-            text = self._text(step, learning_rate) + self._left(number)
+            text = self._text(number, step, learning_rate) + self._left(number)
             self._console.print(f"step {number}/{self._total}: {text}", soft_wrap=True)
 
-    def _text(self, step: Step, learning_rate: float) -> str:
+    def _text(self, number: int, step: Step, learning_rate: float) -> str:
         problem, predicted = self._plan.problem, self._plan.predicted
+        batch, whole = self._batches.batch(number - 1), problem.global_batch
+        compared = f"predicted {format_seconds(predicted.step_s)}" if step.is_whole else f"batch {batch} of {whole}"
         parts = [
             f"loss {step.loss:.4f}",
             f"rate {learning_rate:.3g}",
-            format_rate(problem.global_batch * problem.seq_len / step.seconds, "tokens/s"),
-            f"MFU {predicted.mfu * predicted.step_s / step.seconds:.1%}",
+            format_rate(batch * problem.seq_len / step.seconds, "tokens/s"),
+            f"MFU {predicted.mfu * predicted.step_s / step.seconds * batch / whole:.1%}",
             format_bytes(self._memory_bytes),
-            f"{format_seconds(step.seconds)} a step, predicted {format_seconds(predicted.step_s)}",
+            f"{format_seconds(step.seconds)} a step, {compared}",
         ]
         return ", ".join([*parts, *([] if step.updated else ["no update"])])
 
     def _left(self, number: int) -> str:
-        """How long the rest takes at the pace so far, once there is one."""
+        """How long the rest of the sequences take at the pace so far, once there is one."""
         first, since_s = self._first or (number, 0.0)
         if number in (first, self._total):
             return ""
-        left_s = (time.monotonic() - since_s) / (number - first) * (self._total - number)
+        consumed = self._batches.consumed
+        pace_s = (time.monotonic() - since_s) / (consumed(number) - consumed(first))
+        left_s = pace_s * (self._batches.samples - consumed(number))
         return f", {timedelta(seconds=round(left_s))} left"
 
     def evaluation(self, number: int, loss: float) -> None:

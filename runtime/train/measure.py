@@ -162,9 +162,10 @@ def result_lines(
     """The prediction beside the measurement: step time, its terms, and peak memory of each stage's ranks."""
     expected = plan.predicted
     measured_s = median_step_s(steps)
-    measured = (
-        ("no update", "") if measured_s is None else (format_seconds(measured_s), f"{expected.step_s / measured_s:.2f}")
-    )
+    if measured_s is None:
+        measured = ("no update" if any(step.is_whole for step in steps) else "no whole batch", "")
+    else:
+        measured = (format_seconds(measured_s), f"{expected.step_s / measured_s:.2f}")
     lines = [ResultLine("step time (median)", format_seconds(expected.step_s), *measured)]
     words = {"communication": communication_words(plan.layout)}
     lines += _step_terms(predicted_terms(expected.breakdown_s), terms_s, words)
