@@ -1,5 +1,6 @@
 """Evaluation leaves training as it is, batches grow, and the settings of the optimizer are those of plain PyTorch."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -44,8 +45,13 @@ def trained(plan: Plan, settings: OptimizerSection) -> list[tuple[float, float]]
     engine.set_optimizer(settings)
     if settings.clip_norm:
         Clipping(engine, settings.clip_norm)
+    return grown(engine, plan, SIZES)
+
+
+def grown(engine: Any, plan: Plan, sizes: Sequence[int]) -> list[tuple[float, float]]:
+    """Each batch evaluated as a whole, and a step on its first sequences."""
     found = []
-    for size, batch in zip(SIZES, batches(plan), strict=True):
+    for size, batch in zip(sizes, batches(plan), strict=True):
         engine.set_batch(plan.problem.global_batch)
         evaluated = engine.evaluate({name: t[engine.rows] for name, t in batch.items()})
         engine.set_batch(size)
@@ -53,7 +59,7 @@ def trained(plan: Plan, settings: OptimizerSection) -> list[tuple[float, float]]
     return found
 
 
-def plain(plan: Plan, settings: OptimizerSection) -> list[tuple[float, float]]:
+def plain(plan: Plan, settings: OptimizerSection, sizes: Sequence[int] = SIZES) -> list[tuple[float, float]]:
     """The same of plain PyTorch, whose norms and biases do not decay."""
     from runtime.states.model import build_model
 
@@ -76,7 +82,7 @@ def plain(plan: Plan, settings: OptimizerSection) -> list[tuple[float, float]]:
         return functional.cross_entropy(logits.flatten(0, 1), batch["labels"][:size].flatten())
 
     losses = []
-    for size, batch in zip(SIZES, batches(plan), strict=True):
+    for size, batch in zip(sizes, batches(plan), strict=True):
         with torch.no_grad():
             evaluated = float(loss_of(batch, plan.problem.global_batch))
         loss = loss_of(batch, size)

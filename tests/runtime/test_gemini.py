@@ -13,6 +13,7 @@ from planner.plans.plan import Plan
 from runtime.train.steps import has_updated
 from tests.runtime.family_models import MODELS
 from tests.runtime.host_gemini import divide_on_host, host_plugin
+from tests.runtime.test_evaluation import SETTINGS, grown, plain
 from tests.runtime.training import (
     LEARNING_RATES,
     SEED,
@@ -76,18 +77,19 @@ def expectation(plan: Plan) -> tuple[list[float], dict[str, float]]:
     return reference(plan, ADAMW), {name: float(np.linalg.norm(g)) for name, g in gradients.items()}
 
 
-def test_an_evaluated_batch_has_the_loss_of_its_step(plan: MakePlan, ranks: Ranks) -> None:
-    chosen = plan(**ZERO3, **LAYOUTS["accumulation"])
+def test_batches_that_grow_and_are_evaluated_in_between_have_the_losses_of_plain_pytorch(
+    plan: MakePlan, ranks: Ranks
+) -> None:
+    chosen, sizes = plan(**ZERO3, **LAYOUTS["accumulation"]), (2, 4, 8)  # from one micro batch on
 
-    def evaluated(rank: int) -> list[tuple[float, float]]:
+    def trained(rank: int) -> list[tuple[float, float]]:
         engine = gemini_engine(chosen)
-        first, *others = own_batches(engine, chosen)
-        engine.step(first)
-        return [(engine.evaluate(batch), engine.step(batch)) for batch in others]
+        engine.set_optimizer(SETTINGS)
+        return grown(engine, chosen, sizes)
 
-    for found in ranks(2, evaluated):
-        for before, own in found:
-            assert before == pytest.approx(own, rel=1e-6)
+    (expected,) = ranks(1, lambda rank: plain(chosen, SETTINGS, sizes))
+    for found in ranks(2, trained):
+        assert found == [pytest.approx(one, rel=2e-3) for one in expected]
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
