@@ -56,7 +56,8 @@ class DataSection(Section, frozen=True, kw_only=True):
         Documents,
         Meta(
             description="`joined`: a token attends to all before it in its sequence, an end-of-document token "
-            "between documents. `apart`, to its own document only, is refused: no layout does that yet"
+            "between documents. `apart`: to its own document only, up to and with its end, and learned positions "
+            "begin anew with each, as with Megatron-LM's `--reset-attention-mask --reset-position-ids`"
         ),
     ] = "joined"
     cache: Annotated[

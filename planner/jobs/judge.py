@@ -11,6 +11,7 @@ from typing import NamedTuple, TypeVar
 import msgspec
 import numpy as np
 
+from planner.cost_model.activations import apart_bytes
 from planner.cost_model.checkpoints import checkpoint_cost
 from planner.data.compressed import COMPRESSED
 from planner.data.inputs import File, Found, find
@@ -21,12 +22,22 @@ from planner.data.tokenizers import Tokenizer
 from planner.data.tokenizing import read_manifest, recipe_of_files
 from planner.diagnostics import Diagnostic, PlanError
 from planner.jobs.batches import BatchSchedule, batches_of
+from planner.jobs.documents import are_apart, no_documents
 from planner.jobs.job import Job, LoggingSection
 from planner.jobs.ramp import of_ramp
-from planner.jobs.sources import cache_folder, check_tokens, check_vocabulary, named_sources, tokenizer_of
+from planner.jobs.sources import (
+    cache_folder,
+    check_tokens,
+    check_vocabulary,
+    end_of_sources,
+    named_sources,
+    tokenizer_of,
+)
 from planner.layouts.pins import parse_pin
+from planner.layouts.stages import stages_of_layout
 from planner.plans.plan import Plan
 from planner.specs import ModelSpec
+from planner.specs.units import format_bytes
 
 Answer = TypeVar("Answer")
 
@@ -83,6 +94,7 @@ def judge(job: Job, plan: Plan, done: int = 0) -> Judgement:
     named = counting.tried(lambda: named_sources(job)) or []
     weights = job.data.weights if len(job.data.weights) == len(named) else [1.0] * len(named)
     sources = [counting.source(name, found, weight) for (name, found), weight in zip(named, weights, strict=True)]
+    counting.tried(partial(end_of_sources, job))
     evaluated = job.evaluation.paths if job.evaluation.every_steps else ()
     findings += _too_short([one for one in sources if one is not None], job, problem.seq_len)
     for path in evaluated:
@@ -102,9 +114,8 @@ def judge(job: Job, plan: Plan, done: int = 0) -> Judgement:
 def _of_keys(job: Job, plan: Plan, done: int) -> Iterator[Diagnostic]:
     """Findings about keys that do not go together, or not with the plan."""
     problem, layout = plan.problem, plan.layout
-    if job.data.documents == "apart":
-        message = "documents cannot be kept apart: no layout hands their borders to attention"
-        yield _finding(message, "data.documents", 'use `data.documents = "joined"`')
+    if are_apart(job):
+        yield from [*no_documents(layout), *_more_memory(plan)]
     yield from _of_faults(job)
     yield from _of_logging(job.logging)
     yield from of_ramp(job, problem, layout, done)
@@ -116,6 +127,19 @@ def _of_keys(job: Job, plan: Plan, done: int) -> Iterator[Diagnostic]:
         message = "there is nothing to evaluate on"
         hint = "keep a share of the documents with `data.held_out`, or name files with `evaluation.paths`"
         yield _finding(message, "evaluation.every_steps", hint)
+
+
+def _more_memory(plan: Plan) -> Iterator[Diagnostic]:
+    """A warning where documents that are kept apart may take more memory than a stage has."""
+    more = apart_bytes(plan.problem, stages_of_layout(plan.layout)).tolist()
+    for number, (stage, extra) in enumerate(zip(plan.predicted.stages, more, strict=False)):
+        free = stage.capacity_bytes - stage.reserve_bytes - stage.peak_bytes
+        if extra > free:
+            message = (
+                f"documents that are kept apart take up to {format_bytes(extra)} of stage {number}, beyond what is "
+                f"predicted, and {format_bytes(max(free, 0))} are free"
+            )
+            yield _finding(message, "data.documents", "solve again with a larger `--reserve`", "warning")
 
 
 def _of_faults(job: Job) -> Iterator[Diagnostic]:

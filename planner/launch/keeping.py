@@ -14,6 +14,7 @@ from planner.checkpoints.manifest import MANIFEST, read_manifest
 from planner.diagnostics import ExitCode, PlanError, render
 from planner.handover.metrics import read_records
 from planner.handover.work import METRICS_FILE, PLAN_FILE, REWIND_FILE, Beginning, RunOptions
+from planner.jobs.documents import are_apart, no_documents
 from planner.jobs.job import Job
 from planner.jobs.ramp import of_ramp
 from planner.launch.devices import Devices
@@ -188,11 +189,14 @@ class Keeper:
         except OSError:
             return time.time()
 
-    def _check_batches(self, plan: Plan) -> None:
-        """Refuse a plan under which the batch of the job cannot grow as it has to from here on."""
+    def _check_job(self, plan: Plan) -> None:
+        """Refuse a plan under which the job cannot go on: its batch has to grow, or documents to stay apart."""
         resumed = self._begins.resume
-        if found := list(of_ramp(self._job, plan.problem, plan.layout, 0 if resumed is None else _step(resumed))):
-            hint = "`faults.replan_pins` can pin `micro_batch` or a degree with which it does"
+        done = 0 if resumed is None else _step(resumed)
+        found = list(of_ramp(self._job, plan.problem, plan.layout, done))
+        found += no_documents(plan.layout) if are_apart(self._job) else ()
+        if found:
+            hint = "`faults.replan_pins` can pin `micro_batch`, a degree or a mode with which it can"
             raise PlanError(*(msgspec.structs.replace(one, hint=hint) for one in found), exit_code=ExitCode.NEGATIVE)
 
     def _fit_devices(self) -> None:
@@ -207,7 +211,7 @@ class Keeper:
             return
         else:
             new = replanned(self._planned, count, self._job.faults.replan_pins)
-            self._check_batches(new)
+            self._check_job(new)
         if new.digest == self._running.digest:
             return
         before, self._running = self._running, new

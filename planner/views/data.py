@@ -55,11 +55,10 @@ def ramp(batches: BatchSchedule) -> Iterator[str]:
     if first.batch == batches.whole:
         return
     steps = [level.first_step + 1 for level in later]
-    end = f"from step {steps[-1]:,} on" if later and later[-1].batch == batches.whole else "not within this run"
-    growth = f"{count(len(later), 'time')}" + (f", first at step {steps[0]:,}" if later else "")
-    yield (
-        f"batch: {first.batch:,} sequences at first; it grows {growth}; the plan's {batches.whole:,} are reached {end}"
-    )
+    is_reached = bool(later) and later[-1].batch == batches.whole
+    end = f"are reached at step {steps[-1]:,}" if is_reached else "are not reached in this run"
+    growth = f"it grows {count(len(later), 'time')}, first at step {steps[0]:,}; " if later else ""
+    yield f"batch: {first.batch:,} sequences at first; {growth}the plan's {batches.whole:,} {end}"
 
 
 def job_judgement(found: Judgement) -> list[str | Fields | Table]:

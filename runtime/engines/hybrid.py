@@ -18,6 +18,7 @@ from runtime.patches import rotary
 from runtime.patches.host_accelerator import Device
 from runtime.patches.policy import ReplicatedDropout
 from runtime.recompute import recompute_blocks
+from runtime.states.documents import Documents
 from runtime.states.model import DTYPES, build_model
 from runtime.states.optimizers import decay_groups, fuse_adamw
 from runtime.states.placement import held_layers, recomputed_layers
@@ -25,6 +26,9 @@ from runtime.states.placement import held_layers, recomputed_layers
 
 class HybridEngine(Engine):
     """A boosted model and its optimizer on this rank."""
+
+    attention: str | None = None
+    """What Transformers calls the attention to use instead of the family's own."""
 
     def __init__(
         self,
@@ -34,16 +38,19 @@ class HybridEngine(Engine):
         seed: int,
         learning_rate: float,
         optimizer: Callable[..., Optimizer] = AdamW,
-        attention: str | None = None,
+        end_of_document: int | None = None,
     ) -> None:
         """Build this rank's part of the model; every rank of the process group must do so.
+
+        With ``end_of_document`` the documents of a sequence, which end with that token, are kept apart.
 
         Raises:
             PlanError: the runtime cannot execute the plan's layout.
         """
         super().__init__(plan, device)
         self._replicated: ReplicatedDropout | None = None
-        model = self._build(plan, seed, attention)
+        documents = None if end_of_document is None else Documents(end_of_document)
+        model = self._build(plan, seed, documents)
         plain_optimizer = optimizer(decay_groups(model), lr=learning_rate)
         self.plugin = hybrid_plugin(plan, device)
         self.booster = Booster(plugin=self.plugin)
@@ -52,11 +59,12 @@ class HybridEngine(Engine):
         if type(plain_optimizer) is AdamW and device == "cuda":
             fuse_adamw(self.optimizer)
 
-    def _build(self, plan: Plan, seed: int, attention: str | None) -> Any:
+    def _build(self, plan: Plan, seed: int, documents: Documents | None) -> Any:
         layout, stage = self.layout, self.position.stage
         layers, dtype = held_layers(layout, stage), DTYPES[layout.precision]
-        model = build_model(plan.problem.model, seed, layers=layers, dtype=dtype, attention=attention)
-        recompute_blocks(model, recomputed_layers(layout, stage), without_graph=layout.sequence_parallel)
+        model = build_model(plan.problem.model, seed, layers=layers, dtype=dtype, attention=self.attention)
+        recomputed = recomputed_layers(layout, stage)
+        recompute_blocks(model, recomputed, without_graph=layout.sequence_parallel, documents=documents)
         if layout.sequence_parallel and hasattr(model.base_model, "drop"):
             # Embedded, a sequence is still whole on every rank; in the blocks each rank has a slice.
             self._replicated = model.base_model.drop = ReplicatedDropout(plan.problem.model.dropout)

@@ -51,7 +51,11 @@ def run_training(plan: Plan, folder: Path, begins: Beginning) -> ExitCode:
     data = _Data.of(plan, job, folder)
     nvme = os.environ.get(NVME_FOLDER)
     engine = make_engine(
-        plan, seed=job.seed, learning_rate=job.optimizer.learning_rate, nvme_folder=None if nvme is None else Path(nvme)
+        plan,
+        seed=job.seed,
+        learning_rate=job.optimizer.learning_rate,
+        nvme_folder=None if nvme is None else Path(nvme),
+        end_of_document=data.end_of_document,
     )
     engine.set_optimizer(job.optimizer)
     _check_same_data(data.fingerprint, engine.device)
@@ -102,6 +106,8 @@ class _Data(NamedTuple):
     evaluation: Batches | None
     evaluation_batches: int
     fingerprint: str
+    end_of_document: int | None
+    """Where documents are kept apart."""
 
     @staticmethod
     def of(plan: Plan, job: Job, folder: Path) -> "_Data":
@@ -116,6 +122,7 @@ class _Data(NamedTuple):
             None if held_out is None else make(held_out, constant_batches(problem.global_batch, count)),
             count,
             sources.fingerprint,
+            sources.end_of_document,
         )
 
     @property
