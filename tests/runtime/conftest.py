@@ -40,6 +40,7 @@ if importlib.util.find_spec("torch") is None:
         "test_grid_parts.py",
         "test_interleaved.py",
         "test_memory_count.py",
+        "test_metrics.py",
         "test_nodes.py",
         "test_nvme.py",
         "test_parts_count.py",
