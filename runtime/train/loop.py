@@ -66,6 +66,7 @@ def run_training(plan: Plan, folder: Path, begins: Beginning) -> ExitCode:
     if begins.init_from is not None and not saving.done:
         start_from(engine, begins.init_from)
     if saving.done:
+        display.begin(saving.done)
         engine.settle(_batch(engine, data, saving.done))
     stage, device = engine.position.stage, engine.device
     boosted = memory_records(gather_memory(stage, device))

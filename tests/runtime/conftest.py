@@ -29,6 +29,7 @@ if importlib.util.find_spec("torch") is None:
         "test_checkpoints.py",
         "test_committed_plans.py",
         "test_data.py",
+        "test_display.py",
         "test_documents.py",
         "test_families.py",
         "test_gemini.py",
