@@ -116,7 +116,7 @@ def _of_keys(job: Job, plan: Plan, done: int) -> Iterator[Diagnostic]:
     problem, layout = plan.problem, plan.layout
     if are_apart(job):
         yield from [*no_documents(layout), *_more_memory(plan)]
-    yield from _of_faults(job)
+    yield from _of_faults(job, problem.num_nodes)
     yield from _of_logging(job.logging)
     yield from of_ramp(job, problem, layout, done)
     steps = batches_of(job, problem).steps
@@ -142,7 +142,7 @@ def _more_memory(plan: Plan) -> Iterator[Diagnostic]:
             yield _finding(message, "data.documents", "solve again with a larger `--reserve`", "warning")
 
 
-def _of_faults(job: Job) -> Iterator[Diagnostic]:
+def _of_faults(job: Job, num_nodes: int) -> Iterator[Diagnostic]:
     """Findings about what a run is to do when it goes wrong, or has to end."""
     for key in ("not_finite", "spike"):
         if getattr(job.faults, key) == "rewind" and not job.checkpoint.every_steps:
@@ -151,6 +151,10 @@ def _of_faults(job: Job) -> Iterator[Diagnostic]:
     if job.schedule.stop_after_minutes and not job.checkpoint.every_steps:
         message = "a run that is to end early and saves no checkpoints would lose what it has learned"
         yield _finding(message, "schedule.stop_after_minutes", "let the run save by `checkpoint.every_steps`, or use 0")
+    for key in ("devices_file", "replan_pins"):
+        if num_nodes > 1 and getattr(job.faults, key):
+            message = f"`{key}` means nothing here: a plan for {num_nodes} nodes is not planned again for fewer devices"
+            yield _finding(message, f"faults.{key}", "leave the key out", "warning")
     for pin in job.faults.replan_pins:
         try:
             parse_pin(pin, "faults.replan_pins")

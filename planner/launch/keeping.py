@@ -57,6 +57,13 @@ class Keeper:
         Raises:
             PlanError: there is no plan for the devices that are left.
         """
+        nodes = self._planned.problem.num_nodes
+        if self._keep_going and nodes > 1 and not self._options.node_rank:
+            say(
+                f"note: a plan for {nodes} nodes is not planned again for fewer: ranks start again once all {nodes} "
+                "are there; where one is gone for good, solve for those that are left and go on with "
+                f"`--resume {self._folder}`"
+            )
         try:
             while True:
                 self._begins = msgspec.structs.replace(self._begins, began_s=began_s or time.time())

@@ -133,6 +133,14 @@ def test_faults_that_cannot_be_responded_to_are_refused(typed: Run) -> None:
     assert judged.out.count("error[") == 3, judged.out
 
 
+def test_replanning_that_several_nodes_do_not_have_is_a_warning(typed: Run) -> None:
+    settings = ("data.paths=corpus", "faults.devices_file=devices", "tokenizer.path=bytes")
+    typed("job", *(part for setting in settings for part in ("--set", setting)), "-o", "job.toml")
+    judged = typed("check", "job.toml", "--plan", ROOT / "plans" / "gpt3-pp1d.plan")
+    assert "warning[USAGE]: `devices_file` means nothing here: a plan for " in judged.out
+    assert "devices_file" not in typed("check", "job.toml", "--plan", PLAN).out
+
+
 def test_packages_that_a_job_wants_and_nobody_has_installed_are_named(
     typed: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
