@@ -27,7 +27,8 @@ def check_job(path: Path, plan_path: Path | None, *, as_json: bool) -> int:
                 "diagnostics": to_builtins(found.findings),
                 "digest": job.digest,
                 "sources": [one._asdict() | {"epochs": found.epochs(one)} for one in found.sources],
-                "steps": found.steps,
+                "steps": found.batches.steps,
+                "batches": [level._asdict() for level in found.batches.levels],
                 "tokens": found.tokens,
                 "checkpoint_bytes": found.checkpoint_bytes,
             }

@@ -13,8 +13,10 @@ from planner.outputs import say
 from planner.specs.units import format_bytes
 
 if TYPE_CHECKING:
+    from planner.jobs.batches import BatchSchedule
     from planner.jobs.job import Job
     from planner.launch.jobs import Ready
+    from planner.launch.resuming import Resumed
     from planner.plans.plan import Plan
 
 
@@ -30,12 +32,11 @@ class Run(RunOptions, frozen=True, kw_only=True):
 
 def run(options: Run) -> int:
     """Execute a plan on Colossal-AI, on this machine's GPUs or CPU cores."""
-    from planner.jobs.judge import steps_of
     from planner.launch.folder import run_folder
-    from planner.launch.jobs import job_of, make_ready, write_job
+    from planner.launch.jobs import make_ready, write_job
     from planner.launch.keeping import Keeper
     from planner.launch.processes import say_interrupted
-    from planner.launch.resuming import check_steps, resumed
+    from planner.launch.resuming import moved, resumed
     from planner.launch.saving import check_room
     from planner.rules.reading import read_sound_plan
     from planner.validation.recording import append_run
@@ -45,9 +46,8 @@ def run(options: Run) -> int:
     began_s, plan, name = time.time(), read_sound_plan(options.plan), options.plan.stem
     found = resumed(plan, name, options)
     told, goes_on = found.options, found.goes_on
-    job = job_of(told, os.environ)
-    check_steps(found, steps_of(job, plan))
-    _check(plan, job, told, options.plan, force=options.force or goes_on)
+    job, batches = _job(plan, found)
+    _check(plan, told, options.plan, force=options.force or goes_on)
     table = None if options.node_rank > 0 else options.record
     with run_folder(plan, name, told, force=options.force, goes_on=goes_on) as folder:
         say(f"folder of this run: {folder}")
@@ -57,7 +57,7 @@ def run(options: Run) -> int:
             ready = make_ready(job, plan, progress)
         _say_data(ready, plan)
         write_job(ready, folder, force=options.force or goes_on)
-        for warning in tight_memory(plan):
+        for warning in (*tight_memory(plan), *moved(found, batches)):
             say(render(warning))
         if told.resume is not None:
             say(f"goes on from {told.resume}")
@@ -66,7 +66,7 @@ def run(options: Run) -> int:
             why = "asked to end" if outcome.asked_to_end else "its time is over"
             say(f"{why}: the run has saved; `gptplan run {options.plan} --resume {folder}` goes on")
         if outcome.interrupted_by is not None:
-            say_interrupted(outcome, _progress(folder, options, steps_of(job, plan)))
+            say_interrupted(outcome, _progress(folder, options, batches.steps))
         if table is not None and outcome.code == ExitCode.OK:
             append_run(table, plan, name=name, outcome="fit", metrics=folder / METRICS_FILE)
         elif table is not None and outcome.out_of_memory:
@@ -74,10 +74,27 @@ def run(options: Run) -> int:
         return outcome.code
 
 
-def _check(plan: "Plan", job: "Job", options: RunOptions, plan_path: Path, *, force: bool) -> None:
+def _job(plan: "Plan", found: "Resumed") -> tuple["Job", "BatchSchedule"]:
+    """The job of a run and its batches, of which some steps may be done.
+
+    Raises:
+        PlanError: it cannot be run under ``plan``, or is done.
+    """
+    from planner.jobs.batches import batches_of
+    from planner.jobs.judge import refuse
+    from planner.launch.jobs import job_of
+    from planner.launch.resuming import check_steps
+
+    job = job_of(found.options, os.environ)
+    batches = batches_of(job, plan.problem)
+    check_steps(found, batches.steps)
+    refuse(job, plan, found.step)
+    return job, batches
+
+
+def _check(plan: "Plan", options: RunOptions, plan_path: Path, *, force: bool) -> None:
     """Refuse what cannot run: first what was typed, then what this machine lacks."""
     from planner.checkpoints.exporting import weights_in
-    from planner.jobs.judge import refuse
     from planner.launch.folder import check_run_dir
     from planner.launch.machine import check_machine, check_toolchain
     from planner.launch.meeting import resolved
@@ -87,7 +104,6 @@ def _check(plan: "Plan", job: "Job", options: RunOptions, plan_path: Path, *, fo
 
     if options.init_from is not None:
         weights_in(options.init_from)
-    refuse(job, plan)
     check_run_dir(options, force=force)
     if options.record is not None and options.node_rank == 0:
         check_record(options.record, plan)
@@ -106,14 +122,16 @@ def _check(plan: "Plan", job: "Job", options: RunOptions, plan_path: Path, *, fo
 
 def _say_data(ready: "Ready", plan: "Plan") -> None:
     """What the run takes of its data, and what it leaves: nothing is cut, repeated or skipped without a word."""
-    from planner.jobs.judge import steps_of
+    from planner.jobs.batches import batches_of
     from planner.views import data as data_view
 
-    opened, taken = ready.opened, steps_of(ready.job, plan) * plan.problem.global_batch
+    opened, batches = ready.opened, batches_of(ready.job, plan.problem)
     for manifest in ready.prepared.manifests:
         for line in data_view.left_out(manifest, 0):
             say(line)
-    for line in data_view.usage(opened.training.usage(taken)):
+    for line in data_view.usage(opened.training.usage(batches.samples)):
+        say(line)
+    for line in data_view.ramp(batches):
         say(line)
     if opened.held_out_documents:
         say(f"held out: {data_view.count(opened.held_out_documents, 'document')}")

@@ -148,6 +148,20 @@ def kept_bytes(problem: Problem, stages: StageColumns) -> Floats:
     return in_flight_microbatches(stages) * per_microbatch
 
 
+@formula("definition")
+def apart_bytes(problem: Problem, stages: StageColumns) -> Floats:
+    """What a stage keeps more, at most, where a job keeps the documents of a sequence apart.
+
+    Queries, keys, values and outputs of attention are kept in stacks of documents, padded by less than a quarter, and
+    the outputs in their places too: ``3 / 4 + 1 / 4 + 1 = 2`` times ``e T q / t`` a layer, of ``q`` units over all
+    heads. What recomputes does so one layer at a time.
+    """
+    size = 2 * ELEMENT_BYTES[problem.precision] * problem.model.query_size
+    layer = rank_tokens(problem, stages) * size * shares(stages.layouts).split_hidden
+    plain = stages.num_layers - stages.recompute_layers
+    return layer * (in_flight_microbatches(stages) * plain + np.minimum(stages.recompute_layers, 1))
+
+
 @formula("colossalai0.5.0")
 def mask_bytes(problem: Problem, stages: StageColumns) -> Floats:
     """Attention masks: one square of the sequence for each sequence in flight, and one each layer owns."""

@@ -1,6 +1,6 @@
 """Packed sequences of several sources: which tokens the n-th sample of a job has."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -102,10 +102,9 @@ class Samples:
         source = self._blend.place(number)[0]
         return self._sources[source].stream.read(place.first_token, self._seq_len + 1)
 
-    def rows(self, step: int, global_batch: int, rows: slice) -> NDArray[np.int64]:
-        """Rows of the global batch of a step, counted from 0: ``[rows, seq_len + 1]``."""
-        first = step * global_batch
-        return np.stack([self.sample(first + row) for row in range(*rows.indices(global_batch))])
+    def rows(self, numbers: Iterable[int]) -> NDArray[np.int64]:
+        """Samples of these numbers: ``[rows, seq_len + 1]``."""
+        return np.stack([self.sample(number) for number in numbers])
 
     def usage(self, num_samples: int) -> list[Usage]:
         """What the first ``num_samples`` samples take of each source."""

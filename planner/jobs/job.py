@@ -12,6 +12,7 @@ from msgspec import Meta
 
 from planner.data.token_files import TokenType
 from planner.data.tokenizers import BYTES
+from planner.layouts.problem import MAX_GLOBAL_BATCH
 
 ScheduleKind = Literal["constant", "cosine", "linear", "wsd"]
 Documents = Literal["joined", "apart"]
@@ -55,7 +56,8 @@ class DataSection(Section, frozen=True, kw_only=True):
         Documents,
         Meta(
             description="`joined`: a token attends to all before it in its sequence, an end-of-document token "
-            "between documents. `apart`, to its own document only, is refused: no layout does that yet"
+            "between documents. `apart`: to its own document only, up to and with its end, and learned positions "
+            "begin anew with each, as with Megatron-LM's `--reset-attention-mask --reset-position-ids`"
         ),
     ] = "joined"
     cache: Annotated[
@@ -102,13 +104,13 @@ class OptimizerSection(Section, frozen=True, kw_only=True):
 
 
 class ScheduleSection(Section, frozen=True, kw_only=True):
-    """How long, and how the learning rate moves."""
+    """How long, and how the learning rate and the batch move."""
 
     kind: Annotated[
         ScheduleKind,
         Meta(
             description="After the warm-up: `constant`; down to the last step along a `cosine` or a `linear` path; "
-            "or `wsd`, constant and linear at the end"
+            "or `wsd`, constant and linear at the end. A path is gone by the sequences that are learned from"
         ),
     ] = "constant"
     steps: Annotated[int, Meta(ge=1, le=10**9, description="Optimizer steps")] = 50
@@ -132,6 +134,21 @@ class ScheduleSection(Section, frozen=True, kw_only=True):
     final_share: Annotated[
         float, Meta(ge=0, le=1, description="The learning rate after the last step, as a share of the highest")
     ] = 0.1
+    ramp_start: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=MAX_GLOBAL_BATCH,
+            description="Sequences of the first steps, fewer than the plan's global batch, to which the batch grows "
+            "over `ramp_samples`, by more micro batches of the same size. 0: it is the plan's from the first step on",
+        ),
+    ] = 0
+    ramp_increment: Annotated[
+        int, Meta(ge=0, le=MAX_GLOBAL_BATCH, description="Sequences by which the batch grows, as often as it takes")
+    ] = 0
+    ramp_samples: Annotated[
+        int, Meta(ge=0, le=10**15, description="Sequences over which it grows, each batch for the same share of them")
+    ] = 0
 
 
 class CheckpointSection(Section, frozen=True, kw_only=True):
@@ -262,9 +279,3 @@ class Job(Section, frozen=True, kw_only=True):
         unseen = {"checkpoint": CheckpointSection(), "logging": LoggingSection(), "faults": FaultsSection(**judged)}
         kept = msgspec.structs.replace(self, data=data, **unseen)
         return "sha256:" + hashlib.sha256(msgspec.json.encode(kept, order="sorted")).hexdigest()
-
-
-def num_steps(job: Job, tokens_per_step: int) -> int:
-    """Optimizer steps of a run: those of the job, or as many as its tokens take."""
-    tokens = job.schedule.tokens
-    return job.schedule.steps if tokens is None else max(1, -(-tokens // tokens_per_step))

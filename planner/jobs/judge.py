@@ -11,6 +11,7 @@ from typing import NamedTuple, TypeVar
 import msgspec
 import numpy as np
 
+from planner.cost_model.activations import apart_bytes
 from planner.cost_model.checkpoints import checkpoint_cost
 from planner.data.compressed import COMPRESSED
 from planner.data.inputs import File, Found, find
@@ -20,11 +21,23 @@ from planner.data.token_files import open_token_file
 from planner.data.tokenizers import Tokenizer
 from planner.data.tokenizing import read_manifest, recipe_of_files
 from planner.diagnostics import Diagnostic, PlanError
-from planner.jobs.job import Job, LoggingSection, num_steps
-from planner.jobs.sources import cache_folder, check_tokens, check_vocabulary, named_sources, tokenizer_of
+from planner.jobs.batches import BatchSchedule, batches_of
+from planner.jobs.documents import are_apart, no_documents
+from planner.jobs.job import Job, LoggingSection
+from planner.jobs.ramp import of_ramp
+from planner.jobs.sources import (
+    cache_folder,
+    check_tokens,
+    check_vocabulary,
+    end_of_sources,
+    named_sources,
+    tokenizer_of,
+)
 from planner.layouts.pins import parse_pin
+from planner.layouts.stages import stages_of_layout
 from planner.plans.plan import Plan
 from planner.specs import ModelSpec
+from planner.specs.units import format_bytes
 
 Answer = TypeVar("Answer")
 
@@ -48,8 +61,7 @@ class Judgement(NamedTuple):
 
     findings: list[Diagnostic]
     sources: list[SourceFound]
-    steps: int
-    sequences_per_step: int
+    batches: BatchSchedule
     seq_len: int
     checkpoint_bytes: int
     free_bytes: int
@@ -63,27 +75,26 @@ class Judgement(NamedTuple):
     @property
     def tokens(self) -> int:
         """Tokens that the run learns from, repetitions included."""
-        return self.steps * self.sequences_per_step * self.seq_len
+        return self.batches.samples * self.seq_len
 
     def epochs(self, source: SourceFound) -> float:
         """About how often a source is gone through."""
         share = source.weight / sum(one.weight for one in self.sources)
-        return self.steps * self.sequences_per_step * share / max((source.tokens - 1) // self.seq_len, 1)
+        return self.batches.samples * share / max((source.tokens - 1) // self.seq_len, 1)
 
 
-def steps_of(job: Job, plan: Plan) -> int:
-    """Optimizer steps of a job under a plan."""
-    return num_steps(job, plan.problem.global_batch * plan.problem.seq_len)
+def judge(job: Job, plan: Plan, done: int = 0) -> Judgement:
+    """Look at everything of a job that can be looked at without tokenizing all of its text.
 
-
-def judge(job: Job, plan: Plan) -> Judgement:
-    """Look at everything of a job that can be looked at without tokenizing all of its text."""
-    problem, findings = plan.problem, list(_of_keys(job, plan))
+    So many of its steps are ``done``, perhaps under another plan.
+    """
+    problem, findings = plan.problem, list(_of_keys(job, plan, done))
     model = problem.model
     counting = _Counting(job, model, findings)
     named = counting.tried(lambda: named_sources(job)) or []
     weights = job.data.weights if len(job.data.weights) == len(named) else [1.0] * len(named)
     sources = [counting.source(name, found, weight) for (name, found), weight in zip(named, weights, strict=True)]
+    counting.tried(partial(end_of_sources, job))
     evaluated = job.evaluation.paths if job.evaluation.every_steps else ()
     findings += _too_short([one for one in sources if one is not None], job, problem.seq_len)
     for path in evaluated:
@@ -93,22 +104,22 @@ def judge(job: Job, plan: Plan) -> Judgement:
     return Judgement(
         findings=findings,
         sources=[one for one in sources if one is not None],
-        steps=steps_of(job, plan),
-        sequences_per_step=problem.global_batch,
+        batches=batches_of(job, problem),
         seq_len=problem.seq_len,
         checkpoint_bytes=checkpoint_cost(plan.problem, plan.layout).num_bytes,
         free_bytes=shutil.disk_usage(Path()).free,
     )
 
 
-def _of_keys(job: Job, plan: Plan) -> Iterator[Diagnostic]:
+def _of_keys(job: Job, plan: Plan, done: int) -> Iterator[Diagnostic]:
     """Findings about keys that do not go together, or not with the plan."""
-    if job.data.documents == "apart":
-        message = "documents cannot be kept apart: no layout hands their borders to attention"
-        yield _finding(message, "data.documents", 'use `data.documents = "joined"`')
-    yield from _of_faults(job)
+    problem, layout = plan.problem, plan.layout
+    if are_apart(job):
+        yield from [*no_documents(layout), *_more_memory(plan)]
+    yield from _of_faults(job, problem.num_nodes)
     yield from _of_logging(job.logging)
-    steps = steps_of(job, plan)
+    yield from of_ramp(job, problem, layout, done)
+    steps = batches_of(job, problem).steps
     if job.schedule.warmup_steps >= steps:
         message = f"the run of {steps} steps ends before the learning rate has risen for {job.schedule.warmup_steps}"
         yield _finding(message, "schedule.warmup_steps", f"use at most {steps - 1}", "warning")
@@ -118,7 +129,20 @@ def _of_keys(job: Job, plan: Plan) -> Iterator[Diagnostic]:
         yield _finding(message, "evaluation.every_steps", hint)
 
 
-def _of_faults(job: Job) -> Iterator[Diagnostic]:
+def _more_memory(plan: Plan) -> Iterator[Diagnostic]:
+    """A warning where documents that are kept apart may take more memory than a stage has."""
+    more = apart_bytes(plan.problem, stages_of_layout(plan.layout)).tolist()
+    for number, (stage, extra) in enumerate(zip(plan.predicted.stages, more, strict=False)):
+        free = stage.capacity_bytes - stage.reserve_bytes - stage.peak_bytes
+        if extra > free:
+            message = (
+                f"documents that are kept apart take up to {format_bytes(extra)} of stage {number}, beyond what is "
+                f"predicted, and {format_bytes(max(free, 0))} are free"
+            )
+            yield _finding(message, "data.documents", "solve again with a larger `--reserve`", "warning")
+
+
+def _of_faults(job: Job, num_nodes: int) -> Iterator[Diagnostic]:
     """Findings about what a run is to do when it goes wrong, or has to end."""
     for key in ("not_finite", "spike"):
         if getattr(job.faults, key) == "rewind" and not job.checkpoint.every_steps:
@@ -127,6 +151,10 @@ def _of_faults(job: Job) -> Iterator[Diagnostic]:
     if job.schedule.stop_after_minutes and not job.checkpoint.every_steps:
         message = "a run that is to end early and saves no checkpoints would lose what it has learned"
         yield _finding(message, "schedule.stop_after_minutes", "let the run save by `checkpoint.every_steps`, or use 0")
+    for key in ("devices_file", "replan_pins"):
+        if num_nodes > 1 and getattr(job.faults, key):
+            message = f"`{key}` means nothing here: a plan for {num_nodes} nodes is not planned again for fewer devices"
+            yield _finding(message, f"faults.{key}", "leave the key out", "warning")
     for pin in job.faults.replan_pins:
         try:
             parse_pin(pin, "faults.replan_pins")
@@ -147,13 +175,15 @@ def _finding(message: str, location: str, hint: str, severity: str = "error") ->
     return Diagnostic(rule="USAGE", message=message, location=location, hint=hint, severity=severity)
 
 
-def refuse(job: Job, plan: Plan) -> None:
-    """Refuse a job that cannot be run under ``plan``, reading no more of its data than it takes.
+def refuse(job: Job, plan: Plan, done: int = 0) -> None:
+    """Refuse a job that cannot be run under ``plan`` after the steps that are ``done``.
+
+    No more of its data is read than it takes.
 
     Raises:
         PlanError: with every finding that is an error.
     """
-    errors = [one for one in judge(job, plan).findings if one.severity == "error"]
+    errors = [one for one in judge(job, plan, done).findings if one.severity == "error"]
     if errors:
         raise PlanError(*errors)
 

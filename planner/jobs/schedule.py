@@ -3,14 +3,15 @@
 import math
 from collections.abc import Callable
 
+from planner.jobs.batches import BatchSchedule
 from planner.jobs.job import Job
 
 
-def learning_rate_at(step: int, steps: int, job: Job) -> float:
+def learning_rate_at(step: int, batches: BatchSchedule, job: Job) -> float:
     """The learning rate of a step.
 
     It rises linearly over the warm-up, reaching the highest in its last step, and then, with ``p`` from 0 to 1 over
-    the steps that are left::
+    the sequences that are left::
 
         constant   1
         linear     1 - (1 - f) p
@@ -21,7 +22,7 @@ def learning_rate_at(step: int, steps: int, job: Job) -> float:
 
     Args:
         step: counted from 0.
-        steps: of the whole run.
+        batches: of the whole run. While they grow, a step goes as far along the path as it has sequences.
         job: has the rest.
     """
     plan, highest = job.schedule, job.optimizer.learning_rate
@@ -29,8 +30,9 @@ def learning_rate_at(step: int, steps: int, job: Job) -> float:
         return highest * (step + 1) / plan.warmup_steps
     first = plan.warmup_steps
     if plan.kind == "wsd":
-        first = max(first, steps - math.ceil(plan.decay_share * steps))
-    progress = min(max(step - first, 0) / max(steps - first, 1), 1.0)
+        first = max(first, batches.steps - math.ceil(plan.decay_share * batches.steps))
+    before = batches.consumed(first)
+    progress = min(max(batches.consumed(step) - before, 0) / max(batches.samples - before, 1), 1.0)
     return highest * _SHAPES[plan.kind](progress, plan.final_share)
 
 

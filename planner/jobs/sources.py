@@ -6,6 +6,7 @@ Text goes to the cache, under the digest of what its tokens depend on, so that t
 import hashlib
 import os
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,6 +21,7 @@ from planner.data.streams import Split, split
 from planner.data.token_files import TokenFile, open_token_file
 from planner.data.tokenizers import Tokenizer, load_tokenizer
 from planner.data.tokenizing import How, Manifest, Progress, read_manifest, recipe_of_files, tokenize
+from planner.jobs.documents import are_apart, end_of_document
 from planner.jobs.job import Job
 from planner.specs import ModelSpec
 
@@ -42,6 +44,8 @@ class TokenSources(msgspec.Struct, frozen=True, kw_only=True):
     """What `evaluation.paths` names."""
     fingerprint: str
     """SHA-256 of sizes, types and samples of all files, by which a resumed run knows them again."""
+    end_of_document: int | None = None
+    """The token with which a document ends, where a job keeps them apart."""
 
 
 class Prepared(NamedTuple):
@@ -136,6 +140,7 @@ def prepare(job: Job, model: ModelSpec, progress: Progress = lambda done, total,
         training=tuple(training),
         evaluation=evaluation,
         fingerprint=_fingerprint([open_token_file(file, job.data.token_type) for file in files]),
+        end_of_document=end_of_sources(job),
     )
     return Prepared(sources, preparing.manifests, preparing.passed_over)
 
@@ -170,6 +175,19 @@ class _Preparing:
         manifest = tokenize(recipe, prefix, self._tokenizer, How(wait=True), self._progress)
         self.manifests.append(manifest)
         return prefix.with_suffix(".bin")
+
+
+def end_of_sources(job: Job) -> int | None:
+    """The token that ends each document of a job that keeps them apart.
+
+    Raises:
+        PlanError: nothing says so, or sources differ in it.
+    """
+    if not are_apart(job):
+        return None
+    paths = job.evaluation.paths if job.evaluation.every_steps else ()
+    found = [one for _, several in named_sources(job) for one in several] + [find(path) for path in paths]
+    return end_of_document(job, (file for one in found for file in one.files), partial(tokenizer_of, job))
 
 
 def cache_folder(job: Job) -> Path:

@@ -14,7 +14,9 @@ from planner.checkpoints.manifest import MANIFEST, read_manifest
 from planner.diagnostics import ExitCode, PlanError, render
 from planner.handover.metrics import read_records
 from planner.handover.work import METRICS_FILE, PLAN_FILE, REWIND_FILE, Beginning, RunOptions
+from planner.jobs.documents import are_apart, no_documents
 from planner.jobs.job import Job
+from planner.jobs.ramp import of_ramp
 from planner.launch.devices import Devices
 from planner.launch.folder import note_event
 from planner.launch.processes import Outcome, execute, training
@@ -55,6 +57,13 @@ class Keeper:
         Raises:
             PlanError: there is no plan for the devices that are left.
         """
+        nodes = self._planned.problem.num_nodes
+        if self._keep_going and nodes > 1 and not self._options.node_rank:
+            say(
+                f"note: a plan for {nodes} nodes is not planned again for fewer: ranks start again once all {nodes} "
+                "are there; where one is gone for good, solve for those that are left and go on with "
+                f"`--resume {self._folder}`"
+            )
         try:
             while True:
                 self._begins = msgspec.structs.replace(self._begins, began_s=began_s or time.time())
@@ -187,6 +196,16 @@ class Keeper:
         except OSError:
             return time.time()
 
+    def _check_job(self, plan: Plan) -> None:
+        """Refuse a plan under which the job cannot go on: its batch has to grow, or documents to stay apart."""
+        resumed = self._begins.resume
+        done = 0 if resumed is None else _step(resumed)
+        found = list(of_ramp(self._job, plan.problem, plan.layout, done))
+        found += no_documents(plan.layout) if are_apart(self._job) else ()
+        if found:
+            hint = "`faults.replan_pins` can pin `micro_batch`, a degree or a mode with which it can"
+            raise PlanError(*(msgspec.structs.replace(one, hint=hint) for one in found), exit_code=ExitCode.NEGATIVE)
+
     def _fit_devices(self) -> None:
         """Have the plan that runs be one for the devices that are there."""
         if self._devices is None:
@@ -199,6 +218,7 @@ class Keeper:
             return
         else:
             new = replanned(self._planned, count, self._job.faults.replan_pins)
+            self._check_job(new)
         if new.digest == self._running.digest:
             return
         before, self._running = self._running, new

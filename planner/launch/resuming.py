@@ -7,8 +7,9 @@ import msgspec
 
 from planner.checkpoints.folders import CHECKPOINTS, check_files, checkpoints_in, find_checkpoint
 from planner.checkpoints.manifest import check_model, read_manifest
-from planner.diagnostics import usage_error
+from planner.diagnostics import Diagnostic, usage_error
 from planner.handover.work import JOB_FILE, NEWEST, RunOptions
+from planner.jobs.batches import BatchSchedule
 from planner.launch.folder import RUNS
 from planner.plans.plan import Plan
 
@@ -22,6 +23,8 @@ class Resumed(NamedTuple):
     """Whether the run of the checkpoint goes on in its own folder."""
     step: int = 0
     """Steps that are done; 0 where node 0 knows them, or none are."""
+    consumed_sequences: int = 0
+    """What they have learned from."""
 
 
 def resumed(plan: Plan, name: str, options: RunOptions) -> Resumed:
@@ -50,7 +53,7 @@ def resumed(plan: Plan, name: str, options: RunOptions) -> Resumed:
         run_dir=folder if goes_on else options.run_dir,
         job=job if job is not None and job.exists() else options.job,
     )
-    return Resumed(told, goes_on, manifest.facts.step)
+    return Resumed(told, goes_on, manifest.facts.step, manifest.facts.consumed_sequences)
 
 
 def check_steps(found: Resumed, steps: int) -> None:
@@ -65,6 +68,24 @@ def check_steps(found: Resumed, steps: int) -> None:
             location=str(found.options.resume),
             hint=f"for example `--steps {2 * found.step}`",
         )
+
+
+def moved(found: Resumed, batches: BatchSchedule) -> list[Diagnostic]:
+    """A warning where the sequences of the steps that are done are not those of this run's: its batch is another."""
+    expected = batches.consumed(found.step)
+    if not found.step or found.consumed_sequences == expected:
+        return []
+    gap = expected - found.consumed_sequences
+    what = f"{gap:,} sequences are passed over" if gap > 0 else f"{-gap:,} sequences are learned from again"
+    warning = Diagnostic(
+        rule="USAGE",
+        severity="warning",
+        message=f"step {found.step + 1} of this run begins at sequence {expected:,}, and the checkpoint is at "
+        f"{found.consumed_sequences:,}: {what}",
+        location=str(found.options.resume),
+        hint="go on with the global batch and the ramp of the run that saved, or begin anew with `--init-from`",
+    )
+    return [warning]
 
 
 def _named(name: str, options: RunOptions) -> Path:

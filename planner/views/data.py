@@ -6,6 +6,7 @@ from planner.cost_model.checkpoints import SAVED_BYTES
 from planner.data.samples import Usage
 from planner.data.tokenizing import Manifest
 from planner.diagnostics import render
+from planner.jobs.batches import BatchSchedule
 from planner.jobs.judge import Judgement
 from planner.specs.units import format_bytes
 from planner.views.content import Fields, Table
@@ -48,6 +49,18 @@ def usage(found: Sequence[Usage]) -> Iterator[str]:
         )
 
 
+def ramp(batches: BatchSchedule) -> Iterator[str]:
+    """How the batch grows, where it does."""
+    first, *later = batches.levels
+    if first.batch == batches.whole:
+        return
+    steps = [level.first_step + 1 for level in later]
+    is_reached = bool(later) and later[-1].batch == batches.whole
+    end = f"are reached at step {steps[-1]:,}" if is_reached else "are not reached in this run"
+    growth = f"it grows {count(len(later), 'time')}, first at step {steps[0]:,}; " if later else ""
+    yield f"batch: {first.batch:,} sequences at first; {growth}the plan's {batches.whole:,} {end}"
+
+
 def job_judgement(found: Judgement) -> list[str | Fields | Table]:
     """The verdict on a job, what it takes, and every finding."""
     lines: list[str | Fields | Table] = []
@@ -66,10 +79,11 @@ def job_judgement(found: Judgement) -> list[str | Fields | Table]:
             for one in found.sources
         ]
         lines += ["", Table(("source", "files", "tokens", "epochs"), rows)]
-    steps = f"{found.steps:,} steps of {found.sequences_per_step:,} x {found.seq_len:,} tokens"
+    steps = f"{found.batches.steps:,} steps of {found.batches.whole:,} x {found.seq_len:,} tokens"
     size, free = format_bytes(found.checkpoint_bytes), format_bytes(found.free_bytes)
     return [
         *lines,
+        *ramp(found.batches),
         f"\nvalid: {steps}, {found.tokens:,} in all",
         f"states to keep: {size}, {SAVED_BYTES} bytes a parameter; {free} are free here",
     ]

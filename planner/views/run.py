@@ -44,6 +44,8 @@ _LINES = (
     _Line("tokens_per_s", "speed", lambda step: step.get("tokens_per_s"), partial(format_rate, unit="tokens/s")),
     _Line("memory_bytes", "memory of the fullest rank", _memory, format_bytes),
 )
+_BATCH = _Line("global_batch", "batch", lambda step: step.get("global_batch"), "{:,}".format)
+"""Of a run whose batch grows."""
 
 
 class RunReport:
@@ -56,6 +58,8 @@ class RunReport:
         self._evaluations = [one for one in records if one["record"] == "evaluation"]
         self._events = [one for one in records if one["record"] == "event"]
         self._spent = goodput(records)
+        grows = len({one["global_batch"] for one in self._steps if "global_batch" in one}) > 1
+        self._lines = (*_LINES, _BATCH) if grows else _LINES
 
     def document(self) -> dict[str, Any]:
         """As JSON has it; a curve has a value, or none, for each of ``steps``."""
@@ -67,7 +71,7 @@ class RunReport:
             else {"wall_s": spent.wall_s, "share": spent.share, "terms_s": spent.terms_s},
             "curves": {
                 "steps": [one["step"] for one in self._steps],
-                **{line.name: [line.read(one) for one in self._steps] for line in _LINES},
+                **{line.name: [line.read(one) for one in self._steps] for line in self._lines},
             },
             "evaluations": self._evaluations,
             "events": self._events,
@@ -88,7 +92,7 @@ class RunReport:
     def page(self) -> str:
         """As HTML."""
         about = self._about
-        curves: list[Block] = [curve for line in _LINES if (curve := self._curve(line)) is not None]
+        curves: list[Block] = [curve for line in self._lines if (curve := self._curve(line)) is not None]
         time: list[Block] = [] if self._spent is None else [_bar(self._spent), _time_table(self._spent)]
         sections = [
             Section("Run", [self._facts()]),
@@ -123,8 +127,8 @@ class RunReport:
         """Some steps, evenly over the run, and the last."""
         every = -(-len(self._steps) // MOST_ROWS)
         shown = self._steps[len(self._steps) - 1 :: -every][::-1]
-        rows = [(f"{one['step']:,}", *(_shown(line, one) for line in _LINES)) for one in shown]
-        return Table(("step", *(line.title for line in _LINES)), rows, left=())
+        rows = [(f"{one['step']:,}", *(_shown(line, one) for line in self._lines)) for one in shown]
+        return Table(("step", *(line.title for line in self._lines)), rows, left=())
 
     def _evaluation_tables(self) -> list[Table]:
         rows = [

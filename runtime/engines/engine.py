@@ -13,6 +13,7 @@ from torch import Tensor
 
 from planner.jobs.job import OptimizerSection
 from planner.plans.plan import Plan
+from runtime.engines.schedules import resize
 from runtime.engines.support import check_supported
 from runtime.patches.host_accelerator import Device
 from runtime.states.model import parameter_shapes
@@ -48,6 +49,10 @@ class Engine(ABC):
     """What any rank wished before the last step, the same on all of them."""
     own_loss: Tensor | None = None
     """Of the last step: what this rank had of the loss."""
+    num_microbatches: int
+    """Of a step on this rank: those of the layout, or fewer while a job's batch grows."""
+    rows: slice
+    """The rows of a global batch that belong to this rank."""
 
     def __init__(self, plan: Plan, device: Device) -> None:
         """Find this rank's place.
@@ -59,10 +64,24 @@ class Engine(ABC):
         self.wishes = self.agreed = Wishes()
         self.layout, self.model_spec = plan.layout, plan.problem.model
         self.position = Position.of(dist.get_rank(), self.layout)
-        share = self.layout.micro_batch * self.layout.num_microbatches
-        self.rows = slice(self.position.data * share, (self.position.data + 1) * share)
-        """The rows of a global batch that belong to this rank."""
+        self._take(self.layout.num_microbatches)
         self.device = torch.device(device, torch.cuda.current_device()) if device == "cuda" else torch.device(device)
+
+    def _take(self, num_microbatches: int) -> None:
+        share = self.layout.micro_batch * num_microbatches
+        self.num_microbatches = num_microbatches
+        self.rows = slice(self.position.data * share, (self.position.data + 1) * share)
+
+    def set_batch(self, global_batch: int) -> None:
+        """Take so many sequences from the next step or evaluation on: more or fewer micro batches of the same size."""
+        self._take(global_batch // (self.layout.data_parallel * self.layout.micro_batch))
+        if self.pipeline_schedule is not None:
+            resize(self.pipeline_schedule, self.num_microbatches, self.layout.micro_batch)
+
+    @property
+    def pipeline_schedule(self) -> Any:
+        """The library's, which has to be told of another batch; ``None`` without a pipeline."""
+        return None
 
     @cached_property
     def shapes(self) -> dict[str, torch.Size]:
@@ -146,8 +165,8 @@ class Engine(ABC):
         """Forward of all micro batches, without gradients; their mean loss, which only the last stage has."""
 
     def _mean_of_micro_batches(self, batch: Batch, loss_of: Callable[[Batch], Tensor]) -> Tensor:
-        count = self.layout.num_microbatches
-        return torch.stack([loss_of(self.micro_batch(batch, index)) for index in range(count)]).mean()
+        losses = [loss_of(self.micro_batch(batch, index)) for index in range(self.num_microbatches)]
+        return torch.stack(losses).mean()
 
     def micro_batch(self, batch: Batch, index: int) -> Batch:
         """The rows of micro batch ``index``."""

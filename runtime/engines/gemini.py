@@ -18,6 +18,7 @@ from runtime.patches.gemini_shares import count_chunks_once
 from runtime.patches.host_accelerator import Device
 from runtime.patches.policy import mean_loss
 from runtime.recompute import recompute_blocks
+from runtime.states.documents import Documents
 from runtime.states.model import DTYPES, build_lazy_model
 from runtime.states.optimizers import decay_groups, host_adam
 from runtime.states.placement import recomputed_layers
@@ -37,17 +38,22 @@ class GeminiEngine(Engine):
         seed: int,
         learning_rate: float,
         optimizer: Callable[..., Optimizer] = host_adam,
+        end_of_document: int | None = None,
     ) -> None:
         """Draw and divide the weights one by one; every rank of the process group must do so.
 
-        The library takes no ``optimizer`` but its own AdamW.
+        The library takes no ``optimizer`` but its own AdamW. With ``end_of_document`` the documents of a sequence,
+        which end with that token, are kept apart.
 
         Raises:
             PlanError: the runtime cannot execute the plan's layout, or the library does not take the optimizer.
         """
         super().__init__(plan, device)
         model = build_lazy_model(plan.problem.model, seed, dtype=DTYPES[self.layout.precision])
-        recompute_blocks(model, recomputed_layers(self.layout, stage=0))
+        self._documents = None if end_of_document is None else Documents(end_of_document)
+        if self._documents is not None:
+            rotary.attend_as_divided(model)
+        recompute_blocks(model, recomputed_layers(self.layout, stage=0), documents=self._documents)
         self.seed_step(seed, 0)
         plain_optimizer = optimizer(decay_groups(model), lr=learning_rate)
         if type(plain_optimizer) not in ACCEPTED_OPTIMIZERS:
@@ -66,14 +72,19 @@ class GeminiEngine(Engine):
         # add the next ones to them.
         self.model.chunk_manager.accumulating_grads = False
         total = torch.zeros((), device=self.device)
-        for index in range(self.layout.num_microbatches):
-            loss = self._loss(self.micro_batch(batch, index)) / self.layout.num_microbatches
+        for index in range(self.num_microbatches):
+            loss = self._loss(self.micro_batch(batch, index)) / self.num_microbatches
             self.optimizer.backward(loss)
             total += loss.detach()
         return total
 
     def _loss(self, rows: Batch) -> Tensor:
-        return mean_loss(self.model(input_ids=rows["input_ids"])["logits"], rows["labels"])
+        inputs = {"input_ids": rows["input_ids"]}
+        if self._documents is not None:
+            positions = self._documents.read(rows["input_ids"])
+            # Rotations tell distances, and with some scalings depend on the longest one of a batch.
+            inputs |= {"position_ids": positions} if self.model_spec.family == "gpt2" else {}
+        return mean_loss(self.model(**inputs)["logits"], rows["labels"])
 
     def forward(self, batch: Batch) -> Tensor:
         """The mean loss of all micro batches."""

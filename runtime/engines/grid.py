@@ -13,6 +13,7 @@ from planner.layouts.layout import columns_of
 from planner.layouts.stages import padded_vocab
 from planner.plans.plan import Plan
 from runtime.engines.engine import Batch, Engine
+from runtime.engines.schedules import forward_only
 from runtime.grid.blocks import GridGPT
 from runtime.grid.mesh import Axes, Mesh
 from runtime.grid.weights import Shards, all_copy_axes, copy_axes
@@ -69,6 +70,11 @@ class GridEngine(Engine):
             fuse_adamw(wrapped)
         return wrapped
 
+    @property
+    def pipeline_schedule(self) -> OneForwardOneBackwardSchedule | None:
+        """That of the legacy package's stages."""
+        return self.schedule
+
     def _build_schedule(self) -> OneForwardOneBackwardSchedule | None:
         if self.layout.pipeline_parallel == 1:
             return None
@@ -111,8 +117,8 @@ class GridEngine(Engine):
 
     def _accumulate(self, batch: Batch) -> Tensor:
         total = torch.zeros((), device=self.device)
-        for index in range(self.layout.num_microbatches):
-            loss = self._loss_of(self.model(**self.micro_batch(batch, index))) / self.layout.num_microbatches
+        for index in range(self.num_microbatches):
+            loss = self._loss_of(self.model(**self.micro_batch(batch, index))) / self.num_microbatches
             self.optimizer.backward(loss)
             total += loss.detach()
         return total
@@ -120,7 +126,8 @@ class GridEngine(Engine):
     def forward(self, batch: Batch) -> Tensor | None:
         """This rank's share of the mean loss of the global batch, which only the last stage has."""
         if self.schedule is not None:
-            return self._pipeline(batch)
+            with forward_only(self.schedule):
+                return self._pipeline(batch)
         return self._mean_of_micro_batches(batch, lambda rows: self._loss_of(self.model(**rows)))
 
     def _reduce_gradients(self) -> None:

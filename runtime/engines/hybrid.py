@@ -13,25 +13,22 @@ from torch.optim import AdamW, Optimizer
 from planner.plans.plan import Plan
 from runtime.engines.engine import Batch, Engine, mixed_seed
 from runtime.engines.plugins import hybrid_plugin
+from runtime.engines.schedules import forward_only
 from runtime.patches import rotary
 from runtime.patches.host_accelerator import Device
 from runtime.patches.policy import ReplicatedDropout
 from runtime.recompute import recompute_blocks
+from runtime.states.documents import Documents
 from runtime.states.model import DTYPES, build_model
 from runtime.states.optimizers import decay_groups, fuse_adamw
 from runtime.states.placement import held_layers, recomputed_layers
 
-_SHAPES_UNKNOWN = {
-    "send_tensor_metadata": True,
-    "send_grad_metadata": True,
-    "tensor_metadata_recv": None,
-    "grad_metadata_recv": None,
-}
-"""What the interleaved schedule of the library begins with."""
-
 
 class HybridEngine(Engine):
     """A boosted model and its optimizer on this rank."""
+
+    attention: str | None = None
+    """What Transformers calls the attention to use instead of the family's own."""
 
     def __init__(
         self,
@@ -41,16 +38,19 @@ class HybridEngine(Engine):
         seed: int,
         learning_rate: float,
         optimizer: Callable[..., Optimizer] = AdamW,
-        attention: str | None = None,
+        end_of_document: int | None = None,
     ) -> None:
         """Build this rank's part of the model; every rank of the process group must do so.
+
+        With ``end_of_document`` the documents of a sequence, which end with that token, are kept apart.
 
         Raises:
             PlanError: the runtime cannot execute the plan's layout.
         """
         super().__init__(plan, device)
         self._replicated: ReplicatedDropout | None = None
-        model = self._build(plan, seed, attention)
+        documents = None if end_of_document is None else Documents(end_of_document)
+        model = self._build(plan, seed, documents)
         plain_optimizer = optimizer(decay_groups(model), lr=learning_rate)
         self.plugin = hybrid_plugin(plan, device)
         self.booster = Booster(plugin=self.plugin)
@@ -59,11 +59,12 @@ class HybridEngine(Engine):
         if type(plain_optimizer) is AdamW and device == "cuda":
             fuse_adamw(self.optimizer)
 
-    def _build(self, plan: Plan, seed: int, attention: str | None) -> Any:
+    def _build(self, plan: Plan, seed: int, documents: Documents | None) -> Any:
         layout, stage = self.layout, self.position.stage
         layers, dtype = held_layers(layout, stage), DTYPES[layout.precision]
-        model = build_model(plan.problem.model, seed, layers=layers, dtype=dtype, attention=attention)
-        recompute_blocks(model, recomputed_layers(layout, stage), without_graph=layout.sequence_parallel)
+        model = build_model(plan.problem.model, seed, layers=layers, dtype=dtype, attention=self.attention)
+        recomputed = recomputed_layers(layout, stage)
+        recompute_blocks(model, recomputed, without_graph=layout.sequence_parallel, documents=documents)
         if layout.sequence_parallel and hasattr(model.base_model, "drop"):
             # Embedded, a sequence is still whole on every rank; in the blocks each rank has a slice.
             self._replicated = model.base_model.drop = ReplicatedDropout(plan.problem.model.dropout)
@@ -77,6 +78,11 @@ class HybridEngine(Engine):
         self._seed(*place, slice_of_sequence)
         if self._replicated is not None:
             self._replicated.seed(mixed_seed(*place))
+
+    @property
+    def pipeline_schedule(self) -> Any:
+        """That of the plugin."""
+        return self.plugin.scheduler
 
     def settle(self, batch: Batch) -> None:
         """Let torch's DDP lay out its buckets anew, as it does after the first backward.
@@ -102,39 +108,16 @@ class HybridEngine(Engine):
         """The mean loss of all micro batches, which only the last stage has."""
         if self.layout.pipeline_parallel > 1:
             # The library would reduce gradients, of which there are none.
-            with self.model.no_sync(), self._schedule_kept():
+            with self.model.no_sync(), forward_only(self.plugin.scheduler):
                 return self._pipeline(batch)
         return self._mean_of_micro_batches(batch, lambda rows: self.model(**rows)["loss"])
 
-    @contextlib.contextmanager
-    def _schedule_kept(self) -> Iterator[None]:
-        # Forward only, the interleaved schedule drops the handle of its very last send, and gloo the message with it.
-        # Which neighbours know the shapes already is not the same as in training, and a wrong guess waits for ever.
-        schedule = self.plugin.scheduler
-        if self.layout.schedule != "interleaved":
-            yield
-            return
-        vars(schedule).update(_SHAPES_UNKNOWN)
-        send = schedule.send_forward
-
-        def send_and_wait(*what: Any) -> list[Any]:
-            for handle in send(*what):
-                handle.wait()
-            return []
-
-        schedule.send_forward = send_and_wait
-        try:
-            yield
-        finally:
-            del schedule.send_forward
-            vars(schedule).update(_SHAPES_UNKNOWN)
-
     def _accumulate(self, batch: Batch) -> Tensor:
         total = torch.zeros((), device=self.device)
-        for index in range(self.layout.num_microbatches):
-            is_last = index == self.layout.num_microbatches - 1
+        for index in range(self.num_microbatches):
+            is_last = index == self.num_microbatches - 1
             with contextlib.nullcontext() if is_last else self._no_sync():
-                loss = self.model(**self.micro_batch(batch, index))["loss"] / self.layout.num_microbatches
+                loss = self.model(**self.micro_batch(batch, index))["loss"] / self.num_microbatches
                 self.optimizer.backward(loss)
             total += loss.detach()
         return total

@@ -78,12 +78,14 @@ def _forward(
     The interleaved schedule passes the blocks of the chunk to run as ``stage_index``.
     """
     states: Tensor = input_ids if hidden_states is None else hidden_states  # type: ignore[assignment]
+    documents: Any = getattr(self, "documents", None)
     outputs = GPT2PipelineForwards.gpt2_model_forward(
         self.transformer,
         input_ids,
         hidden_states=hidden_states,
         return_dict=True,
         attention_mask=torch.ones(states.shape[:2], device=states.device),
+        position_ids=None if documents is None else documents.read(input_ids),
         stage_manager=stage.manager,
         stage_index=stage.layers if stage_index is None else stage_index,
         shard_config=stage.shard_config,

@@ -60,7 +60,11 @@ def _forward(
     states: Tensor = hidden_states
     length = states.shape[1] * config.sequence_parallel_size
     rotations = body.rotary_emb(states, torch.arange(length, device=states.device)[None])
-    mask = _window_mask(states, length, getattr(self.config, "sliding_window", None))
+    mask, documents = None, getattr(self, "documents", None)
+    if documents is None:
+        mask = _window_mask(states, length, getattr(self.config, "sliding_window", None))
+    else:
+        documents.read(input_ids)  # rotations tell distances, wherever a document begins
     first, end = stage_index or stage.layers or (0, len(body.layers))
     for block in body.layers[first:end]:
         states = block(states, attention_mask=mask, position_embeddings=rotations)[0]
@@ -82,6 +86,15 @@ def causal_attention(config: Any) -> Callable[..., Any]:
     causality to PyTorch's kernels.
     """
     return partial(_attention, group=_exchange_group(config))
+
+
+def attend_as_divided(model: Any) -> None:
+    """Have attention blocks that nothing divides run as those that :func:`causal_attention` gives a forward.
+
+    Those of GPT-2 stay as they are.
+    """
+    for block in getattr(model.base_model, "layers", ()):
+        block.self_attn.forward = partial(_attention, block.self_attn, group=None)
 
 
 def _exchange_group(config: Any) -> Any:
@@ -109,12 +122,23 @@ def _attention(
             states = all_to_all_comm(states, group)
         return states.view(*states.shape[:2], -1, self.head_dim).transpose(1, 2)
 
+    def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+        dropout = self.attention_dropout if self.training else 0.0
+        seen: Tensor
+        seen, _ = sdpa_attention_forward(self, query, key, value, mask, dropout=dropout, scaling=self.scaling)
+        return seen
+
+    def attend_within(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        window = getattr(self.config, "sliding_window", None)
+        return attend(query, key, value, _window_mask(query, query.shape[2], window))
+
     query, key = apply_rotary_pos_emb(heads(self.q_proj), heads(self.k_proj), *position_embeddings)
-    dropout = self.attention_dropout if self.training else 0.0
-    seen, _ = sdpa_attention_forward(
-        self, query, key, heads(self.v_proj), attention_mask, dropout=dropout, scaling=self.scaling
-    )
-    states: Tensor = seen.flatten(2)
+    documents, value = getattr(self, "documents", None), heads(self.v_proj)
+    if documents is None:
+        states = attend(query, key, value, attention_mask)
+    else:
+        states = documents.attend(attend_within, query, key, value)
+    states = states.flatten(2)
     if group is not None:
         states = all_to_all_comm(states, group, scatter_dim=1, gather_dim=2)
     return self.o_proj(states), None

@@ -13,6 +13,7 @@ from torch.nn import functional
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, no_init_weights
 
 from planner.specs import ModelSpec
+from runtime.states.documents import Documents
 from runtime.states.families import ATTENTION, FAMILIES, family_of
 
 INITIAL_STD = 0.02
@@ -33,10 +34,15 @@ def causal_attention(
 
     Colossal-AI's GPT-2 forward always hands a padding mask to its blocks, and the attention that
     Transformers picks by default is not causal once it is given a mask. Packed sequences have no
-    padding, so the mask says nothing and is left out.
+    padding, so the mask says nothing and is left out. A ``module`` with documents keeps them apart.
     """
-    output = functional.scaled_dot_product_attention(query, key, value, dropout_p=dropout, is_causal=True)
-    return output.transpose(1, 2), None
+
+    def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        states = functional.scaled_dot_product_attention(query, key, value, dropout_p=dropout, is_causal=True)
+        return states.transpose(1, 2)
+
+    documents: Documents | None = getattr(module, "documents", None)
+    return attend(query, key, value) if documents is None else documents.attend(attend, query, key, value), None
 
 
 ALL_ATTENTION_FUNCTIONS.register(ATTENTION, causal_attention)

@@ -16,7 +16,8 @@ from planner.checkpoints.folders import CHECKPOINTS
 from planner.checkpoints.manifest import Facts
 from planner.diagnostics import ExitCode, PlanError, render
 from planner.handover.work import REWIND_FILE, Beginning
-from planner.jobs.job import Job, num_steps
+from planner.jobs.batches import batches_of
+from planner.jobs.job import Job
 from planner.plans.plan import Plan
 from planner.specs.units import format_bytes, format_seconds
 from runtime.checkpoints.loading import load
@@ -54,8 +55,7 @@ class Checkpointing:
         answer = [_Places((folder / CHECKPOINTS).resolve(), begins.resume, begins.pass_over)]
         dist.broadcast_object_list(answer, src=0, device=engine.device)
         places = answer[0]
-        self._global_batch = plan.problem.global_batch
-        self._steps = num_steps(job, self._global_batch * plan.problem.seq_len)
+        self._batches = batches_of(job, plan.problem)
         self._saver = self._saver_of(plan, places.folder) if job.checkpoint.every_steps else None
         self.done = 0
         """Steps that are behind the checkpoint that the run goes on from."""
@@ -110,7 +110,7 @@ class Checkpointing:
         self._tell(self._saver.poll(), metrics)
         wished, every = self._engine.agreed, self._job.checkpoint.every_steps
         self.ends = ExitCode.SAVED if wished.end else None
-        is_last = wished.end or step == self._steps
+        is_last = wished.end or step == self._batches.steps
         if is_last or wished.save or step % every == 0:
             self._tell(self._saver.finish(), metrics)
             self._last_s = time.monotonic()
@@ -120,7 +120,7 @@ class Checkpointing:
 
     def _progress(self, step: int) -> Progress:
         skipped = tuple(sorted(one for one in self.passed_over if one <= step))
-        return Progress(step, step * self._global_batch, skipped)
+        return Progress(step, self._batches.consumed(step), skipped)
 
     def rewind(self, steps: Sequence[int], metrics: MetricsFile) -> None:
         """End this run so that its launcher starts it again before ``steps``, which it then passes over."""

@@ -3,23 +3,19 @@
 import math
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.measure import Measurement
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn
+from rich.progress_bar import ProgressBar
 from rich.table import Table
+from rich.text import Text
 
+from planner.jobs.batches import BatchSchedule
 from planner.plans.plan import Plan
 from planner.specs.units import format_bytes, format_rate, format_seconds
 from runtime.train.measure import ResultLine
@@ -28,6 +24,51 @@ from runtime.train.steps import Step, skipped_updates
 
 PIPED_WIDTH = 120
 """Columns of the closing table where the output goes to no terminal."""
+BAR_WIDTH = 10
+LEAST_WIDTH_WITH_BAR = 60
+IMPORTANCE = ("loss", "no_update", "left", "tokens_per_s", "step_s", "mfu", "memory", "learning_rate")
+"""Which parts of the line of a step stay where a terminal is narrow."""
+
+
+class _StepLine(NamedTuple):
+    """The step, a bar, and of what is known of it as much as the terminal has room for at the moment."""
+
+    task: Task
+    """Its fields have the parts."""
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        """It takes what there is."""
+        return Measurement(1, options.max_width)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """One line."""
+        total = int(self.task.total or 0)
+        counter = f"step {int(self.task.completed):>{len(str(total))}}/{total}"
+        cells: list[RenderableType] = [counter]
+        room = options.max_width - len(counter) - 1
+        if options.max_width >= LEAST_WIDTH_WITH_BAR:
+            cells.append(ProgressBar(total=total, completed=self.task.completed, width=BAR_WIDTH))
+            room -= BAR_WIDTH + 1
+        parts: dict[str, str] = self.task.fields.get("parts") or {"loss": self.task.description}
+        if room >= len(parts["loss"]):
+            cells.append(Text(", ".join(fitting(parts, room)), no_wrap=True))
+        line = Table.grid(padding=(0, 1))
+        line.add_row(*cells)
+        yield line
+
+
+class _StepColumn(ProgressColumn):
+    def render(self, task: Task) -> _StepLine:
+        return _StepLine(task)
+
+
+def fitting(parts: Mapping[str, str], room: int) -> list[str]:
+    """Those of the ``parts`` of a line, in their order, that ``room`` columns hold, by :data:`IMPORTANCE`."""
+    chosen: set[str] = set()
+    for name in sorted(parts, key=IMPORTANCE.index):
+        if sum(len(parts[one]) + 2 for one in (*chosen, name)) - 2 <= room:
+            chosen.add(name)
+    return [text for name, text in parts.items() if name in chosen]
 
 
 class _Display:
@@ -61,44 +102,52 @@ class _Display:
 class StepDisplay(_Display):
     """Progress of training: beside the bar, a plain line every so many steps where there is no terminal."""
 
-    def __init__(self, plan: Plan, num_steps: int, *, every: int, shown: bool) -> None:
-        """Count to ``num_steps``; a display that is not ``shown`` writes nothing."""
-        text = TextColumn("{task.description}")
-        columns = TextColumn("step"), MofNCompleteColumn(), BarColumn(bar_width=10), TimeRemainingColumn(), text
-        super().__init__(*columns, total=num_steps, shown=shown)
-        self._plan, self._every, self._memory_bytes = plan, every, 0
+    def __init__(self, plan: Plan, batches: BatchSchedule, *, every: int, shown: bool) -> None:
+        """Count the steps of ``batches``; a display that is not ``shown`` writes nothing."""
+        super().__init__(_StepColumn(), total=batches.steps, shown=shown)
+        self._plan, self._batches, self._every, self._memory_bytes = plan, batches, every, 0
         self._first: tuple[int, float] | None = None
+
+    def begin(self, done: int) -> None:
+        """Go on after so many steps."""
+        self._progress.update(self._task, completed=done)
 
     def step(self, number: int, step: Step, learning_rate: float, memory: Sequence[RankMemory]) -> None:
         """Step ``number``, counted from 1, is done; ``memory`` was read after it, of every rank or of none."""
         self._memory_bytes = max((one.allocated_bytes for one in memory), default=self._memory_bytes)
         self._first = self._first or (number, time.monotonic())
         if not self._progress.disable:
-            text = self._text(step, learning_rate)
-            self._progress.update(self._task, completed=number, description=text)
+            self._progress.update(self._task, completed=number, parts=self._parts(number, step, learning_rate))
         elif self._shown and (number % self._every == 0 or number in (1, self._total)):
-            text = self._text(step, learning_rate) + self._left(number)
+            text = ", ".join(self._parts(number, step, learning_rate).values())
             self._console.print(f"step {number}/{self._total}: {text}", soft_wrap=True)
 
-    def _text(self, step: Step, learning_rate: float) -> str:
+    def _parts(self, number: int, step: Step, learning_rate: float) -> dict[str, str]:
+        """What there is to say of a step, by the names of :data:`IMPORTANCE`."""
         problem, predicted = self._plan.problem, self._plan.predicted
-        parts = [
-            f"loss {step.loss:.4f}",
-            f"rate {learning_rate:.3g}",
-            format_rate(problem.global_batch * problem.seq_len / step.seconds, "tokens/s"),
-            f"MFU {predicted.mfu * predicted.step_s / step.seconds:.1%}",
-            format_bytes(self._memory_bytes),
-            f"{format_seconds(step.seconds)} a step, predicted {format_seconds(predicted.step_s)}",
-        ]
-        return ", ".join([*parts, *([] if step.updated else ["no update"])])
+        batch, whole = self._batches.batch(number - 1), problem.global_batch
+        compared = f"predicted {format_seconds(predicted.step_s)}" if step.is_whole else f"batch {batch} of {whole}"
+        parts = {
+            "loss": f"loss {step.loss:.4f}",
+            "learning_rate": f"rate {learning_rate:.3g}",
+            "tokens_per_s": format_rate(batch * problem.seq_len / step.seconds, "tokens/s"),
+            "mfu": f"MFU {predicted.mfu * predicted.step_s / step.seconds * batch / whole:.1%}",
+            "memory": format_bytes(self._memory_bytes),
+            "step_s": f"{format_seconds(step.seconds)} a step, {compared}",
+            "no_update": "" if step.updated else "no update",
+            "left": self._left(number),
+        }
+        return {name: text for name, text in parts.items() if text}
 
     def _left(self, number: int) -> str:
-        """How long the rest takes at the pace so far, once there is one."""
+        """How long the rest of the sequences take at the pace so far, once there is one."""
         first, since_s = self._first or (number, 0.0)
         if number in (first, self._total):
             return ""
-        left_s = (time.monotonic() - since_s) / (number - first) * (self._total - number)
-        return f", {timedelta(seconds=round(left_s))} left"
+        consumed = self._batches.consumed
+        pace_s = (time.monotonic() - since_s) / (consumed(number) - consumed(first))
+        left_s = pace_s * (self._batches.samples - consumed(number))
+        return f"{timedelta(seconds=round(left_s))} left"
 
     def evaluation(self, number: int, loss: float) -> None:
         """After step ``number`` the held-out part had this loss."""

@@ -14,15 +14,16 @@ import torch.distributed as dist
 from planner.data.refusal import unusable
 from planner.diagnostics import ExitCode
 from planner.handover.work import JOB_FILE, METRICS_FILE, NVME_FOLDER, SOURCES_FILE, Beginning
+from planner.jobs.batches import batches_of, constant_batches
 from planner.jobs.faults import Fault, LossWatch, passed_over
-from planner.jobs.job import FaultsSection, Job, num_steps
+from planner.jobs.job import FaultsSection, Job
 from planner.jobs.reading import read_job
 from planner.jobs.schedule import learning_rate_at
 from planner.jobs.sources import check_evaluation, open_samples, read_sources
 from planner.plans.plan import Plan
 from runtime.checkpoints.loading import start_from
 from runtime.engines.choice import make_engine
-from runtime.engines.engine import Engine
+from runtime.engines.engine import Batch, Engine
 from runtime.train.checkpointing import Checkpointing
 from runtime.train.clipping import Clipping
 from runtime.train.data import Batches
@@ -50,17 +51,23 @@ def run_training(plan: Plan, folder: Path, begins: Beginning) -> ExitCode:
     data = _Data.of(plan, job, folder)
     nvme = os.environ.get(NVME_FOLDER)
     engine = make_engine(
-        plan, seed=job.seed, learning_rate=job.optimizer.learning_rate, nvme_folder=None if nvme is None else Path(nvme)
+        plan,
+        seed=job.seed,
+        learning_rate=job.optimizer.learning_rate,
+        nvme_folder=None if nvme is None else Path(nvme),
+        end_of_document=data.end_of_document,
     )
     engine.set_optimizer(job.optimizer)
     _check_same_data(data.fingerprint, engine.device)
     is_first = dist.get_rank() == 0
-    display = StepDisplay(plan, data.steps, every=line_every(job.logging.every_steps, data.steps), shown=is_first)
+    every = line_every(job.logging.every_steps, data.steps)
+    display = StepDisplay(plan, data.training.sizes, every=every, shown=is_first)
     saving = Checkpointing(engine, plan, job, folder, begins=begins, say=display.say)
     if begins.init_from is not None and not saving.done:
         start_from(engine, begins.init_from)
     if saving.done:
-        engine.settle(data.training.batch(saving.done, engine.rows))
+        display.begin(saving.done)
+        engine.settle(_batch(engine, data, saving.done))
     stage, device = engine.position.stage, engine.device
     boosted = memory_records(gather_memory(stage, device))
     forget_peaks(device)
@@ -98,23 +105,37 @@ class _Data(NamedTuple):
 
     training: Batches
     evaluation: Batches | None
-    steps: int
     evaluation_batches: int
     fingerprint: str
+    end_of_document: int | None
+    """Where documents are kept apart."""
 
     @staticmethod
     def of(plan: Plan, job: Job, folder: Path) -> "_Data":
         """What the launcher has left in ``folder``."""
         problem, sources = plan.problem, read_sources(folder / SOURCES_FILE)
         opened = open_samples(sources, job, problem.seq_len)
-        make = partial(Batches, global_batch=problem.global_batch, vocab_size=problem.model.vocab_size)
+        make = partial(Batches, vocab_size=problem.model.vocab_size)
+        count = check_evaluation(opened, job, problem.global_batch)
+        held_out = opened.evaluation
         return _Data(
-            make(opened.training),
-            None if opened.evaluation is None else make(opened.evaluation),
-            num_steps(job, problem.global_batch * problem.seq_len),
-            check_evaluation(opened, job, problem.global_batch),
+            make(opened.training, batches_of(job, problem)),
+            None if held_out is None else make(held_out, constant_batches(problem.global_batch, count)),
+            count,
             sources.fingerprint,
+            sources.end_of_document,
         )
+
+    @property
+    def steps(self) -> int:
+        """Of the whole run."""
+        return self.training.sizes.steps
+
+
+def _batch(engine: Engine, data: _Data, step: int) -> Batch:
+    """This rank's rows of the batch of a step, counted from 0, for which ``engine`` is made ready."""
+    engine.set_batch(data.training.sizes.batch(step))
+    return data.training.batch(step, engine.rows)
 
 
 def _check_same_data(fingerprint: str, device: torch.device) -> None:
@@ -155,7 +176,7 @@ def _steps(run: _Run) -> list[Step]:
     data, saving = run.data, run.saving
     steps: list[Step] = []
     for number in range(saving.done, data.steps):
-        learning_rate = learning_rate_at(number, data.steps, run.job)
+        learning_rate = learning_rate_at(number, data.training.sizes, run.job)
         run.engine.set_learning_rate(learning_rate)
         run.engine.seed_step(run.job.seed, number)
         saving.before_step()
@@ -187,8 +208,7 @@ def _tell(run: _Run, number: int, steps: list[Step], learning_rate: float) -> No
     Raises:
         PlanError: the job wants the run to end.
     """
-    step, engine = steps[-1], run.engine
-    tokens_per_s = run.plan.problem.global_batch * run.plan.problem.seq_len / step.seconds
+    step, engine, global_batch = steps[-1], run.engine, run.data.training.sizes.batch(number)
     memory: list[RankMemory] = []
     if len(steps) <= FIRST_STEPS or (number + 1) % line_every(run.job.logging.every_steps, run.data.steps) == 0:
         memory = gather_memory(engine.position.stage, engine.device)
@@ -199,7 +219,8 @@ def _tell(run: _Run, number: int, steps: list[Step], learning_rate: float) -> No
         step_s=step.seconds,
         updated=step.updated,
         **({} if run.clipping is None else {"gradient_norm": _finite(step.gradient_norm)}),
-        tokens_per_s=tokens_per_s,
+        global_batch=global_batch,
+        tokens_per_s=global_batch * run.plan.problem.seq_len / step.seconds,
         learning_rate=learning_rate,
         **({"memory": memory_records(memory)} if memory else {}),
     )
@@ -220,6 +241,7 @@ def _evaluate(engine: Engine, data: _Data, step: int, metrics: MetricsFile, disp
     if data.evaluation is None:
         return
     start = time.perf_counter()
+    engine.set_batch(data.evaluation.sizes.whole)
     batches = (data.evaluation.batch(number, engine.rows) for number in range(data.evaluation_batches))
     loss = math.fsum(map(engine.evaluate, batches)) / data.evaluation_batches
     is_number = loss < LARGEST_EXPONENT
@@ -236,7 +258,7 @@ def _evaluate(engine: Engine, data: _Data, step: int, metrics: MetricsFile, disp
 
 def _timed_step(run: _Run, number: int) -> Step:
     engine, watch, clipping = run.engine, run.watch, run.clipping
-    batch = run.data.training.batch(number, engine.rows)
+    batch = _batch(engine, run.data, number)
     found: list[Fault | None] = []
 
     def is_right(loss: float) -> bool:
@@ -251,14 +273,18 @@ def _timed_step(run: _Run, number: int) -> Step:
     norm = clipping.norm if clipping is not None and is_kept and has_updated(engine.optimizer) else None
     fault = found[-1] or watch.judge_norm(number + 1, loss, norm)
     updated = has_updated(engine.optimizer) and (fault is None or not (watch.before_update or fault.norm is not None))
-    return Step(loss, seconds, updated, fault, norm)
+    return Step(loss, seconds, updated, fault, norm, is_whole=_is_whole(run.data, number))
+
+
+def _is_whole(data: _Data, step: int) -> bool:
+    return data.training.sizes.batch(step) == data.training.sizes.whole
 
 
 def _profile(engine: Engine, data: _Data) -> StepProfile:
-    """Terms of one more step, after the measured ones; none of a run too short to be measured."""
-    if data.steps <= WARM_UP_STEPS:
+    """Terms of one more step, after the measured ones; none of a run too short to be measured, or to come to it."""
+    if data.steps <= WARM_UP_STEPS or not _is_whole(data, data.steps - 1):
         return StepProfile({}, {})
-    last = data.training.batch(data.steps - 1, engine.rows)
+    last = _batch(engine, data, data.steps - 1)
     batch = {name: tensor.to(engine.device) for name, tensor in last.items()}
     return slowest_rank(profiled_step(engine.device, lambda: engine.accumulate_gradients(batch), engine.optimizer.step))
 

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, Self
 
 import torch
 
+from planner.handover.metrics import read_records
 from planner.layouts.layout import Layout
 from planner.plans.plan import Plan
 from planner.plans.prediction import StagePrediction
@@ -73,7 +74,7 @@ class MetricsFile:
         """
         if self._file is None:
             return
-        line = json.dumps({"record": record, "time_s": time.time(), **fields}, allow_nan=False).encode() + b"\n"
+        line = _line({"record": record, "time_s": time.time(), **fields})
         start = self._file.tell()
         try:
             self._write_whole(line)
@@ -105,24 +106,30 @@ class MetricsFile:
             self._file.close()
 
 
+def _line(record: dict[str, Any]) -> bytes:
+    return json.dumps(record, allow_nan=False).encode() + b"\n"
+
+
 def _cut(path: Path, step: int) -> float:
     """Leave the records up to a step in a file, and no line that was cut off: whole as before, or as it is to be.
 
     The seconds from the last of them to the last one that is gone.
+
+    Raises:
+        OSError: there is a file, and it cannot be read.
     """
     if not path.is_file():
         return 0.0
+    path.open("rb").close()  # else it would be taken for an empty one
     kept, times = [], {True: 0.0, False: 0.0}
-    for line in path.read_bytes().splitlines(keepends=True):
-        with contextlib.suppress(ValueError):
-            record = json.loads(line)
-            kind, is_early = record["record"], record.get("step", 0) <= step
-            if kind == "event" or (is_early and kind != "summary"):
-                kept += [line] * line.endswith(b"\n")
-            times[is_early] = record.get("time_s", 0.0) if kind not in ("event", "summary") else times[is_early]
+    for record in read_records(path):
+        kind, is_early = record["record"], record.get("step", 0) <= step
+        if kind == "event" or (is_early and kind != "summary"):
+            kept.append(record)
+        times[is_early] = record.get("time_s", 0.0) if kind not in ("event", "summary") else times[is_early]
     beside = path.with_name(f".{path.name}")
     with beside.open("wb") as file:
-        file.writelines(kept)
+        file.writelines(map(_line, kept))
         file.flush()
         os.fsync(file.fileno())
     beside.replace(path)
@@ -162,9 +169,10 @@ def result_lines(
     """The prediction beside the measurement: step time, its terms, and peak memory of each stage's ranks."""
     expected = plan.predicted
     measured_s = median_step_s(steps)
-    measured = (
-        ("no update", "") if measured_s is None else (format_seconds(measured_s), f"{expected.step_s / measured_s:.2f}")
-    )
+    if measured_s is None:
+        measured = ("no update" if any(step.is_whole for step in steps) else "no whole batch", "")
+    else:
+        measured = (format_seconds(measured_s), f"{expected.step_s / measured_s:.2f}")
     lines = [ResultLine("step time (median)", format_seconds(expected.step_s), *measured)]
     words = {"communication": communication_words(plan.layout)}
     lines += _step_terms(predicted_terms(expected.breakdown_s), terms_s, words)

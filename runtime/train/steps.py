@@ -25,6 +25,8 @@ class Step(NamedTuple):
     """What was wrong with its loss."""
     gradient_norm: float | None = None
     """Before it was clipped; ``None`` where nothing clips it, or nothing was updated."""
+    is_whole: bool = True
+    """Whether its batch was the plan's: while the batch of a job grows, it is a smaller one."""
 
 
 def line_every(every_steps: int, steps: int) -> int:
@@ -39,11 +41,11 @@ def has_updated(optimizer: Any) -> bool:
 
 
 def median_step_s(steps: Sequence[Step]) -> float | None:
-    """Median time of the steps that updated the weights, after the first three if there are more.
+    """Median time of the steps of the whole batch that updated the weights, after the first three if there are more.
 
     ``None`` where none of them did: what they took is no time of a step.
     """
-    times = [step.seconds for step in steps[WARM_UP_STEPS:] or steps if step.updated]
+    times = [step.seconds for step in steps[WARM_UP_STEPS:] or steps if step.updated and step.is_whole]
     return statistics.median(times) if times else None
 
 

@@ -6,10 +6,15 @@ from planner.plans.plan import Plan
 
 
 def divide_on_host() -> None:
-    """Call every chunk that is not offloaded one on CUDA, and never move one; nothing can be offloaded then."""
+    """Call every chunk that is not offloaded one on CUDA, and never move one; nothing can be offloaded then.
+
+    Calling it again changes nothing.
+    """
     from colossalai.zero.gemini.chunk import Chunk, ChunkManager
 
     close = Chunk.close_chunk
+    if close.__module__ == __name__:
+        return
 
     def close_chunk(self: Any) -> None:
         close(self)

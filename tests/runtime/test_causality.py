@@ -29,11 +29,15 @@ MODES: dict[str, dict[str, Any]] = {
 }
 
 
-def earliest_change(plan: Plan, **options: Any) -> int | None:
+def earliest_change(plan: Plan, attention: str | None = None) -> int | None:
     """First position whose logits on this rank depend on the changed token; none without logits."""
     from runtime.engines.hybrid import HybridEngine
 
-    engine = HybridEngine(plan, "cpu", seed=3, learning_rate=0.1, **options)
+    class Attending(HybridEngine):
+        pass
+
+    Attending.attention = attention
+    engine = Attending(plan, "cpu", seed=3, learning_rate=0.1)
     tokens = torch.arange(plan.problem.seq_len).repeat(plan.problem.global_batch, 1)
     changed = tokens.clone()
     changed[:, CHANGED] = 200

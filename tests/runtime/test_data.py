@@ -7,6 +7,7 @@ import torch
 from planner.data.samples import Samples, Source
 from planner.data.streams import Segment, Stream
 from planner.diagnostics import PlanError
+from planner.jobs.batches import constant_batches
 from runtime.train.data import Batches
 
 pytestmark = pytest.mark.runtime
@@ -15,7 +16,7 @@ pytestmark = pytest.mark.runtime
 def batches(vocab_size: int = 1000) -> Batches:
     tokens = np.arange(101, dtype=np.uint16)
     samples = Samples([Source("a", Stream([Segment(tokens, 0, 101)]))], seq_len=10, seed=0)
-    return Batches(samples, global_batch=4, vocab_size=vocab_size)
+    return Batches(samples, constant_batches(4), vocab_size=vocab_size)
 
 
 def test_labels_are_the_next_tokens() -> None:

@@ -13,6 +13,8 @@ from planner.plans.plan import Plan
 from runtime.train.steps import has_updated
 from tests.runtime.family_models import MODELS
 from tests.runtime.host_gemini import divide_on_host, host_plugin
+from tests.runtime.test_documents import END, alone, stepped
+from tests.runtime.test_evaluation import SETTINGS, grown, plain
 from tests.runtime.training import (
     LEARNING_RATES,
     SEED,
@@ -50,12 +52,12 @@ def _on_host(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("runtime.engines.gemini.gemini_plugin", host_plugin)
 
 
-def gemini_engine(plan: Plan) -> Any:
+def gemini_engine(plan: Plan, **settings: Any) -> Any:
     """The engine of this rank on the CPU, which the rules do not offer and the tests can do."""
     from runtime.engines.gemini import GeminiEngine
 
     divide_on_host()
-    return GeminiEngine(plan, "cpu", seed=SEED, learning_rate=LEARNING_RATES[ADAMW])
+    return GeminiEngine(plan, "cpu", seed=SEED, learning_rate=LEARNING_RATES[ADAMW], **settings)
 
 
 def trained(plan: Plan) -> tuple[list[float], dict[str, float], list[bool]]:
@@ -76,18 +78,31 @@ def expectation(plan: Plan) -> tuple[list[float], dict[str, float]]:
     return reference(plan, ADAMW), {name: float(np.linalg.norm(g)) for name, g in gradients.items()}
 
 
-def test_an_evaluated_batch_has_the_loss_of_its_step(plan: MakePlan, ranks: Ranks) -> None:
-    chosen = plan(**ZERO3, **LAYOUTS["accumulation"])
+def test_batches_that_grow_and_are_evaluated_in_between_have_the_losses_of_plain_pytorch(
+    plan: MakePlan, ranks: Ranks
+) -> None:
+    chosen, sizes = plan(**ZERO3, **LAYOUTS["accumulation"]), (2, 4, 8)  # from one micro batch on
 
-    def evaluated(rank: int) -> list[tuple[float, float]]:
+    def trained(rank: int) -> list[tuple[float, float]]:
         engine = gemini_engine(chosen)
-        first, *others = own_batches(engine, chosen)
-        engine.step(first)
-        return [(engine.evaluate(batch), engine.step(batch)) for batch in others]
+        engine.set_optimizer(SETTINGS)
+        return grown(engine, chosen, sizes)
 
-    for found in ranks(2, evaluated):
-        for before, own in found:
-            assert before == pytest.approx(own, rel=1e-6)
+    (expected,) = ranks(1, lambda rank: plain(chosen, SETTINGS, sizes))
+    for found in ranks(2, trained):
+        assert found == [pytest.approx(one, rel=2e-3) for one in expected]
+
+
+def test_documents_that_are_kept_apart_train_as_if_each_were_alone(plan: MakePlan, ranks: Ranks) -> None:
+    plans = [plan(**ZERO3, **LAYOUTS[name]) for name in ("recompute", "mistral")]
+
+    def trained(rank: int) -> list[tuple[list[float], list[float]]]:
+        return [stepped(gemini_engine(one, end_of_document=END), one) for one in plans]
+
+    (expected,) = ranks(1, lambda rank: [alone(one, ADAMW)[0] for one in plans])
+    for found in ranks(2, trained):
+        for own, wanted in zip(found, expected, strict=True):
+            assert own == (pytest.approx(wanted, rel=2e-3), pytest.approx(wanted, rel=2e-3))
 
 
 @pytest.mark.parametrize("name", LAYOUTS)

@@ -93,14 +93,26 @@ def test_a_run_that_is_ended_and_killed_has_the_losses_of_one_without_a_break(
 
 
 def test_a_run_goes_on_under_another_plan_in_another_folder(plan: MakePlan, command: Start, tmp_path: Path) -> None:
-    ended(command(plan(tensor_parallel=2), "--run-dir", tmp_path / "whole", "--set", "checkpoint.keep_every=20"), 0)
+    keys = ("schedule.ramp_start=4", "schedule.ramp_increment=4", "schedule.ramp_samples=214", "data.documents=apart")
+    corpus = tmp_path / "corpus.jsonl"  # of documents that are shorter than a sequence
+    corpus.write_text("".join(json.dumps({"text": f"{n % 7} sheep" + n % 5 * "!"}) + "\n" for n in range(500)))
+    settings = ["--data", corpus, *(part for key in keys for part in ("--set", key))]
+    first = plan(tensor_parallel=2, num_microbatches=2)
+    ended(command(first, "--run-dir", tmp_path / "whole", "--set", "checkpoint.keep_every=20", *settings), 0)
     names = [path.name for path in checkpoints_in(tmp_path / "whole" / "checkpoints")]
     assert names == ["step-00000020", "step-00000040", "step-00000050", "step-00000060"]
-    pipeline = plan(pipeline_parallel=2, num_microbatches=2)
+    pipeline = plan(pipeline_parallel=2, num_microbatches=4)
     source = tmp_path / "whole" / "checkpoints" / "step-00000050"
-    ended(command(pipeline, "--run-dir", tmp_path / "other", "--resume", source), 0)
+    stderr = ended(command(pipeline, "--run-dir", tmp_path / "other", "--resume", source, *settings), 0)
+    assert "the plan's 8 are reached at step 55" in stderr
+    assert "begins at sequence" not in stderr
+    joined = ended(command(first, "--run-dir", tmp_path / "joined", "--steps", 1, *settings[:-2]), 0)
+    assert "the plan's 8 are not reached in this run" in joined
+    assert losses(tmp_path / "joined")[1] != losses(tmp_path / "whole")[1]
     lines = (tmp_path / "other" / "metrics.jsonl").read_text().splitlines()
-    found = {record["step"]: record["loss"] for record in map(json.loads, lines) if record["record"] == "step"}
+    records = [record for record in map(json.loads, lines) if record["record"] == "step"]
+    assert [record["global_batch"] for record in records] == [4] * 4 + [8] * 6
+    found = {record["step"]: record["loss"] for record in records}
     expected = losses(tmp_path / "whole")
     assert found == {step: pytest.approx(expected[step], rel=1e-6) for step in range(51, 61)}
     text = gptplan("sample", tmp_path / "other", "--prompt", "def f(", "--tokens", 20)
@@ -110,7 +122,8 @@ def test_a_run_goes_on_under_another_plan_in_another_folder(plan: MakePlan, comm
     gptplan("export-weights", tmp_path / "other", "-o", tmp_path / "weights")
     assert (tmp_path / "weights" / "config.json").is_file()
     short = ("--set", "schedule.stop_after_minutes=0.001")
-    stderr = ended(command(pipeline, "--run-dir", tmp_path / "new", "--init-from", tmp_path / "weights", *short), 75)
+    begun = ("--run-dir", tmp_path / "new", "--init-from", tmp_path / "weights")
+    stderr = ended(command(pipeline, *begun, *short, *settings), 75)
     assert stderr.splitlines()[-1].startswith("its time is over: the run has saved; `gptplan run ")
     assert len(losses(tmp_path / "new")) < STEPS
     assert "a checkpoint takes 521.62 KiB, and " in stderr

@@ -62,6 +62,7 @@ def test_text_that_is_not_tokenized_yet_is_estimated(typed: Run) -> None:
 
 def test_everything_that_stands_in_the_way_is_said(typed: Run) -> None:
     np.arange(3000, dtype="<u2").tofile("large.bin")
+    np.full(3000, 7, "<u2").tofile("bare.bin")
     Path("short.txt").write_text("short")
     found = {
         "two weights": (["data.paths=corpus", "data.weights=[1, 2]"], "2 weights for 1 paths"),
@@ -70,7 +71,7 @@ def test_everything_that_stands_in_the_way_is_said(typed: Run) -> None:
         "short": (["data.paths=short.txt"], "6 tokens, and one sequence needs 129"),
         "field": (["data.paths=corpus", "data.field=body"], "no document in it"),
         "tokenizer": (["data.paths=corpus", "tokenizer.path=nowhere.json"], "no such tokenizer"),
-        "apart": (["data.paths=corpus", "data.documents=apart"], "documents cannot be kept apart"),
+        "end": (["data.paths=bare.bin", "data.documents=apart"], "nothing says which token ends a document"),
         "evaluation": (["data.paths=corpus", "evaluation.every_steps=5"], "nothing to evaluate on"),
     }
     for name, (settings, message) in found.items():
@@ -78,10 +79,37 @@ def test_everything_that_stands_in_the_way_is_said(typed: Run) -> None:
         assert typed("job", *options, "-o", f"{name}.toml").code == 0
         judged = typed("check", f"{name}.toml", "--plan", PLAN)
         assert (judged.code, message in judged.out) == (1, True), judged.out
-    both = ("--set", "data.documents=apart", "--set", "evaluation.every_steps=5", "--set", "data.paths=nowhere")
-    typed("job", *both, "-o", "all.toml")
+    several = ("schedule.ramp_start=3", "evaluation.every_steps=5", "data.paths=nowhere")
+    typed("job", *(part for setting in several for part in ("--set", setting)), "-o", "all.toml")
     assert typed("check", "all.toml", "--plan", PLAN).out.count("error[") == 3
     assert len(typed("check", "all.toml", "--plan", PLAN, "--json").document()["diagnostics"]) == 3
+
+
+def test_a_batch_that_grows_is_judged_and_shown(typed: Run) -> None:
+    settings = ("data.paths=corpus", "schedule.ramp_start=4", "schedule.ramp_increment=4", "schedule.ramp_samples=100")
+    typed("job", *(part for setting in settings for part in ("--set", setting)), "-o", "job.toml")
+    judged = typed("check", "job.toml", "--plan", PLAN)
+    assert judged.code == 1
+    typed(
+        "solve", "--model", "gpt2-tiny", "--gpu", "local-cpu", "--gpus", 2, "--pin", "micro_batch=1", "-o", "small.plan"
+    )
+    judged = typed("check", "job.toml", "--plan", "small.plan")
+    assert judged.code == 0, judged.out
+    assert "batch: 4 sequences at first; it grows 1 time, first at step 26; the plan's 8 are reached" in judged.out
+    assert "valid: 50 steps of 8 x 128 tokens, 38,400 in all" in judged.out
+    levels = typed("check", "job.toml", "--plan", "small.plan", "--json").document()["batches"]
+    assert levels == [
+        {"first_step": 0, "first_sample": 0, "batch": 4},
+        {"first_step": 25, "first_sample": 100, "batch": 8},
+    ]
+
+
+@pytest.mark.parametrize(("plan", "code"), [("gpt2-2d", 1), ("gpt2-zero3", 0), ("gpt2-pp1d", 0)])
+def test_documents_are_kept_apart_where_the_layout_can(plan: str, code: int, typed: Run) -> None:
+    typed("job", "--set", "data.paths=corpus", "--set", "data.documents=apart", "-o", "job.toml")
+    judged = typed("check", "job.toml", "--plan", ROOT / "plans" / f"{plan}.plan")
+    assert judged.code == code, judged.out
+    assert ("documents cannot be kept apart under tensor mode 2d" in judged.out) == (code == 1)
 
 
 @pytest.mark.parametrize("plan", ["gpt2-2d", "gpt2-zero3", "gpt2-1d"])
@@ -103,6 +131,14 @@ def test_faults_that_cannot_be_responded_to_are_refused(typed: Run) -> None:
     assert "a run that is to end early and saves no checkpoints would lose what it has learned" in judged.out
     assert "faults.replan_pins" in judged.out
     assert judged.out.count("error[") == 3, judged.out
+
+
+def test_replanning_that_several_nodes_do_not_have_is_a_warning(typed: Run) -> None:
+    settings = ("data.paths=corpus", "faults.devices_file=devices", "tokenizer.path=bytes")
+    typed("job", *(part for setting in settings for part in ("--set", setting)), "-o", "job.toml")
+    judged = typed("check", "job.toml", "--plan", ROOT / "plans" / "gpt3-pp1d.plan")
+    assert "warning[USAGE]: `devices_file` means nothing here: a plan for " in judged.out
+    assert "devices_file" not in typed("check", "job.toml", "--plan", PLAN).out
 
 
 def test_packages_that_a_job_wants_and_nobody_has_installed_are_named(

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from planner.cost_model.activations import (
+    apart_bytes,
     boundary_bytes,
     ends_bytes,
     exchanged_bytes,
@@ -54,6 +55,13 @@ def test_boundary_bytes_by_hand() -> None:
     assert boundary_bytes(problem(), stages(micro_batch=3)).tolist() == [8 * 3 * 16 * 2]
     assert boundary_bytes(problem(), stages(tensor_parallel=2, sequence_parallel=True)).tolist() == [128]
     assert boundary_bytes(problem(), stages(tensor_parallel=2)).tolist() == [256]
+
+
+def test_apart_bytes_by_hand() -> None:
+    assert apart_bytes(problem(), stages()).tolist() == [2 * 256 * 4]
+    assert apart_bytes(problem(), stages(tensor_parallel=2, sequence_parallel=True)).tolist() == [256 * 4]
+    divided = stages(pipeline_parallel=2, recompute_layers_per_stage=(1, 0), micro_batch=3)
+    assert apart_bytes(problem(), divided).tolist() == [3 * 512 * (2 * 1 + 1), 3 * 512 * 2]
 
 
 def test_in_flight_microbatches_of_1f1b() -> None:

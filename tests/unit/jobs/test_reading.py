@@ -8,7 +8,7 @@ import pytest
 
 from planner.diagnostics import PlanError
 from planner.handover.work import JOB_FILE
-from planner.jobs.job import DataSection, Job, OptimizerSection, ScheduleSection, num_steps
+from planner.jobs.job import DataSection, Job, OptimizerSection, ScheduleSection
 from planner.jobs.reading import is_job, keys, read_job, text_of, tokenizer_beside
 
 OWN = Job(
@@ -119,11 +119,6 @@ def test_what_is_a_job() -> None:
     assert not is_job("[zero_optimization]\nstage = 2\n")
     assert not is_job("BATCH_SIZE = 4\nmodel = dict(x=1)\n")
     assert not is_job('{"data": {}}')
-
-
-def test_tokens_are_reached_in_whole_steps() -> None:
-    assert num_steps(Job(), 1024) == 50
-    assert [num_steps(read_job(None, [f"schedule.tokens={n}"]), 1024) for n in (1, 1024, 1025)] == [1, 1, 2]
 
 
 def test_every_field_is_declared_with_its_meaning() -> None:

@@ -4,6 +4,7 @@ import math
 
 import pytest
 
+from planner.jobs.batches import constant_batches
 from planner.jobs.reading import read_job
 from planner.jobs.schedule import learning_rate_at
 
@@ -14,7 +15,7 @@ def rates(kind: str, steps: int = 100, **more: float) -> list[float]:
         None,
         [f"schedule.kind={kind}", "optimizer.learning_rate=2", *(f"schedule.{k}={v}" for k, v in settings.items())],
     )
-    return [learning_rate_at(step, steps, job) for step in range(steps + 5)]
+    return [learning_rate_at(step, constant_batches(1, steps), job) for step in range(steps + 5)]
 
 
 @pytest.mark.parametrize("kind", ["constant", "cosine", "linear", "wsd"])

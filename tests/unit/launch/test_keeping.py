@@ -12,7 +12,7 @@ from planner.checkpoints.manifest import MANIFEST
 from planner.diagnostics import ExitCode, PlanError
 from planner.handover.options import decode
 from planner.handover.work import METRICS_FILE, PLAN_FILE, REWIND_FILE, Beginning, RunOptions
-from planner.jobs.job import FaultsSection, Job
+from planner.jobs.job import FaultsSection, Job, ScheduleSection
 from planner.launch import devices, keeping
 from planner.launch.devices import Devices, numbers_in
 from planner.launch.keeping import Keeper
@@ -21,6 +21,7 @@ from planner.launch.replanning import replanned
 from planner.plans.plan import Plan, read_plan
 from planner.plans.question import Question, build_problem
 from planner.solver import solve
+from tests.helpers import changed
 
 DIED = Outcome(code=137, died=True)
 DONE = Outcome(code=0)
@@ -44,6 +45,7 @@ class Runs:
         self.plan, self.folder = plan, folder
         self.begun: list[Beginning] = []
         self.devices: list[int] = []
+        self.schedule = ScheduleSection()
         self._patch = monkeypatch
         monkeypatch.setattr(keeping, "check_files", lambda *_: None)
         monkeypatch.setattr(keeping, "read_manifest", lambda *_: None)
@@ -60,8 +62,10 @@ class Runs:
             return next(following)(self.folder)
 
         self._patch.setattr(keeping, "execute", execute)
-        job = Job(faults=FaultsSection(**{"restart_wait_s": 0, **faults}))
-        return Keeper(self.plan, self.folder, job, RunOptions(resume=resume), keep_going=keep_going).run()
+        job = Job(schedule=self.schedule, faults=FaultsSection(**{"restart_wait_s": 0, **faults}))
+        return Keeper(
+            self.plan, self.folder, job, RunOptions(resume=resume, rendezvous="localhost:29500"), keep_going=keep_going
+        ).run()
 
 
 @pytest.fixture
@@ -121,6 +125,19 @@ def test_there_are_so_many_restarts_in_all_and_in_one_place(runs: Runs, capsys: 
     assert "ends after 5 restarts, as many as `faults.max_restarts` allows" in capsys.readouterr().err
 
 
+def test_a_plan_for_several_nodes_says_that_it_is_not_planned_again(
+    runs: Runs, plan: Plan, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert runs([dies_after(5), lambda _: DONE]) == DONE
+    assert "not planned again" not in capsys.readouterr().err
+    runs.plan = changed(plan, problem={"devices_per_node": 2})
+    assert runs([dies_after(10), lambda _: DONE], devices_file="nowhere") == DONE
+    message = "note: a plan for 2 nodes is not planned again for fewer: ranks start again once all 2 are there"
+    assert message in capsys.readouterr().err
+    runs([lambda _: DONE], keep_going=False)
+    assert "not planned again" not in capsys.readouterr().err
+
+
 def goes_back(*steps: int) -> Step:
     def ranks(folder: Path) -> Outcome:
         (folder / REWIND_FILE).write_text(json.dumps(steps))
@@ -171,6 +188,17 @@ def test_it_is_planned_again_for_what_is_there(runs: Runs, plan: Plan, tmp_path:
         ("replan", 4, 4),
     ]
     assert "3 devices are there: TP " in capsys.readouterr().err
+
+
+def test_a_new_plan_under_which_the_batch_cannot_grow_is_refused(runs: Runs, tmp_path: Path) -> None:
+    (tmp_path / "devices").write_text("0")
+    runs.schedule = ScheduleSection(ramp_start=4, ramp_increment=4, ramp_samples=100)
+    pins = ("micro_batch=8",)
+    with pytest.raises(PlanError, match="takes batches from 8 on in steps of") as refusal:
+        runs([lambda _: DONE], devices_file=str(tmp_path / "devices"), replan_pins=pins)
+    assert "`faults.replan_pins` can pin `micro_batch`" in refusal.value.diagnostics[0].hint
+    runs.schedule = ScheduleSection()
+    assert runs([lambda _: DONE], devices_file=str(tmp_path / "devices"), replan_pins=pins) == DONE
 
 
 def test_a_plan_that_cannot_be_is_refused(plan: Plan) -> None:
