@@ -57,9 +57,9 @@ def gathered_input_bytes(problem: Problem, stages: StageColumns) -> Floats:
 
 
 def gathered_inputs(problem: Problem) -> float:
-    """Inputs of a layer that stay gathered: that of every product whose output is divided, or none."""
+    """Inputs of a layer that stay gathered: those of products whose output is divided, or none."""
     keeps = problem.stack.activations.gathered_elements > 0
-    return float(block(problem).divided("outer")) * keeps
+    return float(block(problem).gathered_inputs) * keeps
 
 
 @formula("colossalai0.5.0")

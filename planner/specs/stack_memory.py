@@ -144,6 +144,9 @@ class ShardedSpec(Spec, frozen=True, kw_only=True):
     scatters: Number = 1.0
     """Scatterings of all gradients per micro batch."""
 
+    copied_bytes: FloatBytes = 0.0
+    """Bytes moved per parameter and micro batch by copies out of what is gathered and into what is scattered."""
+
     # Copies on the host
     pinned_weight: PerParameter = 0.0
     """Pinned host bytes per parameter of a rank's pieces of weights, whatever is offloaded."""

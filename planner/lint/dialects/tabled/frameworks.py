@@ -175,7 +175,7 @@ TABLES = (
             "recompute": ("activation_checkpoint.mode", {"none": False, "full": True}),
             "precision": ("training.mixed_precision_param", _PRECISIONS),
         },
-        defaults={"zero_stage": 3, "precision": "bf16", "local_batch": 8, "seq_len": 2048},
+        defaults={"zero_stage": 3, "precision": "bf16", "local_batch": 8, "seq_len": 2048, "sequence_parallel": True},
         ignored=("-1",),
         others="expert_parallel_degree expert_tensor_parallel_degree dataset dataset_path enable_cpu_offload",
     ),

@@ -5,7 +5,7 @@ from typing import Any
 
 from planner.lint.dialects.tabled.foreign import FOREIGN
 from planner.lint.dialects.tabled.frameworks import OF_GPT2, TABLES, TORCHTITAN, Table
-from planner.lint.dialects.tabled.torchtitan import divide_layers
+from planner.lint.dialects.tabled.torchtitan import divide_layers, keep_weights
 from planner.lint.draft import UNDECIDED, Asked, Draft
 from planner.lint.model_names import model_of_sizes
 from planner.lint.reading import Keys, Reading, Unknowns, refuse_unknown
@@ -61,6 +61,7 @@ def read_table(table: Table, source: Source, asked: Asked) -> Draft:
     _model(keys, reading, table, counts)
     if table.dialect.name == TORCHTITAN:
         divide_layers(keys, reading, counts)
+        keep_weights(keys, reading)
     _batch(reading, counts, table)
     _sizes(keys, reading, table, counts)
     return reading.draft()

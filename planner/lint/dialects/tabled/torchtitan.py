@@ -1,7 +1,7 @@
-"""How torchtitan divides the layers of a model over the stages of a pipeline, and over the chunks of a stage.
+"""How torchtitan divides the layers of a model over the stages of a pipeline, and what FSDP keeps between them.
 
 Read in torchtitan (b5bcd76c): torchtitan/distributed/pipeline_parallel.py, _get_pipeline_metadata (line 182) and
-_generate_llm_fqn_per_model_part (line 357).
+_generate_llm_fqn_per_model_part (line 357); torchtitan/distributed/fsdp.py, get_fsdp_reshard_after_forward_policy.
 """
 
 from typing import Any
@@ -11,6 +11,7 @@ from planner.lint.reading import Keys, Reading
 
 _SCHEDULE = "parallelism.pipeline_parallel_schedule"
 _SCHEDULES = {"1f1b": "1f1b", "interleaved1f1b": "interleaved"}
+_RESHARD = ("parallelism.fsdp_reshard_after_forward", "training.fsdp_reshard_after_forward")
 _BY_HAND = ("parallelism.module_fqns_per_model_part", "parallelism.pipeline_parallel_split_points")
 DEFAULT_CHUNKS = 2
 """Chunks of a stage under a schedule that has several, where no number of layers is given."""
@@ -38,6 +39,15 @@ def divide_layers(keys: Keys, reading: Reading, counts: dict[str, Any]) -> None:
     reading.fields |= {"schedule": schedule, "num_model_chunks": chunks}
     if UNDECIDED not in (chunks, layers) and layers is not None and (per_chunk is None or virtual % stages == 0):
         _deal(reading, layers, stages * chunks, less)
+
+
+def keep_weights(keys: Keys, reading: Reading) -> None:
+    """Set ZeRO 1 where gathered weights stay: with a pipeline, unless the policy is to divide them again each time."""
+    stages, policy = reading.fields["pipeline_parallel"], keys.word(*_RESHARD, default="default", name="zero_stage")
+    if UNDECIDED in (stages, policy):
+        reading.fields["zero_stage"] = UNDECIDED
+    elif stages > 1 and policy != "always":
+        reading.fields["zero_stage"] = 1
 
 
 def _schedule(keys: Keys, reading: Reading) -> Any:
