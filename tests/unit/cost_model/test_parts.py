@@ -104,7 +104,7 @@ def test_collectives_of_a_layer_are_the_counted_ones(model: str, slices: bool, f
 
 @pytest.mark.parametrize("slices", [False, True])
 def test_torchtitan_gathers_an_input_once_for_all_its_products(slices: bool) -> None:
-    """Two gathers and two scatters forward, as many backward; without slices an all-reduce for each product's gradient."""
+    """Two gathers and two scatters each way; without slices backward all-reduces the gradient of each product."""
     question = changed(
         asked("torchtitan", num_devices=2),
         hardware={
