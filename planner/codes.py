@@ -6,7 +6,7 @@ NO_LAYOUT = "INF001"
 NO_WAY, OTHER_COUNT, OTHER_PIN, OFFLOAD = "WAY000", "WAY001", "WAY002", "WAY003"
 LARGER_CARD, OTHER_BATCH, SMALLER_RESERVE = "WAY004", "WAY005", "WAY006"
 """What the search says of a problem without a layout."""
-TIGHT_MEMORY, EXTRAPOLATED = "EST001", "EST002"
+TIGHT_MEMORY, EXTRAPOLATED, TWO_STREAMS = "EST001", "EST002", "EST003"
 """What limits a prediction."""
 
 
@@ -43,6 +43,9 @@ CODES: dict[str, str] = {
     "layouts miss by on average. About such a plan the prediction cannot tell whether it runs out of memory.",
     EXTRAPOLATED: "The runs that the expected error was measured in had fewer GPUs or nodes, other cards or smaller "
     "models than the plan. How far off it is there is not known.",
+    TWO_STREAMS: "ZeRO stage 3 allocates a rank's pieces in blocks of one stream in forward and of another in "
+    "backward, and PyTorch's allocator keeps both. Where the device has no room for them, blocks are freed and asked "
+    "for again in every step, and the step takes longer than predicted.",
     Config.HIDDEN: "A value of a configuration cannot be told without running the file, which gptplan never does. It "
     "is open; the rest of the file is checked.",
     Config.WRONG_KIND: "A value of a configuration is not of the kind that its key takes.",

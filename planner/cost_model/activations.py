@@ -7,9 +7,10 @@ from planner.cost_model.parts import block, counted_whole, final_norm, kept_elem
 from planner.cost_model.shares import rank_tokens, shares
 from planner.cost_model.sources import formula
 from planner.layouts.degrees import edge_of
+from planner.layouts.division import full_stage, missing_layers
 from planner.layouts.layout import SHARDS_WEIGHTS
 from planner.layouts.problem import Problem
-from planner.layouts.stages import Floats, StageColumns, once_per_places, padded_vocab
+from planner.layouts.stages import Floats, Integers, StageColumns, once_per_places, once_per_stages, padded_vocab
 from planner.specs import ELEMENT_BYTES
 
 
@@ -56,9 +57,9 @@ def gathered_input_bytes(problem: Problem, stages: StageColumns) -> Floats:
 
 
 def gathered_inputs(problem: Problem) -> float:
-    """Inputs of a layer that stay gathered: that of every product whose output is divided, or none."""
+    """Inputs of a layer that stay gathered: those of products whose output is divided, or none."""
     keeps = problem.stack.activations.gathered_elements > 0
-    return float(block(problem).divided("outer")) * keeps
+    return float(block(problem).gathered_inputs) * keeps
 
 
 @formula("colossalai0.5.0")
@@ -139,13 +140,35 @@ def in_flight_microbatches(stages: StageColumns) -> Floats:
 def kept_bytes(problem: Problem, stages: StageColumns) -> Floats:
     """Activations of all layers of a stage over its micro batches in flight.
 
-    A layer that recomputes keeps only its input; the others keep :func:`layer_activation_bytes`.
+    A layer that recomputes keeps only its input; the others keep :func:`layer_activation_bytes`. Chunks that hold
+    fewer layers are in flight more often or less often than the others: :func:`shorter_chunk`.
     """
     plain = stages.num_layers - stages.recompute_layers
     per_microbatch = plain * layer_activation_bytes(problem, stages) + stages.recompute_layers * boundary_bytes(
         problem, stages
     )
-    return in_flight_microbatches(stages) * per_microbatch
+    held, (missing, passes) = in_flight_microbatches(stages), shorter_chunk(problem, stages)
+    per_layer = per_microbatch / np.maximum(stages.num_layers, 1)
+    return held * per_microbatch + (held - passes) * missing * per_layer
+
+
+@formula("narayanan2021")
+@once_per_stages
+def shorter_chunk(problem: Problem, stages: StageColumns) -> tuple[Integers, Integers]:
+    """Layers that one chunk of a stage lacks, and the micro batches in flight of that chunk where the stage is fullest.
+
+    Interleaved, with the ends counted as layers: the first chunk of the first stage holds ``2 p - 1`` micro batches
+    of the group it works on and of the one before, at most ``M``; the last chunk of the last stage goes backward
+    right after forward, and holds one only where no other group follows that fills the other chunks.
+    """
+    columns = stages.layouts
+    ends = (stages.is_first | stages.is_last) & columns.schedule_is("interleaved")
+    if not problem.stack.ends_as_layers or not ends.any():
+        return np.zeros(len(stages), dtype=np.int64), np.zeros(len(stages), dtype=np.int64)
+    lacks = ends & (missing_layers(problem, columns) > 0)
+    missing = np.where(lacks, np.clip(full_stage(problem, columns) - stages.num_layers, 0, 1), 0)
+    count, each = columns.num_microbatches, columns.pipeline_parallel
+    return missing, np.where(stages.is_first, np.minimum(2 * each - 1, count), count <= each)
 
 
 @formula("definition")

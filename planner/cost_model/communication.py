@@ -89,11 +89,13 @@ def layer_collectives(problem: Problem, stages: StageColumns) -> LayerCollective
     gradients; those of forward once more where it recomputes. Sequence parallelism has a scatter in place of each of
     the one kind and a gather for each of the other, half of an all-reduce, each with what its ranks take to meet;
     backward gathers the output gradients and, unless the stack keeps them, inputs, and hides a share of its scatters.
+    A library may gather the input of several products once.
     """
     own, exchange = block(problem), exchange_seconds(problem, stages)
-    outer, inner = float(own.divided("outer")), float(own.divided("inner"))
-    columns, exposed = stages.layouts, 1.0 - problem.stack.overlap.tensor_parallel
+    columns, inner = stages.layouts, float(own.divided("inner"))
+    exposed = 1.0 - problem.stack.overlap.tensor_parallel
     in_slices = columns.sequence_parallel == 1
+    outer = np.where(in_slices, float(own.gathered_inputs), float(own.divided("outer")))
     full: Floats = boundary_bytes(problem, stages) * np.where(in_slices, columns.tensor_parallel, 1)
     meeting = in_slices * float(problem.stack.traffic.slice_collective_s)
     reduce = _tensor_parallel_ring(problem, stages, full, 2.0) + 2.0 * meeting

@@ -139,7 +139,9 @@ def layer_host_seconds(problem: Problem, stages: StageColumns) -> Floats:
     )
     stated = stated + np.where(stages.layouts.sequence_parallel == 1, traffic.sequence_parallel_host_s, 0.0)
     several = (stages.layouts.pipeline_parallel > 1) & (stages.layouts.tensor_parallel > 1) & (problem.num_nodes > 1)
-    stated = stated + np.where(several, stages.layouts.tensor_parallel * float(traffic.rank_host_s), 0.0)
+    further = -(-stages.layouts.tensor_parallel // problem.devices_per_node) - 1
+    each = float(traffic.rank_host_s) + further * float(traffic.rank_node_host_s)
+    stated = stated + np.where(several, stages.layouts.tensor_parallel * each, 0.0)
     zero, in_pieces = stages.layouts.zero_stage, stages.layouts.zero_stage >= SHARDS_WEIGHTS
     reduced = (zero >= 1) & ~in_pieces & (stages.layouts.replicas > 1)
     share = np.where(zero >= SHARDS_GRADIENTS, 1.0, 1.0 / stages.layouts.num_microbatches)

@@ -43,7 +43,8 @@ def stage_times(problem: Problem, stages: StageColumns) -> StageTimes:
         "loss_head": computed["loss_head"],
         "tensor_parallel_communication": total(tensor) + total(grid_seconds(problem, stages)),
         "pipeline_communication": communication.pipeline_seconds(problem, stages),
-        "weight_gathering": _exposed(stages, gathering, overlap.sharded, layers),
+        "weight_gathering": _exposed(stages, gathering, overlap.sharded, layers)
+        + update.gather_copy_seconds(problem, stages),
     }
     gather = communication.zero_gather_seconds(problem, stages)
     reduction = communication.data_parallel_seconds(problem, stages) - gather

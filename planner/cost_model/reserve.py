@@ -3,6 +3,7 @@
 import numpy as np
 
 from planner.cost_model.errors import mean_memory_error
+from planner.cost_model.parameters import updated_parameters
 from planner.cost_model.sources import formula
 from planner.layouts.degrees import edge_of
 from planner.layouts.layout import SHARDS_WEIGHTS, TENSOR_MODES
@@ -50,6 +51,19 @@ def fragmentation_share(problem: Problem, stages: StageColumns) -> Floats:
     stack, in_pieces = problem.stack, stages.layouts.zero_stage >= SHARDS_WEIGHTS
     of_pieces = stack.fragmentation if stack.sharded.fragmentation is None else stack.sharded.fragmentation
     return np.where(in_pieces, of_pieces, stack.fragmentation).astype(np.float64)
+
+
+@formula("pytorch-allocator", "colossalai0.5.0")
+def other_stream_bytes(problem: Problem, stages: StageColumns) -> Floats:
+    """What the allocator keeps in blocks of the stream that works on ZeRO 3's gradients, beside the peak.
+
+    A rank's shards of its pieces, which forward leaves in blocks of another stream. None on one rank, which has no
+    second stream, and none of what is offloaded.
+    """
+    columns, per_parameter = stages.layouts, problem.stack.sharded.other_stream
+    several = (columns.zero_stage >= SHARDS_WEIGHTS) & (columns.replicas > 1)
+    kept = updated_parameters(problem, stages) * per_parameter * (1.0 - columns.offload_optimizer)
+    return np.where(several, kept, 0.0)
 
 
 @formula("definition")

@@ -25,6 +25,18 @@ def accumulation_seconds(problem: Problem, stages: StageColumns) -> Floats:
     return traffic_seconds(problem, added * problem.stack.traffic.gradient_bytes)
 
 
+@formula("definition")
+def gather_copy_seconds(problem: Problem, stages: StageColumns) -> Floats:
+    """Copies of one micro batch's weights out of what was gathered, and of its gradients into what is scattered.
+
+    Under ZeRO 3, where the library has them, as many bytes for each parameter of a stage; none on one rank. Units: s.
+    """
+    columns = stages.layouts
+    copied = (columns.zero_stage >= SHARDS_WEIGHTS) & (columns.replicas > 1)
+    parameters = np.where(copied, total(stage_parameters(problem, stages)), 0.0)
+    return traffic_seconds(problem, parameters * problem.stack.sharded.copied_bytes)
+
+
 @formula("rajbhandari2020", "definition")
 def optimizer_seconds(problem: Problem, stages: StageColumns) -> Floats:
     """The optimizer step on the device: bytes it moves per updated parameter of the local shard.

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from planner.diagnostics import PlanError, usage_error
 from planner.layouts.layout import FIELDS, FREE_RECOMPUTE, RECOMPUTE, Field, Layout, LayoutColumns, columns_of
+from planner.specs import StackSpec
 from planner.specs.files import did_you_mean
 
 LAYERS = "layers_per_stage"
@@ -108,9 +109,9 @@ def pinned_devices(pinned: Mapping[str, str]) -> int:
     return math.prod(int(pinned.get(degree, default)) for degree, default in degrees.items())
 
 
-def asked_layers(pinned: Mapping[str, str], *, uneven_stages: bool) -> str | None:
-    """The layers per stage that a pin says, or even ones where the stack has no others; ``None`` where any will do."""
-    return pinned.get(LAYERS) or (None if uneven_stages else EVEN)
+def asked_layers(pinned: Mapping[str, str], stack: StackSpec) -> str | None:
+    """The layers per stage that a pin says, or even ones where the stack has no others; ``None``: free."""
+    return pinned.get(LAYERS) or (None if stack.uneven_stages or stack.ends_as_layers else EVEN)
 
 
 def pinned_layers(value: str, num_layers: int, num_stages: int) -> tuple[int, ...] | None:

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from planner.layouts.degrees import divisors
+from planner.layouts.division import END_LAYERS, divides_evenly, has_to_be_even, is_even, most_chunks
 from planner.layouts.layout import FREE_RECOMPUTE, NO_RECOMPUTE, SOME_RECOMPUTE, Layout, LayoutColumns
 from planner.layouts.problem import Problem
 from planner.rules.rule import Rule, listed
@@ -16,7 +17,8 @@ _STAGES = "colossalai 0.5.0: pipeline/stage_manager.py:41,216"
 
 def _values(problem: Problem, layout: Layout) -> dict[str, Any]:
     layers, stages = problem.model.num_layers, layout.pipeline_parallel
-    slots = [d for d in divisors(problem.num_devices) if layers % d == 0]
+    wholes = range(layers, layers + (END_LAYERS if problem.stack.ends_as_layers else 0) + 1)
+    slots = [d for d in divisors(problem.num_devices) if any(whole % d == 0 for whole in wholes)]
     return {
         "num_layers": layers,
         "twice": 2 * stages,
@@ -75,7 +77,9 @@ RULES = (
         values=_values,
         why="A stage without a layer would only forward its input; the library would build one without a word.",
         source=f"{_STAGES} has no such check, so gptplan makes it",
-        holds=lambda problem, columns: columns.pipeline_parallel * columns.num_model_chunks <= problem.model.num_layers,
+        holds=lambda problem, columns: (
+            columns.pipeline_parallel * columns.num_model_chunks <= most_chunks(problem, columns)
+        ),
     ),
     Rule(
         id="PP002",
@@ -140,12 +144,11 @@ RULES = (
         detail="{num_layers} % ({pipeline_parallel} * {chunks}) != 0",
         hint="use {even} stages",
         values=_values,
-        why="This stack, or an interleaved schedule, gives every stage the same number of layers.",
-        source="Megatron-LM arguments: num_layers divides by pipeline size and virtual stages",
-        holds=lambda problem, columns: (
-            (problem.stack.uneven_stages & ~columns.schedule_is("interleaved"))
-            | (problem.model.num_layers % (columns.pipeline_parallel * columns.num_model_chunks) == 0)
-        ),
+        why="This stack, or an interleaved schedule, gives every stage the same number of layers; where the stack "
+        "can, embedding and loss head count as a layer each.",
+        source="Megatron-LM arguments: num_layers divides by pipeline size and virtual stages, and with "
+        "--account-for-embedding-in-pipeline-split and --account-for-loss-in-pipeline-split one or two more do",
+        holds=lambda problem, columns: ~has_to_be_even(problem, columns) | divides_evenly(problem, columns),
     ),
     Rule(
         id="PP010",
@@ -174,10 +177,12 @@ RULES = (
         detail="{field.layers_per_stage} = {layers_per_stage}",
         hint="use {even} stages",
         values=_values,
-        why="The stack, or its interleaved schedule, has no setting for layers per stage.",
-        source=f"{_STAGES}; stack spec: uneven_stages",
+        why="The stack, or its interleaved schedule, has no setting for layers per stage, other than to count "
+        "embedding and loss head as a layer each where the stack can.",
+        source=f"{_STAGES}; stack spec: uneven_stages, ends_as_layers",
         holds_layout=lambda problem, layout: (
-            (problem.stack.uneven_stages and layout.schedule != "interleaved") or len(set(layout.layers_per_stage)) <= 1
+            (problem.stack.uneven_stages and layout.schedule != "interleaved")
+            or is_even(problem, layout.layers_per_stage, layout.num_model_chunks)
         ),
     ),
     Rule(

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from planner.diagnostics import PlanError, usage_error
 from planner.layouts import pins
 from planner.layouts.degrees import GRID_MODES, divisors, grid_edge, grid_ranks
+from planner.layouts.division import END_LAYERS
 from planner.layouts.layout import (
     FIELDS,
     FREE_RECOMPUTE,
@@ -201,8 +202,10 @@ def _schedule_words(problem: Problem) -> list[str]:
 
 def _chunk_counts(problem: Problem, pipeline_parallel: int) -> list[int]:
     """Model chunks of a stage that its layers divide into, and a pinned count; 2 if there is none."""
-    per_stage, rest = divmod(problem.model.num_layers, pipeline_parallel)
-    whole = [] if rest or not per_stage else [count for count in divisors(per_stage) if count > 1]
+    whole: list[int] = []
+    for extra in range(END_LAYERS + 1 if problem.stack.ends_as_layers else 1):
+        per_stage, rest = divmod(problem.model.num_layers + extra, pipeline_parallel)
+        whole += [] if rest or not per_stage else [count for count in divisors(per_stage) if count > 1]
     pinned = problem.pins.get("num_model_chunks")
     return sorted({*whole, *([int(pinned)] if pinned else [])}) or [2]
 

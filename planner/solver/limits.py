@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from planner.cost_model.host import host_bytes_per_rank, nvme_bytes_per_rank
 from planner.cost_model.memory import stage_memory
 from planner.cost_model.reserve import usable_bytes
+from planner.layouts.division import even_layers, has_to_be_even, is_even
 from planner.layouts.layout import SOME_RECOMPUTE, LayoutColumns
 from planner.layouts.pins import asked_layers, pinned_layers
 from planner.layouts.problem import Problem
@@ -82,12 +83,17 @@ def limits_within(
     fewest = fewest_layers(stages)
     wanted = pinned_stage_layers(problem, stages, interleaved_is_even=interleaved_is_even)
     if wanted is None:
-        wanted = _even_layers(problem, stages) if interleaved_is_even else np.zeros_like(fewest)
-    possible = (fewest <= wanted) & (wanted <= most)
+        even = has_to_be_even(problem, stages.layouts)
+        if not interleaved_is_even and problem.stack.uneven_stages:
+            even = np.zeros_like(even)
+        least, limit = even_layers(problem, stages, even)
+    else:
+        least = limit = wanted
+    possible = (fewest <= limit) & (least <= most)
     return StageLimits(
         stages=stages,
-        fewest=np.where(wanted > 0, wanted, fewest),
-        most=np.where(wanted > 0, np.where(possible, wanted, 0), most),
+        fewest=np.where(limit > 0, np.maximum(least, fewest), fewest),
+        most=np.where(limit > 0, np.where(possible, np.minimum(limit, most), 0), most),
     )
 
 
@@ -98,7 +104,7 @@ def fewest_layers(stages: StageColumns) -> Integers:
 
 def pinned_stage_layers(problem: Problem, stages: StageColumns, *, interleaved_is_even: bool = True) -> Integers | None:
     """The layers of every stage where user or stack say them; more than the model has where that is impossible."""
-    pinned = asked_layers(problem.pins, uneven_stages=problem.stack.uneven_stages)
+    pinned = asked_layers(problem.pins, problem.stack)
     if pinned is None:
         return None
     return _wanted_layers(problem, stages, pinned, interleaved_is_even=interleaved_is_even)
@@ -153,26 +159,22 @@ def _bisected(problem: Problem, stages: StageColumns, fits: Fits) -> Integers:
     return fits_up_to
 
 
-def _even_layers(problem: Problem, stages: StageColumns) -> Integers:
-    """The layers of a stage where an interleaved schedule shares them evenly; 0 where they may differ."""
-    each, rest = np.divmod(problem.model.num_layers, stages.layouts.pipeline_parallel)
-    return np.where(stages.layouts.schedule_is("interleaved") & (rest == 0), each, 0)
-
-
 def _wanted_layers(problem: Problem, stages: StageColumns, pinned: str, *, interleaved_is_even: bool) -> Integers:
     """The pinned layers of every stage; one more than the model has where a layout cannot have them."""
     columns = stages.layouts.take(stages.first_rows())
     even = np.full(len(columns), not problem.stack.uneven_stages)
     if interleaved_is_even:
         even |= columns.schedule_is("interleaved")
-    kinds = list(zip(columns.pipeline_parallel.tolist(), even.tolist(), strict=True))
+    kinds = list(zip(columns.pipeline_parallel.tolist(), columns.num_model_chunks.tolist(), even.tolist(), strict=True))
     wanted = {kind: _pinned_or_too_many(problem, pinned, *kind) for kind in set(kinds)}
     return np.concatenate([wanted[kind] for kind in kinds])
 
 
-def _pinned_or_too_many(problem: Problem, pinned: str, num_stages: int, has_to_be_even: bool) -> Integers:
+def _pinned_or_too_many(
+    problem: Problem, pinned: str, num_stages: int, num_chunks: int, is_even_asked: bool
+) -> Integers:
     num_layers = problem.model.num_layers
     layers = pinned_layers(pinned, num_layers, num_stages)
-    if layers is None or (has_to_be_even and len(set(layers)) > 1):
+    if layers is None or (is_even_asked and not is_even(problem, layers, num_chunks)):
         return np.full(num_stages, num_layers + 1)
     return np.array(layers)

@@ -103,7 +103,7 @@ def _valid_layouts(problem: Problem) -> LayoutColumns:
 
 
 def _with_pinned_layers(problem: Problem, columns: LayoutColumns) -> LayoutColumns:
-    pinned = asked_layers(problem.pins, uneven_stages=problem.stack.uneven_stages)
+    pinned = asked_layers(problem.pins, problem.stack)
     if pinned is None or not len(columns):
         return columns
     stages = np.unique(columns.pipeline_parallel)

@@ -78,6 +78,8 @@ class StackSpec(Spec, frozen=True, kw_only=True):
     recomputes as many of its layers as it needs to."""
     uneven_stages: bool
     """Whether the stages of a pipeline may have different numbers of layers."""
+    ends_as_layers: bool = False
+    """Whether the embedding and the loss head may each take the place of a layer where layers are divided evenly."""
     empty_stages: bool = False
     """Whether a stage may hold no layer, as where the loss head counts as some."""
     rank_order: Literal["data-pipeline-tensor", "pipeline-data-tensor"] = "data-pipeline-tensor"

@@ -144,6 +144,13 @@ class ShardedSpec(Spec, frozen=True, kw_only=True):
     scatters: Number = 1.0
     """Scatterings of all gradients per micro batch."""
 
+    copied_bytes: FloatBytes = 0.0
+    """Bytes moved per parameter and micro batch by copies out of what is gathered and into what is scattered."""
+
+    other_stream: PerParameter = 0.0
+    """Bytes per parameter of a rank's pieces that lie in blocks of one stream in forward and of another in backward,
+    with several ranks: the allocator keeps both."""
+
     # Copies on the host
     pinned_weight: PerParameter = 0.0
     """Pinned host bytes per parameter of a rank's pieces of weights, whatever is offloaded."""

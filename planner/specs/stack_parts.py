@@ -24,6 +24,9 @@ class PartsSpec(Spec, frozen=True, kw_only=True):
     fused_gate: bool = True
     """Whether the two products of a gated feed-forward part that read the same input are one."""
 
+    shared_inputs: bool = False
+    """Whether sequence parallelism gathers the input of several products of a part once; else once for each."""
+
     # Kept for backward
     repeated_keys: bool = False
     """Whether keys and values are kept once for each query head."""

@@ -69,6 +69,8 @@ class TrafficSpec(Spec, frozen=True, kw_only=True):
     """More of a layer's host time under sequence parallelism."""
     rank_host_s: Seconds = field(name="rank_host", default=Seconds(0))
     """More of a layer's host time for each tensor-parallel rank, with a pipeline over several nodes."""
+    rank_node_host_s: Seconds = field(name="rank_node_host", default=Seconds(0))
+    """More of that for each node that the tensor-parallel group is on beyond the first."""
     tensor_host_s: Seconds = field(name="tensor_host", default=Seconds(0))
     """Host time per parameter tensor of an optimizer step without ZeRO; the device's work hides it."""
     zero_layer_host_s: Seconds = field(name="zero_layer_host", default=Seconds(0))

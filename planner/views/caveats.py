@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import msgspec
 
 from planner import codes
-from planner.cost_model.reserve import reserve_bytes
+from planner.cost_model.reserve import device_overhead_bytes, other_stream_bytes, reserve_bytes
 from planner.diagnostics import Diagnostic
 from planner.handover.work import STACK
 from planner.layouts.stages import stages_of_layout
@@ -26,7 +26,7 @@ _KINDS = {
 
 def caveats(plan: Plan) -> list[Diagnostic]:
     """What to know before a plan is trusted: a warning where memory is tight, a note where nothing like it was run."""
-    return [*tight_memory(plan), *_extrapolation(plan)]
+    return [*tight_memory(plan), *_two_streams(plan), *_extrapolation(plan)]
 
 
 def tight_memory(plan: Plan) -> Iterator[Diagnostic]:
@@ -65,6 +65,29 @@ def tight_memory(plan: Plan) -> Iterator[Diagnostic]:
         detail=f"{format_gib(stage.capacity_bytes)} less {format_gib(stage.peak_bytes)} at the peak and "
         f"{format_gib(usual)} that is usually left free; so tight: {len(tight)} of {len(rooms)} stages",
         hint=f"use `--reserve {enough}MiB` for a plan with room for that error",
+    )
+
+
+def _two_streams(plan: Plan) -> Iterator[Diagnostic]:
+    """A warning where ZeRO 3 has no room to keep its blocks of two streams, which its step time takes for granted.
+
+    With less, the allocator gives cached blocks back and asks for new ones in every step, and waits for the device.
+    """
+    problem, stages = plan.problem, stages_of_layout(plan.layout)
+    kept, overhead = other_stream_bytes(problem, stages).tolist(), device_overhead_bytes(problem, stages).tolist()
+    stage = plan.predicted.stages[0]
+    free = stage.capacity_bytes - overhead[0] - stage.peak_bytes
+    if kept[0] <= max(free, 0.0):
+        return
+    yield Diagnostic(
+        rule=codes.TWO_STREAMS,
+        severity="warning",
+        message=f"ZeRO stage 3 keeps {format_gib(kept[0])} beside its peak in blocks of a second stream, and the "
+        f"device has {format_gib(max(free, 0.0))}",
+        values={"kept_bytes": round(kept[0]), "free_bytes": round(free)},
+        detail="the allocator then frees blocks and asks for new ones in every step, for which the predicted step "
+        "time has nothing",
+        hint="use more GPUs, or a smaller micro batch such as `--pin micro_batch=1`",
     )
 
 

@@ -58,6 +58,7 @@ def _pipeline(layout: Layout, device: Device) -> dict[str, Any]:
 def gemini_plugin(plan: Plan, **settings: Any) -> GeminiPlugin:
     """The plugin for ZeRO stage 3, which divides the weights as well; with further ``settings`` of its own."""
     layout, model = plan.layout, plan.problem.model
+    settings = _streams(layout) | settings
     return GeminiPlugin(
         precision=layout.precision,
         placement_policy="static",
@@ -70,6 +71,16 @@ def gemini_plugin(plan: Plan, **settings: Any) -> GeminiPlugin:
         search_range_m=_chunk_size_m(model),
         **settings,
     )
+
+
+def _streams(layout: Layout) -> dict[str, Any]:
+    """One stream where one rank has nothing to reduce, and nothing moves to the host meanwhile.
+
+    On a second stream backward would allocate every shard anew beside the blocks that forward left on the first one,
+    as PyTorch's allocator gives no block of one stream to another: more than a nearly full card has.
+    """
+    alone = layout.data_parallel == 1 and layout.offload.tier == "none"
+    return {"enable_async_reduce": False, "pin_memory": True} if alone else {}
 
 
 def _chunk_size_m(model: ModelSpec) -> float:

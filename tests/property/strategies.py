@@ -51,6 +51,7 @@ def stacks(draw: st.DrawFn) -> dict[str, Any]:
         },
         "zero_traffic": {"by_layer": draw(st.sampled_from([False, False, True]))},
         "zero_bucket_bytes": Bytes(draw(st.sampled_from([0, 1000, 10**6]))),
+        "ends_as_layers": draw(st.sampled_from([False, True])),
     }
 
 

@@ -95,8 +95,8 @@ def patterns(problem: Problem) -> set[frozenset[Key]]:
         rows = np.flatnonzero(columns.pipeline_parallel == stages)
         for layers, memories in divided(problem, columns.take(rows), stages):
             for row, by_memory in zip(rows, memories, strict=True):
-                interleaved = bool(columns.schedule_is("interleaved")[row])
-                found.add(broken[row] | layers_broken(problem, layers, interleaved=interleaved) | by_memory)
+                chunks = int(columns.num_model_chunks[row]) if columns.schedule_is("interleaved")[row] else None
+                found.add(broken[row] | layers_broken(problem, layers, chunks) | by_memory)
     return found
 
 
@@ -135,15 +135,23 @@ def fits_with_some_recompute(problem: Problem, stages: StageColumns) -> Any:
     return fits
 
 
-def layers_broken(problem: Problem, layers: tuple[int, ...], *, interleaved: bool) -> frozenset[Key]:
-    """What a division breaks by itself; ``()`` stands for more stages than layers."""
+def layers_broken(problem: Problem, layers: tuple[int, ...], chunks: int | None) -> frozenset[Key]:
+    """What a division breaks by itself; ``()`` stands for more stages than layers, no chunks for 1F1B."""
     pinned, even = problem.pins.get("layers_per_stage"), len(set(layers)) == 1
     broken: set[Key] = set()
-    if not even and (interleaved or not problem.stack.uneven_stages):
+    allowed = even or (problem.stack.ends_as_layers and shorter_ends(layers, chunks or 1))
+    if not allowed and (chunks is not None or not problem.stack.uneven_stages):
         broken.add(("PP011", "", ""))
     if pinned is not None and not (even if pinned == "even" else pinned == ",".join(map(str, layers))):
         broken.add(("PIN001", "layers_per_stage", pinned))
     return frozenset(broken)
+
+
+def shorter_ends(layers: tuple[int, ...], chunks: int) -> bool:
+    """Whether chunks of one size, of which the first and the last of all may lack a layer, make these stages."""
+    full = max(layers, default=0)
+    ends = {full - layers[0], full - layers[-1]} if layers else {2}
+    return full % chunks == 0 and ends <= {0, 1} and {*layers[1:-1]} <= {full}
 
 
 def named(answer: Answer) -> list[frozenset[Key]]:

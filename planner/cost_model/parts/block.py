@@ -22,6 +22,15 @@ class Block(NamedTuple):
     parts: tuple[Part, ...]
     kernels: float
     """Of forward."""
+    shared_inputs: bool = False
+    """Whether products of one part share the gathered input."""
+
+    @property
+    def gathered_inputs(self) -> int:
+        """Inputs that sequence parallelism gathers: of every product whose output is divided, or of every part."""
+        if not self.shared_inputs:
+            return self.divided("outer")
+        return sum(any(product.divided == "outer" for product in part.products) for part in self.parts)
 
     @property
     def products(self) -> tuple[Product, ...]:
@@ -67,7 +76,7 @@ def block_of(model: ModelSpec, library: PartsSpec | None = None, *, full: bool =
     made = Made(model, library or PartsSpec(), full)
     parts = tuple(part(made) for part in PARTS)
     products = sum(len(part.products) for part in parts)
-    return Block(parts, products + made.library.kernels)
+    return Block(parts, products + made.library.kernels, made.library.shared_inputs)
 
 
 def block(problem: Problem) -> Block:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import msgspec
 import numpy as np
 
+from planner.layouts.division import divides_evenly, full_stage, is_even
 from planner.layouts.layout import SOME_RECOMPUTE, LayoutColumns
 from planner.layouts.pins import EVEN, LAYERS, pinned_layers
 from planner.layouts.problem import Problem
@@ -27,6 +28,8 @@ class Freedom:
     """The problem whose limits describe it."""
     interleaved: bool | None = None
     """Whether it is for layouts with an interleaved schedule, for all others, or ``None`` for all."""
+    even: bool = False
+    """Whether it is for divisions alone that are even where a stack counts its ends as layers."""
 
     def possible(self, columns: LayoutColumns) -> Booleans:
         """Layouts whose layers can be divided like this; freely is always possible."""
@@ -34,7 +37,19 @@ class Freedom:
         asked = np.ones(len(columns), dtype=bool)
         if self.interleaved is not None:
             asked = columns.schedule_is("interleaved") == self.interleaved
+        if self.even:
+            asked = asked & self._can_be_even(columns, pinned)
         return asked if pinned is None else asked & self._can_have(columns, pinned)
+
+    def _can_be_even(self, columns: LayoutColumns, pinned: str | None) -> Booleans:
+        if pinned is not None:
+            layers = [int(part) for part in pinned.split(",")]
+            chunks, inverse = np.unique(columns.num_model_chunks, return_inverse=True)
+            return np.array([is_even(self.problem, layers, count) for count in chunks.tolist()])[inverse]
+        num_layers, stages = self.problem.model.num_layers, columns.pipeline_parallel
+        least = np.where(columns.recompute == SOME_RECOMPUTE, 2, 1)
+        whole = (num_layers % stages == 0) & (num_layers >= least * stages)
+        return whole | (divides_evenly(self.problem, columns) & (full_stage(self.problem, columns) > least))
 
     def _can_have(self, columns: LayoutColumns, pinned: str) -> Booleans:
         stages, inverse = np.unique(columns.pipeline_parallel, return_inverse=True)
@@ -54,7 +69,7 @@ class Freedom:
         yield frozenset(), ~judged
         if not judged.any():
             return
-        table = FitTable(self.problem, columns.take(judged), interleaved_is_even=False)
+        table = FitTable(self.problem, columns.take(judged), interleaved_is_even=self.even)
         fits: dict[frozenset[int], Booleans] = {}
         for size in range(len(MEMORIES), -1, -1):
             for kept in map(frozenset, itertools.combinations(range(len(MEMORIES)), size)):
@@ -99,10 +114,17 @@ def _freedoms(problem: Problem, even: Broken, *, interleaved: bool | None = None
     free_stack = msgspec.structs.replace(problem.stack, uneven_stages=True)
     free = msgspec.structs.replace(problem, pins=other, stack=free_stack)
     divided = [(pin | even, free)]
-    if even and pinned != EVEN:
+    if even and pinned != EVEN and not problem.stack.ends_as_layers:
         divided.append((pin, msgspec.structs.replace(free, pins=other | {LAYERS: EVEN})))
+    same = pinned is not None and (pinned == EVEN or len({part.strip() for part in pinned.split(",")}) == 1)
     if pinned is not None:
-        same = pinned == EVEN or len({part.strip() for part in pinned.split(",")}) == 1
         broken: Broken = frozenset() if same else even
         divided.append((broken, msgspec.structs.replace(free, pins=other | {LAYERS: pinned})))
-    return [Freedom(broken=broken, problem=there, interleaved=interleaved) for broken, there in divided]
+    found = [Freedom(broken=broken, problem=there, interleaved=interleaved) for broken, there in divided]
+    if even and problem.stack.ends_as_layers:
+        if pinned != EVEN:
+            own = msgspec.structs.replace(problem, pins=other)
+            found.insert(1, Freedom(broken=pin, problem=own, interleaved=interleaved, even=True))
+        if pinned is not None and not same:
+            found.append(Freedom(broken=frozenset(), problem=divided[-1][1], interleaved=interleaved, even=True))
+    return found

@@ -20,6 +20,7 @@ from planner.cost_model.activations import (
     mask_bytes,
     outliving_bytes,
     pipeline_buffer_bytes,
+    shorter_chunk,
     summa_buffer_bytes,
 )
 from tests.helpers import problem, stages
@@ -77,6 +78,41 @@ def test_in_flight_microbatches_of_interleaved_chunks() -> None:
     # (2 * 1 + 1 * 2 + 1) / 2 and (0 + 1 * 2 + 1) / 2 whole stages.
     chunked = stages(pipeline_parallel=2, schedule="interleaved", num_model_chunks=2)
     assert in_flight_microbatches(chunked).tolist() == [2.5, 1.5]
+
+
+def test_shorter_chunk_by_hand() -> None:
+    """6 layers on 2 stages of 2 chunks: 2 layers a chunk, of which the ends lack one each."""
+    asked = problem(model={"num_layers": 6}, stack={"ends_as_layers": True})
+    divided = {"pipeline_parallel": 2, "num_model_chunks": 2, "schedule": "interleaved", "layers_per_stage": (3, 3)}
+    missing, passes = shorter_chunk(asked, stages(num_microbatches=4, **divided))
+    assert (missing.tolist(), passes.tolist()) == ([1, 1], [3, 0])
+    # With one group of micro batches all of them are in flight in every chunk.
+    missing, passes = shorter_chunk(asked, stages(num_microbatches=2, **divided))
+    assert (missing.tolist(), passes.tolist()) == ([1, 1], [2, 1])
+    plain = problem(model={"num_layers": 6})
+    assert shorter_chunk(plain, stages(num_microbatches=4, **divided))[0].tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("count", [4, 8, 16])
+def test_shorter_chunk_makes_kept_bytes_those_of_the_schedule(count: int) -> None:
+    """14 layers on 4 stages of 4 chunks of one layer, the ends without theirs, against the schedule played."""
+    asked = problem(model={"num_layers": 14}, stack={"ends_as_layers": True})
+    divided = {"pipeline_parallel": 4, "num_model_chunks": 4, "schedule": "interleaved", "num_microbatches": count}
+    kept = kept_bytes(asked, stages(layers_per_stage=(3, 4, 4, 3), **divided)) / (256 * 16)
+    assert kept.tolist() == [_fullest(stage, count, short={0: (0,), 3: (3,)}.get(stage, ())) for stage in range(4)]
+
+
+def _fullest(stage: int, count: int, *, short: tuple[int, ...], size: int = 4) -> int:
+    """The most layers in flight on a stage of ``size`` stages and chunks of one layer, none in those of ``short``."""
+    order = [chunk for _ in range(0, count, size) for chunk in range(size) for _ in range(size)]
+    layers = [int(chunk not in short) for chunk in order]
+    back = [int(size - 1 - chunk not in short) for chunk in order]
+    warm_up = min(len(order), 2 * (size - stage - 1) + (size - 1) * size)
+    held = most = sum(layers[:warm_up])
+    for ahead, behind in zip(layers[warm_up:], back, strict=False):
+        most = max(most, held + ahead)
+        held += ahead - behind
+    return most
 
 
 def test_kept_bytes_by_hand() -> None:

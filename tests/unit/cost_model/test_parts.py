@@ -100,3 +100,19 @@ def test_collectives_of_a_layer_are_the_counted_ones(model: str, slices: bool, f
     assert made.recomputed.tolist() == pytest.approx([forward * ring_s])
     assert (made.once - made.recomputed).tolist() == pytest.approx([backward * ring_s])
     assert gathered_inputs(question) == (5.0 if model == "llama" else 2.0)
+
+
+@pytest.mark.parametrize("slices", [False, True])
+def test_torchtitan_gathers_an_input_once_for_all_its_products(slices: bool) -> None:
+    """Two gathers and two scatters each way; without slices backward all-reduces the gradient of each product."""
+    question = changed(
+        asked("torchtitan", num_devices=2),
+        hardware={
+            "node_link": {"latency_s": 0.0, "bandwidth_bytes_per_s": 2e9, "efficiency": 0.5, "pair_efficiency": 0.5}
+        },
+    )
+    made = layer_collectives(question, stages(tensor_parallel=2, sequence_parallel=slices))
+    ring_s = 0.5 * 8 * 16 * 2 / 1e9
+    assert made.recomputed.tolist() == pytest.approx([4 * ring_s])
+    assert (made.once - made.recomputed).tolist() == pytest.approx([(4 if slices else 10) * ring_s])
+    assert gathered_inputs(question) == 2.0

@@ -10,9 +10,11 @@ from planner.cost_model.reserve import (
     device_overhead_bytes,
     fragmentation_share,
     memory_margin,
+    other_stream_bytes,
     reserve_bytes,
     usable_bytes,
 )
+from planner.layouts.layout import Offload
 from planner.layouts.problem import Reserve
 from planner.specs import ErrorSpec
 from planner.specs.units import Bytes
@@ -106,3 +108,12 @@ def test_device_overhead_bytes_of_a_context_with_all_kernels() -> None:
     assert device_overhead_bytes(problem(stack=eager, hardware=card), stages()).tolist() == [3000]
     assert device_overhead_bytes(problem(stack=eager), stages()).tolist() == [1000]
     assert device_overhead_bytes(problem(hardware=card), stages()).tolist() == [1000]
+
+
+def test_other_stream_bytes_are_a_ranks_pieces_once_more() -> None:
+    asked = problem(num_devices=4, stack={"sharded": {"other_stream": 2.0}})
+    assert other_stream_bytes(asked, stages(data_parallel=4, zero_stage=3)).tolist() == [15328 / 4 * 2]
+    half = Offload(optimizer=0.5, tier="cpu")
+    assert other_stream_bytes(asked, stages(data_parallel=4, zero_stage=3, offload=half)).tolist() == [15328 / 4]
+    assert other_stream_bytes(asked, stages(data_parallel=4, zero_stage=2)).tolist() == [0]
+    assert other_stream_bytes(asked, stages(zero_stage=3)).tolist() == [0]

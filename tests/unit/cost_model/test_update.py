@@ -4,6 +4,7 @@ import pytest
 
 from planner.cost_model.update import (
     accumulation_seconds,
+    gather_copy_seconds,
     nvme_seconds,
     offload_seconds,
     optimizer_seconds,
@@ -108,6 +109,14 @@ def test_accumulation_seconds_by_hand() -> None:
     assert accumulation_seconds(adds, stages(num_microbatches=2)).tolist() == pytest.approx([15328 * 6 / 5e8])
     own_share = stages(num_microbatches=2, data_parallel=4, zero_stage=2)
     assert accumulation_seconds(adds, own_share).tolist() == pytest.approx([15328 * 6 / 4 / 5e8])
+
+
+def test_gather_copy_seconds_by_hand() -> None:
+    copies = {"stack": {"sharded": {"copied_bytes": 14.0}}}
+    sharded = gather_copy_seconds(problem(num_devices=4, **copies), stages(data_parallel=4, zero_stage=3))
+    assert sharded.tolist() == pytest.approx([15328 * 14 / 5e8])
+    assert gather_copy_seconds(problem(**copies), stages(zero_stage=3)).tolist() == [0]
+    assert gather_copy_seconds(problem(num_devices=4, **copies), stages(data_parallel=4)).tolist() == [0]
 
 
 def test_optimizer_seconds_look_for_overflows_in_fp16_alone() -> None:

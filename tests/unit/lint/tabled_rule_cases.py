@@ -26,6 +26,8 @@ _TITAN_PIPE = (
     '[model]\nname = "llama3"\n[training]\nseq_len = 2048\nlocal_batch_size = %s\n[parallelism]\n'
     "pipeline_parallel_degree = 2\npipeline_parallel_microbatch_size = 2\n"
 )
+_TITAN_LAYERS = _TITAN_PIPE % 4 + "pipeline_parallel_layers_per_stage = %s\n"
+_TITAN_ENDS = _TITAN_PIPE % 4 + "pipeline_parallel_first_stage_less_layers = %s\n"
 _ACCELERATE = "compute_environment: LOCAL_MACHINE\ndistributed_type: FSDP\nnum_processes: %s\n"
 
 CASES = (
@@ -98,5 +100,21 @@ CASES = (
     ),
     Case(
         "PAR014", "a.toml", _TITAN_PIPE % 3, _TITAN_PIPE % 4, "the local batch 3 does not divide by 2 for the pipeline"
+    ),
+    Case(
+        "PAR015",
+        "a.toml",
+        _TITAN_LAYERS % 3,
+        _TITAN_LAYERS % 9,
+        "3 layers a chunk make 6 chunks, which 2 stages cannot share under their schedule",
+        model="llama3.2-1b",
+    ),
+    Case(
+        "PAR016",
+        "a.toml",
+        _TITAN_ENDS % 30,
+        _TITAN_ENDS % 8,
+        "an end of the pipeline counts as 30 layers, and a chunk has 23",
+        model="llama3.2-1b",
     ),
 )

@@ -32,7 +32,10 @@ def test_a_file_of_torchtitan(check: Run) -> None:
     Path("a.toml").write_text(TITAN, encoding="utf-8")
     document = check("a.toml", "--gpus", 8, "--model", "gpt2-small", "--json").document()
     assert document["valid"] is True
-    assert [document["layout"][name] for name in ("tensor_parallel", "pipeline_parallel", "zero_stage")] == [2, 2, 3]
+    assert [document["layout"][name] for name in ("tensor_parallel", "pipeline_parallel", "zero_stage")] == [2, 2, 1]
+    assert document["layout"]["sequence_parallel"] is True
+    Path("b.toml").write_text(TITAN + 'fsdp_reshard_after_forward = "always"\n', encoding="utf-8")
+    assert check("b.toml", "--gpus", 8, "--model", "gpt2-small", "--json").document()["layout"]["zero_stage"] == 3
 
 
 @pytest.mark.parametrize(
@@ -58,8 +61,9 @@ def test_findings_for_github_and_as_sarif(check: Run) -> None:
     assert outcome.code == 1
     assert outcome.out.startswith("::error file=a.toml,line=8,title=PAR001::8 GPUs do not divide")
     log = json.loads(check("a.toml", "--gpus", 8, "--format", "sarif").out)
-    (result,) = [one for one in log["runs"][0]["results"] if one["level"] == "error"]
-    assert (log["version"], result["ruleId"]) == ("2.1.0", "PAR001")
+    result, other = [one for one in log["runs"][0]["results"] if one["level"] == "error"]
+    # Ranks of tensor parallelism divide the sequence too, which 3 of them cannot.
+    assert (log["version"], result["ruleId"], other["ruleId"]) == ("2.1.0", "PAR001", "SP002")
     assert result["locations"][0]["physicalLocation"]["region"] == {"startLine": 8}
 
 

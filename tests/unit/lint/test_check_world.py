@@ -5,7 +5,7 @@ import pytest
 from planner.lint.check import Checked, check_text
 from planner.lint.draft import Asked
 from planner.lint.reading import NOT_ALL_WAYS
-from planner.specs import HardwareSpec
+from planner.specs import HardwareSpec, ModelSpec
 from planner.specs.files import load_spec
 
 SIZES = "--num-layers 24 --hidden-size 1024 --num-attention-heads 16 --micro-batch-size 1 --train-iters 10"
@@ -115,6 +115,57 @@ def test_both_generations_of_torchtitan(key: str, micro_batch: int, count: int) 
     text = f'[model]\nname = "llama3"\n[training]\nseq_len = 2048\n{batch} = 8\n{key}\n'
     fields = checked("a.toml", text)[0].judged.draft.fields
     assert (fields["pipeline_parallel"], fields["micro_batch"], fields["num_microbatches"]) == (2, micro_batch, count)
+
+
+LLAMA_405B = load_spec("llama3-405b", ModelSpec)
+
+
+def layers_of(name: str, text: str) -> tuple[str, int, tuple[int, ...] | None]:
+    asked = Asked(gpus=1024, hardware=load_spec("h100-80g", HardwareSpec), devices_per_node=8, model=LLAMA_405B)
+    fields = check_text(text, name, asked, compare=False)[0].judged.draft.fields
+    return fields["schedule"], fields["num_model_chunks"], fields.get("layers_per_stage")
+
+
+@pytest.mark.parametrize(
+    ("keys", "expected"),
+    [
+        ("", ("1f1b", 1, (7, *(8,) * 14, 7))),
+        (
+            'pipeline_parallel_schedule = "Interleaved1F1B"\npipeline_parallel_layers_per_stage = 1',
+            ("interleaved", 8, (7, *(8,) * 14, 7)),
+        ),
+        # Without a number of layers: two chunks a stage.
+        ('pipeline_parallel_schedule = "Interleaved1F1B"', ("interleaved", 2, (7, *(8,) * 14, 7))),
+        # 126 without any: the first 14 of 16 stages take one of those that are left over.
+        (
+            "pipeline_parallel_first_stage_less_layers = 0\npipeline_parallel_last_stage_less_layers = 0",
+            ("1f1b", 1, (*(8,) * 14, 7, 7)),
+        ),
+    ],
+)
+def test_torchtitan_counts_the_ends_of_a_pipeline_as_layers(keys: str, expected: object) -> None:
+    text = (
+        '[model]\nname = "llama3"\n[training]\nseq_len = 8192\nlocal_batch_size = 16\n[parallelism]\n'
+        f"pipeline_parallel_degree = 16\ntensor_parallel_degree = 8\n{keys}\n"
+    )
+    assert layers_of("a.toml", text) == expected
+
+
+@pytest.mark.parametrize(
+    ("options", "layers"),
+    [
+        ("--account-for-embedding-in-pipeline-split --account-for-loss-in-pipeline-split", (7, *(8,) * 14, 7)),
+        ("--account-for-embedding-in-pipeline-split", None),
+    ],
+)
+def test_megatron_counts_the_ends_of_a_pipeline_as_layers(options: str, layers: object) -> None:
+    """127 layers do not divide by 16, which is a rule of its own."""
+    text = (
+        "torchrun pretrain_gpt.py --num-layers 126 --hidden-size 16384 --num-attention-heads 128 --seq-length 8192 "
+        "--max-position-embeddings 8192 --micro-batch-size 1 --tensor-model-parallel-size 8 "
+        f"--pipeline-model-parallel-size 16 --num-virtual-stages-per-pipeline-rank 8 {options}\n"
+    )
+    assert layers_of("a.sh", text) == ("interleaved", 8, layers)
 
 
 def test_the_type_of_fp16_may_be_bfloat16() -> None:

@@ -49,6 +49,10 @@ def found(name: str, text: str, gpus: int = 8, model: ModelSpec | None = None) -
     return [diagnostic for one in judged for diagnostic in one.diagnostics]
 
 
+def model_of(case: Case) -> ModelSpec | None:
+    return load_spec(case.model, ModelSpec) if case.model else None
+
+
 def test_every_rule_has_a_case() -> None:
     assert sorted({case.rule for case in CASES} | ON_OTHER_MACHINES) == sorted(rule.id for rule in CONFIG_RULES)
 
@@ -61,25 +65,25 @@ def test_ids_are_unique_and_well_formed() -> None:
 
 @EACH_CASE
 def test_broken(case: Case) -> None:
-    messages = {d.rule: d.message for d in found(case.name, case.broken, case.gpus)}
+    messages = {d.rule: d.message for d in found(case.name, case.broken, case.gpus, model_of(case))}
     assert messages.get(case.rule) == case.message
 
 
 @EACH_CASE
 def test_kept(case: Case) -> None:
-    assert case.rule not in {diagnostic.rule for diagnostic in found(case.name, case.kept, case.gpus)}
+    assert case.rule not in {diagnostic.rule for diagnostic in found(case.name, case.kept, case.gpus, model_of(case))}
 
 
 @EACH_CASE
 def test_kept_files_break_nothing(case: Case) -> None:
-    model = SMALL if case.name.endswith("json") else None
+    model = SMALL if case.name.endswith("json") else model_of(case)
     errors = [d for d in found(case.name, case.kept, case.gpus, model) if d.severity == "error"]
     assert errors == [] or case.rule in ("HPP016", "GEM007", "MEG005")
 
 
 @EACH_CASE
 def test_findings_have_a_place_and_one_hint(case: Case) -> None:
-    for diagnostic in found(case.name, case.broken, case.gpus):
+    for diagnostic in found(case.name, case.broken, case.gpus, model_of(case)):
         assert diagnostic.location.startswith(case.name)
         assert diagnostic.hint
         assert "\n" not in diagnostic.message + diagnostic.hint + diagnostic.location

@@ -1,6 +1,6 @@
 """The exact model on its own: each constraint of a choice with the other variables fixed."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ NUM_LAYERS = 4
 def table(*layouts: Layout) -> LayoutColumns:
     """Columns of several layouts."""
     rows = [columns_of(one) for one in layouts]
-    names = list(vars(rows[0]))
+    names = [field.name for field in fields(LayoutColumns)]
     return LayoutColumns(**{name: np.concatenate([getattr(row, name) for row in rows]) for name in names})
 
 
@@ -115,6 +115,13 @@ def test_a_stack_with_even_stages_leaves_even_layers() -> None:
     even = stage_limits(problem(stack={"uneven_stages": False}), columns)
     assert even.fewest[:3].tolist() == [4, 2, 2]
     assert even.fitting_layouts(NUM_LAYERS).tolist() == [True, True, False]
+
+
+def test_ends_that_count_as_layers_leave_one_layer_fewer_there() -> None:
+    columns = table(layout(pipeline_parallel=3, layers_per_stage=(1, 2, 1)), layout(pipeline_parallel=2))
+    even = stage_limits(problem(stack={"uneven_stages": False, "ends_as_layers": True}), columns)
+    assert (even.fewest.tolist(), even.most.tolist()) == ([1, 2, 1, 2, 2], [2, 2, 2, 2, 2])
+    assert even.fitting_layouts(NUM_LAYERS).tolist() == [True, True]
 
 
 def test_left_over_layers_go_to_the_middle() -> None:

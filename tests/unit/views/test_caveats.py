@@ -141,6 +141,20 @@ def test_a_plan_with_room_has_no_warning_and_one_tight_stage_is_enough() -> None
     assert (warning.values["stage"], warning.values["tight_stages"], warning.values["free_bytes"]) == (1, [1], 1)
 
 
+def test_zero_3_without_room_for_its_second_stream_has_a_warning() -> None:
+    """gpt3-2.7b on two cards: 2 bytes for each of a rank's 1.33 billion parameters, 2.5 GiB."""
+    asked = {"model": "gpt3-2.7b", "gpus": 2, "gpu": "a100-40g", "global_batch": 2, "reserve": "0"}
+    answer = solve(build_problem(Question(**asked, pin=("zero_stage=3",))))
+    assert answer.plan is not None
+    roomy = answer.plan
+    assert "EST003" not in {one.rule for one in caveats(roomy)}
+    stage = roomy.predicted.stages[0]
+    tight = msgspec.structs.replace(stage, peak_bytes=stage.capacity_bytes - 2 * 2**30)
+    (warning,) = [one for one in caveats(changed(roomy, predicted={"stages": (tight,)})) if one.rule == "EST003"]
+    assert warning.values["kept_bytes"] == pytest.approx(2.65e9, rel=0.02)
+    assert warning.values["free_bytes"] < 2 * 2**30
+
+
 def test_the_kept_evidence_is_that_of_the_tables() -> None:
     tables = sorted((ROOT / "tests" / "validation").glob("h200_runs.csv"))
     found = encoded(covered(validate(tables).replays)).splitlines()[1:-1]

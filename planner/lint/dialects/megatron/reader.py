@@ -29,6 +29,7 @@ from planner.lint.source import Source, Unknown, Value
 from planner.specs import ModelSpec
 
 _FIRST, _LAST = "--decoder-first-pipeline-num-layers", "--decoder-last-pipeline-num-layers"
+_COUNTED = ("--account-for-embedding-in-pipeline-split", "--account-for-loss-in-pipeline-split")
 _LAYOUT = "--pipeline-model-parallel-layout"
 _PER_STAGE, _PER_RANK = "--num-layers-per-virtual-pipeline-stage", "--num-virtual-stages-per-pipeline-rank"
 _EVEN = "gptplan's Megatron-LM stages have the same number of layers"
@@ -212,12 +213,25 @@ def _split_layers(keys: Keys, reading: Reading, layers: int | None) -> int | Non
     if keys.on(_FIRST, _LAST):
         _uneven(keys, reading, layers)
         return None
-    counted = ("--account-for-embedding-in-pipeline-split", "--account-for-loss-in-pipeline-split")
-    extra = sum(keys.on(option) for option in counted)
+    ends = [int(keys.on(option)) for option in _COUNTED]
+    extra = sum(ends)
     if extra:
-        reading.no_formula(_EVEN)
+        _count_ends(reading, layers, ends)
     reading.tell(split_layers=layers + extra, counted=" with embedding or loss" if extra else None)
     return layers + extra
+
+
+def _count_ends(reading: Reading, layers: int, ends: list[int]) -> None:
+    """Stages of which the first and the last hold a layer fewer, where embedding and loss count as one each."""
+    stages = reading.fields["pipeline_parallel"]
+    if stages in (1, UNDECIDED) or (layers + sum(ends)) % stages:
+        return
+    share = (layers + sum(ends)) // stages
+    if share - max(ends) < 1:
+        reading.no_formula("gptplan has no stages without a layer")
+        return
+    middle = (share,) * (stages - 2)
+    reading.fields["layers_per_stage"] = (share - ends[0], *middle, share - ends[1])
 
 
 def _uneven(keys: Keys, reading: Reading, layers: int) -> None:

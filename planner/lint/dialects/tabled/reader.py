@@ -4,7 +4,8 @@ import math
 from typing import Any
 
 from planner.lint.dialects.tabled.foreign import FOREIGN
-from planner.lint.dialects.tabled.frameworks import OF_GPT2, TABLES, Table
+from planner.lint.dialects.tabled.frameworks import OF_GPT2, TABLES, TORCHTITAN, Table
+from planner.lint.dialects.tabled.torchtitan import divide_layers, keep_weights
 from planner.lint.draft import UNDECIDED, Asked, Draft
 from planner.lint.model_names import model_of_sizes
 from planner.lint.reading import Keys, Reading, Unknowns, refuse_unknown
@@ -58,6 +59,9 @@ def read_table(table: Table, source: Source, asked: Asked) -> Draft:
     _mesh(reading, counts, table)
     _states(keys, reading, table, counts)
     _model(keys, reading, table, counts)
+    if table.dialect.name == TORCHTITAN:
+        divide_layers(keys, reading, counts)
+        keep_weights(keys, reading)
     _batch(reading, counts, table)
     _sizes(keys, reading, table, counts)
     return reading.draft()
@@ -69,6 +73,8 @@ def _count(keys: Keys, table: Table, name: str) -> Any:
     if found is None or found[1].content is None:
         return table.defaults.get(name) if name in ("local_batch", "seq_len") else None
     content = found[1].content
+    if name in ("less_first", "less_last"):
+        return keys.count(*table.counts[name], name=name, least=0)
     if str(content) in table.ignored or content == 0:
         return None if name != "zero_stage" else 0
     if content == -1 or isinstance(content, tuple):

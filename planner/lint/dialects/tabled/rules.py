@@ -8,6 +8,8 @@ from planner.rules.rule import listed
 _READ = "; ".join(table.source for table in TABLES)
 _NEOX = next(table.source for table in TABLES if table.dialect.name == NEOX)
 _rule = rules_of(FACTS, *TABLED, source=_READ)
+_TITAN = "torchtitan (b5bcd76c): torchtitan/distributed/pipeline_parallel.py"
+_staged = rules_of(FACTS, TORCHTITAN, source=_TITAN)
 _sized = rules_of(FACTS, NEOX, NANOTRON, NEMO, source=_READ)
 
 RULES = (
@@ -149,5 +151,30 @@ RULES = (
         why="Every turn of the pipeline has the same number of sequences.",
         source="torchtitan: torchtitan/distributed/pipeline_parallel.py, build_pipeline_schedule",
         holds=lambda local_batch, batch_unit: local_batch % batch_unit == 0,
+    ),
+    _staged("PAR015", "chunks of layers do not divide over the pipeline")(
+        fact="chunk_layers",
+        message="{chunk_layers} layers a chunk make {virtual_stages} chunks, which {pipeline_parallel} stages cannot "
+        "share under their schedule",
+        detail="{virtual_stages} / {pipeline_parallel} has to be {wanted}",
+        hint="use a number of layers with which it is, or leave it out",
+        values=lambda one_chunk: {"wanted": "1" if one_chunk else "a whole number from 2"},
+        why="Every stage has the same number of chunks: one under 1F1B, two or more under a schedule that takes turns.",
+        source=f"{_TITAN}, _get_pipeline_metadata",
+        holds=lambda chunk_layers, virtual_stages, pipeline_parallel, one_chunk: (
+            virtual_stages == pipeline_parallel
+            if one_chunk
+            else virtual_stages % pipeline_parallel == 0 and virtual_stages > pipeline_parallel
+        ),
+    ),
+    _staged("PAR016", "an end of the pipeline counts as more layers than it has")(
+        fact="less_layers",
+        message="an end of the pipeline counts as {less_layers} layers, and a chunk has {layers_each}",
+        detail="{less_layers} > {layers_each}",
+        hint="use at most {layers_each} for pipeline_parallel_first_stage_less_layers and "
+        "pipeline_parallel_last_stage_less_layers, or fewer stages",
+        why="The first chunk holds the embedding and the last one the head, and what is left of their layers.",
+        source=f"{_TITAN}, _generate_llm_fqn_per_model_part",
+        holds=lambda less_layers, layers_each: 0 < layers_each >= less_layers,
     ),
 )
