@@ -143,7 +143,7 @@ def test_a_plan_with_room_has_no_warning_and_one_tight_stage_is_enough() -> None
 
 def test_zero_3_without_room_for_its_second_stream_has_a_warning() -> None:
     """gpt3-2.7b on two cards: 2 bytes for each of a rank's 1.33 billion parameters, 2.5 GiB."""
-    asked = {"model": "gpt3-2.7b", "gpus": 2, "gpu": "a100-40g", "global_batch": 2, "reserve": "0"}
+    asked: dict[str, Any] = {"model": "gpt3-2.7b", "gpus": 2, "gpu": "a100-40g", "global_batch": 2, "reserve": "0"}
     answer = solve(build_problem(Question(**asked, pin=("zero_stage=3",))))
     assert answer.plan is not None
     roomy = answer.plan
