@@ -40,6 +40,7 @@ def _values(problem: Problem, layout: Layout) -> dict[str, Any]:
 _RECOMPUTE_HINTS = {
     "none": "recompute no layer",
     "all-or-nothing": "recompute no layer, or all of them",
+    "alike": "recompute as many layers of every stage, and of every chunk",
     "per-layer": "give one number per stage, at most the layers it has",
 }
 
@@ -55,6 +56,8 @@ def _recompute_fits(problem: Problem, layout: Layout) -> bool:
         return False
     if problem.stack.recompute == "all-or-nothing":
         return not any(recompute) or recompute == layers
+    if problem.stack.recompute == "alike":
+        return recompute == layers or (len(set(recompute)) == 1 and recompute[0] % layout.num_model_chunks == 0)
     return problem.stack.recompute == "per-layer" or not any(recompute)
 
 

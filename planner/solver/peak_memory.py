@@ -49,7 +49,7 @@ def _recompute_within(problem: Problem, stages: StageColumns, limit_bytes: Integ
         allowed = np.array([limits[key] for key in _keys(some)])
         return np.asarray(np.ceil(stage_memory(problem, some).peak_bytes()) <= allowed)
 
-    return needed(stages, fits)
+    return needed(problem, stages, fits)
 
 
 def _keys(stages: StageColumns) -> list[tuple[int, int]]:
