@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from planner.export.options import ExportOptions
@@ -12,6 +13,7 @@ from planner.plans.plan import Plan
 from planner.plans.question import Question, build_problem
 from planner.solver import solve
 
+RECOMPUTE = "recompute_layers_per_stage"
 QUESTIONS = {
     "megatron": (
         Question(model="gpt2-xl", gpus=8, gpu="v100-32g"),
@@ -51,8 +53,6 @@ def named(one: tuple[str, Question]) -> str:
 
 
 def solved(stack: str, question: Question) -> Plan:
-    import msgspec
-
     answer = solve(build_problem(msgspec.structs.replace(question, stack=stack)))
     assert answer.plan is not None
     return answer.plan
