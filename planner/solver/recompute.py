@@ -36,17 +36,24 @@ def with_least_peak(problem: Problem, stages: StageColumns) -> StageColumns:
 
 def with_needed(problem: Problem, stages: StageColumns) -> StageColumns:
     """The stages with the fewest recomputed layers with which they fit their devices; see :func:`needed`."""
-    return stages.with_recompute(needed(problem, stages, lambda some: fits_device(problem, some)))
+    return stages.with_recompute(needed(stages, lambda some: fits_device(problem, some), alike=is_alike(problem)))
 
 
-def needed(problem: Problem, stages: StageColumns, fits: Fit) -> Integers:
-    """The fewest recomputed layers with which each stage fits; the most it may recompute where none does.
+def is_alike(problem: Problem) -> bool:
+    """Whether all stages of a layout, and all of their chunks, recompute as many layers.
 
-    Where the stack recomputes alike, all stages of a layout recompute as many.
+    Where stages may differ in layers, which no such stack allows, it is asked what would be possible.
     """
-    recompute, stack = _of_each(stages, fits), problem.stack
-    # Where stages may differ in layers, which no such stack allows, it is asked what would be possible.
-    return _alike(stages, recompute, fits) if stack.recompute == "alike" and not stack.uneven_stages else recompute
+    return problem.stack.recompute == "alike" and not problem.stack.uneven_stages
+
+
+def needed(stages: StageColumns, fits: Fit, *, alike: bool = False) -> Integers:
+    """The fewest recomputed layers with which each stage, or if ``alike`` each layout, fits.
+
+    The most that a stage may recompute where none does.
+    """
+    recompute = _of_each(stages, fits)
+    return _alike(stages, recompute, fits) if alike else recompute
 
 
 def _alike(stages: StageColumns, recompute: Integers, fits: Fit) -> Integers:
