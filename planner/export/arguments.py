@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from planner.diagnostics import Diagnostic, ExitCode, PlanError
 from planner.export.environment import CONNECTIONS, settings
-from planner.export.launching import header_values
+from planner.export.launching import header_values, plain_name
 from planner.export.options import ExportOptions
 from planner.jobs.job import Job, num_steps
 from planner.jobs.reading import read_job
@@ -68,9 +68,11 @@ def script_values(plan: Plan, path: Any, options: ExportOptions, dialect: Dialec
     connections = (CONNECTIONS,) if problem.hardware.device == "cuda" and layout.tensor_parallel > 1 else ()
     return {
         **header_values(plan, path),
-        "name": path.stem,
+        "name": plain_name(path),
         "nodes": problem.num_nodes,
+        "devices": layout.num_devices,
         "per_node": min(problem.devices_per_node, layout.num_devices),
+        "on_last_node": layout.num_devices - (problem.num_nodes - 1) * problem.devices_per_node,
         "environment": (*settings(plan), *connections),
         "alone": True,
         "model": list(model_arguments(problem.model, dialect)),

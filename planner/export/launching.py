@@ -1,6 +1,7 @@
 """What every way of starting `gptplan run` on several nodes has in common."""
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ def launch_values(plan: Plan, path: Path, options: ExportOptions) -> dict[str, A
     return {
         **header_values(plan, path),
         "plan": path,
-        "name": path.stem,
+        "name": plain_name(path),
         "nodes": problem.num_nodes,
         "devices": plan.layout.num_devices,
         "per_node": min(problem.devices_per_node, plan.layout.num_devices),
@@ -64,6 +65,11 @@ def header_values(plan: Plan, path: Path) -> dict[str, Any]:
         f"{in_one_line(plan.layout)}",
         "ranks": rank_lines(plan),
     }
+
+
+def plain_name(path: Path) -> str:
+    """The name of a plan in letters that every scheduler takes."""
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", path.stem).strip("-.") or "plan"
 
 
 def rank_lines(plan: Plan) -> tuple[str, ...]:

@@ -48,6 +48,7 @@ def _values(plan: Plan, path: Path, job: Job) -> dict[str, Any]:
         "devices": layout.num_devices,
         "nodes": problem.num_nodes,
         "per_node": min(problem.devices_per_node, layout.num_devices),
+        "on_last_node": layout.num_devices - (problem.num_nodes - 1) * problem.devices_per_node,
         "seq_len": problem.seq_len,
         "vocab_multiple": problem.stack.vocab_multiple,
         "stack_version": problem.stack.version,

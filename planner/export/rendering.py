@@ -63,9 +63,7 @@ def count(number: int, what: str) -> str:
 
 
 def numbers(values: Sequence[int]) -> str:
-    """A list of Python's, on several lines where it is long; equal numbers are written once."""
-    if len(set(values)) == 1 and len(values) > 1:
-        return f"[{values[0]}] * {len(values)}"
+    """A list of Python's, on several lines where it is long."""
     flat = ", ".join(map(str, values))
     if len(flat) <= WIDTH - _ASSIGNED:
         return f"[{flat}]"

@@ -25,6 +25,7 @@ QUESTIONS = {
         Question(model="gpt3", gpus=96, gpu="a100-80g"),  # whose best stages would each recompute another number
         Question(model="gpt3", gpus=1024, gpu="h100-80g", precision="bf16"),
         Question(model="gpt2-large", gpus=2, gpu="v100-16g", precision="fp32"),
+        Question(model="gpt2-xl", gpus=12, gpu="a100-40g"),  # a node that is not full
         Question(model="llama2-7b", gpus=8, gpu="a100-80g"),
         Question(model="mistral-7b", gpus=8, gpu="h100-80g"),
         Question(model="qwen2.5-7b", gpus=8, gpu="h100-80g"),

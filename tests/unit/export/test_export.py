@@ -186,3 +186,20 @@ def test_the_training_script_is_python_as_the_house_formats_it(gptplan: Run) -> 
         compile(script, name, "exec")
         assert max(map(len, script.splitlines())) <= 120
         assert not re.search(r"^\s*(import|from) (planner|runtime)\b", script, re.MULTILINE)
+
+
+@pytest.mark.parametrize("to", [*SHELL, "kubernetes", "python"])
+def test_names_of_files_are_nothing_but_names(gptplan: Run, to: str) -> None:
+    odd = Path("a\n$(touch here) \"'\\ }.plan")
+    odd.write_bytes(SMALL.read_bytes())
+    text = exported(gptplan, odd, to, "--run-dir", "b\n- c: $(touch here)")
+    if to == "kubernetes":
+        assert [one["kind"] for one in documents(text)] == ["TrainingRuntime", "TrainJob"]
+    elif to == "python":
+        compile(text, "exported", "exec")
+    else:
+        kept = [line for line in text.splitlines() if not line.startswith("#")]
+        before = "\n".join(kept[: next(index for index, line in enumerate(kept) if line.startswith("run="))])
+        # Up to the command nothing runs that a name holds.
+        bash(text=before, HEAD="a", SLURM_JOB_ID="1", SLURM_JOB_NUM_NODES="1", HOSTS="a")
+        assert not Path("here").exists()

@@ -219,7 +219,8 @@ CASES = (
         layout(pipeline_parallel=2, recompute_layers_per_stage=(1, 0)),
         "stack tiny-stack recomputes alike, not [1, 0] of [2, 2] layers",
         "recompute as many layers of every stage, and of every chunk",
-        {"recompute": [1, 0], "recompute_rule": "alike"}, asked={"stack": {"recompute": "alike", "uneven_stages": False}},
+        {"recompute": [1, 0], "recompute_rule": "alike"},
+        asked={"stack": {"recompute": "alike", "uneven_stages": False}},
     ),
     Case(
         "RC002", layout(), layout(recompute_layers_per_stage=(4,)),
