@@ -5,7 +5,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from planner.export.options import ExportOptions
+from planner.export.options import ExportOptions, Target
 from planner.export.targets import TARGETS
 from planner.lint.check import check_text
 from planner.lint.draft import Asked
@@ -63,7 +63,7 @@ def solved(stack: str, question: Question) -> Plan:
 def test_check_gives_the_layout_back(asked: tuple[str, Question]) -> None:
     stack, question = asked
     plan = solved(stack, question)
-    target = "deepspeed" if "deepspeed" in stack else "megatron"
+    target: Target = "deepspeed" if "deepspeed" in stack else "megatron"
     text = TARGETS[target].text_of(plan, Path("a.plan"), ExportOptions(nvme_path=Path("/local/nvme")))
     problem = plan.problem
     told = Asked(gpus=problem.num_devices, hardware=problem.hardware, devices_per_node=problem.devices_per_node)

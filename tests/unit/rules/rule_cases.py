@@ -215,14 +215,6 @@ CASES = (
         {"recompute": [2, 0], "layers_per_stage": [2, 2]},
     ),
     Case(
-        "RC001", layout(pipeline_parallel=2, recompute_layers_per_stage=(1, 1)),
-        layout(pipeline_parallel=2, recompute_layers_per_stage=(1, 0)),
-        "stack tiny-stack recomputes alike, not [1, 0] of [2, 2] layers",
-        "recompute as many layers of every stage, and of every chunk",
-        {"recompute": [1, 0], "recompute_rule": "alike"},
-        asked={"stack": {"recompute": "alike", "uneven_stages": False}},
-    ),
-    Case(
         "RC002", layout(), layout(recompute_layers_per_stage=(4,)),
         "stack tiny-stack cannot recompute activations", "recompute no layer",
         {"recompute_rule": "none"}, asked={"stack": {"recompute": "none"}},

@@ -45,7 +45,9 @@ def _offload(keys: Keys, reading: Reading) -> None:
         reading.offload("none", "none")
         return
     reading.dialect = WITH_DEEPSPEED
-    zero = next((one[_ZERO] for one in here_tables(reading.source.text) if isinstance(one.get(_ZERO), dict)), {})
+    zero: dict[str, Any] = next(
+        (one[_ZERO] for one in here_tables(reading.source.text) if isinstance(one.get(_ZERO), dict)), {}
+    )
     written = {name: table.get("device") for name, table in zero.items() if isinstance(table, dict)}
     optimizer = written.get("offload_optimizer", "cpu" if keys.on("--cpu-optimizer") else "none")
     reading.offload(optimizer, written.get("offload_param", keys.plain("--remote-device")))
