@@ -60,6 +60,7 @@ CODES: dict[str, str] = {
     Config.NO_PLAN: "A configuration that breaks a rule, does not fit or is not executed by gptplan cannot become a "
     "plan.",
     Config.COMPARISON: "How far a configuration is from the best layout for the same GPUs and the same batch.",
+    "EXP001": "A plan or its job cannot become a file for what `gptplan export` was asked for; the message says why.",
     "PLAN001": "The plan file has a format that this gptplan does not read. Solve again.",
     "PLAN002": "The plan's content does not match its digest: it was changed after gptplan wrote it. Its proof and "
     "its prediction would no longer hold, so nothing uses it. Solve again, with --pin for what has to change.",

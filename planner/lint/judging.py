@@ -28,6 +28,7 @@ _DEFAULTS: dict[str, Any] = {
     **{field.name: field.neutral for field in FIELDS.values()},
     "precision": "fp16",
     "recompute": False,
+    "recompute_num_layers": None,
     "context_parallel": 1,
     "seq_len": None,
     "layers_per_stage": None,
@@ -127,10 +128,12 @@ def _question(asked: Asked, stack: StackSpec, fields: dict[str, Any], model: Mod
     group = fields["tensor_parallel"] * fields["pipeline_parallel"] * fields["context_parallel"]
     ranks = max(1, asked.gpus // group)
     layers = fields["layers_per_stage"] or _dealt(model.num_layers, fields["pipeline_parallel"])
+    most = fields["recompute_num_layers"]
+    recomputed = layers if most is None else tuple(min(most, own) for own in layers)
     layout = layout_with(
         fields | {"data_parallel": ranks},
         layers_per_stage=layers,
-        recompute_layers_per_stage=layers if fields["recompute"] else (0,) * len(layers),
+        recompute_layers_per_stage=recomputed if fields["recompute"] else (0,) * len(layers),
         precision=fields["precision"],
     )
     problem = Problem(

@@ -21,8 +21,8 @@ def _values(problem: Problem, layout: Layout) -> dict[str, Any]:
     slots = [d for d in divisors(problem.num_devices) if any(whole % d == 0 for whole in wholes)]
     return {
         "num_layers": layers,
-        "twice": 2 * stages,
-        "half": layers // 2,
+        "twice": 2 * stages * _together(problem, layout.num_model_chunks),
+        "half": layers // 2 // _together(problem, layout.num_model_chunks),
         "pipeline_parallel": stages,
         "chunks": layout.num_model_chunks,
         "schedule": layout.schedule,
@@ -42,6 +42,7 @@ def _values(problem: Problem, layout: Layout) -> dict[str, Any]:
 _RECOMPUTE_HINTS = {
     "none": "recompute no layer",
     "all-or-nothing": "recompute no layer, or all of them",
+    "alike": "recompute as many layers of every stage, and of every chunk",
     "per-layer": "give one number per stage, at most the layers it has",
 }
 
@@ -57,7 +58,14 @@ def _recompute_fits(problem: Problem, layout: Layout) -> bool:
         return False
     if problem.stack.recompute == "all-or-nothing":
         return not any(recompute) or recompute == layers
+    if problem.stack.recompute == "alike":
+        return recompute == layers or (len(set(recompute)) == 1 and recompute[0] % layout.num_model_chunks == 0)
     return problem.stack.recompute == "per-layer" or not any(recompute)
+
+
+def _together(problem: Problem, chunks: Any) -> Any:
+    """Layers of a stage that recompute together: one of each chunk where all chunks recompute alike."""
+    return chunks if problem.stack.recompute == "alike" else 1
 
 
 def _recompute_known(problem: Problem, columns: LayoutColumns) -> NDArray[np.bool_]:
@@ -218,13 +226,15 @@ RULES = (
         title="stages too short to recompute some of their layers",
         field="recompute_layers_per_stage",
         message="{pipeline_parallel} stages that recompute some of their layers need {twice} layers, not {num_layers}",
-        detail="2 * {pipeline_parallel} > {num_layers}",
+        detail="{twice} > {num_layers}",
         hint="recompute none or all, or use at most {half} stages",
         values=_values,
-        why="Some and not all layers of a stage can only recompute where it has two or more.",
+        why="Some and not all layers of a stage can only recompute where it has two or more; so has each of its chunks "
+        "where all recompute alike.",
         source="definition of the layout fields",
         holds=lambda problem, columns: (
-            (columns.recompute != SOME_RECOMPUTE) | (2 * columns.pipeline_parallel <= problem.model.num_layers)
+            (columns.recompute != SOME_RECOMPUTE)
+            | (2 * columns.pipeline_parallel * _together(problem, columns.num_model_chunks) <= problem.model.num_layers)
         ),
     ),
 )

@@ -231,7 +231,7 @@ def _state_options(problem: Problem, mode: str, has_ranks: bool, has_stages: boo
 
 def _recomputes(problem: Problem) -> list[int]:
     """What the stages may recompute: anything, or one word for all of them where the user names one."""
-    if problem.stack.recompute == "per-layer":
+    if problem.stack.recompute in ("per-layer", "alike"):
         named = RECOMPUTE in problem.pins or RECOMPUTE in problem.forbids
         return [NO_RECOMPUTE, FULL_RECOMPUTE, SOME_RECOMPUTE] if named else [FREE_RECOMPUTE]
     executable = ("none",) if problem.stack.recompute == "none" else ("none", "all")

@@ -11,7 +11,7 @@ from planner.layouts.stages import Booleans, Integers, StageColumns
 from planner.solver.choice import ChoiceModel, ExactAnswer
 from planner.solver.limits import StageLimits
 from planner.solver.ranked import Ranked
-from planner.solver.recompute import least_peak_bytes, needed
+from planner.solver.recompute import is_alike, least_peak_bytes, needed
 from planner.solver.tables import deal_evenly
 
 
@@ -49,7 +49,7 @@ def _recompute_within(problem: Problem, stages: StageColumns, limit_bytes: Integ
         allowed = np.array([limits[key] for key in _keys(some)])
         return np.asarray(np.ceil(stage_memory(problem, some).peak_bytes()) <= allowed)
 
-    return needed(stages, fits)
+    return needed(stages, fits, alike=is_alike(problem))
 
 
 def _keys(stages: StageColumns) -> list[tuple[int, int]]:

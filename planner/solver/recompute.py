@@ -36,11 +36,47 @@ def with_least_peak(problem: Problem, stages: StageColumns) -> StageColumns:
 
 def with_needed(problem: Problem, stages: StageColumns) -> StageColumns:
     """The stages with the fewest recomputed layers with which they fit their devices; see :func:`needed`."""
-    return stages.with_recompute(needed(stages, lambda some: fits_device(problem, some)))
+    return stages.with_recompute(needed(stages, lambda some: fits_device(problem, some), alike=is_alike(problem)))
 
 
-def needed(stages: StageColumns, fits: Fit) -> Integers:
-    """The fewest recomputed layers with which each stage fits; the most it may recompute where none does.
+def is_alike(problem: Problem) -> bool:
+    """Whether all stages of a layout, and all of their chunks, recompute as many layers.
+
+    Where stages may differ in layers, which no such stack allows, it is asked what would be possible.
+    """
+    return problem.stack.recompute == "alike" and not problem.stack.uneven_stages
+
+
+def needed(stages: StageColumns, fits: Fit, *, alike: bool = False) -> Integers:
+    """The fewest recomputed layers with which each stage, or if ``alike`` each layout, fits.
+
+    The most that a stage may recompute where none does.
+    """
+    recompute = _of_each(stages, fits)
+    return _alike(stages, recompute, fits) if alike else recompute
+
+
+def _alike(stages: StageColumns, recompute: Integers, fits: Fit) -> Integers:
+    """The fewest with which all stages of each layout fit, the same for all of them and for each of their chunks."""
+    chunks, choose = stages.layouts.num_model_chunks, stages.may_recompute_more()
+    most = stages.num_layers - np.where(stages.most_recomputed() < stages.num_layers, chunks, 0)
+    _, layout = np.unique(stages.layout_row, return_inverse=True)
+    largest = np.zeros(len(stages), dtype=np.int64)
+    np.maximum.at(largest, layout, recompute)
+    recompute = np.where(choose, np.minimum(-(-largest[layout] // chunks) * chunks, most), recompute)
+    while True:
+        # A first recomputed layer may take more than it saves, on a stage that needs none of its own.
+        short = choose & (recompute > 0) & (recompute < most)
+        rows = np.flatnonzero(short)
+        short[rows] = ~fits(stages.take(rows).with_recompute(recompute[rows])) if len(rows) else False
+        more = np.isin(layout, layout[short])
+        if not more.any():
+            return recompute
+        recompute = np.where(more, np.minimum(recompute + chunks, most), recompute)
+
+
+def _of_each(stages: StageColumns, fits: Fit) -> Integers:
+    """The fewest recomputed layers with which each stage fits by itself; the most it may recompute where none does.
 
     Found by bisection: what a stage needs falls with each recomputed layer after the first.
     """

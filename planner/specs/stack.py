@@ -73,8 +73,9 @@ class StackSpec(Spec, frozen=True, kw_only=True):
     """Those of them whose loss head is not padded with the vocabulary."""
     sequence_parallel: bool
     """Whether 1D tensor parallelism can divide the sequence too."""
-    recompute: Literal["none", "all-or-nothing", "per-layer"]
-    """``all-or-nothing``: every layer of every stage recomputes, or none does. ``per-layer``: each stage
+    recompute: Literal["none", "all-or-nothing", "alike", "per-layer"]
+    """``all-or-nothing``: every layer of every stage recomputes, or none does. ``alike``: every stage, and every
+    chunk of one, recomputes the same number of layers, where all have as many. ``per-layer``: each stage
     recomputes as many of its layers as it needs to."""
     uneven_stages: bool
     """Whether the stages of a pipeline may have different numbers of layers."""

@@ -40,6 +40,16 @@ def test_the_answer_is_the_optimum_of_all_layouts(problem: Problem) -> None:
 
 @settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=SLOW)
 @given(problems())
+def test_stages_that_recompute_alike_have_the_optimum_of_all_that_do(problem: Problem) -> None:
+    stack = msgspec.structs.replace(problem.stack, recompute="alike", uneven_stages=False)
+    asked = msgspec.structs.replace(problem, stack=stack)
+    best = optimum(asked)
+    expected = pytest.approx(float("inf") if best is None else best, rel=RELATIVE, abs=tolerance(problem))
+    assert worth(solve(asked)) == expected
+
+
+@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=SLOW)
+@given(problems())
 def test_a_plan_is_valid_fits_and_is_worth_its_objective(problem: Problem) -> None:
     answer = solve(problem, top=3)
     assume(answer.plan is not None)

@@ -64,6 +64,51 @@ def test_an_option_made_of_a_variable_and_zero_of_deepspeed() -> None:
 
 
 @pytest.mark.parametrize(
+    ("options", "recomputed"),
+    [
+        ("--recompute-granularity full --recompute-method uniform --recompute-num-layers 2", (6, 6)),
+        ("--recompute-granularity full --recompute-method block --recompute-num-layers 2", (2, 2)),
+        ("--recompute-granularity full --recompute-method block --recompute-num-layers 9", (6, 6)),
+        (
+            "--recompute-granularity full --recompute-method block --recompute-num-layers 1 "
+            "--num-virtual-stages-per-pipeline-rank 3",
+            (3, 3),
+        ),
+    ],
+)
+def test_blocks_of_recomputed_layers_are_those_of_every_virtual_stage(
+    options: str, recomputed: tuple[int, int]
+) -> None:
+    asked = Asked(gpus=8, hardware=A100, devices_per_node=8)
+    (judged,) = read_and_judge(f"{RUN} 1 --pipeline-model-parallel-size 2 {options}\n", "a.sh", "shell", asked)[1]
+    assert judged.layout is not None
+    assert judged.layout.recompute_layers_per_stage == recomputed
+
+
+@pytest.mark.parametrize(
+    ("before", "options", "offload"),
+    [
+        ("", "--cpu-optimizer", (1.0, 0.0, "cpu")),
+        ("", "--cpu-optimizer --remote-device cpu", (1.0, 1.0, "cpu")),
+        ('{"zero_optimization": {"offload_optimizer": {"device": "nvme"}}}', "", (1.0, 0.0, "nvme")),
+        ('{"zero_optimization": {"stage": 3}}', "", (0.0, 0.0, "none")),
+        ('{"zero_optimization": {"offload_optimizer": {"device": $WHERE}}}', "", (0.0, 0.0, "none")),
+    ],
+)
+def test_offload_of_deepspeed_is_in_arguments_or_a_configuration_that_the_script_writes(
+    before: str, options: str, offload: tuple[float, float, str]
+) -> None:
+    asked = Asked(gpus=8, hardware=A100, devices_per_node=8)
+    script = f"cat >ds.json <<'EOF'\n{before}\nEOF\n{RUN} 1 --deepspeed --zero-stage 3 {options}\n"
+    (judged,) = read_and_judge(script, "a.sh", "shell", asked)[1]
+    assert judged.layout is not None
+    found = judged.layout.offload
+    assert (found.optimizer, found.parameters, found.tier) == offload
+    assert judged.problem is not None
+    assert judged.problem.stack.name == "megatron-deepspeed"
+
+
+@pytest.mark.parametrize(
     ("option", "meant"),
     [
         ("--tensor-modell-parallel-size 2", "--tensor-model-parallel-size"),

@@ -11,6 +11,7 @@ from planner.cost_model.memory import stage_memory
 from planner.layouts.layout import Layout, columns_of
 from planner.layouts.problem import Problem, Reserve
 from planner.layouts.stages import StageColumns, stages_of
+from planner.rules import violations
 from planner.solver import solve
 from planner.solver.limits import fits_device, stage_limits
 from planner.solver.recompute import least_peak_bytes, needed, with_least_peak
@@ -169,3 +170,40 @@ def test_a_window_leaves_out_what_cannot_keep_up() -> None:
     assert within.slowest[0] == (best - tables.fixed[0]) // 8
     assert within.limits.most.tolist() == np.minimum(tables.microbatch.layers_within(within.slowest), 4).tolist()
     assert window(tables, best / 10).possible.tolist() == [False]
+
+
+@pytest.mark.parametrize(
+    ("recompute", "chunks", "is_kept"),
+    [
+        ((1, 1), 1, True),
+        ((2, 2), 2, True),
+        ((4, 4), 4, True),
+        ((0, 0), 2, True),
+        ((1, 0), 1, False),
+        ((1, 1), 2, False),
+    ],
+)
+def test_a_stack_that_recomputes_alike_takes_as_many_layers_of_every_chunk(
+    recompute: tuple[int, int], chunks: int, is_kept: bool
+) -> None:
+    stack = {"recompute": "alike", "uneven_stages": False, "schedules": ("none", "1f1b", "interleaved")}
+    one = layout(
+        pipeline_parallel=2,
+        schedule="interleaved" if chunks > 1 else "1f1b",
+        num_model_chunks=chunks,
+        layers_per_stage=(4, 4),
+        recompute_layers_per_stage=recompute,
+        num_microbatches=4,
+    )
+    told = asked(stack=stack, model={"num_layers": 8}, global_batch=one.global_batch)
+    broken = [found for found in violations(told, one) if "alike" in found.message]
+    assert bool(broken) is not is_kept
+
+
+def test_stages_alike_recompute_what_the_fullest_needs_in_whole_chunks() -> None:
+    def fits(stages: StageColumns) -> Any:
+        return np.asarray(stages.recompute_layers >= np.where(stages.stage == 0, 3, 0))
+
+    stages = free(8, 8)
+    assert needed(stages, fits).tolist() == [3, 0]
+    assert needed(stages, fits, alike=True).tolist() == [3, 3]

@@ -1,5 +1,7 @@
 """What Megatron-LM's arguments are made of."""
 
+from dataclasses import replace
+
 from planner.lint.draft import Dialect, Fact
 
 MARKS = (
@@ -141,3 +143,6 @@ DIALECT = Dialect(
     ),
     warns=("runtime", "library"),
 )
+
+WITH_DEEPSPEED = replace(DIALECT, stack="megatron-deepspeed")
+"""The same arguments where DeepSpeed executes them."""

@@ -22,6 +22,7 @@ from planner.lint.dialects.megatron.keys import (
     UNMODELLED,
 )
 from planner.lint.dialects.megatron.names import dashed
+from planner.lint.dialects.megatron.states import read_states
 from planner.lint.draft import UNDECIDED, Asked, Draft
 from planner.lint.model_names import model_of_sizes
 from planner.lint.reading import Keys, Reading, Unknowns, refuse_unknown
@@ -96,7 +97,7 @@ def read_megatron(source: Source, asked: Asked) -> Draft:
     _mesh(keys, reading)
     layers = _model(keys, reading)
     _schedule(keys, reading, layers)
-    _states(keys, reading)
+    read_states(keys, reading)
     _batch(keys, reading)
     _facts(keys, reading)
     _options(keys, reading)
@@ -122,7 +123,6 @@ def _mesh(keys: Keys, reading: Reading) -> None:
         # Without tensor parallelism the arguments switch it off.
         "sequence_parallel": keys.flag("--sequence-parallel", name="sequence_parallel") is True and degree != 1,
     }
-    reading.offload("none", "none")
     if context != 1:
         reading.no_formula("gptplan has no context parallelism")
 
@@ -244,34 +244,6 @@ def _uneven(keys: Keys, reading: Reading, layers: int) -> None:
     left = {"middle_layers": layers - sum(given.values()), "middle_stages": stages - len(given)}
     reading.tell(uneven=value, uneven_key=option, **left)
     reading.keys["uneven"] = option
-
-
-def _states(keys: Keys, reading: Reading) -> None:
-    half, brain = keys.flag("--fp16", name="fp16"), keys.flag("--bf16", name="bf16")
-    granularity = keys.choice("--recompute-granularity", choices=("full", "selective"), name="recompute_granularity")
-    reading.keys |= {
-        "recompute_layers_per_stage": "--recompute-granularity",
-        "zero_stage": "--use-distributed-optimizer",
-    }
-    reading.fields |= {
-        "precision": "bf16" if brain is True else "fp16" if half is True else "fp32",
-        "zero_stage": _zero_stage(keys, reading),
-        "recompute": keys.on("--checkpoint-activations") or granularity == "full",
-    }
-    if granularity == "selective":
-        reading.no_formula("gptplan recomputes whole layers, not attention alone")
-    reading.tell(fp16=half is True, bf16=brain is True, recompute_granularity=granularity)
-
-
-def _zero_stage(keys: Keys, reading: Reading) -> Any:
-    """ZeRO of the distributed optimizer; of DeepSpeed where it is switched on, whose default here is stage 1."""
-    if not keys.on("--deepspeed") and not keys.on("--deepspeed-config"):
-        return 1 if keys.on("--use-distributed-optimizer") else 0
-    stage = keys.choice("--zero-stage", choices=(0, 1, 2, 3), default=1, name="zero_stage")
-    reading.tell(deepspeed_stage=stage, no_pipeline=keys.on("--no-pipeline-parallel"))
-    if not keys.has("--zero-stage"):
-        reading.assumptions.append("--zero-stage is not given: stage 1, the default of Megatron-DeepSpeed, is taken")
-    return stage
 
 
 def _batch(keys: Keys, reading: Reading) -> None:

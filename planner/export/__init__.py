@@ -1,0 +1,1 @@
+"""Files that start a plan elsewhere: one module a target, and the templates that they fill."""
