@@ -79,6 +79,7 @@ CODES: dict[str, str] = {
     "RUN012": "The optimizer of the plan is compiled at first use, and a compiler for that is missing.",
     "RUN011": "A drive that the run writes to is full.",
     "RUN014": "Another node of the run has ended or is not heard any more, so this one ended too.",
+    "RUN015": "What was typed and what the job's environment says of nodes differ. What was typed holds.",
     "CKP001": "There is no complete checkpoint where one was named.",
     "CKP002": "A checkpoint is not as it was written: its manifest or a file was changed, cut off or removed, or "
     "another version wrote it. Nothing was loaded.",

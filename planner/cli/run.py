@@ -15,6 +15,7 @@ from planner.specs.units import format_bytes
 if TYPE_CHECKING:
     from planner.jobs.job import Job
     from planner.launch.jobs import Ready
+    from planner.launch.processes import Outcome
     from planner.plans.plan import Plan
 
 
@@ -34,21 +35,20 @@ def run(options: Run) -> int:
     from planner.launch.folder import run_folder
     from planner.launch.jobs import job_of, make_ready, write_job
     from planner.launch.keeping import Keeper
+    from planner.launch.placing import placed
     from planner.launch.processes import say_interrupted
     from planner.launch.resuming import check_steps, resumed
     from planner.launch.saving import check_room
     from planner.rules.reading import read_sound_plan
-    from planner.validation.recording import append_run
     from planner.views.caveats import tight_memory
     from planner.views.terminal import counting
 
     began_s, plan, name = time.time(), read_sound_plan(options.plan), options.plan.stem
-    found = resumed(plan, name, options)
+    found = resumed(plan, name, placed(options, plan.problem.num_nodes))
     told, goes_on = found.options, found.goes_on
     job = job_of(told, os.environ)
     check_steps(found, steps_of(job, plan))
     _check(plan, job, told, options.plan, force=options.force or goes_on)
-    table = None if options.node_rank > 0 else options.record
     with run_folder(plan, name, told, force=options.force, goes_on=goes_on) as folder:
         say(f"folder of this run: {folder}")
         if takes := check_room(plan, job.checkpoint, folder) if not told.node_rank else "":
@@ -66,12 +66,19 @@ def run(options: Run) -> int:
             why = "asked to end" if outcome.asked_to_end else "its time is over"
             say(f"{why}: the run has saved; `gptplan run {options.plan} --resume {folder}` goes on")
         if outcome.interrupted_by is not None:
-            say_interrupted(outcome, _progress(folder, options, steps_of(job, plan)))
-        if table is not None and outcome.code == ExitCode.OK:
-            append_run(table, plan, name=name, outcome="fit", metrics=folder / METRICS_FILE)
-        elif table is not None and outcome.out_of_memory:
-            append_run(table, plan, name=name, outcome="oom", metrics=None)
+            say_interrupted(outcome, _progress(folder, told, steps_of(job, plan)))
+        if told.record is not None and not told.node_rank:
+            _record(told.record, plan, name, outcome, folder)
         return outcome.code
+
+
+def _record(table: Path, plan: "Plan", name: str, outcome: "Outcome", folder: Path) -> None:
+    from planner.validation.recording import append_run
+
+    if outcome.code == ExitCode.OK:
+        append_run(table, plan, name=name, outcome="fit", metrics=folder / METRICS_FILE)
+    elif outcome.out_of_memory:
+        append_run(table, plan, name=name, outcome="oom", metrics=None)
 
 
 def _check(plan: "Plan", job: "Job", options: RunOptions, plan_path: Path, *, force: bool) -> None:
@@ -119,7 +126,7 @@ def _say_data(ready: "Ready", plan: "Plan") -> None:
         say(f"held out: {data_view.count(opened.held_out_documents, 'document')}")
 
 
-def _progress(folder: Path, options: Run, steps: int) -> str:
+def _progress(folder: Path, options: RunOptions, steps: int) -> str:
     from planner.checkpoints.folders import CHECKPOINTS, checkpoints_in
     from planner.launch.folder import steps_done
 

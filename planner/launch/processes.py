@@ -23,6 +23,7 @@ from planner.handover.work import (
     SampleOptions,
     VerifyOptions,
 )
+from planner.launch.environments import in_batch_script
 from planner.launch.links import Endpoint, Meeting, interface_of
 from planner.launch.machine import devices_of_node
 from planner.launch.meeting import Run, meet
@@ -127,9 +128,15 @@ def other_nodes(plan: Plan, options: RunOptions) -> tuple[Endpoint, Run] | None:
         raise usage_error(
             f"the plan uses {num_nodes} nodes and does not know where they meet",
             location="--rendezvous",
-            hint="on every node: `--rendezvous HOST:PORT` of node 0, and `--node-rank` 0, 1, ...",
+            hint=_where_hint(),
         )
     return _endpoint(options.rendezvous), Run(digest=plan.digest, num_nodes=num_nodes, node=options.node_rank)
+
+
+def _where_hint() -> str:
+    if in_batch_script(os.environ):
+        return "in a batch script of Slurm: `srun --ntasks-per-node=1 gptplan ...`, which tells every node"
+    return "on every node: `--rendezvous HOST:PORT` of node 0, and `--node-rank` 0, 1, ..."
 
 
 def _endpoint(text: str) -> Endpoint:

@@ -32,7 +32,7 @@ def nodes(plan: MakePlan, start: Run, tmp_path: Path) -> Callable[..., list["sub
 
     def both(**options: Any) -> list["subprocess.Popen[str]"]:
         chosen = plan(**TWO_NODES)
-        return [start(chosen, node_rank=k, rendezvous=endpoint, **options) for k in (0, 1)]
+        return [start(chosen, node=k, rendezvous=endpoint, **options) for k in (0, 1)]
 
     return both
 
