@@ -16,6 +16,7 @@ from planner.cli import run as running
 from planner.cli.calibrate import calibrate
 from planner.cli.check import check
 from planner.cli.diff import diff
+from planner.cli.doctor import doctor
 from planner.cli.job import job
 from planner.cli.learned import export_weights, sample
 from planner.cli.listing import explain, hardware, models, rules, stacks
@@ -35,6 +36,7 @@ COMMANDS: tuple[Callable[[Any], int], ...] = (
     sweep,
     job,
     tokenize,
+    doctor,
     running.run,
     runs,
     show,

@@ -14,6 +14,10 @@ Axis = Literal["tensor", "sequence", "pipeline", "data", "node", "network"]
 """Whose groups: those of a layout; without a plan all devices of each node, and the same device of all nodes."""
 
 
+CPU = "CPU"
+"""How a rank without a GPU calls its device."""
+
+
 class DoctorOptions(msgspec.Struct, frozen=True, kw_only=True):
     """What `gptplan doctor` may be told beside the plan."""
 

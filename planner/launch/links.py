@@ -17,7 +17,7 @@ import msgspec
 
 from planner.handover.work import MOST_NODES
 
-MOST_LINE_BYTES = 16_384
+MOST_LINE_BYTES = 65_536
 BEAT_S = 2.0
 SILENCE_S = 20.0
 """After so long without a word another node counts as lost; a link may be gone for less."""
@@ -49,6 +49,12 @@ class Message(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fi
     failed: str = ""
     """Why the run has ended on a node."""
     done: bool = False
+    ask: str = ""
+    """A question of node 0: :mod:`planner.launch.asking`."""
+    answer: str = ""
+    """The question that is answered."""
+    data: str = ""
+    """What goes with either, as JSON."""
 
 
 @dataclass(kw_only=True)

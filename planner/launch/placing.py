@@ -1,6 +1,7 @@
 """Which node this is and where the nodes meet: what was typed, else what the job's environment tells."""
 
 import os
+import re
 from typing import TypeVar
 
 import msgspec
@@ -8,9 +9,12 @@ import msgspec
 from planner.diagnostics import Diagnostic, render, usage_error
 from planner.handover.doctor import DoctorOptions
 from planner.handover.work import RunOptions
-from planner.launch.environments import Environ, Place, find_place
+from planner.launch.environments import Environ, Place, find_place, in_batch_script
+from planner.launch.links import Endpoint
+from planner.launch.meeting import Run
 from planner.outputs import say
 
+NUM_PORTS = 2**16
 Options = TypeVar("Options", bound=RunOptions | DoctorOptions)
 
 
@@ -115,3 +119,31 @@ def _tell_contradictions(num_nodes: int, node: int, environ: Environ) -> None:
 
 def _warn(message: str) -> None:
     say(render(Diagnostic(rule="RUN015", severity="warning", message=message)))
+
+
+def meeting_of(num_nodes: int, digest: str, options: RunOptions | DoctorOptions) -> tuple[Endpoint, Run] | None:
+    """Where so many nodes meet, and which of them this is; ``None`` where one is enough.
+
+    Raises:
+        PlanError: ``options`` does not say where, or in no form known.
+    """
+    if num_nodes == 1:
+        return None
+    if options.rendezvous is None:
+        hint = "on every node: `--rendezvous HOST:PORT` of node 0, and `--node-rank` 0, 1, ..."
+        if in_batch_script(os.environ):
+            hint = "in a batch script of Slurm: `srun --ntasks-per-node=1 gptplan ...`, which tells every node"
+        raise usage_error(
+            f"the plan uses {num_nodes} nodes and does not know where they meet", location="--rendezvous", hint=hint
+        )
+    return _endpoint(options.rendezvous), Run(digest=digest, num_nodes=num_nodes, node=options.node_rank)
+
+
+def _endpoint(text: str) -> Endpoint:
+    host, _, port = text.rpartition(":")
+    is_port = port.isascii() and port.isdecimal() and 0 < int(port) < NUM_PORTS
+    if not is_port or not re.fullmatch(r"[\w.-]+|[0-9a-fA-F:]+|\[[0-9a-fA-F:]+\]", host):
+        raise usage_error(
+            f"`{text}` is no host and port", location="--rendezvous", hint="for example `--rendezvous node0:29500`"
+        )
+    return Endpoint(host.strip("[]"), int(port))

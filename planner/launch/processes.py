@@ -6,10 +6,11 @@ import signal
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
-from planner.diagnostics import Diagnostic, ExitCode, render, usage_error
+from planner.diagnostics import Diagnostic, ExitCode, render
 from planner.handover.options import encode
 from planner.handover.work import (
     FAILURE_FILE,
@@ -23,18 +24,18 @@ from planner.handover.work import (
     SampleOptions,
     VerifyOptions,
 )
-from planner.launch.environments import in_batch_script
 from planner.launch.links import Endpoint, Meeting, interface_of
 from planner.launch.machine import devices_of_node
 from planner.launch.meeting import Run, meet
+from planner.launch.placing import meeting_of
 from planner.launch.ranks import Command, Ended, Interrupted, interruptible, run_ranks
 from planner.outputs import say
 from planner.plans.plan import Plan
 
-NUM_PORTS = 2**16
 CAUSE_WAIT_S = 5.0
 """How long another node may take to say that it was the first to fail."""
 LOOPBACK = "lo"
+_DONE = "done"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +58,12 @@ class Work:
     """Where moments of the optimizer are kept."""
     devices: tuple[int, ...] = ()
     """Numbers of the GPUs of this node that the ranks use, where they are not the first ones."""
+    env: dict[str, str] = field(default_factory=dict)
+    """Variables of the ranks, where the environment does not have them."""
+    met: Callable[[Meeting | None], bool] | None = None
+    """Called when all nodes are there; whether the ranks start."""
+    is_done: Callable[[Meeting | None], bool] | None = None
+    """Asked every 50 ms; whether the ranks have done what they are for, so that those that are left are ended."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,32 +128,7 @@ def other_nodes(plan: Plan, options: RunOptions) -> tuple[Endpoint, Run] | None:
     Raises:
         PlanError: ``options`` does not say where, or in no form known.
     """
-    num_nodes = plan.problem.num_nodes
-    if num_nodes == 1:
-        return None
-    if options.rendezvous is None:
-        raise usage_error(
-            f"the plan uses {num_nodes} nodes and does not know where they meet",
-            location="--rendezvous",
-            hint=_where_hint(),
-        )
-    return _endpoint(options.rendezvous), Run(digest=plan.digest, num_nodes=num_nodes, node=options.node_rank)
-
-
-def _where_hint() -> str:
-    if in_batch_script(os.environ):
-        return "in a batch script of Slurm: `srun --ntasks-per-node=1 gptplan ...`, which tells every node"
-    return "on every node: `--rendezvous HOST:PORT` of node 0, and `--node-rank` 0, 1, ..."
-
-
-def _endpoint(text: str) -> Endpoint:
-    host, _, port = text.rpartition(":")
-    is_port = port.isascii() and port.isdecimal() and 0 < int(port) < NUM_PORTS
-    if not is_port or not re.fullmatch(r"[\w.-]+|[0-9a-fA-F:]+|\[[0-9a-fA-F:]+\]", host):
-        raise usage_error(
-            f"`{text}` is no host and port", location="--rendezvous", hint="for example `--rendezvous node0:29500`"
-        )
-    return Endpoint(host.strip("[]"), int(port))
+    return meeting_of(plan.problem.num_nodes, plan.digest, options)
 
 
 def execute(work: Work, *, stdout: int | None = None, wants_save: Callable[[], bool] = lambda: False) -> Outcome:
@@ -194,8 +176,12 @@ def _executed(work: Work, shared: _Shared, stdout: int | None, wants_save: Calla
     meeting = None
     if work.others is not None:
         meeting = meet(*work.others, timeout_s=work.timeout_s, say=say)
+    if work.met is not None and not work.met(meeting):
+        if meeting is not None:
+            meeting.leave()
+        return Outcome(code=ExitCode.OK)
     commands = [_command(work, rank, shared, meeting) for rank in range(work.here)]
-    ended = run_ranks(commands, stdout=stdout, why_end=meeting.tick if meeting else str, wants_save=wants_save)
+    ended = run_ranks(commands, stdout=stdout, why_end=partial(_why_end, work, meeting), wants_save=wants_save)
     if (ended.signal is not None or any(ended.codes)) and sys.stderr.isatty():
         sys.stderr.write("\x1b[?25h")  # a progress bar that was killed leaves the cursor hidden
     code, text = _cause(ended, shared.said(), meeting, work.first)
@@ -211,6 +197,11 @@ def _executed(work: Work, shared: _Shared, stdout: int | None, wants_save: Calla
         asked_to_end=ended.asked,
         died=not out_of_memory and (ended.killed is not None or bool(ended.reason) or code == ExitCode.BUG),
     )
+
+
+def _why_end(work: Work, meeting: Meeting | None) -> str:
+    reason = meeting.tick() if meeting is not None else ""
+    return reason or (_DONE if work.is_done is not None and work.is_done(meeting) else "")
 
 
 def say_interrupted(outcome: Outcome, what: str) -> None:
@@ -239,6 +230,7 @@ def _command(work: Work, rank: int, shared: _Shared, meeting: Meeting | None) ->
         "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // work.here)),
         # Ranks listen where they meet and nowhere else.
         **({"GLOO_SOCKET_IFNAME": interface, "NCCL_SOCKET_IFNAME": interface} if interface else {}),
+        **work.env,
     }
     env |= {name: value for name, value in defaults.items() if name not in os.environ}
     if work.devices:
@@ -267,6 +259,8 @@ def _cause(ended: Ended, said: str, meeting: Meeting | None = None, first_rank: 
     if ended.signal is not None:
         return 128 + ended.signal, ""
     failures = [(rank, code) for rank, code in enumerate(ended.codes) if code]
+    if ended.reason == _DONE:
+        return ExitCode.OK, ""
     if ended.reason or not failures:
         return _lost(ended.reason) if ended.reason else (ExitCode.OK, "")
     # A killed rank says nothing itself, and its peers only that they lost it. NCCL ends those by SIGABRT, so that

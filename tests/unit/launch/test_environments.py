@@ -56,7 +56,7 @@ VARIABLES = {"NODE_RANK": "1", "NNODES": "2", "MASTER_ADDR": "host0", "MASTER_PO
 def test_a_job_tells_its_nodes_where_they_are(
     environ: dict[str, str], where: str, told: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(environments.socket, "getfqdn", lambda: "train-1.pods.ns.svc")
+    monkeypatch.setattr("socket.getfqdn", lambda: "train-1.pods.ns.svc")
     assert place_of(2, None, None, environ) == (1, where)
     said = capsys.readouterr().err
     assert said.startswith("node 1 of 2, by ")
