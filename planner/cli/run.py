@@ -33,43 +33,57 @@ def run(options: Run) -> int:
     """Execute a plan on Colossal-AI, on this machine's GPUs or CPU cores."""
     from planner.jobs.judge import steps_of
     from planner.launch.folder import run_folder
-    from planner.launch.jobs import job_of, make_ready, write_job
+    from planner.launch.jobs import job_of
     from planner.launch.keeping import Keeper
-    from planner.launch.placing import placed
+    from planner.launch.placing import excusing, placed
     from planner.launch.processes import say_interrupted
     from planner.launch.resuming import check_steps, resumed
-    from planner.launch.saving import check_room
     from planner.rules.reading import read_sound_plan
+
+    plan, name = read_sound_plan(options.plan), options.plan.stem
+    began_s, placed_options = time.time(), placed(options, plan.problem.num_nodes)
+    with excusing(plan.problem.num_nodes, plan.digest, placed_options) as meets:
+        found = resumed(plan, name, placed_options)
+        told, goes_on = found.options, found.goes_on
+        job = job_of(told, os.environ)
+        check_steps(found, steps_of(job, plan))
+        _check(plan, job, told, options.plan, force=options.force or goes_on)
+        with run_folder(plan, name, told, force=options.force, goes_on=goes_on) as folder:
+            say(f"folder of this run: {folder}")
+            _make_ready(plan, job, told, folder, force=options.force or goes_on)
+            meets()
+            outcome = Keeper(plan, folder, job, told, keep_going=options.keep_going).run(began_s)
+            _tell_end(outcome, folder, options.plan)
+            if outcome.interrupted_by is not None:
+                say_interrupted(outcome, _progress(folder, told, steps_of(job, plan)))
+            if told.record is not None and not told.node_rank:
+                _record(told.record, plan, name, outcome, folder)
+            return outcome.code
+
+
+def _make_ready(plan: "Plan", job: "Job", options: RunOptions, folder: Path, *, force: bool) -> None:
+    """Have everything in the folder that the ranks need, and say what they will use."""
+    from planner.launch.jobs import make_ready, write_job
+    from planner.launch.saving import check_room
     from planner.views.caveats import tight_memory
     from planner.views.terminal import counting
 
-    began_s, plan, name = time.time(), read_sound_plan(options.plan), options.plan.stem
-    found = resumed(plan, name, placed(options, plan.problem.num_nodes))
-    told, goes_on = found.options, found.goes_on
-    job = job_of(told, os.environ)
-    check_steps(found, steps_of(job, plan))
-    _check(plan, job, told, options.plan, force=options.force or goes_on)
-    with run_folder(plan, name, told, force=options.force, goes_on=goes_on) as folder:
-        say(f"folder of this run: {folder}")
-        if takes := check_room(plan, job.checkpoint, folder) if not told.node_rank else "":
-            say(takes)
-        with counting("tokenizing") as progress:
-            ready = make_ready(job, plan, progress)
-        _say_data(ready, plan)
-        write_job(ready, folder, force=options.force or goes_on)
-        for warning in tight_memory(plan):
-            say(render(warning))
-        if told.resume is not None:
-            say(f"goes on from {told.resume}")
-        outcome = Keeper(plan, folder, job, told, keep_going=options.keep_going).run(began_s)
-        if outcome.code == ExitCode.SAVED:
-            why = "asked to end" if outcome.asked_to_end else "its time is over"
-            say(f"{why}: the run has saved; `gptplan run {options.plan} --resume {folder}` goes on")
-        if outcome.interrupted_by is not None:
-            say_interrupted(outcome, _progress(folder, told, steps_of(job, plan)))
-        if told.record is not None and not told.node_rank:
-            _record(told.record, plan, name, outcome, folder)
-        return outcome.code
+    if takes := check_room(plan, job.checkpoint, folder) if not options.node_rank else "":
+        say(takes)
+    with counting("tokenizing") as progress:
+        ready = make_ready(job, plan, progress)
+    _say_data(ready, plan)
+    write_job(ready, folder, force=force)
+    for warning in tight_memory(plan):
+        say(render(warning))
+    if options.resume is not None:
+        say(f"goes on from {options.resume}")
+
+
+def _tell_end(outcome: "Outcome", folder: Path, plan_path: Path) -> None:
+    if outcome.code == ExitCode.SAVED:
+        why = "asked to end" if outcome.asked_to_end else "its time is over"
+        say(f"{why}: the run has saved; `gptplan run {plan_path} --resume {folder}` goes on")
 
 
 def _record(table: Path, plan: "Plan", name: str, outcome: "Outcome", folder: Path) -> None:

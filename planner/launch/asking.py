@@ -37,9 +37,9 @@ def _asked(waiting: dict[int, Peer], question: str, data: str, timeout_s: float)
     while waiting and (left := deadline - time.monotonic()) > 0:
         ready, _, _ = select.select([peer.connection for peer in waiting.values()], [], [], min(left, 1.0))
         for node, peer in list(waiting.items()):
-            for message in peer.hear() if peer.connection in ready else ():
-                if message.answer == question:
-                    found[node] = message.data
+            heard = peer.hear() if peer.connection in ready else ()
+            if (message := peer.until(lambda one: one.answer == question, heard)) is not None:
+                found[node] = message.data
             peer.beat()
             if node in found or peer.closed:
                 del waiting[node]
@@ -54,8 +54,8 @@ def answer(meeting: Meeting, answers: Answers) -> bool:
     """
     (peer,) = meeting.peers
     while True:
-        ready, _, _ = select.select([peer.connection], [], [], 1.0)
-        for message in peer.hear() if ready else ():
+        ready = peer.unread or select.select([peer.connection], [], [], 1.0)[0]
+        while message := peer.until(lambda one: bool(one.ask), peer.hear() if ready else ()):
             if message.ask in (GO, STOP):
                 return message.ask == GO
             if message.ask in answers:

@@ -2,19 +2,24 @@
 
 import os
 import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import TypeVar
 
 import msgspec
 
-from planner.diagnostics import Diagnostic, render, usage_error
+from planner.diagnostics import Diagnostic, PlanError, render, usage_error
 from planner.handover.doctor import DoctorOptions
 from planner.handover.work import RunOptions
 from planner.launch.environments import Environ, Place, find_place, in_batch_script
-from planner.launch.links import Endpoint
-from planner.launch.meeting import Run
+from planner.launch.links import MOST_LINE_BYTES, Endpoint
+from planner.launch.meeting import Run, excuse
 from planner.outputs import say
 
 NUM_PORTS = 2**16
+EXCUSE_S = 10.0
+INTERRUPTED_EXCUSE_S = 2.0
+"""How long a node that cannot run, or was interrupted, tries to tell the others."""
 Options = TypeVar("Options", bound=RunOptions | DoctorOptions)
 
 
@@ -121,7 +126,9 @@ def _warn(message: str) -> None:
     say(render(Diagnostic(rule="RUN015", severity="warning", message=message)))
 
 
-def meeting_of(num_nodes: int, digest: str, options: RunOptions | DoctorOptions) -> tuple[Endpoint, Run] | None:
+def meeting_of(
+    num_nodes: int, digest: str, options: RunOptions | DoctorOptions, devices: str = ""
+) -> tuple[Endpoint, Run] | None:
     """Where so many nodes meet, and which of them this is; ``None`` where one is enough.
 
     Raises:
@@ -136,7 +143,36 @@ def meeting_of(num_nodes: int, digest: str, options: RunOptions | DoctorOptions)
         raise usage_error(
             f"the plan uses {num_nodes} nodes and does not know where they meet", location="--rendezvous", hint=hint
         )
-    return _endpoint(options.rendezvous), Run(digest=digest, num_nodes=num_nodes, node=options.node_rank)
+    run = Run(digest=digest, num_nodes=num_nodes, node=options.node_rank, devices=devices)
+    return _endpoint(options.rendezvous), run
+
+
+@contextmanager
+def excusing(num_nodes: int, digest: str, options: RunOptions) -> Iterator[Callable[[], None]]:
+    """Tell the other nodes why this one ends, if it does before what this gives is called, which says that they met."""
+    over = False
+
+    def is_over() -> None:
+        nonlocal over
+        over = True
+
+    try:
+        yield is_over
+    except BaseException as error:
+        if not over and num_nodes > 1 and options.rendezvous is not None:
+            _excuse(num_nodes, digest, options, error)
+        raise
+
+
+def _excuse(num_nodes: int, digest: str, options: RunOptions, error: BaseException) -> None:
+    with suppress(PlanError):
+        endpoint, run = meeting_of(num_nodes, digest, options) or (None, None)
+        if endpoint is not None and run is not None:
+            why, timeout_s = str(error) or type(error).__name__, EXCUSE_S
+            if isinstance(error, KeyboardInterrupt):
+                why, timeout_s = "it was interrupted", INTERRUPTED_EXCUSE_S
+            say(f"telling the other nodes why this one cannot run, for {timeout_s:.0f} s at most")
+            excuse(endpoint, run, why[: MOST_LINE_BYTES // 8], timeout_s=timeout_s)
 
 
 def _endpoint(text: str) -> Endpoint:

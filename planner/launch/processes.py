@@ -4,8 +4,8 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -24,8 +24,9 @@ from planner.handover.work import (
     SampleOptions,
     VerifyOptions,
 )
-from planner.launch.links import Endpoint, Meeting, interface_of
-from planner.launch.machine import devices_of_node
+from planner.launch.links import MOST_LINE_BYTES, Endpoint, Meeting, Message, interface_of
+from planner.launch.logs import kept_stderr, last_lines
+from planner.launch.machine import devices_of_node, present_gpus
 from planner.launch.meeting import Run, meet
 from planner.launch.placing import meeting_of
 from planner.launch.ranks import Command, Ended, Interrupted, interruptible, run_ranks
@@ -128,7 +129,10 @@ def other_nodes(plan: Plan, options: RunOptions) -> tuple[Endpoint, Run] | None:
     Raises:
         PlanError: ``options`` does not say where, or in no form known.
     """
-    return meeting_of(plan.problem.num_nodes, plan.digest, options)
+    devices = ""
+    if plan.problem.num_nodes > 1 and plan.problem.hardware.device == "cuda":
+        devices = ", ".join(sorted(set(present_gpus())))
+    return meeting_of(plan.problem.num_nodes, plan.digest, options, devices)
 
 
 def execute(work: Work, *, stdout: int | None = None, wants_save: Callable[[], bool] = lambda: False) -> Outcome:
@@ -181,22 +185,36 @@ def _executed(work: Work, shared: _Shared, stdout: int | None, wants_save: Calla
             meeting.leave()
         return Outcome(code=ExitCode.OK)
     commands = [_command(work, rank, shared, meeting) for rank in range(work.here)]
-    ended = run_ranks(commands, stdout=stdout, why_end=partial(_why_end, work, meeting), wants_save=wants_save)
+    with kept_stderr() if meeting is not None else nullcontext() as stderr:
+        why_end = partial(_why_end, work, meeting)
+        ended = run_ranks(commands, stdout=stdout, stderr=stderr, why_end=why_end, wants_save=wants_save)
     if (ended.signal is not None or any(ended.codes)) and sys.stderr.isatty():
         sys.stderr.write("\x1b[?25h")  # a progress bar that was killed leaves the cursor hidden
     code, text = _cause(ended, shared.said(), meeting, work.first)
+    elsewhere = 0 if meeting is None or meeting.failure is None else meeting.failure.signal
     if meeting is not None:
-        meeting.leave("" if code == ExitCode.OK else f"node {meeting.node} ended: {_first_line(text)}")
+        failure = _failure(meeting.node, ended, code, text, last_lines(text, stderr))
+        meeting.leave(None if code == ExitCode.OK else failure)
     if text:
         say(text.rstrip())
     out_of_memory = os.fstat(shared.out_of_memory).st_size > 0
+    by = ended.signal or elsewhere or None
+    died = ended.killed is not None or bool(ended.reason) or code == ExitCode.BUG
     return Outcome(
         code=code,
         out_of_memory=out_of_memory,
-        interrupted_by=ended.signal,
-        asked_to_end=ended.asked,
-        died=not out_of_memory and (ended.killed is not None or bool(ended.reason) or code == ExitCode.BUG),
+        interrupted_by=by,
+        asked_to_end=ended.asked or by is not None,
+        died=died and not out_of_memory and by is None and ended.reason != _DONE,
     )
+
+
+def _failure(node: int, ended: Ended, code: int, text: str, log: Sequence[str]) -> Message:
+    """What the other nodes are told of the end of this one."""
+    if ended.signal is not None:
+        return Message(failed=f"node {node} was ended by {signal.Signals(ended.signal).name}", signal=ended.signal)
+    why = _first_line(text)[: MOST_LINE_BYTES // 8]
+    return Message(failed=f"node {node} ended with exit code {code}: {why}", code=code, log=tuple(log))
 
 
 def _why_end(work: Work, meeting: Meeting | None) -> str:
@@ -262,7 +280,7 @@ def _cause(ended: Ended, said: str, meeting: Meeting | None = None, first_rank: 
     if ended.reason == _DONE:
         return ExitCode.OK, ""
     if ended.reason or not failures:
-        return _lost(ended.reason) if ended.reason else (ExitCode.OK, "")
+        return _lost(ended.reason, meeting) if ended.reason else (ExitCode.OK, "")
     # A killed rank says nothing itself, and its peers only that they lost it. NCCL ends those by SIGABRT, so that
     # what a rank said comes before that.
     killed = ended.killed
@@ -270,13 +288,17 @@ def _cause(ended: Ended, said: str, meeting: Meeting | None = None, first_rank: 
     if killed is not None and not (text and killed[1] == signal.SIGABRT):
         return 128 + killed[1], _killed_message(first_rank + killed[0], killed[1])
     if meeting is not None and (reason := meeting.late_reason(CAUSE_WAIT_S)):
-        return _lost(reason)
+        return _lost(reason, meeting)
     return (int(code), text) if text else (failures[0][1], "")
 
 
-def _lost(reason: str) -> tuple[int, str]:
+def _lost(reason: str, meeting: Meeting | None) -> tuple[int, str]:
+    failure = None if meeting is None else meeting.failure
+    if failure is not None and failure.signal:
+        return 128 + failure.signal, f"{reason}, and so this one ended"
+    log = "" if failure is None or not failure.log else "\n".join(["the last lines of its log:", *failure.log])
     hint = "see what that node printed; start all nodes again"
-    return ExitCode.NEGATIVE, render(Diagnostic(rule="RUN014", message=reason, hint=hint))
+    return ExitCode.NEGATIVE, render(Diagnostic(rule="RUN014", message=reason, detail=log, hint=hint))
 
 
 def _killed_message(rank: int, number: int) -> str:
