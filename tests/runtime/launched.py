@@ -51,15 +51,7 @@ def starting(tmp_path: Path) -> Iterator[Run]:
         cache = f"data.cache={ROOT / '.pytest_cache' / 'tokens'}"
         python_path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
         process = subprocess.Popen(
-            [
-                *within,
-                sys.executable,
-                "-c",
-                RUNNER,
-                str(path),
-                repr(options),
-                f"data.cache={ROOT / '.pytest_cache' / 'tokens'}",
-            ],
+            [*within, sys.executable, "-c", RUNNER, str(path), repr(options), cache],
             cwd=tmp_path,
             text=True,
             stdout=subprocess.PIPE,
