@@ -34,7 +34,7 @@ CPU_PROCESSES = 2
 """Without a plan and without GPUs."""
 REACH_S = 3.0
 """How long a connection to another node may take."""
-BUDGETS = {"cuda": (6.0, 25.0, 30.0), "cpu": (2.0, 8.0, 15.0)}
+BUDGETS = {"cuda": (6.0, 25.0, 30.0), "cpu": (2.0, 8.0, 10.0)}
 """Seconds for products and for collectives, and how long a rank may be later than another."""
 CPU_TOKENS = 256
 """Rows of a product on a CPU, whose micro batch may take seconds."""

@@ -9,6 +9,7 @@ from planner.diagnostics import Diagnostic, PlanError
 from planner.doctor.examining import nearest_folder
 from planner.jobs.job import Job
 from planner.jobs.judge import Judgement, judge
+from planner.jobs.sources import tokenizer_of
 from planner.launch.saving import check_room
 from planner.plans.plan import Plan
 
@@ -25,6 +26,10 @@ def readiness(plan: Plan, job: Job, run_dir: Path) -> Readiness:
     """Judge a job under its plan, and the drive that its run will write to."""
     judged = judge(job, plan)
     findings, room = list(judged.findings), ""
+    try:
+        tokenizer_of(job)
+    except PlanError as error:  # which a judgement that lacks the data has not come to
+        findings += [one for one in error.diagnostics if one not in findings]
     try:
         room = check_room(plan, job.checkpoint, nearest_folder(run_dir))
     except PlanError as error:

@@ -26,8 +26,8 @@ from runtime.train.display import PhaseDisplay
 from runtime.train.group import join_group, meeting_store
 from runtime.train.worker import fail, leave
 
-START_S = 60.0
-"""How much later than the first a rank may have started: its node reads PyTorch from a slow drive."""
+LATE = 2
+"""How much later than the first a rank may start, in times of its patience: its node may read PyTorch slowly."""
 GROUP_TIMEOUT = datetime.timedelta(seconds=30)
 """How long a collective may take; on a healthy network the largest takes seconds."""
 GO, STOP = "go", "stop"
@@ -63,7 +63,7 @@ class Check:
     def _meet(self) -> None:
         """Wait for the other ranks, so that all measure at once; a rank that does not come is found later."""
         self._store.set(f"here/{self._rank}", "yes")
-        deadline = time.monotonic() + START_S
+        deadline = time.monotonic() + LATE * self._work.patience_s
         for rank in range(self._world):
             if not _waited(self._store, f"here/{rank}", deadline):
                 return
@@ -92,7 +92,7 @@ class Check:
         """
         patience_s = self._work.patience_s
         if self._rank:
-            deadline = time.monotonic() + 2 * patience_s + START_S
+            deadline = time.monotonic() + (2 + LATE) * patience_s
             return _waited(self._store, "go", deadline) and self._store.get("go").decode() == GO
         deadline, ranks = time.monotonic() + patience_s, []
         for rank in range(self._world):
