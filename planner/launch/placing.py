@@ -13,7 +13,7 @@ from planner.handover.doctor import DoctorOptions
 from planner.handover.work import RunOptions
 from planner.launch.environments import Environ, Place, find_place, in_batch_script
 from planner.launch.links import MOST_LINE_BYTES, Endpoint
-from planner.launch.meeting import Run, excuse
+from planner.launch.meeting import Run, excuse, resolved
 from planner.outputs import say
 
 NUM_PORTS = 2**16
@@ -171,6 +171,7 @@ def _excuse(num_nodes: int, digest: str, options: RunOptions, error: BaseExcepti
             why, timeout_s = str(error) or type(error).__name__, EXCUSE_S
             if isinstance(error, KeyboardInterrupt):
                 why, timeout_s = "it was interrupted", INTERRUPTED_EXCUSE_S
+            resolved(endpoint)
             say(f"telling the other nodes why this one cannot run, for {timeout_s:.0f} s at most")
             excuse(endpoint, run, why[: MOST_LINE_BYTES // 8], timeout_s=timeout_s)
 
