@@ -89,7 +89,7 @@ def _examine(plan: "Plan | None", job: "Job | None", options: Doctor, num_nodes:
         ready = readiness(plan, job, options.run_dir or Path("runs"))
         report.findings.extend(ready.findings)
     written = _write(plan, report, options)
-    return _answer(plan, report, options, written=written, failed=outcome.code)
+    return _answer(plan, report, options, written=written, failed=bool(outcome.code))
 
 
 def _write(plan: "Plan | None", report: "Report", options: Doctor) -> list[str]:
@@ -108,7 +108,7 @@ def _write(plan: "Plan | None", report: "Report", options: Doctor) -> list[str]:
     return fields
 
 
-def _answer(plan: "Plan | None", report: "Report", options: Doctor, *, written: list[str], failed: int) -> int:
+def _answer(plan: "Plan | None", report: "Report", options: Doctor, *, written: list[str], failed: bool) -> int:
     from planner.doctor.groups import measured_groups
     from planner.views import doctor as view
     from planner.views.terminal import print_content
@@ -135,7 +135,7 @@ def _answer(plan: "Plan | None", report: "Report", options: Doctor, *, written: 
         print_content(*view.report(plan, report))
         if written:
             say(f"wrote {options.write}, with measured {', '.join(written)}; use it with `--gpu {options.write}`")
-    return ExitCode.OK if is_healthy else failed or ExitCode.NEGATIVE
+    return ExitCode.OK if is_healthy else ExitCode.NEGATIVE
 
 
 def _answer_ready(ready: "Readiness", options: Doctor) -> int:

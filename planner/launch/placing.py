@@ -169,7 +169,9 @@ def _excuse(num_nodes: int, digest: str, options: RunOptions, error: BaseExcepti
         endpoint, run = meeting_of(num_nodes, digest, options) or (None, None)
         if endpoint is not None and run is not None:
             why, timeout_s = str(error) or type(error).__name__, EXCUSE_S
-            if isinstance(error, KeyboardInterrupt):
+            if isinstance(error, PlanError):
+                why = "; ".join(f"{one.message} ({one.location})".removesuffix(" ()") for one in error.diagnostics)
+            elif isinstance(error, KeyboardInterrupt):
                 why, timeout_s = "it was interrupted", INTERRUPTED_EXCUSE_S
             resolved(endpoint)
             say(f"telling the other nodes why this one cannot run, for {timeout_s:.0f} s at most")

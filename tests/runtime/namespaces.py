@@ -1,5 +1,6 @@
 """Several nodes on one machine: network namespaces, each with an address, joined by a bridge with a rate."""
 
+import functools
 import os
 import shutil
 import subprocess
@@ -13,6 +14,7 @@ BURST = "256kb"
 """What a link lets through at once; the kernel wants some milliseconds of its rate."""
 
 
+@functools.cache
 def unavailable() -> str:
     """Why this machine has none; empty if it has."""
     if sys.platform != "linux" or os.geteuid() != 0:
