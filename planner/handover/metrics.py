@@ -8,8 +8,10 @@ import msgspec
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:
-    """Every whole record of a metrics file, in its order; of no file: none."""
+    """Every whole record of a metrics file, in its order; of what is no ordinary file, as a device is: none."""
     found: list[dict[str, Any]] = []
+    if not path.is_file():
+        return found
     with contextlib.suppress(OSError):
         for line in path.read_bytes().splitlines():
             with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError):

@@ -198,7 +198,8 @@ class SampleOptions(msgspec.Struct, frozen=True, kw_only=True):
         Option("How freely to choose; 0: always the likeliest token.", range=Range(least=0, most=100, example="1")),
     ] = 1.0
     tokenizer: Annotated[
-        Path | None, Option("A tokenizer.json, or a folder with one. [default: every byte is a token]")
+        Path | None,
+        Option("A tokenizer.json, or a folder with one; `bytes`: every byte is a token. [default: the run's]"),
     ] = None
     seed: Annotated[int, Option("Seed of the choices.", range=SEEDS)] = 0
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, get_args, get_origin
 import msgspec
 
 from planner.diagnostics import Diagnostic, PlanError, usage_error
+from planner.handover.work import JOB_FILE
 from planner.inputs import read_input
 from planner.jobs.job import DATA_VARIABLE, Job, Section
 from planner.specs.files import did_you_mean
@@ -230,3 +231,13 @@ def _comment(text: str) -> list[str]:
 def _toml(value: Any) -> str:
     """A value as TOML, of which JSON's texts, numbers and lists are a part."""
     return msgspec.json.encode(value).decode()
+
+
+def tokenizer_beside(checkpoint: Path) -> Path | None:
+    """What the job in the folder of a checkpoint's run has as tokenizer; ``None``: there is no job.
+
+    Raises:
+        PlanError: the job cannot be read.
+    """
+    job = checkpoint.resolve().parent.parent / JOB_FILE
+    return Path(read_job(job).tokenizer.path) if job.is_file() else None

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import islice
 
 from planner.lint.limits import Budget
 from planner.lint.shell.expansion import Bit, Bits, part_of, split
@@ -39,8 +40,10 @@ def read_shell(text: str, shown: str, given: Mapping[str, str], read_beside: Bes
         choices = waiting.pop(0)
         way = reader.follow(nodes, choices)
         made = [taken for _, taken, _ in way.choices]
-        for index in range(len(choices), len(made)):
-            waiting += [[*made[:index], other] for other in range(1, way.choices[index][2])]
+        others = (
+            (index, other) for index in range(len(choices), len(made)) for other in range(1, way.choices[index][2])
+        )
+        waiting += [[*made[:index], other] for index, other in islice(others, MAX_WAYS * 4 + 1)]
         for source in reader.sources(way):
             same = next((index for index, other in enumerate(sources) if _same(source, other)), None)
             if same is None:

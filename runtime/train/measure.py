@@ -110,7 +110,7 @@ def _cut(path: Path, step: int) -> float:
 
     The seconds from the last of them to the last one that is gone.
     """
-    if not path.exists():
+    if not path.is_file():
         return 0.0
     kept, times = [], {True: 0.0, False: 0.0}
     for line in path.read_bytes().splitlines(keepends=True):

@@ -1,10 +1,7 @@
 """What the documentation says is true: generated pages are fresh, commands and options exist."""
 
-import os
 import re
 import shlex
-import subprocess
-import sys
 import tomllib
 from collections.abc import Iterator
 from itertools import pairwise
@@ -75,27 +72,6 @@ def test_make_targets_exist(page: str, arguments: list[str]) -> None:
     assert {argument for argument in arguments if "=" not in argument} <= {*targets}
 
 
-def test_the_readme_shows_the_two_first_commands() -> None:
-    readme = [arguments for page, arguments in MAKE if page == "README.md"]
-    assert ["demo"] in readme
-    assert ["test"] in readme
-
-
-def test_the_readme_shows_what_solve_prints(tmp_path: Path) -> None:
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    block = re.search(r"^```text\n(.*?)^```", readme, re.MULTILINE | re.DOTALL)
-    assert block
-    command = ["-m", "planner.cli.app", "solve", "--model", "gpt3", "--gpus", "96", "-o", str(tmp_path / "readme.plan")]
-    # Pages of help are made for a width of their own.
-    environment = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
-    result = subprocess.run(
-        [sys.executable, *command], cwd=ROOT, capture_output=True, text=True, check=True, env=environment
-    )
-    printed = result.stdout.splitlines()
-    shown_lines = block[1].splitlines()
-    assert printed[: len(shown_lines)] == shown_lines
-
-
 def test_rules_page_is_up_to_date() -> None:
     assert PAGE.read_text(encoding="utf-8") == rules_page() + "\n", "run `make docs`"
 
@@ -159,13 +135,6 @@ def test_links_between_pages_lead_somewhere() -> None:
         targets = [target.partition("#")[0] for target in re.findall(r"\]\(([^)]+)\)", text) if ":" not in target]
         missing = [target for target in targets if target and not (page.parent / target).exists()]
         assert not missing, f"{page.name}: {missing}"
-
-
-def test_paths_named_in_the_readme_exist() -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    folders = "planner|runtime|specs|tests|docs|benchmarks|requirements"
-    missing = [path for path in re.findall(rf"`((?:{folders})/[\w./-]*)`", text) if not (ROOT / path).exists()]
-    assert not missing
 
 
 def test_the_changelog_has_this_version() -> None:

@@ -74,6 +74,8 @@ def doubled() -> Iterator[tuple[str, str]]:
         "a.sh",
         "f0() { :; }\n" + "".join(f"f{i}() {{ f{i - 1}; f{i - 1}; }}\n" for i in lines) + "f69\nt --num-layers 1",
     )
+    yield "a.sh", "if " + " && ".join(["[ $a = 1 ]"] * 5000) + "; then A=1; else A=2; fi\nt --num-layers $A"
+    yield "a.sh", "A=" + "&&" * 5000 + "b\nt --num-layers 2"
     yield "a.sh", "".join(f"if [ $X{i} = 1 ]; then A{i}=1; else A{i}=2; fi\n" for i in lines) + "t --num-layers $A1$A2"
     yield "a.yaml", "a0: &a0 [1, 1]\n" + "".join(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]\n" for i in lines)
     yield "a.yaml", "a0: &a0 {x: 1}\n" + "".join(f"a{i}: &a{i} {{x: *a{i - 1}, y: *a{i - 1}}}\n" for i in lines)

@@ -4,6 +4,7 @@ import errno
 import importlib.util
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -69,6 +70,29 @@ def test_a_run_learns_and_reports(layout: dict[str, Any], plan: MakePlan, start:
     assert [rank["rank"] for rank in header["memory"]] == [0, 1]
     assert [step["step"] for step in steps if "memory" in step] == [1, 2, *range(3, 31, 3)]
     assert len([line for line in stderr.splitlines() if not line.startswith("step ")]) == 0, stderr
+
+
+README_PYTHON = (3, 11, 7)
+"""Whose standard library the losses in the README are of; another one's text is much the same."""
+
+
+def test_the_first_run_of_the_readme_says_what_it_shows(tmp_path: Path) -> None:
+    """Losses and predictions; the times that were measured are those of one machine."""
+    command = [sys.executable, "-m", "planner.cli", "run", str(ROOT / "plans" / "gpt2-tiny-2xlocal-cpu.plan")]
+    command += ["--run-dir", str(tmp_path / "out"), "--set", "checkpoint.every_steps=0"]
+    done = subprocess.run(command, cwd=ROOT, text=True, capture_output=True, check=False, timeout=TIMEOUT_S)
+    assert done.returncode == 0, done.stderr
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    printed, shown = (
+        [float(loss) for loss in re.findall(r"^loss: (\S+) at step 1, (\S+) at step 50$", text, re.MULTILINE)[0]]
+        for text in (done.stdout, readme)
+    )
+    assert printed == pytest.approx(shown, abs=1e-3 if sys.version_info[:3] == README_PYTHON else 0.1)
+    row = r"^(step time \(median\)|stage 0 peak, max RSS) +(\S+ \w+)  +(\S+) \w+  +(\S+) *$"
+    printed_rows, shown_rows = (re.findall(row, text, re.MULTILINE) for text in (done.stdout, readme))
+    assert [found[:2] for found in printed_rows] == [found[:2] for found in shown_rows]
+    for _, predicted, measured, ratio in shown_rows:
+        assert f"{float(predicted.split()[0]) / float(measured):.2f}" == ratio
 
 
 def test_bad_data_is_said_once_with_its_exit_code(plan: MakePlan, start: Run) -> None:
@@ -138,11 +162,11 @@ SHORT_WRITE = """
 import resource, sys
 from pathlib import Path
 from runtime.train.measure import MetricsFile
-resource.setrlimit(resource.RLIMIT_FSIZE, (100, resource.RLIM_INFINITY))
+resource.setrlimit(resource.RLIMIT_FSIZE, (150, resource.RLIM_INFINITY))
 with MetricsFile(Path(sys.argv[1])) as metrics:
     metrics.write("first", text="x" * 40)
     try:
-        metrics.write("second", text="x" * 80)
+        metrics.write("second", text="x" * 90)
     except OSError as error:
         sys.exit(error.errno)
 """
@@ -154,7 +178,7 @@ def test_a_record_is_whole_or_not_there(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", SHORT_WRITE, str(path)], check=False, env=environment)
     assert done.returncode == errno.ENOSPC
     (line,) = path.read_text().splitlines()
-    assert json.loads(line) == {"record": "first", "text": "x" * 40}
+    assert json.loads(line).items() >= {"record": "first", "text": "x" * 40}.items()
 
 
 def test_a_port_in_use_is_named(plan: MakePlan, start: Run, tmp_path: Path) -> None:
@@ -216,7 +240,7 @@ def test_an_interrupt_stops_every_worker_and_says_what_is_done(plan: MakePlan, t
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 130, stderr
-    num_steps = len(records(tmp_path)) - 1  # and every line of them is whole
+    num_steps = sum(record["record"] == "step" for record in records(tmp_path))  # and every line of them is whole
     last = stderr.splitlines()[-1]
     assert last.startswith("ended by SIGINT: every process has ended, and the model was not saved; ")
     assert last.endswith(f"{num_steps} of 99999 steps are done, metrics and logs are in {tmp_path / 'out'}")

@@ -231,6 +231,23 @@ class Follower(Expander):
         return self._truth(nodes[-1])
 
     def _truth(self, node: Node) -> bool | None:
+        """Of a chain of any length: its operators from the outside in, and back."""
+        chain: list[Compound] = []
+        while isinstance(node, Compound) and (node.kind in ("and", "or") or (node.kind == "not" and node.body)):
+            self.budget.spend()
+            chain.append(node)
+            node = node.body[0] if node.kind == "not" else node.branches[0][0][0]
+        holds = self._single(node)
+        for one in reversed(chain):
+            if holds is None:
+                return None
+            if one.kind == "not":
+                holds = not holds
+            elif holds != (one.kind == "or") and one.branches[0][1]:
+                holds = self._truth(one.branches[0][1][0])
+        return holds
+
+    def _single(self, node: Node) -> bool | None:
         self.budget.spend()
         if isinstance(node, Command):
             return self._test(node)
@@ -238,13 +255,6 @@ class Follower(Expander):
             hidden = node.words[0].parts[0]
             number = self.number(hidden.text) if isinstance(hidden, Hidden) else None
             return None if number is None else number != "0"
-        if node.kind == "not" and node.body:
-            inner = self._truth(node.body[0])
-            return None if inner is None else not inner
-        if node.kind in ("and", "or"):
-            first, second = node.branches[0]
-            holds = self._truth(first[0])
-            return holds if holds is None or holds == (node.kind == "or") or not second else self._truth(second[0])
         self.block([node])
         return None
 

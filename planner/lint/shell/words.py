@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from functools import cached_property
 
 from planner.lint.limits import MAX_NESTING
 
@@ -53,7 +54,7 @@ class Word:
     parts: tuple[Part, ...]
     start: int
 
-    @property
+    @cached_property
     def literal(self) -> str | None:
         """The text of a word without expansions."""
         plain = [part.text for part in self.parts if isinstance(part, Piece)]

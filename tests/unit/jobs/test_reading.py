@@ -7,8 +7,9 @@ import msgspec
 import pytest
 
 from planner.diagnostics import PlanError
+from planner.handover.work import JOB_FILE
 from planner.jobs.job import DataSection, Job, OptimizerSection, ScheduleSection, num_steps
-from planner.jobs.reading import is_job, keys, read_job, text_of
+from planner.jobs.reading import is_job, keys, read_job, text_of, tokenizer_beside
 
 OWN = Job(
     seed=3,
@@ -128,3 +129,11 @@ def test_tokens_are_reached_in_whole_steps() -> None:
 def test_every_field_is_declared_with_its_meaning() -> None:
     assert all(key.description for key in keys().values())
     assert msgspec.convert(tomllib.loads(text_of(Job())), Job) == Job()
+
+
+def test_the_tokenizer_of_a_checkpoint_is_that_of_its_run(tmp_path: Path) -> None:
+    checkpoint = tmp_path / "run" / "checkpoints" / "step-00000010"
+    checkpoint.mkdir(parents=True)
+    assert tokenizer_beside(checkpoint) is None
+    (tmp_path / "run" / JOB_FILE).write_text('[tokenizer]\npath = "gpt2/"\n')
+    assert tokenizer_beside(checkpoint) == Path("gpt2")
