@@ -34,21 +34,29 @@ class Doctor(DoctorOptions, frozen=True, kw_only=True):
 
 def doctor(options: Doctor) -> int:
     """Check devices, versions, clocks, folders, ports and links of all nodes before a plan runs on them."""
+    from planner.doctor.examining import digest_of
     from planner.doctor.readiness import readiness
-    from planner.launch.jobs import job_of
-    from planner.launch.placing import placed
+    from planner.launch.placing import excusing, placed
     from planner.rules.reading import read_sound_plan
 
     _check(options)
     plan = None if options.plan is None else read_sound_plan(options.plan)
-    job = job_of(RunOptions(job=options.job, settings=options.settings), os.environ) if plan is not None else None
-    run_dir = options.run_dir or Path("runs")
     if options.login_node:
-        if plan is None or job is None:
+        if plan is None:
             raise usage_error("which plan is it for", location="--login-node", hint="`gptplan doctor FILE.plan`")
-        return _answer_ready(readiness(plan, job, run_dir), options)
+        return _answer_ready(readiness(plan, _job(options), options.run_dir or Path("runs")), options)
     num_nodes = plan.problem.num_nodes if plan is not None else _nodes_of_job()
-    return _examine(plan, job, placed(options, num_nodes), num_nodes)
+    options = placed(options, num_nodes)
+    with excusing(num_nodes, digest_of(plan), options) as meets:
+        job = _job(options) if plan is not None else None
+        meets()
+        return _examine(plan, job, options, num_nodes)
+
+
+def _job(options: Doctor) -> "Job":
+    from planner.launch.jobs import job_of
+
+    return job_of(RunOptions(job=options.job, settings=options.settings), os.environ)
 
 
 def _check(options: Doctor) -> None:

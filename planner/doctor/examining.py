@@ -41,6 +41,11 @@ CPU_TOKENS = 256
 STDERR = 2
 
 
+def digest_of(plan: Plan | None) -> str:
+    """By which the nodes of a check know each other; those of a run do not join them."""
+    return "doctor " + ("" if plan is None else plan.digest)
+
+
 class Report(msgspec.Struct, frozen=True, kw_only=True):
     """What node 0 knows at the end."""
 
@@ -82,7 +87,7 @@ class Examination:
             PlanError: the nodes did not meet.
         """
         options = self._options
-        digest = "doctor " + ("" if self._plan is None else self._plan.digest)
+        digest = digest_of(self._plan)
         with tempfile.TemporaryDirectory(prefix="gptplan-doctor-") as temporary:
             result = Path(temporary) / "found.json"
             work = Work(

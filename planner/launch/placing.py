@@ -148,7 +148,7 @@ def meeting_of(
 
 
 @contextmanager
-def excusing(num_nodes: int, digest: str, options: RunOptions) -> Iterator[Callable[[], None]]:
+def excusing(num_nodes: int, digest: str, options: RunOptions | DoctorOptions) -> Iterator[Callable[[], None]]:
     """Tell the other nodes why this one ends, if it does before what this gives is called, which says that they met."""
     over = False
 
@@ -164,7 +164,7 @@ def excusing(num_nodes: int, digest: str, options: RunOptions) -> Iterator[Calla
         raise
 
 
-def _excuse(num_nodes: int, digest: str, options: RunOptions, error: BaseException) -> None:
+def _excuse(num_nodes: int, digest: str, options: RunOptions | DoctorOptions, error: BaseException) -> None:
     with suppress(PlanError):
         endpoint, run = meeting_of(num_nodes, digest, options) or (None, None)
         if endpoint is not None and run is not None:
