@@ -83,6 +83,18 @@ CODES: dict[str, str] = {
     "RUN012": "The optimizer of the plan is compiled at first use, and a compiler for that is missing.",
     "RUN011": "A drive that the run writes to is full.",
     "RUN014": "Another node of the run has ended or is not heard any more, so this one ended too.",
+    "RUN015": "What was typed and what the job's environment says of nodes differ. What was typed holds.",
+    "DOC001": "Nodes differ where a run takes them for the same: versions, kind of device, driver. Nodes of different "
+    "kinds are not planned for yet.",
+    "DOC002": "The clocks of two nodes are more than a second apart.",
+    "DOC003": "A folder that all nodes use is not there on one of them, cannot be written to, or has other files.",
+    "DOC004": "A node cannot be connected to by another, or gave no answer.",
+    "DOC005": "A device is stuck, or multiplies matrices at less than 80 % of the rate of the others.",
+    "DOC006": "The groups of an axis reach less than half of the bandwidth that the plan assumed for them.",
+    "DOC007": "Something else uses the memory of a device.",
+    "DOC008": "A limit of the system is lower than the communication library wants.",
+    "DOC009": "The communication library chose another network than the plan assumed, or than it chose on node 0.",
+    "DOC010": "The ranks of a check failed, or did not come to its end.",
     "CKP001": "There is no complete checkpoint where one was named.",
     "CKP002": "A checkpoint is not as it was written: its manifest or a file was changed, cut off or removed, or "
     "another version wrote it. Nothing was loaded.",

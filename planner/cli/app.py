@@ -16,6 +16,7 @@ from planner.cli import run as running
 from planner.cli.calibrate import calibrate
 from planner.cli.check import check
 from planner.cli.diff import diff
+from planner.cli.doctor import doctor
 from planner.cli.export import export
 from planner.cli.job import job
 from planner.cli.learned import export_weights, sample
@@ -36,6 +37,7 @@ COMMANDS: tuple[Callable[[Any], int], ...] = (
     sweep,
     job,
     tokenize,
+    doctor,
     running.run,
     runs,
     show,

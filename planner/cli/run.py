@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from planner.jobs.batches import BatchSchedule
     from planner.jobs.job import Job
     from planner.launch.jobs import Ready
+    from planner.launch.processes import Outcome
     from planner.launch.resuming import Resumed
     from planner.plans.plan import Plan
 
@@ -33,45 +34,66 @@ class Run(RunOptions, frozen=True, kw_only=True):
 def run(options: Run) -> int:
     """Execute a plan on Colossal-AI, on this machine's GPUs or CPU cores."""
     from planner.launch.folder import run_folder
-    from planner.launch.jobs import make_ready, write_job
     from planner.launch.keeping import Keeper
+    from planner.launch.placing import excusing, placed
     from planner.launch.processes import say_interrupted
     from planner.launch.resuming import moved, resumed
-    from planner.launch.saving import check_room
     from planner.rules.reading import read_sound_plan
-    from planner.validation.recording import append_run
+
+    plan, name = read_sound_plan(options.plan), options.plan.stem
+    began_s, placed_options = time.time(), placed(options, plan.problem.num_nodes)
+    with excusing(plan.problem.num_nodes, plan.digest, placed_options) as meets:
+        found = resumed(plan, name, placed_options)
+        told, goes_on = found.options, found.goes_on
+        job, batches = _job(plan, found)
+        _check(plan, told, options.plan, force=options.force or goes_on)
+        with run_folder(plan, name, told, force=options.force, goes_on=goes_on) as folder:
+            say(f"folder of this run: {folder}")
+            _make_ready(plan, job, told, folder, force=options.force or goes_on)
+            for warning in moved(found, batches):
+                say(render(warning))
+            meets()
+            outcome = Keeper(plan, folder, job, told, keep_going=options.keep_going).run(began_s)
+            _tell_end(outcome, folder, options.plan)
+            if outcome.interrupted_by is not None:
+                say_interrupted(outcome, _progress(folder, told, batches.steps))
+            if told.record is not None and not told.node_rank:
+                _record(told.record, plan, name, outcome, folder)
+            return outcome.code
+
+
+def _make_ready(plan: "Plan", job: "Job", options: RunOptions, folder: Path, *, force: bool) -> None:
+    """Have everything in the folder that the ranks need, and say what they will use."""
+    from planner.launch.jobs import make_ready, write_job
+    from planner.launch.saving import check_room
     from planner.views.caveats import tight_memory
     from planner.views.terminal import counting
 
-    began_s, plan, name = time.time(), read_sound_plan(options.plan), options.plan.stem
-    found = resumed(plan, name, options)
-    told, goes_on = found.options, found.goes_on
-    job, batches = _job(plan, found)
-    _check(plan, told, options.plan, force=options.force or goes_on)
-    table = None if options.node_rank > 0 else options.record
-    with run_folder(plan, name, told, force=options.force, goes_on=goes_on) as folder:
-        say(f"folder of this run: {folder}")
-        if takes := check_room(plan, job.checkpoint, folder) if not told.node_rank else "":
-            say(takes)
-        with counting("tokenizing") as progress:
-            ready = make_ready(job, plan, progress)
-        _say_data(ready, plan)
-        write_job(ready, folder, force=options.force or goes_on)
-        for warning in (*tight_memory(plan), *moved(found, batches)):
-            say(render(warning))
-        if told.resume is not None:
-            say(f"goes on from {told.resume}")
-        outcome = Keeper(plan, folder, job, told, keep_going=options.keep_going).run(began_s)
-        if outcome.code == ExitCode.SAVED:
-            why = "asked to end" if outcome.asked_to_end else "its time is over"
-            say(f"{why}: the run has saved; `gptplan run {options.plan} --resume {folder}` goes on")
-        if outcome.interrupted_by is not None:
-            say_interrupted(outcome, _progress(folder, options, batches.steps))
-        if table is not None and outcome.code == ExitCode.OK:
-            append_run(table, plan, name=name, outcome="fit", metrics=folder / METRICS_FILE)
-        elif table is not None and outcome.out_of_memory:
-            append_run(table, plan, name=name, outcome="oom", metrics=None)
-        return outcome.code
+    if takes := check_room(plan, job.checkpoint, folder) if not options.node_rank else "":
+        say(takes)
+    with counting("tokenizing") as progress:
+        ready = make_ready(job, plan, progress)
+    _say_data(ready, plan)
+    write_job(ready, folder, force=force)
+    for warning in tight_memory(plan):
+        say(render(warning))
+    if options.resume is not None:
+        say(f"goes on from {options.resume}")
+
+
+def _tell_end(outcome: "Outcome", folder: Path, plan_path: Path) -> None:
+    if outcome.code == ExitCode.SAVED:
+        why = "asked to end" if outcome.asked_to_end else "its time is over"
+        say(f"{why}: the run has saved; `gptplan run {plan_path} --resume {folder}` goes on")
+
+
+def _record(table: Path, plan: "Plan", name: str, outcome: "Outcome", folder: Path) -> None:
+    from planner.validation.recording import append_run
+
+    if outcome.code == ExitCode.OK:
+        append_run(table, plan, name=name, outcome="fit", metrics=folder / METRICS_FILE)
+    elif outcome.out_of_memory:
+        append_run(table, plan, name=name, outcome="oom", metrics=None)
 
 
 def _job(plan: "Plan", found: "Resumed") -> tuple["Job", "BatchSchedule"]:
@@ -137,7 +159,7 @@ def _say_data(ready: "Ready", plan: "Plan") -> None:
         say(f"held out: {data_view.count(opened.held_out_documents, 'document')}")
 
 
-def _progress(folder: Path, options: Run, steps: int) -> str:
+def _progress(folder: Path, options: RunOptions, steps: int) -> str:
     from planner.checkpoints.folders import CHECKPOINTS, checkpoints_in
     from planner.launch.folder import steps_done
 

@@ -30,12 +30,14 @@ def verify(options: Verify) -> int:
     import tempfile
 
     from planner.launch.machine import check_machine, check_toolchain
+    from planner.launch.placing import check_alone
     from planner.launch.shrink import shrink
     from planner.rules.reading import read_sound_plan
     from planner.views.terminal import print_content
     from planner.views.verify import verification
 
     _check_workarounds(options)
+    check_alone()
     plan, name = read_sound_plan(options.plan), str(options.plan)
     if plan.problem.stack.name != STACK:
         check_machine(plan, name)

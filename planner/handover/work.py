@@ -62,6 +62,22 @@ Settings = Annotated[
 ]
 
 
+NodeRank = Annotated[
+    int | None,
+    Option(
+        "Which node this is, when the plan needs several. [default: what the job tells, else 0]",
+        ("--node-rank",),
+        range=Range(least=0, most=MOST_NODES - 1, example="0"),
+    ),
+]
+Rendezvous = Annotated[
+    str | None, Option("HOST:PORT of node 0, when the plan needs several nodes. [default: what the job tells]")
+]
+RendezvousTimeout = Annotated[
+    float, Option("Seconds to wait for the other nodes.", range=Range(least=1, most=86_400, example="600"))
+]
+
+
 class Beginning(msgspec.Struct, frozen=True, kw_only=True):
     """What the weights of a run begin with, if not with drawn ones, and what was before it."""
 
@@ -129,16 +145,14 @@ class RunOptions(msgspec.Struct, frozen=True, kw_only=True):
     record: Annotated[
         Path | None, Option("CSV table to append this run to, for `gptplan validate`.", metavar="TABLE")
     ] = None
-    node_rank: Annotated[
-        int,
-        Option(
-            "Which node this is, when the plan needs several.", range=Range(least=0, most=MOST_NODES - 1, example="0")
-        ),
-    ] = 0
-    rendezvous: Annotated[str | None, Option("HOST:PORT of node 0, when the plan needs several nodes.")] = None
-    rendezvous_timeout: Annotated[
-        float, Option("Seconds to wait for the other nodes.", range=Range(least=1, most=86_400, example="600"))
-    ] = 300.0
+    node: NodeRank = None
+    rendezvous: Rendezvous = None
+    rendezvous_timeout: RendezvousTimeout = 300.0
+
+    @property
+    def node_rank(self) -> int:
+        """Which node this is."""
+        return self.node or 0
 
 
 _BOUNDED = "{option} takes {least} to {most}, not {value}"

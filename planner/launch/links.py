@@ -8,7 +8,7 @@ import fcntl
 import socket
 import struct
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Annotated, NamedTuple
@@ -17,10 +17,11 @@ import msgspec
 
 from planner.handover.work import MOST_NODES
 
-MOST_LINE_BYTES = 16_384
+MOST_LINE_BYTES = 65_536
 BEAT_S = 2.0
 SILENCE_S = 20.0
 """After so long without a word another node counts as lost; a link may be gone for less."""
+OVERDUE_S = 2.5 * BEAT_S
 _SIOCGIFADDR = 0x8915
 """Asks Linux for the address of an interface (netdevice(7))."""
 
@@ -40,15 +41,28 @@ class Message(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fi
     """What one launcher says to another; a beat says nothing else than that it is there."""
 
     node: Annotated[int, msgspec.Meta(ge=0, le=MOST_NODES)] | None = None
-    """Who says hello, with the next two."""
+    """Who says hello, with the next three."""
     num_nodes: int = 0
     digest: str = ""
+    devices: str = ""
     go: tuple[str, int] | None = None
     """All nodes are there; host and port at which the ranks meet."""
     refused: str = ""
     failed: str = ""
-    """Why the run has ended on a node."""
+    """Why the run has ended on a node, with the next three."""
+    code: int = 0
+    """The exit code of what failed there."""
+    signal: int = 0
+    """The signal by which a person or a batch system ended it, if nothing failed."""
+    log: tuple[str, ...] = ()
+    """The last lines of its log."""
     done: bool = False
+    ask: str = ""
+    """A question of node 0: :mod:`planner.launch.asking`."""
+    answer: str = ""
+    """The question that is answered."""
+    data: str = ""
+    """What goes with either, as JSON."""
 
 
 @dataclass(kw_only=True)
@@ -61,6 +75,8 @@ class Peer:
     heard_s: float = field(default_factory=time.monotonic)
     said_s: float = 0.0
     pending: bytes = b""
+    unread: list[Message] = field(default_factory=list)
+    """What came together with a message after which somebody else listens."""
     closed: bool = False
 
     def say(self, message: Message) -> None:
@@ -78,20 +94,29 @@ class Peer:
 
     def hear(self) -> list[Message]:
         """The messages that have come in; who sends something else is closed."""
+        found, self.unread = self.unread, []
         try:
             data = self.connection.recv(MOST_LINE_BYTES)
         except BlockingIOError:
-            return []
+            return found
         except OSError:
             data = b""
         self.heard_s = time.monotonic()
         *lines, self.pending = (self.pending + data).split(b"\n")
         self.closed |= not data or len(self.pending) > MOST_LINE_BYTES
         try:
-            return [msgspec.json.decode(line, type=Message) for line in lines]
+            return found + [msgspec.json.decode(line, type=Message) for line in lines]
         except msgspec.DecodeError:
             self.closed = True
-            return []
+            return found
+
+    def until(self, ends: Callable[[Message], bool], messages: Sequence[Message]) -> Message | None:
+        """The first message that ends a conversation, with those after it left to be heard; ``None`` if none does."""
+        for index, message in enumerate(messages):
+            if ends(message):
+                self.unread += messages[index + 1 :]
+                return message
+        return None
 
 
 @dataclass(kw_only=True)
@@ -107,8 +132,13 @@ class Meeting:
     """On node 0 the socket that listens there, for rank 0."""
     address: str = ""
     """That of this node among the others."""
-    reason: str = ""
+    failure: Message | None = None
     """Why the run ends, once that is known of another node."""
+
+    @property
+    def reason(self) -> str:
+        """Why the run ends, in one line; empty while it does not."""
+        return "" if self.failure is None else self.failure.failed
 
     def tick(self) -> str:
         """Hear and say what is due; why the run has to end, or nothing. To be called several times a second."""
@@ -117,9 +147,9 @@ class Meeting:
             for message in peer.hear():
                 self._heard(peer, message)
             if peer.closed and not self.reason and peer.node is not None:
-                self.reason = f"the launcher of node {peer.node} has ended, or its connection has"
+                self.failure = Message(failed=f"the launcher of node {peer.node} has ended, or its connection has")
             elif now - peer.heard_s > SILENCE_S and not self.reason:
-                self.reason = f"nothing was heard of node {peer.node} for {SILENCE_S:.0f} s"
+                self.failure = Message(failed=f"nothing was heard of node {peer.node} for {SILENCE_S:.0f} s")
             peer.beat()
         self.peers = open_peers(self.peers)
         return self.reason
@@ -128,28 +158,35 @@ class Meeting:
         if message.done:
             peer.node = None  # it may leave
         elif message.failed and not self.reason:
-            self.reason = message.failed
+            self.failure = message
             for other in self.peers:
                 if other is not peer:
                     other.say(message)
 
-    def leave(self, failure: str = "") -> None:
+    def leave(self, failure: Message | None = None) -> None:
         """Tell the others how this node ended, unless they know, and close the connections."""
         for peer in self.peers:
-            if failure and not self.reason:
-                peer.say(Message(failed=failure[: MOST_LINE_BYTES // 8]))
-            elif not failure:
+            if failure is not None and not self.reason:
+                peer.say(failure)
+            elif failure is None:
                 peer.say(Message(done=True))
             peer.connection.close()
         if self.listener is not None:
             self.listener.close()
 
     def late_reason(self, wait_s: float) -> str:
-        """Why the run ends, where another node may know better and is about to say so."""
+        """Why the run ends, where another node may know better and is about to say so.
+
+        One that has not been heard for some time may be lost; whether it is, shows within :data:`SILENCE_S`.
+        """
         deadline = time.monotonic() + wait_s
-        while not self.tick() and self.peers and time.monotonic() < deadline:
+        while not self.tick() and self.peers and (time.monotonic() < deadline or self._is_overdue()):
             time.sleep(0.05)
         return self.reason
+
+    def _is_overdue(self) -> bool:
+        now = time.monotonic()
+        return any(peer.node is not None and now - peer.heard_s > OVERDUE_S for peer in self.peers)
 
 
 def open_peers(peers: Sequence[Peer]) -> list[Peer]:

@@ -22,11 +22,14 @@ from planner.plans.plan import Plan
 from planner.plans.question import Question, build_problem
 from planner.specs import HardwareSpec
 from planner.specs.files import builtin_names, load_spec
+from planner.specs.units import MIB
 
 RUNTIME_PACKAGES = ("torch", "colossalai", "transformers", "peft", "galore_torch", "bitsandbytes", "rich")
 TRANSFORMERS_VERSION = "4.51.3"
 """Colossal-AI's GPT-2 forward is written for this release's blocks."""
 OLDEST_TORCH = (2, 2)
+OTHER_STACK = "RUN004"
+"""Code of a plan that is for another stack than the runtime's."""
 DEFAULT_CUDA = Path("/usr/local/cuda")
 
 
@@ -41,7 +44,7 @@ def check_machine(plan: Plan, location: str, node_rank: int = 0) -> None:
     if plan.problem.stack.name != STACK:
         found = [_other_stack(plan)]
     else:
-        found = _missing_packages() or [*_other_versions(plan), *_other_hardware(plan, node_rank)]
+        found = missing_packages() or [*_other_versions(plan), *_other_hardware(plan, node_rank)]
     if found:
         placed = (msgspec.structs.replace(one, location=location) for one in found)
         raise PlanError(*placed, exit_code=ExitCode.NEGATIVE)
@@ -64,12 +67,13 @@ def _solved_here(plan: Plan, otherwise: str, *, gpu: str | None, gpus: int) -> s
 def _other_stack(plan: Plan) -> Diagnostic:
     hint = f"solve with `--stack {STACK}` to get a plan that runs"
     return Diagnostic(
-        rule="RUN004", message=f"only {STACK} plans can run, this one is for {plan.problem.stack.name}", hint=hint
+        rule=OTHER_STACK, message=f"only {STACK} plans can run, this one is for {plan.problem.stack.name}", hint=hint
     )
 
 
-def _missing_packages() -> list[Diagnostic]:
-    missing = [name for name in RUNTIME_PACKAGES if importlib.util.find_spec(name) is None]
+def missing_packages(*names: str) -> list[Diagnostic]:
+    """Which of the packages that running needs are not installed; of ``names`` where there are any."""
+    missing = [name for name in names or RUNTIME_PACKAGES if importlib.util.find_spec(name) is None]
     if not missing:
         return []
     message = f"running needs packages that are not installed: {', '.join(missing)}"
@@ -118,23 +122,49 @@ def _other_hardware(plan: Plan, node_rank: int) -> Iterator[Diagnostic]:
         yield Diagnostic(rule="RUN003", message=message, hint=hint)
 
 
+class GpuState(msgspec.Struct, frozen=True, kw_only=True):
+    """One GPU, as the driver reports it now."""
+
+    name: str
+    total_bytes: int
+    used_bytes: int
+    """By all processes, and by the driver itself."""
+    driver: str
+    """Version of the driver."""
+
+
 def present_gpus() -> list[str]:
     """Names of the GPUs of this machine that a process may use, as the driver reports them."""
+    return [line.rpartition(",")[0].strip() for line in _asked_driver("name,memory.total")]
+
+
+def gpu_states() -> list[GpuState]:
+    """Those GPUs with their memory and the version of the driver; what the driver does not tell is 0."""
+    found = []
+    for line in _asked_driver("name,memory.total,memory.used,driver_version"):
+        name, total, used, driver = (part.strip() for part in line.rsplit(",", 3))
+        sizes = [int(part) * MIB if part.isdigit() else 0 for part in (total, used)]
+        found.append(GpuState(name=name, total_bytes=sizes[0], used_bytes=sizes[1], driver=driver))
+    return found
+
+
+def _asked_driver(fields: str) -> list[str]:
+    """A line of values for each GPU that a process may use."""
     if shutil.which("nvidia-smi") is None:
         return []
-    query = ("nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits")
+    query = ("nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader,nounits")
     try:
         answer = subprocess.run(query, capture_output=True, text=True, timeout=60, check=True)
     except (OSError, subprocess.SubprocessError):
         return []
-    names = [line.rpartition(",")[0].strip() for line in answer.stdout.splitlines() if line.strip()]
+    lines = [line for line in answer.stdout.splitlines() if line.strip()]
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is None:
-        return names
+        return lines
     chosen = [part.strip() for part in visible.split(",") if part.strip()]
     if all(part.isdigit() for part in chosen):
-        return [names[int(part)] for part in chosen if int(part) < len(names)]
-    return names[: len(chosen)]
+        return [lines[int(part)] for part in chosen if int(part) < len(lines)]
+    return lines[: len(chosen)]
 
 
 def is_named(name: str, hardware: HardwareSpec) -> bool:

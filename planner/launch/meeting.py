@@ -10,8 +10,9 @@ import select
 import socket
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 from planner.diagnostics import Diagnostic, ExitCode, PlanError
 from planner.launch import links
@@ -20,6 +21,8 @@ from planner.launch.links import Endpoint, Meeting, Message, Peer, open_peers
 HELLO_TIMEOUT_S = 10.0
 """How long a stranger may stay without a word."""
 SAY_EVERY_S = 30.0
+LINGER_S = 10.0
+"""How long node 0 tells those who come why there is no run."""
 
 Say = Callable[[str], None]
 
@@ -37,6 +40,8 @@ class Run:
     digest: str
     num_nodes: int
     node: int
+    devices: str = ""
+    """What its devices are, which have to be the same on all nodes; empty where that is not compared."""
 
 
 def meet(endpoint: Endpoint, run: Run, *, timeout_s: float, say: Say) -> Meeting:
@@ -53,7 +58,13 @@ def meet(endpoint: Endpoint, run: Run, *, timeout_s: float, say: Say) -> Meeting
     """
     deadline = time.monotonic() + timeout_s
     if run.node == 0:
-        return _Host(endpoint, run, deadline, timeout_s, say).wait()
+        host = _Host(endpoint, run, deadline, timeout_s, say)
+        try:
+            return host.wait()
+        except BaseException as error:
+            if not isinstance(error, Exception):
+                host.refuse_all("it was asked to end")
+            raise
     return _join(endpoint, run, deadline, timeout_s, say)
 
 
@@ -105,7 +116,10 @@ class _Host:
             while missing := self._missing():
                 self._tell(missing)
                 if time.monotonic() > self.deadline:
-                    self._give_up(missing)
+                    message = f"{_nodes(missing)} did not come to {self.endpoint} within {self.timeout_s:.0f} s"
+                    hint = "start every node with its own `--node-rank` and the same plan and `--rendezvous HOST:PORT`"
+                    self.refuse_all(message)
+                    raise failed(message, hint)
                 ready, _, _ = select.select([self.listener, *(p.connection for p in self.peers)], [], [], 1.0)
                 self._receive(ready)
         store = Endpoint(self.endpoint.host, self.store.getsockname()[1])
@@ -128,13 +142,20 @@ class _Host:
             left = max(0.0, self.deadline - now)
             self.say(f"waiting for {_nodes(missing)} at {self.endpoint}, for {left:.0f} s at most")
 
-    def _give_up(self, missing: Sequence[int]) -> None:
-        message = f"{_nodes(missing)} did not come to {self.endpoint} within {self.timeout_s:.0f} s"
+    def refuse_all(self, why: str) -> None:
+        """Tell everybody who has come why they have come in vain."""
         for peer in self.peers:
-            peer.say(Message(refused=message))
+            peer.say(Message(refused=why))
             peer.connection.close()
         self.store.close()
-        hint = "start every node with its own `--node-rank` and the same plan and `--rendezvous HOST:PORT`"
+
+    def _give_up(self, message: str, hint: str, know: set[int]) -> NoReturn:
+        """End, and before that tell those who come a little later; not those who ``know`` why."""
+        told = {0, *know, *(peer.node for peer in self.peers if peer.node is not None)}
+        self.refuse_all(message)
+        if self.run.num_nodes > len(told):
+            self.say(f"{message}; telling the nodes that still come, for {LINGER_S:.0f} s at most")
+        _tell_comers(self.listener, told, self.run.num_nodes, message, time.monotonic() + LINGER_S)
         raise failed(message, hint)
 
     def _receive(self, ready: Sequence[socket.socket]) -> None:
@@ -149,9 +170,16 @@ class _Host:
                 peer.beat()
             elif time.monotonic() - peer.heard_s > HELLO_TIMEOUT_S:
                 peer.closed = True
+        for peer in self.peers:
+            if peer.closed and peer.node is not None:
+                self.said_s = 0.0
+                self.say(f"node {peer.node} has gone before all were there")
         self.peers = open_peers(self.peers)
 
     def _hello(self, peer: Peer, message: Message) -> None:
+        if message.failed and message.digest == self.run.digest and message.node is not None:
+            why = f"node {message.node} cannot run: {message.failed}"
+            self._give_up(why, "mend that node, and start all again", {message.node})
         if peer.node is not None or message.node is None:
             return
         missing = self._missing()
@@ -159,6 +187,10 @@ class _Host:
             self._refuse(peer, f"node 0 runs the plan with digest {self.run.digest}")
         elif message.num_nodes != self.run.num_nodes or message.node not in missing:
             self._refuse(peer, f"node 0 waits for {_nodes(missing)}, not for node {message.node}")
+        elif message.devices != self.run.devices:
+            kinds = f"node {message.node} has {message.devices or 'none'}, and node 0 {self.run.devices or 'none'}"
+            why = f"{kinds}: nodes of different kinds are not planned for yet"
+            self._give_up(why, "use nodes of one kind", set())
         else:
             peer.node, self.said_s = message.node, 0.0
 
@@ -179,25 +211,27 @@ def _join(endpoint: Endpoint, run: Run, deadline: float, timeout_s: float, say: 
     peer = Peer(connection=connection, node=0)
     try:
         return _accepted(peer, endpoint, run, deadline, say)
-    except BaseException:
+    except BaseException as error:
+        if not isinstance(error, Exception):
+            peer.say(Message(node=run.node, digest=run.digest, failed="it was asked to end"))
         connection.close()
         raise
 
 
 def _accepted(peer: Peer, endpoint: Endpoint, run: Run, deadline: float, say: Say) -> Meeting:
     """Say hello to node 0, and wait until it says that all are there."""
-    peer.say(Message(node=run.node, digest=run.digest, num_nodes=run.num_nodes))
+    peer.say(Message(node=run.node, digest=run.digest, num_nodes=run.num_nodes, devices=run.devices))
     said_s = time.monotonic()
     say("node 0 is there; waiting for the other nodes")
     while True:
         ready, _, _ = select.select([peer.connection], [], [], 1.0)
-        for message in peer.hear() if ready else ():
-            if message.refused:
-                hint = "start every node with the same plan and `--rendezvous`, and its own `--node-rank`"
-                raise failed(f"node 0 refused node {run.node}: {message.refused}", hint)
-            if message.go is not None:
-                own = peer.connection.getsockname()[0]
-                return Meeting(node=run.node, peers=[peer], store=Endpoint(*message.go), address=own)
+        message = peer.until(lambda one: bool(one.refused or one.go), peer.hear() if ready else ())
+        if message is not None and message.go is not None:
+            own = peer.connection.getsockname()[0]
+            return Meeting(node=run.node, peers=[peer], store=Endpoint(*message.go), address=own)
+        if message is not None:
+            hint = "start every node with the same plan and `--rendezvous`, and its own `--node-rank`"
+            raise failed(f"node 0 refused node {run.node}: {message.refused}", hint)
         now = time.monotonic()
         if peer.closed or now - peer.heard_s > links.SILENCE_S or now > deadline:
             raise failed(f"node 0 at {endpoint} has gone", "start all nodes again")
@@ -205,6 +239,42 @@ def _accepted(peer: Peer, endpoint: Endpoint, run: Run, deadline: float, say: Sa
         if now - said_s > SAY_EVERY_S:
             said_s = now
             say("still waiting for the other nodes")
+
+
+def excuse(endpoint: Endpoint, run: Run, why: str, *, timeout_s: float) -> None:
+    """Tell the others, who wait, that this node cannot run, if they are reached within ``timeout_s``.
+
+    Node 0 tells those who come to it, until all have come.
+    """
+    deadline = time.monotonic() + timeout_s
+    with suppress(PlanError, OSError):
+        if run.node:
+            connection = _connected(endpoint, deadline, timeout_s)
+            Peer(connection=connection).say(Message(node=run.node, digest=run.digest, failed=why))
+            connection.close()
+            return
+        family, address = resolved(endpoint)
+        with _listen(family, address, str(endpoint)) as listener:
+            _tell_comers(listener, {0}, run.num_nodes, f"it cannot run: {why}", deadline)
+
+
+def _tell_comers(listener: socket.socket, told: set[int], num_nodes: int, why: str, deadline: float) -> None:
+    """Refuse those who come, until all have been ``told`` or the time is over."""
+    while len(told) < num_nodes and (left := deadline - time.monotonic()) > 0:
+        ready, _, _ = select.select([listener], [], [], left)
+        for one in ready:
+            connection, _ = one.accept()
+            told |= _told(connection, Message(refused=why), deadline)
+
+
+def _told(connection: socket.socket, message: Message, deadline: float) -> set[int]:
+    """Answer the hello of another node; which one it is, if it is one."""
+    with connection:
+        connection.settimeout(max(0.1, min(1.0, deadline - time.monotonic())))
+        peer = Peer(connection=connection)
+        nodes = {one.node for one in peer.hear() if one.node is not None}
+        peer.say(message)
+        return nodes
 
 
 def _connected(endpoint: Endpoint, deadline: float, timeout_s: float) -> socket.socket:

@@ -4,12 +4,13 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable
-from contextlib import ExitStack
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, nullcontext
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
-from planner.diagnostics import Diagnostic, ExitCode, render, usage_error
+from planner.diagnostics import Diagnostic, ExitCode, render
 from planner.handover.options import encode
 from planner.handover.work import (
     FAILURE_FILE,
@@ -23,17 +24,19 @@ from planner.handover.work import (
     SampleOptions,
     VerifyOptions,
 )
-from planner.launch.links import Endpoint, Meeting, interface_of
-from planner.launch.machine import devices_of_node
+from planner.launch.links import MOST_LINE_BYTES, Endpoint, Meeting, Message, interface_of
+from planner.launch.logs import kept_stderr, last_lines
+from planner.launch.machine import devices_of_node, present_gpus
 from planner.launch.meeting import Run, meet
+from planner.launch.placing import meeting_of
 from planner.launch.ranks import Command, Ended, Interrupted, interruptible, run_ranks
 from planner.outputs import say
 from planner.plans.plan import Plan
 
-NUM_PORTS = 2**16
 CAUSE_WAIT_S = 5.0
 """How long another node may take to say that it was the first to fail."""
 LOOPBACK = "lo"
+_DONE = "done"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +59,12 @@ class Work:
     """Where moments of the optimizer are kept."""
     devices: tuple[int, ...] = ()
     """Numbers of the GPUs of this node that the ranks use, where they are not the first ones."""
+    env: dict[str, str] = field(default_factory=dict)
+    """Variables of the ranks, where the environment does not have them."""
+    met: Callable[[Meeting | None], bool] | None = None
+    """Called when all nodes are there; whether the ranks start."""
+    is_done: Callable[[Meeting | None], bool] | None = None
+    """Asked every 50 ms; whether the ranks have done what they are for, so that those that are left are ended."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,26 +129,10 @@ def other_nodes(plan: Plan, options: RunOptions) -> tuple[Endpoint, Run] | None:
     Raises:
         PlanError: ``options`` does not say where, or in no form known.
     """
-    num_nodes = plan.problem.num_nodes
-    if num_nodes == 1:
-        return None
-    if options.rendezvous is None:
-        raise usage_error(
-            f"the plan uses {num_nodes} nodes and does not know where they meet",
-            location="--rendezvous",
-            hint="on every node: `--rendezvous HOST:PORT` of node 0, and `--node-rank` 0, 1, ...",
-        )
-    return _endpoint(options.rendezvous), Run(digest=plan.digest, num_nodes=num_nodes, node=options.node_rank)
-
-
-def _endpoint(text: str) -> Endpoint:
-    host, _, port = text.rpartition(":")
-    is_port = port.isascii() and port.isdecimal() and 0 < int(port) < NUM_PORTS
-    if not is_port or not re.fullmatch(r"[\w.-]+|[0-9a-fA-F:]+|\[[0-9a-fA-F:]+\]", host):
-        raise usage_error(
-            f"`{text}` is no host and port", location="--rendezvous", hint="for example `--rendezvous node0:29500`"
-        )
-    return Endpoint(host.strip("[]"), int(port))
+    devices = ""
+    if plan.problem.num_nodes > 1 and plan.problem.hardware.device == "cuda":
+        devices = ", ".join(sorted(set(present_gpus())))
+    return meeting_of(plan.problem.num_nodes, plan.digest, options, devices)
 
 
 def execute(work: Work, *, stdout: int | None = None, wants_save: Callable[[], bool] = lambda: False) -> Outcome:
@@ -187,23 +180,46 @@ def _executed(work: Work, shared: _Shared, stdout: int | None, wants_save: Calla
     meeting = None
     if work.others is not None:
         meeting = meet(*work.others, timeout_s=work.timeout_s, say=say)
+    if work.met is not None and not work.met(meeting):
+        if meeting is not None:
+            meeting.leave()
+        return Outcome(code=ExitCode.OK)
     commands = [_command(work, rank, shared, meeting) for rank in range(work.here)]
-    ended = run_ranks(commands, stdout=stdout, why_end=meeting.tick if meeting else str, wants_save=wants_save)
+    with kept_stderr() if meeting is not None else nullcontext() as stderr:
+        why_end = partial(_why_end, work, meeting)
+        ended = run_ranks(commands, stdout=stdout, stderr=stderr, why_end=why_end, wants_save=wants_save)
     if (ended.signal is not None or any(ended.codes)) and sys.stderr.isatty():
         sys.stderr.write("\x1b[?25h")  # a progress bar that was killed leaves the cursor hidden
     code, text = _cause(ended, shared.said(), meeting, work.first)
+    elsewhere = 0 if meeting is None or meeting.failure is None else meeting.failure.signal
     if meeting is not None:
-        meeting.leave("" if code == ExitCode.OK else f"node {meeting.node} ended: {_first_line(text)}")
+        failure = _failure(meeting.node, ended, code, text, last_lines(text, stderr))
+        meeting.leave(None if code == ExitCode.OK else failure)
     if text:
         say(text.rstrip())
     out_of_memory = os.fstat(shared.out_of_memory).st_size > 0
+    by = ended.signal or elsewhere or None
+    died = ended.killed is not None or bool(ended.reason) or code == ExitCode.BUG
     return Outcome(
         code=code,
         out_of_memory=out_of_memory,
-        interrupted_by=ended.signal,
-        asked_to_end=ended.asked,
-        died=not out_of_memory and (ended.killed is not None or bool(ended.reason) or code == ExitCode.BUG),
+        interrupted_by=by,
+        asked_to_end=ended.asked or by is not None,
+        died=died and not out_of_memory and by is None and ended.reason != _DONE,
     )
+
+
+def _failure(node: int, ended: Ended, code: int, text: str, log: Sequence[str]) -> Message:
+    """What the other nodes are told of the end of this one."""
+    if ended.signal is not None:
+        return Message(failed=f"node {node} was ended by {signal.Signals(ended.signal).name}", signal=ended.signal)
+    why = _first_line(text)[: MOST_LINE_BYTES // 8]
+    return Message(failed=f"node {node} ended with exit code {code}: {why}", code=code, log=tuple(log))
+
+
+def _why_end(work: Work, meeting: Meeting | None) -> str:
+    reason = meeting.tick() if meeting is not None else ""
+    return reason or (_DONE if work.is_done is not None and work.is_done(meeting) else "")
 
 
 def say_interrupted(outcome: Outcome, what: str) -> None:
@@ -232,6 +248,7 @@ def _command(work: Work, rank: int, shared: _Shared, meeting: Meeting | None) ->
         "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // work.here)),
         # Ranks listen where they meet and nowhere else.
         **({"GLOO_SOCKET_IFNAME": interface, "NCCL_SOCKET_IFNAME": interface} if interface else {}),
+        **work.env,
     }
     env |= {name: value for name, value in defaults.items() if name not in os.environ}
     if work.devices:
@@ -260,8 +277,10 @@ def _cause(ended: Ended, said: str, meeting: Meeting | None = None, first_rank: 
     if ended.signal is not None:
         return 128 + ended.signal, ""
     failures = [(rank, code) for rank, code in enumerate(ended.codes) if code]
+    if ended.reason == _DONE:
+        return ExitCode.OK, ""
     if ended.reason or not failures:
-        return _lost(ended.reason) if ended.reason else (ExitCode.OK, "")
+        return _lost(ended.reason, meeting) if ended.reason else (ExitCode.OK, "")
     # A killed rank says nothing itself, and its peers only that they lost it. NCCL ends those by SIGABRT, so that
     # what a rank said comes before that.
     killed = ended.killed
@@ -269,13 +288,17 @@ def _cause(ended: Ended, said: str, meeting: Meeting | None = None, first_rank: 
     if killed is not None and not (text and killed[1] == signal.SIGABRT):
         return 128 + killed[1], _killed_message(first_rank + killed[0], killed[1])
     if meeting is not None and (reason := meeting.late_reason(CAUSE_WAIT_S)):
-        return _lost(reason)
+        return _lost(reason, meeting)
     return (int(code), text) if text else (failures[0][1], "")
 
 
-def _lost(reason: str) -> tuple[int, str]:
+def _lost(reason: str, meeting: Meeting | None) -> tuple[int, str]:
+    failure = None if meeting is None else meeting.failure
+    if failure is not None and failure.signal:
+        return 128 + failure.signal, f"{reason}, and so this one ended"
+    log = "" if failure is None or not failure.log else "\n".join(["the last lines of its log:", *failure.log])
     hint = "see what that node printed; start all nodes again"
-    return ExitCode.NEGATIVE, render(Diagnostic(rule="RUN014", message=reason, hint=hint))
+    return ExitCode.NEGATIVE, render(Diagnostic(rule="RUN014", message=reason, detail=log, hint=hint))
 
 
 def _killed_message(rank: int, number: int) -> str:

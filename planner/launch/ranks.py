@@ -12,9 +12,12 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
+
+from planner.launch.logs import Stderr
 
 STOP_TIMEOUT_S = 20.0
 """How long ranks may take to end after SIGTERM before they are killed."""
@@ -62,6 +65,7 @@ def run_ranks(
     commands: Sequence[Command],
     *,
     stdout: int | None = None,
+    stderr: Stderr | None = None,
     why_end: Callable[[], str] = str,
     wants_save: Callable[[], bool] = lambda: False,
 ) -> Ended:
@@ -70,14 +74,15 @@ def run_ranks(
     Args:
         commands: one for each local rank.
         stdout: the descriptor that they print to, if not that of this process.
+        stderr: where they write messages, if not to the stderr of this process.
         why_end: asked every 50 ms; a text ends the ranks, as when another node has failed.
         wants_save: asked as often; once it says so, ranks that can are asked to save and to end.
     """
     ranks: list[subprocess.Popen[bytes]] = []
     with _received_signals() as received:
         try:
-            ranks += [_start(command, stdout) for command in commands]
-            reason = _wait(ranks, received, why_end, wants_save)
+            ranks += [_start(command, stdout, stderr) for command in commands]
+            reason = _wait(ranks, received, partial(_look, stderr, why_end), wants_save)
             codes = tuple(_code(rank) for rank in ranks)
         finally:
             _end(ranks, received)
@@ -86,12 +91,19 @@ def run_ranks(
     return Ended(codes=codes, signal=by, reason=reason, asked=bool(received))
 
 
-def _start(command: Command, stdout: int | None) -> "subprocess.Popen[bytes]":
+def _look(stderr: Stderr | None, why_end: Callable[[], str]) -> str:
+    if stderr is not None:
+        stderr.pass_on()
+    return why_end()
+
+
+def _start(command: Command, stdout: int | None, stderr: Stderr | None) -> "subprocess.Popen[bytes]":
     return subprocess.Popen(
         command.argv,
         env=os.environ | command.env,
         stdin=subprocess.DEVNULL,
         stdout=stdout,
+        stderr=None if stderr is None else stderr.write_end,
         pass_fds=command.keep_fds,
         start_new_session=True,  # a Ctrl-C reaches the launcher alone, which ends the ranks
         preexec_fn=_dies_with(os.getpid()),  # noqa: PLW1509 - a launcher has one thread

@@ -39,7 +39,7 @@ def measure_collectives(device: torch.device, budget_s: float, sizes: Sequence[i
     groups = {size: _my_group(size) for size in group_sizes(world)}
     for size, kind in runs:
         for num_bytes in sizes:
-            seconds = _agreed_seconds(_call(kind, groups[size], num_bytes, device), device, share)
+            seconds = _agreed_seconds(collective(kind, groups[size], num_bytes, device), device, share)
             found.append(Collective(kind=kind, size=size, num_bytes=num_bytes, seconds=seconds))
     return found
 
@@ -55,9 +55,10 @@ def _my_group(size: int) -> "dist.ProcessGroup | None":
     return mine
 
 
-def _call(
+def collective(
     kind: CollectiveKind, group: "dist.ProcessGroup | None", num_bytes: int, device: torch.device
 ) -> Callable[[], object]:
+    """One call of a collective over ``num_bytes`` in all; a rank without a group waits for nobody."""
     if group is None:
         return lambda: None
     size, me = dist.get_world_size(group), dist.get_rank(group)
@@ -77,18 +78,19 @@ def _call(
 def _agreed_seconds(work: Callable[[], object], device: torch.device, budget_s: float) -> float:
     """The median over as many calls as all ranks agree on, each as long as its slowest rank takes."""
     work()  # opens the connections
-    sample = _queued(work, device) if device.type == "cuda" else partial(_alone, work, device)
-    once = _slowest(timed(sample, device), device)
+    sample = queued_seconds(work, device) if device.type == "cuda" else partial(alone_seconds, work, device)
+    once = slowest(timed(sample, device), device)
     repetitions = int(max(2, min(MOST_REPETITIONS, budget_s / max(once, 1e-6))))
-    return _slowest(statistics.median(sample() for _ in range(repetitions)), device)
+    return slowest(statistics.median(sample() for _ in range(repetitions)), device)
 
 
-def _alone(work: Callable[[], object], device: torch.device) -> float:
+def alone_seconds(work: Callable[[], object], device: torch.device) -> float:
+    """Time of one call, from when all ranks of the job have come to it."""
     dist.barrier()
     return timed(work, device)
 
 
-def _queued(work: Callable[[], object], device: torch.device) -> Callable[[], float]:
+def queued_seconds(work: Callable[[], object], device: torch.device) -> Callable[[], float]:
     """Device time of one call among several, from when all ranks of the job have come to the first."""
     edge = torch.zeros(QUEUE_EDGE, QUEUE_EDGE, device=device)
     meeting = torch.zeros(1, device=device)
@@ -109,7 +111,8 @@ def _queued(work: Callable[[], object], device: torch.device) -> Callable[[], fl
     return sample
 
 
-def _slowest(seconds: float, device: torch.device) -> float:
+def slowest(seconds: float, device: torch.device) -> float:
+    """The longest time of any rank of the job."""
     found = torch.tensor([seconds], dtype=torch.float64, device=device)
     dist.all_reduce(found, op=dist.ReduceOp.MAX)
     return float(found.item())

@@ -5,7 +5,7 @@ from datetime import timedelta
 from typing import Any
 
 import torch.distributed as dist
-from torch.distributed import FileStore, TCPStore  # type: ignore[attr-defined]  # in no list of its names
+from torch.distributed import FileStore, Store, TCPStore  # type: ignore[attr-defined]  # in no list of its names
 
 from planner.handover.work import LISTENER, STORE
 
@@ -13,20 +13,29 @@ MEETING_TIMEOUT = timedelta(minutes=5)
 """How long a rank may take to come; the launcher ends all ranks before that if one has failed."""
 
 
-def join_group(backend: str, **settings: Any) -> None:
-    """Join the other ranks where the launcher says, or where PyTorch's own variables say.
+def meeting_store() -> Store | None:
+    """Where the launcher says that the ranks meet; ``None`` where only PyTorch's own variables say so.
 
     On one node they meet in a file without a name, so that nobody listens. On several they meet at a port of
     rank 0, whose socket the launcher has bound to one address. What is exchanged there is bytes and is not unpickled.
-
-    ``settings`` are those of PyTorch.
     """
     kind, _, place = os.environ.get(STORE, "").partition(":")
     if not kind:
+        return None
+    rank, count = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    return FileStore(place, count) if kind == "file" else _at_port(place, rank, count)
+
+
+def join_group(backend: str, store: Store | None = None, **settings: Any) -> None:
+    """Join the other ranks in ``store``, or where the launcher or PyTorch's own variables say.
+
+    ``settings`` are those of PyTorch.
+    """
+    store = store or meeting_store()
+    if store is None:
         dist.init_process_group(backend, **settings)
         return
     rank, count = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    store = FileStore(place, count) if kind == "file" else _at_port(place, rank, count)
     dist.init_process_group(backend, store=store, rank=rank, world_size=count, **settings)
 
 

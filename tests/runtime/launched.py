@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,15 +39,19 @@ sys.exit(code)
 
 
 def starting(tmp_path: Path) -> Iterator[Run]:
-    """``start(plan, **options)`` is a process that runs the plan, away from the checkout."""
+    """``start(plan, **options)`` is a process that runs the plan, away from the checkout.
+
+    ``within`` is a command that starts another one somewhere.
+    """
     started = []
 
-    def run(plan: Plan, **options: Any) -> "subprocess.Popen[str]":
+    def run(plan: Plan, *, within: Sequence[str] = (), **options: Any) -> "subprocess.Popen[str]":
         path = tmp_path / "small.plan"
         write_plan(plan, path)
+        cache = f"data.cache={ROOT / '.pytest_cache' / 'tokens'}"
         python_path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
         process = subprocess.Popen(
-            [sys.executable, "-c", RUNNER, str(path), repr(options), f"data.cache={ROOT / '.pytest_cache' / 'tokens'}"],
+            [*within, sys.executable, "-c", RUNNER, str(path), repr(options), cache],
             cwd=tmp_path,
             text=True,
             stdout=subprocess.PIPE,

@@ -42,7 +42,7 @@ def test_the_launcher_takes_a_plan_on_its_machine(path: Path, monkeypatch: pytes
     monkeypatch.setattr(machine, "present_gpus", lambda: [CARDS[plan.problem.hardware.name]] * on_node)
     check_machine(plan, str(path))
     last = plan.problem.num_nodes - 1
-    options = RunOptions(node_rank=last, rendezvous="host0:29500")
+    options = RunOptions(node=last, rendezvous="host0:29500")
     work = training(plan, path, options)
     assert (work.here, work.first) == (on_node, on_node * last)
     assert (work.others is not None) == (last > 0)

@@ -181,7 +181,7 @@ def test_one_node_meets_in_a_file_without_a_name_and_listens_on_loopback_only(
 @pytest.mark.parametrize(("node_rank", "first", "here"), [(0, 0, 4), (1, 4, 2)])
 def test_each_node_starts_its_own_devices(node_rank: int, first: int, here: int, plan: MakePlan) -> None:
     chosen = plan(data_parallel=6, devices_per_node=4)
-    options = RunOptions(node_rank=node_rank, rendezvous="host0:29500", rendezvous_timeout=7)
+    options = RunOptions(node=node_rank, rendezvous="host0:29500", rendezvous_timeout=7)
     work = training(chosen, FOLDER, options)
     assert (work.first, work.here, work.num_ranks, work.timeout_s) == (first, here, 6, 7)
     assert work.others == (Endpoint("host0", 29500), Run(digest=chosen.digest, num_nodes=2, node=node_rank))
@@ -191,7 +191,7 @@ def test_each_node_starts_its_own_devices(node_rank: int, first: int, here: int,
     ("options", "message"),
     [
         (RunOptions(), "does not know where they meet"),
-        (RunOptions(node_rank=2, rendezvous="host0:29500"), "there is no node 2"),
+        (RunOptions(node=2, rendezvous="host0:29500"), "there is no node 2"),
         (RunOptions(rendezvous="host0"), "`host0` is no host and port"),
         (RunOptions(rendezvous="host0:ssh"), "no host and port"),
         (RunOptions(rendezvous="host0:65536"), "no host and port"),

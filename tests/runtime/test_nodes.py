@@ -32,7 +32,7 @@ def nodes(plan: MakePlan, start: Run, tmp_path: Path) -> Callable[..., list["sub
 
     def both(**options: Any) -> list["subprocess.Popen[str]"]:
         chosen = plan(**TWO_NODES)
-        return [start(chosen, node_rank=k, rendezvous=endpoint, **options) for k in (0, 1)]
+        return [start(chosen, node=k, rendezvous=endpoint, **options) for k in (0, 1)]
 
     return both
 
@@ -75,7 +75,22 @@ def test_what_dies_on_one_node_ends_the_other(
     told = "was killed by SIGKILL" if what == "rank" else f"the launcher of node {node} has ended"
     assert told in text
     if what == "rank":
+        assert f"node {node} ended with exit code 137: " in text
+        assert "the last lines of its log:\n" in text or node == "1"
         assert outcomes[int(node)][0] == 137
+
+
+def test_ctrl_c_on_one_node_ends_all_and_is_no_failure(
+    nodes: Callable[..., list["subprocess.Popen[str]"]], tmp_path: Path
+) -> None:
+    launchers = nodes(steps=100_000)
+    wait_for_steps(tmp_path)
+    launchers[1].send_signal(signal.SIGINT)
+    outcomes = ended(launchers)
+    assert ranks_of(tmp_path) == []
+    assert [code for code, _ in outcomes] == [130, 130]
+    assert "node 1 was ended by SIGINT, and so this one ended\n" in outcomes[0][1]
+    assert "error[" not in outcomes[0][1] + outcomes[1][1]
 
 
 def node_of(pid: int) -> bytes:

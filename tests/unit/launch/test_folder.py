@@ -92,7 +92,7 @@ def test_a_folder_is_let_go_by_the_death_of_who_holds_it(plan: Plan, tmp_path: P
 
 
 def test_nodes_share_a_folder_and_not_their_files(plan: Plan, tmp_path: Path) -> None:
-    options = [RunOptions(run_dir=tmp_path / "run", node_rank=node) for node in (0, 1)]
+    options = [RunOptions(run_dir=tmp_path / "run", node=node) for node in (0, 1)]
     with run_folder(plan, "some", options[1]) as second, run_folder(plan, "some", options[0]) as first:
         assert (first, second) == (tmp_path / "run", tmp_path / "run" / "node1")
 

@@ -11,8 +11,8 @@ import pytest
 
 from planner.diagnostics import ExitCode, PlanError
 from planner.launch import links, meeting
-from planner.launch.links import Endpoint, Meeting, interface_of
-from planner.launch.meeting import Run, meet
+from planner.launch.links import Endpoint, Meeting, Message, interface_of
+from planner.launch.meeting import Run, excuse, meet
 
 
 @pytest.fixture
@@ -57,9 +57,10 @@ def test_all_nodes_agree_where_the_ranks_meet(endpoint: Endpoint) -> None:
 
 def test_what_failed_on_one_node_is_known_on_all(endpoint: Endpoint) -> None:
     with together(endpoint, 3) as meetings:
-        meetings[2].leave("node 2: rank 4 was killed by SIGKILL")
+        meetings[2].leave(Message(failed="node 2: rank 4 was killed by SIGKILL", code=137, log=("its last words",)))
         assert reason_of(meetings[0]) == "node 2: rank 4 was killed by SIGKILL"
         assert reason_of(meetings[1]) == "node 2: rank 4 was killed by SIGKILL"
+        assert [one.failure and one.failure.log for one in meetings[:2]] == [("its last words",)] * 2
 
 
 @pytest.mark.parametrize("lost", [0, 1])
@@ -75,6 +76,16 @@ def test_silence_ends_the_run(endpoint: Endpoint, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(links, "SILENCE_S", 1.0)
     with together(endpoint, 2) as meetings:
         assert reason_of(meetings[0]) == "nothing was heard of node 1 for 1 s"
+
+
+def test_a_rank_that_failed_because_a_node_is_silent_waits_for_the_verdict(
+    endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(links, "SILENCE_S", 1.5)
+    monkeypatch.setattr(links, "OVERDUE_S", 0.3)
+    with together(endpoint, 2) as meetings:
+        time.sleep(0.4)
+        assert reason_of(meetings[0], 0.0) == "nothing was heard of node 1 for 2 s"
 
 
 def test_beats_keep_the_run(endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,6 +132,35 @@ def test_those_who_came_learn_who_did_not(endpoint: Endpoint) -> None:
         other = pool.submit(refused, lambda: meet(endpoint, node(1, of=3), timeout_s=10, say=silent))
         assert str(host.result()) == f"node 2 did not come to {endpoint} within 2 s"
         assert str(other.result()) == f"node 0 refused node 1: node 2 did not come to {endpoint} within 2 s"
+
+
+def test_a_node_that_cannot_run_tells_the_others_at_once(endpoint: Endpoint) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        host = pool.submit(refused, lambda: meet(endpoint, node(0, of=3), timeout_s=20, say=silent))
+        other = pool.submit(refused, lambda: meet(endpoint, node(1, of=3), timeout_s=20, say=silent))
+        began_s = time.monotonic()
+        excuse(endpoint, node(2, of=3), "no GPU was found", timeout_s=5)
+        assert str(host.result()) == "node 2 cannot run: no GPU was found"
+        assert str(other.result()).startswith("node 0 ")
+        assert time.monotonic() - began_s < 10
+
+
+def test_a_node_0_that_cannot_run_tells_those_who_come(endpoint: Endpoint) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        gone = pool.submit(excuse, endpoint, node(0, of=2), "no GPU was found", timeout_s=10)
+        error = refused(lambda: meet(endpoint, node(1, of=2), timeout_s=10, say=silent))
+        assert str(error) == "node 0 refused node 1: it cannot run: no GPU was found"
+        gone.result(timeout=5)
+
+
+def test_nodes_of_different_kinds_are_refused(endpoint: Endpoint) -> None:
+    runs = [Run(digest="sha256:1", num_nodes=2, node=k, devices=name) for k, name in enumerate(("H100", "A100"))]
+    with ThreadPoolExecutor(1) as pool:
+        host = pool.submit(refused, lambda: meet(endpoint, runs[0], timeout_s=10, say=silent))
+        error = refused(lambda: meet(endpoint, runs[1], timeout_s=10, say=silent))
+        why = "node 1 has A100, and node 0 H100: nodes of different kinds are not planned for yet"
+        assert str(host.result()) == why
+        assert str(error) == f"node 0 refused node 1: {why}"
 
 
 @pytest.mark.parametrize(
