@@ -8,6 +8,7 @@ import msgspec
 
 from planner.cost_model import predict
 from planner.cost_model.reserve import device_overhead_bytes, fragmentation_share
+from planner.diagnostics import Diagnostic, PlanError
 from planner.layouts.layout import Layout
 from planner.layouts.problem import Problem
 from planner.layouts.stages import stages_of_layout
@@ -16,9 +17,10 @@ from planner.rules import RULES
 from planner.specs import HardwareSpec
 from planner.validation import published, recorded, seed
 from planner.validation.cases import Case, MemoryKind, SkippedRow, StageRead
+from planner.validation.facts import KnownFacts
 from planner.validation.tables import PUBLISHED, RECORDED, SEED, Dialect, Row
 
-MAPPERS: dict[str, Callable[[Row], Case]] = {
+MAPPERS: dict[str, Callable[[Row, KnownFacts | None], Case]] = {
     PUBLISHED.name: published.case_of,
     RECORDED.name: recorded.case_of,
     SEED.name: seed.case_of,
@@ -37,17 +39,18 @@ class Replay(NamedTuple):
     skipped: str | None = None
 
 
-def replay(row: Row, dialect: Dialect, hardware: HardwareSpec | None = None) -> Replay:
+def replay(row: Row, dialect: Dialect, hardware: HardwareSpec | None = None, known: KnownFacts | None = None) -> Replay:
     """Predict one row, on ``hardware`` instead of the card it names if that is given.
 
-    Raises:
-        PlanError: a cell of the row is no number or no known word.
+    A row with a cell that is no number or no known word is left out with that reason, as one that cannot be replayed.
     """
     try:
-        case = MAPPERS[dialect.name](row)
+        case = MAPPERS[dialect.name](row, known)
         predicted = _predict(case if hardware is None else (case := _on(case, hardware)))
     except SkippedRow as reason:
         return Replay(row, skipped=str(reason))
+    except PlanError as error:
+        return Replay(row, skipped=_wrong_cell(error.diagnostics[0]))
     stage = _stage_read(predicted, case.measured.stage)
     return Replay(
         row,
@@ -56,6 +59,12 @@ def replay(row: Row, dialect: Dialect, hardware: HardwareSpec | None = None) -> 
         memory_bytes={kind: _reading(stage, kind) for kind in case.measured.memory_bytes},
         outcome="fit" if _fits(predicted, case.problem, case.layout) else "oom",
     )
+
+
+def _wrong_cell(finding: Diagnostic) -> str:
+    """What is wrong with a row's cell, with its column and without its line, so that like rows are counted together."""
+    column = finding.location.rpartition(": column ")[2] if ": column " in finding.location else ""
+    return f"{column}: {finding.message}" if column else finding.message
 
 
 def _on(case: Case, hardware: HardwareSpec) -> Case:

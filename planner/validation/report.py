@@ -14,6 +14,7 @@ from planner.specs.files import did_you_mean
 from planner.specs.units import GIB
 from planner.validation import score
 from planner.validation.cases import MEMORY_KINDS, Case, MemoryKind
+from planner.validation.facts import KnownFacts
 from planner.validation.replay import Replay, replay
 from planner.validation.score import Errors, Limits, Outcomes, Pair, Ranking, error_pct
 from planner.validation.tables import OUTPUT_COLUMNS, Table, read_table
@@ -56,29 +57,34 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         return found
 
 
-def validate(paths: Sequence[Path], sets: Sequence[str] = (), hardware: HardwareSpec | None = None) -> Report:
-    """Replay the tables, or those ``sets`` of them, and score the predictions.
+def validate(
+    paths: Sequence[Path],
+    sets: Sequence[str] = (),
+    hardware: HardwareSpec | None = None,
+    known: KnownFacts | None = None,
+) -> Report:
+    """Replay the tables, or those ``sets`` of them, and score the predictions; blanks are filled by ``known``.
 
     Raises:
-        PlanError: a table cannot be read, a cell is wrong, or a named set is in no table.
+        PlanError: a table cannot be read, or a named set is in no table.
     """
     tables = tuple(read_table(path) for path in paths)
-    known = list(dict.fromkeys(row.set_name for table in tables for row in table.rows))
+    names = list(dict.fromkeys(row.set_name for table in tables for row in table.rows))
     for name in sets:
-        if name not in known:
+        if name not in names:
             raise usage_error(
                 f"no table has a set named `{name}`",
                 location="--set",
-                hint=did_you_mean(name, known) or f"the sets are {', '.join(known)}",
+                hint=did_you_mean(name, names) or f"the sets are {', '.join(names)}",
             )
     replays = tuple(
-        replay(row, table.dialect, hardware)
+        replay(row, table.dialect, hardware, known)
         for table in tables
         for row in table.rows
         if not sets or row.set_name in sets
     )
     assumptions = Counter(text for one in replays if one.case for text in one.case.assumptions)
-    chosen = [name for name in known if not sets or name in sets]
+    chosen = [name for name in names if not sets or name in sets]
     return Report(
         tables=tables,
         replays=replays,
