@@ -42,6 +42,7 @@ class Sweep(msgspec.Struct, frozen=True, kw_only=True):
     forbid: question.Forbids = ()
     allow_offload: Annotated[OffloadTier | None, Option("How far optimizer states may move. [default: none]")] = None
     reserve: question.ReserveText = None
+    confidence: question.Confidence = None
     time_limit_s: Annotated[
         float | None, Option("Seconds each search may take. [default: none]", ("--time-limit",), range=SEARCH_TIME)
     ] = None

@@ -37,6 +37,11 @@ Mode = Annotated[TensorMode | None, Option("Tensor mode. [default: any]")]
 Pins = Annotated[tuple[str, ...], Option("Fix a layout field, as field=value; repeatable.")]
 Forbids = Annotated[tuple[str, ...], Option("Rule a value out, as field=value; repeatable.")]
 ReserveText = Annotated[str | None, Option("Memory to leave free: 2GiB or 6%. [default: context, NCCL, fragments]")]
+CONFIDENCE = Range(least=0, most=1, above=True, wanted="a probability between 0 and 1", example="0.95")
+Confidence = Annotated[
+    float | None,
+    Option("Least probability that every stage fits. [default: 0.95; with --reserve none]", range=CONFIDENCE),
+]
 
 
 class Question(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,6 +61,7 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
     forbid: Forbids = ()
     allow_offload: Annotated[OffloadTier, Option("How far optimizer states may move.")] = "none"
     reserve: ReserveText = None
+    confidence: Confidence = None
 
 
 def build_problem(question: Question) -> Problem:
@@ -87,6 +93,7 @@ def build_problem(question: Question) -> Problem:
         objective=question.objective,
         allow_offload=question.allow_offload,
         reserve=parse_reserve(question.reserve, hardware) if question.reserve is not None else None,
+        confidence=parse_confidence(question.confidence),
         pins=_pins(question),
         forbids=_forbids(question.forbid),
     )
@@ -141,6 +148,21 @@ def _forbids(typed: Iterable[str]) -> dict[str, tuple[str, ...]]:
             )
         forbids[field] = (*forbids.get(field, ()), value)
     return forbids
+
+
+def parse_confidence(value: float | None) -> float | None:
+    """A probability below 1.
+
+    Raises:
+        PlanError: it is not.
+    """
+    if value is not None and not 0 < value < 1:
+        raise usage_error(
+            f"--confidence has to be {CONFIDENCE.wanted}, and it is {value:g}",
+            location="--confidence",
+            hint=f"use `--confidence {CONFIDENCE.example}`",
+        )
+    return value
 
 
 def parse_reserve(text: str, hardware: HardwareSpec) -> Reserve:

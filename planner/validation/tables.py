@@ -21,6 +21,11 @@ OUTPUT_COLUMNS = (
     "skipped",
     "memory_error_pct",
     "step_error_pct",
+    "predicted_step_s_low",
+    "predicted_step_s_high",
+    "predicted_mem_gib_low",
+    "predicted_mem_gib_high",
+    "fits_probability",
 )
 """Columns that ``--out`` appends; a table may have them and they are not read."""
 
