@@ -11,19 +11,24 @@ MOST_NICS = 64
 EXAMPLE = "8 x 200 Gbit/s"
 BITS = 8
 
-_WORDS = re.compile(r"\s*(?:([0-9]{1,4})\s*(?:x|\*|\N{MULTIPLICATION SIGN})\s*)?(\S.*)")
+_WORDS = re.compile(r"\s*([0-9]{1,4})\s*[x*]\s*(\S.*)")
 
 
 def parse_network(text: str) -> tuple[int, BytesPerSecond]:
-    """The adapters of a node and the one-way rate of each, in bytes per second; a rate alone is that of one adapter.
+    """The adapters of a node and the one-way rate of each, in bytes per second.
+
+    A rate alone is none: it could be that of a node, of an adapter or of a device.
 
     Raises:
         ValueError: the text is no such network; the message says how to write one.
     """
     match = _WORDS.fullmatch(text)
-    count = int(match[1] or 1) if match else 0
+    count = int(match[1]) if match else 0
     if match is None or not 1 <= count <= MOST_NICS:
-        raise ValueError(f"`{text}` is no network of a node with 1 to {MOST_NICS} adapters; write it like `{EXAMPLE}`")
+        raise ValueError(
+            f"`{text}` does not say how many adapters a node has, 1 to {MOST_NICS}, and the rate of each; "
+            f"write it like `{EXAMPLE}`"
+        )
     try:
         return count, parse_quantity(match[2], BytesPerSecond)
     except ValueError as error:

@@ -6,7 +6,7 @@ import msgspec
 
 from planner.specs import HardwareSpec
 from planner.specs.files import builtin_names, load_spec
-from planner.specs.networks import BITS, parse_network, with_network
+from planner.specs.networks import network_text, parse_network, with_network
 from planner.validation.cases import Assumptions, SkippedRow
 from planner.validation.facts import KnownFacts, KnownNetwork
 from planner.validation.tables import Row
@@ -58,8 +58,8 @@ def _with_network(hardware: HardwareSpec, words: str, assumed: Assumptions, know
         return hardware  # what else tables write, such as the kind of links inside a node
     found = found or KnownNetwork(adapters=words)
     reached = f", of which {100 * found.efficiency:.1f} % are reached ({found.why})" if found.efficiency else ""
-    assumed.note(f"network `{words}`: {nics} adapters of {rate * BITS / 1e9:g} Gbit/s a node{reached}")
     hardware = with_network(hardware, nics, rate)
+    assumed.note(f"network `{words}`: {network_text(hardware.network)} a node{reached}")
     network = msgspec.structs.replace(
         hardware.network,
         kind=words,

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from planner.layouts.topology import Cluster, GroupLink, cluster_graph, link_columns, members_per_node
+from planner.layouts.topology import Cluster, GroupLink, cluster_graph, link_columns, members_per_node, senders_per_nic
 from tests.helpers import tiny_hardware
 
 INSIDE = GroupLink(bandwidth_bytes_per_s=1e9, latency_s=1e-6)
@@ -80,6 +80,17 @@ def test_two_devices_share_one_nic() -> None:
     assert cluster(8, **shared).neighbours(stride=4, size=2).bandwidth_bytes_per_s == 0.5e8
     # All four members of a node together still have both NICs.
     assert cluster(8, **shared).ring(stride=1, size=8).bandwidth_bytes_per_s == 2e8
+
+
+def test_ranks_that_send_to_other_nodes_share_the_nic_next_to_them() -> None:
+    one: dict[str, Any] = {"network": {"nics_per_node": 1}}
+    # A pipeline of 8 stages over two nodes of 4: only rank 3 sends to the other node. Two of 4 stages: ranks 2 and 3.
+    assert cluster(8, **one).neighbours(stride=1, size=8).bandwidth_bytes_per_s == 1e8
+    assert cluster(8, **one).neighbours(stride=2, size=4).bandwidth_bytes_per_s == 0.5e8
+    assert cluster(8, **one).neighbours(stride=4, size=2).bandwidth_bytes_per_s == 0.25e8
+    two: dict[str, Any] = {"network": {"nics_per_node": 2}}
+    assert cluster(8, **two).neighbours(stride=2, size=4).bandwidth_bytes_per_s == 0.5e8
+    assert senders_per_nic(1, 4, num_devices=8, devices_per_node=4, nics=1) == 0
 
 
 def test_more_nics_than_devices_do_not_help() -> None:
