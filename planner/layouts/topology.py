@@ -121,6 +121,18 @@ class Cluster:
         graph = cluster_graph(self.hardware, self.devices_per_node)
         return _path(graph, ("device", 0, 0), ("device", 0, 1))
 
+    def _linked_pair(self, stride: int, size: int, adjacent: int = 1) -> GroupLink | None:
+        """The link of neighbours that nodes link in pairs; ``None`` where the groups are no such pairs, or nothing is.
+
+        Ranks fill nodes in order and groups tile them, so that two ranks that follow each other begin at an even one.
+        """
+        link, side_by_side = self.hardware.pair_link, (stride, size, adjacent) == (1, PAIR, 1)
+        if link is None or self.devices_per_node % PAIR or not (side_by_side or (size, adjacent) == (1, PAIR)):
+            return None
+        return GroupLink(
+            bandwidth_bytes_per_s=float(link.bandwidth_bytes_per_s) * link.efficiency, latency_s=float(link.latency_s)
+        )
+
     def _pair(self) -> GroupLink:
         """The link of a collective over two devices of a node, whose rings are shorter but reach less of it."""
         link, inside = self.hardware.node_link, self._inside()
@@ -155,6 +167,9 @@ class Cluster:
     def _ring(self, stride: int, size: int, adjacent: int) -> GroupLink:
         members, crosses = members_per_node(stride, size, self.num_devices, self.devices_per_node, adjacent)
         if not crosses:
+            linked = self._linked_pair(stride, size, adjacent)
+            if linked is not None:
+                return linked
             return self._pair() if size * adjacent == PAIR else self._inside()
         outside = self._outside()
         bandwidth, latency = outside.bandwidth_bytes_per_s * members, outside.latency_s
@@ -174,7 +189,7 @@ class Cluster:
         nics = self.hardware.network.nics_per_node
         senders = senders_per_nic(stride, size, self.num_devices, self.devices_per_node, nics)
         if not senders:
-            return self._inside()
+            return self._linked_pair(stride, size) or self._inside()
         path = self._between_nodes()
         return replace(path, bandwidth_bytes_per_s=path.bandwidth_bytes_per_s / senders)
 

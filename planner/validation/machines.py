@@ -33,8 +33,8 @@ def hardware_of(row: Row, default_gb: int, assumed: Assumptions, known: KnownFac
 
 def _card(row: Row, default_gb: int, assumed: Assumptions) -> HardwareSpec:
     words = row.text("gpu")
-    if words in builtin_names(HardwareSpec):
-        return load_spec(words, HardwareSpec)
+    if words.lower() in builtin_names(HardwareSpec):
+        return load_spec(words.lower(), HardwareSpec)
     match, memory = re.fullmatch(r"([A-Z]+[0-9]+)(-.*)?", words), re.search(r"-([0-9]+)G$", words)
     stated_gb = row.count("gpu_mem_gb") or (int(memory[1]) if memory else None)
     if stated_gb is None:

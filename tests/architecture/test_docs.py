@@ -25,7 +25,7 @@ from planner.specs.files import ALIASES, builtin_names
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 COMMANDS = typer.main.get_command(app)
-MOST_PLOT_BYTES = 60_000
+MOST_PLOT_BYTES = 70_000
 VALUES: dict[str, type] = {"--model": ModelSpec, "--gpu": HardwareSpec, "--stack": StackSpec}
 
 

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from planner.layouts.topology import Cluster, GroupLink, cluster_graph, link_columns, members_per_node, senders_per_nic
+from planner.specs import LinkSpec
+from planner.specs.units import BytesPerSecond, Seconds
 from tests.helpers import tiny_hardware
 
 INSIDE = GroupLink(bandwidth_bytes_per_s=1e9, latency_s=1e-6)
@@ -91,6 +93,21 @@ def test_ranks_that_send_to_other_nodes_share_the_nic_next_to_them() -> None:
     two: dict[str, Any] = {"network": {"nics_per_node": 2}}
     assert cluster(8, **two).neighbours(stride=2, size=4).bandwidth_bytes_per_s == 0.5e8
     assert senders_per_nic(1, 4, num_devices=8, devices_per_node=4, nics=1) == 0
+
+
+def test_nodes_may_link_their_devices_in_pairs() -> None:
+    bridge = LinkSpec(kind="bridge", bandwidth_bytes_per_s=BytesPerSecond(8e9), latency_s=Seconds(3e-6), efficiency=0.5)
+    bridged = Cluster(hardware=tiny_hardware(pair_link=bridge), devices_per_node=4, num_devices=8)
+    over_the_bridge = GroupLink(bandwidth_bytes_per_s=4e9, latency_s=3e-6)
+    assert bridged.ring(stride=1, size=2) == bridged.neighbours(stride=1, size=2) == over_the_bridge
+    assert bridged.ring(stride=4, size=1, adjacent=2) == over_the_bridge
+    for stride, size in ((2, 2), (1, 4), (4, 2)):
+        assert bridged.ring(stride=stride, size=size) == cluster(8).ring(stride=stride, size=size)
+        assert bridged.neighbours(stride=stride, size=size) == cluster(8).neighbours(stride=stride, size=size)
+    odd = Cluster(hardware=tiny_hardware(pair_link=bridge), devices_per_node=3, num_devices=6)
+    assert (
+        odd.ring(stride=1, size=2).bandwidth_bytes_per_s == cluster(6, 3).ring(stride=1, size=2).bandwidth_bytes_per_s
+    )
 
 
 def test_more_nics_than_devices_do_not_help() -> None:
