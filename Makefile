@@ -62,6 +62,7 @@ validate: $(VENV)/planner.stamp ## Replay measured runs, print the errors and wr
 docs: $(VENV)/planner.stamp ## Write the pages that are generated from code
 	$(BIN)/python -m docs.rules_page
 	$(BIN)/python -m docs.specs_page
+	$(BIN)/python -m docs.facts_page
 	$(BIN)/python -m docs.job_page
 	$(BIN)/python -m docs.cli_page
 	$(BIN)/python -m docs.check_page

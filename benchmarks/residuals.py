@@ -4,8 +4,9 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
+from planner.cost_model.errors import kind_of
 from planner.validation import Report, validate
-from planner.validation.evidence import FEWEST_RUNS, kind_of
+from planner.validation.evidence import FEWEST_RUNS
 from planner.validation.replay import Replay
 from planner.validation.report import memory_pair, time_pair
 from planner.validation.score import errors

@@ -162,7 +162,7 @@ def _default(field: types.Field) -> str:
         return str(value).lower()
     if type(value) in UNIT_SCALES:
         return "no limit" if value == float("inf") else quantity_text(value)
-    return f"`{value}`" if isinstance(value, str) else f"{value:g}"
+    return (f"`{value}`" if value else "empty") if isinstance(value, str) else f"{value:g}"
 
 
 def _text(docstring: str) -> str:

@@ -1,9 +1,11 @@
 """Writes docs/validation.md, its plots and what runs cover: ``python -m docs.validation_page TABLE.csv ...``.
 
-The last is planner/validation/evidence.json. ``make validate`` runs it on the tables that its variable DATA names.
+The last is planner/validation/evidence.json, and planner/cost_model/residuals.json what predictions missed by.
+``make validate`` runs it on the tables that its variable DATA names.
 """
 
 import argparse
+import math
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,16 +13,18 @@ from pathlib import Path
 import msgspec
 
 from docs.validation_plots import draw
+from planner.cost_model.conformal import ENOUGH_TABLES, SCALE_SHARE, Calibration, Cell
+from planner.cost_model.intervals import DEFAULT_CONFIDENCE, DISTANCES, INTERVAL, calibration
 from planner.diagnostics import PlanError, render
 from planner.specs import HardwareSpec
 from planner.specs.files import load_spec
 from planner.specs.units import format_gib, format_seconds
-from planner.validation import Report, evidence, validate
+from planner.validation import Report, evidence, residuals, validate
 from planner.validation.facts import facts_of
 from planner.validation.replay import Replay
 from planner.validation.report import SetScore, layout_words, memory_pair, percent, time_pair, worst_rows
 from planner.validation.score import Pair, error_pct
-from planner.views.validation import error_cells, ranking_rows, skipped
+from planner.views.validation import coverage_rows, error_cells, ranking_rows, skipped
 
 FOLDER = Path(__file__).parent
 RUNS = FOLDER.parent / "tests" / "validation"
@@ -94,6 +98,62 @@ groups weighted by their pairs) says how alike measured and predicted step times
 slower the layout predicted best is than the best one measured.
 """
 
+_COVERAGE_HEADINGS = (
+    *("set", "memory: n", "held", "above", "step time: n", "held", "above"),
+    *("fit at 95 % as fit/OOM", "OOM at 95 % as fit/OOM"),
+)
+_COVERAGE = """\
+A stage's probability of fitting and the interval around a step time come from these errors, by split conformal
+prediction for hierarchical data (Lee, Barber and Willett, arXiv 2306.06342; `planner/cost_model/conformal.py`). Runs of
+one table on one card with one kind of layout are a group, and groups weigh alike. If a new group is drawn as these
+were, a new run of it stays within its bound with at least the stated probability, whatever the errors are distributed
+like. The errors are `log(measured / predicted)` and are scaled by class: one node or several for the step time, what
+PyTorch counted or what the driver showed for the memory, each by how far a table is from all the other tables
+({distances}). A class is as wide as {share:.0%} of its errors, at least as any nearer one, and with fewer than
+{tables} tables it is measured together with the next. {memory} groups carry memory, so that `--confidence` can be at
+most {most:.4f}; {time} carry step times. Only readings of PyTorch decide about fitting.
+
+{classes}
+
+Below, every set is judged by the others alone: its own errors bear neither on its intervals nor on the scales. `held`
+are the rows within their 90 % intervals, of which half of the rest should lie on either side; `above` took more than
+the interval says. The last columns say what fits with a probability of 95 %. Where a set holds far fewer than 90 %, the
+sets are no draw from one urn, and the guarantee does not reach it: the playbook's runs on many nodes, models with
+Llama's parts on PyTorch's FSDP, and a cluster of V100 whose network is known from one benchmark. The constants of
+`colossalai`, `colossalai-hf` and half of the playbook's rows were read off runs that are among these, so that their
+errors are smaller than those of runs never seen.
+"""
+_CLASS_HEADINGS = (
+    "class",
+    "memory, PyTorch: 95 % below",
+    "step time, one node: 90 %",
+    "step time, several nodes: 90 %",
+)
+
+
+def _coverage_note() -> str:
+    memory, time = calibration("memory"), calibration("step_time")
+    rows = []
+    for step, words in enumerate(DISTANCES):
+        bound = f"{math.expm1(memory.bound((0, step), DEFAULT_CONFIDENCE)):+.1%}"
+        rows.append([words, bound, *(_interval_cell(time, (column, step)) for column in (0, 1))])
+    return _COVERAGE.format(
+        distances=", ".join(DISTANCES),
+        share=SCALE_SHARE,
+        tables=ENOUGH_TABLES,
+        memory=len(memory.groups),
+        most=memory.most,
+        time=len(time.groups),
+        classes=table(_CLASS_HEADINGS, rows),
+    )
+
+
+def _interval_cell(found: Calibration, cell: Cell) -> str:
+    side = (1.0 + INTERVAL) / 2.0
+    low, high = (math.expm1(found.bound(cell, side, upper=upper)) for upper in (False, True))
+    return f"{low:+.1%} to {high:+.1%}"
+
+
 _CALIBRATED_HEADINGS = ("set", "spec", "step time: n", "mean", "worst", "bias", "Kendall's tau")
 _CALIBRATED_NOTE = """\
 The same runs with the built-in spec of the card and with one that `gptplan calibrate` wrote on such a machine, which
@@ -107,6 +167,7 @@ def page(report: Report, plots: dict[str, str]) -> str:
     if ranking := ranking_rows(report):
         headings = ("set", "groups", "Kendall's tau", "mean regret", "largest regret", "groups within 3 %")
         parts += ["## Ranking of layouts\n", _RANKING_NOTE, table(headings, ranking), ""]
+    parts += ["## How sure\n", _coverage_note(), table(_COVERAGE_HEADINGS, coverage_rows(report)), ""]
     if lines := _calibrated_lines(report):
         parts += ["## With a calibrated spec\n", _CALIBRATED_NOTE, table(_CALIBRATED_HEADINGS, lines, left=2), ""]
     parts += ["## Sets\n", *(_section(name, one, report, plots) for name, one in report.sets.items() if one.scored)]
@@ -209,6 +270,10 @@ def main() -> None:
         sys.exit("\n".join(render(diagnostic) for diagnostic in error.diagnostics))
     plots = draw(report, FOLDER)
     evidence.FILE.write_text(evidence.encoded(evidence.covered(report.replays)), encoding="utf-8")
+    kept = residuals.FILE.read_text(encoding="utf-8")
+    residuals.FILE.write_text(residuals.encoded(residuals.residuals(report.replays)), encoding="utf-8")
+    if residuals.FILE.read_text(encoding="utf-8") != kept:
+        sys.stdout.write(f"wrote {residuals.FILE.name}, which intervals rest on: run this again\n")
     PAGE.write_text(page(report, plots), encoding="utf-8")
     sys.stdout.write(f"wrote {PAGE.name} and {len(plots)} plots\n")
 

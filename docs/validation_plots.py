@@ -1,5 +1,6 @@
 """The plots of docs/validation.md: one figure a set, predicted against measured with the error histogram."""
 
+import math
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -14,6 +15,8 @@ from planner.validation.score import Pair, error_pct
 BAND = 0.1
 """Relative error of the lines beside the diagonal."""
 BINS = 30
+COVERED = 1 / 80
+"""Points nearer than this share of a side cover each other; one of them is drawn."""
 _LEFT, _SIDE, _PANEL = 60, 250, 330
 _TOP, _HISTOGRAM_TOP, _HISTOGRAM, _HEIGHT = 10, 315, 70, 425
 
@@ -52,7 +55,15 @@ def _scatter(left: int, words: str, pairs: list[Pair]) -> str:
     above, below = 1 + BAND, 1 - BAND
     bands = [(low, low * above), (high / above, high)], [(low / below, low), (high, high * below)]
     lines += [frame.line(band, 'stroke="#bbb" stroke-dasharray="4"') for band in bands]
-    return "".join([frame.drawn(), *lines, frame.points(pairs)])
+    return "".join([frame.drawn(), *lines, frame.points(_apart(pairs, low, high))])
+
+
+def _apart(pairs: list[Pair], low: float, high: float) -> list[Pair]:
+    """Pairs that are told apart in a plot of that range: one of those that cover each other."""
+    step = math.log(high / low) * COVERED
+    places = {(round(math.log(x) / step), round(math.log(y) / step)): (x, y) for x, y in reversed(pairs)}
+    drawn = set(places.values())
+    return [pair for pair in pairs if pair in drawn]
 
 
 def _histogram(left: int, errors: list[float]) -> str:

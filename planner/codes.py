@@ -39,8 +39,8 @@ CODES: dict[str, str] = {
     OTHER_BATCH: "Another global batch leaves a layout.",
     SMALLER_RESERVE: "A smaller memory reserve leaves a layout, and less room for what the memory model does not "
     "count.",
-    TIGHT_MEMORY: "A plan fits, and a stage has less memory to spare beyond the usual reserve than predictions of such "
-    "layouts miss by on average. About such a plan the prediction cannot tell whether it runs out of memory.",
+    TIGHT_MEMORY: "A plan fits the reserve that was asked for, and a stage is less sure to fit than usual, or than was "
+    "asked: predictions of the memory of measured runs missed by more than it has to spare too often.",
     EXTRAPOLATED: "The runs that the expected error was measured in had fewer GPUs or nodes, other cards or smaller "
     "models than the plan. How far off it is there is not known.",
     TWO_STREAMS: "ZeRO stage 3 allocates a rank's pieces in blocks of one stream in forward and of another in "

@@ -21,7 +21,8 @@ class Sweep(msgspec.Struct, frozen=True, kw_only=True):
         tuple[str, ...],
         Option(
             "What to vary, as key=value,value; repeatable. Keys: gpus, gpu, model, global_batch, seq_len, precision, "
-            "stack, reserve, allow_offload, and the bandwidths node_link and network."
+            "stack, reserve, confidence, allow_offload, network (a node's, as 8x200Gbit/s) and node_link (a card's, as "
+            "300GB/s)."
         ),
     ]
     model: Annotated[
@@ -33,6 +34,7 @@ class Sweep(msgspec.Struct, frozen=True, kw_only=True):
     ] = None
     stack: Annotated[str | None, Option("Training framework. [default: colossalai]", known=question.STACK_NAMES)] = None
     gpus_per_node: question.GpusPerNode = None
+    network: question.Network = None
     global_batch: question.GlobalBatch = None
     seq_len: question.SeqLen = None
     precision: question.WantedPrecision = None
@@ -42,6 +44,7 @@ class Sweep(msgspec.Struct, frozen=True, kw_only=True):
     forbid: question.Forbids = ()
     allow_offload: Annotated[OffloadTier | None, Option("How far optimizer states may move. [default: none]")] = None
     reserve: question.ReserveText = None
+    confidence: question.Confidence = None
     time_limit_s: Annotated[
         float | None, Option("Seconds each search may take. [default: none]", ("--time-limit",), range=SEARCH_TIME)
     ] = None

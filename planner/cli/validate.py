@@ -33,6 +33,9 @@ class Validate(msgspec.Struct, frozen=True, kw_only=True):
     worst: Annotated[
         int, Option("How many of the worst rows to list.", range=Range(least=0, wanted="0 or more", example="10"))
     ] = 10
+    facts: Annotated[
+        Path | None, Option("What the tables do not say of their sets, in TOML (docs/validation-facts.md).")
+    ] = None
     out: Annotated[Path | None, Option("Write the rows with predictions to a CSV file.")] = None
     as_json: Json = False
 
@@ -41,6 +44,7 @@ def validate(options: Validate) -> int:
     """Replay measured runs through the cost model and report the error; exit code 1 over a limit."""
     from planner.validation import Limits
     from planner.validation import validate as replayed
+    from planner.validation.facts import read_facts
     from planner.validation.report import document, write_rows
     from planner.views.terminal import print_content
     from planner.views.validation import scores
@@ -48,7 +52,8 @@ def validate(options: Validate) -> int:
     check_table(options.out, "predicted.csv")
     limits = Limits(options.max_memory_error, options.max_time_error)
     hardware = load_spec(options.gpu, HardwareSpec) if options.gpu is not None else None
-    report = replayed(options.tables, options.sets, hardware)
+    known = read_facts(options.facts) if options.facts is not None else None
+    report = replayed(options.tables, options.sets, hardware, known)
     if options.out is not None:
         write_rows(options.out, report)
     if options.as_json:

@@ -1,8 +1,9 @@
 """What a layout costs: pure functions over columns of layouts and stages, one file per quantity."""
 
-from planner.cost_model.errors import expected_error
+from planner.cost_model.errors import expected_error, kind_of
 from planner.cost_model.flops import model_flops_per_step
 from planner.cost_model.host import host_bytes_per_rank, nvme_bytes_per_rank
+from planner.cost_model.intervals import step_interval
 from planner.cost_model.memory import predicted_stages
 from planner.cost_model.pipeline import step_breakdown
 from planner.cost_model.schedule_graph import schedule_step_seconds
@@ -36,19 +37,23 @@ def predict(problem: Problem, layout: Layout) -> Prediction:
     step_s = sum(breakdown.values())
     flops_per_s = model_flops_per_step(problem) / step_s / problem.num_devices
     ranks = min(problem.devices_per_node, problem.num_devices)
+    predicted = predicted_stages(problem, stages)
+    low, high = step_interval(problem, kind_of(layout))
     return Prediction(
         step_s=step_s,
         tokens_per_s=problem.global_batch * problem.seq_len / step_s,
         model_flops_per_s_per_gpu=flops_per_s,
         mfu=flops_per_s / problem.hardware.peak_flops_per_s[layout.precision],
         breakdown_s=breakdown,
-        stages=predicted_stages(problem, stages),
+        stages=predicted,
         host_bytes_per_node=round(float(host_bytes_per_rank(problem, stages).max()) * ranks),
         nvme_bytes_per_node=round(float(nvme_bytes_per_rank(problem, stages).max()) * ranks),
         expected_error=expected_error(problem, stages.layouts),
         assumptions=_assumptions(problem, layout),
         not_modelled=NOT_MODELLED,
         schedule_step_s=schedule_step_seconds(problem, stages),
+        fits_probability=min(stage.fits_probability or 0.0 for stage in predicted),
+        step_s_interval=(step_s * low, step_s * high),
     )
 
 

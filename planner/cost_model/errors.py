@@ -5,9 +5,8 @@ import numpy as np
 
 from planner.cost_model.parts import counted_whole
 from planner.cost_model.sources import formula
-from planner.layouts.layout import SHARDS_WEIGHTS, LayoutColumns
+from planner.layouts.layout import SHARDS_WEIGHTS, Layout, LayoutColumns, columns_of
 from planner.layouts.problem import Problem
-from planner.layouts.stages import Floats, StageColumns
 from planner.plans.prediction import ExpectedError
 from planner.specs import ErrorSpec, StackSpec
 
@@ -27,6 +26,11 @@ def kind_columns(columns: LayoutColumns) -> np.ndarray[tuple[int], np.dtype[np.i
         (columns.tensor_parallel > 1) | (columns.sequence_parallel_degree > 1),
     ]
     return np.select(holds, range(len(holds)), default=len(holds)).astype(np.int64)
+
+
+def kind_of(layout: Layout) -> str:
+    """The kind of a layout, one of :data:`KINDS`."""
+    return KINDS[int(kind_columns(columns_of(layout))[0])]
 
 
 def error_of(stack: StackSpec, kind: str) -> tuple[str, ErrorSpec]:
@@ -65,11 +69,3 @@ def transfer_error(problem: Problem) -> float:
     if hardware.device == "cpu":
         return UNMEASURED.step_time
     return stack.calibrated_transfer_error if hardware.calibrated else stack.transfer_error
-
-
-@formula("definition")
-def mean_memory_error(problem: Problem, stages: StageColumns) -> Floats:
-    """Mean error of the memory of recorded runs of a layout's kind, as a share of the peak."""
-    stack = _measured(problem)
-    shares = np.array([error_of(stack, kind)[1].memory for kind in KINDS])
-    return shares[kind_columns(stages.layouts)]

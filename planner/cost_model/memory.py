@@ -5,9 +5,11 @@ from typing import NamedTuple
 import numpy as np
 
 from planner.cost_model import activations
+from planner.cost_model.errors import KINDS, kind_columns
+from planner.cost_model.intervals import fits_probabilities
 from planner.cost_model.parameters import stage_parameters
 from planner.cost_model.parts import block
-from planner.cost_model.reserve import device_overhead_bytes, fragmentation_share, reserve_bytes
+from planner.cost_model.reserve import device_overhead_bytes, fragmentation_share, reserve_bytes, room
 from planner.cost_model.sources import formula
 from planner.cost_model.states import bucket_bytes, cast_bytes, gathered_bytes, state_bytes, step_buffers, step_bytes
 from planner.cost_model.terms import Terms, at_row, total
@@ -159,6 +161,8 @@ def predicted_stages(problem: Problem, stages: StageColumns) -> tuple[StagePredi
     totals = np.array([total(terms) for terms in memory.phases.values()])
     reserve, overhead = reserve_bytes(problem, stages), device_overhead_bytes(problem, stages)
     reserved_column = reserved_bytes(problem, stages)
+    rooms = room(problem, stages, memory.peak_bytes()).tolist()
+    chances = fits_probabilities(problem, KINDS[int(kind_columns(stages.layouts)[0])], rooms)
     predictions = []
     for row in range(len(stages)):
         phase = PHASES[int(totals[:, row].argmax())]
@@ -173,6 +177,7 @@ def predicted_stages(problem: Problem, stages: StageColumns) -> tuple[StagePredi
                 device_bytes=reserved + round(overhead[row]),
                 capacity_bytes=int(problem.hardware.memory_bytes),
                 reserve_bytes=round(reserve[row]),
+                fits_probability=chances[row],
             )
         )
     return tuple(predictions)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from planner.cost_model.errors import mean_memory_error
+from planner.cost_model.intervals import DEFAULT_CONFIDENCE, memory_bounds
 from planner.cost_model.parameters import updated_parameters
 from planner.cost_model.sources import formula
 from planner.layouts.degrees import edge_of
@@ -68,12 +68,21 @@ def other_stream_bytes(problem: Problem, stages: StageColumns) -> Floats:
 
 @formula("definition")
 def memory_margin(problem: Problem, stages: StageColumns) -> Floats:
-    """Share of the peak that a plan leaves on top of it: the usual fragmentation and the mean error.
+    """Share ``m`` of the predicted peak that a plan leaves on top of it: ``1 + m = (1 + f) (1 + b)``.
 
-    Runs whose error is above the mean have the fragmentation to fall back on: the allocator gives cached
-    blocks back before it fails, so that what it holds on a roomy card is not needed on a full one.
+    ``f`` is the usual fragmentation; ``b`` what the peak does not exceed its prediction by with the probability that
+    is asked for (:func:`planner.cost_model.intervals.memory_bound`).
     """
-    return fragmentation_share(problem, stages) + mean_memory_error(problem, stages)
+    confidence = DEFAULT_CONFIDENCE if problem.confidence is None else problem.confidence
+    bounds = memory_bounds(problem, stages, confidence)
+    return (1.0 + fragmentation_share(problem, stages)) * (1.0 + bounds) - 1.0
+
+
+@formula("definition")
+def room(problem: Problem, stages: StageColumns, peak_bytes: Floats) -> Floats:
+    """What a device has for a stage, as a multiple of the peak with its fragments that is predicted."""
+    given = problem.hardware.memory_bytes - device_overhead_bytes(problem, stages)
+    return np.maximum(given, 0.0) / (peak_bytes * (1.0 + fragmentation_share(problem, stages)))
 
 
 @formula("definition")
@@ -83,14 +92,16 @@ def reserve_bytes(problem: Problem, stages: StageColumns) -> Floats:
 
     As the user stated it, or what it takes that a peak ``p`` with a margin, ``p (1 + m)``, and the overhead
     of the process still fit: ``overhead + (memory - overhead) m / (1 + m)``. The margin ``m`` is
-    :func:`memory_margin`.
+    :func:`memory_margin`. The larger one where the user states both an amount and a probability.
     """
-    hardware = problem.hardware
+    hardware, stated = problem.hardware, np.zeros(len(stages))
     if problem.reserve is not None:
         amount = problem.reserve.num_bytes + problem.reserve.fraction * hardware.memory_bytes
-        return np.full(len(stages), float(amount))
+        stated = np.full(len(stages), float(amount))
+        if problem.confidence is None:
+            return stated
     overhead, margin = device_overhead_bytes(problem, stages), memory_margin(problem, stages)
-    return overhead + np.maximum(hardware.memory_bytes - overhead, 0.0) * margin / (1.0 + margin)
+    return np.maximum(stated, overhead + np.maximum(hardware.memory_bytes - overhead, 0.0) * margin / (1.0 + margin))
 
 
 @once_per_places

@@ -29,6 +29,7 @@ SOURCES = {
     "bian2021": Source("Maximizing Parallelism in Distributed Training for Huge Neural Networks", "arXiv 2105.14450"),
     "thakur2005": Source("Optimization of Collective Communication Operations in MPICH", "IJHPCA 19(1), 2005"),
     "colossalai0.5.0": Source("Colossal-AI 0.5.0, source of the plugins and the ZeRO optimizer", "colossalai 0.5.0"),
+    "lee2023": Source("Distribution-free inference with hierarchical data", "arXiv 2306.06342"),
     "nvidia-matmul": Source(
         "Matrix Multiplication Background User's Guide, tile and wave quantization", "NVIDIA Deep Learning Performance"
     ),

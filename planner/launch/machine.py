@@ -168,8 +168,9 @@ def _asked_driver(fields: str) -> list[str]:
 
 
 def is_named(name: str, hardware: HardwareSpec) -> bool:
-    """Whether the driver reports such a GPU under that name."""
-    return any(part.lower() in name.lower() for part in hardware.device_names)
+    """Whether the driver reports such a GPU under that name: whole words of it, as L4 is no L40S and B200 no GB200."""
+    parts = (rf"(?<![0-9a-z]){re.escape(part.lower())}(?![0-9a-z])" for part in hardware.device_names)
+    return any(re.search(part, name.lower()) for part in parts)
 
 
 def builtin_for(name: str) -> str | None:

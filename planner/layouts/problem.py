@@ -38,7 +38,9 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
     objective: Objective = "step-time"
     allow_offload: OffloadTier = "none"
     reserve: Reserve | None = None
-    """``None`` reserves what the hardware and stack specs name."""
+    """``None`` reserves what the hardware and stack specs name, and room for the error of a prediction."""
+    confidence: Annotated[float, Meta(ge=0.0, lt=1.0)] | None = None
+    """Least probability that every stage fits; ``None`` asks for the usual one where no reserve is stated."""
     pins: dict[str, str] = {}
     """Layout field to the only value it may take, both as typed."""
     forbids: dict[str, tuple[str, ...]] = {}

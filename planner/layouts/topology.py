@@ -86,6 +86,25 @@ def members_per_node(
     return int(counts.min()), bool((nodes_of_group > 1).any())
 
 
+@lru_cache(maxsize=1024)
+def senders_per_nic(stride: int, size: int, num_devices: int, devices_per_node: int, nics: int) -> int:
+    """How many ranks at most send to their next one in a group, or receive from the one before, through one NIC.
+
+    A rank uses the NIC next to it: NICs are dealt to the devices of a node in order. Only ranks whose neighbour is on
+    another node do; 0 where none is.
+    """
+    ranks = np.arange(num_devices)
+    sends = ranks[ranks // stride % size < size - 1]
+    ends = sends + stride
+    apart = (sends // devices_per_node != ends // devices_per_node) & (ends < num_devices)
+    used = min(nics, devices_per_node)
+    busiest = 0
+    for side in (sends[apart], ends[apart]):
+        port = side // devices_per_node * used + side % devices_per_node * used // devices_per_node
+        busiest = max(busiest, int(np.bincount(port).max(initial=0)))
+    return busiest
+
+
 @dataclass(frozen=True, kw_only=True)
 class Cluster:
     """A number of devices in nodes; answers which link a kind of group has.
@@ -102,16 +121,32 @@ class Cluster:
         graph = cluster_graph(self.hardware, self.devices_per_node)
         return _path(graph, ("device", 0, 0), ("device", 0, 1))
 
+    def _linked_pair(self, stride: int, size: int, adjacent: int = 1) -> GroupLink | None:
+        """The link of neighbours that nodes link in pairs; ``None`` where the groups are no such pairs, or nothing is.
+
+        Ranks fill nodes in order and groups tile them, so that two ranks that follow each other begin at an even one.
+        """
+        link, side_by_side = self.hardware.pair_link, (stride, size, adjacent) == (1, PAIR, 1)
+        if link is None or self.devices_per_node % PAIR or not (side_by_side or (size, adjacent) == (1, PAIR)):
+            return None
+        return GroupLink(
+            bandwidth_bytes_per_s=float(link.bandwidth_bytes_per_s) * link.efficiency, latency_s=float(link.latency_s)
+        )
+
     def _pair(self) -> GroupLink:
         """The link of a collective over two devices of a node, whose rings are shorter but reach less of it."""
         link, inside = self.hardware.node_link, self._inside()
         share = (link.pair_efficiency or link.efficiency) / link.efficiency
         return replace(inside, bandwidth_bytes_per_s=inside.bandwidth_bytes_per_s * share)
 
+    def _between_nodes(self) -> GroupLink:
+        """One device's way to another node, with a NIC to itself."""
+        graph = cluster_graph(self.hardware, self.devices_per_node)
+        return _path(graph, ("device", 0, 0), ("device", 1, 0))
+
     def _outside(self) -> GroupLink:
         """One device's way to another node, with its share of the node's NICs."""
-        graph = cluster_graph(self.hardware, self.devices_per_node)
-        path = _path(graph, ("device", 0, 0), ("device", 1, 0))
+        path = self._between_nodes()
         share = min(1.0, self.hardware.network.nics_per_node / self.devices_per_node)
         return GroupLink(bandwidth_bytes_per_s=path.bandwidth_bytes_per_s * share, latency_s=path.latency_s)
 
@@ -132,6 +167,9 @@ class Cluster:
     def _ring(self, stride: int, size: int, adjacent: int) -> GroupLink:
         members, crosses = members_per_node(stride, size, self.num_devices, self.devices_per_node, adjacent)
         if not crosses:
+            linked = self._linked_pair(stride, size, adjacent)
+            if linked is not None:
+                return linked
             return self._pair() if size * adjacent == PAIR else self._inside()
         outside = self._outside()
         bandwidth, latency = outside.bandwidth_bytes_per_s * members, outside.latency_s
@@ -142,11 +180,18 @@ class Cluster:
         return GroupLink(bandwidth_bytes_per_s=bandwidth, latency_s=latency)
 
     def neighbours(self, stride: int, size: int) -> GroupLink:
-        """The slowest link between two ranks that follow each other in a group."""
+        """The slowest link between two ranks that follow each other in a group, while all groups send.
+
+        Ranks that send to other nodes at once share the NIC next to them; those that send inside the node need none.
+        """
         if size == 1:
             return GroupLink(bandwidth_bytes_per_s=float("inf"), latency_s=0.0)
-        _, crosses = members_per_node(stride, size, self.num_devices, self.devices_per_node)
-        return self._outside() if crosses else self._inside()
+        nics = self.hardware.network.nics_per_node
+        senders = senders_per_nic(stride, size, self.num_devices, self.devices_per_node, nics)
+        if not senders:
+            return self._linked_pair(stride, size) or self._inside()
+        path = self._between_nodes()
+        return replace(path, bandwidth_bytes_per_s=path.bandwidth_bytes_per_s / senders)
 
     def ends(self, stride: int, size: int) -> GroupLink:
         """The link between the first and the last rank of a group, the slowest over all groups."""

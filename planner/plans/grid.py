@@ -12,6 +12,7 @@ from planner.layouts.problem import Problem
 from planner.plans.question import Question, build_problem
 from planner.specs import HardwareSpec, OffloadTier, Precision
 from planner.specs.files import did_you_mean
+from planner.specs.networks import parse_network
 from planner.specs.units import BytesPerSecond, parse_quantity
 
 MAX_POINTS = 10_000
@@ -38,6 +39,11 @@ def _bandwidth(text: str) -> BytesPerSecond:
     return rate
 
 
+def _network(text: str) -> str:
+    parse_network(text)
+    return text
+
+
 READERS: dict[str, Callable[[str], Any]] = {
     "gpus": _number,
     "gpu": str,
@@ -49,10 +55,10 @@ READERS: dict[str, Callable[[str], Any]] = {
     "reserve": str,
     "allow_offload": _one_of(get_args(OffloadTier)),
     "node_link": _bandwidth,
-    "network": _bandwidth,
+    "network": _network,
 }
-"""What can be varied: options of ``solve``, and the bandwidths of the hardware spec."""
-LINKS = ("node_link", "network")
+"""What can be varied: options of ``solve``, and the bandwidth of the link inside a node."""
+LINKS = ("node_link",)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +122,7 @@ _EXAMPLES = {
     "reserve": "reserve=2GiB,6%",
     "allow_offload": "allow_offload=none,cpu",
     "node_link": "node_link=300GB/s,600GB/s",
-    "network": "network=25GB/s,50GB/s",
+    "network": "network=4x200Gbit/s,8x200Gbit/s",
 }
 
 

@@ -54,6 +54,8 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     lowest_bounded_out: float | None
     """The least of those lower bounds; ``None`` when nothing was left out."""
     ortools_version: str
+    overlapping: int | None = None
+    """Choices whose interval of the step time overlaps that of the fastest; ``None`` in older plans and for memory."""
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):

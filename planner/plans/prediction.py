@@ -20,6 +20,7 @@ TERM_WORDS = {
 
 NumBytes = Annotated[int, Meta(ge=0, le=2**62)]
 Seconds = Annotated[float, Meta(ge=0.0, le=1e15)]
+Probability = Annotated[float, Meta(ge=0.0, le=1.0)]
 Rate = Annotated[float, Meta(ge=0.0, le=1e30)]
 
 
@@ -38,6 +39,8 @@ class StagePrediction(msgspec.Struct, frozen=True, kw_only=True):
     capacity_bytes: NumBytes
     reserve_bytes: NumBytes
     """Left free: a peak above capacity less reserve does not fit."""
+    fits_probability: Probability | None = None
+    """With which the stage fits, at least, by what predictions of measured runs missed; ``None`` in older plans."""
 
 
 class ExpectedError(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,3 +76,7 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True):
 
     ``None`` where the schedule cannot be played.
     """
+    fits_probability: Probability | None = None
+    """Of the stage that is the least sure to fit: what a stage is off by, the others are as well."""
+    step_s_interval: tuple[Seconds, Seconds] | None = None
+    """What the step takes with a probability of 90 %, by what predictions of measured runs missed."""

@@ -16,6 +16,8 @@ from planner.handover.work import STACK
 from planner.layouts.problem import MAX_DEVICES, MAX_GLOBAL_BATCH, Objective, Problem, Reserve
 from planner.specs import HardwareSpec, ModelSpec, OffloadTier, Precision, StackSpec, TensorMode
 from planner.specs.files import known_names, load_spec
+from planner.specs.networks import EXAMPLE as NETWORK_EXAMPLE
+from planner.specs.networks import parse_network, with_network
 from planner.specs.units import Bytes, parse_quantity
 
 GPUS = Range(most=MAX_DEVICES, example="96")
@@ -37,6 +39,15 @@ Mode = Annotated[TensorMode | None, Option("Tensor mode. [default: any]")]
 Pins = Annotated[tuple[str, ...], Option("Fix a layout field, as field=value; repeatable.")]
 Forbids = Annotated[tuple[str, ...], Option("Rule a value out, as field=value; repeatable.")]
 ReserveText = Annotated[str | None, Option("Memory to leave free: 2GiB or 6%. [default: context, NCCL, fragments]")]
+Network = Annotated[
+    str | None,
+    Option("A node's network: its adapters and the rate of each, such as `1 x 100 Gbit/s`. [default: the card's]"),
+]
+CONFIDENCE = Range(least=0, most=1, above=True, wanted="a probability between 0 and 1", example="0.95")
+Confidence = Annotated[
+    float | None,
+    Option("Least probability that every stage fits. [default: 0.95; with --reserve none]", range=CONFIDENCE),
+]
 
 
 class Question(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,6 +58,7 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
     gpu: Gpu = "a100-40g"
     stack: Annotated[str, Option("Training framework: colossalai, megatron or a TOML file.", known=STACK_NAMES)] = STACK
     gpus_per_node: GpusPerNode = None
+    network: Network = None
     global_batch: GlobalBatch = None
     seq_len: SeqLen = None
     precision: WantedPrecision = None
@@ -56,6 +68,7 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
     forbid: Forbids = ()
     allow_offload: Annotated[OffloadTier, Option("How far optimizer states may move.")] = "none"
     reserve: ReserveText = None
+    confidence: Confidence = None
 
 
 def build_problem(question: Question) -> Problem:
@@ -67,6 +80,8 @@ def build_problem(question: Question) -> Problem:
     GPUS.check("--gpus", question.gpus)
     model = load_spec(question.model, ModelSpec)
     hardware = load_spec(question.gpu, HardwareSpec)
+    if question.network is not None:
+        hardware = on_network(hardware, question.network)
     devices_per_node = _given(question.gpus_per_node, hardware.devices_per_node)
     GPUS_PER_NODE.check("--gpus-per-node", devices_per_node)
     if question.gpus_per_node is not None:
@@ -87,6 +102,7 @@ def build_problem(question: Question) -> Problem:
         objective=question.objective,
         allow_offload=question.allow_offload,
         reserve=parse_reserve(question.reserve, hardware) if question.reserve is not None else None,
+        confidence=parse_confidence(question.confidence),
         pins=_pins(question),
         forbids=_forbids(question.forbid),
     )
@@ -141,6 +157,37 @@ def _forbids(typed: Iterable[str]) -> dict[str, tuple[str, ...]]:
             )
         forbids[field] = (*forbids.get(field, ()), value)
     return forbids
+
+
+def on_network(hardware: HardwareSpec, text: str) -> HardwareSpec:
+    """The card in nodes with the network that a user states.
+
+    Raises:
+        PlanError: the text is no network.
+    """
+    try:
+        nics, bandwidth = parse_network(text)
+    except ValueError as error:
+        raise usage_error(
+            f"`{text}` is no network: {error}", location="--network", hint=f'use `--network "{NETWORK_EXAMPLE}"`'
+        ) from error
+    stated = with_network(hardware, nics, bandwidth)
+    return msgspec.structs.replace(stated, network=msgspec.structs.replace(stated.network, kind="as stated"))
+
+
+def parse_confidence(value: float | None) -> float | None:
+    """A probability below 1.
+
+    Raises:
+        PlanError: it is not.
+    """
+    if value is not None and not 0 < value < 1:
+        raise usage_error(
+            f"--confidence has to be {CONFIDENCE.wanted}, and it is {value:g}",
+            location="--confidence",
+            hint=f"use `--confidence {CONFIDENCE.example}`",
+        )
+    return value
 
 
 def parse_reserve(text: str, hardware: HardwareSpec) -> Reserve:

@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 import msgspec
 
+from planner.cost_model.errors import KINDS
+from planner.cost_model.intervals import DEFAULT_CONFIDENCE, memory_bound
 from planner.cost_model.reserve import usable_bytes
 from planner.cost_model.states import state_bytes, step_gradient_bytes
 from planner.cost_model.terms import total
@@ -124,8 +126,18 @@ def _whole_model(problem: Problem, zero_stage: int) -> StageColumns:
 
 
 def most_usable_bytes(problem: Problem) -> float:
-    """What a device offers at most: with the reserve of a layout that has no communicators."""
-    return float(usable_bytes(problem, _whole_model(problem, zero_stage=0))[0])
+    """What a device offers at most: with the reserve of a layout that has no communicators.
+
+    Of the kinds of layout the one counts whose memory is surest.
+    """
+    stages, confidence = _whole_model(problem, zero_stage=0), problem.confidence
+    stated = float(usable_bytes(msgspec.structs.replace(problem, confidence=None), stages)[0])
+    if problem.reserve is not None and confidence is None:
+        return stated
+    asked = DEFAULT_CONFIDENCE if confidence is None else confidence
+    surest = min(memory_bound(problem, kind, asked) for kind in KINDS)
+    bare = float(usable_bytes(msgspec.structs.replace(problem, reserve=None, confidence=0.0), stages)[0])
+    return bare / (1.0 + surest) if problem.reserve is None else min(stated, bare / (1.0 + surest))
 
 
 def excluded_by_bound(needed: float, usable: float, most: int) -> int:

@@ -10,6 +10,8 @@ import numpy as np
 
 from planner import __version__
 from planner.cost_model import predict
+from planner.cost_model.errors import KINDS, kind_columns
+from planner.cost_model.intervals import step_interval
 from planner.layouts.layout import Layout
 from planner.layouts.problem import Problem
 from planner.layouts.stages import Booleans
@@ -77,6 +79,14 @@ class Found:
         divisions = [division, *map(self.ranked.division, rows[1:most])]
         chosen = zip(rows, divisions, variants, strict=False)
         return [(self.ranked.layout(row, its, self.problem.precision), count) for row, its, count in chosen]
+
+    def overlapping(self) -> int:
+        """Choices other than the best whose interval of the step time overlaps that of the best."""
+        rows, _ = self.ranked.best_of_choices(self._best()[0])
+        columns = self.ranked.limits.stages.layouts.take(self.ranked.limits.stages.first_rows()[np.array(rows)])
+        ends = np.array([step_interval(self.problem, kind) for kind in KINDS])[kind_columns(columns)]
+        low, high = (self.ranked.achieved[rows] * ends[:, side] for side in (0, 1))
+        return int(np.count_nonzero(low[1:] <= high[0]))
 
     def _best(self) -> tuple[int, Division]:
         """Row of the best layout, and how it divides its layers.
@@ -167,6 +177,7 @@ def _answer(found: Found, space: Space, top: int, started: float) -> Answer:
         bounded_out=int(np.count_nonzero(~found.kept)),
         lowest_bounded_out=found.lowest_bounded_out,
         ortools_version=importlib.metadata.version("ortools"),
+        overlapping=found.overlapping() if found.problem.objective == "step-time" else None,
     )
     plan = seal(
         Plan(

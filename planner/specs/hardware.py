@@ -151,6 +151,8 @@ class HardwareSpec(Spec, frozen=True, kw_only=True):
     # Around a device
     node_link: LinkSpec
     """To the other devices of its node."""
+    pair_link: LinkSpec | None = None
+    """Between devices 0 and 1 of a node, 2 and 3, and so on, where bridges or halves of a board link them in pairs."""
     network: NetworkSpec
     """To the devices of other nodes."""
     host: HostSpec

@@ -151,6 +151,11 @@ def format_gap(share: float) -> str:
     return f"{math.ceil(share * 1e4) / 1e4:.2%}"
 
 
+def format_probability(value: float) -> str:
+    """A probability in percent, rounded down: ``format_probability(0.9497)`` is ``"94.9%"``."""
+    return f"{math.floor(value * 1e3 + 1e-9) / 1e3:.1%}"
+
+
 def format_rate(value: float, unit: str) -> str:
     """``format_rate(1.4e14, "FLOP/s")`` is ``"140 TFLOP/s"``: three significant digits."""
     for prefix, scale in (("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):

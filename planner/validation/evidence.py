@@ -10,9 +10,8 @@ from pathlib import Path
 
 import msgspec
 
-from planner.cost_model.errors import KINDS, kind_columns
+from planner.cost_model.errors import kind_of
 from planner.cost_model.parameters import model_parameters
-from planner.layouts.layout import Layout, columns_of
 from planner.layouts.problem import Problem
 from planner.validation.facts import facts_of
 from planner.validation.replay import Replay
@@ -43,11 +42,6 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     sets: tuple[str, ...]
     hosts: tuple[str, ...] = ()
     """What is known of the machines."""
-
-
-def kind_of(layout: Layout) -> str:
-    """The kind of a layout, one of :data:`KINDS`."""
-    return KINDS[int(kind_columns(columns_of(layout))[0])]
 
 
 def parameters_of(problem: Problem) -> int:

@@ -14,7 +14,7 @@ from planner.specs.files import load_spec
 from planner.specs.units import GIB, MIB, Bytes
 from planner.validation import cases
 from planner.validation.cases import OUTCOMES, Assumptions, Case, Measured, MemoryKind, SkippedRow
-from planner.validation.facts import SetFacts, facts_of, filled_value
+from planner.validation.facts import KnownFacts, SetFacts, builtin_facts, filled_value
 from planner.validation.machines import hardware_of
 from planner.validation.tables import Row
 
@@ -82,31 +82,31 @@ def check_replayable(row: Row) -> None:
             raise SkippedRow(reason)
 
 
-def case_of(row: Row) -> Case:
-    """Replayable form of one row.
+def case_of(row: Row, known: KnownFacts | None = None) -> Case:
+    """Replayable form of one row, whose blanks are filled by ``known``, the built-in facts unless told.
 
     Raises:
         SkippedRow: it cannot be replayed, with the reason.
         PlanError: a cell is no number or no known word.
     """
     check_replayable(row)
-    facts, assumed = _facts(row), Assumptions()
+    known = known or builtin_facts()
+    facts, assumed = _facts(row, known), Assumptions()
     filled = _filled(row, facts, assumed)
-    hardware = _hardware(row, facts, assumed)
+    hardware = _hardware(row, facts, assumed, known)
     model = _model(row, filled, assumed)
     if filled.precision not in hardware.peak_flops_per_s:
         raise SkippedRow(f"{hardware.name} has no {filled.precision}")
-    layout = _layout(row, filled, model, assumed)
+    layout = _layout(row, filled, model, assumed, facts)
     problem = cases.problem_of(row, model=model, hardware=hardware, stack=filled.stack, layout=layout)
-    return Case(
-        problem=problem, layout=layout, measured=_measured(row, problem, assumed), assumptions=tuple(assumed.stated)
-    )
+    measured = _measured(row, problem, assumed, facts)
+    return Case(problem=problem, layout=layout, measured=measured, assumptions=tuple(assumed.stated))
 
 
-def _facts(row: Row) -> SetFacts:
-    """The facts of a row's set, or of other software for models with Llama's parts."""
-    facts = facts_of(row.set_name)
-    return facts_of(facts.llama) if facts.llama and cases.family_of(row) else facts
+def _facts(row: Row, known: KnownFacts) -> SetFacts:
+    """The facts of a row and its set, or of other software for models with Llama's parts."""
+    facts = known.of_row(row)
+    return known.of(facts.llama) if facts.llama and cases.family_of(row) else facts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,7 +124,7 @@ class _Filled:
 
 def _filled(row: Row, facts: SetFacts, assumed: Assumptions) -> _Filled:
     """The row's own cells, else the facts of its set; every filling is noted."""
-    fill = partial(filled_value, row.set_name, facts, assumed)
+    fill = partial(filled_value, row, facts, assumed)
     stated = row.choice("recompute", ("full", "none", SELECTIVE))
     recompute = stated if facts.states_recompute else ""
     precision = fill("precision", cases.precision_of(row.text("precision")), facts.precision)
@@ -168,8 +168,8 @@ def _micro_batch(row: Row, facts: SetFacts) -> int:
     return facts.micro_batch
 
 
-def _hardware(row: Row, facts: SetFacts, assumed: Assumptions) -> HardwareSpec:
-    hardware = hardware_of(row, facts.card_gb, assumed, facts.network)
+def _hardware(row: Row, facts: SetFacts, assumed: Assumptions, known: KnownFacts) -> HardwareSpec:
+    hardware = hardware_of(row, facts.card_gb, assumed, known, facts.network)
     if "deterministic-mode" not in row.text("note"):
         return hardware
     assumed.note("deterministic-mode: CUBLAS_WORKSPACE_CONFIG=:4096:8, workspaces of 32 MiB on any card")
@@ -191,10 +191,10 @@ def _model(row: Row, filled: _Filled, assumed: Assumptions) -> ModelSpec:
     )
 
 
-def _layout(row: Row, filled: _Filled, model: ModelSpec, assumed: Assumptions) -> Layout:
+def _layout(row: Row, filled: _Filled, model: ModelSpec, assumed: Assumptions, facts: SetFacts) -> Layout:
     stages, tensor = row.needed_count("pp"), row.needed_count("tp")
-    layers = _stage_layers(row, model, assumed)
-    chunks = row.count("vpp") or _chunks(row, layers, assumed)
+    layers = _stage_layers(row, model, assumed, facts)
+    chunks = row.count("vpp") or _chunks(row, layers, assumed, facts)
     schedule: Schedule = "none" if stages == 1 else "1f1b" if chunks == 1 else "interleaved"
     return Layout(
         tensor_mode="1d" if tensor > 1 else "none",
@@ -202,7 +202,7 @@ def _layout(row: Row, filled: _Filled, model: ModelSpec, assumed: Assumptions) -
         pipeline_parallel=stages,
         data_parallel=row.needed_count("dp"),
         zero_stage=filled.zero_stage,
-        sequence_parallel=tensor > 1 and _sequence_parallel(row, assumed),
+        sequence_parallel=tensor > 1 and _sequence_parallel(row, assumed, facts),
         micro_batch=filled.micro_batch,
         num_microbatches=cases.microbatches(model.global_batch, row.needed_count("dp"), filled.micro_batch),
         schedule=schedule,
@@ -214,27 +214,26 @@ def _layout(row: Row, filled: _Filled, model: ModelSpec, assumed: Assumptions) -
     )
 
 
-def _stage_layers(row: Row, model: ModelSpec, assumed: Assumptions) -> tuple[int, ...]:
-    stages, facts = row.needed_count("pp"), _facts(row)
+def _stage_layers(row: Row, model: ModelSpec, assumed: Assumptions, facts: SetFacts) -> tuple[int, ...]:
+    stages = row.needed_count("pp")
     if not facts.stages_by_cost or stages == 1:
         return cases.stage_layers(model.num_layers, stages, middle=False, assumed=assumed)
-    filled_value(row.set_name, facts, assumed, "stages_by_cost", None, facts.stages_by_cost)
+    filled_value(row, facts, assumed, "stages_by_cost", None, facts.stages_by_cost)
     return cases.layers_by_cost(model, stages)
 
 
-def _chunks(row: Row, layers: tuple[int, ...], assumed: Assumptions) -> int:
+def _chunks(row: Row, layers: tuple[int, ...], assumed: Assumptions, facts: SetFacts) -> int:
     """Chunks of a stage where the row does not say: what the set's facts know of them, else one."""
-    facts = _facts(row)
     if facts.layers_per_chunk is None or len(layers) == 1 or layers[0] % facts.layers_per_chunk:
         return 1
-    return layers[0] // filled_value(row.set_name, facts, assumed, "layers_per_chunk", None, facts.layers_per_chunk)
+    return layers[0] // filled_value(row, facts, assumed, "layers_per_chunk", None, facts.layers_per_chunk)
 
 
-def _sequence_parallel(row: Row, assumed: Assumptions) -> bool:
-    facts, stated = _facts(row), row.choice("sequence_parallel", ("yes", "no"))
+def _sequence_parallel(row: Row, assumed: Assumptions, facts: SetFacts) -> bool:
+    stated = row.choice("sequence_parallel", ("yes", "no"))
     if stated or not facts.sequence_parallel:
         return stated == "yes"
-    return filled_value(row.set_name, facts, assumed, "sequence_parallel", None, facts.sequence_parallel)
+    return filled_value(row, facts, assumed, "sequence_parallel", None, facts.sequence_parallel)
 
 
 def _offload(row: Row) -> Offload:
@@ -247,14 +246,14 @@ def _offload(row: Row) -> Offload:
     return Offload(optimizer=1.0, parameters=float(words in _PARAMETERS_OFFLOADED), tier="cpu")
 
 
-def _measured(row: Row, problem: Problem, assumed: Assumptions) -> Measured:
+def _measured(row: Row, problem: Problem, assumed: Assumptions, facts: SetFacts) -> Measured:
     gib, kind = row.number("measured_mem_gib"), row.text("mem_kind")
     unit = PRINTED_GB if "nvidia-smi" in kind.lower() else GIB
     memory: dict[MemoryKind, float] = {} if gib is None else {_memory_kind(row, kind): gib * unit}
     return Measured(
         step_s=_step_s(row, problem, assumed),
         memory_bytes=memory,
-        stage="last" if "last rank" in kind.lower() else _facts(row).stage_read,
+        stage="last" if "last rank" in kind.lower() else facts.stage_read,
         outcome=row.choice("outcome", OUTCOMES) or "fit",
     )
 

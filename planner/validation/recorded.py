@@ -12,7 +12,7 @@ from planner.specs.files import builtin_names, load_spec
 from planner.specs.units import MIB
 from planner.validation import cases
 from planner.validation.cases import OUTCOMES, Assumptions, Case, Measured, MemoryKind, SkippedRow
-from planner.validation.facts import HUGGING_FACE_BLOCKS, OWN_BLOCKS, SetFacts, facts_of, filled_value
+from planner.validation.facts import HUGGING_FACE_BLOCKS, OWN_BLOCKS, KnownFacts, SetFacts, builtin_facts, filled_value
 from planner.validation.machines import hardware_of
 from planner.validation.tables import Row
 
@@ -26,19 +26,21 @@ _COUNTED_OFTEN = (
 )
 
 
-def case_of(row: Row) -> Case:
-    """Replayable form of one row.
+def case_of(row: Row, known: KnownFacts | None = None) -> Case:
+    """Replayable form of one row, whose blanks are filled by ``known``, the built-in facts unless told.
 
     Raises:
         SkippedRow: it cannot be replayed, with the reason.
         PlanError: a cell is no number or no known word.
     """
-    assumed = Assumptions()
+    known, assumed = known or builtin_facts(), Assumptions()
     if row.text("plugin") == "GeminiPlugin" and row.text("shard_param_frac") not in ("", "1.0", "1"):
         raise SkippedRow("Gemini that keeps gathered weights (shard_param_frac below 1) is not modelled")
-    hardware = hardware_of(row, 80, assumed)
-    facts = facts_of(OWN_BLOCKS if _OWN_BLOCKS in row.text("attn") else HUGGING_FACE_BLOCKS)
-    fill = partial(filled_value, row.set_name, facts, assumed)
+    blocks = OWN_BLOCKS if _OWN_BLOCKS in row.text("attn") else HUGGING_FACE_BLOCKS
+    # The blocks say more than a set's name, but not than what a user says of the set.
+    facts = known.of_row(row, blocks) if row.set_name in known.own else known.of_row(row.in_set(blocks))
+    hardware = hardware_of(row, facts.card_gb, assumed, known, facts.network)
+    fill = partial(filled_value, row, facts, assumed)
     model = _model(row, fill, facts)
     stack = load_spec(fill("stack", None, facts.stack), StackSpec)
     layout = _layout(row, model, assumed)
@@ -51,7 +53,7 @@ def case_of(row: Row) -> Case:
 def _model(row: Row, fill: Callable[..., Any], facts: SetFacts) -> ModelSpec:
     precision = cases.precision_of(row.text("precision")) or "bf16"
     known = load_spec(row.text("model"), ModelSpec) if row.text("model") in builtin_names(ModelSpec) else None
-    own_dropout = known.dropout if known and facts is facts_of(OWN_BLOCKS) else None
+    own_dropout = known.dropout if known and _OWN_BLOCKS in row.text("attn") else None
     stated = row.rate("dropout")
     model = cases.model_of(
         row,

@@ -5,9 +5,13 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import msgspec
+import numpy as np
 
 from planner.cost_model import predict
-from planner.cost_model.reserve import device_overhead_bytes, fragmentation_share
+from planner.cost_model.errors import kind_of
+from planner.cost_model.intervals import fits_probabilities, memory_interval, step_interval
+from planner.cost_model.reserve import device_overhead_bytes, fragmentation_share, room
+from planner.diagnostics import Diagnostic, PlanError
 from planner.layouts.layout import Layout
 from planner.layouts.problem import Problem
 from planner.layouts.stages import stages_of_layout
@@ -15,14 +19,25 @@ from planner.plans.prediction import Prediction, StagePrediction
 from planner.rules import RULES
 from planner.specs import HardwareSpec
 from planner.validation import published, recorded, seed
-from planner.validation.cases import Case, MemoryKind, SkippedRow, StageRead
+from planner.validation.cases import MEMORY_KINDS, Case, MemoryKind, SkippedRow, StageRead
+from planner.validation.facts import KnownFacts
 from planner.validation.tables import PUBLISHED, RECORDED, SEED, Dialect, Row
 
-MAPPERS: dict[str, Callable[[Row], Case]] = {
+MAPPERS: dict[str, Callable[[Row, KnownFacts | None], Case]] = {
     PUBLISHED.name: published.case_of,
     RECORDED.name: recorded.case_of,
     SEED.name: seed.case_of,
 }
+
+
+class Sureness(NamedTuple):
+    """How sure a row's prediction is, by the runs of all tables but its own."""
+
+    step_s: tuple[float, float]
+    """Least and most that its step takes with a probability of 90 %."""
+    memory_bytes: tuple[float, float] | None
+    """The same of its finest reading of memory; ``None`` without one."""
+    fits_probability: float
 
 
 class Replay(NamedTuple):
@@ -34,28 +49,38 @@ class Replay(NamedTuple):
     memory_bytes: dict[MemoryKind, float] = {}  # noqa: RUF012 - never written to
     """Predicted counterpart of each measured reading."""
     outcome: str | None = None
+    sureness: Sureness | None = None
     skipped: str | None = None
 
 
-def replay(row: Row, dialect: Dialect, hardware: HardwareSpec | None = None) -> Replay:
+def replay(row: Row, dialect: Dialect, hardware: HardwareSpec | None = None, known: KnownFacts | None = None) -> Replay:
     """Predict one row, on ``hardware`` instead of the card it names if that is given.
 
-    Raises:
-        PlanError: a cell of the row is no number or no known word.
+    A row with a cell that is no number or no known word is left out with that reason, as one that cannot be replayed.
     """
     try:
-        case = MAPPERS[dialect.name](row)
+        case = MAPPERS[dialect.name](row, known)
         predicted = _predict(case if hardware is None else (case := _on(case, hardware)))
     except SkippedRow as reason:
         return Replay(row, skipped=str(reason))
+    except PlanError as error:
+        return Replay(row, skipped=_wrong_cell(error.diagnostics[0]))
     stage = _stage_read(predicted, case.measured.stage)
+    memory = {kind: _reading(stage, kind) for kind in case.measured.memory_bytes}
     return Replay(
         row,
         case=case,
         predicted=predicted,
-        memory_bytes={kind: _reading(stage, kind) for kind in case.measured.memory_bytes},
+        memory_bytes=memory,
+        sureness=_sureness(row.set_name, case, predicted, memory),
         outcome="fit" if _fits(predicted, case.problem, case.layout) else "oom",
     )
+
+
+def _wrong_cell(finding: Diagnostic) -> str:
+    """What is wrong with a row's cell, with its column and without its line, so that like rows are counted together."""
+    column = finding.location.rpartition(": column ")[2] if ": column " in finding.location else ""
+    return f"{column}: {finding.message}" if column else finding.message
 
 
 def _on(case: Case, hardware: HardwareSpec) -> Case:
@@ -73,6 +98,19 @@ def _predict(case: Case) -> Prediction:
         return predict(case.problem, case.layout)
     except NotImplementedError as error:
         raise SkippedRow(str(error)) from error
+
+
+def _sureness(table: str, case: Case, predicted: Prediction, memory: dict[MemoryKind, float]) -> Sureness:
+    problem, kind, stages = case.problem, kind_of(case.layout), stages_of_layout(case.layout)
+    low, high = step_interval(problem, kind, table)
+    peaks = np.array([float(stage.peak_bytes) for stage in predicted.stages])
+    chances = fits_probabilities(problem, kind, room(problem, stages, peaks).tolist(), table)
+    finest = next((reading for reading in MEMORY_KINDS if reading in memory), None)
+    interval = None
+    if finest is not None:
+        least, most = memory_interval(problem, kind, "driver" if finest == "device" else "pytorch", table)
+        interval = least * memory[finest], most * memory[finest]
+    return Sureness((low * predicted.step_s, high * predicted.step_s), interval, min(chances))
 
 
 def _stage_read(predicted: Prediction, stage: StageRead) -> StagePrediction:

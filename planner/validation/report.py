@@ -8,14 +8,16 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from planner.cost_model.intervals import DEFAULT_CONFIDENCE
 from planner.diagnostics import usage_error
 from planner.specs import HardwareSpec
 from planner.specs.files import did_you_mean
 from planner.specs.units import GIB
 from planner.validation import score
 from planner.validation.cases import MEMORY_KINDS, Case, MemoryKind
+from planner.validation.facts import KnownFacts
 from planner.validation.replay import Replay, replay
-from planner.validation.score import Errors, Limits, Outcomes, Pair, Ranking, error_pct
+from planner.validation.score import Coverage, Errors, Limits, Outcomes, Pair, Ranking, error_pct
 from planner.validation.tables import OUTPUT_COLUMNS, Table, read_table
 
 
@@ -31,7 +33,15 @@ class SetScore(msgspec.Struct, frozen=True, kw_only=True):
     memory_by_kind: dict[str, Errors]
     step_time: Errors
     outcome: Outcomes
+    sure_outcome: Outcomes
+    """The same, where only what fits with the usual probability is said to fit."""
+    memory_coverage: Coverage
+    step_time_coverage: Coverage
     ranking: Ranking
+
+
+INTERVALS = ("predicted_step_s_interval", "predicted_mem_gib_interval")
+"""Fields of a row that are two columns of a table."""
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,29 +66,34 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         return found
 
 
-def validate(paths: Sequence[Path], sets: Sequence[str] = (), hardware: HardwareSpec | None = None) -> Report:
-    """Replay the tables, or those ``sets`` of them, and score the predictions.
+def validate(
+    paths: Sequence[Path],
+    sets: Sequence[str] = (),
+    hardware: HardwareSpec | None = None,
+    known: KnownFacts | None = None,
+) -> Report:
+    """Replay the tables, or those ``sets`` of them, and score the predictions; blanks are filled by ``known``.
 
     Raises:
-        PlanError: a table cannot be read, a cell is wrong, or a named set is in no table.
+        PlanError: a table cannot be read, or a named set is in no table.
     """
     tables = tuple(read_table(path) for path in paths)
-    known = list(dict.fromkeys(row.set_name for table in tables for row in table.rows))
+    names = list(dict.fromkeys(row.set_name for table in tables for row in table.rows))
     for name in sets:
-        if name not in known:
+        if name not in names:
             raise usage_error(
                 f"no table has a set named `{name}`",
                 location="--set",
-                hint=did_you_mean(name, known) or f"the sets are {', '.join(known)}",
+                hint=did_you_mean(name, names) or f"the sets are {', '.join(names)}",
             )
     replays = tuple(
-        replay(row, table.dialect, hardware)
+        replay(row, table.dialect, hardware, known)
         for table in tables
         for row in table.rows
         if not sets or row.set_name in sets
     )
     assumptions = Counter(text for one in replays if one.case for text in one.case.assumptions)
-    chosen = [name for name in known if not sets or name in sets]
+    chosen = [name for name in names if not sets or name in sets]
     return Report(
         tables=tables,
         replays=replays,
@@ -98,8 +113,26 @@ def score_set(replays: Sequence[Replay]) -> SetScore:
         memory_by_kind={kind: score.errors(pairs) for kind, pairs in by_kind.items()},
         step_time=score.errors([pair for one in replays if (pair := time_pair(one)) is not None]),
         outcome=score.outcomes((one.case.measured.outcome, one.outcome) for one in replays if one.case and one.outcome),
+        sure_outcome=score.outcomes(
+            (one.case.measured.outcome, sure_outcome(one)) for one in replays if one.case and one.sureness
+        ),
+        memory_coverage=score.coverage(
+            [
+                (pair[0], one.sureness.memory_bytes)
+                for one in replays
+                if (pair := memory_pair(one)) and one.sureness and one.sureness.memory_bytes
+            ]
+        ),
+        step_time_coverage=score.coverage(
+            [(pair[0], one.sureness.step_s) for one in replays if (pair := time_pair(one)) and one.sureness]
+        ),
         ranking=score.ranking(_groups(replays)),
     )
+
+
+def sure_outcome(one: Replay) -> str:
+    """``fit`` where a row fits with the usual probability."""
+    return "fit" if one.sureness and one.sureness.fits_probability >= DEFAULT_CONFIDENCE else "oom"
 
 
 def memory_pairs(replays: Sequence[Replay], kind: MemoryKind) -> list[Pair]:
@@ -215,7 +248,7 @@ def document(report: Report, limits: Limits) -> dict[str, Any]:
 
 def row_document(one: Replay) -> dict[str, Any]:
     """One row of the report; the predictions are null where it was skipped."""
-    memory, step = memory_pair(one), time_pair(one)
+    memory, step, sure = memory_pair(one), time_pair(one), one.sureness
     return {
         "id": one.row.id,
         "set": one.row.set_name,
@@ -225,6 +258,9 @@ def row_document(one: Replay) -> dict[str, Any]:
         "skipped": one.skipped,
         "memory_error_pct": score.error_pct(*memory) if memory else None,
         "step_error_pct": score.error_pct(*step) if step else None,
+        "predicted_step_s_interval": sure and list(sure.step_s),
+        "predicted_mem_gib_interval": sure and sure.memory_bytes and [end / GIB for end in sure.memory_bytes],
+        "fits_probability": sure and sure.fits_probability,
     }
 
 
@@ -243,6 +279,11 @@ def write_rows(path: Path, report: Report) -> None:
             writer.writerow([*columns, *OUTPUT_COLUMNS])
             for one in report.replays:
                 predicted = row_document(one)
+                for name in INTERVALS:
+                    low, high = predicted[name] or (None, None)
+                    predicted |= {f"{name.removesuffix('_interval')}_low": low} | {
+                        f"{name.removesuffix('_interval')}_high": high
+                    }
                 # Nothing is written for None.
                 writer.writerow([*map(one.row.cells.get, columns), *map(predicted.get, OUTPUT_COLUMNS)])
     except OSError as error:

@@ -49,6 +49,16 @@ class Ranking(msgspec.Struct, frozen=True, kw_only=True):
     """Percent of the groups whose predicted best is within 3 % of the best."""
 
 
+class Coverage(msgspec.Struct, frozen=True, kw_only=True):
+    """How many measured values lie within the interval of their prediction, which is made without their own set."""
+
+    n: int
+    held_pct: float | None
+    """Percent of the values that lie within."""
+    above_pct: float | None
+    """Percent that lie above it: what was measured is more than the interval says."""
+
+
 class Limits(NamedTuple):
     """Largest mean absolute errors of a set, in percent; ``None`` for no limit."""
 
@@ -72,6 +82,15 @@ def errors(pairs: Sequence[Pair]) -> Errors:
         return Errors(n=0, mean_abs_pct=None, max_abs_pct=None, bias_pct=None)
     sizes = [abs(error) for error in signed]
     return Errors(n=len(signed), mean_abs_pct=fmean(sizes), max_abs_pct=max(sizes), bias_pct=fmean(signed))
+
+
+def coverage(found: Sequence[tuple[float, tuple[float, float]]]) -> Coverage:
+    """Count measured values within and above their intervals."""
+    if not found:
+        return Coverage(n=0, held_pct=None, above_pct=None)
+    held = fmean(low <= value <= high for value, (low, high) in found)
+    above = fmean(value > high for value, (_, high) in found)
+    return Coverage(n=len(found), held_pct=100.0 * held, above_pct=100.0 * above)
 
 
 def outcomes(pairs: Iterable[tuple[str, str]]) -> Outcomes:

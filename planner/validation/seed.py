@@ -10,24 +10,24 @@ from planner.specs.files import load_spec
 from planner.specs.units import MIB
 from planner.validation import cases
 from planner.validation.cases import OUTCOMES, Assumptions, Case, Measured, SkippedRow
-from planner.validation.facts import LEGACY_EXAMPLES, facts_of, filled_value
+from planner.validation.facts import LEGACY_EXAMPLES, KnownFacts, builtin_facts, filled_value
 from planner.validation.machines import hardware_of
 from planner.validation.tables import Row
 
 
-def case_of(row: Row) -> Case:
-    """Replayable form of one row.
+def case_of(row: Row, known: KnownFacts | None = None) -> Case:
+    """Replayable form of one row, whose blanks are filled by ``known``, the built-in facts unless told.
 
     Raises:
         SkippedRow: it cannot be replayed, with the reason.
         PlanError: a cell is no number or no known word.
     """
-    assumed = Assumptions()
-    hardware = hardware_of(row, 80, assumed)
+    known, assumed = known or builtin_facts(), Assumptions()
+    facts = known.of_row(row, LEGACY_EXAMPLES)
+    hardware = hardware_of(row, facts.card_gb, assumed, known, facts.network)
     precision = cases.precision_of(row.text("precision")) or "fp16"
     layout = _layout(row, precision=precision, assumed=assumed)
-    facts = facts_of(LEGACY_EXAMPLES)
-    fill = partial(filled_value, row.set_name, facts, assumed)
+    fill = partial(filled_value, row, facts, assumed)
     model = cases.model_of(
         _with_batch(row, layout.global_batch),
         vocab=row.needed_count("vocab"),

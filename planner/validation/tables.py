@@ -3,7 +3,7 @@
 import csv
 import io
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,6 +21,11 @@ OUTPUT_COLUMNS = (
     "skipped",
     "memory_error_pct",
     "step_error_pct",
+    "predicted_step_s_low",
+    "predicted_step_s_high",
+    "predicted_mem_gib_low",
+    "predicted_mem_gib_high",
+    "fits_probability",
 )
 """Columns that ``--out`` appends; a table may have them and they are not read."""
 
@@ -49,7 +54,7 @@ PUBLISHED = Dialect(
     "tokens_per_s_per_gpu measured_mem_gib mem_kind outcome source? params? kv_heads? ffn_hidden? vocab? gpu_mem_gb? "
     "gpus_per_node? interconnect? cp? vpp? zero_stage? sequence_parallel? recompute? offload? precision? "
     "flash_attention? measured_tflops_per_gpu? tflops_kind? measured_mfu? derived? verified? replay_missing? "
-    "from_memory? note?",
+    "from_memory? note? stack? dropout? stages_by_cost? pads_whole_vocab? blocking_launches? stage_read?",
 )
 RECORDED = Dialect(
     "recorded",
@@ -58,13 +63,14 @@ RECORDED = Dialect(
     "precision flash_attention? attn sequence_parallel? shard_param_frac? offload_optim_frac? optimizer? outcome "
     "step_s peak_allocated_mib_per_rank peak_reserved_mib_max? device_used_mib_max? after_boost_allocated_mib? "
     "fresh_process? gpus_per_node? ffn_hidden? tied_embeddings? dropout? tensor_mode? tensor_depth? "
-    "offload_param_frac? offload_tier?",
+    "offload_param_frac? offload_tier? interconnect? stack?",
 )
 SEED = Dialect(
     "seed",
     "id set config model layers hidden heads vocab seq_len gpu gpu_mem_gb n_gpus tensor_mode tensor_parallel "
     "tensor_depth pipeline_parallel data_parallel zero_stage offload_tier batch_size num_microbatches recompute "
-    "precision measured_mib_per_gpu outcome optimizer? note?",
+    "precision measured_mib_per_gpu outcome optimizer? note? "
+    "interconnect? stack? dropout?",
 )
 DIALECTS = (PUBLISHED, RECORDED, SEED)
 
@@ -79,13 +85,17 @@ class Row:
 
     @property
     def id(self) -> str:
-        """The row's own name."""
-        return self.text("id")
+        """The row's own name, or its line."""
+        return self.text("id") or f"line {self.line}"
 
     @property
     def set_name(self) -> str:
-        """The set that the row belongs to."""
-        return self.text("set")
+        """The set that the row belongs to, or its table."""
+        return self.text("set") or self.path.stem
+
+    def in_set(self, name: str) -> "Row":
+        """The row as one of another set."""
+        return replace(self, cells=self.cells | {"set": name})
 
     def text(self, column: str) -> str:
         """The cell, empty where it is blank or the table lacks the column."""
@@ -187,11 +197,7 @@ def read_table(path: Path) -> Table:
                 location=f"{path}:{line}",
                 hint="quote a cell that contains a comma",
             )
-        row = Row(dict(zip(header, cells, strict=True)), path, line)
-        for column in ("id", "set"):
-            if not row.text(column):
-                raise row.error(column, "the cell is empty", "every row needs an id and a set")
-        rows.append(row)
+        rows.append(Row(dict(zip(header, cells, strict=True)), path, line))
     return Table(path, dialect, header, tuple(rows))
 
 

@@ -1,18 +1,29 @@
 """What limits a prediction, decided here for whatever shows it: room for its error, and what that error rests on."""
 
-import math
 from collections.abc import Iterator
 
 import msgspec
+import numpy as np
 
 from planner import codes
-from planner.cost_model.reserve import device_overhead_bytes, other_stream_bytes, reserve_bytes
+from planner.cost_model.errors import kind_of
+from planner.cost_model.intervals import (
+    DEFAULT_CONFIDENCE,
+    DISTANCES,
+    INTERVAL,
+    NODES,
+    distance_of,
+    fits_probabilities,
+    memory_bound,
+)
+from planner.cost_model.reserve import device_overhead_bytes, fragmentation_share, other_stream_bytes, room
 from planner.diagnostics import Diagnostic
 from planner.handover.work import STACK
+from planner.layouts.problem import Problem
 from planner.layouts.stages import stages_of_layout
 from planner.plans.plan import Plan
-from planner.specs.units import MIB, format_gib
-from planner.validation.evidence import Evidence, evidence_of, kind_of, parameters_of
+from planner.specs.units import format_gib, format_probability, format_seconds
+from planner.validation.evidence import Evidence, evidence_of, parameters_of
 
 _KINDS = {
     "grid": " with grids",
@@ -30,41 +41,37 @@ def caveats(plan: Plan) -> list[Diagnostic]:
 
 
 def tight_memory(plan: Plan) -> Iterator[Diagnostic]:
-    """A warning where a stage has less room beyond the usual reserve than predictions of its memory miss by.
-
-    The usual reserve is that of the specs, whatever the user asked to leave free.
-    """
-    problem, predicted = plan.problem, plan.predicted
-    share = predicted.expected_error.memory
-    reserves = reserve_bytes(msgspec.structs.replace(problem, reserve=None), stages_of_layout(plan.layout)).tolist()
-    rooms = [
-        stage.capacity_bytes - stage.peak_bytes - usual
-        for stage, usual in zip(predicted.stages, reserves, strict=False)
-    ]
-    tight = [n for n, room in enumerate(rooms) if room < share * predicted.stages[n].peak_bytes]
+    """A warning where a stage is less sure to fit than was asked, or than is usual where a reserve was stated."""
+    problem, stages = plan.problem, plan.predicted.stages
+    wanted, chances = confidence_of(problem), stage_probabilities(plan)
+    tight = [n for n, chance in enumerate(chances) if chance < wanted]
     if not tight:
         return
-    number = min(tight, key=lambda n: rooms[n] - share * predicted.stages[n].peak_bytes)
-    stage, room, usual = predicted.stages[number], rooms[number], reserves[number]
-    # With this reserve a peak p that fits leaves p times the error beyond the usual one.
-    enough = math.ceil((usual + share * stage.capacity_bytes) / (1 + share) / MIB)
-    miss = share * stage.peak_bytes
-    free = f"{format_gib(room)} free" if room >= 0 else f"{format_gib(-room)} less free than the usual reserve"
+    columns = stages_of_layout(plan.layout)
+    number = min(tight, key=lambda n: chances[n])
+    stage, kind = stages[number], kind_of(plan.layout)
+    fragments = stage.peak_bytes * float(fragmentation_share(problem, columns)[number])
+    usual = float(device_overhead_bytes(problem, columns)[number]) + fragments
+    share = memory_bound(problem, kind, wanted)
+    miss, free = share * (stage.peak_bytes + fragments), stage.capacity_bytes - stage.peak_bytes - usual
+    has = f"{format_gib(free)} free" if free >= 0 else f"{format_gib(-free)} less free than the usual reserve"
     yield Diagnostic(
         rule=codes.TIGHT_MEMORY,
         severity="warning",
-        message=f"stage {number} has {free}, and predictions of its memory miss by {format_gib(miss)} ({share:.1%})",
+        message=f"stage {number} fits with a probability of {format_probability(chances[number])} at least, "
+        f"not {wanted:.0%}: it has {has}, and predictions of its memory miss by up to {format_gib(miss)} ({share:.1%})",
         values={
             "stage": number,
-            "free_bytes": round(room),
+            "fits_probability": chances[number],
+            "free_bytes": round(free),
             "error_bytes": round(miss),
             "error": share,
             "usual_reserve_bytes": round(usual),
             "tight_stages": tight,
         },
         detail=f"{format_gib(stage.capacity_bytes)} less {format_gib(stage.peak_bytes)} at the peak and "
-        f"{format_gib(usual)} that is usually left free; so tight: {len(tight)} of {len(rooms)} stages",
-        hint=f"use `--reserve {enough}MiB` for a plan with room for that error",
+        f"{format_gib(usual)} that process and fragments take; so tight: {len(tight)} of {len(stages)} stages",
+        hint=f"add `--confidence {wanted:g}` for a plan with room for that error",
     )
 
 
@@ -89,6 +96,44 @@ def _two_streams(plan: Plan) -> Iterator[Diagnostic]:
         "time has nothing",
         hint="use more GPUs, or a smaller micro batch such as `--pin micro_batch=1`",
     )
+
+
+def confidence_of(problem: Problem) -> float:
+    """The probability of fitting that a plan is held to."""
+    return DEFAULT_CONFIDENCE if problem.confidence is None else problem.confidence
+
+
+def stage_probabilities(plan: Plan) -> list[float]:
+    """Probability, at least, that each stage fits; worked out where a plan is too old to have it."""
+    known = [stage.fits_probability for stage in plan.predicted.stages if stage.fits_probability is not None]
+    if len(known) == len(plan.predicted.stages):
+        return known
+    peaks = np.array([float(stage.peak_bytes) for stage in plan.predicted.stages])
+    rooms = room(plan.problem, stages_of_layout(plan.layout), peaks).tolist()
+    return fits_probabilities(plan.problem, kind_of(plan.layout), rooms)
+
+
+def certainty(plan: Plan) -> list[str]:
+    """How sure memory and step time are, and how far the question is from what was measured."""
+    problem, predicted, kind = plan.problem, plan.predicted, kind_of(plan.layout)
+    chances = stage_probabilities(plan)
+    least = min(range(len(chances)), key=chances.__getitem__)
+    stage = predicted.stages[least]
+    spare = stage.capacity_bytes - stage.peak_bytes - stage.reserve_bytes
+    far = {name: DISTANCES[distance_of(problem, kind, name)] for name in ("memory", "step_time")}
+    sure = f"{format_probability(chances[least])} at least, {confidence_of(problem):.0%} asked"
+    spare_words = f"stage {least} has {format_gib(spare)} more free than its reserve"
+    lines = [f"fits: with a probability of {sure}; {spare_words} ({far['memory']})"]
+    if predicted.step_s_interval is not None:
+        low, high = map(format_seconds, predicted.step_s_interval)
+        nodes = NODES[int(problem.num_nodes > 1)]
+        lines.append(
+            f"step time: {low} to {high} with a probability of {INTERVAL:.0%} ({far['step_time']}; on {nodes})"
+        )
+    if plan.evidence.overlapping is not None:
+        others = "choice's interval overlaps" if plan.evidence.overlapping == 1 else "choices' intervals overlap"
+        lines.append(f"runners-up: {plan.evidence.overlapping:,} other {others} that of the fastest")
+    return lines
 
 
 def expected_error(plan: Plan) -> str:

@@ -8,11 +8,13 @@ from planner.layouts.problem import Problem
 from planner.layouts.words import BATCHES, DATA, OFFLOAD, PIPELINE, PRECISION, RECOMPUTE, SEQUENCE, TENSOR, ZERO
 from planner.plans.plan import BY_HAND, Evidence, Plan
 from planner.plans.prediction import TERM_WORDS, Prediction, StagePrediction
-from planner.specs.units import format_gap, format_gib, format_rate, format_seconds
-from planner.views.caveats import caveats, expected_error
+from planner.specs.units import format_gap, format_gib, format_probability, format_rate, format_seconds
+from planner.views.caveats import caveats, certainty, expected_error
 from planner.views.content import Fields, Table
 
-MEMORY_COLUMNS = ("stage", "layers", "recomputed", "peak", "+ reserve", "of", "free", "peak in", "largest terms")
+MEMORY_COLUMNS = (
+    *("stage", "layers", "recomputed", "peak", "+ reserve", "of", "free", "fits", "peak in", "largest terms"),
+)
 _WORDS = ("peak in", "largest terms")
 MOST_TERMS = 3
 
@@ -52,6 +54,7 @@ def summary(plan: Plan) -> list[str | Fields | Table]:
         f"\n{'   '.join(figures(predicted))}",
         *(f"{name}: {value}" for name, value in conventions(problem)),
         *(f"{name} {value}" for name, value in exact_path(plan, "longest path of the pipeline's schedule")),
+        *certainty(plan),
         f"expected error: {expected_error(plan)}\n",
         time_table(predicted),
         "",
@@ -161,6 +164,7 @@ def memory_table(
             "+ reserve": format_gib(stage.reserve_bytes),
             "of": format_gib(stage.capacity_bytes),
             "free": format_gib(stage.capacity_bytes - stage.peak_bytes - stage.reserve_bytes),
+            "fits": "" if stage.fits_probability is None else format_probability(stage.fits_probability),
             "peak in": stage.peak_phase,
             "largest terms": _largest_terms(stage),
         }

@@ -5,7 +5,7 @@ from planner.layouts.words import FACTS
 from planner.plans.plan import Plan
 from planner.specs.units import format_bytes, format_seconds
 from planner.views import pictures
-from planner.views.caveats import caveats, expected_error
+from planner.views.caveats import caveats, certainty, expected_error
 from planner.views.content import Bullets, Fields, Section
 from planner.views.html import capitalized, page
 from planner.views.plan import conventions, exact_path, figures, memory_table, searched, time_table, verdict
@@ -69,6 +69,7 @@ def _proof(plan: Plan) -> Fields:
             ("searched", searched(evidence)),
             ("left out by bound", f"{evidence.bounded_out:,} layouts"),
             ("proven with", f"OR-Tools {evidence.ortools_version}"),
+            *((name, words) for name, _, words in (line.partition(": ") for line in certainty(plan))),
             ("expected error", expected_error(plan)),
             *exact_path(plan, "longest path of the schedule"),
             ("rejected by rule", ", ".join(f"{rule} {count:,}" for rule, count in rejected) or "none"),

@@ -2,9 +2,11 @@
 
 from collections.abc import Callable, Sequence
 
+from planner.cost_model.intervals import DEFAULT_CONFIDENCE as USUAL
+from planner.cost_model.intervals import INTERVAL
 from planner.specs.units import format_gib, format_seconds
 from planner.validation.report import Report, SetScore, Worst, layout_words, memory_pair, percent, time_pair, worst_rows
-from planner.validation.score import Errors, error_pct
+from planner.validation.score import Coverage, Errors, error_pct
 from planner.views.content import Table
 
 
@@ -15,6 +17,10 @@ def scores(report: Report, *, most: int) -> list[str | Table]:
         headings = ("set", "groups", "Kendall's tau", "predicted best slower by", "at most", "within 3 %")
         words = "\nranking of the layouts of one model, card, number of GPUs and batch by step time"
         blocks += [words, Table(headings, ranking)]
+    if covered := coverage_rows(report):
+        covers = ("set", "memory", "held", "above", "step time", "held", "above", "fit as fit/oom", "oom as fit/oom")
+        words = f"\nrows within their {INTERVAL:.0%} intervals, which the other sets make; what fits at {USUAL:.0%}"
+        blocks += [words, Table(covers, covered)]
     blocks += [*_counts("\nskipped", skipped(report.sets)), *_counts("\nassumed", report.assumptions)]
     for what, pair, words_of in (("memory", memory_pair, format_gib), ("step time", time_pair, format_seconds)):
         worst = worst_rows(report.replays, pair, most)
@@ -45,6 +51,25 @@ def error_cells(errors: Errors) -> list[str]:
     """Number of pairs, mean, largest and mean signed error; empty where there is no pair."""
     bias = percent(errors.bias_pct, signed=True)
     return [str(errors.n or ""), percent(errors.mean_abs_pct), percent(errors.max_abs_pct), bias]
+
+
+def coverage_rows(report: Report) -> list[list[str]]:
+    """Set, readings of memory and of time with the percentages within and above their intervals, and sure outcomes."""
+    return [
+        [
+            name,
+            *(cell for one in (score.memory_coverage, score.step_time_coverage) for cell in _coverage_cells(one)),
+            f"{score.sure_outcome.fit_as_fit}/{score.sure_outcome.fit_as_oom}",
+            f"{score.sure_outcome.oom_as_fit}/{score.sure_outcome.oom_as_oom}",
+        ]
+        for name, score in report.sets.items()
+        if score.scored
+    ]
+
+
+def _coverage_cells(one: Coverage) -> list[str]:
+    shares = ["" if share is None else f"{share:.0f} %" for share in (one.held_pct, one.above_pct)]
+    return [str(one.n or ""), *shares]
 
 
 def ranking_rows(report: Report) -> list[list[str]]:

@@ -11,7 +11,7 @@ import pytest
 import typer.main
 from typer.core import TyperGroup
 
-from docs import check_page, cli_page, job_page, plans_page, specs_page
+from docs import check_page, cli_page, facts_page, job_page, plans_page, specs_page
 from docs.chart import Axis
 from docs.rules_page import PAGE, rules_page
 from planner.cli.app import app
@@ -78,6 +78,10 @@ def test_rules_page_is_up_to_date() -> None:
 
 def test_the_page_of_specs_is_up_to_date() -> None:
     assert specs_page.PAGE.read_text(encoding="utf-8") == specs_page.specs_page(), "run `make docs`"
+
+
+def test_the_page_of_facts_is_up_to_date() -> None:
+    assert facts_page.PAGE.read_text(encoding="utf-8") == facts_page.facts_page(), "run `make docs`"
 
 
 def test_the_page_of_jobs_is_up_to_date() -> None:

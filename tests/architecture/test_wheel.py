@@ -10,6 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 EVIDENCE = "planner/validation/evidence.json"
 TEMPLATES = {str(path.relative_to(ROOT)) for path in (ROOT / "planner").rglob("*.j2")}
+RESIDUALS = "planner/cost_model/residuals.json"
 
 
 def build(source: Path, target: str, folder: Path) -> Path:
@@ -41,13 +42,13 @@ def test_every_module_spec_table_of_facts_template_and_marker_is_in(wheel: set[s
     }
     specs = {f"planner/specs/builtin/{path.relative_to(ROOT / 'specs')}" for path in (ROOT / "specs").rglob("*.toml")}
     assert specs
-    data = {*TEMPLATES, EVIDENCE, "planner/validation/facts.toml", "planner/py.typed", "runtime/py.typed"}
+    data = {*TEMPLATES, EVIDENCE, RESIDUALS, "planner/validation/facts.toml", "planner/py.typed", "runtime/py.typed"}
     assert modules | specs | data <= wheel
 
 
 def test_nothing_else_is_in(wheel: set[str]) -> None:
     other = {name for name in wheel if not name.endswith((".py", ".toml", "py.typed")) and ".dist-info/" not in name}
-    assert other == {*TEMPLATES, EVIDENCE}
+    assert other == {*TEMPLATES, EVIDENCE, RESIDUALS}
 
 
 def test_the_licence_is_in(wheel: set[str]) -> None:

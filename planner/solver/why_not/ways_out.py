@@ -209,4 +209,4 @@ def _fitting_with_reserve(problem: Problem, mebibytes: int, columns: LayoutColum
 
 
 def _with_reserve(problem: Problem, mebibytes: int) -> Problem:
-    return _with(problem, reserve=Reserve(num_bytes=Bytes(mebibytes * MIB)))
+    return _with(problem, reserve=Reserve(num_bytes=Bytes(mebibytes * MIB)), confidence=None)

@@ -205,7 +205,7 @@ def test_lists(gptplan: Run) -> None:
     assert "h200-141g" in gptplan("hardware").out
     assert "TP001" in gptplan("rules").out
     assert gptplan("models", "--json").document()[0]["name"] == "gpt2-large"
-    assert len(gptplan("hardware", "--json").document()) == 7
+    assert len(gptplan("hardware", "--json").document()) == 14
     assert {"id", "title", "why", "source", "hint"} <= set(gptplan("rules", "--json").document()[0])
 
 

@@ -126,11 +126,58 @@ def test_another_card_can_be_tried(validate: Run, table: Path) -> None:
     assert validate(table, "--gpu", "z100")[0] == 2
 
 
-def test_a_wrong_cell_names_file_line_and_column(validate: Run, tmp_path: Path) -> None:
-    path = write_table(tmp_path / "runs.csv", PUBLISHED, PUBLISHED | {"hidden": "wide"})
-    code, out, err = validate(path)
+def test_rows_with_a_wrong_cell_are_left_out_and_counted_by_what_is_wrong(validate: Run, tmp_path: Path) -> None:
+    right = PUBLISHED | {"stack": ""}
+    wrong = right | {"hidden": "wide"}
+    path = write_table(tmp_path / "runs.csv", right, wrong, wrong, right | {"stack": "megatrn"})
+    code, out, err = validate(path, "--json")
+    one = json.loads(out)["sets"]["BLOOM-prequel"]
+    assert (code, err, one["scored"]) == (0, "", 1)
+    assert one["skipped"] == {
+        "hidden: `wide` is no whole number from 1 on": 2,
+        "stack: there is no stack spec named `megatrn`": 1,
+    }
+
+
+FACTS = """
+[BLOOM-prequel]
+stack = "megatron"
+network = "1 x 100 Gbit/s"
+[BLOOM-prequel.why]
+network = "its data sheet"
+"""
+
+
+def test_a_file_of_facts_fills_blanks_of_a_set(validate: Run, table: Path, tmp_path: Path) -> None:
+    facts = tmp_path / "facts.toml"
+    facts.write_text(FACTS)
+    built_in, own = (json.loads(validate(table, "--json", *more)[1]) for more in ((), ("--facts", facts)))
+    assert own["rows"][2]["predicted_step_s"] != built_in["rows"][2]["predicted_step_s"]
+    assert "network `1 x 100 Gbit/s`: 1 x 100 Gbit/s a node" in own["assumptions"]
+    assert any("stack megatron (" in words for words in own["assumptions"])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[mine]\nstak = 'fsdp'", "unknown key `stak`"),
+        ("[mine]\nstack = 'fsdpp'", "there is no stack spec named `fsdpp`"),
+        ("[mine]\nlike = 'vTrian'", "did you mean `vTrain`?"),
+        ("[mine]\nlike = 'other'\n[other]\nlike = 'mine'", "the set is like itself: mine -> other -> mine"),
+        ("[mine]\nnetwork = 'fast'", "does not say how many adapters a node has"),
+        ("[mine]\nzero_stage = 4", "Expected `int` <= 3"),
+        ("mine = 3", "`mine` is no table"),
+        ("[networks.fabric]\nadapters = '0 x 200 Gbit/s'", "does not say how many adapters a node has, 1 to 64"),
+        ("[mine", "the file of facts is not TOML"),
+    ],
+)
+def test_a_wrong_file_of_facts_says_where(validate: Run, table: Path, tmp_path: Path, text: str, message: str) -> None:
+    facts = tmp_path / "facts.toml"
+    facts.write_text(text)
+    code, out, err = validate(table, "--facts", facts)
     assert (code, out) == (2, "")
-    assert f"{path}:3: column hidden" in err
+    assert message in err
+    assert str(facts) in err
 
 
 def test_a_missing_table(validate: Run) -> None:

@@ -5,15 +5,7 @@ from typing import Any
 import pytest
 
 from benchmarks.transfer import with_host_times
-from planner.cost_model.errors import (
-    KINDS,
-    UNMEASURED,
-    error_of,
-    expected_error,
-    kind_columns,
-    mean_memory_error,
-    transfer_error,
-)
+from planner.cost_model.errors import KINDS, UNMEASURED, error_of, expected_error, kind_columns, transfer_error
 from planner.layouts.layout import Offload
 from planner.specs import ErrorSpec
 from tests.helpers import changed, problem, stages, tiny_llama, tiny_stack
@@ -52,12 +44,6 @@ def test_error_of_a_kind_else_of_all_else_of_a_stack_never_measured() -> None:
 def test_expected_error_names_what_it_rests_on() -> None:
     expected = expected_error(problem(stack={"errors": ERRORS}), stages(pipeline_parallel=2).layouts)
     assert (expected.basis, expected.memory, expected.step_time, expected.runs) == ("pipeline", 0.03, 0.1, 5)
-
-
-def test_mean_memory_error_by_kind() -> None:
-    asked = problem(stack={"errors": ERRORS})
-    assert mean_memory_error(asked, stages()).tolist() == [0.01]
-    assert mean_memory_error(asked, stages(pipeline_parallel=2)).tolist() == [0.03, 0.03]
 
 
 ELSEWHERE = {"errors": ERRORS, "measured_on": ("other-gpu",), "transfer_error": 0.15, "calibrated_transfer_error": 0.05}
@@ -101,4 +87,3 @@ def test_expected_error_of_a_model_with_other_parts_is_that_of_a_stack_never_mea
     asked = changed(problem(stack={"errors": ERRORS}), model=tiny_llama())
     found = expected_error(asked, stages().layouts)
     assert (found.runs, found.basis, found.memory) == (0, "none", UNMEASURED.memory)
-    assert mean_memory_error(asked, stages()).tolist() == [UNMEASURED.memory]

@@ -3,8 +3,10 @@
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 
+from planner.cost_model.intervals import memory_bound
 from planner.cost_model.reserve import (
     communicators,
     device_overhead_bytes,
@@ -12,11 +14,11 @@ from planner.cost_model.reserve import (
     memory_margin,
     other_stream_bytes,
     reserve_bytes,
+    room,
     usable_bytes,
 )
 from planner.layouts.layout import Offload
 from planner.layouts.problem import Reserve
-from planner.specs import ErrorSpec
 from planner.specs.units import Bytes
 from tests.helpers import problem, stages, tiny_stack
 
@@ -64,22 +66,27 @@ def test_device_overhead_bytes_as_the_stack_states_them() -> None:
     assert device_overhead_bytes(stated, stages(tensor_parallel=2)).tolist() == [5007]
 
 
-ERRORS = {
-    "all": ErrorSpec(memory=0.01, step_time=0.2, runs=20),
-    "pipeline": ErrorSpec(memory=0.03, step_time=0.1, runs=5),
-}
-
-
-def test_memory_margin_is_fragmentation_and_the_mean_error() -> None:
-    asked = problem(stack={"errors": ERRORS, "fragmentation": 0.03})
-    assert memory_margin(asked, stages()).tolist() == pytest.approx([0.04])
-    assert memory_margin(asked, stages(pipeline_parallel=2)).tolist() == pytest.approx([0.06, 0.06])
-
-
-def test_memory_margin_under_zero_3_has_its_own_fragmentation() -> None:
+def test_memory_margin_is_fragmentation_and_what_memory_does_not_exceed_at_the_asked_probability() -> None:
+    asked = problem(stack={"fragmentation": 0.03}, confidence=0.9)
+    bound = memory_bound(asked, "data", 0.9)
+    assert bound > 0
+    assert memory_margin(asked, stages()).tolist() == pytest.approx([1.03 * (1 + bound) - 1])
     sharded = msgspec.structs.replace(tiny_stack().sharded, fragmentation=0.1)
-    asked = problem(stack={"errors": ERRORS, "fragmentation": 0.03, "sharded": sharded})
-    assert memory_margin(asked, stages(data_parallel=2, zero_stage=3)).tolist() == pytest.approx([0.11])
+    asked = problem(stack={"fragmentation": 0.03, "sharded": sharded}, confidence=0.0)
+    assert memory_margin(asked, stages(data_parallel=2, zero_stage=3)).tolist() == pytest.approx([0.1])
+
+
+def test_room_is_what_the_card_has_over_the_peak_with_its_fragments() -> None:
+    asked = problem(stack={"fragmentation": 0.25})
+    assert room(asked, stages(), np.array([4_000_000.0])).tolist() == pytest.approx([(10_000_000 - 1000) / 5_000_000])
+
+
+def test_a_stated_reserve_and_a_stated_probability_both_hold() -> None:
+    small, large = (Reserve(num_bytes=Bytes(amount)) for amount in (5, 9_000_000))
+    usual = reserve_bytes(problem(confidence=None), stages()).tolist()
+    assert reserve_bytes(problem(reserve=small, confidence=None), stages()).tolist() == [5]
+    assert reserve_bytes(problem(reserve=small, confidence=0.95), stages()).tolist() == usual
+    assert reserve_bytes(problem(reserve=large, confidence=0.95), stages()).tolist() == [9_000_000]
 
 
 def test_reserve_bytes_by_hand() -> None:
@@ -97,7 +104,7 @@ def test_reserve_bytes_leave_room_for_a_peak_with_its_margin() -> None:
 
 
 def test_reserve_bytes_as_the_user_stated_it() -> None:
-    stated = problem(reserve=Reserve(num_bytes=Bytes(5), fraction=0.01))
+    stated = problem(reserve=Reserve(num_bytes=Bytes(5), fraction=0.01), confidence=None)
     assert reserve_bytes(stated, stages(tensor_parallel=2)).tolist() == [5 + 100_000]
     assert usable_bytes(stated, stages()).tolist() == [10_000_000 - 100_005]
 

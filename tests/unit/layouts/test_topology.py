@@ -5,7 +5,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from planner.layouts.topology import Cluster, GroupLink, cluster_graph, link_columns, members_per_node
+from planner.layouts.topology import Cluster, GroupLink, cluster_graph, link_columns, members_per_node, senders_per_nic
+from planner.specs import LinkSpec
+from planner.specs.units import BytesPerSecond, Seconds
 from tests.helpers import tiny_hardware
 
 INSIDE = GroupLink(bandwidth_bytes_per_s=1e9, latency_s=1e-6)
@@ -80,6 +82,32 @@ def test_two_devices_share_one_nic() -> None:
     assert cluster(8, **shared).neighbours(stride=4, size=2).bandwidth_bytes_per_s == 0.5e8
     # All four members of a node together still have both NICs.
     assert cluster(8, **shared).ring(stride=1, size=8).bandwidth_bytes_per_s == 2e8
+
+
+def test_ranks_that_send_to_other_nodes_share_the_nic_next_to_them() -> None:
+    one: dict[str, Any] = {"network": {"nics_per_node": 1}}
+    # A pipeline of 8 stages over two nodes of 4: only rank 3 sends to the other node. Two of 4 stages: ranks 2 and 3.
+    assert cluster(8, **one).neighbours(stride=1, size=8).bandwidth_bytes_per_s == 1e8
+    assert cluster(8, **one).neighbours(stride=2, size=4).bandwidth_bytes_per_s == 0.5e8
+    assert cluster(8, **one).neighbours(stride=4, size=2).bandwidth_bytes_per_s == 0.25e8
+    two: dict[str, Any] = {"network": {"nics_per_node": 2}}
+    assert cluster(8, **two).neighbours(stride=2, size=4).bandwidth_bytes_per_s == 0.5e8
+    assert senders_per_nic(1, 4, num_devices=8, devices_per_node=4, nics=1) == 0
+
+
+def test_nodes_may_link_their_devices_in_pairs() -> None:
+    bridge = LinkSpec(kind="bridge", bandwidth_bytes_per_s=BytesPerSecond(8e9), latency_s=Seconds(3e-6), efficiency=0.5)
+    bridged = Cluster(hardware=tiny_hardware(pair_link=bridge), devices_per_node=4, num_devices=8)
+    over_the_bridge = GroupLink(bandwidth_bytes_per_s=4e9, latency_s=3e-6)
+    assert bridged.ring(stride=1, size=2) == bridged.neighbours(stride=1, size=2) == over_the_bridge
+    assert bridged.ring(stride=4, size=1, adjacent=2) == over_the_bridge
+    for stride, size in ((2, 2), (1, 4), (4, 2)):
+        assert bridged.ring(stride=stride, size=size) == cluster(8).ring(stride=stride, size=size)
+        assert bridged.neighbours(stride=stride, size=size) == cluster(8).neighbours(stride=stride, size=size)
+    odd = Cluster(hardware=tiny_hardware(pair_link=bridge), devices_per_node=3, num_devices=6)
+    assert (
+        odd.ring(stride=1, size=2).bandwidth_bytes_per_s == cluster(6, 3).ring(stride=1, size=2).bandwidth_bytes_per_s
+    )
 
 
 def test_more_nics_than_devices_do_not_help() -> None:

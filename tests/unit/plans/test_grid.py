@@ -37,7 +37,8 @@ def test_the_grid_has_every_combination_in_order() -> None:
         ("allow_offload=none,cpu", lambda p: p.allow_offload, ["none", "cpu"]),
         ("reserve=2GiB,6%", lambda p: (p.reserve.num_bytes, p.reserve.fraction), [(2 * 1024**3, 0), (0, 0.06)]),
         ("node_link=300GB/s,1GB/s", lambda p: p.hardware.node_link.bandwidth_bytes_per_s, [3e11, 1e9]),
-        ("network=100Gbit/s", lambda p: p.hardware.network.bandwidth_bytes_per_s, [12.5e9]),
+        ("network=1x100Gbit/s,8 x 25GB/s", lambda p: p.hardware.network.nics_per_node, [1, 8]),
+        ("network=1x100Gbit/s", lambda p: p.hardware.network.bandwidth_bytes_per_s, [12.5e9]),
         ("model=gpt2-small , gpt2-xl", lambda p: p.model.name, ["gpt2-small", "gpt2-xl"]),
     ],
 )
@@ -47,7 +48,7 @@ def test_every_key_reaches_the_problem(vary: str, read: Callable[[Any], Any], ex
 
 
 def test_varying_a_link_leaves_the_rest_of_the_hardware() -> None:
-    slow, fast = points("network=1GB/s,2GB/s", gpus=4)
+    slow, fast = points("network=1x1GB/s,1x2GB/s", gpus=4)
     assert slow.problem.hardware.node_link == fast.problem.hardware.node_link
     assert slow.problem.hardware.network.latency_s == fast.problem.hardware.network.latency_s
 

@@ -16,7 +16,8 @@ from planner.specs.files import FOLDERS, builtin_names, load_spec, specs_root
 GPT3_SIZES = ("125m", "350m", "760m", "1.3b", "2.7b", "6.7b", "13b", "175b")
 GPT2_NAMES = ("gpt2-tiny", "gpt2-small", "gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")
 MODEL_NAMES = (*GPT2_NAMES, *(f"gpt3-{size}" for size in GPT3_SIZES), "gpt3")
-HARDWARE_NAMES = ("a100-40g", "a100-80g", "h100-80g", "h200-141g", "v100-32g", "local-cpu")
+NEWER = ("b200", "l40s", "gh200", "a10g", "l4", "rtx4090", "mi300x")
+HARDWARE_NAMES = ("a100-40g", "a100-80g", "h100-80g", "h200-141g", "v100-32g", "local-cpu", *NEWER)
 STACK_NAMES = ("colossalai", "megatron")
 PROMISED = [
     *((ModelSpec, name) for name in MODEL_NAMES),

@@ -84,9 +84,9 @@ def test_a_line_with_a_cell_too_many(tmp_path: Path) -> None:
     assert finding.location.endswith("runs.csv:3")
 
 
-def test_a_row_without_an_id(tmp_path: Path) -> None:
-    finding = told(write_table(tmp_path / "runs.csv", PUBLISHED | {"id": " "}))
-    assert finding.location.endswith("runs.csv:2: column id")
+def test_a_row_without_an_id_is_named_by_its_line_and_its_set_by_the_table(tmp_path: Path) -> None:
+    (blank,) = read_table(write_table(tmp_path / "runs.csv", PUBLISHED | {"id": " ", "set": ""})).rows
+    assert (blank.id, blank.set_name) == ("line 2", "runs")
 
 
 @pytest.mark.parametrize("text", ["four", "-1", "0", "2.5", "1e3", "99999999999999999999"])

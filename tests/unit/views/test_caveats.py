@@ -1,5 +1,6 @@
 """What limits a prediction is said with numbers, and what is said to be typed helps."""
 
+import re
 import shlex
 from functools import cache
 from pathlib import Path
@@ -15,7 +16,7 @@ from planner.plans.question import Question, build_problem
 from planner.solver import solve
 from planner.validation import validate
 from planner.validation.evidence import FILE, covered, encoded, evidence_of
-from planner.views.caveats import _KINDS, caveats, expected_error, tight_memory
+from planner.views.caveats import _KINDS, caveats, certainty, expected_error, tight_memory
 from planner.views.report import report
 from tests.helpers import Run, changed
 
@@ -114,31 +115,37 @@ def test_memory_without_room_for_its_error_is_a_warning_that_can_be_acted_on(gpt
     stage = answer.plan.predicted.stages[warning.values["stage"]]
     room = stage.capacity_bytes - stage.peak_bytes - warning.values["usual_reserve_bytes"]
     assert warning.values["free_bytes"] == pytest.approx(room, abs=1)
-    assert warning.values["error_bytes"] == round(0.05 * stage.peak_bytes)
     assert room < warning.values["error_bytes"]
+    assert warning.values["fits_probability"] == stage.fits_probability < 0.95
     option, amount = shlex.split(warning.hint.split("`")[1])
-    assert option == "--reserve"
-    better = solve(build_problem(Question(**asked, reserve=amount)))
+    assert option == "--confidence"
+    better = solve(build_problem(Question(**asked, reserve="0", confidence=float(amount))))
     assert better.plan is not None
     assert not list(tight_memory(better.plan))
+    assert (better.plan.predicted.fits_probability or 0) >= 0.95
     file = tmp_path / "tight.plan"
     write_plan(answer.plan, file)
     shown = gptplan("show", file)
     assert f"warning[EST001]: {warning.message}" in shown.out
     assert gptplan("show", file, "--json").document()["warnings"][0]["values"] == warning.values
-    assert "Warning: stage 0 has" in report(answer.plan)
-    solved = gptplan("solve", "--model", "gpt3-2.7b", "--gpus", 2, "--stack", "megatron", "--reserve", 0, "--json")
-    assert solved.document()["warnings"][0]["values"] == warning.values
+    assert "Warning: stage 0 fits" in report(answer.plan)
 
 
 def test_a_plan_with_room_has_no_warning_and_one_tight_stage_is_enough() -> None:
     roomy = plan("gpt2-pp")
     assert not list(tight_memory(roomy))
     stages = roomy.predicted.stages
-    full = msgspec.structs.replace(stages[1], peak_bytes=stages[1].capacity_bytes - stages[1].reserve_bytes - 1)
+    full = msgspec.structs.replace(stages[1], peak_bytes=stages[1].capacity_bytes - 2**30, fits_probability=None)
     tight = seal(changed(roomy, predicted={"stages": (stages[0], full)}))
     (warning,) = tight_memory(tight)
-    assert (warning.values["stage"], warning.values["tight_stages"], warning.values["free_bytes"]) == (1, [1], 1)
+    assert (warning.values["stage"], warning.values["tight_stages"]) == (1, [1])
+
+
+def test_how_sure_a_plan_is_stands_beside_it() -> None:
+    memory, step, others = certainty(plan("gpt3-96xa100-40g"))
+    assert re.match(r"fits: with a probability of 9\d\.\d% at least, 95% asked; stage \d+ has [\d.]+ GiB more", memory)
+    assert re.match(r"step time: [\d,.]+ s to [\d,.]+ s with a probability of 90%", step)
+    assert re.match(r"runners-up: \d+ other choices' intervals overlap", others)
 
 
 def test_zero_3_without_room_for_its_second_stream_has_a_warning() -> None:

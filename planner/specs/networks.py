@@ -1,0 +1,47 @@
+"""The network of a node in words: how many adapters it has, and the one-way rate of each, ``8 x 200 Gbit/s``."""
+
+import re
+
+import msgspec
+
+from planner.specs.hardware import HardwareSpec, NetworkSpec
+from planner.specs.units import BytesPerSecond, format_rate, parse_quantity
+
+MOST_NICS = 64
+EXAMPLE = "8 x 200 Gbit/s"
+BITS = 8
+
+_WORDS = re.compile(r"\s*([0-9]{1,4})\s*[x*]\s*(\S.*)")
+
+
+def parse_network(text: str) -> tuple[int, BytesPerSecond]:
+    """The adapters of a node and the one-way rate of each, in bytes per second.
+
+    A rate alone is none: it could be that of a node, of an adapter or of a device.
+
+    Raises:
+        ValueError: the text is no such network; the message says how to write one.
+    """
+    match = _WORDS.fullmatch(text)
+    count = int(match[1]) if match else 0
+    if match is None or not 1 <= count <= MOST_NICS:
+        raise ValueError(
+            f"`{text}` does not say how many adapters a node has, 1 to {MOST_NICS}, and the rate of each; "
+            f"write it like `{EXAMPLE}`"
+        )
+    try:
+        return count, parse_quantity(match[2], BytesPerSecond)
+    except ValueError as error:
+        raise ValueError(f"{error}; a node's network is written like `{EXAMPLE}`") from error
+
+
+def network_text(network: NetworkSpec) -> str:
+    """The adapters of a node as :func:`parse_network` reads them."""
+    rate = format_rate(network.bandwidth_bytes_per_s * BITS, "bit/s")
+    return f"{network.nics_per_node} x {rate}"
+
+
+def with_network(hardware: HardwareSpec, nics: int, bandwidth: BytesPerSecond) -> HardwareSpec:
+    """The card in nodes with other adapters, which reach as much of their rate and take as long for a message."""
+    network = msgspec.structs.replace(hardware.network, nics_per_node=nics, bandwidth_bytes_per_s=bandwidth)
+    return msgspec.structs.replace(hardware, network=network)
