@@ -149,9 +149,10 @@ class _Host:
             peer.connection.close()
         self.store.close()
 
-    def _give_up(self, message: str, hint: str, know: set[int]) -> NoReturn:
-        """End, and before that tell those who come a little later; not those who ``know`` why."""
-        told = {0, *know, *(peer.node for peer in self.peers if peer.node is not None)}
+    def _give_up(self, message: str, hint: str) -> NoReturn:
+        """End, and before that tell those who come a little later."""
+        # Who has connected and not said yet which node it is learns it too, and counts under a number of no node.
+        told = {0, *(-1 - index if peer.node is None else peer.node for index, peer in enumerate(self.peers))}
         self.refuse_all(message)
         if self.run.num_nodes > len(told):
             self.say(f"{message}; telling the nodes that still come, for {LINGER_S:.0f} s at most")
@@ -178,8 +179,8 @@ class _Host:
 
     def _hello(self, peer: Peer, message: Message) -> None:
         if message.failed and message.digest == self.run.digest and message.node is not None:
-            why = f"node {message.node} cannot run: {message.failed}"
-            self._give_up(why, "mend that node, and start all again", {message.node})
+            peer.node = message.node
+            self._give_up(f"node {message.node} cannot run: {message.failed}", "mend that node, and start all again")
         if peer.node is not None or message.node is None:
             return
         missing = self._missing()
@@ -190,7 +191,8 @@ class _Host:
         elif message.devices != self.run.devices:
             kinds = f"node {message.node} has {message.devices or 'none'}, and node 0 {self.run.devices or 'none'}"
             why = f"{kinds}: nodes of different kinds are not planned for yet"
-            self._give_up(why, "use nodes of one kind", set())
+            peer.node = message.node
+            self._give_up(why, "use nodes of one kind")
         else:
             peer.node, self.said_s = message.node, 0.0
 
