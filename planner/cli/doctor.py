@@ -156,7 +156,7 @@ def _answer_ready(ready: "Readiness", options: Doctor) -> int:
             "healthy": is_ready,
             "findings": to_builtins(ready.findings),
             "sources": [one._asdict() for one in ready.judged.sources],
-            "steps": ready.judged.steps,
+            "steps": ready.judged.batches.steps,
             "checkpoint_bytes": ready.judged.checkpoint_bytes,
         }
         print_json(document)

@@ -8,7 +8,8 @@ from planner.diagnostics import Diagnostic, ExitCode, PlanError
 from planner.export.environment import CONNECTIONS, settings
 from planner.export.launching import header_values, plain_name
 from planner.export.options import ExportOptions
-from planner.jobs.job import Job, num_steps
+from planner.jobs.batches import batches_of
+from planner.jobs.job import Job
 from planner.jobs.reading import read_job
 from planner.plans.plan import Plan
 from planner.specs import ModelSpec
@@ -64,7 +65,7 @@ def script_values(plan: Plan, path: Any, options: ExportOptions, dialect: Dialec
     """
     layout, problem = plan.layout, plan.problem
     job = read_job(options.job, options.settings)
-    steps = num_steps(job, problem.global_batch * problem.seq_len)
+    steps = batches_of(job, problem).steps
     connections = (CONNECTIONS,) if problem.hardware.device == "cuda" and layout.tensor_parallel > 1 else ()
     return {
         **header_values(plan, path),
@@ -177,6 +178,12 @@ def training_arguments(job: Job, steps: int, dialect: Dialect) -> Iterator[Argum
             "the arguments have constant, linear and cosine",
             "for example `--set schedule.kind=cosine`",
         )
+    if plan.ramp_start:
+        raise refused(
+            f"the job's batch grows from {plan.ramp_start}",
+            "the arguments have that only where a run counts samples, and this one counts steps",
+            "`--set schedule.ramp_start=0`",
+        )
     values = {
         "--train-iters": steps,
         "--lr": optimizer.learning_rate,
@@ -197,3 +204,5 @@ def training_arguments(job: Job, steps: int, dialect: Dialect) -> Iterator[Argum
         values["--lr-wsd-decay-style"] = "linear"
         values["--lr-wsd-decay-iters"] = math.ceil(plan.decay_share * steps)
     yield from ((option, str(value)) for option, value in values.items())
+    if job.data.documents == "apart":
+        yield from (("--reset-position-ids",), ("--reset-attention-mask",))

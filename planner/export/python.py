@@ -10,7 +10,8 @@ from planner.diagnostics import Diagnostic, ExitCode, PlanError, escaped
 from planner.export.launching import check_runs, header_values
 from planner.export.options import ExportOptions
 from planner.export.rendering import WIDTH, filled
-from planner.jobs.job import Job, num_steps
+from planner.jobs.batches import batches_of
+from planner.jobs.job import Job
 from planner.jobs.reading import read_job
 from planner.launch.machine import TRANSFORMERS_VERSION
 from planner.layouts.degrees import GRID_MODES
@@ -55,7 +56,7 @@ def _values(plan: Plan, path: Path, job: Job) -> dict[str, Any]:
         "transformers": TRANSFORMERS_VERSION,
         "token_type": token_type_of(problem.model.vocab_size),
         "job": job,
-        "steps": num_steps(job, problem.global_batch * problem.seq_len),
+        "steps": batches_of(job, problem).steps,
         "policy": divided,
         "recompute": any(layout.recompute_layers_per_stage),
         "sequence_parallel": layout.sequence_parallel,
@@ -109,6 +110,13 @@ def _beyond_job(job: Job) -> Iterator[Diagnostic]:
             "Colossal-AI counts replicas of tensor parallelism, a tied head and padding of the vocabulary more than "
             "once in the norm; gptplan counts every parameter once",
         )
+    if job.schedule.ramp_start:
+        yield _refused(
+            f"schedule.ramp_start {job.schedule.ramp_start}",
+            "Colossal-AI's pipeline keeps the shapes of its first step; gptplan has it forget them where a batch grows",
+        )
+    if job.data.documents == "apart":
+        yield _refused('data.documents "apart"', "gptplan's attention over stacks of documents is its own")
 
 
 def _refused(what: str, why: str) -> Diagnostic:

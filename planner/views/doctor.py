@@ -85,7 +85,7 @@ def ready(found: Readiness) -> list[str | Table]:
         f"{one.name}: {one.files} file(s), {'' if one.is_exact else 'about '}{one.tokens:,} tokens"
         for one in found.judged.sources
     ]
-    lines.append(f"{found.judged.steps:,} steps, {found.judged.tokens:,} tokens")
+    lines.append(f"{found.judged.batches.steps:,} steps, {found.judged.tokens:,} tokens")
     return [*lines, *([found.room] if found.room else []), *_off(found.findings, "nothing is off")]
 
 

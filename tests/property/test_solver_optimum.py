@@ -38,7 +38,7 @@ def test_the_answer_is_the_optimum_of_all_layouts(problem: Problem) -> None:
     assert answer.objective == pytest.approx(best, rel=RELATIVE, abs=tolerance(problem))
 
 
-@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=SLOW)
+@settings(max_examples=30, deadline=None, derandomize=True, suppress_health_check=SLOW)
 @given(problems())
 def test_stages_that_recompute_alike_have_the_optimum_of_all_that_do(problem: Problem) -> None:
     stack = msgspec.structs.replace(problem.stack, recompute="alike", uneven_stages=False)

@@ -128,7 +128,9 @@ def test_memory_without_room_for_its_error_is_a_warning_that_can_be_acted_on(gpt
     shown = gptplan("show", file)
     assert f"warning[EST001]: {warning.message}" in shown.out
     assert gptplan("show", file, "--json").document()["warnings"][0]["values"] == warning.values
-    assert "Warning: stage 0 fits" in report(answer.plan)
+    assert f"Warning: stage {warning.values['stage']} fits" in report(answer.plan)
+    solved = gptplan("solve", "--model", "gpt3-2.7b", "--gpus", 2, "--stack", "megatron", "--reserve", 0, "--json")
+    assert solved.document()["warnings"][0]["values"] == warning.values
 
 
 def test_a_plan_with_room_has_no_warning_and_one_tight_stage_is_enough() -> None:
