@@ -6,10 +6,12 @@ from pathlib import Path
 from planner.export.arguments import Argument, Dialect, check_stack, refused, script_values
 from planner.export.options import ExportOptions
 from planner.export.rendering import filled
+from planner.layouts.division import ends_taken
 from planner.layouts.layout import Layout
 from planner.plans.plan import Plan
 
 STACKS = ("megatron",)
+ENDS = ("--account-for-embedding-in-pipeline-split", "--account-for-loss-in-pipeline-split")
 _DIALECT = Dialect(
     rms_norm="RMSNorm",
     epsilon="--norm-epsilon",
@@ -38,6 +40,7 @@ def _layout_arguments(plan: Plan) -> Iterator[Argument]:
     yield "--pipeline-model-parallel-size", str(layout.pipeline_parallel)
     if layout.num_model_chunks > 1:
         yield "--num-virtual-stages-per-pipeline-rank", str(layout.num_model_chunks)
+    yield from ((option,) for option, is_taken in zip(ENDS, ends_taken(layout), strict=True) if is_taken)
     if layout.sequence_parallel:
         yield ("--sequence-parallel",)
     if layout.zero_stage:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from planner.layouts.layout import LayoutColumns
+from planner.layouts.layout import Layout, LayoutColumns
 from planner.layouts.problem import Problem
 from planner.layouts.stages import Booleans, Integers, StageColumns
 
@@ -77,3 +77,10 @@ def is_even(problem: Problem, layers: Sequence[int], num_chunks: int) -> bool:
     full = num_chunks * -(-problem.model.num_layers // (len(layers) * num_chunks))
     first, *middle, last = (full - own for own in layers)
     return problem.stack.ends_as_layers and full > 1 and not any(middle) and {first, last} <= {0, 1}
+
+
+def ends_taken(layout: Layout) -> tuple[bool, bool]:
+    """Whether the embedding takes the place of a layer in the first stage, and the head of one in the last."""
+    parts = layout.pipeline_parallel * layout.num_model_chunks
+    full = layout.num_model_chunks * -(-sum(layout.layers_per_stage) // parts)
+    return full > layout.layers_per_stage[0], full > layout.layers_per_stage[-1]

@@ -19,6 +19,7 @@ from planner.cost_model.intervals import (
 from planner.cost_model.reserve import device_overhead_bytes, fragmentation_share, other_stream_bytes, room
 from planner.diagnostics import Diagnostic
 from planner.handover.work import STACK
+from planner.layouts.layout import SHARDS_WEIGHTS
 from planner.layouts.problem import Problem
 from planner.layouts.stages import stages_of_layout
 from planner.plans.plan import Plan
@@ -80,6 +81,8 @@ def _two_streams(plan: Plan) -> Iterator[Diagnostic]:
 
     With less, the allocator gives cached blocks back and asks for new ones in every step, and waits for the device.
     """
+    if plan.layout.zero_stage < SHARDS_WEIGHTS:
+        return
     problem, stages = plan.problem, stages_of_layout(plan.layout)
     kept, overhead = other_stream_bytes(problem, stages).tolist(), device_overhead_bytes(problem, stages).tolist()
     stage = plan.predicted.stages[0]

@@ -117,17 +117,25 @@ def test_the_solver_takes_a_layer_from_both_ends() -> None:
     assert answer.plan.layout.layers_per_stage == (1, 2, 2, 1)
 
 
-def test_the_answer_for_llama_3_405b_is_the_layout_of_its_paper() -> None:
-    """Table 4 there: 16,384 H100 at 400 TFLOP/s each, 6.7 s a step; no layout of Megatron-LM is faster by the model.
+def test_the_layout_of_llama_3_405b_is_valid_and_the_answer_no_slower() -> None:
+    """Table 4 there: 16,384 H100 at 400 TFLOP/s each, 6.7 s a step.
 
-    The paper recomputes nothing, which takes memory that this stack does not leave: 12 % too fast with what it has to.
+    The paper recomputes nothing, which takes memory that this stack does not leave; Megatron-LM recomputes as many layers
+    in every chunk, which of one layer are all or none.
     """
     asked = Question(model="llama3-405b", gpu="h100-80g", gpus=16384, stack="megatron", precision="bf16")
-    question = build_problem(msgspec.structs.replace(asked, global_batch=2048, seq_len=8192))
-    answer = solve(question)
+    asked = msgspec.structs.replace(asked, global_batch=2048, seq_len=8192)
+    pins = ("tensor_parallel=8", "pipeline_parallel=16", "num_model_chunks=8")
+    papers, answer = (solve(build_problem(msgspec.structs.replace(asked, pin=pin))) for pin in (pins, ()))
+    assert papers.plan is not None
     assert answer.plan is not None
-    one, predicted = answer.plan.layout, answer.plan.predicted
-    assert (answer.status, one.layers_per_stage, one.num_model_chunks) == ("optimal", PAPERS, 8)
-    assert (one.tensor_parallel, one.pipeline_parallel, one.data_parallel) == (8, 16, 128)
+    one, predicted = papers.plan.layout, papers.plan.predicted
+    assert (papers.status, answer.status, one.layers_per_stage, one.data_parallel) == (
+        "optimal",
+        "optimal",
+        PAPERS,
+        128,
+    )
     published_s = predicted.step_s * predicted.model_flops_per_s_per_gpu / 400e12
-    assert predicted.step_s == pytest.approx(published_s, rel=0.13)
+    assert predicted.step_s == pytest.approx(published_s, rel=0.1)
+    assert answer.plan.predicted.step_s <= predicted.step_s

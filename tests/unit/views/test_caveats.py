@@ -108,7 +108,7 @@ def test_what_is_beyond_the_measured_runs_is_named_with_numbers() -> None:
 
 
 def test_memory_without_room_for_its_error_is_a_warning_that_can_be_acted_on(gptplan: Run, tmp_path: Path) -> None:
-    asked: dict[str, Any] = {"model": "gpt3-2.7b", "gpus": 2, "gpu": "a100-40g", "stack": "megatron"}
+    asked: dict[str, Any] = {"model": "gpt3-6.7b", "gpus": 4, "gpu": "a100-40g", "stack": "megatron"}
     answer = solve(build_problem(Question(**asked, reserve="0")))
     assert answer.plan is not None
     (warning,) = tight_memory(answer.plan)
@@ -129,7 +129,7 @@ def test_memory_without_room_for_its_error_is_a_warning_that_can_be_acted_on(gpt
     assert f"warning[EST001]: {warning.message}" in shown.out
     assert gptplan("show", file, "--json").document()["warnings"][0]["values"] == warning.values
     assert f"Warning: stage {warning.values['stage']} fits" in report(answer.plan)
-    solved = gptplan("solve", "--model", "gpt3-2.7b", "--gpus", 2, "--stack", "megatron", "--reserve", 0, "--json")
+    solved = gptplan("solve", "--model", "gpt3-6.7b", "--gpus", 4, "--stack", "megatron", "--reserve", 0, "--json")
     assert solved.document()["warnings"][0]["values"] == warning.values
 
 
