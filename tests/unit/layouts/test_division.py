@@ -120,8 +120,8 @@ def test_the_solver_takes_a_layer_from_both_ends() -> None:
 def test_the_layout_of_llama_3_405b_is_valid_and_the_answer_no_slower() -> None:
     """Table 4 there: 16,384 H100 at 400 TFLOP/s each, 6.7 s a step.
 
-    The paper recomputes nothing, which takes memory that this stack does not leave; Megatron-LM recomputes as many layers
-    in every chunk, which of one layer are all or none.
+    The paper recomputes nothing, which takes memory that this stack does not leave; Megatron-LM recomputes as many
+    layers in every chunk, which of one layer are all or none.
     """
     asked = Question(model="llama3-405b", gpu="h100-80g", gpus=16384, stack="megatron", precision="bf16")
     asked = msgspec.structs.replace(asked, global_batch=2048, seq_len=8192)
