@@ -172,8 +172,8 @@ def _plans(found: dict[str, list[dict[str, Any]]]) -> str:
         "Each of [plans/](plans.md), on processor cores over gloo with at most eight processes: `gptplan verify "
         "plans/NAME.plan` prints every step. Largest differences in three steps. The second row of a plan is with "
         "`--own-precision`. Gemini, which is ZeRO stage 3, needs GPUs; what was verified of it is at the end of this "
-        "page. `tests/runtime/test_committed_plans.py` compares the chunks of these plans on processor cores, without "
-        "their offload.\n",
+        "page. `tests/runtime/engines/test_committed_plans.py` compares the chunks of these plans on processor cores, "
+        "without their offload.\n",
         "| plan | smaller than the plan | precision | loss | gradient | in | between ranks | verified |",
         "|---|---|---|---|---|---|---|---|",
     ]
@@ -199,8 +199,8 @@ def _cases(found: dict[str, dict[str, dict[str, Any]]]) -> str:
     lines = [
         "## Other kinds of layout\n",
         "The same, with the plan of the command; `gptplan verify some.plan` prints every step. Beside these, "
-        "`tests/runtime/test_families.py` compares every family with each kind of layout, untied heads, vocabularies "
-        "that are padded, and parts that these models do not have.\n",
+        "`tests/runtime/engines/test_families.py` compares every family with each kind of layout, untied heads, "
+        "vocabularies that are padded, and parts that these models do not have.\n",
     ]
     for model, cases in found.items():
         rows = (f"{kind} | `{solve_command(model, kind)}` | {_figures(one)}" for kind, one in cases.items())
@@ -244,9 +244,9 @@ def _on_gpus() -> str:
         "ZeRO stage 3 through Gemini needs GPUs. No A100 and no four H100 were to be had. On two H200 with torch "
         "2.11, over NCCL, the command printed what follows, with weights and optimizer on the device and with half of "
         "the optimizer on the host. With all of both on the host, as in the plans of the tables, "
-        "`tests/runtime/test_gpu_modes.py` passed there, which compares losses and the norms of gradients. Moments on "
-        "NVMe were compared by their losses, which were within 3.5e-4 under ZeRO 1 and with half of the optimizer "
-        "under ZeRO 3; with the weights on the host too they have not run on a GPU.\n"
+        "`tests/runtime/engines/test_gpu_modes.py` passed there, which compares losses and the norms of gradients. "
+        "Moments on NVMe were compared by their losses, which were within 3.5e-4 under ZeRO 1 and with half of the "
+        "optimizer under ZeRO 3; with the weights on the host too they have not run on a GPU.\n"
     )
     return f"{text}\n```text\n{record}```\n"
 

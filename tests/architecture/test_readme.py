@@ -1,4 +1,4 @@
-"""The figures and examples of the README are what gptplan prints; those of a run are in tests/runtime/test_run.py."""
+"""Figures and examples of the README are what gptplan prints; tests/runtime/launch/test_run.py has those of a run."""
 
 import os
 import re

@@ -50,7 +50,7 @@ LAYOUTS: list[dict[str, Any]] = [
 @pytest.fixture
 def losses(plan: MakePlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[float]]:
     """``losses(**layout)`` are those of a short run; the run's memory must be there too."""
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, (str(root), os.environ.get("PYTHONPATH")))))
 
     def run(**layout: Any) -> list[float]:

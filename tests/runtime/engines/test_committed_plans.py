@@ -22,7 +22,7 @@ from planner.plans.plan import Plan, read_plan, seal
 from tests.runtime.host_gemini import divide_on_host, host_plugin
 from tests.runtime.training import Ranks
 
-PLANS = sorted((Path(__file__).parents[2] / "plans").glob("*.plan"))
+PLANS = sorted((Path(__file__).parents[3] / "plans").glob("*.plan"))
 NEED_GPUS = {"gpt2-zero3", "gpt2-nvme", "gpt3-zero3-min", "gpt3-zero3"}
 CARDS = {"a100-80g": "NVIDIA A100-SXM4-80GB", "a100-40g": "NVIDIA A100-SXM4-40GB", "local-cpu": ""}
 

@@ -11,10 +11,10 @@ import torch
 from planner.diagnostics import PlanError, render
 from planner.plans.plan import Plan
 from runtime.train.steps import has_updated
+from tests.runtime.engines.test_evaluation import SETTINGS, grown, plain
 from tests.runtime.family_models import MODELS
 from tests.runtime.host_gemini import divide_on_host, host_plugin
-from tests.runtime.test_documents import END, alone, stepped
-from tests.runtime.test_evaluation import SETTINGS, grown, plain
+from tests.runtime.states.test_documents import END, alone, stepped
 from tests.runtime.training import (
     LEARNING_RATES,
     SEED,

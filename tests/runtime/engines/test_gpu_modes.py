@@ -83,7 +83,7 @@ def test_gpus_train_like_one_process(name: str, plan: MakePlan, tmp_path: Path) 
 
 def run_ranks(folder: Path, num_devices: int) -> dict[str, Any]:
     """What the ranks of the plan in ``folder`` measured."""
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     path = os.pathsep.join(filter(None, (str(root), os.environ.get("PYTHONPATH"))))
     command = [
         sys.executable,

@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional
 
 from planner.plans.plan import Plan
-from tests.runtime.test_grid import CUBE, PAIR, SQUARE, make_engine
+from tests.runtime.grid.test_grid import CUBE, PAIR, SQUARE, make_engine
 from tests.runtime.training import MakePlan, Ranks, own_batches
 
 pytestmark = pytest.mark.runtime

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from tests.runtime.test_grid import CUBE, DEEP_SQUARE, SQUARE, make_engine
+from tests.runtime.grid.test_grid import CUBE, DEEP_SQUARE, SQUARE, make_engine
 from tests.runtime.training import SEED, MakePlan, Ranks
 
 pytestmark = pytest.mark.runtime

@@ -27,7 +27,7 @@ from tests.runtime.launched import TIMEOUT_S, MakePlan, Run, ranks_of, wait_for_
 pytestmark = pytest.mark.runtime
 
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def records(tmp_path: Path) -> list[dict[str, Any]]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.runtime.test_data_page import ROOT, run_blocks
+from tests.runtime.pages.test_data_page import ROOT, run_blocks
 
 pytestmark = pytest.mark.runtime
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from planner.plans.plan import write_plan
+from tests.runtime.launch.test_nodes import ended, losses
 from tests.runtime.launched import ROOT, TIMEOUT_S, MakePlan, Run, wait_for_steps
 from tests.runtime.namespaces import Nodes, joined, unavailable
-from tests.runtime.test_nodes import ended, losses
 
 pytestmark = [pytest.mark.runtime, pytest.mark.skipif(bool(unavailable()), reason=unavailable() or "-")]
 

@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from planner.plans.plan import Plan
+from tests.runtime.checkpoints.test_checkpoints import BF16, DP2, FP32, HUB, NVME, PP2, TP2
 from tests.runtime.conftest import make_plan, run_ranks
 from tests.runtime.family_models import MODELS
 from tests.runtime.saving import RATE, make
-from tests.runtime.test_checkpoints import BF16, DP2, FP32, HUB, NVME, PP2, TP2
 from tests.runtime.training import SEED, own_batches, plain_steps
 
 pytestmark = pytest.mark.runtime

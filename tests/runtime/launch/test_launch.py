@@ -249,7 +249,7 @@ def test_launching_imports_no_framework() -> None:
         "import sys, planner.launch.machine, planner.launch.processes; "
         "print([n for n in ('torch', 'colossalai', 'transformers', 'runtime') if n in sys.modules])"
     )
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     environment = os.environ | {"PYTHONPATH": str(root)}
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
     assert answer.stdout.strip() == "[]"

@@ -20,7 +20,7 @@ LIMIT_S = 3
 
 
 def gptplan(folder: Path, *arguments: object) -> "subprocess.CompletedProcess[str]":
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     python_path = os.pathsep.join(filter(None, (str(root), os.environ.get("PYTHONPATH"))))
     environment = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}
     return subprocess.run(

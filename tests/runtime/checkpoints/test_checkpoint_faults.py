@@ -17,8 +17,8 @@ from planner.checkpoints.folders import checkpoints_in
 from planner.checkpoints.manifest import encode, read_manifest
 from planner.diagnostics import ExitCode, PlanError
 from planner.plans.plan import Plan
+from tests.runtime.checkpoints.test_checkpoints import HUB, PP2, TP2
 from tests.runtime.saving import bit_differences, facts, go_on, make, save, tensors
-from tests.runtime.test_checkpoints import HUB, PP2, TP2
 from tests.runtime.training import SEED, MakePlan, Ranks
 
 pytestmark = pytest.mark.runtime

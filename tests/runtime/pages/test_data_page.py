@@ -11,7 +11,7 @@ import pytest
 
 pytestmark = pytest.mark.runtime
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 PAGE = ROOT / "docs" / "data.md"
 
 
