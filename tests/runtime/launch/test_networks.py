@@ -1,6 +1,7 @@
 """Several nodes with addresses of their own: they train like one, and end as they should when a link or a node goes."""
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -82,6 +83,26 @@ def test_nodes_meet_where_torchrun_says(nodes: Nodes, plan: MakePlan, start: Run
     alone = start(plan(data_parallel=2), steps=3, run_dir=tmp_path / "alone")
     alone.communicate(timeout=TIMEOUT_S)
     assert losses(tmp_path / "out" / "metrics.jsonl") == losses(tmp_path / "alone" / "metrics.jsonl")
+
+
+@pytest.mark.skipif(not shutil.which("mpirun"), reason="there is no mpirun")
+def test_nodes_are_those_of_mpirun(nodes: Nodes, plan: MakePlan, tmp_path: Path) -> None:
+    path, agent = tmp_path / "small.plan", tmp_path / "agent"
+    write_plan(plan(data_parallel=2, devices_per_node=1), path)
+    names = "".join(f"    {nodes.address(node)}) name={nodes.names[node]};;\n" for node in (0, 1))
+    agent.write_text(f'#!/bin/sh\ncase $1 in\n{names}esac\nshift\nexec ip netns exec "$name" sh -c "$*"\n')
+    agent.chmod(0o755)
+    command = [*nodes.within(0), "mpirun", "--allow-run-as-root", "-np", "2", "--bind-to", "none"]
+    command += ["--host", f"{nodes.address(0)}:1,{nodes.address(1)}:1", "--mca", "plm_rsh_agent", str(agent)]
+    command += ["-x", f"MASTER_ADDR={nodes.address(0)}", "-x", f"PYTHONPATH={ROOT}", "-x", "PATH"]
+    command += [sys.executable, "-m", "planner.cli", "run", str(path), "--steps", "3", "--run-dir", "out"]
+    command += ["--set", f"data.cache={ROOT / '.pytest_cache' / 'tokens'}"]
+    done = subprocess.run(command, cwd=tmp_path, text=True, capture_output=True, check=False, timeout=TIMEOUT_S)
+    assert done.returncode == 0, done.stderr
+    for node in (0, 1):
+        assert f"node {node} of 2, by OMPI_COMM_WORLD_RANK and OMPI_COMM_WORLD_SIZE of mpirun" in done.stderr
+    assert len(losses(tmp_path / "out" / "metrics.jsonl")) == 3
+    assert nothing_is_left(nodes)
 
 
 def test_a_late_node_and_a_link_that_is_gone_for_5_s_change_nothing(
