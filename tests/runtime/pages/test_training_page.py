@@ -52,7 +52,7 @@ def test_the_script_for_slurm_goes_on_and_is_queued_again(ends: int, tmp_path: P
         done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
         assert (done.returncode, done.stderr) == (ends, "")
         started, *queued = done.stdout.splitlines()
-        assert f"--run-dir runs/gpt {how} --keep-going --node-rank 1 --rendezvous node3:29500" in started
+        assert started == f"gptplan run gpt.plan --job job.toml --run-dir runs/gpt {how} --keep-going"
         assert queued == ["scontrol requeue 7"] * (ends == 75)
         whole = tmp_path / "runs/gpt/checkpoints/step-00001000/manifest.json"
         whole.parent.mkdir(parents=True, exist_ok=True)
