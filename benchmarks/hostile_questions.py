@@ -13,6 +13,7 @@ import tempfile
 from pathlib import Path
 
 import msgspec
+import tomlkit
 
 from planner.specs import ModelSpec
 from planner.specs.files import load_spec, to_builtins
@@ -48,7 +49,7 @@ def ask(folder: Path, shape: dict[str, int], options: str) -> tuple[int, float, 
     """Exit code, seconds of processor time and peak bytes of one question."""
     model = folder / "model.toml"
     spec = msgspec.structs.replace(load_spec("gpt3-175b", ModelSpec), **(shape | {"name": "hard"}))
-    model.write_bytes(msgspec.toml.encode(to_builtins(spec)))
+    model.write_text(tomlkit.dumps(to_builtins(spec)), encoding="utf-8")
     command = [
         sys.executable,
         "-m",
