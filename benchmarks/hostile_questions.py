@@ -13,10 +13,10 @@ import tempfile
 from pathlib import Path
 
 import msgspec
-import tomlkit
 
 from planner.specs import ModelSpec
-from planner.specs.files import load_spec, to_builtins
+from planner.specs.files import load_spec
+from planner.specs.toml import to_toml
 
 MOST_S, MOST_BYTES = 60.0, 2e9
 ENDS = {0: "answered", 1: "no layout", 2: "refused"}
@@ -49,7 +49,7 @@ def ask(folder: Path, shape: dict[str, int], options: str) -> tuple[int, float, 
     """Exit code, seconds of processor time and peak bytes of one question."""
     model = folder / "model.toml"
     spec = msgspec.structs.replace(load_spec("gpt3-175b", ModelSpec), **(shape | {"name": "hard"}))
-    model.write_text(tomlkit.dumps(to_builtins(spec)), encoding="utf-8")
+    model.write_text(to_toml(spec), encoding="utf-8")
     command = [
         sys.executable,
         "-m",

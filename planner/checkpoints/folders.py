@@ -48,6 +48,11 @@ def _is_named(path: Path) -> bool:
     return step_of(path) is not None or (path.suffix == OLD and step_of(final) is not None and not final.exists())
 
 
+def run_of(checkpoint: Path) -> Path | None:
+    """The folder of the run that wrote a checkpoint; ``None`` where it lies elsewhere."""
+    return checkpoint.parent.parent if checkpoint.parent.name == CHECKPOINTS else None
+
+
 def find_checkpoint(path: Path) -> Path:
     """The checkpoint that somebody means: that folder, or the newest of that run or folder of checkpoints.
 

@@ -90,6 +90,11 @@ class Seen:
         )
 
 
+def confidence_of(problem: Problem) -> float:
+    """The probability of fitting that a plan is held to."""
+    return DEFAULT_CONFIDENCE if problem.confidence is None else problem.confidence
+
+
 def distance(asked: Runs, measured: Sequence[Runs], quantity: Quantity) -> int:
     """Index into :data:`DISTANCES` of runs like ``asked``; ``measured`` are the runs of the same stack."""
     if not measured:

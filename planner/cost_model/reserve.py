@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from planner.cost_model.intervals import DEFAULT_CONFIDENCE, memory_bounds
+from planner.cost_model.intervals import confidence_of, memory_bounds
 from planner.cost_model.parameters import updated_parameters
 from planner.cost_model.sources import formula
 from planner.layouts.degrees import edge_of
@@ -73,8 +73,7 @@ def memory_margin(problem: Problem, stages: StageColumns) -> Floats:
     ``f`` is the usual fragmentation; ``b`` what the peak does not exceed its prediction by with the probability that
     is asked for (:func:`planner.cost_model.intervals.memory_bound`).
     """
-    confidence = DEFAULT_CONFIDENCE if problem.confidence is None else problem.confidence
-    bounds = memory_bounds(problem, stages, confidence)
+    bounds = memory_bounds(problem, stages, confidence_of(problem))
     return (1.0 + fragmentation_share(problem, stages)) * (1.0 + bounds) - 1.0
 
 

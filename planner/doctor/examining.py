@@ -125,11 +125,7 @@ class Examination:
             precision = precision if self._device == "cpu" else self._plan.layout.precision
         return DoctorWork(
             device=self._device,
-            precision="fp32"
-            if self._device == "cpu"
-            else "bf16"
-            if self._plan is None
-            else self._plan.layout.precision,
+            precision=precision,
             shapes=shapes_of(self._plan, self._device),
             groups=groups_of(axes, self._num_ranks),
             products_s=products_s,

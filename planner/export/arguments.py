@@ -7,10 +7,8 @@ from typing import Any, NamedTuple
 from planner.diagnostics import Diagnostic, ExitCode, PlanError
 from planner.export.environment import CONNECTIONS, settings
 from planner.export.launching import header_values, plain_name
-from planner.export.options import ExportOptions
 from planner.jobs.batches import batches_of
 from planner.jobs.job import Job
-from planner.jobs.reading import read_job
 from planner.plans.plan import Plan
 from planner.specs import ModelSpec
 
@@ -57,14 +55,13 @@ def check_stack(plan: Plan, names: tuple[str, ...], framework: str, target: str)
         )
 
 
-def script_values(plan: Plan, path: Any, options: ExportOptions, dialect: Dialect) -> dict[str, Any]:
+def script_values(plan: Plan, path: Any, job: Job, dialect: Dialect) -> dict[str, Any]:
     """What the templates of both frameworks name.
 
     Raises:
         PlanError: the framework has no arguments for the model or the job.
     """
     layout, problem = plan.layout, plan.problem
-    job = read_job(options.job, options.settings)
     steps = batches_of(job, problem).steps
     connections = (CONNECTIONS,) if problem.hardware.device == "cuda" and layout.tensor_parallel > 1 else ()
     return {

@@ -38,9 +38,9 @@ def deepspeed(plan: Plan, path: Path, options: ExportOptions) -> str:
             location="--nvme-path",
             hint="for example `--nvme-path /local/nvme`, on a drive that every node has",
         )
-    values = script_values(plan, path, options, _DIALECT)
-    clip_norm = read_job(options.job, options.settings).optimizer.clip_norm
-    config = json.dumps(_config(plan, options, clip_norm), indent=2)
+    job = read_job(options.job, options.settings)
+    values = script_values(plan, path, job, _DIALECT)
+    config = json.dumps(_config(plan, options, job.optimizer.clip_norm), indent=2)
     return filled("deepspeed.sh.j2", **values, layout=list(_layout_arguments(plan)), config=config)
 
 

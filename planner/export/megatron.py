@@ -6,6 +6,7 @@ from pathlib import Path
 from planner.export.arguments import Argument, Dialect, check_stack, refused, script_values
 from planner.export.options import ExportOptions
 from planner.export.rendering import filled
+from planner.jobs.reading import read_job
 from planner.layouts.division import ends_taken
 from planner.layouts.layout import Layout
 from planner.plans.plan import Plan
@@ -30,7 +31,7 @@ def megatron(plan: Plan, path: Path, options: ExportOptions) -> str:
         PlanError: the plan is for another stack, or Megatron-LM has no arguments for it.
     """
     check_stack(plan, STACKS, "Megatron-LM", "megatron")
-    values = script_values(plan, path, options, _DIALECT)
+    values = script_values(plan, path, read_job(options.job, options.settings), _DIALECT)
     return filled("megatron.sh.j2", **values, layout=list(_layout_arguments(plan)))
 
 

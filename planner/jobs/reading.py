@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, get_args, get_origin
 
 import msgspec
 
+from planner.checkpoints.folders import run_of
 from planner.diagnostics import Diagnostic, PlanError, usage_error
 from planner.handover.work import JOB_FILE
 from planner.inputs import read_input
@@ -239,5 +240,6 @@ def tokenizer_beside(checkpoint: Path) -> Path | None:
     Raises:
         PlanError: the job cannot be read.
     """
-    job = checkpoint.resolve().parent.parent / JOB_FILE
-    return Path(read_job(job).tokenizer.path) if job.is_file() else None
+    run = run_of(checkpoint.resolve())
+    job = None if run is None else run / JOB_FILE
+    return Path(read_job(job).tokenizer.path) if job is not None and job.is_file() else None

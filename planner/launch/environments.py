@@ -48,6 +48,8 @@ class Environment:
     """Host of node 0 and the variable that tells, where MASTER_ADDR does not."""
     port: Callable[[Environ], tuple[int, str]] | None = None
     """A port of it and where that is from, where MASTER_PORT does not tell or is taken."""
+    takes_port: bool = False
+    """Whether it listens at MASTER_PORT itself."""
 
 
 class Place(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,7 +71,6 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def _torchrun_port(environ: Environ) -> tuple[int, str]:
-    # At MASTER_PORT itself listens the store of torchrun.
     return _number(environ, "MASTER_PORT") + 1, "MASTER_PORT + 1"
 
 
@@ -102,6 +103,7 @@ ENVIRONMENTS = (
         tasks_here="LOCAL_WORLD_SIZE",
         one_task="torchrun --nproc-per-node 1",
         port=_torchrun_port,
+        takes_port=True,
     ),
     Environment(
         name="mpirun",
@@ -207,7 +209,7 @@ def _endpoint(one: Environment, environ: Environ) -> tuple[Endpoint | None, str]
         host, host_by = one.host(environ)
     if not host:
         return None, ""
-    if environ.get("MASTER_PORT") and one.port is not _torchrun_port:
+    if environ.get("MASTER_PORT") and not one.takes_port:
         port, port_by = _number(environ, "MASTER_PORT"), "MASTER_PORT"
     else:
         port, port_by = one.port(environ) if one.port else (PORT, "")

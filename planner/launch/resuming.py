@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from planner.checkpoints.folders import CHECKPOINTS, check_files, checkpoints_in, find_checkpoint
+from planner.checkpoints.folders import CHECKPOINTS, check_files, checkpoints_in, find_checkpoint, run_of
 from planner.checkpoints.manifest import check_model, read_manifest
 from planner.diagnostics import Diagnostic, usage_error
 from planner.handover.work import JOB_FILE, NEWEST, RunOptions
@@ -43,7 +43,7 @@ def resumed(plan: Plan, name: str, options: RunOptions) -> Resumed:
     manifest = read_manifest(checkpoint)
     check_model(manifest.facts, plan.problem.model, checkpoint)
     check_files(checkpoint, manifest, ())
-    own = checkpoint.parent.parent if checkpoint.parent.name == CHECKPOINTS else None
+    own = run_of(checkpoint)
     folder = options.run_dir or own
     goes_on = own is not None and folder is not None and folder.resolve() == own
     job = own / JOB_FILE if own is not None and options.job is None else options.job

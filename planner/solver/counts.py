@@ -7,7 +7,7 @@ from typing import NamedTuple
 import msgspec
 
 from planner.cost_model.errors import KINDS
-from planner.cost_model.intervals import DEFAULT_CONFIDENCE, memory_bound
+from planner.cost_model.intervals import confidence_of, memory_bound
 from planner.cost_model.reserve import usable_bytes
 from planner.cost_model.states import state_bytes, step_gradient_bytes
 from planner.cost_model.terms import total
@@ -130,12 +130,11 @@ def most_usable_bytes(problem: Problem) -> float:
 
     Of the kinds of layout the one counts whose memory is surest.
     """
-    stages, confidence = _whole_model(problem, zero_stage=0), problem.confidence
+    stages = _whole_model(problem, zero_stage=0)
     stated = float(usable_bytes(msgspec.structs.replace(problem, confidence=None), stages)[0])
-    if problem.reserve is not None and confidence is None:
+    if problem.reserve is not None and problem.confidence is None:
         return stated
-    asked = DEFAULT_CONFIDENCE if confidence is None else confidence
-    surest = min(memory_bound(problem, kind, asked) for kind in KINDS)
+    surest = min(memory_bound(problem, kind, confidence_of(problem)) for kind in KINDS)
     bare = float(usable_bytes(msgspec.structs.replace(problem, reserve=None, confidence=0.0), stages)[0])
     return bare / (1.0 + surest) if problem.reserve is None else min(stated, bare / (1.0 + surest))
 

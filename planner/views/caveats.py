@@ -8,10 +8,10 @@ import numpy as np
 from planner import codes
 from planner.cost_model.errors import kind_of
 from planner.cost_model.intervals import (
-    DEFAULT_CONFIDENCE,
     DISTANCES,
     INTERVAL,
     NODES,
+    confidence_of,
     distance_of,
     fits_probabilities,
     memory_bound,
@@ -20,7 +20,6 @@ from planner.cost_model.reserve import device_overhead_bytes, fragmentation_shar
 from planner.diagnostics import Diagnostic
 from planner.handover.work import STACK
 from planner.layouts.layout import SHARDS_WEIGHTS
-from planner.layouts.problem import Problem
 from planner.layouts.stages import stages_of_layout
 from planner.plans.plan import Plan
 from planner.specs.units import format_gib, format_probability, format_seconds
@@ -99,11 +98,6 @@ def _two_streams(plan: Plan) -> Iterator[Diagnostic]:
         "time has nothing",
         hint="use more GPUs, or a smaller micro batch such as `--pin micro_batch=1`",
     )
-
-
-def confidence_of(problem: Problem) -> float:
-    """The probability of fitting that a plan is held to."""
-    return DEFAULT_CONFIDENCE if problem.confidence is None else problem.confidence
 
 
 def stage_probabilities(plan: Plan) -> list[float]:

@@ -37,12 +37,12 @@ class _Kernel:
     def __init__(self, build: Callable[[], Any], settings: tuple[float | bool, ...]) -> None:
         self._build, self._settings = build, settings
         self._kernel: Any = None
+        self._nothing = [torch.empty(0)] * 4
 
     def step(self, step: int, *arguments: Any) -> None:
         """Update one parameter."""
         if self._kernel is None:
             self._kernel = self._build().CPUAdamOptimizer(*self._settings)
-            self._nothing = [torch.empty(0)] * 4
         *numbers, _, _, _, _, scale = arguments
         self._kernel.step(0, *numbers, *self._nothing, scale)
         self._kernel.step(step, *arguments)

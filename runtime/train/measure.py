@@ -45,13 +45,7 @@ Follower = Callable[[str, dict[str, Any]], None]
 class MetricsFile:
     """A JSON Lines file: a header record, one record a step, and a summary if the run ends well."""
 
-    def __init__(
-        self,
-        path: Path | None,
-        *,
-        after: int | None = None,
-        follow: Callable[[str, dict[str, Any]], None] | None = None,
-    ) -> None:
+    def __init__(self, path: Path | None, *, after: int | None = None, follow: Follower | None = None) -> None:
         """Start the file anew, or go on ``after`` so many steps, without those that came later.
 
         What happened beside them stays. Without a path nothing is kept. ``follow`` is given every record.
