@@ -1,15 +1,18 @@
-"""Writes docs/speed.md, the measured speed of large models: ``python -m docs.speed_page OWN.csv BY_HAND.csv``."""
+"""Writes docs/speed.md, measured speed: ``python -m docs.speed_page OWN.csv BY_HAND.csv AGAINST_PYTORCH.csv``."""
 
+import csv
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from planner.cost_model.flops import model_flops_per_step
-from planner.specs.units import MIB, format_seconds
+from planner.specs.units import GIB, MIB, format_seconds
 from planner.validation.replay import Replay
 from planner.validation.report import layout_words, validate
 
 PAGE = Path(__file__).parent / "speed.md"
+PEERS = Path(__file__).parent.parent / "benchmarks" / "against_pytorch.csv"
+"""What `python -m benchmarks.against_pytorch --record` appends to."""
 LEAST_HIDDEN = 2048
 """Hidden size from which a model is on the page: GPT-3 1.3B."""
 
@@ -49,10 +52,32 @@ The fastest of each:
 """
 
 
-def page(own: Path, by_hand: Path) -> str:
-    """The whole page: runs of gptplan, and of Colossal-AI without it."""
+_PEER = """
+## Beside plain PyTorch
+
+The same model, batch and dropout on one card: `gptplan run`, with blocks, loss and update compiled, and a plain GPT in
+PyTorch (`benchmarks/peer.py`: `torch.compile` of the whole model, PyTorch's attention kernels, fused AdamW, autocast to
+bf16). `python -m benchmarks.against_pytorch PLAN` compares both on any card. Predicted figures are those of gptplan.
+
+| model | sequences | step | predicted | peer | times as fast | memory | predicted | peer | |
+| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- |
+"""
+
+
+def page(own: Path, by_hand: Path, peers: Path) -> str:
+    """The whole page: runs of gptplan, of Colossal-AI without it, and beside plain PyTorch."""
     ours, theirs = _large(own), _large(by_hand)
-    return _HEAD + _table(ours) + _BY_HAND + _table(theirs) + _FASTEST + _fastest(ours, theirs)
+    tables = _table(ours) + _BY_HAND + _table(theirs) + _FASTEST + _fastest(ours, theirs)
+    with peers.open(encoding="utf-8", newline="") as file:
+        return _HEAD + tables + _PEER + "".join(map(_beside_peer, csv.DictReader(file)))
+
+
+def _beside_peer(row: dict[str, str]) -> str:
+    own, predicted, peer = (float(row[f"{name}step_s"]) for name in ("", "predicted_", "peer_"))
+    memory = [f"{float(row[f'{name}peak_bytes']) / GIB:.1f} GiB" for name in ("", "predicted_", "peer_")]
+    batch = f"{row['sequences']} x {int(row['seq_len']):,}"
+    steps = f"{format_seconds(own)} | {format_seconds(predicted)} | {format_seconds(peer)} | {peer / own:.3f}"
+    return f"| {row['model']} | {batch} | {steps} | {' | '.join(memory)} | {row['note']} |\n"
 
 
 def _large(table: Path) -> list[Replay]:
@@ -120,4 +145,4 @@ def _line(one: Replay) -> str:
 
 
 if __name__ == "__main__":
-    PAGE.write_text(page(*map(Path, sys.argv[1:3])), encoding="utf-8")
+    PAGE.write_text(page(*map(Path, sys.argv[1:4])), encoding="utf-8")

@@ -45,6 +45,7 @@ class Sweep(msgspec.Struct, frozen=True, kw_only=True):
     allow_offload: Annotated[OffloadTier | None, Option("How far optimizer states may move. [default: none]")] = None
     reserve: question.ReserveText = None
     confidence: question.Confidence = None
+    no_compile: question.NoCompile = False
     time_limit_s: Annotated[
         float | None, Option("Seconds each search may take. [default: none]", ("--time-limit",), range=SEARCH_TIME)
     ] = None

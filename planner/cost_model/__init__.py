@@ -7,6 +7,7 @@ from planner.cost_model.intervals import step_interval
 from planner.cost_model.memory import predicted_stages
 from planner.cost_model.pipeline import step_breakdown
 from planner.cost_model.schedule_graph import schedule_step_seconds
+from planner.layouts.compilation import is_compiled
 from planner.layouts.layout import Layout
 from planner.layouts.problem import Problem
 from planner.layouts.stages import stages_of_layout
@@ -67,4 +68,7 @@ def _assumptions(problem: Problem, layout: Layout) -> tuple[str, ...]:
     ]
     if layout.pipeline_parallel > 1:
         stated.append("every stage boundary is as slow as the slowest one")
+    own = problem.stack.compiled
+    if own is not None and is_compiled(problem, layout):
+        stated.append(f"blocks and loss are compiled, for which the first step takes {own.start_s:g} s longer")
     return tuple(stated)

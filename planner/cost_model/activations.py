@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from planner.cost_model.compiled import with_compiled_counts
 from planner.cost_model.parameters import layer_parameters
 from planner.cost_model.parts import block, counted_whole, final_norm, kept_elements, working_elements
 from planner.cost_model.shares import rank_tokens, shares
@@ -16,6 +17,7 @@ from planner.specs import ELEMENT_BYTES
 
 @formula("korthikanti2022", "dao2022", "xu2021", "wang2021")
 @once_per_places
+@with_compiled_counts
 def layer_activation_bytes(problem: Problem, stages: StageColumns) -> Floats:
     """Bytes that one layer keeps of one micro batch.
 
@@ -212,6 +214,7 @@ def pipeline_buffer_bytes(problem: Problem, stages: StageColumns) -> Floats:
 
 
 @formula("korthikanti2022")
+@with_compiled_counts
 def layer_backward_bytes(problem: Problem, stages: StageColumns) -> Floats:
     """What the layer that goes backward takes on top: its recomputed activations and their gradients.
 
@@ -254,11 +257,13 @@ def first_layer_bytes(problem: Problem, stages: StageColumns) -> Floats:
 
 @formula("colossalai0.5.0")
 @once_per_places
+@with_compiled_counts
 def logits_bytes(problem: Problem, stages: StageColumns) -> Floats:
     """Logits and the copies of them that the loss holds at its peak, on the last stage: ``k T v/t``.
 
     3D has the product before its reduce-scatter, ``c`` times the rank's logits, instead of the loss's
-    copies where that is more.
+    copies where that is more. By chunks of tokens, there are the logits of one, and the gradients of all states and
+    of the weight, to which each adds.
     """
     columns, kept = stages.layouts, problem.stack.activations
     full = problem.precision == "fp32"
@@ -274,11 +279,17 @@ def logits_bytes(problem: Problem, stages: StageColumns) -> Floats:
     if sharded is not None and not full:
         logit_bytes = np.where(columns.zero_stage >= SHARDS_WEIGHTS, sharded, logit_bytes)
     vocab_share = padded_vocab(problem, columns) * shares(columns).split_hidden
-    return np.where(stages.is_last, rank_tokens(problem, stages) * vocab_share * logit_bytes, 0.0)
+    tokens = rank_tokens(problem, stages)
+    if not kept.loss_chunk_tokens:
+        return np.where(stages.is_last, tokens * vocab_share * logit_bytes, 0.0)
+    chunk = np.minimum(tokens, kept.loss_chunk_tokens) * vocab_share * logit_bytes
+    gradients = (tokens + vocab_share) * float(problem.model.hidden_size) * element
+    return np.where(stages.is_last, chunk + gradients, 0.0)
 
 
 @formula("definition")
 @once_per_places
+@with_compiled_counts
 def ends_bytes(problem: Problem, stages: StageColumns) -> Floats:
     """What lies outside the layers: the embedding's dropout mask, the final norm's input and output.
 

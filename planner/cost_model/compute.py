@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from planner.cost_model.compiled import with_compiled_counts
 from planner.cost_model.flops import attended_share, head_product, layer_products
 from planner.cost_model.parts import block, counted_whole, final_norm, moved_elements
 from planner.cost_model.parts.part import Divided
@@ -101,6 +102,7 @@ def _bias_outputs(problem: Problem, side: Divided) -> float:
 
 @formula("narayanan2021", "dao2022")
 @once_per_places
+@with_compiled_counts
 def layer_seconds(problem: Problem, stages: StageColumns) -> Passes:
     """One layer for one micro batch on the device: products, attention, element-wise traffic. Units: s."""
     attention, element_wise = attention_seconds(problem, stages), element_wise_seconds(problem, stages)
@@ -130,6 +132,7 @@ def recomputed_layer_seconds(problem: Problem, stages: StageColumns) -> Floats:
 
 @formula("definition")
 @once_per_places
+@with_compiled_counts
 def layer_host_seconds(problem: Problem, stages: StageColumns) -> Floats:
     """Host time of one layer's forward: launches of its kernels, or what the stack takes if that is longer."""
     traffic, parts = problem.stack.traffic, problem.stack.parts
@@ -244,6 +247,7 @@ def head_forward_seconds(problem: Problem, stages: StageColumns) -> Floats:
 
 @formula("definition")
 @once_per_places
+@with_compiled_counts
 def loss_seconds(problem: Problem, stages: StageColumns) -> Floats:
     """Passes of the loss over the logits, forward and backward, on the last stage."""
     columns, stack = stages.layouts, problem.stack

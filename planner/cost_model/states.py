@@ -3,6 +3,7 @@
 import numpy as np
 
 from planner.cost_model.chunks import pieces
+from planner.cost_model.compiled import updates_in_one_pass, with_compiled_counts
 from planner.cost_model.parameters import stage_parameters, updated_parameters, weight_shards
 from planner.cost_model.parts import block
 from planner.cost_model.shares import shares
@@ -45,6 +46,7 @@ def state_bytes(problem: Problem, stages: StageColumns) -> Terms:
 
 
 @formula("colossalai0.5.0")
+@with_compiled_counts
 def bucket_bytes(problem: Problem, stages: StageColumns) -> Floats:
     """Communication buckets alive in backward.
 
@@ -65,6 +67,7 @@ def bucket_bytes(problem: Problem, stages: StageColumns) -> Floats:
     buckets = np.where(columns.zero_stage >= SHARDS_OPTIMIZER, zero, 0.0)
     buckets = np.where(_reduces_late(problem, stages), 0.0, buckets)
     alone = (columns.pipeline_parallel == 1) | stack.ddp_always
+    wrapped = wrapped & ((columns.replicas > 1) | stack.ddp_alone)
     during = np.where(alone, np.where(wrapped, ddp, 0.0), 0.0) + buckets
     return np.where(in_pieces, 0.0, during)
 
@@ -99,13 +102,14 @@ def step_gradient_bytes(problem: Problem, stages: StageColumns) -> Floats:
     """Full-precision gradients of the optimizer step, beyond what the gradients already take.
 
     Of all local parameters without ZeRO, of the local shard with it. ``offload`` does not change it
-    below ZeRO 3: the gradient is cast on the device before it leaves.
+    below ZeRO 3: the gradient is cast on the device before it leaves. An update in one pass has none.
     """
     columns, per_parameter = stages.layouts, problem.stack.state_bytes(problem.precision)
     in_pieces = columns.zero_stage >= SHARDS_WEIGHTS
     growth = np.where(
         columns.zero_stage >= SHARDS_OPTIMIZER, per_parameter.zero_step_gradient, per_parameter.step_gradient
     )
+    growth = np.where(updates_in_one_pass(problem, stages), 0.0, growth)
     of_pieces = problem.stack.sharded.step_gradient * (1.0 - columns.offload_optimizer)
     return updated_parameters(problem, stages) * np.where(in_pieces, of_pieces, growth)
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from planner.cost_model.compiled import updates_in_one_pass
 from planner.cost_model.compute import traffic_seconds
 from planner.cost_model.host import nvme_bytes_per_rank
 from planner.cost_model.parameters import stage_parameters, updated_parameters
@@ -43,7 +44,8 @@ def optimizer_seconds(problem: Problem, stages: StageColumns) -> Floats:
 
     Under ZeRO 1 and 2 over several ranks also those of the whole stage's gradients on their way through
     buckets. And the host's work for each tensor of the stage: without ZeRO what the device does not hide,
-    under ZeRO 1 and 2 all of it, as the host waits for results; in fp16 the check for an overflow.
+    under ZeRO 1 and 2 all of it, as the host waits for results; in fp16 the check for an overflow. Compiled blocks
+    come with an update in one pass, which moves less and is one kernel.
     """
     columns, traffic = stages.layouts, problem.stack.traffic
     on_device = updated_parameters(problem, stages) * (1.0 - columns.offload_optimizer)
@@ -52,14 +54,15 @@ def optimizer_seconds(problem: Problem, stages: StageColumns) -> Floats:
     tensors = stage_tensors(problem, stages)
     checked = traffic.overflow_tensor_host_s if problem.precision == "fp16" else 0.0
     host = total(tensors) * (np.where(zero, traffic.zero_tensor_host_s, 0.0) + checked)
-    waits = np.zeros(len(stages))
+    waits, at_once, own = np.zeros(len(stages)), updates_in_one_pass(problem, stages), problem.stack.compiled
+    moved_bytes = np.where(at_once, own.one_pass_bytes if own else 0.0, traffic.optimizer_bytes)
     # Part by part, which keeps the sum affine in the layers of a stage.
     for name, parameters in stage_parameters(problem, stages).items():
-        moved = traffic_seconds(problem, parameters * traffic.optimizer_bytes)
+        moved = traffic_seconds(problem, parameters * moved_bytes)
         waits = waits + np.maximum(tensors[name] * float(traffic.tensor_host_s) - moved, 0.0)
     in_buckets = np.where(zero, total(stage_parameters(problem, stages)) * traffic.zero_gradient_bytes, 0.0)
-    moved = traffic_seconds(problem, on_device * traffic.optimizer_bytes + in_buckets)
-    return moved + host + np.where(plain, waits, 0.0)
+    moved = traffic_seconds(problem, on_device * moved_bytes + in_buckets)
+    return moved + host + np.where(plain & ~at_once, waits, 0.0)
 
 
 @formula("radford2019")

@@ -63,6 +63,7 @@ def shrink(plan: Plan, *, max_processes: int, on_gpus: bool, own_precision: bool
         seq_len=_seq_len(layout),
         precision=layout.precision,
         allow_offload=layout.offload.tier,
+        compiled=plan.problem.compiled and on_gpus,
     )
     problem, layout = _with_least_micro_batch(problem, layout, at_least=min(plan.layout.micro_batch, 2))
     _refuse_broken(problem, layout)

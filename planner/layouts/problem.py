@@ -1,5 +1,6 @@
 """The question a plan answers: specs, device count, batch and what the user fixed or forbade."""
 
+from functools import cached_property
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -22,7 +23,7 @@ class Reserve(msgspec.Struct, frozen=True, kw_only=True):
     fraction: Annotated[float, Meta(ge=0.0, le=1.0)] = 0.0
 
 
-class Problem(msgspec.Struct, frozen=True, kw_only=True):
+class Problem(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """Everything that decides the answer; the same problem gives the same plan."""
 
     model: ModelSpec
@@ -41,6 +42,8 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
     """``None`` reserves what the hardware and stack specs name, and room for the error of a prediction."""
     confidence: Annotated[float, Meta(ge=0.0, lt=1.0)] | None = None
     """Least probability that every stage fits; ``None`` asks for the usual one where no reserve is stated."""
+    compiled: bool = False
+    """Whether blocks and loss are compiled, in the layouts of which the stack compiles them."""
     pins: dict[str, str] = {}
     """Layout field to the only value it may take, both as typed."""
     forbids: dict[str, tuple[str, ...]] = {}
@@ -55,6 +58,11 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
     def asked(self) -> dict[str, Any]:
         """Everything else, by field."""
         return {name: getattr(self, name) for name in self.__struct_fields__ if name not in self.specs}
+
+    @cached_property
+    def with_compiled_counts(self) -> "Problem":
+        """The same with the stack's counts of compiled blocks in the place of its own."""
+        return msgspec.structs.replace(self, compiled=False, stack=self.stack.as_compiled())
 
     @property
     def num_nodes(self) -> int:

@@ -49,6 +49,8 @@ Confidence = Annotated[
     Option("Least probability that every stage fits. [default: 0.95; with --reserve none]", range=CONFIDENCE),
 ]
 
+NoCompile = Annotated[bool, Option("Run blocks and loss as they are, not compiled by PyTorch.")]
+
 
 class Question(msgspec.Struct, frozen=True, kw_only=True):
     """What `gptplan solve` may be told of the question; ``None`` takes the default of a spec."""
@@ -69,6 +71,7 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
     allow_offload: Annotated[OffloadTier, Option("How far optimizer states may move.")] = "none"
     reserve: ReserveText = None
     confidence: Confidence = None
+    no_compile: NoCompile = False
 
 
 def build_problem(question: Question) -> Problem:
@@ -90,10 +93,11 @@ def build_problem(question: Question) -> Problem:
     GLOBAL_BATCH.check("--global-batch", global_batch)
     seq_len = _given(question.seq_len, model.seq_len)
     Range(most=model.max_seq_len, example=str(model.seq_len)).check("--seq-len", seq_len)
+    stack = load_spec(question.stack, StackSpec)
     return Problem(
         model=model,
         hardware=hardware,
-        stack=load_spec(question.stack, StackSpec),
+        stack=stack,
         num_devices=question.gpus,
         devices_per_node=devices_per_node,
         global_batch=global_batch,
@@ -103,9 +107,15 @@ def build_problem(question: Question) -> Problem:
         allow_offload=question.allow_offload,
         reserve=parse_reserve(question.reserve, hardware) if question.reserve is not None else None,
         confidence=parse_confidence(question.confidence),
+        compiled=not question.no_compile and compiles(hardware, stack, model),
         pins=_pins(question),
         forbids=_forbids(question.forbid),
     )
+
+
+def compiles(hardware: HardwareSpec, stack: StackSpec, model: ModelSpec) -> bool:
+    """Whether blocks and loss are compiled unless somebody wants otherwise: on GPUs, where the stack does."""
+    return hardware.device == "cuda" and stack.compiled is not None and model.family in stack.compiled.families
 
 
 def _check_whole_nodes(gpus: int, per_node: int) -> None:

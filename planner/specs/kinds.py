@@ -7,7 +7,10 @@ from msgspec import inspect as types
 
 from planner.specs.units import EXAMPLES
 
-_WORDS = {"IntType": "whole number", "FloatType": "number", "StrType": "text", "BoolType": "true or false"}
+_WORDS = {
+    **{"IntType": "whole number", "FloatType": "number", "StrType": "text", "BoolType": "true or false"},
+    "AnyType": "value of that key",
+}
 _BOUNDS = {"from": "ge", "above": "gt", "to": "le", "below": "lt"}
 
 

@@ -1,15 +1,16 @@
 """A training framework: what it executes, what it keeps in memory, what a step takes, how far predictions missed."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
+import msgspec
 from msgspec import Meta, field
 
-from planner.specs.base import Error, Fraction, Name, OffloadTier, Precision, Schedule, Spec, TensorMode
+from planner.specs.base import Error, FloatBytes, Fraction, Name, OffloadTier, Precision, Schedule, Spec, TensorMode
 from planner.specs.model import Family
 from planner.specs.stack_memory import ActivationSpec, ProcessSpec, ShardedSpec, StateBytesSpec
 from planner.specs.stack_parts import PartsSpec
 from planner.specs.stack_time import OverlapSpec, TrafficSpec, ZeroTrafficSpec
-from planner.specs.units import Bytes, BytesPerSecond
+from planner.specs.units import Bytes, BytesPerSecond, Seconds, parse_quantity
 
 ZeroStage = Annotated[int, Meta(ge=0, le=3)]
 
@@ -26,6 +27,31 @@ class ErrorSpec(Spec, frozen=True, kw_only=True):
     """Of the step time."""
     runs: Annotated[int, Meta(ge=0, le=1_000_000)]
     """How many runs the errors are means of."""
+
+
+Counts = dict[str, Any]
+"""Counts of a part of a stack, by their keys."""
+
+
+class CompiledSpec(Spec, frozen=True, kw_only=True):
+    """What differs where blocks and loss are compiled: counts that take the place of the stack's own."""
+
+    families: Families
+    """Families of models whose blocks it compiles."""
+    start_s: Seconds = field(name="start")
+    """What the first step takes longer."""
+    one_pass: Annotated[tuple[Precision, ...], Meta(max_length=16)] = ()
+    """Precisions in which an update without ZeRO reads gradients as they are, in one pass over memory."""
+    one_pass_bytes: FloatBytes = 0.0
+    """Bytes that such an update moves per parameter."""
+    ddp_alone: bool = True
+    """Whether DDP wraps a single data-parallel rank too."""
+    activations: Counts = field(default_factory=dict)
+    """Of ``activations``."""
+    parts: Counts = field(default_factory=dict)
+    """Of ``parts``."""
+    traffic: Counts = field(default_factory=dict)
+    """Of ``traffic``."""
 
 
 class StackSpec(Spec, frozen=True, kw_only=True):
@@ -111,6 +137,8 @@ class StackSpec(Spec, frozen=True, kw_only=True):
     """Ring steps of data-parallel communication."""
     sharded: ShardedSpec = ShardedSpec()
     """ZeRO stage 3."""
+    compiled: CompiledSpec | None = None
+    """Compiled blocks and loss, without a grid and below ZeRO stage 3; ``None``: it compiles nothing."""
 
     # ZeRO, DDP and offload
     zero_bucket_bytes: Bytes = field(name="zero_bucket")
@@ -124,6 +152,8 @@ class StackSpec(Spec, frozen=True, kw_only=True):
     """Whether the weights that ZeRO 1 and 2 gather after a step arrive where they stay, without a buffer."""
     ddp_always: bool = False
     """Whether DDP wraps the model wherever there is data parallelism, under ZeRO and with a pipeline too."""
+    ddp_alone: bool = True
+    """Whether DDP wraps a single data-parallel rank too."""
     ddp_twice_up_to: Annotated[float, Meta(ge=0.0, le=1e15)] = 0.0
     """Parameters of a rank up to which the buckets of the first step outlive DDP's new ones of the second."""
     offload_copy_bandwidth_bytes_per_s: BytesPerSecond = field(name="offload_copy_bandwidth")
@@ -150,6 +180,46 @@ class StackSpec(Spec, frozen=True, kw_only=True):
     sources: dict[str, str]
     """Where each number is from, by its key."""
 
+    def __post_init__(self) -> None:
+        """Refuse counts of compiled blocks that the stack does not have."""
+        if self.compiled is not None:
+            self.as_compiled()
+
+    def as_compiled(self) -> "StackSpec":
+        """The stack with the counts of compiled blocks and loss.
+
+        Raises:
+            ValueError: one of them is no count of a stack.
+        """
+        own = self.compiled
+        if own is None:
+            return self
+        changed = {name: _with_counts(getattr(self, name), name, getattr(own, name)) for name in _COUNTED}
+        return msgspec.structs.replace(self, compiled=None, ddp_alone=own.ddp_alone, **changed)
+
     def state_bytes(self, precision: str) -> StateBytesSpec:
         """Bytes per parameter under ``precision``."""
         return self.full_precision if precision == "fp32" else self.mixed_precision
+
+
+_COUNTED = ("activations", "parts", "traffic")
+"""The parts of a stack of which compiled blocks have counts of their own."""
+
+
+def _with_counts(part: Any, name: str, counts: Counts) -> Any:
+    """A part of a stack with other counts.
+
+    Raises:
+        ValueError: it has no such count, or the value is none.
+    """
+    known = {one.encode_name: one for one in msgspec.structs.fields(part)}
+    changed = {}
+    for key, value in counts.items():
+        if key not in known:
+            raise ValueError(f"compiled.{name}.{key}: `{name}` has no such key")
+        changed[known[key].name] = msgspec.convert(value, known[key].type, dec_hook=_quantity)
+    return msgspec.structs.replace(part, **changed)
+
+
+def _quantity(kind: type, value: Any) -> Any:
+    return parse_quantity(value, kind) if isinstance(value, str) else kind(value)

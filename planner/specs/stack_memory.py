@@ -80,6 +80,9 @@ class ActivationSpec(Spec, frozen=True, kw_only=True):
     """Bytes per logit of a rank in fp32, where a 2D, 2.5D or 3D grid divides the logits."""
 
     # What only some stacks keep
+    loss_chunk_tokens: Parameters = 0
+    """Tokens whose logits are in memory at once, beside the gradients of states and weight of the head that they
+    add to; 0: those of all tokens of a micro batch."""
     mask_elements: Elements = 0.0
     """Elements per pair of positions of the attention mask that each sequence in flight keeps."""
     gathered_elements: Elements = 0.0

@@ -47,6 +47,7 @@ def case_of(row: Row, known: KnownFacts | None = None) -> Case:
     if layout.offload != _asked_offload(row):
         assumed.note(_COUNTED_OFTEN)
     problem = cases.problem_of(row, model=model, hardware=hardware, stack=stack, layout=layout)
+    problem = msgspec.structs.replace(problem, compiled=bool(row.choice("compiled", {"yes": "yes", "no": ""})))
     return Case(problem=problem, layout=layout, measured=_measured(row), assumptions=tuple(assumed.stated))
 
 

@@ -162,6 +162,7 @@ def _plan_cells(plan: Plan) -> dict[str, str]:
         "offload_optim_frac": str(layout.offload.optimizer),
         "optimizer": "HybridAdam" if on_host else adam,
         "gpus_per_node": str(problem.devices_per_node) if problem.num_nodes > 1 else "",
+        "compiled": "yes" if problem.compiled and not (is_grid or is_gemini) else "",
         "tensor_mode": layout.tensor_mode if is_grid else "",
         "tensor_depth": str(layout.tensor_depth) if layout.tensor_depth > 1 else "",
         "offload_param_frac": str(layout.offload.parameters) if layout.offload.parameters else "",

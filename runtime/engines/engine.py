@@ -49,6 +49,8 @@ class Engine(ABC):
     """What any rank wished before the last step, the same on all of them."""
     own_loss: Tensor | None = None
     """Of the last step: what this rank had of the loss."""
+    compiles: bool = False
+    """Whether blocks and loss are compiled."""
     num_microbatches: int
     """Of a step on this rank: those of the layout, or fewer while a job's batch grows."""
     rows: slice

@@ -10,7 +10,9 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import AdamW, Optimizer
 
+from planner.layouts.compilation import is_compiled
 from planner.plans.plan import Plan
+from runtime.compiled import can_compile, compile_regions, leave_out_collectives, without_ddp
 from runtime.engines.engine import Batch, Engine, mixed_seed
 from runtime.engines.plugins import hybrid_plugin
 from runtime.engines.schedules import forward_only
@@ -19,6 +21,7 @@ from runtime.patches.host_accelerator import Device
 from runtime.patches.policy import ReplicatedDropout
 from runtime.recompute import recompute_blocks
 from runtime.states.documents import Documents
+from runtime.states.mixed_adamw import HOLDS_OTHER_GRADIENTS, MixedAdamW, update_in_one_pass
 from runtime.states.model import DTYPES, build_model
 from runtime.states.optimizers import decay_groups, fuse_adamw
 from runtime.states.placement import held_layers, recomputed_layers
@@ -37,7 +40,7 @@ class HybridEngine(Engine):
         *,
         seed: int,
         learning_rate: float,
-        optimizer: Callable[..., Optimizer] = AdamW,
+        optimizer: Callable[..., Optimizer] | None = None,
         end_of_document: int | None = None,
     ) -> None:
         """Build this rank's part of the model; every rank of the process group must do so.
@@ -49,20 +52,34 @@ class HybridEngine(Engine):
         """
         super().__init__(plan, device)
         self._replicated: ReplicatedDropout | None = None
+        self.compiles = is_compiled(plan.problem, plan.layout) and can_compile(self.device)
         documents = None if end_of_document is None else Documents(end_of_document)
         model = self._build(plan, seed, documents)
-        plain_optimizer = optimizer(decay_groups(model), lr=learning_rate)
+        in_one_pass = self.compiles and optimizer is None and HOLDS_OTHER_GRADIENTS
+        in_one_pass &= plan.layout.precision == "bf16" and plan.layout.zero_stage == 0
+        make = optimizer or (MixedAdamW if in_one_pass else AdamW)
+        plain_optimizer = make(decay_groups(model), lr=learning_rate)
         self.plugin = hybrid_plugin(plan, device)
         self.booster = Booster(plugin=self.plugin)
-        self.model, self.optimizer, *_ = self.booster.boost(model, plain_optimizer)
+        alone = self.compiles and plan.layout.data_parallel == plan.layout.sequence_parallel_degree == 1
+        with without_ddp() if alone else contextlib.nullcontext():
+            self.model, self.optimizer, *_ = self.booster.boost(model, plain_optimizer)
+        if alone:
+            self.model.use_ddp = False
         rotary.keep_wave_lengths(self.model)
-        if type(plain_optimizer) is AdamW and device == "cuda":
+        if self.compiles:
+            leave_out_collectives(self.model)
+        if in_one_pass:
+            update_in_one_pass(self.optimizer)
+        elif type(plain_optimizer) is AdamW and device == "cuda":
             fuse_adamw(self.optimizer)
 
     def _build(self, plan: Plan, seed: int, documents: Documents | None) -> Any:
         layout, stage = self.layout, self.position.stage
         layers, dtype = held_layers(layout, stage), DTYPES[layout.precision]
         model = build_model(plan.problem.model, seed, layers=layers, dtype=dtype, attention=self.attention)
+        if self.compiles:
+            compile_regions(model)
         recomputed = recomputed_layers(layout, stage)
         recompute_blocks(model, recomputed, without_graph=layout.sequence_parallel, documents=documents)
         if layout.sequence_parallel and hasattr(model.base_model, "drop"):

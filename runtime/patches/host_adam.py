@@ -1,5 +1,6 @@
 """Colossal-AI's AdamW for parameters in host memory: also where there is no CUDA, and the same after a resume."""
 
+import fcntl
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -17,13 +18,19 @@ def _built() -> Any:
     import colossalai
     from torch.utils import cpp_extension
 
+    name = "gptplan_cpu_adam"
     sources = Path(colossalai.__file__).parent / "kernel" / "extensions" / "csrc"
-    return cpp_extension.load(
-        "gptplan_cpu_adam",
-        [str(sources / "kernel" / "arm" / "cpu_adam_arm.cpp")],
-        extra_include_paths=[str(sources)],
-        extra_cflags=["-O3", "-std=c++17", "-fopenmp"],
-    )
+    folder = Path(cpp_extension._get_build_directory(name, verbose=False))
+    with (folder / "building").open("w") as file:
+        # A process that is killed lets go of this lock, but not of PyTorch's, for which others would wait for ever.
+        fcntl.flock(file, fcntl.LOCK_EX)
+        (folder / "lock").unlink(missing_ok=True)
+        return cpp_extension.load(
+            name,
+            [str(sources / "kernel" / "arm" / "cpu_adam_arm.cpp")],
+            extra_include_paths=[str(sources)],
+            extra_cflags=["-O3", "-std=c++17", "-fopenmp"],
+        )
 
 
 class _Kernel:

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import GPT2LMHeadModel
 
+from runtime.patches.loss_head import COMPILED, Vocabulary, head_loss
+
 
 def mean_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """Cross-entropy of whole rows of logits, averaged in float32; ``labels`` are the next tokens already.
@@ -39,6 +41,19 @@ def token_loss(logits: Tensor, labels: Tensor, shard_config: Any, vocab_size: in
         mode="sum",
     )
     return total / labels.numel()
+
+
+def at_head(model: Any, states: Tensor, labels: Tensor | None, shard_config: Any) -> dict[str, Tensor]:
+    """The loss of the states after the last norm, ``[rows, sequence, hidden]``; without labels, their logits.
+
+    By chunks of tokens where ``model`` is compiled.
+    """
+    head = model.lm_head
+    if labels is None:
+        return {"logits": head(states)}
+    if getattr(model, COMPILED, False):
+        return {"loss": head_loss(states, head.weight, labels, Vocabulary.of(head, shard_config))}
+    return {"loss": token_loss(head(states), labels, shard_config, head.out_features)}
 
 
 class Stage(NamedTuple):
@@ -93,10 +108,7 @@ def _forward(
     )
     if not stage.is_last:
         return {"hidden_states": outputs["hidden_states"]}
-    logits = self.lm_head(outputs[0])
-    if labels is None:
-        return {"logits": logits}
-    return {"loss": token_loss(logits, labels, stage.shard_config, self.lm_head.out_features)}
+    return at_head(self, outputs[0], labels, stage.shard_config)
 
 
 class ReplicatedDropout(nn.Module):
@@ -126,7 +138,7 @@ class ReplicatedDropout(nn.Module):
 class ShardPolicy(GPT2LMHeadModelPolicy):  # type: ignore[misc]
     """Colossal-AI's policy for GPT-2 with four corrections.
 
-    The loss is :func:`token_loss`. A forward without labels gives logits. Dropout stays PyTorch's:
+    The loss is :func:`at_head`. A forward without labels gives logits. Dropout stays PyTorch's:
     the library's draws other numbers on each tensor-parallel rank even where all ranks hold the
     same activations, so that replicas drift apart, and draws again when a layer is recomputed.
     Under sequence parallelism a row-parallel bias is added to a rank's own slice of the sequence,

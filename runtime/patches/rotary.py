@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
-from runtime.patches.policy import Stage, token_loss
+from runtime.patches.policy import Stage, at_head
 
 SPLIT_GATHER, ALL_TO_ALL = "split_gather", "all_to_all"
 """Sequence parallelism inside of the tensor-parallel group, and over ranks of its own."""
@@ -73,10 +73,7 @@ def _forward(
     states = body.norm(states)
     if splits:
         states = gather_sp_output(states, config)
-    logits = self.lm_head(states)
-    if labels is None:
-        return {"logits": logits}
-    return {"loss": token_loss(logits, _own_tokens(labels, config), config, self.lm_head.out_features)}
+    return at_head(self, states, _own_tokens(labels, config), config)
 
 
 def causal_attention(config: Any) -> Callable[..., Any]:
@@ -147,7 +144,7 @@ def _attention(
 class Corrections:
     """What is put right in a policy of the library for one of these families.
 
-    Every stage and rank runs :func:`_forward`, with the loss of :func:`runtime.patches.policy.token_loss` and
+    Every stage and rank runs :func:`_forward`, with the loss of :func:`runtime.patches.policy.at_head` and
     :func:`causal_attention`, whose windows are as wide in a pipeline as without.
     """
 

@@ -20,6 +20,7 @@ from planner.jobs.job import FaultsSection, Job
 from planner.jobs.reading import read_job
 from planner.jobs.schedule import learning_rate_at
 from planner.jobs.sources import check_evaluation, open_samples, read_sources
+from planner.layouts.compilation import is_compiled
 from planner.plans.plan import Plan
 from runtime.checkpoints.loading import start_from
 from runtime.engines.choice import make_engine
@@ -175,6 +176,8 @@ def _steps(run: _Run) -> list[Step]:
     """All steps of a run that something is learned from, and what is evaluated and saved between them."""
     data, saving = run.data, run.saving
     steps: list[Step] = []
+    if not run.engine.compiles and is_compiled(run.plan.problem, run.plan.layout):
+        run.display.say("blocks and loss are not compiled: no C compiler is here, or no Triton; steps take longer")
     for number in range(saving.done, data.steps):
         learning_rate = learning_rate_at(number, data.training.sizes, run.job)
         run.engine.set_learning_rate(learning_rate)

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from benchmarks.residuals import residuals
-from docs.speed_page import PAGE, page
+from docs.speed_page import PAGE, PEERS, page
 from planner.specs import StackSpec
 from planner.specs.files import load_spec, to_builtins
 from planner.validation import Report, validate
@@ -89,4 +89,4 @@ def test_the_errors_that_the_stack_states_are_those_of_the_runs() -> None:
 
 def test_the_page_of_speeds_is_that_of_the_runs() -> None:
     folder = Path(__file__).parent
-    assert PAGE.read_text(encoding="utf-8") == page(folder / "h200_runs.csv", folder / "library_runs.csv")
+    assert PAGE.read_text(encoding="utf-8") == page(folder / "h200_runs.csv", folder / "library_runs.csv", PEERS)

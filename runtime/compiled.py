@@ -1,0 +1,75 @@
+"""Blocks and loss compiled by torch.compile, one region each, so that it takes seconds however many layers there are.
+
+Collectives stay outside of what is compiled: the layers of Colossal-AI that talk to other ranks run as they are, and
+what is between them is compiled.
+"""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from runtime.patches import rotary
+from runtime.patches.loss_head import COMPILED, compile_rows
+from runtime.states.documents import Documents
+from runtime.states.model import blocks_of
+
+_LEFT_OUT = "is_left_out"
+"""Attribute of a function that compiled regions call as it is."""
+
+
+def can_compile(device: torch.device) -> bool:
+    """Whether every rank has what torch.compile needs: a compiler, and Triton for GPUs; every rank has to ask."""
+    found = any(map(shutil.which, ("cc", "gcc", "clang", "g++")))
+    if device.type == "cuda":
+        from torch.utils._triton import has_triton
+
+        found = found and has_triton()
+    everywhere = torch.tensor(float(found), device=device)
+    dist.all_reduce(everywhere, dist.ReduceOp.MIN)
+    return bool(everywhere > 0)
+
+
+@contextmanager
+def without_ddp() -> Iterator[None]:
+    """Boost a model without DDP, for a single data-parallel rank: it would copy every gradient to reduce it."""
+    from colossalai.booster.plugin import hybrid_parallel_plugin as library
+
+    wrapper = library.DDP
+    library.DDP = lambda module, **_: module
+    try:
+        yield
+    finally:
+        library.DDP = wrapper
+
+
+def compile_regions(model: Any) -> None:
+    """Compile every block of ``model``, all to the same code, and the rows of the loss; before anything wraps blocks.
+
+    Backward recomputes a compiled block as it does any other.
+    """
+    setattr(model, COMPILED, True)
+    for block in blocks_of(model):
+        block.forward = torch.compile(block.forward, dynamic=False)
+    compile_rows()
+
+
+def leave_out_collectives(model: nn.Module) -> None:
+    """Keep what talks to other ranks out of compiled regions; to be called after Colossal-AI has put it there.
+
+    And attention to documents, whose shapes are others in every micro batch.
+    """
+    # Of classes, not of modules, so that all blocks still run the same code.
+    parts: list[tuple[Any, str]] = [(rotary, "all_to_all_comm"), (Documents, "attend")]
+    kinds = {type(module) for module in model.modules()}
+    parts += [(kind, "forward") for kind in kinds if kind.__module__.startswith("colossalai.shardformer.layer")]
+    for owner, name in parts:
+        own = vars(owner).get(name, getattr(owner, name))
+        if not getattr(own, _LEFT_OUT, False):
+            left: Any = torch.compiler.disable(own)  # type: ignore[no-untyped-call]
+            setattr(left, _LEFT_OUT, True)
+            setattr(owner, name, left)
