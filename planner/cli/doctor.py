@@ -97,7 +97,7 @@ def _examine(plan: "Plan | None", job: "Job | None", options: Doctor, num_nodes:
         ready = readiness(plan, job, options.run_dir or Path("runs"))
         report.findings.extend(ready.findings)
     written = _write(plan, report, options)
-    return _answer(plan, report, options, written=written, failed=bool(outcome.code))
+    return _answer(report, options, written=written, failed=bool(outcome.code))
 
 
 def _write(plan: "Plan | None", report: "Report", options: Doctor) -> list[str]:
@@ -116,14 +116,12 @@ def _write(plan: "Plan | None", report: "Report", options: Doctor) -> list[str]:
     return fields
 
 
-def _answer(plan: "Plan | None", report: "Report", options: Doctor, *, written: list[str], failed: bool) -> int:
-    from planner.doctor.groups import measured_groups
+def _answer(report: "Report", options: Doctor, *, written: list[str], failed: bool) -> int:
     from planner.views import doctor as view
     from planner.views.terminal import print_content
 
     is_healthy = not failed and not any(one.severity == "error" for one in report.findings)
     if options.as_json:
-        groups = measured_groups(plan, report.found.groups)
         print_json(
             {
                 "healthy": is_healthy,
@@ -133,14 +131,14 @@ def _answer(plan: "Plan | None", report: "Report", options: Doctor, *, written: 
                 ],
                 "ranks": to_builtins(report.found.ranks),
                 "networks": {str(rank): text for rank, text in report.found.networks.items()},
-                "groups": [view.group_document(one) for one in groups],
+                "groups": [view.group_document(one) for one in report.groups],
                 "seconds": report.seconds,
                 "spec_file": str(options.write) if written else None,
                 "spec_fields": written,
             }
         )
     else:
-        print_content(*view.report(plan, report))
+        print_content(*view.report(report))
         if written:
             say(f"wrote {options.write}, with measured {', '.join(written)}; use it with `--gpu {options.write}`")
     return ExitCode.OK if is_healthy else ExitCode.NEGATIVE

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -56,11 +57,19 @@ class Doctors:
         self.nodes, self.plan, self.folder = nodes, plan, folder
         self.started: list[subprocess.Popen[str]] = []
 
-    def start(self, node: int, *options: str, path: Sequence[Path] = (), hide: Path | None = None) -> None:
-        """Start the one of a node, with Python's path and the shell's extended and a folder hidden."""
+    def start(
+        self, node: int, *options: str, path: Sequence[Path] = (), hide: Path | None = None, named: str = ""
+    ) -> None:
+        """Start the one of a node, with Python's path and the shell's extended and a folder hidden.
+
+        The node knows itself as the address ``named``, where that is not its own.
+        """
         python_path = os.pathsep.join(map(str, [*path, ROOT]))
         shell = os.pathsep.join([*map(str, path), os.environ["PATH"]])
-        hidden = f"mount -t tmpfs none {hide} && " if hide is not None else ""
+        hosts = self.folder / f"hosts{node}"
+        hosts.write_text(f"127.0.0.1 localhost\n{named or self.nodes.address(node)} {socket.gethostname()}\n")
+        hidden = f"mount --bind {hosts} /etc/hosts && "
+        hidden += f"mount -t tmpfs none {hide} && " if hide is not None else ""
         where = f"{self.nodes.address(0)}:29600"
         command = [sys.executable, "-m", "planner.cli", "doctor", str(self.plan), "--node-rank", str(node)]
         command += ["--rendezvous", where, "--json", *options]
@@ -104,7 +113,7 @@ def test_faults_of_a_measured_pair_are_found_in_one_check(nodes: Nodes, tmp_path
     options = ["--run-dir", str(shared / "run"), "--set", f"data.paths={data}"]
     doctors = Doctors(nodes, plan, tmp_path)
     doctors.start(0, *options, "--write", str(tmp_path / "measured.toml"))
-    doctors.start(1, *options, path=[bad], hide=shared)
+    doctors.start(1, *options, path=[bad], hide=shared, named="127.0.1.1")
     found = doctors.answer()
     (version,) = messages(found, "DOC001")
     assert "torch is 2.9.1, and " in version
@@ -116,6 +125,9 @@ def test_faults_of_a_measured_pair_are_found_in_one_check(nodes: Nodes, tmp_path
     assert slow.startswith("node 1, device 0: it multiplies matrices at ")
     (link,) = messages(found, "DOC006")
     assert link.startswith("ranks 0, 1 on node 0, 1: its data-parallel group reaches ")
+    (named,) = messages(found, "DOC011")
+    assert named.startswith("node 1 ")
+    assert "is 127.0.1.1, where no other node reaches it" in named
     assert found["seconds"] < 120
     assert "network" in found["spec_fields"]
     assert run(["hardware", "--json"]) == 0
