@@ -9,7 +9,7 @@ from planner.diagnostics import ExitCode, usage_error
 from planner.handover.doctor import DoctorOptions
 from planner.handover.options import Option
 from planner.handover.work import RunOptions
-from planner.outputs import say
+from planner.outputs import check_output, say
 from planner.specs.files import to_builtins
 
 if TYPE_CHECKING:
@@ -49,6 +49,8 @@ def doctor(options: Doctor) -> int:
     options = placed(options, num_nodes)
     with excusing(num_nodes, digest_of(plan), options) as meets:
         job = _job(options) if plan is not None else None
+        if options.write is not None and not options.node_rank:
+            check_output(options.write, what="spec", force=options.force, option="--write")
         meets()
         return _examine(plan, job, options, num_nodes)
 

@@ -211,6 +211,18 @@ def test_a_login_node_tells_what_is_missing(
     assert any("tokenizer.json" in one for one in messages(found, "RUN006"))
 
 
+def test_a_spec_of_somebody_else_is_kept_before_anything_is_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan, spec = solved(tmp_path / "two.plan", "local-cpu", 2, 2), tmp_path / "own.toml"
+    spec.write_text("mine\n")
+    assert run(["doctor", str(plan), "--write", str(spec)]) == 2
+    printed = capsys.readouterr().err
+    assert "there is a file already" in printed
+    assert "matrix products" not in printed
+    assert spec.read_text() == "mine\n"
+
+
 def test_a_node_that_does_not_come_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     plan = solved(tmp_path / "two.plan", "local-cpu", 2, 1)
     assert run(["doctor", str(plan), "--rendezvous", "127.0.0.1:29601", "--rendezvous-timeout", "1"]) == 1
