@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from planner.cli.app import run
+from tests.runtime import far
 from tests.runtime.launched import ROOT, TIMEOUT_S
 from tests.runtime.namespaces import Nodes, joined, unavailable
 
@@ -53,8 +54,9 @@ def solved(path: Path, gpu: str, gpus: int, per_node: int) -> Path:
 class Doctors:
     """A check on several nodes, each started by hand."""
 
-    def __init__(self, nodes: Nodes, plan: Path, folder: Path) -> None:
+    def __init__(self, nodes: Nodes, plan: Path, folder: Path, addresses: Sequence[str] = ()) -> None:
         self.nodes, self.plan, self.folder = nodes, plan, folder
+        self.addresses = addresses or [nodes.address(node) for node in range(len(nodes.names))]
         self.started: list[subprocess.Popen[str]] = []
 
     def start(
@@ -67,10 +69,10 @@ class Doctors:
         python_path = os.pathsep.join(map(str, [*path, ROOT]))
         shell = os.pathsep.join([*map(str, path), os.environ["PATH"]])
         hosts = self.folder / f"hosts{node}"
-        hosts.write_text(f"127.0.0.1 localhost\n{named or self.nodes.address(node)} {socket.gethostname()}\n")
+        hosts.write_text(f"127.0.0.1 localhost\n{named or self.addresses[node]} {socket.gethostname()}\n")
         hidden = f"mount --bind {hosts} /etc/hosts && "
         hidden += f"mount -t tmpfs none {hide} && " if hide is not None else ""
-        where = f"{self.nodes.address(0)}:29600"
+        where = f"{self.addresses[0]}:29600"
         command = [sys.executable, "-m", "planner.cli", "doctor", str(self.plan), "--node-rank", str(node)]
         command += ["--rendezvous", where, "--json", *options]
         (self.folder / f"node{node}").mkdir()
@@ -109,12 +111,13 @@ def test_faults_of_a_measured_pair_are_found_in_one_check(nodes: Nodes, tmp_path
     (bad / "sitecustomize.py").write_text(SKEWED)
     (data / "text.txt").write_text("to be or not to be\n" * 10_000)
     (tmp_path / "node1-data").mkdir()
-    assert nodes.limit(1, "100mbit")
     options = ["--run-dir", str(shared / "run"), "--set", f"data.paths={data}"]
-    doctors = Doctors(nodes, plan, tmp_path)
-    doctors.start(0, *options, "--write", str(tmp_path / "measured.toml"))
-    doctors.start(1, *options, path=[bad], hide=shared, named="127.0.1.1")
-    found = doctors.answer()
+    with nodes.apart(0.02) as addresses:
+        nodes.limit(1, "100mbit", far.DEVICE)
+        doctors = Doctors(nodes, plan, tmp_path, addresses)
+        doctors.start(0, *options, "--write", str(tmp_path / "measured.toml"))
+        doctors.start(1, *options, path=[bad], hide=shared, named="127.0.1.1")
+        found = doctors.answer()
     (version,) = messages(found, "DOC001")
     assert "torch is 2.9.1, and " in version
     (clock,) = messages(found, "DOC002")
@@ -125,6 +128,8 @@ def test_faults_of_a_measured_pair_are_found_in_one_check(nodes: Nodes, tmp_path
     assert slow.startswith("node 1, device 0: it multiplies matrices at ")
     (link,) = messages(found, "DOC006")
     assert link.startswith("ranks 0, 1 on node 0, 1: its data-parallel group reaches ")
+    (group,) = found["groups"]
+    assert 0.1 < group["latency_s"] < 0.3  # 20 ms through the cable, by a clock five times as fast
     (named,) = messages(found, "DOC011")
     assert named.startswith("node 1 ")
     assert "is 127.0.1.1, where no other node reaches it" in named
@@ -132,7 +137,6 @@ def test_faults_of_a_measured_pair_are_found_in_one_check(nodes: Nodes, tmp_path
     assert "network" in found["spec_fields"]
     assert run(["hardware", "--json"]) == 0
     assert solved(tmp_path / "again.plan", str(tmp_path / "measured.toml"), 2, 1).exists()
-    nodes.limit(1, "10gbit")
 
 
 @on_nodes
