@@ -84,6 +84,7 @@ CODES: dict[str, str] = {
     "RUN011": "A drive that the run writes to is full.",
     "RUN014": "Another node of the run has ended or is not heard any more, so this one ended too.",
     "RUN015": "What was typed and what the job's environment says of nodes differ. What was typed holds.",
+    "RUN016": "A rank got what no rank of its run sends. Nothing of it is executed, and the run ends.",
     "DOC001": "Nodes differ where a run takes them for the same: versions, kind of device, driver. Nodes of different "
     "kinds are not planned for yet.",
     "DOC002": "The clocks of two nodes are more than a second apart.",
@@ -95,6 +96,7 @@ CODES: dict[str, str] = {
     "DOC008": "A limit of the system is lower than the communication library wants.",
     "DOC009": "The communication library chose another network than the plan assumed, or than it chose on node 0.",
     "DOC010": "The ranks of a check failed, or did not come to its end.",
+    "DOC011": "A node knows its own name as an address at which no other node reaches it, or does not know it.",
     "CKP001": "There is no complete checkpoint where one was named.",
     "CKP002": "A checkpoint is not as it was written: its manifest or a file was changed, cut off or removed, or "
     "another version wrote it. Nothing was loaded.",

@@ -9,7 +9,7 @@ from planner.diagnostics import ExitCode, usage_error
 from planner.handover.doctor import DoctorOptions
 from planner.handover.options import Option
 from planner.handover.work import RunOptions
-from planner.outputs import say
+from planner.outputs import check_output, say
 from planner.specs.files import to_builtins
 
 if TYPE_CHECKING:
@@ -49,6 +49,8 @@ def doctor(options: Doctor) -> int:
     options = placed(options, num_nodes)
     with excusing(num_nodes, digest_of(plan), options) as meets:
         job = _job(options) if plan is not None else None
+        if options.write is not None and not options.node_rank:
+            check_output(options.write, what="spec", force=options.force, option="--write")
         meets()
         return _examine(plan, job, options, num_nodes)
 
@@ -97,7 +99,7 @@ def _examine(plan: "Plan | None", job: "Job | None", options: Doctor, num_nodes:
         ready = readiness(plan, job, options.run_dir or Path("runs"))
         report.findings.extend(ready.findings)
     written = _write(plan, report, options)
-    return _answer(plan, report, options, written=written, failed=bool(outcome.code))
+    return _answer(report, options, written=written, failed=bool(outcome.code))
 
 
 def _write(plan: "Plan | None", report: "Report", options: Doctor) -> list[str]:
@@ -116,14 +118,12 @@ def _write(plan: "Plan | None", report: "Report", options: Doctor) -> list[str]:
     return fields
 
 
-def _answer(plan: "Plan | None", report: "Report", options: Doctor, *, written: list[str], failed: bool) -> int:
-    from planner.doctor.groups import measured_groups
+def _answer(report: "Report", options: Doctor, *, written: list[str], failed: bool) -> int:
     from planner.views import doctor as view
     from planner.views.terminal import print_content
 
     is_healthy = not failed and not any(one.severity == "error" for one in report.findings)
     if options.as_json:
-        groups = measured_groups(plan, report.found.groups)
         print_json(
             {
                 "healthy": is_healthy,
@@ -133,14 +133,14 @@ def _answer(plan: "Plan | None", report: "Report", options: Doctor, *, written: 
                 ],
                 "ranks": to_builtins(report.found.ranks),
                 "networks": {str(rank): text for rank, text in report.found.networks.items()},
-                "groups": [view.group_document(one) for one in groups],
+                "groups": [view.group_document(one) for one in report.groups],
                 "seconds": report.seconds,
                 "spec_file": str(options.write) if written else None,
                 "spec_fields": written,
             }
         )
     else:
-        print_content(*view.report(plan, report))
+        print_content(*view.report(report))
         if written:
             say(f"wrote {options.write}, with measured {', '.join(written)}; use it with `--gpu {options.write}`")
     return ExitCode.OK if is_healthy else ExitCode.NEGATIVE

@@ -58,12 +58,17 @@ def _refused(error: Any, *, as_json: bool) -> int:
         found, answer = error.diagnostics, error.answer or {}
         text = "\n\n".join(map(render, found))
     else:
-        found, answer, written = (Diagnostic(rule="USAGE", message=error.format_message()),), {}, io.StringIO()
+        found, answer, written = (Diagnostic(rule="USAGE", message=_words(error.format_message())),), {}, io.StringIO()
         error.show(file=written)
-        text = written.getvalue().rstrip("\n")
+        text = _words(written.getvalue()).rstrip("\n")
     if as_json:
         print_json(answer | _document(*found))
     return _said(error.exit_code, text)
+
+
+def _words(text: str) -> str:
+    """A message of Typer with its choices in one line, and without the name of the exception in it."""
+    return text.replace(": Value error, ", ": ").replace(":\n\t", ": ").replace(",\n\t", ", ")
 
 
 def was_interrupted(error: BaseException | None) -> bool:

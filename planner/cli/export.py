@@ -5,8 +5,8 @@ from typing import Annotated
 
 from planner.cli.parameters import Force, PlanFile
 from planner.diagnostics import ExitCode, usage_error
-from planner.export.options import ExportOptions, Target
-from planner.handover.options import Option
+from planner.export.options import OF_ONE_TARGET, ExportOptions, Target
+from planner.handover.options import Option, declared
 from planner.outputs import STDOUT, tell, write_output
 
 
@@ -24,6 +24,7 @@ def export(options: Export) -> int:
     from planner.export.targets import TARGETS
     from planner.rules.reading import read_sound_plan
 
+    _check(options)
     target = TARGETS[options.to]
     text = target.text_of(read_sound_plan(options.plan), options.plan, options)
     if options.output != STDOUT and options.output.resolve() == options.plan.resolve():
@@ -34,3 +35,15 @@ def export(options: Export) -> int:
         tell(f"{target.what}: {options.output}")
         tell(f"start it: {target.start.format(file=options.output)}")
     return ExitCode.OK
+
+
+def _check(options: Export) -> None:
+    """Refuse an option that is for another target, whose file would not have it."""
+    for name, target in OF_ONE_TARGET.items():
+        field = next(one for one in declared(ExportOptions) if one.field == name)
+        if options.to != target and getattr(options, name) != field.default:
+            raise usage_error(
+                f"this is an option of `--to {target}`, and the file is for {options.to}",
+                location=field.names[-1],
+                hint=f"leave it out, or export with `--to {target}`",
+            )

@@ -16,7 +16,7 @@ import msgspec
 
 from planner.diagnostics import Diagnostic
 from planner.doctor.facts import Asked, Facts, facts_of
-from planner.doctor.groups import AxisGroups, axes_of, axes_of_nodes, groups_of
+from planner.doctor.groups import AxisGroups, MeasuredGroup, axes_of, axes_of_nodes, groups_of, measured_groups
 from planner.doctor.judging import FOLDER, Told, is_fatal, of_nodes, of_ranks
 from planner.handover.doctor import DoctorFound, DoctorOptions, DoctorWork
 from planner.handover.options import encode
@@ -54,6 +54,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     findings: list[Diagnostic]
     found: DoctorFound
     """Empty where the ranks were not started."""
+    groups: list[MeasuredGroup]
+    """The links of its groups."""
     num_ranks: int
     per_node: int
     seconds: float
@@ -102,14 +104,16 @@ class Examination:
                 is_done=partial(self._is_done, result),
             )
             outcome = execute(work, stdout=STDERR)
-            found = _read(result)
+            found, groups = _read(result), []
         if found is not None:
-            self._findings += of_ranks(self._plan, found, self._num_ranks, self._per_node)
+            groups = measured_groups(self._plan, found.groups)
+            self._findings += of_ranks(self._plan, found, groups, self._num_ranks, self._per_node)
         report = Report(
             facts=list(self._told.facts),
             clocks_s=self._told.clocks_s,
             findings=self._findings,
             found=found or DoctorFound(),
+            groups=groups,
             num_ranks=self._num_ranks,
             per_node=self._per_node,
             seconds=time.monotonic() - self._began_s,

@@ -35,6 +35,9 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
 
     node: int
     host: str
+    """Its own name."""
+    host_address: str
+    """What that name stands for on the node itself; empty where it knows no such host."""
     versions: dict[str, str]
     """Of Python, of gptplan and of what a run imports; empty for what is not installed."""
     gpus: tuple[GpuState, ...]
@@ -88,6 +91,7 @@ def facts_of(asked: Asked, node: int, meeting: Meeting | None, listener: socket.
     return Facts(
         node=node,
         host=socket.gethostname(),
+        host_address=_address_of(socket.gethostname()),
         versions=versions(),
         gpus=tuple(gpu_states()),
         cores=len(os.sched_getaffinity(0)),
@@ -112,6 +116,13 @@ def versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             found[name] = ""
     return found
+
+
+def _address_of(host: str) -> str:
+    try:
+        return str(socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0][4][0])
+    except OSError:
+        return ""
 
 
 def _mtu(interface: str) -> int:

@@ -8,13 +8,14 @@ import msgspec
 
 from planner.diagnostics import Diagnostic
 from planner.doctor.facts import UNLIMITED, Facts
-from planner.doctor.groups import MeasuredGroup, measured_groups
+from planner.doctor.groups import MeasuredGroup
 from planner.handover.doctor import CPU, DoctorFound, RankFound
+from planner.launch.meeting import is_loopback
 from planner.plans.plan import Plan
 from planner.specs.units import GIB, format_bytes, format_rate
 
-DIFFERS, CLOCK, FOLDER, UNREACHED, DEVICE, LINK, IN_USE, LIMITS, NETWORK, UNFINISHED = (
-    f"DOC{number:03}" for number in range(1, 11)
+DIFFERS, CLOCK, FOLDER, UNREACHED, DEVICE, LINK, IN_USE, LIMITS, NETWORK, UNFINISHED, NAME = (
+    f"DOC{number:03}" for number in range(1, 12)
 )
 MOST_CLOCK_S = 1.0
 """Clocks further apart make times in logs and of files misleading, and certificates fail."""
@@ -54,6 +55,8 @@ def of_nodes(told: Told) -> Iterator[Diagnostic]:
         yield from _differences(first, other)
     yield from _clocks(told)
     yield from _between(told)
+    for one in told.facts if len(told.facts) > 1 else ():
+        yield from _name(one)
     for one in told.facts:
         yield from _memory_in_use(one, told.plan)
         yield from _limits(one, told.plan)
@@ -80,12 +83,14 @@ def is_fatal(found: Sequence[Diagnostic]) -> bool:
     )
 
 
-def of_ranks(plan: Plan | None, found: DoctorFound, num_ranks: int, per_node: int) -> Iterator[Diagnostic]:
-    """What is off of what the ranks measured, of which a node has ``per_node``."""
+def of_ranks(
+    plan: Plan | None, found: DoctorFound, groups: Sequence[MeasuredGroup], num_ranks: int, per_node: int
+) -> Iterator[Diagnostic]:
+    """What is off of what the ranks measured, of which a node has ``per_node``; ``groups`` are the links of it."""
     yield from _missing(found, num_ranks, per_node)
     yield from _slow(found.ranks, per_node)
     yield from _other_versions(found.ranks, per_node)
-    yield from _links(measured_groups(plan, found.groups), per_node)
+    yield from _links(groups, per_node)
     yield from _networks(plan, found.networks, per_node)
     if found.phase and len(found.ranks) == num_ranks:
         message = f"the ranks did not come to an end with this: {found.phase}"
@@ -129,6 +134,16 @@ def _clocks(told: Told) -> Iterator[Diagnostic]:
             where = "ahead of" if ahead_s > 0 else "behind"
             message = f"its clock is {abs(ahead_s):.1f} s {where} that of node 0"
             yield _found(CLOCK, f"node {node}", message, "run chrony or ntpd on all nodes")
+
+
+def _name(one: Facts) -> Iterator[Diagnostic]:
+    """What asks for the node's own name, as other programs and scripts do, has to get where others reach it."""
+    if one.host_address and not is_loopback(one.host_address):
+        return
+    message = f"its own name, {one.host}, is {one.host_address or 'no address that it finds'}"
+    message += ", where no other node reaches it" if one.host_address else ""
+    hint = f"have `{one.host}` stand for {one.address} in its /etc/hosts, and name that address with `--rendezvous`"
+    yield _found(NAME, _node(one), message, hint, "warning", address=one.host_address)
 
 
 def _memory_in_use(one: Facts, plan: Plan | None) -> Iterator[Diagnostic]:

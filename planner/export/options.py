@@ -1,5 +1,6 @@
 """What `gptplan export` may be told beside the plan."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -11,6 +12,16 @@ from planner.handover.work import JobFile, Settings
 Target = Literal["slurm", "torchrun", "kubernetes", "ssh", "python", "megatron", "deepspeed"]
 Workload = Literal["trainjob", "job"]
 MOST_MINUTES = 525_600
+
+
+OF_ONE_TARGET: Mapping[str, Target] = {
+    "time_limit": "slurm",
+    "hosts": "ssh",
+    "workload": "kubernetes",
+    "image": "kubernetes",
+    "claim": "kubernetes",
+}
+"""Fields of the options that only one target reads."""
 
 
 class ExportOptions(msgspec.Struct, frozen=True, kw_only=True):

@@ -190,7 +190,7 @@ def devices_of_node(plan: Plan, node_rank: int) -> int:
         raise usage_error(
             f"there is no node {node_rank}, the plan uses {problem.num_nodes}",
             location="--node-rank",
-            hint=f"use 0 to {problem.num_nodes - 1}, another on each node",
+            hint=f"use 0 to {problem.num_nodes - 1}, another on each node" if problem.num_nodes > 1 else "leave it out",
         )
     return min(problem.devices_per_node, problem.num_devices - node_rank * problem.devices_per_node)
 

@@ -6,6 +6,7 @@ plan is let go.
 """
 
 import errno
+import ipaddress
 import select
 import socket
 import time
@@ -57,6 +58,7 @@ def meet(endpoint: Endpoint, run: Run, *, timeout_s: float, say: Say) -> Meeting
         PlanError: a node did not come in time or runs something else, or the port cannot be listened at.
     """
     deadline = time.monotonic() + timeout_s
+    _tell_loopback(endpoint, say)
     if run.node == 0:
         host = _Host(endpoint, run, deadline, timeout_s, say)
         try:
@@ -66,6 +68,21 @@ def meet(endpoint: Endpoint, run: Run, *, timeout_s: float, say: Say) -> Meeting
                 host.refuse_all("it was asked to end")
             raise
     return _join(endpoint, run, deadline, timeout_s, say)
+
+
+def is_loopback(address: str) -> bool:
+    """Whether only this machine itself is reached at an address."""
+    return ipaddress.ip_address(address.partition("%")[0]).is_loopback
+
+
+def _tell_loopback(endpoint: Endpoint, say: Say) -> None:
+    """Say where a name that others know stands for this machine alone, as many systems have it of their own name."""
+    _, address = resolved(endpoint)
+    if is_loopback(address[0]) and endpoint.host not in (address[0], "localhost"):
+        say(
+            f"note: `{endpoint.host}` is {address[0]} on this machine, where no other one is met; "
+            "name the address of node 0 with `--rendezvous HOST:PORT`"
+        )
 
 
 def resolved(endpoint: Endpoint) -> tuple[int, Any]:

@@ -29,7 +29,7 @@ from planner.launch.logs import kept_stderr, last_lines
 from planner.launch.machine import devices_of_node, present_gpus
 from planner.launch.meeting import Run, meet
 from planner.launch.placing import meeting_of
-from planner.launch.ranks import Command, Ended, Interrupted, interruptible, run_ranks
+from planner.launch.ranks import TOGETHER, Command, Ended, Interrupted, interruptible, run_ranks
 from planner.outputs import say
 from planner.plans.plan import Plan
 
@@ -194,7 +194,7 @@ def _executed(work: Work, shared: _Shared, stdout: int | None, wants_save: Calla
     elsewhere = 0 if meeting is None or meeting.failure is None else meeting.failure.signal
     if meeting is not None:
         failure = _failure(meeting.node, ended, code, text, last_lines(text, stderr))
-        meeting.leave(None if code == ExitCode.OK else failure)
+        meeting.leave(None if code in (ExitCode.OK, *TOGETHER) else failure)
     if text:
         say(text.rstrip())
     out_of_memory = os.fstat(shared.out_of_memory).st_size > 0
@@ -277,10 +277,10 @@ def _cause(ended: Ended, said: str, meeting: Meeting | None = None, first_rank: 
     if ended.signal is not None:
         return 128 + ended.signal, ""
     failures = [(rank, code) for rank, code in enumerate(ended.codes) if code]
-    if ended.reason == _DONE:
-        return ExitCode.OK, ""
-    if ended.reason or not failures:
-        return _lost(ended.reason, meeting) if ended.reason else (ExitCode.OK, "")
+    if ended.reason:
+        return (ExitCode.OK, "") if ended.reason == _DONE else _lost(ended.reason, meeting)
+    if all(code in TOGETHER for _, code in failures):
+        return (failures[0][1] if failures else ExitCode.OK), ""
     # A killed rank says nothing itself, and its peers only that they lost it. NCCL ends those by SIGABRT, so that
     # what a rank said comes before that.
     killed = ended.killed

@@ -5,6 +5,7 @@ whole, and Linux kills the rank when its launcher ends, however that ended (prct
 """
 
 import ctypes
+import math
 import os
 import signal
 import subprocess
@@ -17,6 +18,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
+from planner.diagnostics import ExitCode
 from planner.launch.logs import Stderr
 
 STOP_TIMEOUT_S = 20.0
@@ -28,6 +30,10 @@ _PR_SET_PDEATHSIG = 1
 ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 SAVING_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 """Those of a batch system that is about to end a run: ranks that can save are asked to, and end themselves."""
+
+
+TOGETHER = (ExitCode.SAVED, ExitCode.REWIND)
+"""Exit codes on which the ranks of all nodes have agreed: no other rank has to be ended because of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,10 +143,12 @@ def _wait(
     wants_save: Callable[[], bool],
 ) -> str:
     """Wait until all ranks have ended well, or until one has failed or they are to end; why, if that is not seen."""
-    asked, saves = 0, False
+    asked, saves, deadline = 0, False, math.inf
     while True:
-        codes = [_code(rank) for rank in ranks]
-        if any(codes) or None not in codes:
+        codes = [*map(_code, ranks)]
+        if any(codes):
+            deadline = min(deadline, time.monotonic() + STOP_TIMEOUT_S)
+        if _is_over(codes) or time.monotonic() > deadline:
             return ""
         if reason := why_end():
             return reason
@@ -151,6 +159,11 @@ def _wait(
         if not saves and not asked and wants_save():
             saves = _ask_to_save([rank for rank in ranks if _code(rank) is None], [signal.SIGUSR1], first=True)
         time.sleep(POLL_S)
+
+
+def _is_over(codes: Sequence[int | None]) -> bool:
+    """Whether all ranks have ended, or one has failed, which ends the others; ``None`` stands for one that runs."""
+    return None not in codes or not {*codes} <= {None, 0, *TOGETHER}
 
 
 def _ask_to_save(running: Sequence["subprocess.Popen[bytes]"], signals: Sequence[int], *, first: bool) -> bool:

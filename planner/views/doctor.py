@@ -5,17 +5,16 @@ from typing import Any
 
 from planner.diagnostics import Diagnostic
 from planner.doctor.examining import Report
-from planner.doctor.groups import MeasuredGroup, measured_groups
+from planner.doctor.groups import MeasuredGroup
 from planner.doctor.judging import rates
 from planner.doctor.readiness import Readiness
-from planner.plans.plan import Plan
 from planner.specs.units import format_bytes, format_rate, format_seconds
 from planner.views.content import Table
 
 _UNITS = {"sequence": "parallel", "tensor": "parallel", "data": "parallel", "pipeline": "neighbours", "node": "devices"}
 
 
-def report(plan: Plan | None, found: Report) -> list[str | Table]:
+def report(found: Report) -> list[str | Table]:
     """Everything of a check."""
     facts = found.facts
     devices = {", ".join(one.devices) or f"{one.cores} cores" for one in facts}
@@ -25,9 +24,9 @@ def report(plan: Plan | None, found: Report) -> list[str | Table]:
         *_speeds(found),
         *_networks(found),
     ]
-    groups = measured_groups(plan, found.found.groups)
-    if groups:
-        lines.append(Table(_HEADINGS, [_row(axis, groups) for axis in dict.fromkeys(one.axis for one in groups)]))
+    if found.groups:
+        axes = dict.fromkeys(one.axis for one in found.groups)
+        lines.append(Table(_HEADINGS, [_row(axis, found.groups) for axis in axes]))
     return [*lines, *_off(found.findings, "nothing is off")]
 
 

@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 import torch
@@ -34,6 +34,7 @@ from runtime.calibrate.memory import (
 )
 from runtime.calibrate.products import Shape, measure_products, shapes_for
 from runtime.calibrate.storage import DiskRates, measure_disk
+from runtime.exchange import of_everyone
 from runtime.patches.quiet import quieten_libraries
 from runtime.train.display import PhaseDisplay
 from runtime.train.group import join_group
@@ -75,11 +76,9 @@ class Ranks:
         self.before: int | None = process_bytes(self.device) if kind == "cuda" else None
         join_group("nccl" if kind == "cuda" else "gloo", timeout=COLLECTIVE_TIMEOUT)
 
-    def gathered(self, value: Found) -> list[Found]:
-        """What every rank found, in their order."""
-        values: list[Found | None] = [None] * self.world
-        dist.all_gather_object(values, value)
-        return [one for one in values if one is not None]
+    def gathered(self, value: Found | None, kind: Any = float) -> list[Found]:
+        """What every rank found, in their order, unless it found nothing; ``kind`` is its type."""
+        return [one for one in of_everyone(value, kind | None) if one is not None]
 
     def median(self, value: float) -> float:
         """The median over all ranks."""
@@ -93,7 +92,7 @@ class Ranks:
         after = process_bytes(self.device)
         total = torch.cuda.mem_get_info(self.device)[1]
         return DeviceMemory(
-            total_bytes=int(min(self.gathered(total))),
+            total_bytes=int(min(self.gathered(float(total)))),
             context_bytes=int(self.median(self.before)),
             communicator_bytes=int(self.median(max(0, after - self.before))) if self.world > 1 else None,
         )
@@ -122,7 +121,7 @@ class Calibration:
             half = self._phase("host to device") / 2
             pinned = ranks.median(transfer_bytes_per_s(device, pinned=True, budget_s=half))
             pageable = ranks.median(transfer_bytes_per_s(device, pinned=False, budget_s=half))
-            adam = ranks.gathered(measure_adam(self._phase("Adam on the host")))
+            adam = ranks.gathered(measure_adam(self._phase("Adam on the host")), AdamRate)
             disk = self._disk()
         return Measurements(
             device="cuda" if device.type == "cuda" else "cpu",
@@ -138,8 +137,8 @@ class Calibration:
             device_memory=memory,
             host_memory_bytes=host_memory_bytes(),
             host_copy_bytes_per_s=copies,
-            adam_parameters_per_s=sum(AdamRate(*one).parameters_per_s for one in adam),
-            adam=AdamRate(*adam[0]).name,
+            adam_parameters_per_s=sum(one.parameters_per_s for one in adam),
+            adam=adam[0].name,
             pinned_bytes_per_s=pinned,
             pageable_bytes_per_s=pageable,
             disk_free_bytes=self._work.free_bytes,
@@ -173,7 +172,7 @@ class Calibration:
         """The median over the ranks of forward and of backward."""
         if not self._has_attention:
             return None
-        found = [one for one in self._ranks.gathered(self._own_attention()) if one is not None]
+        found = self._ranks.gathered(self._own_attention(), AttentionRates)
         if not found:
             return None
         return AttentionRates(
@@ -187,7 +186,7 @@ class Calibration:
     def _agreed(self, products: list[Product]) -> list[Product]:
         """The median over the ranks that measured a shape."""
         by_shape: dict[tuple[int, int, int], list[Product]] = {}
-        for one in (product for rank in self._ranks.gathered(products) for product in rank):
+        for one in (product for rank in self._ranks.gathered(products, list[Product]) for product in rank):
             by_shape.setdefault((one.m, one.k, one.n), []).append(one)
         return [
             msgspec.structs.replace(same[0], seconds=statistics.median(one.seconds for one in same))
@@ -202,7 +201,7 @@ class Calibration:
         """One process writes and reads: the drive is that of the node."""
         work, budget_s = self._work, self._phase("disk")
         rates = measure_disk(work.folder, work.free_bytes, budget_s) if self._ranks.rank == 0 else DiskRates(0, 0)
-        return DiskRates(*self._ranks.gathered(rates)[0])
+        return self._ranks.gathered(rates, DiskRates)[0]
 
 
 def _is_ampere_or_newer(device: torch.device) -> bool:

@@ -1,7 +1,7 @@
 """Loading a checkpoint into any layout of the same model; a rank reads no more than it holds."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -24,7 +24,15 @@ from runtime.checkpoints.engines import held_states, use_loaded
 from runtime.checkpoints.held import Held
 from runtime.checkpoints.tensor_file import TensorReader
 from runtime.engines.engine import Engine
+from runtime.exchange import of_everyone
 from runtime.states.loss_scale import write_loss_scale
+
+
+class _Failure(NamedTuple):
+    """Why a rank cannot load a checkpoint."""
+
+    diagnostics: tuple[Diagnostic, ...]
+    exit_code: ExitCode
 
 
 def load(engine: Engine, folder: Path) -> Manifest:
@@ -54,12 +62,10 @@ def _judge(engine: Engine, folder: Path) -> Manifest:
         check_tensors(manifest, {name: tuple(shape) for name, shape in engine.shapes.items()}, folder)
         check_files(folder, manifest, sorted(manifest.files)[dist.get_rank() :: dist.get_world_size()])
     except PlanError as error:
-        failure = (error.diagnostics, error.exit_code)
-    failures = [failure] * dist.get_world_size()
-    dist.all_gather_object(failures, failure)
-    for found in failures:
+        failure = _Failure(error.diagnostics, error.exit_code)
+    for found in of_everyone(failure, _Failure | None):
         if found is not None:
-            raise PlanError(*found[0], exit_code=found[1])
+            raise PlanError(*found.diagnostics, exit_code=found.exit_code)
     assert manifest is not None
     return manifest
 

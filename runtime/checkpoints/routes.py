@@ -11,6 +11,7 @@ from torch import Tensor
 from planner.layouts.layout import Layout
 from runtime.checkpoints.held import Held, refusal
 from runtime.checkpoints.parts import Part
+from runtime.exchange import of_everyone
 from runtime.states.placement import Position
 
 Region = tuple[Part, int, int]
@@ -61,8 +62,7 @@ def routes(held: Sequence[Held], stage: Stage) -> list[Route]:
         PlanError: what the ranks hold of a parameter does not make it whole.
     """
     own = [(one.name, (one.part, one.start, one.stop)) for one in held if not one.is_copy and len(one)]
-    of_ranks: list[list[tuple[str, Region]]] = [[] for _ in stage.ranks]
-    dist.all_gather_object(of_ranks, own, group=stage.group)
+    of_ranks = of_everyone(own, list[tuple[str, Region]], stage.group)
     holders: dict[str, dict[Region, list[int]]] = {}
     for rank, table in zip(stage.ranks, of_ranks, strict=True):
         for name, region in table:

@@ -5,7 +5,7 @@ import os
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch.distributed as dist
 from torch import Tensor
@@ -16,6 +16,7 @@ from planner.diagnostics import Diagnostic
 from planner.specs import ModelSpec
 from runtime.checkpoints.routes import Route, Stage, assemble
 from runtime.checkpoints.tensor_file import TensorWriter
+from runtime.exchange import at_first, from_first
 from runtime.states.model import saved_config
 
 FULL_DRIVE, NOT_WRITTEN = "RUN011", "CKP005"
@@ -41,6 +42,14 @@ class Written(NamedTuple):
     """Why there is no such checkpoint."""
 
 
+class _Share(NamedTuple):
+    """What one rank wrote."""
+
+    written: dict[str, TensorFile]
+    """Its files, by their names."""
+    failure: Diagnostic | None
+
+
 class Writer:
     """Writes checkpoints into a folder; all of it may run beside training, on groups that nothing else uses."""
 
@@ -63,16 +72,12 @@ class Writer:
                     tensor = assemble(route, lambda name=route.name, kind=kind: read(name, kind), self._stage.group)  # type: ignore[misc]
                     if tensor is not None:
                         files.add(route.name, tensor)
-        everyone: list[Any] | None = [None] * dist.get_world_size() if self._is_first else None
-        dist.gather_object((files.written, files.failure), everyone, dst=0, group=self.everyone)
-        return self._from_first(lambda: self._complete(begun.folder, facts, everyone or []))
+        everyone = at_first(_Share(files.written, files.failure), _Share, self.everyone)
+        return self._from_first(lambda: self._complete(begun.folder, facts, everyone))
 
     def _from_first(self, work: Callable[[], Written]) -> Written:
         """What the first rank does, told to all."""
-        answer = [work() if self._is_first else None]
-        dist.broadcast_object_list(answer, src=0, group=self.everyone)
-        assert answer[0] is not None
-        return answer[0]
+        return from_first(work() if self._is_first else None, Written, self.everyone)
 
     def _begin(self, step: int) -> Written:
         try:
@@ -80,9 +85,7 @@ class Writer:
         except OSError as error:
             return Written(self._folder, failure=_explain(error, self._folder))
 
-    def _complete(
-        self, part: Path, facts: Facts, everyone: Sequence[tuple[dict[str, TensorFile], Diagnostic | None]]
-    ) -> Written:
+    def _complete(self, part: Path, facts: Facts, everyone: Sequence["_Share"]) -> Written:
         failure = next((failed for _, failed in everyone if failed is not None), None)
         manifest = Manifest(facts=facts, files={name: file for files, _ in everyone for name, file in files.items()})
         if failure is None:

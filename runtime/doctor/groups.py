@@ -65,7 +65,8 @@ class Groups:
             seconds = self._seconds(kind, mine, num_bytes)
             found += self._gathered(groups, kind, num_bytes, seconds)
             longest_s = slowest(seconds, self._device)
-            following = sizes[index + 1] / num_bytes if index + 1 < len(sizes) else 0
+            # The first message takes the latency of the link, from which nothing follows for larger ones.
+            following = sizes[index + 1] / num_bytes if 0 < index < len(sizes) - 1 else 1
             if longest_s * following > self._share_s:
                 break  # a link so slow that its larger messages would take all the time
         return found

@@ -15,6 +15,8 @@ from colossalai.accelerator.cpu_accelerator import CpuAccelerator
 from colossalai.zero.low_level import LowLevelZeroOptimizer
 from torch.distributed import distributed_c10d
 
+from runtime.patches.pickles import send_plain_metadata
+
 Device = Literal["cuda", "cpu"]
 
 
@@ -83,6 +85,7 @@ def _accept_cpu_in_zero() -> None:
 
 def adapt(device: Device) -> None:
     """Prepare Colossal-AI for ``device`` in this process; calling it again changes nothing."""
+    send_plain_metadata()
     if device == "cuda":
         set_accelerator("cuda")
         return

@@ -24,6 +24,7 @@ from runtime.checkpoints.loading import load
 from runtime.checkpoints.saving import Progress, Saved, Saver
 from runtime.checkpoints.writing import Keeping
 from runtime.engines.engine import Engine, Wishes
+from runtime.exchange import from_first
 from runtime.train.measure import PACKAGES, MetricsFile
 
 SECONDS_A_MINUTE = 60.0
@@ -52,9 +53,7 @@ class Checkpointing:
         """
         self._engine, self._job, self._say, self._until_s = engine, job, say, begins.until_s
         self._note = folder / REWIND_FILE
-        answer = [_Places((folder / CHECKPOINTS).resolve(), begins.resume, begins.pass_over)]
-        dist.broadcast_object_list(answer, src=0, device=engine.device)
-        places = answer[0]
+        places = from_first(_Places((folder / CHECKPOINTS).resolve(), begins.resume, begins.pass_over), _Places)
         self._batches = batches_of(job, plan.problem)
         self._saver = self._saver_of(plan, places.folder) if job.checkpoint.every_steps else None
         self.done = 0

@@ -6,14 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-import torch.distributed as dist
-
 from planner.diagnostics import Diagnostic, ExitCode, PlanError, render
 from planner.handover.metrics import read_records
 from planner.handover.work import Beginning
 from planner.jobs.faults import Fault
 from planner.plans.plan import Plan
 from runtime.engines.engine import Engine
+from runtime.exchange import of_everyone
 from runtime.train.data import Batches
 from runtime.train.measure import MetricsFile
 
@@ -86,9 +85,7 @@ def _shares(engine: Engine) -> list[Share]:
     own = None
     if engine.own_loss is not None:
         own = Share(engine.rows.start, engine.rows.stop, float(engine.own_loss.detach()))
-    everyone: list[Share | None] = [None for _ in range(dist.get_world_size())]
-    dist.all_gather_object(everyone, own)
-    return [one for one in everyone if one is not None]
+    return [one for one in of_everyone(own, Share | None) if one is not None]
 
 
 def _worst(shares: list[Share]) -> list[Share]:

@@ -8,6 +8,7 @@ import torch.distributed as dist
 from torch.distributed import FileStore, Store, TCPStore  # type: ignore[attr-defined]  # in no list of its names
 
 from planner.handover.work import LISTENER, STORE
+from runtime.patches.pickles import refuse_pickles
 
 MEETING_TIMEOUT = timedelta(minutes=5)
 """How long a rank may take to come; the launcher ends all ranks before that if one has failed."""
@@ -31,6 +32,7 @@ def join_group(backend: str, store: Store | None = None, **settings: Any) -> Non
 
     ``settings`` are those of PyTorch.
     """
+    refuse_pickles()
     store = store or meeting_store()
     if store is None:
         dist.init_process_group(backend, **settings)

@@ -25,6 +25,7 @@ from planner.plans.plan import Plan
 from runtime.checkpoints.loading import start_from
 from runtime.engines.choice import make_engine
 from runtime.engines.engine import Batch, Engine
+from runtime.exchange import from_first
 from runtime.train.checkpointing import Checkpointing
 from runtime.train.clipping import Clipping
 from runtime.train.data import Batches
@@ -74,7 +75,7 @@ def run_training(plan: Plan, folder: Path, begins: Beginning) -> ExitCode:
     forget_peaks(device)
     metrics_path = folder / METRICS_FILE
     clipping = Clipping(engine, job.optimizer.clip_norm) if job.optimizer.clip_norm else None
-    watch = _watch(job.faults, metrics_path, saving.done, device)
+    watch = _watch(job.faults, metrics_path, saving.done)
     trackers = Trackers(plan, job, folder, done=saving.done, say=display.say) if is_first else None
     follow = None if trackers is None else trackers.record
     # The launcher has removed those of another run, and may have told of this one already.
@@ -164,12 +165,10 @@ class _Run(NamedTuple):
     display: StepDisplay
 
 
-def _watch(settings: FaultsSection, metrics: Path, done: int, device: torch.device) -> LossWatch:
+def _watch(settings: FaultsSection, metrics: Path, done: int) -> LossWatch:
     """What judges losses, on every rank from the same ones: those that rank 0 finds in the metrics."""
-    answer = [History.of(metrics, done=done, most=settings.spike_window) if dist.get_rank() == 0 else None]
-    dist.broadcast_object_list(answer, src=0, device=device)
-    assert answer[0] is not None
-    return LossWatch(settings, *answer[0])
+    own = History.of(metrics, done=done, most=settings.spike_window) if dist.get_rank() == 0 else None
+    return LossWatch(settings, *from_first(own, History))
 
 
 def _steps(run: _Run) -> list[Step]:

@@ -9,6 +9,8 @@ import torch
 import torch.distributed as dist
 from torch.profiler import ProfilerActivity, profile
 
+from runtime.exchange import of_everyone
+
 LONGEST_KERNELS = 40
 """How many of them a profile names."""
 _POINT_TO_POINT = ("sendrecv", "_send", "_recv")
@@ -67,9 +69,7 @@ def longest_kernels(kernels: Iterable[Kernel]) -> dict[str, float]:
 
 def slowest_rank(own: StepProfile) -> StepProfile:
     """The profile of the rank that computes longest; every rank has to ask."""
-    everyone = [own for _ in range(dist.get_world_size())]
-    dist.all_gather_object(everyone, own)
-    return max(everyone, key=lambda one: one.terms_s.get("compute", 0.0))
+    return max(of_everyone(own, StepProfile), key=lambda one: one.terms_s.get("compute", 0.0))
 
 
 def step_terms(gradients: Phase, update: Phase) -> dict[str, float]:

@@ -1,9 +1,11 @@
 """Training steps of a layout beside the same steps of one process."""
 
+import math
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
+import numpy as np
 import torch.distributed as dist
 from torch.optim import SGD, AdamW
 
@@ -11,8 +13,9 @@ from planner.handover.verification import TOLERANCES, Verification, Workaround
 from planner.layouts.layout import SHARDS_WEIGHTS
 from planner.plans.plan import Plan
 from runtime.engines.choice import make_engine
+from runtime.exchange import at_first, bytes_at_first
 from runtime.verify.differences import RankSteps, compare
-from runtime.verify.gradients import watch_gradients
+from runtime.verify.gradients import Gradients, watch_gradients
 from runtime.verify.reference import counting_batches, reference_steps
 from runtime.verify.workarounds import switch_off
 
@@ -49,9 +52,31 @@ def verify(
     return compare(expected, ranks, TOLERANCES[layout.precision]) if ranks else None
 
 
+class _Head(NamedTuple):
+    """What is told of a rank's steps before the gradients themselves."""
+
+    stage: int
+    losses: list[float]
+    shapes: list[dict[str, tuple[int, ...]]]
+    """Of the gradients of each step."""
+
+
 def _gather(own: RankSteps) -> list[RankSteps]:
     """What all ranks saw, on rank 0; through host memory, whatever the layout communicates with."""
     group = dist.new_group(backend="gloo")
-    found: list[Any] | None = [None] * dist.get_world_size() if dist.get_rank() == 0 else None
-    dist.gather_object(own, found, dst=0, group=group)
-    return found or []
+    shapes = [{name: array.shape for name, array in step.items()} for step in own.gradients]
+    heads = at_first(_Head(own.stage, own.losses, shapes), _Head, group)
+    contents = bytes_at_first(b"".join(array.tobytes() for step in own.gradients for array in step.values()), group)
+    return [RankSteps(head.stage, head.losses, _arrays(head, data)) for head, data in zip(heads, contents, strict=True)]
+
+
+def _arrays(head: _Head, content: bytes) -> list[Gradients]:
+    numbers, start = np.frombuffer(content, np.float32), 0
+    found: list[Gradients] = []
+    for step in head.shapes:
+        found.append({})
+        for name, shape in step.items():
+            stop = start + math.prod(shape)
+            found[-1][name] = numbers[start:stop].reshape(shape)
+            start = stop
+    return found

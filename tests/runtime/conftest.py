@@ -45,6 +45,7 @@ if importlib.util.find_spec("torch") is None:
         "launch/test_nodes.py",
         "launch/test_run.py",
         "patches/test_gemini_shares.py",
+        "patches/test_pickles.py",
         "states/test_documents.py",
         "states/test_nvme.py",
         "train/test_data.py",

@@ -8,8 +8,11 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
-SUBNET = "10.213.7"
+from tests.runtime import far
+
+SUBNET, FAR_SUBNET = "10.213.7", "10.213.8"
 BURST = "256kb"
 """What a link lets through at once; the kernel wants some milliseconds of its rate."""
 
@@ -21,6 +24,8 @@ def unavailable() -> str:
         return "network namespaces need root"
     if not shutil.which("ip") or not shutil.which("tc"):
         return "network namespaces need iproute2"
+    if not far.TUN.exists():
+        return f"a cable with a delay needs {far.TUN}"
     name = f"gptplan-{os.getpid()}"
     if subprocess.run(["ip", "netns", "add", name], capture_output=True, check=False).returncode:
         return "this machine makes no network namespaces"
@@ -55,12 +60,28 @@ class Nodes:
         """Put it in again."""
         _ip("-n", self.bridge, "link", "set", f"port{node}", "up")
 
-    def limit(self, node: int, rate: str, delay: str = "") -> bool:
-        """Give the cable of a node a rate, and a delay; whether this kernel has that."""
-        rated = ("tbf", "rate", rate, "burst", BURST, "latency", "500ms")
-        kind = ("netem", "rate", rate, "delay", delay) if delay else rated
-        command = ["tc", "-n", self.names[node], "qdisc", "replace", "dev", "eth0", "root", *kind]
-        return not subprocess.run(command, capture_output=True, check=False).returncode
+    def limit(self, node: int, rate: str, device: str = "eth0") -> None:
+        """Give the cable of a node a rate."""
+        kind = ("tbf", "rate", rate, "burst", BURST, "latency", "500ms")
+        command = ["tc", "-n", self.names[node], "qdisc", "replace", "dev", device, "root", *kind]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert not done.returncode, done.stderr
+
+    @contextmanager
+    def apart(self, delay_s: float) -> Iterator[tuple[str, str]]:
+        """Addresses of the first two nodes at a cable of their own that takes ``delay_s`` one way."""
+        addresses = (f"{FAR_SUBNET}.1", f"{FAR_SUBNET}.2")
+        command = [sys.executable, str(Path(far.__file__)), *self.names[:2], str(delay_s)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as cable:
+            try:
+                assert cable.stdout is not None
+                assert cable.stdout.readline() == "on\n"
+                for name, address in zip(self.names, addresses, strict=False):
+                    _ip("-n", name, "address", "add", f"{address}/24", "dev", far.DEVICE)
+                    _ip("-n", name, "link", "set", far.DEVICE, "mtu", str(far.MTU_BYTES), "up")
+                yield addresses
+            finally:
+                cable.kill()
 
     def processes(self, node: int) -> list[int]:
         """Ids of those on a node."""

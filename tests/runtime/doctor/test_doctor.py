@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 
 from planner.cli.app import run
+from tests.runtime import far
 from tests.runtime.launched import ROOT, TIMEOUT_S
 from tests.runtime.namespaces import Nodes, joined, unavailable
 
@@ -52,16 +54,25 @@ def solved(path: Path, gpu: str, gpus: int, per_node: int) -> Path:
 class Doctors:
     """A check on several nodes, each started by hand."""
 
-    def __init__(self, nodes: Nodes, plan: Path, folder: Path) -> None:
+    def __init__(self, nodes: Nodes, plan: Path, folder: Path, addresses: Sequence[str] = ()) -> None:
         self.nodes, self.plan, self.folder = nodes, plan, folder
+        self.addresses = addresses or [nodes.address(node) for node in range(len(nodes.names))]
         self.started: list[subprocess.Popen[str]] = []
 
-    def start(self, node: int, *options: str, path: Sequence[Path] = (), hide: Path | None = None) -> None:
-        """Start the one of a node, with Python's path and the shell's extended and a folder hidden."""
+    def start(
+        self, node: int, *options: str, path: Sequence[Path] = (), hide: Path | None = None, named: str = ""
+    ) -> None:
+        """Start the one of a node, with Python's path and the shell's extended and a folder hidden.
+
+        The node knows itself as the address ``named``, where that is not its own.
+        """
         python_path = os.pathsep.join(map(str, [*path, ROOT]))
         shell = os.pathsep.join([*map(str, path), os.environ["PATH"]])
-        hidden = f"mount -t tmpfs none {hide} && " if hide is not None else ""
-        where = f"{self.nodes.address(0)}:29600"
+        hosts = self.folder / f"hosts{node}"
+        hosts.write_text(f"127.0.0.1 localhost\n{named or self.addresses[node]} {socket.gethostname()}\n")
+        hidden = f"mount --bind {hosts} /etc/hosts && "
+        hidden += f"mount -t tmpfs none {hide} && " if hide is not None else ""
+        where = f"{self.addresses[0]}:29600"
         command = [sys.executable, "-m", "planner.cli", "doctor", str(self.plan), "--node-rank", str(node)]
         command += ["--rendezvous", where, "--json", *options]
         (self.folder / f"node{node}").mkdir()
@@ -100,12 +111,13 @@ def test_faults_of_a_measured_pair_are_found_in_one_check(nodes: Nodes, tmp_path
     (bad / "sitecustomize.py").write_text(SKEWED)
     (data / "text.txt").write_text("to be or not to be\n" * 10_000)
     (tmp_path / "node1-data").mkdir()
-    assert nodes.limit(1, "100mbit")
     options = ["--run-dir", str(shared / "run"), "--set", f"data.paths={data}"]
-    doctors = Doctors(nodes, plan, tmp_path)
-    doctors.start(0, *options, "--write", str(tmp_path / "measured.toml"))
-    doctors.start(1, *options, path=[bad], hide=shared)
-    found = doctors.answer()
+    with nodes.apart(0.02) as addresses:
+        nodes.limit(1, "100mbit", far.DEVICE)
+        doctors = Doctors(nodes, plan, tmp_path, addresses)
+        doctors.start(0, *options, "--write", str(tmp_path / "measured.toml"))
+        doctors.start(1, *options, path=[bad], hide=shared, named="127.0.1.1")
+        found = doctors.answer()
     (version,) = messages(found, "DOC001")
     assert "torch is 2.9.1, and " in version
     (clock,) = messages(found, "DOC002")
@@ -116,11 +128,15 @@ def test_faults_of_a_measured_pair_are_found_in_one_check(nodes: Nodes, tmp_path
     assert slow.startswith("node 1, device 0: it multiplies matrices at ")
     (link,) = messages(found, "DOC006")
     assert link.startswith("ranks 0, 1 on node 0, 1: its data-parallel group reaches ")
+    (group,) = found["groups"]
+    assert 0.1 < group["latency_s"] < 0.3  # 20 ms through the cable, by a clock five times as fast
+    (named,) = messages(found, "DOC011")
+    assert named.startswith("node 1 ")
+    assert "is 127.0.1.1, where no other node reaches it" in named
     assert found["seconds"] < 120
     assert "network" in found["spec_fields"]
     assert run(["hardware", "--json"]) == 0
     assert solved(tmp_path / "again.plan", str(tmp_path / "measured.toml"), 2, 1).exists()
-    nodes.limit(1, "10gbit")
 
 
 @on_nodes
@@ -197,6 +213,18 @@ def test_a_login_node_tells_what_is_missing(
     assert any("a checkpoint takes 1.91 TiB" in one for one in messages(found, "RUN011"))
     assert any("nowhere" in one for one in messages(found, "RUN006"))
     assert any("tokenizer.json" in one for one in messages(found, "RUN006"))
+
+
+def test_a_spec_of_somebody_else_is_kept_before_anything_is_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan, spec = solved(tmp_path / "two.plan", "local-cpu", 2, 2), tmp_path / "own.toml"
+    spec.write_text("mine\n")
+    assert run(["doctor", str(plan), "--write", str(spec)]) == 2
+    printed = capsys.readouterr().err
+    assert "there is a file already" in printed
+    assert "matrix products" not in printed
+    assert spec.read_text() == "mine\n"
 
 
 def test_a_node_that_does_not_come_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

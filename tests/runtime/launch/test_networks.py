@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from planner.plans.plan import write_plan
+from tests.runtime import far
 from tests.runtime.launch.test_nodes import ended, losses
 from tests.runtime.launched import ROOT, TIMEOUT_S, MakePlan, Run, wait_for_steps
 from tests.runtime.namespaces import Nodes, joined, unavailable
@@ -26,8 +27,10 @@ def nodes() -> Iterator[Nodes]:
         yield found
 
 
-def started(nodes: Nodes, count: int, start: Run, plan: object, **options: object) -> list["subprocess.Popen[str]"]:
-    where = f"{nodes.address(0)}:{PORT}"
+def started(
+    nodes: Nodes, count: int, start: Run, plan: object, at: str = "", **options: object
+) -> list["subprocess.Popen[str]"]:
+    where = f"{at or nodes.address(0)}:{PORT}"
     return [start(plan, within=nodes.within(k), node=k, rendezvous=where, **options) for k in range(count)]
 
 
@@ -42,16 +45,17 @@ def test_nodes_train_like_one(nodes: Nodes, plan: MakePlan, start: Run, tmp_path
     layout = {"data_parallel": 2, "tensor_parallel": 2, "tensor_mode": "1d"}
     alone = start(plan(**layout), steps=3, run_dir=tmp_path / "alone")
     alone.communicate(timeout=TIMEOUT_S)
-    for num_nodes in (2, 4):
-        for node in range(num_nodes):
-            assert nodes.limit(node, "1gbit")
-        folder = tmp_path / f"on {num_nodes}"
-        chosen = plan(**layout, devices_per_node=4 // num_nodes)
-        launchers = started(nodes, num_nodes, start, chosen, steps=3, run_dir=folder)
-        for launcher in launchers:
-            _, stderr = launcher.communicate(timeout=TIMEOUT_S)
-            assert launcher.returncode == 0, stderr
-        assert losses(folder / "metrics.jsonl") == losses(tmp_path / "alone" / "metrics.jsonl")
+    with nodes.apart(0.02) as addresses:
+        for num_nodes, at in ((2, addresses[0]), (4, nodes.address(0))):
+            for node in range(num_nodes):
+                nodes.limit(node, "1gbit", far.DEVICE if at in addresses else "eth0")
+            folder = tmp_path / f"on {num_nodes}"
+            chosen = plan(**layout, devices_per_node=4 // num_nodes)
+            launchers = started(nodes, num_nodes, start, chosen, at, steps=3, run_dir=folder)
+            for launcher in launchers:
+                _, stderr = launcher.communicate(timeout=TIMEOUT_S)
+                assert launcher.returncode == 0, stderr
+            assert losses(folder / "metrics.jsonl") == losses(tmp_path / "alone" / "metrics.jsonl")
     assert nothing_is_left(nodes)
 
 

@@ -93,6 +93,19 @@ def test_ctrl_c_on_one_node_ends_all_and_is_no_failure(
     assert "error[" not in outcomes[0][1] + outcomes[1][1]
 
 
+def test_a_signal_to_one_node_saves_and_ends_all_of_them_as_saved(
+    nodes: Callable[..., list["subprocess.Popen[str]"]], tmp_path: Path
+) -> None:
+    launchers = nodes(steps=100_000, settings=("checkpoint.every_steps=100000",))
+    wait_for_steps(tmp_path)
+    launchers[1].send_signal(signal.SIGUSR1)
+    outcomes = ended(launchers)
+    assert [code for code, _ in outcomes] == [75, 75], outcomes
+    assert "error[" not in outcomes[0][1] + outcomes[1][1]
+    assert list((tmp_path / "out" / "checkpoints").glob("step-*/manifest.json"))
+    assert ranks_of(tmp_path) == []
+
+
 def node_of(pid: int) -> bytes:
     """The rank of a worker, which here is its node."""
     variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")

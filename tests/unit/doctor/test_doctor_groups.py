@@ -53,7 +53,7 @@ def test_a_link_is_off_below_half_of_what_was_assumed(plan: Plan) -> None:
         assumed = next(one for one in measured_groups(plan, timed(ranks, 1.0)) if one.axis == "pipeline").assumed
         assert assumed is not None
         times = timed(ranks, share * assumed.bandwidth_bytes_per_s)
-        told = of_ranks(plan, DoctorFound(groups=times, ranks=(rank(0, 1.0),)), 1, 8)
+        told = of_ranks(plan, DoctorFound(ranks=(rank(0, 1.0),)), measured_groups(plan, times), 1, 8)
         return [one.rule for one in told]
 
     assert found(0.6) == []
@@ -75,11 +75,11 @@ def rank(number: int, seconds: float, shapes: int = 2) -> RankFound:
 def test_a_slow_device_is_one_below_the_others() -> None:
     ranks = (rank(0, 1.0), rank(1, 1.05), rank(2, 1.3, shapes=1), rank(3, 1.0))
     assert rates(ranks) == {0: 128.0, 1: pytest.approx(122, 0.01), 2: pytest.approx(98.5, 0.01), 3: 128.0}
-    (slow,) = of_ranks(None, DoctorFound(ranks=ranks), 4, 2)
+    (slow,) = of_ranks(None, DoctorFound(ranks=ranks), [], 4, 2)
     assert (slow.rule, slow.location) == ("DOC005", "node 1, device 0")
     assert "77% of the others'" in slow.message
 
 
 def test_ranks_without_an_answer_are_stuck() -> None:
-    (stuck,) = of_ranks(None, DoctorFound(ranks=(rank(0, 1.0),), phase="matrix products"), 2, 2)
+    (stuck,) = of_ranks(None, DoctorFound(ranks=(rank(0, 1.0),), phase="matrix products"), [], 2, 2)
     assert (stuck.rule, stuck.location) == ("DOC005", "node 0, device 1")

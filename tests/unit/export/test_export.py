@@ -160,7 +160,9 @@ def test_a_file_that_is_there_stays_without_force(gptplan: Run) -> None:
         (PLANS / "gpt2-zero3.plan", ("--to", "python"), 1, "ZeRO stage 3"),
         (LARGE, ("--to", "python", "--set", "optimizer.clip_norm=1"), 1, "optimizer.clip_norm 1"),
         (LARGE, ("--to", "kubernetes", "--claim", "a b"), 2, "is no name that Kubernetes takes"),
-        (LARGE, ("--to", "swarm"), 2, "swarm"),
+        (LARGE, ("--to", "slurm", "--host", "a"), 2, "this is an option of `--to ssh`, and the file is for slurm"),
+        (LARGE, ("--to", "swarm"), 2, "Invalid value for '--to': 'swarm' is not one of 'slurm', 'torchrun', "),
+        (LARGE, (), 2, "Missing option '--to'. Choose from: slurm, torchrun, "),
     ],
 )
 def test_what_cannot_be_exported_is_said(

@@ -55,6 +55,17 @@ def test_all_nodes_agree_where_the_ranks_meet(endpoint: Endpoint) -> None:
         assert [one.tick() for one in meetings] == ["", "", ""]
 
 
+def test_a_name_that_is_this_machine_alone_is_told(endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    def found(host: str, *asked: object, **settings: object) -> list[tuple[object, ...]]:
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.1.1", endpoint.port))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", found)
+    told: list[str] = []
+    with pytest.raises(PlanError, match="node 1 did not come"):
+        meet(Endpoint("node0", endpoint.port), node(0, of=2), timeout_s=0, say=told.append)
+    assert told[0].startswith("note: `node0` is 127.0.1.1 on this machine, where no other one is met; ")
+
+
 def test_what_failed_on_one_node_is_known_on_all(endpoint: Endpoint) -> None:
     with together(endpoint, 3) as meetings:
         meetings[2].leave(Message(failed="node 2: rank 4 was killed by SIGKILL", code=137, log=("its last words",)))

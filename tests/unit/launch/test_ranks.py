@@ -71,6 +71,11 @@ def test_the_first_failure_ends_the_others() -> None:
     assert time.monotonic() - begun < ranks.FAILED_TIMEOUT_S + 2
 
 
+def test_who_has_saved_waits_for_the_others() -> None:
+    ended = run("raise SystemExit(75)", "import time; time.sleep(0.5); raise SystemExit(75)")
+    assert ended.codes == (75, 75)
+
+
 def test_a_killed_rank_is_told_with_its_signal() -> None:
     ended = run(SLEEP, "import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
     assert ended.killed == (1, signal.SIGKILL)
