@@ -83,6 +83,10 @@ class TrafficSpec(Spec, frozen=True, kw_only=True):
     """Host time per parameter tensor to look for an overflow before an optimizer step in fp16."""
     gradient_bytes: FloatBytes = 0.0
     """Bytes moved per parameter of a stage and micro batch to add its gradient to that of the ones before."""
+    outside_host_s: Seconds = field(name="outside_host", default=Seconds(0))
+    """Host time of a micro batch outside of its layers; 0: not known, and the device waits layer by layer."""
+    message_host_s: Seconds = field(name="message_host", default=Seconds(0))
+    """What a message between stages keeps the hosts of both from going on, whatever its size."""
     blocking_launches: bool = False
     """Whether the host waits for every kernel (CUDA_LAUNCH_BLOCKING=1), so that nothing hides its time."""
 

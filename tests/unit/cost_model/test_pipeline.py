@@ -7,7 +7,13 @@ from planner.cost_model import predict
 from planner.cost_model.communication import layer_collectives
 from planner.cost_model.compute import layer_seconds
 from planner.cost_model.grid_communication import grid_gradient_seconds
-from planner.cost_model.pipeline import host_seconds, pipeline_bubble, stage_times, step_breakdown
+from planner.cost_model.pipeline import (
+    host_seconds,
+    outside_layers_seconds,
+    pipeline_bubble,
+    stage_times,
+    step_breakdown,
+)
 from planner.cost_model.terms import total
 from planner.layouts.layout import columns_of
 from planner.layouts.stages import stages_of
@@ -98,6 +104,17 @@ def test_host_seconds_run_ahead_of_communication_too() -> None:
     shared = stages(tensor_parallel=2)
     layer = sum(layer_seconds(slow, shared)) + layer_collectives(slow, shared).once
     assert host_seconds(slow, shared).tolist() == pytest.approx((4 * (3e-3 - layer)).tolist())
+
+
+def test_outside_layers_seconds_hide_a_host_whose_time_outside_is_known() -> None:
+    slow = problem(stack={"traffic": {"layer_host_s": 1.0, "outside_host_s": 0.5}})
+    outside = outside_layers_seconds(slow, stages())
+    assert outside.tolist() == pytest.approx([EMBEDDING_S + HEAD_S])
+    assert host_seconds(slow, stages()).tolist() == pytest.approx((12 * (1.0 - LAYER_S) + 0.5 - outside).tolist())
+    hidden = problem(stack={"traffic": {"layer_host_s": LAYER_S, "outside_host_s": HEAD_S / 2}})
+    assert host_seconds(hidden, stages()).tolist() == [0.0]
+    two = stages(pipeline_parallel=2)
+    assert host_seconds(slow, two).tolist() == pytest.approx([2 * 3 * (1.0 - LAYER_S)] * 2)
 
 
 def test_step_breakdown_takes_one_layout() -> None:
