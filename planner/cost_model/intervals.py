@@ -42,8 +42,8 @@ DISTANCES = (
 """How far a question is from what was measured, the nearest first; cards count for the step time alone."""
 
 Quantity = Literal["step_time", "memory"]
-READINGS = ("pytorch", "driver")
-"""Columns of memory: what PyTorch counted, or what the driver showed in use, which is coarser."""
+READINGS = ("allocated", "reserved", "device")
+"""Columns of memory: live tensors, what PyTorch's allocator holds for them, what the driver shows; ever coarser."""
 NODES = ("one node", "several nodes")
 """Columns of the step time."""
 
@@ -61,9 +61,11 @@ class Runs(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Whether the model has other parts than GPT-2's."""
     several_nodes: bool = False
     step_time: tuple[float, ...] = ()
-    pytorch: tuple[float, ...] = ()
-    """Peak memory that PyTorch counted."""
-    driver: tuple[float, ...] = ()
+    allocated: tuple[float, ...] = ()
+    """Peak memory of tensors, as PyTorch counts it."""
+    reserved: tuple[float, ...] = ()
+    """Memory that PyTorch's allocator held."""
+    device: tuple[float, ...] = ()
     """Memory that the driver showed."""
 
 
@@ -126,16 +128,18 @@ def calibration(quantity: Quantity, without: str = "") -> Calibration:
     for one in runs:
         if any(errors for _, errors in _errors(one, quantity)):
             by_stack[one.stack].append(one)
-    found: dict[tuple[str, str, str, Cell], list[float]] = defaultdict(list)
+    found: dict[tuple[str, str, str, Cell, bool], list[float]] = defaultdict(list)
     for same in by_stack.values():
         others = {table: tuple(one for one in same if one.table != table) for table in {one.table for one in same}}
         for one in same:
             step = distance(one, others[one.table], quantity)
+            finest = next(column for column, errors in _errors(one, quantity) if errors)
             for column, errors in _errors(one, quantity):
                 if errors:
-                    found[one.table, one.hardware, one.kind, (column, step)] += errors
+                    found[one.table, one.hardware, one.kind, (column, step), column != finest] += errors
     groups = [
-        Group(table, (hardware, kind), cell, errors) for (table, hardware, kind, cell), errors in sorted(found.items())
+        Group(table, (hardware, kind), cell, errors, again)
+        for (table, hardware, kind, cell, again), errors in sorted(found.items())
     ]
     return calibrated(groups, columns=len(READINGS), steps=len(DISTANCES))
 
@@ -144,7 +148,7 @@ def _errors(runs: Runs, quantity: Quantity) -> list[tuple[int, tuple[float, ...]
     """Errors with their column."""
     if quantity == "step_time":
         return [(int(runs.several_nodes), runs.step_time)]
-    return list(enumerate((runs.pytorch, runs.driver)))
+    return list(enumerate((runs.allocated, runs.reserved, runs.device)))
 
 
 def asked_runs(problem: Problem, kind: str) -> Runs:

@@ -53,7 +53,7 @@ def test_a_stack_that_was_never_measured_is_farthest_with_a_model_of_other_parts
 
 def test_every_run_is_of_a_known_kind_and_has_an_error() -> None:
     assert {one.kind for one in all_runs()} <= set(KINDS)
-    assert all(one.step_time or one.pytorch or one.driver for one in all_runs())
+    assert all(one.step_time or one.allocated or one.reserved or one.device for one in all_runs())
 
 
 def test_scales_do_not_fall_with_distance_or_nodes() -> None:
@@ -86,9 +86,10 @@ def test_memory_bound_rises_with_the_probability_and_is_not_below_0() -> None:
 
 
 def test_memory_interval_of_what_a_driver_shows_is_wider() -> None:
-    low, high = memory_interval(problem(), "data", "pytorch")
-    wide_low, wide_high = memory_interval(problem(), "data", "driver")
-    assert wide_low < low < 1 < high < wide_high
+    low, high = memory_interval(problem(), "data", "allocated")
+    held_low, held_high = memory_interval(problem(), "data", "reserved")
+    wide_low, wide_high = memory_interval(problem(), "data", "device")
+    assert wide_low <= held_low < low < 1 < high < held_high <= wide_high
 
 
 def test_step_interval_is_wider_on_several_nodes() -> None:
