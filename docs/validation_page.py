@@ -115,7 +115,7 @@ all the other tables ({distances}). A class is as wide as {share:.0%} of its err
 fewer than {tables} tables it is measured together with the next and as wide as most of these tables by themselves, and
 where nothing was measured in it {wider:g} times as wide, which is an estimate. The finest reading of a run counts, the
 others say how wide theirs are. {memory} groups carry memory, so that `--confidence` can be at most {most:.4f}; {time}
-carry step times. Only readings of tensors decide about fitting.
+carry step times. About fitting decides the finest reading that a stack's runs have.
 
 {classes}
 

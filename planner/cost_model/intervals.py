@@ -175,14 +175,27 @@ def _distance_of(asked: Runs, quantity: Quantity, without: str) -> int:
     return distance(asked, [one for one in same if any(errors for _, errors in _errors(one, quantity))], quantity)
 
 
+@lru_cache(maxsize=256)
+def finest_reading(stack: str, without: str = "") -> int:
+    """Index into :data:`READINGS` of the finest reading of a stack's runs, those of one table left out.
+
+    What its predictions missed by is known no better than that. The first for a stack without runs.
+    """
+    same = [one for one in all_runs() if one.stack == stack and one.table != without]
+    return min((column for one in same for column, errors in _errors(one, "memory") if errors), default=0)
+
+
+def _fit_cell(problem: Problem, kind: str, without: str = "") -> Cell:
+    return finest_reading(problem.stack.name, without), distance_of(problem, kind, "memory", without)
+
+
 @formula("lee2023")
 def memory_bound(problem: Problem, kind: str, confidence: float) -> float:
     """Share of a stage's peak that it does not exceed its prediction by, with at least that probability; not below 0.
 
     Infinite where the runs cannot show so much.
     """
-    cell = (0, distance_of(problem, kind, "memory"))
-    return max(0.0, math.expm1(calibration("memory").bound(cell, confidence)))
+    return max(0.0, math.expm1(calibration("memory").bound(_fit_cell(problem, kind), confidence)))
 
 
 def most_confidence() -> float:
@@ -210,7 +223,7 @@ def memory_bounds(problem: Problem, stages: StageColumns, confidence: float) -> 
 @formula("lee2023")
 def fits_probabilities(problem: Problem, kind: str, rooms: Iterable[float], without: str = "") -> list[float]:
     """Probability, at least, that stages fit which have ``rooms`` times the memory that they are predicted to need."""
-    found, cell = calibration("memory", without), (0, distance_of(problem, kind, "memory", without))
+    found, cell = calibration("memory", without), _fit_cell(problem, kind, without)
     return [round(found.probability(cell, math.log(room)), 4) if room > 0 else 0.0 for room in rooms]
 
 

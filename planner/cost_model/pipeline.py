@@ -48,7 +48,8 @@ def stage_times(problem: Problem, stages: StageColumns) -> StageTimes:
     }
     gather = communication.zero_gather_seconds(problem, stages)
     reduction = communication.data_parallel_seconds(problem, stages) - gather
-    exposed = _exposed(stages, reduction, overlap.data_parallel, computed["layers_backward"])
+    hides = (stages.layouts.zero_stage == 0) | overlap.zero_hides
+    exposed = _exposed(stages, reduction, overlap.data_parallel * hides, computed["layers_backward"])
     exposed = exposed * np.where(stages.layouts.pipeline_parallel > 1, 1.0 - overlap.data_parallel_pipeline, 1.0)
     tail = {
         "data_parallel_communication": _grid_or(problem, stages, exposed + gather),
@@ -98,7 +99,7 @@ def _grid_or(problem: Problem, stages: StageColumns, seconds: Floats) -> Floats:
     return np.where(in_grid, grid_gradient_seconds(problem, stages), seconds) if in_grid.any() else seconds
 
 
-def _exposed(stages: StageColumns, seconds: Floats, share: float, compute_s: Floats) -> Floats:
+def _exposed(stages: StageColumns, seconds: Floats, share: Floats | float, compute_s: Floats) -> Floats:
     """What is left of communication that can hide behind ``share`` of a computation, without a pipeline."""
     return np.where(stages.layouts.pipeline_parallel == 1, np.maximum(seconds - share * compute_s, 0.0), seconds)
 

@@ -108,6 +108,8 @@ class OverlapSpec(Spec, frozen=True, kw_only=True):
     """Gathers and scatters of ZeRO stage 3 behind the computation of layers."""
     pipeline: Fraction = 0.0
     """Sends between stages that computation hides under the interleaved schedule, as a share of them."""
+    zero_hides: bool = True
+    """Whether the reduction of ZeRO 1 and 2 hides as that without ZeRO does, or behind nothing."""
     gathers_hide: bool = True
     """Whether the weights that ZeRO 1 and 2 gather after an update hide as their reduction does, or behind nothing."""
     data_parallel_pipeline: Fraction = 0.0

@@ -6,11 +6,13 @@ import pytest
 
 from planner.cost_model.errors import KINDS
 from planner.cost_model.intervals import (
+    READINGS,
     Runs,
     all_runs,
     calibration,
     distance,
     distance_of,
+    finest_reading,
     fits_probabilities,
     memory_bound,
     memory_bounds,
@@ -83,6 +85,17 @@ def test_memory_bound_rises_with_the_probability_and_is_not_below_0() -> None:
     assert bounds[0] == 0.0
     assert bounds == sorted(bounds)
     assert bounds[-1] > bounds[0]
+
+
+def test_a_stack_fits_as_surely_as_its_finest_reading_tells() -> None:
+    assert [READINGS[finest_reading(name)] for name in ("colossalai", "nanotron", "megatron-deepspeed-2021")] == [
+        "allocated",
+        "reserved",
+        "device",
+    ]
+    assert finest_reading("nanotron", without="Ultrascale-playbook") == finest_reading("a stack of nobody") == 0
+    fine, coarse = (memory_bound(problem(stack={"name": name}), "data", 0.9) for name in ("colossalai", "nanotron"))
+    assert 0 < fine < coarse
 
 
 def test_memory_interval_of_what_a_driver_shows_is_wider() -> None:

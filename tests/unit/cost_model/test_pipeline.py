@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from planner.cost_model import predict
-from planner.cost_model.communication import layer_collectives
+from planner.cost_model.communication import data_parallel_seconds, layer_collectives
 from planner.cost_model.compute import layer_seconds
 from planner.cost_model.grid_communication import grid_gradient_seconds
 from planner.cost_model.pipeline import (
@@ -163,3 +163,16 @@ def test_step_breakdown_of_a_grid_reduces_gradients_after_backward() -> None:
 def test_host_seconds_that_nothing_hides() -> None:
     waits = problem(stack={"traffic": {"blocking_launches": True, "layer_host_s": 1.0}})
     assert host_seconds(waits, stages(recompute_layers_per_stage=(3,))).tolist() == [3 * 4 + 3]
+
+
+def test_stage_times_hide_reductions_of_zero_where_the_stack_does() -> None:
+    shared = {"data_parallel": 2, "num_microbatches": 4}
+    hides, waits = (
+        problem(num_devices=2, stack={"overlap": {"data_parallel": 1.0, "zero_hides": h}}) for h in (True, False)
+    )
+    plain, sharded = stages(**shared), stages(**shared, zero_stage=1)
+    whole = data_parallel_seconds(waits, sharded).tolist()
+    assert stage_times(waits, sharded).tail["data_parallel_communication"].tolist() == pytest.approx(whole)
+    assert stage_times(hides, sharded).tail["data_parallel_communication"][0] < whole[0]
+    without = (stage_times(asked, plain).tail["data_parallel_communication"].tolist() for asked in (hides, waits))
+    assert next(without) == next(without)
