@@ -11,7 +11,11 @@ from planner.layouts.stages import Floats, StageColumns, microbatch_tokens
 from planner.specs import ELEMENT_BYTES
 
 PASSES_BETWEEN_MESSAGES = 3.0
-"""Passes of a micro batch that the host of a first stage issues at most before it waits for a gradient to arrive."""
+"""Passes of a micro batch that the host of a first stage issues at most before it waits for a gradient to arrive.
+
+A backward, the next forward and, where a gradient came early, the next backward. With 2, 3 and 4 the memory of the
+playbook's rows on 8, 32, 128 and 512 GPUs misses 8.4, 8.3 and 8.4 %.
+"""
 FEW_IN_FLIGHT = 2
 """Micro batches in flight of a first stage whose next stage is the last, which answers every forward at once."""
 
@@ -40,8 +44,8 @@ def layers_ahead(problem: Problem, stages: StageColumns) -> Floats:
     the last forward pass, and of the backward pass before it where there are several micro batches. In a pipeline the
     host waits for every message that it receives: between two of them it gets ahead by ``1 - host / device`` of a
     layer with each that it issues. A first stage receives nothing before its first backward, and what it sends waits
-    until the next stage, which fills as well, takes it: with more than two stages the forward passes of the fill are
-    ahead in any case. A host that waits for all messages is not ahead.
+    until the next stage, which fills as well, takes it: of more than two forward passes of the fill all but the first
+    and the last are ahead in any case. A host that waits for all messages is not ahead.
     """
     columns, layers = stages.layouts, stages.num_layers.astype(np.float64)
     queued = problem.stack.process.held_launches / block(problem).kernels
