@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 
 from docs.validation_plots import draw
-from planner.cost_model.conformal import ENOUGH_TABLES, SCALE_SHARE, Calibration, Cell
+from planner.cost_model.conformal import ENOUGH_TABLES, SCALE_SHARE, UNMEASURED_WIDER, Calibration, Cell
 from planner.cost_model.intervals import DEFAULT_CONFIDENCE, DISTANCES, INTERVAL, calibration
 from planner.diagnostics import PlanError, render
 from planner.specs import HardwareSpec
@@ -55,6 +55,8 @@ in `specs/` say:
 - off MosaicML, rows on A100 of 40 GB: that nothing hides behind the gathers of `llm-foundry`;
 - off Narayanan2021-T2, Megatron-2020, Korthikanti2022 and vTrain-single together, one of three round values: the
   share of its peak that an A100 reaches in full waves of its best tiles, 0.83;
+- off Ultrascale-playbook, the rows on 8, 32, 128 and 512 GPUs: of `nanotron` the host's times, the share of products,
+  the fragments and cached blocks of the allocator, and what messages of pipelines waited on 64 nodes;
 - off colossalai-h100: of `colossalai-hf` the host's times of layers, tensors and Gemini, its attention with a mask,
   kept elements, logits, and dropout 0;
 - off colossalai-h100 and colossalai-h200-library together: up to how many parameters the buckets of DDP exist twice;
@@ -107,25 +109,28 @@ A stage's probability of fitting and the interval around a step time come from t
 prediction for hierarchical data (Lee, Barber and Willett, arXiv 2306.06342; `planner/cost_model/conformal.py`). Runs of
 one table on one card with one kind of layout are a group, and groups weigh alike. If a new group is drawn as these
 were, a new run of it stays within its bound with at least the stated probability, whatever the errors are distributed
-like. The errors are `log(measured / predicted)` and are scaled by class: one node or several for the step time, what
-PyTorch counted or what the driver showed for the memory, each by how far a table is from all the other tables
-({distances}). A class is as wide as {share:.0%} of its errors, at least as any nearer one, and with fewer than
-{tables} tables it is measured together with the next. {memory} groups carry memory, so that `--confidence` can be at
-most {most:.4f}; {time} carry step times. Only readings of PyTorch decide about fitting.
+like. The errors are `log(measured / predicted)` and are scaled by class: one node or several for the step time, tensors
+that PyTorch counted, what its allocator held or what the driver showed for the memory, each by how far a table is from
+all the other tables ({distances}). A class is as wide as {share:.0%} of its errors, at least as any nearer one. With
+fewer than {tables} tables it is measured together with the next and as wide as most of these tables by themselves, and
+where nothing was measured in it {wider:g} times as wide, which is an estimate. The finest reading of a run counts, the
+others say how wide theirs are. {memory} groups carry memory, so that `--confidence` can be at most {most:.4f}; {time}
+carry step times. About fitting decides the finest reading that a stack's runs have.
 
 {classes}
 
 Below, every set is judged by the others alone: its own errors bear neither on its intervals nor on the scales. `held`
 are the rows within their 90 % intervals, of which half of the rest should lie on either side; `above` took more than
 the interval says. The last columns say what fits with a probability of 95 %. Where a set holds far fewer than 90 %, the
-sets are no draw from one urn, and the guarantee does not reach it: the playbook's runs on many nodes, models with
-Llama's parts on PyTorch's FSDP, and a cluster of V100 whose network is known from one benchmark. The constants of
-`colossalai`, `colossalai-hf` and half of the playbook's rows were read off runs that are among these, so that their
-errors are smaller than those of runs never seen.
+sets are no draw from one urn, and the guarantee does not reach it: models with Llama's parts on PyTorch's FSDP (four
+rows), a cluster of V100 whose network is known from one benchmark, and Colossal-AI with another library's models on
+another host, faster than predicted. The constants of `colossalai`, `colossalai-hf` and of half of the playbook's
+cluster sizes were read off runs that are among these, so that their errors are smaller than those of runs never seen;
+so were the share and the width of what was not measured chosen by what these sets hold.
 """
 _CLASS_HEADINGS = (
     "class",
-    "memory, PyTorch: 95 % below",
+    "memory, tensors: 95 % below",
     "step time, one node: 90 %",
     "step time, several nodes: 90 %",
 )
@@ -141,9 +146,10 @@ def _coverage_note() -> str:
         distances=", ".join(DISTANCES),
         share=SCALE_SHARE,
         tables=ENOUGH_TABLES,
-        memory=len(memory.groups),
+        wider=UNMEASURED_WIDER,
+        memory=memory.count,
         most=memory.most,
-        time=len(time.groups),
+        time=time.count,
         classes=table(_CLASS_HEADINGS, rows),
     )
 

@@ -58,6 +58,16 @@ def gathered_input_bytes(problem: Problem, stages: StageColumns) -> Floats:
     return np.where(in_slices, rank_tokens(problem, stages) * problem.model.hidden_size * gathered, 0.0)
 
 
+@formula("definition")
+@once_per_places
+def gather_buffer_bytes(problem: Problem, stages: StageColumns) -> Floats:
+    """Buffers for whole hidden states, into which sequence parallelism gathers slices and which stay."""
+    columns, buffers = stages.layouts, problem.stack.activations.gather_buffers
+    state = rank_tokens(problem, stages) * float(problem.model.hidden_size * ELEMENT_BYTES[problem.precision])
+    in_slices = (columns.sequence_parallel == 1) & (columns.tensor_parallel > 1)
+    return np.where(in_slices, buffers * state, 0.0)
+
+
 def gathered_inputs(problem: Problem) -> float:
     """Inputs of a layer that stay gathered: those of products whose output is divided, or none."""
     keeps = problem.stack.activations.gathered_elements > 0

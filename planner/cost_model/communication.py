@@ -17,6 +17,10 @@ from planner.layouts.stages import Floats, Integers, StageColumns, microbatch_to
 from planner.layouts.topology import Cluster, link_columns
 from planner.specs import ELEMENT_BYTES
 
+PAIR_OF_STAGES = 2
+PARTS_BEFORE_DATA = 2.0 / 3.0
+"""Of the three parts of a message, those that are not its data."""
+
 
 @formula("thakur2005")
 def ring_seconds(
@@ -171,6 +175,20 @@ def pipeline_seconds(problem: Problem, stages: StageColumns) -> Floats:
     exposed = 1.0 - problem.stack.overlap.pipeline
     sends = np.where(columns.num_model_chunks > 1, 2.0 * columns.num_model_chunks * exposed, 2.0 - ends)
     return message * sends
+
+
+@formula("narayanan2021", "definition")
+def message_wait_seconds(problem: Problem, stages: StageColumns) -> Floats:
+    """What the hosts of a pipeline wait for its messages in one step, beside what these take the links.
+
+    The hosts of a stage receive and send for every micro batch, two messages at the ends and four in between, and
+    wait for each. A message has three parts, its rank, its shape and its data; in fill and drain the next stage can go
+    on when the third arrives, after two waits. The same for all stages of a layout. Units: s.
+    """
+    columns, each = stages.layouts, float(problem.stack.traffic.message_host_s)
+    messages = np.where(columns.pipeline_parallel > PAIR_OF_STAGES, 4.0, 2.0) * columns.num_microbatches
+    hops = 2.0 * (columns.pipeline_parallel - 1.0) * PARTS_BEFORE_DATA
+    return np.where(columns.pipeline_parallel > 1, each * (messages + hops), 0.0)
 
 
 @formula("rajbhandari2020", "colossalai0.5.0")

@@ -42,8 +42,8 @@ DISTANCES = (
 """How far a question is from what was measured, the nearest first; cards count for the step time alone."""
 
 Quantity = Literal["step_time", "memory"]
-READINGS = ("pytorch", "driver")
-"""Columns of memory: what PyTorch counted, or what the driver showed in use, which is coarser."""
+READINGS = ("allocated", "reserved", "device")
+"""Columns of memory: live tensors, what PyTorch's allocator holds for them, what the driver shows; ever coarser."""
 NODES = ("one node", "several nodes")
 """Columns of the step time."""
 
@@ -61,9 +61,11 @@ class Runs(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Whether the model has other parts than GPT-2's."""
     several_nodes: bool = False
     step_time: tuple[float, ...] = ()
-    pytorch: tuple[float, ...] = ()
-    """Peak memory that PyTorch counted."""
-    driver: tuple[float, ...] = ()
+    allocated: tuple[float, ...] = ()
+    """Peak memory of tensors, as PyTorch counts it."""
+    reserved: tuple[float, ...] = ()
+    """Memory that PyTorch's allocator held."""
+    device: tuple[float, ...] = ()
     """Memory that the driver showed."""
 
 
@@ -126,16 +128,18 @@ def calibration(quantity: Quantity, without: str = "") -> Calibration:
     for one in runs:
         if any(errors for _, errors in _errors(one, quantity)):
             by_stack[one.stack].append(one)
-    found: dict[tuple[str, str, str, Cell], list[float]] = defaultdict(list)
+    found: dict[tuple[str, str, str, Cell, bool], list[float]] = defaultdict(list)
     for same in by_stack.values():
         others = {table: tuple(one for one in same if one.table != table) for table in {one.table for one in same}}
         for one in same:
             step = distance(one, others[one.table], quantity)
+            finest = next(column for column, errors in _errors(one, quantity) if errors)
             for column, errors in _errors(one, quantity):
                 if errors:
-                    found[one.table, one.hardware, one.kind, (column, step)] += errors
+                    found[one.table, one.hardware, one.kind, (column, step), column != finest] += errors
     groups = [
-        Group(table, (hardware, kind), cell, errors) for (table, hardware, kind, cell), errors in sorted(found.items())
+        Group(table, (hardware, kind), cell, errors, again)
+        for (table, hardware, kind, cell, again), errors in sorted(found.items())
     ]
     return calibrated(groups, columns=len(READINGS), steps=len(DISTANCES))
 
@@ -144,7 +148,7 @@ def _errors(runs: Runs, quantity: Quantity) -> list[tuple[int, tuple[float, ...]
     """Errors with their column."""
     if quantity == "step_time":
         return [(int(runs.several_nodes), runs.step_time)]
-    return list(enumerate((runs.pytorch, runs.driver)))
+    return list(enumerate((runs.allocated, runs.reserved, runs.device)))
 
 
 def asked_runs(problem: Problem, kind: str) -> Runs:
@@ -171,14 +175,27 @@ def _distance_of(asked: Runs, quantity: Quantity, without: str) -> int:
     return distance(asked, [one for one in same if any(errors for _, errors in _errors(one, quantity))], quantity)
 
 
+@lru_cache(maxsize=256)
+def finest_reading(stack: str, without: str = "") -> int:
+    """Index into :data:`READINGS` of the finest reading of a stack's runs, those of one table left out.
+
+    What its predictions missed by is known no better than that. The first for a stack without runs.
+    """
+    same = [one for one in all_runs() if one.stack == stack and one.table != without]
+    return min((column for one in same for column, errors in _errors(one, "memory") if errors), default=0)
+
+
+def _fit_cell(problem: Problem, kind: str, without: str = "") -> Cell:
+    return finest_reading(problem.stack.name, without), distance_of(problem, kind, "memory", without)
+
+
 @formula("lee2023")
 def memory_bound(problem: Problem, kind: str, confidence: float) -> float:
     """Share of a stage's peak that it does not exceed its prediction by, with at least that probability; not below 0.
 
     Infinite where the runs cannot show so much.
     """
-    cell = (0, distance_of(problem, kind, "memory"))
-    return max(0.0, math.expm1(calibration("memory").bound(cell, confidence)))
+    return max(0.0, math.expm1(calibration("memory").bound(_fit_cell(problem, kind), confidence)))
 
 
 def most_confidence() -> float:
@@ -206,7 +223,7 @@ def memory_bounds(problem: Problem, stages: StageColumns, confidence: float) -> 
 @formula("lee2023")
 def fits_probabilities(problem: Problem, kind: str, rooms: Iterable[float], without: str = "") -> list[float]:
     """Probability, at least, that stages fit which have ``rooms`` times the memory that they are predicted to need."""
-    found, cell = calibration("memory", without), (0, distance_of(problem, kind, "memory", without))
+    found, cell = calibration("memory", without), _fit_cell(problem, kind, without)
     return [round(found.probability(cell, math.log(room)), 4) if room > 0 else 0.0 for room in rooms]
 
 

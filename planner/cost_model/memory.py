@@ -6,9 +6,9 @@ import numpy as np
 
 from planner.cost_model import activations
 from planner.cost_model.errors import KINDS, kind_columns
+from planner.cost_model.held import held_bytes
 from planner.cost_model.intervals import fits_probabilities
 from planner.cost_model.parameters import stage_parameters
-from planner.cost_model.parts import block
 from planner.cost_model.reserve import device_overhead_bytes, fragmentation_share, reserve_bytes, room
 from planner.cost_model.sources import formula
 from planner.cost_model.states import bucket_bytes, cast_bytes, gathered_bytes, state_bytes, step_buffers, step_bytes
@@ -17,10 +17,9 @@ from planner.layouts.layout import SHARDS_OPTIMIZER
 from planner.layouts.problem import Problem
 from planner.layouts.stages import Floats, StageColumns, microbatch_tokens, once_per_places
 from planner.plans.prediction import StagePrediction
-from planner.specs import ELEMENT_BYTES
 
-HELD_LAYERS = 3
-"""Hidden states that wait for collectives for each micro batch in flight of a pipeline."""
+FLAT_TERMS = ("step_temporaries", "gradient_cast")
+"""Terms of the flat buffers of an optimizer step."""
 PHASES = ("forward", "backward", "end_of_backward", "optimizer")
 
 
@@ -59,6 +58,7 @@ def stage_memory(problem: Problem, stages: StageColumns) -> StageMemory:
     held["batch"] = batch_bytes(problem, stages)
     held["attention_masks"] = activations.mask_bytes(problem, stages)
     held["workspaces"] = np.full(len(stages), workspace_bytes(problem))
+    held["gather_buffers"] = activations.gather_buffer_bytes(problem, stages)
     buckets = bucket_bytes(problem, stages)
     gathered = gathered_bytes(problem, stages)
     kept = {
@@ -70,7 +70,7 @@ def stage_memory(problem: Problem, stages: StageColumns) -> StageMemory:
         stages.layouts.num_microbatches > 1, states["gradients"], buffered_gradients(problem, stages)
     )
     late, ended = activations.outliving_bytes(problem, stages)
-    of_zero = (stages.layouts.zero_stage >= SHARDS_OPTIMIZER) & (not problem.stack.ddp_always)
+    of_zero = stages.layouts.zero_stage >= SHARDS_OPTIMIZER
     in_forward = np.where(of_zero, 0.0, buckets)
     head_gradient = np.maximum(accumulated, head_gradient_bytes(problem, stages, states["gradients"]))
     layer_buffer, head_buffer = activations.summa_buffer_bytes(problem, stages)
@@ -123,36 +123,16 @@ def reserved_bytes(problem: Problem, stages: StageColumns) -> Floats:
     phases, peak = memory.phases, memory.peak_bytes()
     share, cached = 1.0 + fragmentation_share(problem, stages), float(process.cached_bytes)
     room = problem.hardware.memory_bytes - device_overhead_bytes(problem, stages)
-    if not process.flat_step_buffers:
-        taken, waiting = peak * share + cached, held_bytes(problem, stages)
-        return np.where(taken + waiting <= room, taken + waiting, taken)
-    flat_terms = ("step_temporaries", "gradient_cast")
-    rest = [total(terms) - sum(terms.get(name, 0.0) for name in flat_terms) for terms in phases.values()]
-    gradients, gathered, late = step_buffers(problem, stages)
-    flat = np.maximum(gradients, late) + gathered + cast_bytes(problem, stages)
-    held = (np.max(rest, axis=0) + flat) * share + cached
-    return np.maximum(peak, np.minimum(held, room))
-
-
-@formula("pytorch-allocator", "definition")
-def held_bytes(problem: Problem, stages: StageColumns) -> Floats:
-    """Whole hidden states before their scatter, or gradients, whose blocks wait for the end of a collective.
-
-    The allocator does not give a block away that the stream of a collective still uses, and asks for its events only
-    when it needs memory. A host that is ahead of the device so finds none of the last layers' blocks free: one for
-    each product that tensor parallelism reduces, of as many layers as it can be ahead, both passes of a micro batch
-    at most and the forward one where there is but one. With a pipeline the host waits for what it receives, so that
-    those of three layers are left for each micro batch in flight.
-    """
-    launches, columns, own = problem.stack.process.held_launches, stages.layouts, block(problem)
-    if not launches or (columns.tensor_parallel == 1).all():
-        return np.zeros(len(stages))
-    ahead = launches / own.kernels
-    alone = np.minimum(stages.num_layers * np.where(columns.num_microbatches > 1, 2.0, 1.0), ahead)
-    several = HELD_LAYERS * activations.in_flight_microbatches(stages) / own.divided("inner")
-    layers = np.where(columns.pipeline_parallel > 1, several, alone)
-    states = microbatch_tokens(problem, columns) * float(problem.model.hidden_size * ELEMENT_BYTES[problem.precision])
-    return np.where(columns.tensor_parallel > 1, own.divided("inner") * layers * states, 0.0)
+    needed = peak
+    if process.flat_step_buffers:
+        rest = [total(terms) - sum(terms.get(name, 0.0) for name in FLAT_TERMS) for terms in phases.values()]
+        gradients, gathered, late = step_buffers(problem, stages)
+        flat = np.maximum(gradients, late) + gathered + cast_bytes(problem, stages)
+        needed = np.max(rest, axis=0) + flat
+    taken = needed * share + cached
+    if process.flat_step_buffers:
+        taken = np.maximum(peak, np.minimum(taken, room))
+    return np.maximum(taken, np.minimum(taken + held_bytes(problem, stages), room))
 
 
 def predicted_stages(problem: Problem, stages: StageColumns) -> tuple[StagePrediction, ...]:

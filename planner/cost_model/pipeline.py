@@ -48,7 +48,8 @@ def stage_times(problem: Problem, stages: StageColumns) -> StageTimes:
     }
     gather = communication.zero_gather_seconds(problem, stages)
     reduction = communication.data_parallel_seconds(problem, stages) - gather
-    exposed = _exposed(stages, reduction, overlap.data_parallel, computed["layers_backward"])
+    hides = (stages.layouts.zero_stage == 0) | overlap.zero_hides
+    exposed = _exposed(stages, reduction, overlap.data_parallel * hides, computed["layers_backward"])
     exposed = exposed * np.where(stages.layouts.pipeline_parallel > 1, 1.0 - overlap.data_parallel_pipeline, 1.0)
     tail = {
         "data_parallel_communication": _grid_or(problem, stages, exposed + gather),
@@ -62,9 +63,11 @@ def stage_times(problem: Problem, stages: StageColumns) -> StageTimes:
 def host_seconds(problem: Problem, stages: StageColumns) -> Floats:
     """What the device waits for the host in the layers of one micro batch. Units: s.
 
-    The host runs ahead of the device and of communication; a layer takes what the longer of the two
-    takes for its forward and backward, and once more forward where it recomputes. Where the host waits
-    for every kernel, neither hides the other.
+    The host runs ahead of the device and of communication. In a pipeline it waits for every message that it
+    receives, and a layer takes what the longer of the two takes for its forward and backward, and once more forward
+    where it recomputes. Without one it waits for nothing: a micro batch takes the longer of the two as a whole, with
+    the embedding, the loss head and the additions of gradients on the device. Where the host waits for every kernel,
+    neither hides the other.
     """
     layer, host = compute.layer_seconds(problem, stages), compute.layer_host_seconds(problem, stages)
     if problem.stack.traffic.blocking_launches:
@@ -74,8 +77,20 @@ def host_seconds(problem: Problem, stages: StageColumns) -> Floats:
     plain = passes * host - layer.forward - layer.backward - line.once - grid.once
     recomputing = plain + host - compute.recomputed_layer_seconds(problem, stages) - line.recomputed - grid.recomputed
     whole = stages.num_layers - stages.recompute_layers
-    waits = np.multiply(whole, np.maximum(plain, 0.0), dtype=np.float64)
-    return waits + stages.recompute_layers * np.maximum(recomputing, 0.0)
+    each = np.multiply(whole, np.maximum(plain, 0.0), dtype=np.float64)
+    each = each + stages.recompute_layers * np.maximum(recomputing, 0.0)
+    outside, alone = float(problem.stack.traffic.outside_host_s), stages.layouts.pipeline_parallel == 1
+    if not outside or not alone.any():
+        return each
+    at_once = whole * plain + stages.recompute_layers * recomputing + outside - outside_layers_seconds(problem, stages)
+    return np.where(alone, np.maximum(at_once, 0.0), each)
+
+
+@formula("definition")
+def outside_layers_seconds(problem: Problem, stages: StageColumns) -> Floats:
+    """What the device computes in one micro batch outside of the layers. Units: s."""
+    computed = compute.microbatch_compute(problem, stages)
+    return computed["embedding"] + computed["loss_head"] + update.accumulation_seconds(problem, stages)
 
 
 def _grid_or(problem: Problem, stages: StageColumns, seconds: Floats) -> Floats:
@@ -84,7 +99,7 @@ def _grid_or(problem: Problem, stages: StageColumns, seconds: Floats) -> Floats:
     return np.where(in_grid, grid_gradient_seconds(problem, stages), seconds) if in_grid.any() else seconds
 
 
-def _exposed(stages: StageColumns, seconds: Floats, share: float, compute_s: Floats) -> Floats:
+def _exposed(stages: StageColumns, seconds: Floats, share: Floats | float, compute_s: Floats) -> Floats:
     """What is left of communication that can hide behind ``share`` of a computation, without a pipeline."""
     return np.where(stages.layouts.pipeline_parallel == 1, np.maximum(seconds - share * compute_s, 0.0), seconds)
 
@@ -119,6 +134,7 @@ def step_breakdown(problem: Problem, stages: StageColumns) -> dict[str, float]:
     bubble = pipeline_bubble(per_stage.sum(keepdims=True), per_stage[[slowest]], chunks)
     breakdown["pipeline_bubble"] = float(bubble[0])
     breakdown |= {name: float(column[last]) for name, column in times.tail.items()}
+    breakdown["pipeline_messages"] = float(communication.message_wait_seconds(problem, stages)[0])
     tied = communication.tied_embedding_seconds(problem, stages)
     breakdown["tied_embedding_reduction"] = float(tied[0])
     return {name: seconds for name, seconds in breakdown.items() if seconds > 0}

@@ -89,7 +89,8 @@ def schedule_step_seconds(problem: Problem, stages: StageColumns) -> float | Non
     if len(ends) > 1:
         joined = max(ends[0], ends[-1]) + float(communication.tied_embedding_seconds(problem, stages)[0])
         ends[0] = ends[-1] = joined
-    return float((ends + total(times.tail)).max())
+    waits = float(communication.message_wait_seconds(problem, stages)[0])
+    return float((ends + total(times.tail)).max()) + waits
 
 
 def stage_ends(times: PassTimes, num_microbatches: int, num_chunks: int = 1) -> list[float]:

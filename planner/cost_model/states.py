@@ -55,7 +55,7 @@ def bucket_bytes(problem: Problem, stages: StageColumns) -> Floats:
     them out anew, and NCCL may not have let go of the first ones. With ZeRO 1 and 2 two reduce buckets:
     the flattened gradients and the copy in flight, no larger than the gradients; with a pipeline, or where
     the stack has one engine for both, they come after the last backward: :func:`step_bytes`. ZeRO 3 has
-    pieces: :func:`gathered_bytes`. Some stacks have DDP beside ZeRO and pipelines, wherever ranks share weights.
+    pieces: :func:`gathered_bytes`. Some stacks have DDP in pipelines too, where ranks share weights.
     """
     columns, stack = stages.layouts, problem.stack
     parameters = total(stage_parameters(problem, stages))
@@ -63,11 +63,12 @@ def bucket_bytes(problem: Problem, stages: StageColumns) -> Floats:
     layouts = np.where(parameters <= stack.ddp_twice_up_to, 2.0, 1.0)
     ddp = np.where(in_grid, 0.0, parameters * stack.state_bytes(problem.precision).ddp_bucket * layouts)
     zero = _zero_buckets(problem, stages)
-    wrapped = columns.replicas > 1 if stack.ddp_always else (columns.zero_stage == 0) | (columns.replicas == 1)
+    without_zero, shared = columns.zero_stage == 0, columns.replicas > 1
+    wrapped = without_zero & shared if stack.ddp_with_pipeline else without_zero | ~shared
     buckets = np.where(columns.zero_stage >= SHARDS_OPTIMIZER, zero, 0.0)
     buckets = np.where(_reduces_late(problem, stages), 0.0, buckets)
-    alone = (columns.pipeline_parallel == 1) | stack.ddp_always
-    wrapped = wrapped & ((columns.replicas > 1) | stack.ddp_alone)
+    alone = (columns.pipeline_parallel == 1) | stack.ddp_with_pipeline
+    wrapped = wrapped & (shared | stack.ddp_alone)
     during = np.where(alone, np.where(wrapped, ddp, 0.0), 0.0) + buckets
     return np.where(in_pieces, 0.0, during)
 

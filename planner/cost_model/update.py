@@ -44,8 +44,9 @@ def optimizer_seconds(problem: Problem, stages: StageColumns) -> Floats:
 
     Under ZeRO 1 and 2 over several ranks also those of the whole stage's gradients on their way through
     buckets. And the host's work for each tensor of the stage: without ZeRO what the device does not hide,
-    under ZeRO 1 and 2 all of it, as the host waits for results; in fp16 the check for an overflow. Compiled blocks
-    come with an update in one pass, which moves less and is one kernel.
+    under ZeRO 1 and 2 all of it, as the host waits for results, and a launch for each slice that arrives where the
+    stack copies them by themselves; in fp16 the check for an overflow. Compiled blocks come with an
+    update in one pass, which moves less and is one kernel.
     """
     columns, traffic = stages.layouts, problem.stack.traffic
     on_device = updated_parameters(problem, stages) * (1.0 - columns.offload_optimizer)
@@ -54,6 +55,8 @@ def optimizer_seconds(problem: Problem, stages: StageColumns) -> Floats:
     tensors = stage_tensors(problem, stages)
     checked = traffic.overflow_tensor_host_s if problem.precision == "fp16" else 0.0
     host = total(tensors) * (np.where(zero, traffic.zero_tensor_host_s, 0.0) + checked)
+    if problem.stack.zero_copies_slices:
+        host = host + total(tensors) * np.where(zero, columns.replicas * float(problem.hardware.kernel_launch_s), 0.0)
     waits, at_once, own = np.zeros(len(stages)), updates_in_one_pass(problem, stages), problem.stack.compiled
     moved_bytes = np.where(at_once, own.one_pass_bytes if own else 0.0, traffic.optimizer_bytes)
     # Part by part, which keeps the sum affine in the layers of a stage.

@@ -11,6 +11,7 @@ TERM_WORDS = {
     "tensor_parallel_communication": "tensor-parallel communication",
     "pipeline_communication": "pipeline communication",
     "pipeline_bubble": "pipeline bubble",
+    "pipeline_messages": "waits for pipeline messages",
     "data_parallel_communication": "data-parallel communication",
     "tied_embedding_reduction": "tied-embedding reduction",
     "gradient_accumulation": "gradient accumulation",

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from planner.cost_model.communication import tied_embedding_seconds
+from planner.cost_model.communication import message_wait_seconds, tied_embedding_seconds
 from planner.cost_model.pipeline import pipeline_bubble, stage_times
 from planner.cost_model.terms import total
 from planner.layouts.layout import LayoutColumns
@@ -159,7 +159,7 @@ def time_tables(problem: Problem, limits: StageLimits, tick_s: float | None = No
     here, beyond = stage_times(problem, whole), stage_times(problem, stages.with_layers(everything + 1))
     starts = stages.first_rows()
     columns = stages.layouts
-    tied = tied_embedding_seconds(problem, stages)[starts]
+    fixed_s = (tied_embedding_seconds(problem, stages) + message_wait_seconds(problem, stages))[starts]
     # A stage that recomputes everything takes less than twice as long.
     tick_s = tick_s or _finest_safe_tick_s(2.0 * total(here.microbatch), columns)
     single = columns.pipeline_parallel == 1
@@ -169,7 +169,7 @@ def time_tables(problem: Problem, limits: StageLimits, tick_s: float | None = No
         starts=starts,
         microbatch=_affine(total(here.microbatch) / tick_s, total(beyond.microbatch) / tick_s, num_layers, single),
         tail=_affine(total(here.tail) / tick_s, total(beyond.tail) / tick_s, num_layers, single),
-        fixed=np.rint(tied / tick_s).astype(np.int64),
+        fixed=np.rint(fixed_s / tick_s).astype(np.int64),
         num_microbatches=columns.num_microbatches[starts],
         num_chunks=columns.num_model_chunks[starts],
         num_layers=num_layers,

@@ -150,10 +150,12 @@ class StackSpec(Spec, frozen=True, kw_only=True):
     are less; ``None``: a bucket for every rank."""
     zero_gathers_in_place: bool = False
     """Whether the weights that ZeRO 1 and 2 gather after a step arrive where they stay, without a buffer."""
-    ddp_always: bool = False
-    """Whether DDP wraps the model wherever there is data parallelism, under ZeRO and with a pipeline too."""
     ddp_alone: bool = True
     """Whether DDP wraps a single data-parallel rank too."""
+    zero_copies_slices: bool = False
+    """Whether each rank's slice of each tensor is copied by a kernel of its own after ZeRO 1 and 2 have gathered."""
+    ddp_with_pipeline: bool = False
+    """Whether DDP wraps the model without ZeRO in a pipeline too, and nowhere a model without data parallelism."""
     ddp_twice_up_to: Annotated[float, Meta(ge=0.0, le=1e15)] = 0.0
     """Parameters of a rank up to which the buckets of the first step outlive DDP's new ones of the second."""
     offload_copy_bandwidth_bytes_per_s: BytesPerSecond = field(name="offload_copy_bandwidth")

@@ -87,6 +87,8 @@ class ActivationSpec(Spec, frozen=True, kw_only=True):
     """Elements per pair of positions of the attention mask that each sequence in flight keeps."""
     gathered_elements: Elements = 0.0
     """Gathered inputs that sequence parallelism keeps beside a rank's slices; without them backward gathers again."""
+    gather_buffers: Number = 0.0
+    """Buffers of a whole hidden state that gathers of sequence parallelism share, beside what layers keep."""
     gathered_outlive_backward: bool = False
     """Whether gathered inputs stay after a layer's backward, until the next micro batch's forward has ended."""
     pipeline_divided: bool = False

@@ -83,6 +83,10 @@ class TrafficSpec(Spec, frozen=True, kw_only=True):
     """Host time per parameter tensor to look for an overflow before an optimizer step in fp16."""
     gradient_bytes: FloatBytes = 0.0
     """Bytes moved per parameter of a stage and micro batch to add its gradient to that of the ones before."""
+    outside_host_s: Seconds = field(name="outside_host", default=Seconds(0))
+    """Host time of a micro batch outside of its layers; 0: not known, and the device waits layer by layer."""
+    message_host_s: Seconds = field(name="message_host", default=Seconds(0))
+    """What a message between stages keeps the hosts of both from going on, whatever its size."""
     blocking_launches: bool = False
     """Whether the host waits for every kernel (CUDA_LAUNCH_BLOCKING=1), so that nothing hides its time."""
 
@@ -104,6 +108,8 @@ class OverlapSpec(Spec, frozen=True, kw_only=True):
     """Gathers and scatters of ZeRO stage 3 behind the computation of layers."""
     pipeline: Fraction = 0.0
     """Sends between stages that computation hides under the interleaved schedule, as a share of them."""
+    zero_hides: bool = True
+    """Whether the reduction of ZeRO 1 and 2 hides as that without ZeRO does, or behind nothing."""
     gathers_hide: bool = True
     """Whether the weights that ZeRO 1 and 2 gather after an update hide as their reduction does, or behind nothing."""
     data_parallel_pipeline: Fraction = 0.0

@@ -138,17 +138,18 @@ def _parts_of(family: Family | None, kv_heads: int | None) -> dict[str, Any]:
     }
 
 
-def layers_by_cost(model: ModelSpec, stages: int) -> tuple[int, ...]:
+def layers_by_cost(model: ModelSpec, stages: int, *, ends_at_share: bool = False) -> tuple[int, ...]:
     """Layers of stages that are filled until they exceed an equal share of the products, the loss head's included.
 
-    Embedding and norms count nothing; a block goes to the stage that its end exceeds.
+    Embedding and norms count nothing; a block goes to the stage that its end exceeds, or
+    reaches with ``ends_at_share``.
     """
     layer, head = layer_parameters(model).matrices, model.vocab_size * model.hidden_size
     whole = model.num_layers * layer + head
     dealt, stage = [0] * stages, 0
     for number in range(1, model.num_layers + 1):
         dealt[stage] += 1
-        if number * layer * stages > whole * (stage + 1):
+        if number * layer * stages - whole * (stage + 1) >= (0 if ends_at_share else 1):
             stage += 1
     return tuple(dealt)
 

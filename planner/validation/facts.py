@@ -68,8 +68,14 @@ class SetFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Layers of a chunk of the interleaved schedule, where the row states no chunks; ``None``: 1F1B."""
     pads_whole_vocab: bool = True
     """Whether a rank that has the whole vocabulary pads it."""
+    ends_at_share: bool = False
+    """Whether a stage divided by products ends where its share is reached; else where it is exceeded."""
     blocking_launches: bool = False
     """Whether the runs were made with CUDA_LAUNCH_BLOCKING=1."""
+    message_host_s: Seconds = msgspec.field(name="message_host", default=Seconds(0))
+    """What each message of a pipeline kept the hosts of both stages from going on."""
+    on_nodes: dict[str, str] = {}
+    """Number of nodes to the set of facts of runs on that many or more, if their conditions were others."""
     stage_read: StageRead = "fullest"
     """The pipeline stage whose memory the set's readings show."""
     hosts: str = ""
@@ -105,6 +111,8 @@ NETWORKS = "networks"
 """The table of a file that is of networks and of no set."""
 ROW_FACTS = ("stack", "dropout", "stages_by_cost", "pads_whole_vocab", "blocking_launches", "stage_read")
 """Columns of a table that state a fact of one row and have no other column."""
+NODE_GPUS = 8
+"""Of a node where the row does not say."""
 _STAGES: tuple[StageRead, ...] = ("fullest", "first", "last")
 
 
@@ -119,15 +127,23 @@ class KnownFacts:
 
     def of(self, name: str, otherwise: str = ANY_SET) -> SetFacts:
         """The fillings of a set or of a kind of runs; those of ``otherwise`` for a set that nothing is known of."""
-        return msgspec.convert(self._fields(name if name in self.tables else otherwise), SetFacts)
+        return decode(
+            self._fields(name if name in self.tables else otherwise), SetFacts, f"facts of {name}", what="facts"
+        )
 
     def of_row(self, row: Row, otherwise: str = ANY_SET) -> SetFacts:
         """The fillings of a row's set, with what the row itself states in the columns :data:`ROW_FACTS`.
+
+        Those of runs on as many nodes as the row's stand in for them where the set has such.
 
         Raises:
             PlanError: a cell is no word or number that its column takes.
         """
         facts, stated = self.of(row.set_name, otherwise), dict(_stated(row))
+        if facts.on_nodes:
+            nodes = -(-(row.count("n_gpus") or 1) // (row.count("gpus_per_node") or NODE_GPUS))
+            reached = [least for least in facts.on_nodes if nodes >= int(least)]
+            facts = self.of(facts.on_nodes[max(reached, key=int)]) if reached else facts
         if "stack" in stated:
             stated |= {"bf16_stack": None, "zero3_stack": None, "llama": None}
         return msgspec.structs.replace(facts, **stated) if stated else facts
@@ -223,9 +239,20 @@ def _check_set(facts: KnownFacts, name: str, location: str) -> None:
             _check_stack(stack, f"{location}: {field_name}")
     if found.network and found.network not in facts.networks:
         _check_adapters(found.network, f"{location}: network")
-    if found.llama is not None and found.llama not in facts.tables:
-        hint = did_you_mean(found.llama, facts.tables)
-        raise usage_error(f"nothing is known of a set `{found.llama}`", location=f"{location}: llama", hint=hint)
+    _check_others(facts, found, location)
+
+
+def _check_others(facts: KnownFacts, found: SetFacts, location: str) -> None:
+    """Refuse a set that names others which there are not."""
+    for nodes in found.on_nodes:
+        if not (nodes.isascii() and nodes.isdigit()):
+            hint = 'write it like `on_nodes = { 64 = "SET" }`'
+            raise usage_error(f"`{nodes}` is no number of nodes", location=f"{location}: on_nodes", hint=hint)
+    others = {"llama": found.llama} | {f"on_nodes: {nodes}": other for nodes, other in found.on_nodes.items()}
+    for field_name, other in others.items():
+        if other is not None and other not in facts.tables:
+            hint = did_you_mean(other, facts.tables)
+            raise usage_error(f"nothing is known of a set `{other}`", location=f"{location}: {field_name}", hint=hint)
 
 
 def _check_adapters(words: str, location: str) -> None:

@@ -139,6 +139,9 @@ def _filled(row: Row, facts: SetFacts, assumed: Assumptions) -> _Filled:
     traffic = msgspec.structs.replace(stack.traffic, blocking_launches=facts.blocking_launches)
     if facts.blocking_launches:
         fill("blocking_launches", None, facts.blocking_launches)
+    if facts.message_host_s:
+        fill("message_host_s", None, facts.message_host_s)
+        traffic = msgspec.structs.replace(traffic, message_host_s=facts.message_host_s)
     if not facts.pads_whole_vocab:
         fill("pads_whole_vocab", None, facts.pads_whole_vocab)
     return _Filled(
@@ -219,7 +222,7 @@ def _stage_layers(row: Row, model: ModelSpec, assumed: Assumptions, facts: SetFa
     if not facts.stages_by_cost or stages == 1:
         return cases.stage_layers(model.num_layers, stages, middle=False, assumed=assumed)
     filled_value(row, facts, assumed, "stages_by_cost", None, facts.stages_by_cost)
-    return cases.layers_by_cost(model, stages)
+    return cases.layers_by_cost(model, stages, ends_at_share=facts.ends_at_share)
 
 
 def _chunks(row: Row, layers: tuple[int, ...], assumed: Assumptions, facts: SetFacts) -> int:

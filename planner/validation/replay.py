@@ -108,7 +108,7 @@ def _sureness(table: str, case: Case, predicted: Prediction, memory: dict[Memory
     finest = next((reading for reading in MEMORY_KINDS if reading in memory), None)
     interval = None
     if finest is not None:
-        least, most = memory_interval(problem, kind, "driver" if finest == "device" else "pytorch", table)
+        least, most = memory_interval(problem, kind, finest, table)
         interval = least * memory[finest], most * memory[finest]
     return Sureness((low * predicted.step_s, high * predicted.step_s), interval, min(chances))
 

@@ -8,8 +8,9 @@ import msgspec
 
 from planner.cost_model.errors import kind_of
 from planner.cost_model.intervals import FILE, Runs, asked_runs
+from planner.validation.cases import MEMORY_KINDS
 from planner.validation.replay import Replay
-from planner.validation.report import memory_pair, time_pair
+from planner.validation.report import memory_pairs, time_pair
 
 __all__ = ["FILE", "encoded", "residuals"]
 
@@ -25,8 +26,9 @@ def residuals(replays: Iterable[Replay]) -> list[Runs]:
         key = msgspec.structs.replace(asked_runs(one.case.problem, kind_of(one.case.layout)), table=one.row.set_name)
         if pair := time_pair(one):
             found[key]["step_time"].append(_error(*pair))
-        if pair := memory_pair(one):
-            found[key][reading_of(one)].append(_error(*pair))
+        for kind in MEMORY_KINDS:
+            for pair in memory_pairs([one], kind):
+                found[key][kind].append(_error(*pair))
     runs = [
         msgspec.structs.replace(key, **{name: tuple(sorted(errors)) for name, errors in own.items()})
         for key, own in found.items()
@@ -34,11 +36,6 @@ def residuals(replays: Iterable[Replay]) -> list[Runs]:
     return sorted(
         runs, key=lambda one: (one.table, one.stack, one.hardware, one.kind, one.parameters, one.several_nodes)
     )
-
-
-def reading_of(one: Replay) -> str:
-    """Who counted a row's finest reading of memory: PyTorch or the driver."""
-    return "pytorch" if {"allocated", "reserved"} & one.memory_bytes.keys() else "driver"
 
 
 def _error(measured: float, predicted: float) -> float:

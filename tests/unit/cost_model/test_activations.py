@@ -10,6 +10,7 @@ from planner.cost_model.activations import (
     ends_bytes,
     exchanged_bytes,
     first_layer_bytes,
+    gather_buffer_bytes,
     gathered_input_bytes,
     gathered_operand_bytes,
     in_flight_microbatches,
@@ -23,6 +24,7 @@ from planner.cost_model.activations import (
     shorter_chunk,
     summa_buffer_bytes,
 )
+from planner.cost_model.memory import stage_memory
 from tests.helpers import problem, stages
 
 MATERIALISED = {"activations": {"attention": "materialised"}}
@@ -301,3 +303,11 @@ def test_pipeline_buffer_bytes_are_divided_where_ranks_hold_their_part() -> None
 def test_exchanged_bytes_are_attention_output_of_a_ranks_tokens() -> None:
     assert exchanged_bytes(problem(), stages(sequence_parallel_degree=2)).tolist() == [4 * 16 * 2]
     assert exchanged_bytes(problem(), stages()).tolist() == [0.0]
+
+
+def test_gather_buffer_bytes_are_whole_hidden_states() -> None:
+    buffers = problem(stack={"activations": {"gather_buffers": 3.0}})
+    in_slices = stages(tensor_parallel=2, sequence_parallel=True)
+    assert gather_buffer_bytes(buffers, in_slices).tolist() == [3 * 256]
+    assert gather_buffer_bytes(buffers, stages(tensor_parallel=2)).tolist() == [0.0]
+    assert stage_memory(buffers, in_slices).phases["forward"]["gather_buffers"].tolist() == [3 * 256]

@@ -3,11 +3,13 @@
 import numpy as np
 import pytest
 
+from planner.cost_model import predict
 from planner.cost_model.communication import (
     axis_strides,
     data_parallel_seconds,
     exchange_seconds,
     layer_collectives,
+    message_wait_seconds,
     pipeline_seconds,
     replica_links,
     ring_seconds,
@@ -118,6 +120,16 @@ def test_pipeline_seconds_use_the_network_where_a_boundary_crosses_nodes() -> No
     seconds = pipeline_seconds(two_nodes, stages(pipeline_parallel=4))
     # 1e8 B/s; the message passes PCIe (1 us), the network (10 us) and PCIe again.
     assert seconds[0] == pytest.approx(256 / 1e8 + 12e-6)
+
+
+def test_message_wait_seconds_are_four_messages_a_micro_batch_and_two_parts_a_hop() -> None:
+    waits = problem(stack={"traffic": {"message_host_s": 0.3}})
+    two, four = (stages(pipeline_parallel=count, num_microbatches=8) for count in (2, 4))
+    assert message_wait_seconds(waits, two).tolist() == pytest.approx([0.3 * (2 * 8 + 2 * 2 / 3)] * 2)
+    assert message_wait_seconds(waits, four).tolist() == pytest.approx([0.3 * (4 * 8 + 6 * 2 / 3)] * 4)
+    assert message_wait_seconds(waits, stages()).tolist() == [0.0]
+    plain, waiting = (predict(asked, layout(pipeline_parallel=4)).step_s for asked in (problem(), waits))
+    assert waiting - plain == pytest.approx(message_wait_seconds(waits, stages(pipeline_parallel=4))[0])
 
 
 def test_pipeline_seconds_are_zero_for_one_stage() -> None:

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from planner.cost_model.conformal import LEAST_SCALE, Calibration, Group, calibrated
+from planner.cost_model.conformal import LEAST_SCALE, UNMEASURED_WIDER, Calibration, Group, calibrated
 
 NEAR, FAR = (0, 0), (0, 1)
 
@@ -37,6 +37,23 @@ def test_a_class_of_few_tables_has_the_scale_of_the_next_wider_one_and_none_is_n
     near = [group(table, 0.09) for table in "abc"]
     assert calibrated([*near, *far], columns=1, steps=2).scales == {NEAR: 0.09, FAR: 0.09}
     assert calibrated([], columns=1, steps=1).scales == {NEAR: LEAST_SCALE}
+
+
+def test_a_class_of_few_tables_is_as_wide_as_most_tables_and_wider_where_nothing_was_measured() -> None:
+    runs = [group("a", *[0.01] * 9), group("b", *[0.01] * 9), group("c", 0.08)]
+    assert calibrated(runs, columns=1, steps=1).scales[NEAR] == 0.08  # Groups weigh alike, so that c is a third.
+    many = [*runs, *(Group("a", kind, NEAR, (0.01,)) for kind in range(9))]
+    found = calibrated(many, columns=1, steps=2).scales
+    assert (found[NEAR], found[FAR]) == (0.01, pytest.approx(UNMEASURED_WIDER * 0.08))
+
+
+def test_further_readings_of_the_same_runs_bear_on_scales_alone() -> None:
+    runs = [group(table, 0.01) for table in "abc"]
+    again = [Group(table, "", (1, 0), (0.05,), again=True) for table in "abc"]
+    found = calibrated([*runs, *again], columns=2, steps=1)
+    assert found.scales == {NEAR: 0.01, (1, 0): 0.05}
+    assert found.most == calibrated(runs, columns=1, steps=1).most == 0.75
+    assert found.bound((1, 0), 0.75) == pytest.approx(0.05)
 
 
 def test_the_share_of_the_next_errors_within_a_bound_is_at_least_the_asked_one() -> None:

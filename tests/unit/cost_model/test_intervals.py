@@ -6,11 +6,13 @@ import pytest
 
 from planner.cost_model.errors import KINDS
 from planner.cost_model.intervals import (
+    READINGS,
     Runs,
     all_runs,
     calibration,
     distance,
     distance_of,
+    finest_reading,
     fits_probabilities,
     memory_bound,
     memory_bounds,
@@ -53,7 +55,7 @@ def test_a_stack_that_was_never_measured_is_farthest_with_a_model_of_other_parts
 
 def test_every_run_is_of_a_known_kind_and_has_an_error() -> None:
     assert {one.kind for one in all_runs()} <= set(KINDS)
-    assert all(one.step_time or one.pytorch or one.driver for one in all_runs())
+    assert all(one.step_time or one.allocated or one.reserved or one.device for one in all_runs())
 
 
 def test_scales_do_not_fall_with_distance_or_nodes() -> None:
@@ -85,10 +87,22 @@ def test_memory_bound_rises_with_the_probability_and_is_not_below_0() -> None:
     assert bounds[-1] > bounds[0]
 
 
+def test_a_stack_fits_as_surely_as_its_finest_reading_tells() -> None:
+    assert [READINGS[finest_reading(name)] for name in ("colossalai", "nanotron", "megatron-deepspeed-2021")] == [
+        "allocated",
+        "reserved",
+        "device",
+    ]
+    assert finest_reading("nanotron", without="Ultrascale-playbook") == finest_reading("a stack of nobody") == 0
+    fine, coarse = (memory_bound(problem(stack={"name": name}), "data", 0.9) for name in ("colossalai", "nanotron"))
+    assert 0 < fine < coarse
+
+
 def test_memory_interval_of_what_a_driver_shows_is_wider() -> None:
-    low, high = memory_interval(problem(), "data", "pytorch")
-    wide_low, wide_high = memory_interval(problem(), "data", "driver")
-    assert wide_low < low < 1 < high < wide_high
+    low, high = memory_interval(problem(), "data", "allocated")
+    held_low, held_high = memory_interval(problem(), "data", "reserved")
+    wide_low, wide_high = memory_interval(problem(), "data", "device")
+    assert wide_low <= held_low < low < 1 < high < held_high <= wide_high
 
 
 def test_step_interval_is_wider_on_several_nodes() -> None:

@@ -6,7 +6,6 @@ from planner.cost_model.memory import (
     batch_bytes,
     buffered_gradients,
     head_gradient_bytes,
-    held_bytes,
     predicted_stages,
     reserved_bytes,
     stage_memory,
@@ -121,14 +120,3 @@ def test_stage_memory_has_buckets_of_zero_in_backward_alone() -> None:
     phases = stage_memory(problem(), stages(data_parallel=4, zero_stage=1)).phases
     in_phases = {name: terms["communication_buckets"].tolist() for name, terms in phases.items()}
     assert in_phases == {"forward": [0], "backward": [2000], "end_of_backward": [2000], "optimizer": [0]}
-
-
-def test_held_bytes_are_of_the_layers_that_the_host_is_ahead() -> None:
-    # Two products of a layer are reduced; a hidden state is 8 tokens of 16 two-byte elements.
-    ahead = problem(stack={"process": {"held_launches": 54}})  # of a block with 14 kernels and 4 products: 3 layers
-    several, single = ({"num_microbatches": count, "tensor_parallel": 2} for count in (8, 1))
-    assert held_bytes(ahead, stages(**several)).tolist() == [2 * 3 * 256]
-    assert held_bytes(ahead, stages(**single, layers_per_stage=(2,))).tolist() == [2 * 2 * 256]
-    in_pipeline = stages(pipeline_parallel=2, tensor_parallel=2)
-    assert held_bytes(ahead, in_pipeline).tolist() == [3 * 2 * 256, 3 * 256]
-    assert held_bytes(ahead, stages()).tolist() == held_bytes(problem(), in_pipeline).tolist()[:1] == [0.0]

@@ -4,10 +4,16 @@ import numpy as np
 import pytest
 
 from planner.cost_model import predict
-from planner.cost_model.communication import layer_collectives
+from planner.cost_model.communication import data_parallel_seconds, layer_collectives
 from planner.cost_model.compute import layer_seconds
 from planner.cost_model.grid_communication import grid_gradient_seconds
-from planner.cost_model.pipeline import host_seconds, pipeline_bubble, stage_times, step_breakdown
+from planner.cost_model.pipeline import (
+    host_seconds,
+    outside_layers_seconds,
+    pipeline_bubble,
+    stage_times,
+    step_breakdown,
+)
 from planner.cost_model.terms import total
 from planner.layouts.layout import columns_of
 from planner.layouts.stages import stages_of
@@ -100,6 +106,17 @@ def test_host_seconds_run_ahead_of_communication_too() -> None:
     assert host_seconds(slow, shared).tolist() == pytest.approx((4 * (3e-3 - layer)).tolist())
 
 
+def test_outside_layers_seconds_hide_a_host_whose_time_outside_is_known() -> None:
+    slow = problem(stack={"traffic": {"layer_host_s": 1.0, "outside_host_s": 0.5}})
+    outside = outside_layers_seconds(slow, stages())
+    assert outside.tolist() == pytest.approx([EMBEDDING_S + HEAD_S])
+    assert host_seconds(slow, stages()).tolist() == pytest.approx((12 * (1.0 - LAYER_S) + 0.5 - outside).tolist())
+    hidden = problem(stack={"traffic": {"layer_host_s": LAYER_S, "outside_host_s": HEAD_S / 2}})
+    assert host_seconds(hidden, stages()).tolist() == [0.0]
+    two = stages(pipeline_parallel=2)
+    assert host_seconds(slow, two).tolist() == pytest.approx([2 * 3 * (1.0 - LAYER_S)] * 2)
+
+
 def test_step_breakdown_takes_one_layout() -> None:
     both = stages_of(columns_of(layout()).take(np.array([0, 0])))
     with pytest.raises(ValueError, match="exactly one layout"):
@@ -146,3 +163,16 @@ def test_step_breakdown_of_a_grid_reduces_gradients_after_backward() -> None:
 def test_host_seconds_that_nothing_hides() -> None:
     waits = problem(stack={"traffic": {"blocking_launches": True, "layer_host_s": 1.0}})
     assert host_seconds(waits, stages(recompute_layers_per_stage=(3,))).tolist() == [3 * 4 + 3]
+
+
+def test_stage_times_hide_reductions_of_zero_where_the_stack_does() -> None:
+    shared = {"data_parallel": 2, "num_microbatches": 4}
+    hides, waits = (
+        problem(num_devices=2, stack={"overlap": {"data_parallel": 1.0, "zero_hides": h}}) for h in (True, False)
+    )
+    plain, sharded = stages(**shared), stages(**shared, zero_stage=1)
+    whole = data_parallel_seconds(waits, sharded).tolist()
+    assert stage_times(waits, sharded).tail["data_parallel_communication"].tolist() == pytest.approx(whole)
+    assert stage_times(hides, sharded).tail["data_parallel_communication"][0] < whole[0]
+    without = (stage_times(asked, plain).tail["data_parallel_communication"].tolist() for asked in (hides, waits))
+    assert next(without) == next(without)

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from planner.cost_model.parameters import stage_parameters
 from planner.cost_model.states import (
     bucket_bytes,
     cast_bytes,
@@ -14,6 +15,7 @@ from planner.cost_model.states import (
     step_bytes,
     step_gradient_bytes,
 )
+from planner.cost_model.terms import total
 from planner.layouts.layout import Offload
 from planner.specs.units import Bytes
 from tests.helpers import problem, stages
@@ -194,3 +196,14 @@ def test_state_bytes_of_pieces_that_stay_in_full_precision_alone() -> None:
     assert state_bytes(both, divided)["weights"].tolist() == [2 * 15328 / 4]
     assert state_bytes(alone, divided)["weights"].tolist() == [0]
     assert state_bytes(alone, stages())["weights"].tolist() == [2 * 15328]
+
+
+def test_bucket_bytes_of_ddp_in_a_pipeline_are_there_without_zero_alone() -> None:
+    wrapped = problem(stack={"ddp_with_pipeline": True})
+    divided = {"pipeline_parallel": 2, "data_parallel": 2}
+    parameters = total(stage_parameters(wrapped, stages(**divided))).tolist()
+    assert bucket_bytes(wrapped, stages(**divided)).tolist() == [2.0 * count for count in parameters]
+    assert bucket_bytes(problem(), stages(**divided)).tolist() == [0.0, 0.0]
+    assert bucket_bytes(wrapped, stages(**divided, zero_stage=1)).tolist()[0] < parameters[0]
+    for other in ({"pipeline_parallel": 2}, {}):
+        assert bucket_bytes(wrapped, stages(**other)).tolist()[0] == 0.0

@@ -33,6 +33,16 @@ def test_optimizer_seconds_of_zero_handle_every_tensor_on_the_host() -> None:
         assert optimizer_seconds(asked, stages(**other))[0] < 0.5
 
 
+def test_optimizer_seconds_launch_a_copy_for_each_slice_where_the_stack_does() -> None:
+    asked = problem(hardware={"kernel_launch_s": 1.0}, stack={"zero_copies_slices": True})
+    shared = stages(data_parallel=4, zero_stage=1)
+    tensors = sum(column[0] for column in stage_tensors(asked, shared).values())
+    plain = problem(hardware={"kernel_launch_s": 1.0})
+    more = optimizer_seconds(asked, shared) - optimizer_seconds(plain, shared)
+    assert more.tolist() == pytest.approx([4 * tensors])
+    assert optimizer_seconds(asked, stages(data_parallel=4)).tolist() == optimizer_seconds(plain, stages()).tolist()
+
+
 def test_optimizer_seconds_leave_out_the_offloaded_share() -> None:
     half = Offload(optimizer=0.5, tier="cpu")
     seconds = optimizer_seconds(problem(), stages(data_parallel=2, zero_stage=1, offload=half))

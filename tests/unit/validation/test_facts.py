@@ -23,6 +23,13 @@ def test_a_set_like_another_has_its_facts_and_reasons_where_it_states_none() -> 
     assert facts_of("a set of nobody") == facts_of("any-set")
 
 
+def test_runs_on_many_nodes_may_have_facts_of_their_own() -> None:
+    known = builtin_facts()
+    few, many = (known.of_row(row(PUBLISHED, set="Ultrascale-playbook", n_gpus=gpus)) for gpus in ("256", "512"))
+    assert (few.message_host_s, few.ends_at_share) == (0.0, True)
+    assert (many.message_host_s, many.ends_at_share, many.stack) == (0.26, False, few.stack)
+
+
 def test_a_row_states_its_own_facts_which_are_no_assumptions() -> None:
     own = PUBLISHED | {"stack": "fsdp", "dropout": "0.0", "stage_read": "last", "blocking_launches": "no"}
     case = published.case_of(row(own))

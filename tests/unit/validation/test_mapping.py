@@ -317,4 +317,7 @@ def test_a_row_of_llama_has_its_parts_and_the_software_of_such_rows() -> None:
 def test_layers_by_cost_count_the_loss_head() -> None:
     model = changed(tiny_llama(), num_layers=16)  # 2304 weights a layer and 2048 of the head, 16.9 layers in all
     assert layers_by_cost(model, 2) == (9, 7)
+    tied = changed(model, vocab_size=576)
+    assert layers_by_cost(tied, 4) == (6, 5, 5, 0)
+    assert layers_by_cost(tied, 4, ends_at_share=True) == (5, 5, 5, 1)
     assert layers_by_cost(changed(model, vocab_size=576), 8) == (3, 3, 2, 3, 2, 3, 0, 0)  # a head of four layers

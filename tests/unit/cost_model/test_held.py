@@ -1,0 +1,40 @@
+"""Blocks that wait for collectives, by hand: a hidden state is 8 tokens of 16 two-byte elements, two a layer wait."""
+
+from planner.cost_model.held import held_bytes, host_lead
+from planner.specs.units import Seconds
+from tests.helpers import problem, stages
+
+LAYER = 2 * 256
+LAUNCHES = 18
+"""Of a block with 14 kernels and 4 products."""
+BUSY_HOST = {"layer_host_s": Seconds(1.0)}
+
+
+def test_layers_ahead_without_a_pipeline_are_those_that_the_queue_of_launches_holds() -> None:
+    deep = {"tensor_parallel": 2, "layers_per_stage": (2,)}
+    forward, both = ({"num_microbatches": count} for count in (1, 8))
+    for layers, held in ((1, 1), (2, 2), (4, 3), (9, 4)):  # Backward launches twice as much.
+        ahead = problem(stack={"process": {"held_launches": layers * LAUNCHES}})
+        assert held_bytes(ahead, stages(**deep, **both)).tolist() == [held * LAYER]
+        assert held_bytes(ahead, stages(**deep, **forward)).tolist() == [min(held, 2) * LAYER]
+
+
+def test_host_lead_and_the_fill_are_ahead_in_a_pipeline() -> None:
+    launches = {"process": {"held_launches": 100 * LAUNCHES}}
+    four = stages(pipeline_parallel=4, tensor_parallel=2, layers_per_stage=(2, 2, 2, 2), num_microbatches=8)
+    two = stages(pipeline_parallel=2, tensor_parallel=2, layers_per_stage=(2, 2), num_microbatches=8)
+    busy = problem(stack=launches | {"traffic": BUSY_HOST})
+    assert host_lead(busy, two).tolist() == [0.0, 0.0]
+    assert held_bytes(busy, two).tolist() == [0.0, 0.0]
+    assert held_bytes(busy, four).tolist() == [2 * 2 * LAYER, 0.0, 0.0, 0.0]
+    leading = problem(stack=launches, hardware={"kernel_launch_s": Seconds(0)})
+    assert host_lead(leading, two).tolist() == [1.0, 1.0]
+    assert held_bytes(leading, two).tolist() == [3 * 2 * LAYER, 2 * LAYER]
+    waiting = problem(stack=launches | {"traffic": {"message_host_s": Seconds(0.1)}})
+    assert held_bytes(waiting, four).tolist() == [0.0] * 4
+
+
+def test_held_bytes_are_none_without_tensor_parallelism_or_launches_ahead() -> None:
+    launches = {"process": {"held_launches": 54}}
+    assert held_bytes(problem(stack=launches), stages()).tolist() == [0.0]
+    assert held_bytes(problem(), stages(tensor_parallel=2)).tolist() == [0.0]
