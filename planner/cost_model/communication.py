@@ -57,7 +57,7 @@ def replica_links(problem: Problem, stages: StageColumns) -> tuple[Floats, Float
 
 def expert_axis_apart(problem: Problem, columns: LayoutColumns) -> bool:
     """Whether the ranks that divide experts are an axis between the pipeline's and the tensor-parallel one."""
-    inside = problem.stack.rank_order == "data-pipeline-tensor"
+    inside = problem.stack.rank_order == "data-pipeline-tensor" and problem.stack.experts.by_tensor
     return inside and bool((columns.expert_parallel_degree > 1).any())
 
 
