@@ -3,6 +3,7 @@
 from functools import partial
 from typing import Any
 
+import torch
 from colossalai.booster.plugin import GeminiPlugin, HybridParallelPlugin
 from colossalai.booster.plugin.moe_hybrid_parallel_plugin import MoeHybridParallelPlugin
 from colossalai.tensor.moe_tensor.api import is_moe_tensor
@@ -70,6 +71,9 @@ def average_copies(boosted: Any) -> None:
     own: list[Tensor] = []
     shared: list[Tensor] = []
     for parameter in boosted.module.parameters():
+        if parameter.grad is None and is_moe_tensor(parameter):
+            # The library's own block makes none for an expert without tokens, which another rank may have.
+            parameter.grad = torch.zeros_like(parameter)
         if parameter.grad is not None:
             (own if is_moe_tensor(parameter) else shared).append(parameter.grad)
     for group, gradients in ((boosted.dp_group, shared), (boosted.shard_config.moe_dp_group, own)):
