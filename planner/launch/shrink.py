@@ -13,13 +13,14 @@ from planner.layouts.layout import Layout
 from planner.layouts.problem import Problem
 from planner.plans.plan import Plan, seal
 from planner.rules import ids_about, violations
-from planner.specs import AttentionSpec, HardwareSpec, ModelSpec, PositionSpec, Precision, StackSpec
+from planner.specs import AttentionSpec, ExpertsSpec, HardwareSpec, ModelSpec, PositionSpec, Precision, StackSpec
 from planner.specs.files import load_spec
 
 SEQ_LEN = 16
 HEAD_SIZE = 8
 LEAST_HEADS = 4
 LEAST_VOCABULARY = 128
+LEAST_EXPERTS = 4
 PADDING = 7
 """Tokens that the vocabulary lacks to a full multiple, where that of the plan is padded too."""
 LARGEST_MICRO_BATCH = 256
@@ -96,7 +97,16 @@ def _fewer_degrees(layout: Layout, max_processes: int) -> Layout:
         others //= min(own, LEAST_DEGREE)
         degrees[degree] = min(own, left // others)
         left //= degrees[degree]
-    return msgspec.structs.replace(layout, **degrees)
+    return _with_fewer_experts(msgspec.structs.replace(layout, **degrees), layout)
+
+
+def _with_fewer_experts(small: Layout, full: Layout) -> Layout:
+    """Experts divided by two where they were, and by all of data parallelism where no rank had a copy of another's."""
+    degree = min(full.expert_parallel_degree, LEAST_DEGREE)
+    if full.expert_parallel_degree == full.data_parallel:
+        degree = small.data_parallel
+    data = small.data_parallel // degree * degree
+    return msgspec.structs.replace(small, expert_parallel_degree=degree, data_parallel=data)
 
 
 def _least_tensor(layout: Layout) -> tuple[int, int]:
@@ -201,6 +211,22 @@ def _small_model(plan: Plan, layout: Layout) -> ModelSpec:
         precision=layout.precision,
         attention=_small_attention(plan, seq_len, kv_heads=_kv_heads(model, heads, unit) if grouped else None),
         positions=_small_positions(plan, seq_len),
+        experts=_small_experts(model, layout, ffn_hidden_size=heads * HEAD_SIZE),
+    )
+
+
+def _small_experts(model: ModelSpec, layout: Layout, ffn_hidden_size: int) -> ExpertsSpec | None:
+    """As many as their ranks divide, more than a token passes, and not many for their tokens."""
+    if model.experts is None:
+        return None
+    unit = math.lcm(layout.expert_parallel_degree, layout.tensor_parallel)
+    top_k = min(model.experts.top_k, 2)
+    return msgspec.structs.replace(
+        model.experts,
+        count=unit * max(math.ceil(LEAST_EXPERTS / unit), 1),
+        top_k=top_k,
+        ffn_hidden_size=ffn_hidden_size,
+        load=(),
     )
 
 
@@ -270,7 +296,7 @@ def _refuse_broken(problem: Problem, layout: Layout) -> None:
 
 
 def _changes(full: Layout, small: Layout) -> Iterator[str]:
-    for field in (*reversed(_OTHER_DEGREES), "tensor_parallel", "tensor_depth"):
+    for field in (*reversed(_OTHER_DEGREES), "expert_parallel_degree", "tensor_parallel", "tensor_depth"):
         before, after = getattr(full, field), getattr(small, field)
         if before != after:
             yield f"{field.replace('_', ' ')} {after} instead of {before}"

@@ -1,6 +1,7 @@
 """Training through GeminiPlugin: ZeRO stage 3, which gathers weights chunk by chunk where they are used."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -79,12 +80,15 @@ class GeminiEngine(Engine):
         return total
 
     def _loss(self, rows: Batch) -> Tensor:
-        inputs = {"input_ids": rows["input_ids"]}
+        inputs: dict[str, Any] = {"input_ids": rows["input_ids"]}
         if self._documents is not None:
             positions = self._documents.read(rows["input_ids"])
             # Rotations tell distances, and with some scalings depend on the longest one of a batch.
             inputs |= {"position_ids": positions} if self.model_spec.family == "gpt2" else {}
-        return mean_loss(self.model(**inputs)["logits"], rows["labels"])
+        balance = self.model_spec.experts.balance_loss if self.model_spec.experts and self.model.training else 0.0
+        outputs = self.model(**inputs, **({"output_router_logits": True} if balance else {}))
+        loss = mean_loss(outputs["logits"], rows["labels"])
+        return loss + balance * outputs["aux_loss"] if balance else loss
 
     def forward(self, batch: Batch) -> Tensor:
         """The mean loss of all micro batches."""

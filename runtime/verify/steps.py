@@ -14,6 +14,7 @@ from runtime.engines.choice import make_engine
 from runtime.verify.differences import RankSteps, compare
 from runtime.verify.gradients import watch_gradients
 from runtime.verify.reference import counting_batches, reference_steps
+from runtime.verify.routing import everyone_learns, follow
 from runtime.verify.workarounds import switch_off
 
 SGD_RATE = 0.5
@@ -44,14 +45,16 @@ def verify(
         plan, seed=seed, learning_rate=rate, nvme_folder=nvme_folder, optimizer=None if takes_adam else SGD
     )
     gradients = watch_gradients(engine)
+    group = dist.new_group(backend="gloo")  # through host memory, whatever the layout communicates with
+    picks = [] if plan.problem.model.experts is None else everyone_learns([step.picks for step in expected], group)
+    rerouted = follow(engine, picks)
     losses = [engine.step({name: t[engine.rows] for name, t in batch.items()}) for batch in batches]
-    ranks = _gather(RankSteps(engine.position.stage, losses, gradients))
+    ranks = _gather(RankSteps(engine.position.stage, losses, gradients, rerouted), group)
     return compare(expected, ranks, TOLERANCES[layout.precision]) if ranks else None
 
 
-def _gather(own: RankSteps) -> list[RankSteps]:
-    """What all ranks saw, on rank 0; through host memory, whatever the layout communicates with."""
-    group = dist.new_group(backend="gloo")
+def _gather(own: RankSteps, group: dist.ProcessGroup) -> list[RankSteps]:
+    """What all ranks saw, on rank 0."""
     found: list[Any] | None = [None] * dist.get_world_size() if dist.get_rank() == 0 else None
     dist.gather_object(own, found, dst=0, group=group)
     return found or []

@@ -29,6 +29,7 @@ if importlib.util.find_spec("torch") is None:
         "checkpoints/test_resume.py",
         "engines/test_causality.py",
         "engines/test_committed_plans.py",
+        "engines/test_experts.py",
         "engines/test_families.py",
         "engines/test_gemini.py",
         "engines/test_gpu.py",
