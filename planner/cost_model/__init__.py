@@ -103,5 +103,5 @@ def _routing_words(problem: Problem, layout: Layout) -> str:
         return f"{ranks} of tokens, as the model says"
     return (
         f"{ranks} of tokens in a layer, {least:.2f} to {most:.2f} in the interval of the step time and {judged:.2f} "
-        f"for memory: loads of experts with a Dirichlet concentration of {spec.concentration:g}"
+        f"for its memory: loads of experts with a Dirichlet concentration of {spec.concentration:g}"
     )

@@ -36,12 +36,13 @@ def expert_problems(draw: st.DrawFn) -> Problem:
         "grouped": draw(st.booleans()),
     }
     family = {"families": ("mixtral",), "slice_families": ("mixtral",)}
-    kept = {name: getattr(asked.model, name) for name in ("num_layers", "vocab_size", "tied_embeddings")}
+    kept = {name: getattr(asked.model, name) for name in ("vocab_size", "tied_embeddings")}
+    kept["num_layers"] = draw(st.sampled_from([2, 3, 4]))
     stack = changed(asked.stack, tensor_modes=("none", "1d"), experts=own, **family)
     return changed(asked, model=tiny_mixtral(**kept, experts=experts), stack=stack, allow_offload="none")
 
 
-@settings(max_examples=15, deadline=None, derandomize=True, suppress_health_check=SLOW)
+@settings(max_examples=8, deadline=None, derandomize=True, suppress_health_check=SLOW)
 @given(expert_problems())
 def test_the_answer_is_the_optimum_of_all_layouts_of_experts(asked: Problem) -> None:
     answer, best = solve(asked), optimum(asked)
