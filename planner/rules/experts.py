@@ -140,8 +140,9 @@ RULES = (
         detail="experts.count = {count}",
         hint="use a {name.tensor_parallel} of {valid_tensor}",
         values=_values,
-        why="The library asserts it, though each of its ranks holds a part of every expert.",
-        source="colossalai 0.5.0: shardformer/policies/mixtral.py; stack spec: experts.by_count",
+        why="The router is divided by experts over the ranks, though each of them holds a part of every expert.",
+        source="colossalai 0.5.0: shardformer/policies/mixtral.py, block_sparse_moe.gate (Linear1D_Col); stack spec: "
+        "experts.by_count",
         holds=lambda problem, columns: _or_no_experts(
             problem, columns, (not problem.stack.experts.by_count) | (_count(problem) % columns.tensor_parallel == 0)
         ),
