@@ -98,6 +98,13 @@ class RoutedExperts(EPMixtralSparseMoeBlock):  # type: ignore[misc]
         return torch.cat([piece for of_rank in zip(*made, strict=True) for piece in of_rank])
 
 
+def route_tokens(model: Any) -> None:
+    """Have the blocks of a model that no group divides send tokens to their experts; those of other models stay."""
+    for block in getattr(model.base_model, "layers", ()):
+        if hasattr(block, EXPERTS):
+            setattr(block, EXPERTS, RoutedExperts.from_native_module(getattr(block, EXPERTS)))
+
+
 class MixtralShardPolicy(LlamaShardPolicy):
     """The library's policy of Llama for what Mixtral has alike, and for the rest that of Mixtral.
 
