@@ -92,7 +92,8 @@ class RoutedExperts(EPMixtralSparseMoeBlock):  # type: ignore[misc]
         for number in range(self.num_experts_per_ep):
             expert: Any = self.experts[self.expert_start_idx + number]
             own = torch.cat(pieces[number :: self.num_experts_per_ep])
-            rows = own if len(own) else own.new_zeros(1, own.shape[1])
+            # Joined with what arrived, of which there is nothing: backward has to come to the all-to-all on every rank.
+            rows = own if len(own) else torch.cat((own, own.new_zeros(1, own.shape[1])))
             result = expert.w2(expert.act_fn(expert.w1(rows)) * expert.w3(rows))
             made.append(list(torch.split(result[: len(own)], [of_rank[number] for of_rank in lengths])))
         return torch.cat([piece for of_rank in zip(*made, strict=True) for piece in of_rank])
