@@ -1,5 +1,6 @@
 """Mixtral's experts on the ranks of a group: the library's block with what it gets wrong put right."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -29,6 +30,8 @@ class RoutedExperts(EPMixtralSparseMoeBlock):  # type: ignore[misc]
     """
 
     pick = staticmethod(pick)
+    counted: Tensor | None = None
+    """``[experts]``: how often this rank's tokens picked each, since somebody last took that away."""
 
     @staticmethod
     def from_native_module(
@@ -62,7 +65,9 @@ class RoutedExperts(EPMixtralSparseMoeBlock):  # type: ignore[misc]
         weights = (weights / weights.sum(dim=-1, keepdim=True)).to(tokens.dtype)
         order = picked.flatten().argsort(stable=True)
         sent = tokens[order // self.top_k]
-        returned = self._at_experts(sent, picked.flatten().bincount(minlength=self.num_experts))
+        counts = picked.flatten().bincount(minlength=self.num_experts)
+        self.counted = counts if self.counted is None else self.counted + counts
+        returned = self._at_experts(sent, counts)
         places = torch.empty_like(order)
         places[order] = torch.arange(len(order), device=order.device)
         states = (returned[places].view(*picked.shape, -1) * weights[..., None]).sum(dim=1)
@@ -97,6 +102,13 @@ class RoutedExperts(EPMixtralSparseMoeBlock):  # type: ignore[misc]
             result = expert.w2(expert.act_fn(expert.w1(rows)) * expert.w3(rows))
             made.append(list(torch.split(result[: len(own)], [of_rank[number] for of_rank in lengths])))
         return torch.cat([piece for of_rank in zip(*made, strict=True) for piece in of_rank])
+
+
+def routers(model: nn.Module) -> Iterator[tuple[str, Any]]:
+    """The blocks that route tokens, by their names."""
+    for name, module in model.named_modules():
+        if name.rpartition(".")[2] == EXPERTS:
+            yield name, module
 
 
 def route_tokens(model: Any) -> None:
