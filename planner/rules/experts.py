@@ -114,7 +114,7 @@ RULES = (
         values=_values,
         why="The group lies inside data parallelism: its ranks are fed different sequences; where the stack leaves "
         "experts whole under tensor parallelism, inside both.",
-        source=f"{_PLUGIN}:214 (dp_size % ep_size); Megatron Core: parallel_state.py, the mesh of experts",
+        source=f"{_PLUGIN}:268 (dp_size % ep_size); Megatron Core: parallel_state.py, the mesh of experts",
         holds=lambda problem, columns: _ranks(problem, columns) % columns.expert_parallel_degree == 0,
     ),
     Rule(

@@ -8,7 +8,8 @@ from planner.specs.base import Count, Fraction, Positive, Spec, Width
 
 Router = Literal["softmax", "sigmoid"]
 DEFAULT_CONCENTRATION = 16.0
-"""Concentration of the loads of experts where no histogram says them: that of a router which a loss keeps balanced."""
+"""Of the loads of experts where nothing says them. The fullest of 64 then has 1.7 times the mean, as under a loss that
+balances them (Wang et al. 2024, arXiv 2408.15664, table 2)."""
 
 
 class ExpertsSpec(Spec, frozen=True, kw_only=True):
@@ -45,11 +46,15 @@ class ExpertsSpec(Spec, frozen=True, kw_only=True):
     """Coefficient of the loss that keeps the loads of experts alike; 0: none."""
 
     # Load
+    fullest: Annotated[float, Meta(ge=1.0, le=131_072.0)] | None = None
+    """Tokens of the rank that gets most, over the mean of all ranks, where they are known or forced to be alike;
+    ``None``: from the histogram or the distribution."""
     load: Annotated[tuple[Annotated[float, Meta(ge=0.0, le=1e15)], ...], Meta(max_length=131_072)] = ()
-    """Measured tokens of each expert, in any unit, of the layer where they differ most; none: not measured."""
-    concentration: Positive = DEFAULT_CONCENTRATION
-    """Without a histogram the loads are drawn from a symmetric Dirichlet distribution with this concentration for each
-    expert: the square of their relative standard deviation is one over it, up to one over the experts."""
+    """Measured tokens of each expert in the order in which ranks hold them, in any unit, of the layer where they differ
+    most; none: not measured."""
+    concentration: Annotated[float, Meta(ge=1.0, le=1e12)] = DEFAULT_CONCENTRATION
+    """Without a histogram the loads of the experts of a layer are drawn from a symmetric Dirichlet distribution with
+    this concentration for each: the larger, the more alike they are."""
 
     def __post_init__(self) -> None:
         """Refuse what no router can do."""

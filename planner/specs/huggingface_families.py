@@ -129,8 +129,8 @@ _YARN_SHAPE = ("beta_fast", "beta_slow", "mscale", "mscale_all_dim")
 """Keys of rotary scaling that change angles and scores, and neither a part nor a size."""
 
 
-def _without_yarn_shape(scaling: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    return scaling and {key: value for key, value in scaling.items() if key not in _YARN_SHAPE}
+def _without_yarn_shape(scaling: Mapping[str, Any] | None) -> dict[str, Any]:
+    return {key: value for key, value in (scaling or {}).items() if key not in _YARN_SHAPE}
 
 
 def _rotary(keys: Mapping[str, Any]) -> dict[str, Any]:

@@ -29,12 +29,16 @@ class StackExpertsSpec(Spec, frozen=True, kw_only=True):
     """Whether several groups of ranks may hold the same experts."""
     balance_loss_in_pipeline: bool = True
     """Whether the loss that balances loads reaches the routers of all stages of a pipeline."""
+    sums_counts: bool = False
+    """Whether every layer adds up over copies how many tokens an expert got."""
     needs_slices: bool = False
     """Whether tensor parallelism has to divide the sequence too."""
 
     # Products
     grouped: bool = True
     """Whether the products of all experts of a rank are one kernel; else one after the other."""
+    by_sender: bool = False
+    """Whether the tokens of every rank that sends some have products of their own, where a rank has several experts."""
     product_share: Share = 1.0
     """Share of the card's rate that these products reach."""
 
@@ -48,7 +52,9 @@ class StackExpertsSpec(Spec, frozen=True, kw_only=True):
     kernels: Number = 20.0
     """Kernels issued for router, sorting and sending in a layer's forward."""
     expert_kernels: Number = 0.0
-    """More of them for each expert of a rank."""
+    """More of them for each expert of a rank, beside its products."""
+    kernel_host_s: Seconds = field(name="kernel_host", default=Seconds(0))
+    """Host time of one of these kernels, its launch included."""
     syncs: Number = 0.0
     """Times in a layer's forward that the host waits for the device, to learn how many tokens come."""
     sync_s: Seconds = field(name="sync", default=Seconds(0))
