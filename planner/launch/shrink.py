@@ -76,7 +76,7 @@ def _fewer_degrees(layout: Layout, max_processes: int) -> Layout:
         return layout
     least_tensor, least_depth = _least_tensor(layout)
     # Of the other degrees: what their least take of the processes.
-    others = math.prod(min(getattr(layout, degree), LEAST_DEGREE) for degree in _OTHER_DEGREES)
+    others = math.prod(_least(layout, degree) for degree in _OTHER_DEGREES)
     least = least_tensor * others
     if least > max_processes:
         raise usage_error(
@@ -94,17 +94,29 @@ def _fewer_degrees(layout: Layout, max_processes: int) -> Layout:
     for degree in _OTHER_DEGREES:
         # Each has what is left when those after it are at their least.
         own = getattr(layout, degree)
-        others //= min(own, LEAST_DEGREE)
+        others //= _least(layout, degree)
         degrees[degree] = min(own, left // others)
         left //= degrees[degree]
     return _with_fewer_experts(msgspec.structs.replace(layout, **degrees), layout)
 
 
+def _least(layout: Layout, degree: str) -> int:
+    """The smallest of a degree beside tensor parallelism that still divides what it divides.
+
+    Ranks that divide experts are ranks of data parallelism, as are those that hold copies of the same ones.
+    """
+    own: int = getattr(layout, degree)
+    if degree != "data_parallel":
+        return min(own, LEAST_DEGREE)
+    experts = layout.expert_parallel_degree
+    return min(experts, LEAST_DEGREE) * min(own // experts, LEAST_DEGREE)
+
+
 def _with_fewer_experts(small: Layout, full: Layout) -> Layout:
-    """Experts divided by two where they were, and by all of data parallelism where no rank had a copy of another's."""
-    degree = min(full.expert_parallel_degree, LEAST_DEGREE)
+    """Experts over as few ranks as divide them, or over all of data parallelism where none had a copy."""
     if full.expert_parallel_degree == full.data_parallel:
-        degree = small.data_parallel
+        return msgspec.structs.replace(small, expert_parallel_degree=small.data_parallel)
+    degree = min(full.expert_parallel_degree, LEAST_DEGREE)
     data = small.data_parallel // degree * degree
     return msgspec.structs.replace(small, expert_parallel_degree=degree, data_parallel=data)
 

@@ -209,7 +209,11 @@ def _expert_family(model: ModelSpec) -> Family | None:
         return "deepseek_v3" if deepseek and not own.sliding_window else None
     if experts.shared or experts.first_dense_layers or experts.groups > 1 or experts.router != "softmax":
         return None
-    return "qwen3_moe" if own.qk_norm else "mixtral"
+    if experts.selection_bias or experts.weight_scale != 1:
+        return None
+    if own.qk_norm:
+        return "qwen3_moe"
+    return "mixtral" if experts.normalised else None
 
 
 def _divides(whole: int, part: int, rule: str) -> None:

@@ -1,5 +1,6 @@
 """Mixtral's experts on the ranks of a group: the library's block with what it gets wrong put right."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -29,6 +30,8 @@ class RoutedExperts(EPMixtralSparseMoeBlock):  # type: ignore[misc]
     """
 
     pick = staticmethod(pick)
+    counted: Tensor | None = None
+    """``[experts]``: how often this rank's tokens picked each, since somebody last took that away."""
 
     @staticmethod
     def from_native_module(
@@ -62,7 +65,9 @@ class RoutedExperts(EPMixtralSparseMoeBlock):  # type: ignore[misc]
         weights = (weights / weights.sum(dim=-1, keepdim=True)).to(tokens.dtype)
         order = picked.flatten().argsort(stable=True)
         sent = tokens[order // self.top_k]
-        returned = self._at_experts(sent, picked.flatten().bincount(minlength=self.num_experts))
+        counts = picked.flatten().bincount(minlength=self.num_experts)
+        self.counted = counts if self.counted is None else self.counted + counts
+        returned = self._at_experts(sent, counts)
         places = torch.empty_like(order)
         places[order] = torch.arange(len(order), device=order.device)
         states = (returned[places].view(*picked.shape, -1) * weights[..., None]).sum(dim=1)
@@ -92,10 +97,25 @@ class RoutedExperts(EPMixtralSparseMoeBlock):  # type: ignore[misc]
         for number in range(self.num_experts_per_ep):
             expert: Any = self.experts[self.expert_start_idx + number]
             own = torch.cat(pieces[number :: self.num_experts_per_ep])
-            rows = own if len(own) else own.new_zeros(1, own.shape[1])
+            # Joined with what arrived, of which there is nothing: backward has to come to the all-to-all on every rank.
+            rows = own if len(own) else torch.cat((own, own.new_zeros(1, own.shape[1])))
             result = expert.w2(expert.act_fn(expert.w1(rows)) * expert.w3(rows))
             made.append(list(torch.split(result[: len(own)], [of_rank[number] for of_rank in lengths])))
         return torch.cat([piece for of_rank in zip(*made, strict=True) for piece in of_rank])
+
+
+def routers(model: nn.Module) -> Iterator[tuple[str, Any]]:
+    """The blocks that route tokens, by their names."""
+    for name, module in model.named_modules():
+        if name.rpartition(".")[2] == EXPERTS:
+            yield name, module
+
+
+def route_tokens(model: Any) -> None:
+    """Have the blocks of a model that no group divides send tokens to their experts; those of other models stay."""
+    for block in getattr(model.base_model, "layers", ()):
+        if hasattr(block, EXPERTS):
+            setattr(block, EXPERTS, RoutedExperts.from_native_module(getattr(block, EXPERTS)))
 
 
 class MixtralShardPolicy(LlamaShardPolicy):

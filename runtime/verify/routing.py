@@ -5,7 +5,7 @@ off by a whole token, which no tolerance tells from an error. So the tokens of a
 went, and how many its own scores would have sent elsewhere is counted.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,18 +15,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from runtime.engines.engine import Engine
-from runtime.patches.experts import EXPERTS
+from runtime.patches.experts import routers
 from runtime.patches.router_loss import pick
 
 Picks = dict[str, NDArray[np.int64]]
 """Of one step: by the name of the block of experts, ``[sequences, tokens, experts of a token]``."""
-
-
-def routers(model: nn.Module) -> Iterator[tuple[str, Any]]:
-    """The blocks that route tokens, by their names."""
-    for name, module in model.named_modules():
-        if name.rpartition(".")[2] == EXPERTS:
-            yield name, module
 
 
 def record_picks(model: nn.Module, top_k: int) -> Picks:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from planner.handover.verification import Verification, Workaround
+from planner.layouts.layout import SHARDS_WEIGHTS
 from planner.plans.plan import Plan
 from tests.runtime.conftest import make_plan, run_ranks
 from tests.runtime.family_models import MIXTRAL
@@ -42,6 +43,7 @@ LAYOUTS: dict[str, dict[str, Any]] = {
     "ep2 x pp2, zero1": {**EP2, **STAGES, **ZERO1},
     "ep2 x interleaved, zero1": {**EP2, **CHUNKS, **ZERO1},
     "tp2 x pp2": {**TP2, **STAGES},
+    "zero3": {"data_parallel": 2, "precision": "bf16", "zero_stage": 3, "hardware": {"device": "cuda"}},
 }
 ERRORS: dict[Workaround, tuple[dict[str, Any], str]] = {
     "expert-gradients": ({**COPIES, **FEW_TOKENS}, ".experts."),
@@ -120,7 +122,27 @@ def _verified(fields: dict[str, Any], world: int, *without: Workaround) -> Verif
 
     _fresh()
     plan = case_plan(**fields)
-    return verify(plan, steps=2, seed=7, without=without) if plan.layout.num_devices == world else None
+    if plan.layout.num_devices != world:
+        return None
+    if plan.layout.zero_stage == SHARDS_WEIGHTS:
+        _divide_on_host()
+    return verify(plan, steps=2, seed=7, without=without)
+
+
+def _divide_on_host() -> None:
+    """Have the next verification make an engine of ZeRO stage 3 that runs here."""
+    from runtime.verify import steps
+    from tests.runtime.saving import make
+
+    right = vars(steps)["make_engine"]
+
+    def make_once(plan: Plan, *, seed: int, learning_rate: float, **_: Any) -> Any:
+        vars(steps)["make_engine"] = right
+        engine = make(plan, seed)
+        engine.set_learning_rate(learning_rate)
+        return engine
+
+    vars(steps)["make_engine"] = make_once
 
 
 def _clipped(plan: Plan) -> Clipped:

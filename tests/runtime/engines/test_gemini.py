@@ -12,7 +12,7 @@ from planner.diagnostics import PlanError, render
 from planner.plans.plan import Plan
 from runtime.train.steps import has_updated
 from tests.runtime.engines.test_evaluation import SETTINGS, grown, plain
-from tests.runtime.family_models import MIXTRAL, MODELS
+from tests.runtime.family_models import MODELS
 from tests.runtime.host_gemini import divide_on_host, host_plugin
 from tests.runtime.states.test_documents import END, alone, stepped
 from tests.runtime.training import (
@@ -38,11 +38,7 @@ LAYOUTS: dict[str, dict[str, Any]] = {
     "recompute": {"data_parallel": 2, "recompute_layers_per_stage": (3,)},
     "untied": {"data_parallel": 2, "num_microbatches": 2, "model": {"tied_embeddings": False}},
     **{
-        name: {"data_parallel": 2, "recompute_layers_per_stage": (1,), "model": parts}
-        for name, parts in {
-            **MODELS,
-            "mixtral": {**MIXTRAL, "experts": {**MIXTRAL["experts"], "balance_loss": 0.0}},
-        }.items()
+        name: {"data_parallel": 2, "recompute_layers_per_stage": (1,), "model": parts} for name, parts in MODELS.items()
     },
 }
 
