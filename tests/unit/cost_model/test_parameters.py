@@ -60,6 +60,7 @@ def test_model_parameters_of_an_untied_head() -> None:
         ("mixtral-8x7b", 46_702_792_704),
         ("mixtral-8x22b", 140_620_634_112),
         ("qwen3-30b-a3b", 30_532_122_624),
+        ("qwen3-235b-a22b", 235_093_634_560),
         ("deepseek-v3", 671_026_404_352),
     ],
 )

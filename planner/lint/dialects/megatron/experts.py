@@ -94,12 +94,13 @@ def _dense_layers(keys: Keys, layers: int) -> int | None:
 def _attention(keys: Keys, model: ModelSpec) -> AttentionSpec | None:
     groups = keys.count("--num-query-groups", default=model.num_heads)
     size = keys.count("--kv-channels", default=model.hidden_size // model.num_heads)
-    plain = {"qkv_bias": keys.on("--add-qkv-bias"), "output_bias": False, "qk_norm": keys.on("--qk-layernorm")}
+    bias = keys.on("--add-qkv-bias")
     if UNDECIDED in (groups, size) or keys.on("--window-size"):
         return None
     if not keys.on("--multi-latent-attention"):
-        own = {} if size * model.num_heads == model.hidden_size else {"head_size": size}
-        return AttentionSpec(kv_heads=groups, **plain, **own)
+        own = None if size * model.num_heads == model.hidden_size else size
+        normed = keys.on("--qk-layernorm")
+        return AttentionSpec(kv_heads=groups, head_size=own, qkv_bias=bias, output_bias=False, qk_norm=normed)
     sizes = {
         "query_rank": keys.count("--q-lora-rank"),
         "kv_rank": keys.count("--kv-lora-rank", default=32),
@@ -111,4 +112,4 @@ def _attention(keys: Keys, model: ModelSpec) -> AttentionSpec | None:
         return None
     latent = LatentSpec(**sizes)
     size = plain_size + latent.rotary_size
-    return AttentionSpec(kv_heads=model.num_heads, head_size=size, **{**plain, "qk_norm": False}, latent=latent)
+    return AttentionSpec(kv_heads=model.num_heads, head_size=size, qkv_bias=bias, output_bias=False, latent=latent)
