@@ -21,6 +21,8 @@ HEAD_SIZE = 8
 LEAST_HEADS = 4
 LEAST_VOCABULARY = 128
 LEAST_EXPERTS = 4
+SPARSE_EXPERTS = 16
+"""As many as a sequence has tokens."""
 PADDING = 7
 """Tokens that the vocabulary lacks to a full multiple, where that of the plan is padded too."""
 LARGEST_MICRO_BATCH = 256
@@ -67,7 +69,9 @@ def shrink(plan: Plan, *, max_processes: int, on_gpus: bool, own_precision: bool
     )
     problem, layout = _with_least_micro_batch(problem, layout, at_least=min(plan.layout.micro_batch, 2))
     _refuse_broken(problem, layout)
-    small = msgspec.structs.replace(plan, problem=problem, layout=layout)
+    stages = _kept_stages(plan.layout, layout.pipeline_parallel)
+    predicted = msgspec.structs.replace(plan.predicted, stages=tuple(plan.predicted.stages[one] for one in stages))
+    small = msgspec.structs.replace(plan, problem=problem, layout=layout, predicted=predicted)
     return Shrunken(plan=seal(small), changes=tuple(_changes(plan.layout, layout)))
 
 
@@ -228,17 +232,14 @@ def _small_model(plan: Plan, layout: Layout) -> ModelSpec:
 
 
 def _small_experts(model: ModelSpec, layout: Layout, ffn_hidden_size: int) -> ExpertsSpec | None:
-    """As many as their ranks divide, more than a token passes, and not many for their tokens."""
+    """As many as their ranks divide, and where they have copies so many that some copy gets no token."""
     if model.experts is None:
         return None
     unit = math.lcm(layout.expert_parallel_degree, layout.tensor_parallel)
+    least = SPARSE_EXPERTS if layout.data_parallel > layout.expert_parallel_degree else LEAST_EXPERTS
     top_k = min(model.experts.top_k, 2)
     return msgspec.structs.replace(
-        model.experts,
-        count=unit * max(math.ceil(LEAST_EXPERTS / unit), 1),
-        top_k=top_k,
-        ffn_hidden_size=ffn_hidden_size,
-        load=(),
+        model.experts, count=unit * math.ceil(least / unit), top_k=top_k, ffn_hidden_size=ffn_hidden_size, load=()
     )
 
 

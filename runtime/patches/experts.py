@@ -79,12 +79,13 @@ class RoutedExperts(EPMixtralSparseMoeBlock):  # type: ignore[misc]
             return self._by_expert(sent, [counts.tolist()])
         arriving = torch.empty_like(counts)
         dist.all_to_all_single(arriving, counts, group=self.ep_group)
-        by_rank = (self.ep_size, self.num_experts_per_ep)
-        give, take = (numbers.view(by_rank).sum(dim=1).tolist() for numbers in (counts, arriving))
+        # The host waits for the device once, to learn both.
+        sizes = torch.stack((counts, arriving)).view(2, self.ep_size, self.num_experts_per_ep).tolist()
+        give, take = ([sum(of_rank) for of_rank in table] for table in sizes)
         states, _ = all_to_all_uneven(sent, give, take, self.ep_group)
         # A rank's loss is the mean of its own tokens; an expert has those of all ranks of the group.
         states = EPGradScalerIn.apply(states, self.ep_size)
-        states = self._by_expert(states, arriving.view(by_rank).tolist())
+        states = self._by_expert(states, sizes[1])
         states = EPGradScalerOut.apply(states, self.ep_size)
         returned: Tensor
         returned, _ = all_to_all_uneven(states, take, give, self.ep_group)

@@ -39,6 +39,7 @@ def shrunken(plan: Plan, max_processes: int = 8, *, on_gpus: bool = False) -> Sh
     problem, layout = small.plan.problem, small.plan.layout
     assert violations(problem, layout) == []
     assert layout.num_devices <= max_processes
+    assert len(small.plan.predicted.stages) == layout.pipeline_parallel, "a plan that is read is asked that"
     assert problem.model.hidden_size <= 512
     assert problem.model.dropout == 0
     assert not problem.model.tied_embeddings
