@@ -40,7 +40,7 @@ def _values(problem: Problem, layout: Layout) -> dict[str, Any]:
         "valid": listed(divisors(math.gcd(max(count, 1), ranks))),
         "valid_tensor": listed(divisors(math.gcd(max(count, 1), problem.num_devices))),
         "dense": model.dense_layers,
-        "first": layout.layers_per_stage[0],
+        "first": sum(layout.layers_per_stage[:1]),
         "tensor_mode": layout.tensor_mode,
     }
 
@@ -270,7 +270,7 @@ RULES = (
         why="The memory of a stage is worked out from where these blocks are.",
         source="gptplan: the model of a stage's memory",
         holds_layout=lambda problem, layout: (
-            layout.layers_per_stage[0] >= problem.model.dense_layers * layout.num_model_chunks
+            sum(layout.layers_per_stage[:1]) >= problem.model.dense_layers * layout.num_model_chunks
         ),
     ),
     Rule(
