@@ -24,7 +24,8 @@ def expert_exchange_seconds(problem: Problem, stages: StageColumns) -> tuple[Flo
     """All-to-alls of one layer and micro batch over the ranks that divide experts, forward and backward. Units: s.
 
     Two each way of ``T k h`` elements, of which a rank keeps its own share and the fullest rank gets most; forward
-    sends the counts of tokens before, and sums them up over copies. The stack hides a share of them.
+    sends the counts of tokens before, and sums them up over copies. Each takes what the card says that one takes to
+    start. The stack hides a share of them.
     """
     if routed_of(problem) is None or (stages.layouts.expert_parallel_degree == 1).all():
         return np.zeros(len(stages)), np.zeros(len(stages))
@@ -33,6 +34,7 @@ def expert_exchange_seconds(problem: Problem, stages: StageColumns) -> tuple[Flo
     size = problem.model.hidden_size * float(ELEMENT_BYTES[problem.precision])
     waves = np.ceil((mesh.group - 1) / AT_ONCE)
     each = worked_tokens(problem, stages) * size * (mesh.group - 1) / mesh.group / bandwidth + waves * latency
+    each = each + float(problem.hardware.node_link.exchange_start_s)
     exposed = 1.0 - problem.stack.experts.overlap
     backward = np.where(mesh.group > 1, EXCHANGES * each * exposed, 0.0)
     counts = np.where(mesh.group > 1, waves * latency, 0.0) + _count_sums(problem, stages)

@@ -194,7 +194,7 @@ class Cluster:
         if size == 1:
             return GroupLink(bandwidth_bytes_per_s=float("inf"), latency_s=0.0)
         members, crosses = members_per_node(stride, size, self.num_devices, self.devices_per_node)
-        inside = self._linked_pair(stride, size) or (self._pair() if size == PAIR else self._inside())
+        inside = self._linked_pair(stride, size) or self._exchanging(size)
         if not crosses:
             return inside
         outside, others = self._outside(), size - 1
@@ -202,6 +202,15 @@ class Cluster:
         if members > 1:
             bandwidth = min(bandwidth, inside.bandwidth_bytes_per_s * others / (members - 1))
         return GroupLink(bandwidth_bytes_per_s=bandwidth, latency_s=outside.latency_s)
+
+    def _exchanging(self, size: int) -> GroupLink:
+        """The node link of an all-to-all."""
+        link = self.hardware.node_link
+        if link.exchange_efficiency is None:
+            return self._pair() if size == PAIR else self._inside()
+        inside = self._inside()
+        bandwidth = inside.bandwidth_bytes_per_s * link.exchange_efficiency / link.efficiency
+        return replace(inside, bandwidth_bytes_per_s=bandwidth)
 
     def neighbours(self, stride: int, size: int) -> GroupLink:
         """The slowest link between two ranks that follow each other in a group, while all groups send.

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from planner.specs.experts import BIASED_CONCENTRATION
+
 ACTIVATIONS = {
     "gelu": "gelu",
     "gelu_new": "gelu-tanh",
@@ -121,6 +123,7 @@ def _deepseek_v3(keys: Mapping[str, Any]) -> dict[str, Any]:
         "groups": keys["n_group"],
         "top_groups": keys["topk_group"],
         "selection_bias": True,
+        "concentration": BIASED_CONCENTRATION,
     }
     return {**parts, "attention": {**parts["attention"], "latent": latent}, "experts": experts}
 

@@ -9,6 +9,7 @@ from planner.cost_model.expert_communication import (
     expert_gradient_seconds,
 )
 from planner.cost_model.pipeline import step_breakdown
+from planner.specs.units import Seconds
 from tests.helpers import expert_problem, stages, tiny_mixtral
 
 PAIR = stages(data_parallel=2, expert_parallel_degree=2)
@@ -27,6 +28,8 @@ def test_expert_exchange_seconds_by_hand() -> None:
 def test_expert_exchange_seconds_are_those_of_the_fullest_rank() -> None:
     fuller = expert_problem(model=tiny_mixtral(experts={"fullest": 1.5}))
     assert expert_exchange_seconds(fuller, PAIR)[1].tolist() == pytest.approx([2 * (1.5 * 16 * 32 / 2 / 1e9 + 1e-6)])
+    started = expert_problem(hardware={"node_link": {"exchange_start_s": Seconds(1e-5)}})
+    assert expert_exchange_seconds(started, PAIR)[1].tolist() == pytest.approx([2 * (EXCHANGE_S + 1e-5)])
     hidden = expert_problem(experts={"overlap": 0.5})
     assert expert_exchange_seconds(hidden, PAIR)[1].tolist() == pytest.approx([EXCHANGE_S])
 

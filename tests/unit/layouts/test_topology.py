@@ -61,6 +61,12 @@ def test_an_exchange_sends_to_every_rank_by_the_way_that_leads_there() -> None:
     assert cluster(8, **fast).exchange(stride=1, size=8).bandwidth_bytes_per_s == pytest.approx(1e9 * 7 / 3)
 
 
+def test_an_exchange_inside_of_a_node_may_reach_another_share_of_the_link() -> None:
+    slower = cluster(8, node_link={"exchange_efficiency": 0.4})
+    assert slower.exchange(stride=1, size=4).bandwidth_bytes_per_s == pytest.approx(0.8e9)
+    assert slower.ring(stride=1, size=4) == INSIDE
+
+
 def test_links_are_found_by_several_columns() -> None:
     one, two = np.array([4, 8]), np.array([2, 1])
     bandwidth, _ = link_columns(cluster(8).ring, one, two, np.array([2, 4]), np.array([2, 1]))
