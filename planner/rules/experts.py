@@ -9,8 +9,7 @@ from numpy.typing import NDArray
 from planner.layouts.degrees import divisors
 from planner.layouts.layout import Layout, LayoutColumns
 from planner.layouts.problem import Problem
-from planner.rules.rule import Rule, listed
-from planner.specs import ExpertsSpec
+from planner.rules.rule import ColumnPredicate, Rule, listed
 
 _PLUGIN = "colossalai 0.5.0: booster/plugin/moe_hybrid_parallel_plugin.py"
 
@@ -60,13 +59,35 @@ def _alone(columns: LayoutColumns) -> NDArray[np.bool_]:
     return columns.expert_parallel_degree == 1
 
 
-def _or_no_experts(problem: Problem, columns: LayoutColumns, holds: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    return holds if problem.model.experts is not None else np.ones(len(columns), dtype=bool)
+def _of_divided(holds: ColumnPredicate) -> ColumnPredicate:
+    """A predicate for layouts whose experts several ranks divide; true of all others, and quickly if there are none."""
+
+    def judged(problem: Problem, columns: LayoutColumns) -> NDArray[np.bool_]:
+        alone = _alone(columns)
+        return alone if alone.all() else alone | holds(problem, columns)
+
+    return judged
 
 
-def _experts(problem: Problem) -> ExpertsSpec:
-    assert problem.model.experts is not None
-    return problem.model.experts
+def _of_experts(holds: ColumnPredicate) -> ColumnPredicate:
+    """A predicate for models with experts; true of all others."""
+
+    def judged(problem: Problem, columns: LayoutColumns) -> NDArray[np.bool_]:
+        return np.ones(len(columns), dtype=bool) if problem.model.experts is None else holds(problem, columns)
+
+    return judged
+
+
+def _count(problem: Problem) -> int:
+    return 0 if problem.model.experts is None else problem.model.experts.count
+
+
+def _width(problem: Problem) -> int:
+    return 0 if problem.model.experts is None else problem.model.experts.ffn_hidden_size
+
+
+def _balance(problem: Problem) -> float:
+    return 0.0 if problem.model.experts is None else problem.model.experts.balance_loss
 
 
 RULES = (
@@ -81,9 +102,11 @@ RULES = (
         values=_values,
         why="Only experts that a library knows as such are sent their tokens by all-to-all.",
         source=f"{_PLUGIN}; stack spec: experts.families",
-        holds=lambda problem, columns: (
-            _alone(columns)
-            | (problem.model.experts is not None and problem.model.family in problem.stack.experts.families)
+        holds=_of_divided(
+            lambda problem, columns: np.full(
+                len(columns),
+                problem.model.experts is not None and problem.model.family in problem.stack.experts.families,
+            )
         ),
     ),
     Rule(
@@ -97,11 +120,7 @@ RULES = (
         why="Each rank of the group holds as many experts as any other.",
         source="colossalai 0.5.0: shardformer/modeling/mixtral.py, setup_process_groups; Megatron Core: "
         "transformer/moe/moe_layer.py, num_moe_experts % expert_model_parallel_size",
-        holds=lambda problem, columns: (
-            np.ones(len(columns), dtype=bool)
-            if problem.model.experts is None
-            else _experts(problem).count % columns.expert_parallel_degree == 0
-        ),
+        holds=_of_experts(lambda problem, columns: _count(problem) % columns.expert_parallel_degree == 0),
     ),
     Rule(
         id="EP003",
@@ -115,7 +134,7 @@ RULES = (
         why="The group lies inside data parallelism: its ranks are fed different sequences; where the stack leaves "
         "experts whole under tensor parallelism, inside both.",
         source=f"{_PLUGIN}:268 (dp_size % ep_size); Megatron Core: parallel_state.py, the mesh of experts",
-        holds=lambda problem, columns: _ranks(problem, columns) % columns.expert_parallel_degree == 0,
+        holds=_of_divided(lambda problem, columns: _ranks(problem, columns) % columns.expert_parallel_degree == 0),
     ),
     Rule(
         id="EP004",
@@ -129,7 +148,7 @@ RULES = (
         why="Without ZeRO the library fails on a name that it never defines, or with a pipeline averages the gradients "
         "of different experts as if they were copies; stage 2 it turns into stage 1 with a warning.",
         source=f"{_PLUGIN}:227-229,454; hybrid_parallel_plugin.py:161; stack spec: experts.zero_stages",
-        holds=lambda problem, columns: _alone(columns) | np.isin(columns.zero_stage, problem.stack.experts.zero_stages),
+        holds=_of_divided(lambda problem, columns: np.isin(columns.zero_stage, problem.stack.experts.zero_stages)),
     ),
     Rule(
         id="EP005",
@@ -143,8 +162,10 @@ RULES = (
         why="The router is divided by experts over the ranks, though each of them holds a part of every expert.",
         source="colossalai 0.5.0: shardformer/policies/mixtral.py, block_sparse_moe.gate (Linear1D_Col); stack spec: "
         "experts.by_count",
-        holds=lambda problem, columns: _or_no_experts(
-            problem, columns, (not problem.stack.experts.by_count) | (_count(problem) % columns.tensor_parallel == 0)
+        holds=_of_experts(
+            lambda problem, columns: (
+                (not problem.stack.experts.by_count) | (_count(problem) % columns.tensor_parallel == 0)
+            )
         ),
     ),
     Rule(
@@ -157,12 +178,12 @@ RULES = (
         values=_values,
         why="Each tensor-parallel rank holds an equal share of every expert.",
         source="colossalai 0.5.0: shardformer/policies/mixtral.py; stack spec: experts.by_tensor",
-        holds=lambda problem, columns: _or_no_experts(
-            problem,
-            columns,
-            (not problem.stack.experts.by_tensor)
-            | ~columns.mode_is("1d")
-            | (_width(problem) % columns.tensor_parallel == 0),
+        holds=_of_experts(
+            lambda problem, columns: (
+                (not problem.stack.experts.by_tensor)
+                | ~columns.mode_is("1d")
+                | (_width(problem) % columns.tensor_parallel == 0)
+            )
         ),
     ),
     Rule(
@@ -178,10 +199,10 @@ RULES = (
         why="Where an expert gets no token of a micro batch on some of the ranks that hold a copy of it, its gradient "
         "is multiplied by the copies over the ranks that got one.",
         source="colossalai 0.5.0: moe/_operation.py:335-378; stack spec: experts.copies",
-        holds=lambda problem, columns: (
-            _alone(columns)
-            | problem.stack.experts.copies
-            | (_ranks(problem, columns) == columns.expert_parallel_degree)
+        holds=_of_divided(
+            lambda problem, columns: (
+                problem.stack.experts.copies | (_ranks(problem, columns) == columns.expert_parallel_degree)
+            )
         ),
     ),
     Rule(
@@ -196,12 +217,12 @@ RULES = (
         why="Gradients of the routers' scores are not sent back to earlier stages, whose routers get wrong ones; the "
         "interleaved schedule hangs.",
         source="colossalai 0.5.0: pipeline/schedule/one_f_one_b.py:322; stack spec: experts.balance_loss_in_pipeline",
-        holds=lambda problem, columns: _or_no_experts(
-            problem,
-            columns,
-            (columns.pipeline_parallel == 1)
-            | problem.stack.experts.balance_loss_in_pipeline
-            | (problem.model.experts is not None and problem.model.experts.balance_loss == 0),
+        holds=_of_experts(
+            lambda problem, columns: (
+                (columns.pipeline_parallel == 1)
+                | problem.stack.experts.balance_loss_in_pipeline
+                | (_balance(problem) == 0)
+            )
         ),
     ),
     Rule(
@@ -216,12 +237,12 @@ RULES = (
         values=_values,
         why="Each tensor-parallel rank sends the tokens of its own slice; without slices all would send the same ones.",
         source="Megatron Core: transformer/moe/moe_layer.py refuses to train so; stack spec: experts.needs_slices",
-        holds=lambda problem, columns: _or_no_experts(
-            problem,
-            columns,
-            (not problem.stack.experts.needs_slices)
-            | (columns.tensor_parallel == 1)
-            | (columns.sequence_parallel == 1),
+        holds=_of_experts(
+            lambda problem, columns: (
+                (not problem.stack.experts.needs_slices)
+                | (columns.tensor_parallel == 1)
+                | (columns.sequence_parallel == 1)
+            )
         ),
     ),
     Rule(
@@ -235,7 +256,7 @@ RULES = (
         values=_values,
         why="The optimizer of experts is one of its own, whose states nothing has moved to a host and compared.",
         source="gptplan: not run",
-        holds=lambda problem, columns: _alone(columns) | (columns.offload_tier == 0),
+        holds=_of_divided(lambda problem, columns: columns.offload_tier == 0),
     ),
     Rule(
         id="EP011",
@@ -263,14 +284,6 @@ RULES = (
         values=_values,
         why="The layers of the grid modes have no experts.",
         source="colossalai 0.5.0: legacy/nn/layer",
-        holds=lambda problem, columns: _or_no_experts(problem, columns, columns.mode_is("none", "1d")),
+        holds=_of_experts(lambda problem, columns: columns.mode_is("none", "1d")),
     ),
 )
-
-
-def _count(problem: Problem) -> int:
-    return 0 if problem.model.experts is None else problem.model.experts.count
-
-
-def _width(problem: Problem) -> int:
-    return 0 if problem.model.experts is None else problem.model.experts.ffn_hidden_size
