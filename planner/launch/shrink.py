@@ -21,8 +21,8 @@ HEAD_SIZE = 8
 LEAST_HEADS = 4
 LEAST_VOCABULARY = 128
 LEAST_EXPERTS = 4
-SPARSE_EXPERTS = 16
-"""As many as a sequence has tokens."""
+SPARSE_EXPERTS = 64
+"""Several for each token of a sequence."""
 PADDING = 7
 """Tokens that the vocabulary lacks to a full multiple, where that of the plan is padded too."""
 LARGEST_MICRO_BATCH = 256
@@ -236,7 +236,7 @@ def _small_experts(model: ModelSpec, layout: Layout, ffn_hidden_size: int) -> Ex
     if model.experts is None:
         return None
     unit = math.lcm(layout.expert_parallel_degree, layout.tensor_parallel)
-    least = SPARSE_EXPERTS if layout.data_parallel > layout.expert_parallel_degree else LEAST_EXPERTS
+    least = SPARSE_EXPERTS if layout.data_parallel > layout.expert_parallel_degree > 1 else LEAST_EXPERTS
     top_k = min(model.experts.top_k, 2)
     return msgspec.structs.replace(
         model.experts, count=unit * math.ceil(least / unit), top_k=top_k, ffn_hidden_size=ffn_hidden_size, load=()

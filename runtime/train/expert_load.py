@@ -20,10 +20,9 @@ def expert_load(engine: Engine) -> dict[str, Any]:
         return {}
     counts = torch.zeros(engine.model_spec.num_layers, experts.count, dtype=torch.double, device=engine.device)
     for name, block in routers(engine.model.unwrap()):
-        layer = int(name.split(".")[-2])
-        if block.counted is not None:
+        if getattr(block, "counted", None) is not None:  # those of other stages count nothing
             # A block that is recomputed counts twice, each of its experts alike.
-            counts[layer] += block.counted
+            counts[int(name.split(".")[-2])] += block.counted
             block.counted = None
     dist.all_reduce(counts)
     shares = counts / counts.sum(dim=1, keepdim=True).clamp(min=1)

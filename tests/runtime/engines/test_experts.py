@@ -74,6 +74,8 @@ class Clipped(NamedTuple):
 
     norms: list[float | None]
     evaluated: float
+    load: tuple[float, ...] = ()
+    """Shares of the experts of the layer with the fullest one."""
 
 
 class Found(NamedTuple):
@@ -147,6 +149,7 @@ def _divide_on_host() -> None:
 
 def _clipped(plan: Plan) -> Clipped:
     from runtime.train.clipping import Clipping
+    from runtime.train.expert_load import expert_load
     from tests.runtime.saving import make
     from tests.runtime.training import SEED, own_batches
 
@@ -156,7 +159,7 @@ def _clipped(plan: Plan) -> Clipped:
     for batch in own:
         engine.step(batch)
         norms.append(clipping.norm)
-    return Clipped(norms, engine.evaluate(own[0]))
+    return Clipped(norms, engine.evaluate(own[0]), tuple(expert_load(engine)["expert_load"]))
 
 
 def _plain(plan: Plan) -> Clipped:
@@ -263,6 +266,14 @@ def test_gradients_are_clipped_by_the_norm_of_one_process(name: str, found: Foun
     assert min(norm for norm in plain[name].norms if norm is not None) > LONGEST
     assert found.clipped[name].norms[:count] == pytest.approx(plain[name].norms[:count], rel=bound)
     assert found.clipped[name].evaluated == pytest.approx(plain[name].evaluated, rel=bound)
+
+
+@pytest.mark.parametrize("name", ["ep2", "ep2 x pp2"])
+def test_the_load_of_experts_is_that_of_all_ranks_and_stages(name: str, found: Found) -> None:
+    of_one = found.clipped["one, recomputed"].load
+    assert sum(of_one) == pytest.approx(1.0)
+    assert max(of_one) > 1.1 / len(of_one)
+    assert found.clipped[name].load == pytest.approx(of_one, abs=0.01)
 
 
 @pytest.mark.parametrize("precision", VISITED)
