@@ -14,6 +14,7 @@ from planner.specs import (
     AttentionSpec,
     EfficiencySpec,
     ErrorSpec,
+    ExpertsSpec,
     HardwareSpec,
     HostSpec,
     LinkSpec,
@@ -90,6 +91,21 @@ def tiny_llama(**overrides: Any) -> ModelSpec:
         norm=NormSpec(kind="rmsnorm"),
     )
     return changed(model, **overrides)
+
+
+def tiny_mixtral(**overrides: Any) -> ModelSpec:
+    """The tiny Llama with 4 experts of 8 in the place of its feed-forward part, of which a token passes 2."""
+    model = changed(tiny_llama(), experts=ExpertsSpec(count=4, top_k=2, ffn_hidden_size=8, fullest=1.0))
+    return changed(model, **overrides)
+
+
+def expert_problem(
+    *, experts: dict[str, Any] | None = None, stack: dict[str, Any] | None = None, **overrides: Any
+) -> Problem:
+    """The tiny Mixtral on the tiny stack, which divides its experts; ``experts`` overrides how."""
+    model = overrides.pop("model", tiny_mixtral())
+    own = {"families": ("mixtral",), "experts": {"families": ("mixtral",), "zero_stages": (0, 1), **(experts or {})}}
+    return changed(problem(stack={**own, **(stack or {})}, **overrides), model=model)
 
 
 def tiny_hardware(**overrides: Any) -> HardwareSpec:

@@ -1,8 +1,12 @@
 """What a layout costs: pure functions over columns of layouts and stages, one file per quantity."""
 
+import msgspec
+
 from planner.cost_model.errors import expected_error, kind_of
+from planner.cost_model.expert_shares import sent_tokens
 from planner.cost_model.flops import model_flops_per_step
 from planner.cost_model.host import host_bytes_per_rank, nvme_bytes_per_rank
+from planner.cost_model.imbalance import JUDGED, MEAN, RANGE, fullest_factor, is_drawn
 from planner.cost_model.intervals import step_interval
 from planner.cost_model.memory import predicted_stages
 from planner.cost_model.pipeline import step_breakdown
@@ -10,7 +14,7 @@ from planner.cost_model.schedule_graph import schedule_step_seconds
 from planner.layouts.compilation import is_compiled
 from planner.layouts.layout import Layout
 from planner.layouts.problem import Problem
-from planner.layouts.stages import stages_of_layout
+from planner.layouts.stages import StageColumns, stages_of_layout
 from planner.plans.prediction import Prediction
 
 NOT_MODELLED = (
@@ -40,6 +44,7 @@ def predict(problem: Problem, layout: Layout) -> Prediction:
     ranks = min(problem.devices_per_node, problem.num_devices)
     predicted = predicted_stages(problem, stages)
     low, high = step_interval(problem, kind_of(layout))
+    fewest, most = _routed_range(problem, stages, step_s)
     return Prediction(
         step_s=step_s,
         tokens_per_s=problem.global_batch * problem.seq_len / step_s,
@@ -54,8 +59,21 @@ def predict(problem: Problem, layout: Layout) -> Prediction:
         not_modelled=NOT_MODELLED,
         schedule_step_s=schedule_step_seconds(problem, stages),
         fits_probability=min(stage.fits_probability or 0.0 for stage in predicted),
-        step_s_interval=(step_s * low, step_s * high),
+        step_s_interval=(fewest * low, most * high),
     )
+
+
+def _routed_range(problem: Problem, stages: StageColumns, step_s: float) -> tuple[float, float]:
+    """Step times where the fullest ranks have as many tokens in all layers as at the ends of their range. Units: s."""
+    spec, columns = problem.model.experts, stages.layouts
+    if spec is None or not is_drawn(problem) or columns.expert_parallel_degree[0] == 1:
+        return step_s, step_s
+    sent, ends = sent_tokens(problem, stages), []
+    for probability in RANGE:
+        factor = float(fullest_factor(spec, columns.expert_parallel_degree, sent, probability)[0])
+        model = msgspec.structs.replace(problem.model, experts=msgspec.structs.replace(spec, fullest=factor))
+        ends.append(sum(step_breakdown(msgspec.structs.replace(problem, model=model), stages).values()))
+    return min(ends[0], step_s), max(ends[1], step_s)
 
 
 def _assumptions(problem: Problem, layout: Layout) -> tuple[str, ...]:
@@ -66,9 +84,28 @@ def _assumptions(problem: Problem, layout: Layout) -> tuple[str, ...]:
         f"ranks fill nodes of {problem.devices_per_node} in order, tensor-parallel ranks next to each other",
         _ATTENTION_WORDS[problem.stack.activations.attention],
     ]
+    if layout.expert_parallel_degree > 1:
+        stated.append(_routing_words(problem, layout))
     if layout.pipeline_parallel > 1:
         stated.append("every stage boundary is as slow as the slowest one")
     own = problem.stack.compiled
     if own is not None and is_compiled(problem, layout):
         stated.append(f"blocks and loss are compiled, for which the first step takes {own.start_s:g} s longer")
     return tuple(stated)
+
+
+def _routing_words(problem: Problem, layout: Layout) -> str:
+    """How full the fullest rank of an expert group is taken to be, and why."""
+    stages, spec = stages_of_layout(layout), problem.model.experts
+    assert spec is not None
+    groups, sent = stages.layouts.expert_parallel_degree, sent_tokens(problem, stages)
+    mean, least, most, judged = (
+        float(fullest_factor(spec, groups, sent, probability)[0]) for probability in (MEAN, *RANGE, JUDGED)
+    )
+    ranks = f"the fullest of {layout.expert_parallel_degree} ranks that divide experts gets {mean:.2f} times the mean"
+    if not is_drawn(problem):
+        return f"{ranks} of tokens, as the model says"
+    return (
+        f"{ranks} of tokens in a layer, {least:.2f} to {most:.2f} in the interval of the step time and {judged:.2f} "
+        f"for its memory: loads of experts with a Dirichlet concentration of {spec.concentration:g}"
+    )

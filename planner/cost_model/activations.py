@@ -3,6 +3,7 @@
 import numpy as np
 
 from planner.cost_model.compiled import with_compiled_counts
+from planner.cost_model.expert_shares import routed_kept_bytes, routed_working_bytes
 from planner.cost_model.parameters import layer_parameters
 from planner.cost_model.parts import block, counted_whole, final_norm, kept_elements, working_elements
 from planner.cost_model.shares import rank_tokens, shares
@@ -159,6 +160,8 @@ def kept_bytes(problem: Problem, stages: StageColumns) -> Floats:
     per_microbatch = plain * layer_activation_bytes(problem, stages) + stages.recompute_layers * boundary_bytes(
         problem, stages
     )
+    if problem.model.experts is not None:
+        per_microbatch = per_microbatch + routed_kept_bytes(problem, stages, plain)
     held, (missing, passes) = in_flight_microbatches(stages), shorter_chunk(problem, stages)
     per_layer = per_microbatch / np.maximum(stages.num_layers, 1)
     return held * per_microbatch + (held - passes) * missing * per_layer
@@ -233,7 +236,11 @@ def layer_backward_bytes(problem: Problem, stages: StageColumns) -> Floats:
     element, part, working = ELEMENT_BYTES[problem.precision], shares(stages.layouts), working_elements(problem)
     elements = part.split_hidden * working.split + part.whole_hidden * working.whole
     gradients = rank_tokens(problem, stages) * float(element) * problem.model.hidden_size * elements
-    return np.where(stages.recompute_layers > 0, layer_activation_bytes(problem, stages), 0.0) + gradients
+    again = layer_activation_bytes(problem, stages)
+    if problem.model.experts is not None:
+        gradients = np.maximum(gradients, routed_working_bytes(problem, stages))
+        again = again + routed_kept_bytes(problem, stages, 1)
+    return np.where(stages.recompute_layers > 0, again, 0.0) + gradients
 
 
 @formula("xu2021", "wang2021", "colossalai0.5.0")
@@ -262,6 +269,8 @@ def first_layer_bytes(problem: Problem, stages: StageColumns) -> Floats:
     Layers recompute from the first of a stage on, so the first does if any does.
     """
     plain, inputs = layer_activation_bytes(problem, stages), boundary_bytes(problem, stages)
+    if problem.model.experts is not None:
+        plain = plain + routed_kept_bytes(problem, stages, 1)
     return np.where(stages.recompute_layers > 0, inputs, plain)
 
 

@@ -6,12 +6,12 @@ import numpy as np
 
 from planner.cost_model.activations import boundary_bytes
 from planner.cost_model.chunks import pieces
-from planner.cost_model.parameters import stage_parameters
+from planner.cost_model.parameters import copied_parameters, stage_parameters
 from planner.cost_model.parts import block
 from planner.cost_model.shares import rank_tokens, shares
 from planner.cost_model.sources import formula
 from planner.cost_model.terms import Terms, total
-from planner.layouts.layout import SHARDS_GRADIENTS, SHARDS_WEIGHTS
+from planner.layouts.layout import SHARDS_GRADIENTS, SHARDS_WEIGHTS, LayoutColumns
 from planner.layouts.problem import Problem
 from planner.layouts.stages import Floats, Integers, StageColumns, microbatch_tokens, once_per_places, padded_vocab
 from planner.layouts.topology import Cluster, link_columns
@@ -34,7 +34,8 @@ def ring_seconds(
     return np.where(size > 1, steps * (share * num_bytes / bandwidth_bytes_per_s + (size - 1) * latency_s), 0.0)
 
 
-def _cluster(problem: Problem) -> Cluster:
+def cluster_of(problem: Problem) -> Cluster:
+    """The devices of a problem."""
     return Cluster(
         hardware=problem.hardware, devices_per_node=problem.devices_per_node, num_devices=problem.num_devices
     )
@@ -42,7 +43,7 @@ def _cluster(problem: Problem) -> Cluster:
 
 def ring_links(problem: Problem, strides: Integers, sizes: Integers) -> tuple[Floats, Floats]:
     """Bandwidth (bytes/s) and latency (s) of rings over groups of that stride and size, row by row."""
-    return link_columns(_cluster(problem).ring, strides, sizes)
+    return link_columns(cluster_of(problem).ring, strides, sizes)
 
 
 @once_per_places
@@ -51,15 +52,29 @@ def replica_links(problem: Problem, stages: StageColumns) -> tuple[Floats, Float
     columns, stride = stages.layouts, axis_strides(problem, stages)[0]
     # Nearly always there is no group of all-to-all, whose ranks stand next to each other.
     adjacent = columns.sequence_parallel_degree
+    if expert_axis_apart(problem, columns):
+        expert, tensor = columns.expert_parallel_degree, columns.tensor_parallel
+        return link_columns(cluster_of(problem).ring, stride, columns.data_parallel // expert, expert, tensor)
     sizes = (columns.data_parallel,) if (adjacent == 1).all() else (columns.data_parallel, adjacent)
-    return link_columns(_cluster(problem).ring, stride, *sizes)
+    return link_columns(cluster_of(problem).ring, stride, *sizes)
+
+
+def expert_axis_apart(problem: Problem, columns: LayoutColumns) -> bool:
+    """Whether the ranks that divide experts are an axis between the pipeline's and the tensor-parallel one."""
+    inside = problem.stack.rank_order == "data-pipeline-tensor" and problem.stack.experts.by_tensor
+    return inside and bool((columns.expert_parallel_degree > 1).any())
 
 
 @formula("narayanan2021", "colossalai0.5.0")
 def axis_strides(problem: Problem, stages: StageColumns) -> tuple[Integers, Integers]:
-    """Distance of neighbouring ranks along the data and the pipeline axis, in ranks, by the stack's order."""
+    """Distance of neighbouring ranks along the data and the pipeline axis, in ranks, by the stack's order.
+
+    Where the order puts the pipeline inside of data parallelism, ranks that divide experts are inside of the pipeline.
+    """
     columns = stages.layouts
     tensor = columns.tensor_parallel * columns.sequence_parallel_degree
+    if expert_axis_apart(problem, columns):
+        tensor = tensor * columns.expert_parallel_degree
     if problem.stack.rank_order == "pipeline-data-tensor":
         return tensor, tensor * columns.data_parallel
     return tensor * columns.pipeline_parallel, tensor
@@ -164,7 +179,7 @@ def pipeline_seconds(problem: Problem, stages: StageColumns) -> Floats:
     """
     columns = stages.layouts
     _, stride = axis_strides(problem, stages)
-    bandwidth, latency = link_columns(_cluster(problem).neighbours, stride, columns.pipeline_parallel)
+    bandwidth, latency = link_columns(cluster_of(problem).neighbours, stride, columns.pipeline_parallel)
     sent, gathered = boundary_bytes(problem, stages), np.zeros(len(stages))
     if problem.stack.pipeline_slices:
         whole = columns.sequence_parallel == 0
@@ -203,7 +218,7 @@ def data_parallel_seconds(problem: Problem, stages: StageColumns) -> Floats:
     columns, traffic = stages.layouts, problem.stack.zero_traffic
     size = columns.replicas
     bandwidth, latency = replica_links(problem, stages)
-    weights = total(stage_parameters(problem, stages)) * ELEMENT_BYTES[problem.precision]
+    weights = copied_parameters(problem, stages) * ELEMENT_BYTES[problem.precision]
     every_microbatch = 1.0 + (traffic.stage2 - 1.0) * columns.num_microbatches
     fixed = np.where(columns.zero_stage == 0, traffic.stage0, traffic.stage1)
     steps = np.where(columns.zero_stage >= SHARDS_GRADIENTS, every_microbatch, fixed)
@@ -220,7 +235,7 @@ def zero_gather_seconds(problem: Problem, stages: StageColumns) -> Floats:
     """
     columns = stages.layouts
     bandwidth, latency = replica_links(problem, stages)
-    weights = total(stage_parameters(problem, stages)) * ELEMENT_BYTES[problem.precision]
+    weights = copied_parameters(problem, stages) * ELEMENT_BYTES[problem.precision]
     gathers = (columns.zero_stage >= 1) & (columns.zero_stage < SHARDS_WEIGHTS)
     seconds = ring_seconds(weights, columns.replicas, 1.0, bandwidth, latency)
     return np.where(gathers & (not problem.stack.overlap.gathers_hide), seconds, 0.0)
@@ -237,7 +252,8 @@ def sharded_seconds(problem: Problem, stages: StageColumns) -> Floats:
     size = columns.replicas
     bandwidth, latency = replica_links(problem, stages)
     parts = stage_parameters(problem, stages)
-    recomputed = parts["layers"] * stages.recompute_layers / np.maximum(stages.num_layers, 1)
+    layers = parts["layers"] + parts["experts"] if "experts" in parts else parts["layers"]
+    recomputed = layers * stages.recompute_layers / np.maximum(stages.num_layers, 1)
     passes = sharded.gathers + sharded.scatters if plan.is_sharded else 2.0
     again = sharded.recompute_gathers if plan.is_sharded else 0.0
     moved = (passes * total(parts) + again * recomputed) * plan.padding
@@ -254,7 +270,7 @@ def tied_embedding_seconds(problem: Problem, stages: StageColumns) -> Floats:
     columns = stages.layouts
     pair = np.minimum(columns.pipeline_parallel, 2)
     _, stride = axis_strides(problem, stages)
-    bandwidth, latency = link_columns(_cluster(problem).ends, stride, columns.pipeline_parallel)
+    bandwidth, latency = link_columns(cluster_of(problem).ends, stride, columns.pipeline_parallel)
     vocab_share = padded_vocab(problem, columns) * shares(columns).matrix
     gradient = vocab_share * problem.model.hidden_size * ELEMENT_BYTES[problem.precision]
     tied = float(problem.model.tied_embeddings)

@@ -1,15 +1,22 @@
 """Time that a stage computes for one micro batch, and the optimizer step."""
 
 from collections.abc import Iterable
-from typing import NamedTuple
 
 import numpy as np
 
 from planner.cost_model.compiled import with_compiled_counts
+from planner.cost_model.expert_time import expert_kernels, expert_seconds
 from planner.cost_model.flops import attended_share, head_product, layer_products
 from planner.cost_model.parts import block, counted_whole, final_norm, moved_elements
 from planner.cost_model.parts.part import Divided
-from planner.cost_model.products import alignment_share, matrix_seconds, odd_share, product_seconds
+from planner.cost_model.products import (
+    Passes,
+    alignment_share,
+    matrix_seconds,
+    odd_share,
+    product_seconds,
+    traffic_seconds,
+)
 from planner.cost_model.shares import rank_tokens, shares
 from planner.cost_model.sources import formula
 from planner.cost_model.terms import Terms
@@ -23,20 +30,6 @@ BACKWARD_PRODUCTS = 2.0
 """Backward computes a weight and an input gradient for every product of forward."""
 SUMMA_KERNELS = 4
 """Kernels of one step of a product in a 2D or 2.5D grid: two broadcasts, the product and its addition."""
-
-
-class Passes(NamedTuple):
-    """What a part of a layer takes for one micro batch. Units: s."""
-
-    forward: Floats
-    backward: Floats
-
-
-@formula("definition")
-def traffic_seconds(problem: Problem, num_bytes: Floats) -> Floats:
-    """Time of memory-bound work: bytes over the share of the memory bandwidth that it reaches."""
-    hardware = problem.hardware
-    return num_bytes / (hardware.memory_bandwidth_bytes_per_s * hardware.efficiency.memory)
 
 
 @formula("narayanan2021", "xu2021", "wang2021")
@@ -54,7 +47,7 @@ def weight_products(problem: Problem, stages: StageColumns) -> dict[str, Passes]
     tokens, element = rank_tokens(problem, stages), float(ELEMENT_BYTES[problem.precision])
     seconds = {}
     for product in block(problem).products:
-        parts = (whole, split) if product.divided == "outer" else (split, whole)
+        parts = {"outer": (whole, split), "inner": (split, whole), "neither": (whole, whole)}[product.divided]
         inner, outer = (float(side) * share for side, share in zip((product.inner, product.outer), parts, strict=True))
         share = alignment_share(problem, inner) * alignment_share(problem, outer)
         rows = flops[product.name] / (2.0 * inner * outer * steps)
@@ -104,9 +97,10 @@ def _bias_outputs(problem: Problem, side: Divided) -> float:
 @once_per_places
 @with_compiled_counts
 def layer_seconds(problem: Problem, stages: StageColumns) -> Passes:
-    """One layer for one micro batch on the device: products, attention, element-wise traffic. Units: s."""
+    """One layer for one micro batch on the device: products, attention, element-wise traffic, experts. Units: s."""
     attention, element_wise = attention_seconds(problem, stages), element_wise_seconds(problem, stages)
-    moved = _sum((weight_product_seconds(problem, stages), attention, element_wise))
+    parts = [weight_product_seconds(problem, stages), attention, element_wise]
+    moved = _sum(parts if problem.model.experts is None else [*parts, expert_seconds(problem, stages)])
     fixed = float(problem.stack.traffic.layer_fixed_s)
     return Passes(moved.forward + fixed, moved.backward + BACKWARD_PRODUCTS * fixed)
 
@@ -122,8 +116,11 @@ def recomputed_layer_seconds(problem: Problem, stages: StageColumns) -> Floats:
     """What one layer that recomputes takes to run forward again, on the device.
 
     All of forward, or without its last product where the stack stops at the last tensor that backward
-    needs: that is the product's input, unless dropout follows or tensor parallelism divides it. Units: s.
+    needs: that is the product's input, unless dropout follows, tensor parallelism divides it or it is one of experts,
+    whose weights need their outputs. Units: s.
     """
+    if problem.model.experts is not None:
+        return layer_seconds(problem, stages).forward
     stops = problem.stack.traffic.recompute_stops_early and problem.model.dropout == 0
     last = weight_products(problem, stages)["ffn_out"].forward
     left_out = np.where(stops & (stages.layouts.tensor_parallel == 1), last, 0.0)
@@ -137,9 +134,10 @@ def layer_host_seconds(problem: Problem, stages: StageColumns) -> Floats:
     """Host time of one layer's forward: launches of its kernels, or what the stack takes if that is longer."""
     traffic, parts = problem.stack.traffic, problem.stack.parts
     own = 0.0 if counted_whole(problem.model) else parts.layer_host_s
-    stated = (own or traffic.layer_host_s) + np.where(
-        stages.layouts.tensor_parallel > 1, traffic.tensor_parallel_host_s, 0.0
-    )
+    usual: Floats | float = own or traffic.layer_host_s
+    if problem.model.experts is not None:
+        usual = usual + expert_kernels(problem, stages) * float(problem.stack.experts.kernel_host_s)
+    stated = usual + np.where(stages.layouts.tensor_parallel > 1, traffic.tensor_parallel_host_s, 0.0)
     stated = stated + np.where(stages.layouts.sequence_parallel == 1, traffic.sequence_parallel_host_s, 0.0)
     several = (stages.layouts.pipeline_parallel > 1) & (stages.layouts.tensor_parallel > 1) & (problem.num_nodes > 1)
     further = -(-stages.layouts.tensor_parallel // problem.devices_per_node) - 1
@@ -224,9 +222,11 @@ def summa_steps(stages: StageColumns) -> Floats:
 @formula("definition")
 @once_per_places
 def layer_kernels(problem: Problem, stages: StageColumns) -> Floats:
-    """Kernels of one layer's forward: the stack's count, and those of the steps of its products in a grid."""
+    """Kernels of one layer's forward: the stack's count, those of experts, and of the steps of products in a grid."""
     steps, own = summa_steps(stages), block(problem)
     kernels = problem.stack.traffic.kernels if counted_whole(problem.model) else own.kernels
+    if problem.model.experts is not None:
+        return np.asarray(kernels + expert_kernels(problem, stages))
     return kernels + len(own.products) * np.where(steps > 1, SUMMA_KERNELS * steps - 1.0, 0.0)
 
 

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from planner.cost_model.parts import block
+from planner.cost_model.parts import Block, block, block_of, without_experts
 from planner.cost_model.sources import formula
 from planner.layouts.problem import Problem
 from planner.layouts.stages import Floats, StageColumns, microbatch_tokens, padded_vocab
@@ -21,20 +21,27 @@ class LayerProducts(NamedTuple):
 
 @formula("narayanan2021", "shoeybi2019")
 def layer_products(problem: Problem, stages: StageColumns) -> LayerProducts:
-    """FLOP per matrix product: ``2 T i o/t`` for a weight of ``i`` by ``o``, ``2 T s q/t`` twice for the scores.
+    """FLOP per matrix product: ``2 T i o/t`` for a weight of ``i`` by ``o``, ``2 T s q/t`` and ``2 T s v/t``.
 
     ``T`` tokens of the micro batch, ``t`` the ranks that divide it: tensor-parallel and, by tokens or by heads, those
-    of all-to-all. Attention counts every score, also the masked half that a causal kernel skips. Units: FLOP.
+    of all-to-all; a weight that tensor parallelism copies is multiplied with all tokens, or with the rank's slice of
+    them. The other two are of scores and values, ``q`` and ``v`` the widths of queries and values of all heads.
+    Attention counts every score, also the masked half that a causal kernel skips. Units: FLOP.
     """
     model, columns = problem.model, stages.layouts
     ranks = columns.tensor_parallel * columns.sequence_parallel_degree
     token_share = 2.0 * microbatch_tokens(problem, columns) / ranks
     scores = token_share * problem.seq_len * model.query_size
+    values = token_share * problem.seq_len * model.value_size
+    whole = np.where(columns.sequence_parallel == 1, 1, columns.tensor_parallel)
     weights = {
-        product.name: token_share * product.inner * product.stacked * product.width
+        product.name: (token_share * whole if product.divided == "neither" else token_share)
+        * product.inner
+        * product.stacked
+        * product.width
         for product in block(problem).products
     }
-    return LayerProducts(weights=weights, attention_scores=scores, attention_values=scores)
+    return LayerProducts(weights=weights, attention_scores=scores, attention_values=values)
 
 
 @formula("jiang2023", "definition")
@@ -58,15 +65,26 @@ def head_product(problem: Problem, stages: StageColumns) -> Floats:
 def model_flops_per_step(problem: Problem) -> float:
     """FLOP that one optimizer step needs by the model alone: ``3 (L (2 T w + 4 T s q) + 2 T h v)``.
 
-    ``T`` tokens of the global batch, ``w`` weights of a layer's products, ``q`` the width of queries. Forward plus
+    ``T`` tokens of the global batch, ``w`` weights of a layer's products, of experts those that a token passes, ``q``
+    the mean width of queries and values. Forward plus
     twice that for backward; recomputation, padding and the causal mask do not change it, and a sliding window leaves
     twice the scores that it does not mask. With GPT-2's parts and ``f = 4 h`` this is ``72 T L h^2 (1 + s / 6h +
     v / 12 L h)``. Units: FLOP.
     """
     model = problem.model
     tokens = float(problem.global_batch * problem.seq_len)
-    layer = 0.0
-    for part in block(problem).parts:
-        layer += 2 * tokens * sum(product.inner * product.outer for product in part.products)
-    layer += 4 * tokens * problem.seq_len * model.query_size * (2.0 * attended_share(problem))
-    return 3 * (model.num_layers * layer + 2 * tokens * model.hidden_size * model.vocab_size)
+    scored = 2 * tokens * problem.seq_len * (model.query_size + model.value_size) * (2.0 * attended_share(problem))
+    layer = _passed_flops(tokens, block(problem)) + scored
+    dense = _passed_flops(tokens, block_of(without_experts(model))) + scored
+    layers = (model.num_layers - model.dense_layers) * layer + model.dense_layers * dense
+    return 3 * (layers + 2 * tokens * model.hidden_size * model.vocab_size)
+
+
+def _passed_flops(tokens: float, own: Block) -> float:
+    """FLOP of the forward products of one block, of the experts that tokens pass."""
+    passed = 0.0
+    for part in own.parts:
+        passed += 2 * tokens * sum(product.inner * product.outer for product in part.products)
+    if own.routed is not None:
+        passed += 2 * tokens * own.routed.top_k * sum(p.inner * p.outer for p in own.routed.products)
+    return passed

@@ -19,6 +19,7 @@ import numpy as np
 
 from planner.cost_model.conformal import Calibration, Cell, Group, calibrated
 from planner.cost_model.errors import KINDS, kind_columns
+from planner.cost_model.imbalance import judged_probability
 from planner.cost_model.parameters import model_parameters
 from planner.cost_model.parts import counted_whole
 from planner.cost_model.sources import formula
@@ -206,10 +207,14 @@ def most_confidence() -> float:
 def memory_bounds(problem: Problem, stages: StageColumns, confidence: float) -> Floats:
     """:func:`memory_bound` of every stage.
 
+    Where routers decide how full a rank is, it has to hold with more, so that both hold together with ``confidence``.
+
     Raises:
         PlanError: the runs cannot show so much.
     """
-    if confidence > (most := most_confidence()):
+    judged = judged_probability(problem, stages.layouts)
+    least = float(judged.min(initial=1.0))
+    if confidence > (most := most_confidence() * least):
         known = math.floor(100 * most) / 100
         raise usage_error(
             f"a probability of {confidence:g} is more than the measured runs can show, which is {most:.4f}",
@@ -217,7 +222,11 @@ def memory_bounds(problem: Problem, stages: StageColumns, confidence: float) -> 
             hint=f"use `--confidence {known:g}`, or leave more free with `--reserve`",
         )
     shares = np.array([memory_bound(problem, kind, confidence) for kind in KINDS])
-    return shares[kind_columns(stages.layouts)]
+    kinds = kind_columns(stages.layouts)
+    if least == 1.0:
+        return shares[kinds]
+    surer = np.array([memory_bound(problem, kind, confidence / least) for kind in KINDS])
+    return np.where(judged == 1.0, shares[kinds], surer[kinds])
 
 
 @formula("lee2023")

@@ -7,6 +7,7 @@ import numpy as np
 from planner.cost_model import activations
 from planner.cost_model.errors import KINDS, kind_columns
 from planner.cost_model.held import held_bytes
+from planner.cost_model.imbalance import judged_probability
 from planner.cost_model.intervals import fits_probabilities
 from planner.cost_model.parameters import stage_parameters
 from planner.cost_model.reserve import device_overhead_bytes, fragmentation_share, reserve_bytes, room
@@ -142,7 +143,9 @@ def predicted_stages(problem: Problem, stages: StageColumns) -> tuple[StagePredi
     reserve, overhead = reserve_bytes(problem, stages), device_overhead_bytes(problem, stages)
     reserved_column = reserved_bytes(problem, stages)
     rooms = room(problem, stages, memory.peak_bytes()).tolist()
+    judged = float(judged_probability(problem, stages.layouts)[0])
     chances = fits_probabilities(problem, KINDS[int(kind_columns(stages.layouts)[0])], rooms)
+    chances = [round(chance * judged, 4) for chance in chances]
     predictions = []
     for row in range(len(stages)):
         phase = PHASES[int(totals[:, row].argmax())]

@@ -5,7 +5,8 @@ from typing import NamedTuple
 import numpy as np
 
 from planner.cost_model.chunks import pieces
-from planner.cost_model.parts import block_of, end_tensors
+from planner.cost_model.expert_shares import expert_mesh, expert_parameters
+from planner.cost_model.parts import block_of, end_tensors, without_experts
 from planner.cost_model.shares import shares
 from planner.cost_model.sources import formula
 from planner.cost_model.terms import Terms, total
@@ -24,7 +25,16 @@ def model_parameters(model: ModelSpec) -> dict[str, int]:
     Units: parameters.
     """
     ends = {name: sum(tensors) for name, tensors in end_tensors(model).items()}
-    return {"layers": model.num_layers * sum(block_of(model).tensors), **ends}
+    dense = model.dense_layers and model.dense_layers * sum(block_of(without_experts(model)).tensors)
+    return {"layers": (model.num_layers - model.dense_layers) * sum(block_of(model).tensors) + dense, **ends}
+
+
+@formula("shazeer2017", "jiang2024")
+def active_parameters(model: ModelSpec) -> int:
+    """Parameters that one token passes: all but those of experts that its router does not pick. Units: parameters."""
+    routed = block_of(model).routed
+    idle = 0 if routed is None else (routed.count - routed.top_k) * routed.parameters
+    return sum(model_parameters(model).values()) - (model.num_layers - model.dense_layers) * idle
 
 
 class LayerParameters(NamedTuple):
@@ -34,14 +44,17 @@ class LayerParameters(NamedTuple):
     column_vectors: int
     """Biases of the products whose output 1D divides."""
     row_vectors: int
-    """Biases of the other products and two norms, which 1D copies."""
+    """Biases of the other products, two norms, and matrices that 1D copies: routers, products of latent attention."""
 
 
 @formula("shoeybi2019", "colossalai0.5.0")
 def layer_parameters(model: ModelSpec) -> LayerParameters:
-    """Parameters of one whole layer, of GPT-2 ``4 h^2 + 2 h f``, ``3 h + f`` and ``2 h + 4 h``. Units: parameters."""
+    """Parameters of one whole layer, of GPT-2 ``4 h^2 + 2 h f``, ``3 h + f`` and ``2 h + 4 h``; without experts.
+
+    Units: parameters.
+    """
     own = block_of(model)
-    return LayerParameters(own.matrices, own.biases("outer"), own.biases("inner") + own.vectors)
+    return LayerParameters(own.matrices, own.biases("outer"), own.biases("inner") + own.vectors + own.copied)
 
 
 @formula("shoeybi2019", "colossalai0.5.0", "xu2021", "wang2021", "bian2021")
@@ -50,7 +63,8 @@ def stage_parameters(problem: Problem, stages: StageColumns) -> Terms:
     """Parameters that one rank of each stage holds: its shares, :func:`planner.cost_model.shares.shares`.
 
     The first stage holds the embeddings, the last the final norm and the head. With tied embeddings
-    and more than one stage both hold a copy of the (padded, divided) token embedding.
+    and more than one stage both hold a copy of the (padded, divided) token embedding. Experts are a part of their
+    own, :func:`planner.cost_model.expert_shares.expert_parameters`, which fewer ranks copy.
     Units: parameters.
     """
     model, part, layer = problem.model, shares(stages.layouts), layer_parameters(problem.model)
@@ -61,13 +75,33 @@ def stage_parameters(problem: Problem, stages: StageColumns) -> Terms:
     per_layer = (
         layer.matrices * part.matrix + layer.column_vectors * part.column_vector + layer.row_vectors * part.row_vector
     )
+    layers: Floats = stages.num_layers * per_layer
+    experts: Terms = {}
+    if model.experts is not None:
+        layers = layers + _more_of_dense_layers(model, stages)
+        experts = {"experts": expert_parameters(problem, stages)}
     return {
-        "layers": stages.num_layers * per_layer,
+        "layers": layers,
+        **experts,
         "token_embedding": np.where(stages.is_first, vocab, 0.0),
         "position_embedding": np.where(stages.is_first, positions, 0.0),
         "final_norm": np.where(stages.is_last, float(ends["final_norm"]) * part.row_vector, 0.0),
         "head": np.where(stages.is_last & ~one_copy, vocab, 0.0),
     }
+
+
+def copied_parameters(problem: Problem, stages: StageColumns) -> Floats:
+    """Parameters of each stage that all its data-parallel ranks hold: without experts, which fewer do."""
+    held = stage_parameters(problem, stages)
+    return total({name: column for name, column in held.items() if name != "experts"})
+
+
+def _more_of_dense_layers(model: ModelSpec, stages: StageColumns) -> Floats:
+    """What the first blocks, which have no experts, hold more than others without theirs; they are on one stage."""
+    part, own, dense = shares(stages.layouts), layer_parameters(model), layer_parameters(without_experts(model))
+    matrices, vectors = float(dense.matrices - own.matrices), float(dense.row_vectors - own.row_vectors)
+    more = matrices * part.matrix + vectors * part.row_vector
+    return np.where(stages.is_first, np.minimum(stages.num_layers, model.dense_layers) * more, 0.0)
 
 
 @formula("rajbhandari2020", "colossalai0.5.0")
@@ -87,11 +121,17 @@ def weight_shards(problem: Problem, stages: StageColumns) -> Floats:
 def updated_parameters(problem: Problem, stages: StageColumns) -> Floats:
     """Parameters that the optimizer of one rank updates: all it holds, or under ZeRO its share of them.
 
-    Under ZeRO 3 the unused ends of the pieces count: they have states as well.
+    Under ZeRO 3 the unused ends of the pieces count: they have states as well. Below it states of experts are divided
+    by the ranks that hold the same ones.
     """
     columns = stages.layouts
     shards = np.where(columns.zero_stage >= SHARDS_OPTIMIZER, columns.replicas, 1)
     in_pieces = columns.zero_stage >= SHARDS_WEIGHTS
     shards = np.where(in_pieces, weight_shards(problem, stages), shards)
     padding = np.where(in_pieces, pieces(problem).padding, 1.0)
-    return total(stage_parameters(problem, stages)) * padding / shards
+    held = stage_parameters(problem, stages)
+    if problem.model.experts is None:
+        return total(held) * padding / shards
+    copies = np.where(columns.zero_stage >= SHARDS_OPTIMIZER, expert_mesh(problem, columns).copies, 1)
+    copies = np.where(in_pieces, shards, copies)
+    return (total(held) - held["experts"]) * padding / shards + held["experts"] * padding / copies

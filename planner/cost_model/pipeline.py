@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from planner.cost_model import communication, compute, update
+from planner.cost_model.expert_communication import expert_collectives, expert_gradient_seconds
 from planner.cost_model.grid_communication import grid_collectives, grid_gradient_seconds, grid_seconds
 from planner.cost_model.sources import formula
 from planner.cost_model.terms import Terms, total
@@ -46,8 +47,17 @@ def stage_times(problem: Problem, stages: StageColumns) -> StageTimes:
         "weight_gathering": _exposed(stages, gathering, overlap.sharded, layers)
         + update.gather_copy_seconds(problem, stages),
     }
+    if problem.model.experts is not None:
+        between = expert_collectives(problem, stages)
+        microbatch["expert_communication"] = (
+            stages.num_layers * between.once + stages.recompute_layers * between.recomputed
+        )
     gather = communication.zero_gather_seconds(problem, stages)
     reduction = communication.data_parallel_seconds(problem, stages) - gather
+    if problem.model.experts is not None:
+        of_experts, gather_of_experts = expert_gradient_seconds(problem, stages)
+        gather = gather + gather_of_experts
+        reduction = reduction + of_experts - gather_of_experts
     hides = (stages.layouts.zero_stage == 0) | overlap.zero_hides
     exposed = _exposed(stages, reduction, overlap.data_parallel * hides, computed["layers_backward"])
     exposed = exposed * np.where(stages.layouts.pipeline_parallel > 1, 1.0 - overlap.data_parallel_pipeline, 1.0)
@@ -76,6 +86,10 @@ def host_seconds(problem: Problem, stages: StageColumns) -> Floats:
     passes = 1.0 + compute.BACKWARD_PRODUCTS
     plain = passes * host - layer.forward - layer.backward - line.once - grid.once
     recomputing = plain + host - compute.recomputed_layer_seconds(problem, stages) - line.recomputed - grid.recomputed
+    if problem.model.experts is not None:
+        between = expert_collectives(problem, stages)
+        plain = plain - between.once
+        recomputing = recomputing - between.once - between.recomputed
     whole = stages.num_layers - stages.recompute_layers
     each = np.multiply(whole, np.maximum(plain, 0.0), dtype=np.float64)
     each = each + stages.recompute_layers * np.maximum(recomputing, 0.0)

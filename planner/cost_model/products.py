@@ -1,4 +1,6 @@
-"""Time of one matrix product: by its FLOP along a curve, or by its tiles where the device's are known."""
+"""Time of one matrix product, by its FLOP along a curve or by its tiles where the card's are known, and of traffic."""
+
+from typing import NamedTuple
 
 import numpy as np
 
@@ -13,6 +15,20 @@ VECTOR_ELEMENTS = 8
 """Two-byte elements of an aligned vector of 16 bytes."""
 DROOP_FLOPS, DROOP_DECADES = 1e11, 2.0
 """Products from this size on heat the card, up to so many factors of ten."""
+
+
+class Passes(NamedTuple):
+    """What a part of a layer takes for one micro batch. Units: s."""
+
+    forward: Floats
+    backward: Floats
+
+
+@formula("definition")
+def traffic_seconds(problem: Problem, num_bytes: Floats) -> Floats:
+    """Time of memory-bound work: bytes over the share of the memory bandwidth that it reaches."""
+    hardware = problem.hardware
+    return num_bytes / (hardware.memory_bandwidth_bytes_per_s * hardware.efficiency.memory)
 
 
 @formula("definition")

@@ -15,7 +15,8 @@ from planner.layouts.stages import Floats, StageColumns, once_per_places
 def communicators(problem: Problem, stages: StageColumns) -> Floats:
     """Communicators that a rank takes part in: of each axis of the layout above 1, as the stack counts them.
 
-    1D has one axis, 2D two, 2.5D two and its depth, 3D three; an axis of one rank has none.
+    1D has one axis, 2D two, 2.5D two and its depth, 3D three; an axis of one rank has none. Ranks that divide experts
+    are in two: with each other, and with those that hold copies of their experts.
     """
     columns, process = stages.layouts, problem.stack.process
     edge, split = edge_of(columns), columns.tensor_parallel > 1
@@ -29,6 +30,7 @@ def communicators(problem: Problem, stages: StageColumns) -> Floats:
         + np.where(columns.pipeline_parallel > 1, process.pipeline, 0.0)
         + np.where(columns.replicas > 1, process.data_parallel, 0.0)
         + np.where(columns.sequence_parallel_degree > 1, 1.0, 0.0)
+        + np.where(columns.expert_parallel_degree > 1, 2.0, 0.0)
         + np.where(several, process.all_ranks, 0.0)
         + np.where(columns.zero_stage >= SHARDS_WEIGHTS, process.sharded, 0.0)
     )

@@ -45,6 +45,22 @@ SOURCES = {
     "pytorch-checkpoint": Source(
         "PyTorch documentation, torch.utils.checkpoint: early stopping of the recomputation", "PyTorch 2.5"
     ),
+    "shazeer2017": Source(
+        "Outrageously Large Neural Networks: The Sparsely-Gated Mixture-of-Experts Layer", "arXiv 1701.06538"
+    ),
+    "fedus2022": Source(
+        "Switch Transformers: Scaling to Trillion Parameter Models with Simple and Efficient Sparsity",
+        "arXiv 2101.03961",
+    ),
+    "lepikhin2020": Source(
+        "GShard: Scaling Giant Models with Conditional Computation and Automatic Sharding", "arXiv 2006.16668"
+    ),
+    "jiang2024": Source("Mixtral of Experts", "arXiv 2401.04088"),
+    "wang2024": Source("Auxiliary-Loss-Free Load Balancing Strategy for Mixture-of-Experts", "arXiv 2408.15664"),
+    "deepseek2024v2": Source("DeepSeek-V2: A Strong, Economical, and Efficient MoE Language Model", "arXiv 2405.04434"),
+    "deepseek2024v3": Source("DeepSeek-V3 Technical Report", "arXiv 2412.19437"),
+    "wilson1931": Source("The Distribution of Chi-Square", "PNAS 17(12), 1931"),
+    "megatron-core": Source("Megatron Core, transformer/moe and its README", "NVIDIA/Megatron-LM"),
     "definition": Source("Follows from the definition of the quantity", "-"),
 }
 

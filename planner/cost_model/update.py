@@ -3,10 +3,11 @@
 import numpy as np
 
 from planner.cost_model.compiled import updates_in_one_pass
-from planner.cost_model.compute import traffic_seconds
+from planner.cost_model.expert_shares import expert_layers, expert_mesh, routed_of
 from planner.cost_model.host import nvme_bytes_per_rank
 from planner.cost_model.parameters import stage_parameters, updated_parameters
 from planner.cost_model.parts import block, end_tensors
+from planner.cost_model.products import traffic_seconds
 from planner.cost_model.sources import formula
 from planner.cost_model.terms import Terms, total
 from planner.layouts.layout import SHARDS_GRADIENTS, SHARDS_WEIGHTS
@@ -73,8 +74,15 @@ def stage_tensors(problem: Problem, stages: StageColumns) -> Terms:
     """Parameter tensors of each stage, by the parts of :func:`planner.cost_model.parameters.stage_parameters`."""
     one_copy = problem.model.tied_embeddings & stages.is_first
     ends = {name: np.float64(len(tensors)) for name, tensors in end_tensors(problem.model).items()}
+    routed, experts = routed_of(problem), {}
+    tensors, layers = len(block(problem).tensors), stages.num_layers.astype(np.float64)
+    if routed is not None:
+        each = routed.count * sum(len(product.tensors) for product in routed.products)
+        tensors -= each
+        experts = {"experts": each / expert_mesh(problem, stages.layouts).group * expert_layers(problem, stages)}
     return {
-        "layers": len(block(problem).tensors) * stages.num_layers.astype(np.float64),
+        "layers": tensors * layers,
+        **experts,
         "token_embedding": ends["token_embedding"] * stages.is_first,
         "position_embedding": ends["position_embedding"] * stages.is_first,
         "final_norm": ends["final_norm"] * stages.is_last,

@@ -104,14 +104,17 @@ def model_arguments(model: ModelSpec, dialect: Dialect) -> Iterator[Argument]:
         dialect.epsilon: model.norm.epsilon,
     }
     yield from ((option, str(value)) for option, value in plain.items())
-    if model.head_size * model.num_heads != model.hidden_size:
+    if model.head_size * model.num_heads != model.hidden_size and model.attention.latent is None:
         yield "--kv-channels", str(model.head_size)
     if not model.tied_embeddings:
         yield ("--untie-embeddings-and-output-weights",)
     if model.norm.kind == "rmsnorm":
         yield "--normalization", dialect.rms_norm
+    if model.attention.qk_norm:
+        yield ("--qk-layernorm",)
     yield from _attention(model, dialect)
-    yield from _positions(model, dialect)
+    if model.attention.latent is None:
+        yield from _positions(model, dialect)
     yield from _feed_forward(model)
 
 

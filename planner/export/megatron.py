@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from planner.export.arguments import Argument, Dialect, check_stack, refused, script_values
+from planner.export.experts import expert_arguments, latent_arguments
 from planner.export.options import ExportOptions
 from planner.export.rendering import filled
 from planner.jobs.reading import read_job
@@ -32,6 +33,10 @@ def megatron(plan: Plan, path: Path, options: ExportOptions) -> str:
     """
     check_stack(plan, STACKS, "Megatron-LM", "megatron")
     values = script_values(plan, path, read_job(options.job, options.settings), _DIALECT)
+    latent = plan.problem.model.attention.latent
+    if latent is not None:
+        values["model"] += latent_arguments(plan.problem.model, latent)
+    values["model"] += expert_arguments(plan)
     return filled("megatron.sh.j2", **values, layout=list(_layout_arguments(plan)))
 
 

@@ -13,13 +13,16 @@ from planner.layouts.layout import Layout
 from planner.layouts.problem import Problem
 from planner.plans.plan import Plan, seal
 from planner.rules import ids_about, violations
-from planner.specs import AttentionSpec, HardwareSpec, ModelSpec, PositionSpec, Precision, StackSpec
+from planner.specs import AttentionSpec, ExpertsSpec, HardwareSpec, ModelSpec, PositionSpec, Precision, StackSpec
 from planner.specs.files import load_spec
 
 SEQ_LEN = 16
 HEAD_SIZE = 8
 LEAST_HEADS = 4
 LEAST_VOCABULARY = 128
+LEAST_EXPERTS = 4
+SPARSE_EXPERTS = 64
+"""Several for each token of a sequence."""
 PADDING = 7
 """Tokens that the vocabulary lacks to a full multiple, where that of the plan is padded too."""
 LARGEST_MICRO_BATCH = 256
@@ -67,7 +70,9 @@ def shrink(plan: Plan, *, max_processes: int, on_gpus: bool, own_precision: bool
     )
     problem, layout = _with_least_micro_batch(problem, layout, at_least=min(plan.layout.micro_batch, 2))
     _refuse_broken(problem, layout)
-    small = msgspec.structs.replace(plan, problem=problem, layout=layout)
+    stages = _kept_stages(plan.layout, layout.pipeline_parallel)
+    predicted = msgspec.structs.replace(plan.predicted, stages=tuple(plan.predicted.stages[one] for one in stages))
+    small = msgspec.structs.replace(plan, problem=problem, layout=layout, predicted=predicted)
     return Shrunken(plan=seal(small), changes=tuple(_changes(plan.layout, layout)))
 
 
@@ -76,7 +81,7 @@ def _fewer_degrees(layout: Layout, max_processes: int) -> Layout:
         return layout
     least_tensor, least_depth = _least_tensor(layout)
     # Of the other degrees: what their least take of the processes.
-    others = math.prod(min(getattr(layout, degree), LEAST_DEGREE) for degree in _OTHER_DEGREES)
+    others = math.prod(_least(layout, degree) for degree in _OTHER_DEGREES)
     least = least_tensor * others
     if least > max_processes:
         raise usage_error(
@@ -94,10 +99,31 @@ def _fewer_degrees(layout: Layout, max_processes: int) -> Layout:
     for degree in _OTHER_DEGREES:
         # Each has what is left when those after it are at their least.
         own = getattr(layout, degree)
-        others //= min(own, LEAST_DEGREE)
+        others //= _least(layout, degree)
         degrees[degree] = min(own, left // others)
         left //= degrees[degree]
-    return msgspec.structs.replace(layout, **degrees)
+    return _with_fewer_experts(msgspec.structs.replace(layout, **degrees), layout)
+
+
+def _least(layout: Layout, degree: str) -> int:
+    """The smallest of a degree beside tensor parallelism that still divides what it divides.
+
+    Ranks that divide experts are ranks of data parallelism, as are those that hold copies of the same ones.
+    """
+    own: int = getattr(layout, degree)
+    if degree != "data_parallel":
+        return min(own, LEAST_DEGREE)
+    experts = layout.expert_parallel_degree
+    return min(experts, LEAST_DEGREE) * min(own // experts, LEAST_DEGREE)
+
+
+def _with_fewer_experts(small: Layout, full: Layout) -> Layout:
+    """Experts over as few ranks as divide them, or over all of data parallelism where none had a copy."""
+    if full.expert_parallel_degree == full.data_parallel:
+        return msgspec.structs.replace(small, expert_parallel_degree=small.data_parallel)
+    degree = min(full.expert_parallel_degree, LEAST_DEGREE)
+    data = small.data_parallel // degree * degree
+    return msgspec.structs.replace(small, expert_parallel_degree=degree, data_parallel=data)
 
 
 def _least_tensor(layout: Layout) -> tuple[int, int]:
@@ -202,6 +228,19 @@ def _small_model(plan: Plan, layout: Layout) -> ModelSpec:
         precision=layout.precision,
         attention=_small_attention(plan, seq_len, kv_heads=_kv_heads(model, heads, unit) if grouped else None),
         positions=_small_positions(plan, seq_len),
+        experts=_small_experts(model, layout, ffn_hidden_size=heads * HEAD_SIZE),
+    )
+
+
+def _small_experts(model: ModelSpec, layout: Layout, ffn_hidden_size: int) -> ExpertsSpec | None:
+    """As many as their ranks divide, and where they have copies so many that some copy gets no token."""
+    if model.experts is None:
+        return None
+    unit = math.lcm(layout.expert_parallel_degree, layout.tensor_parallel)
+    least = SPARSE_EXPERTS if layout.data_parallel > layout.expert_parallel_degree > 1 else LEAST_EXPERTS
+    top_k = min(model.experts.top_k, 2)
+    return msgspec.structs.replace(
+        model.experts, count=unit * math.ceil(least / unit), top_k=top_k, ffn_hidden_size=ffn_hidden_size, load=()
     )
 
 
@@ -271,7 +310,7 @@ def _refuse_broken(problem: Problem, layout: Layout) -> None:
 
 
 def _changes(full: Layout, small: Layout) -> Iterator[str]:
-    for field in (*reversed(_OTHER_DEGREES), "tensor_parallel", "tensor_depth"):
+    for field in (*reversed(_OTHER_DEGREES), "expert_parallel_degree", "tensor_parallel", "tensor_depth"):
         before, after = getattr(full, field), getattr(small, field)
         if before != after:
             yield f"{field.replace('_', ' ')} {after} instead of {before}"

@@ -70,15 +70,16 @@ def _path(graph: nx.Graph, source: tuple[str, int, int], target: tuple[str, int,
 
 @lru_cache(maxsize=1024)
 def members_per_node(
-    stride: int, size: int, num_devices: int, devices_per_node: int, adjacent: int = 1
+    stride: int, size: int, num_devices: int, devices_per_node: int, adjacent: int = 1, spacing: int = 1
 ) -> tuple[int, bool]:
     """The fewest members that a group has on a node it touches, and whether any group leaves its node.
 
-    A group is ``size`` times ``adjacent`` ranks that follow each other, at distance ``stride``; the groups tile all
-    ``num_devices`` ranks.
+    A group is ``size`` times ``adjacent`` ranks that follow each other, ``spacing`` apart, at distance ``stride``; the
+    groups tile all ``num_devices`` ranks.
     """
     ranks = np.arange(num_devices)
-    group = ranks // (stride * size) * (stride // adjacent) + ranks % stride // adjacent
+    within = ranks % stride // (adjacent * spacing) * spacing + ranks % spacing
+    group = ranks // (stride * size) * (stride // adjacent) + within
     node = ranks // devices_per_node
     num_nodes = int(node[-1]) + 1
     places, counts = np.unique(group * num_nodes + node, return_counts=True)
@@ -150,8 +151,10 @@ class Cluster:
         share = min(1.0, self.hardware.network.nics_per_node / self.devices_per_node)
         return GroupLink(bandwidth_bytes_per_s=path.bandwidth_bytes_per_s * share, latency_s=path.latency_s)
 
-    def ring(self, stride: int, size: int, adjacent: int = 1) -> GroupLink:
+    def ring(self, stride: int, size: int, adjacent: int = 1, spacing: int = 1) -> GroupLink:
         """The link of a ring collective over ``size`` times ``adjacent`` ranks that follow each other.
+
+        Those that follow each other may be ``spacing`` apart.
 
         Between nodes a group runs one ring for each member it has on a node, each leaving through
         its own share of the NICs; inside the node the rings share the node link. Of a ring's steps one
@@ -161,13 +164,16 @@ class Cluster:
         members = size * adjacent
         if members == 1:
             return GroupLink(bandwidth_bytes_per_s=float("inf"), latency_s=0.0)
-        link, start_s = self._ring(stride, size, adjacent), self.hardware.node_link.start_s / (2 * (members - 1))
+        link, start_s = (
+            self._ring(stride, size, adjacent, spacing),
+            self.hardware.node_link.start_s / (2 * (members - 1)),
+        )
         return GroupLink(bandwidth_bytes_per_s=link.bandwidth_bytes_per_s, latency_s=link.latency_s + start_s)
 
-    def _ring(self, stride: int, size: int, adjacent: int) -> GroupLink:
-        members, crosses = members_per_node(stride, size, self.num_devices, self.devices_per_node, adjacent)
+    def _ring(self, stride: int, size: int, adjacent: int, spacing: int) -> GroupLink:
+        members, crosses = members_per_node(stride, size, self.num_devices, self.devices_per_node, adjacent, spacing)
         if not crosses:
-            linked = self._linked_pair(stride, size, adjacent)
+            linked = self._linked_pair(stride, size, adjacent) if spacing == 1 else None
             if linked is not None:
                 return linked
             return self._pair() if size * adjacent == PAIR else self._inside()
@@ -178,6 +184,33 @@ class Cluster:
             bandwidth = min(bandwidth, inside.bandwidth_bytes_per_s)
             latency = (latency + (members - 1) * inside.latency_s) / members
         return GroupLink(bandwidth_bytes_per_s=bandwidth, latency_s=latency)
+
+    def exchange(self, stride: int, size: int) -> GroupLink:
+        """The link of an all-to-all over ``size`` ranks, by what a rank sends to all others together.
+
+        It sends equally much to each: what goes to ranks of its node over the node link, at the same time what goes to
+        other nodes through its share of the NICs. The slower of both tells.
+        """
+        if size == 1:
+            return GroupLink(bandwidth_bytes_per_s=float("inf"), latency_s=0.0)
+        members, crosses = members_per_node(stride, size, self.num_devices, self.devices_per_node)
+        inside = self._linked_pair(stride, size) or self._exchanging(size)
+        if not crosses:
+            return inside
+        outside, others = self._outside(), size - 1
+        bandwidth = outside.bandwidth_bytes_per_s * others / (size - members)
+        if members > 1:
+            bandwidth = min(bandwidth, inside.bandwidth_bytes_per_s * others / (members - 1))
+        return GroupLink(bandwidth_bytes_per_s=bandwidth, latency_s=outside.latency_s)
+
+    def _exchanging(self, size: int) -> GroupLink:
+        """The node link of an all-to-all."""
+        link = self.hardware.node_link
+        if link.exchange_efficiency is None:
+            return self._pair() if size == PAIR else self._inside()
+        inside = self._inside()
+        bandwidth = inside.bandwidth_bytes_per_s * link.exchange_efficiency / link.efficiency
+        return replace(inside, bandwidth_bytes_per_s=bandwidth)
 
     def neighbours(self, stride: int, size: int) -> GroupLink:
         """The slowest link between two ranks that follow each other in a group, while all groups send.
@@ -209,23 +242,23 @@ def link_columns(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Bandwidth (bytes/s) and latency (s) of ``link_of(stride, size)``, one row per stride and size.
 
-    Sizes may be two columns: those of a group, and the ranks that follow each other in it.
+    Sizes may be several columns: those of a group, the ranks that follow each other in it, and how far apart those are.
     """
-    # One number per pair: NumPy finds unique numbers much faster than unique pairs.
-    above, numbers = max(int(column.max(initial=0)) for column in sizes) + 1, strides
-    for column in sizes:
-        numbers = numbers * above + column
+    # One number per row: NumPy finds unique numbers much faster than unique rows.
+    above, numbers = [int(column.max(initial=0)) + 1 for column in sizes], strides
+    for column, base in zip(sizes, above, strict=True):
+        numbers = numbers * base + column
     keys, inverse = np.unique(numbers, return_inverse=True)
-    links = [link_of(*_digits(int(key), above, len(sizes))) for key in keys]
+    links = [link_of(*_digits(int(key), above)) for key in keys]
     bandwidth = np.array([link.bandwidth_bytes_per_s for link in links])
     latency = np.array([link.latency_s for link in links])
     return bandwidth[inverse.ravel()], latency[inverse.ravel()]
 
 
-def _digits(number: int, base: int, count: int) -> list[int]:
-    """The last ``count`` digits of a number, behind what is left of it."""
+def _digits(number: int, bases: list[int]) -> list[int]:
+    """The last digits of a number, each of its base, behind what is left of it."""
     digits: list[int] = []
-    for _ in range(count):
+    for base in reversed(bases):
         number, digit = divmod(number, base)
         digits.insert(0, digit)
     return [number, *digits]

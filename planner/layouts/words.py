@@ -82,6 +82,10 @@ def _sp(layout: Layout) -> str:
     return f"SP {layout.sequence_parallel_degree} (all-to-all)" if _divides(layout) else ""
 
 
+def _experts(layout: Layout) -> str:
+    return f"EP {layout.expert_parallel_degree}" if layout.expert_parallel_degree > 1 else ""
+
+
 def _offloaded(layout: Layout) -> str:
     return "" if layout.offload.tier == "none" else layout.offload.words
 
@@ -106,10 +110,12 @@ PIPELINE = Fact(
 )
 DATA = Fact(
     name="data parallel",
-    fields=("data_parallel",),
+    fields=("data_parallel", "expert_parallel_degree"),
     value=_plain("data_parallel"),
-    short=_degree("DP", "data_parallel", _nothing),
+    notes=_experts,
+    short=_degree("DP", "data_parallel", _experts),
     columns=(("DP", _plain("data_parallel")),),
+    otherwise=lambda layout: _experts(layout) or "EP 1",
 )
 ZERO = Fact(
     name="ZeRO stage",

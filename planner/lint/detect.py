@@ -68,13 +68,19 @@ def drafts_of(source: Source, asked: Asked) -> list[Draft]:
 
 
 def _called(source: Source, call: Call, asked: Asked) -> Draft:
-    """A plugin that a script makes; the one with experts is read as what it extends, and takes stage 2 for 1."""
-    name = HYBRID if call.name == MOE_HYBRID else call.name
+    """A plugin that a script makes; the one with experts is read as what it extends.
+
+    It takes stage 2 for 1, and 0 too where communication is to overlap.
+    """
+    if call.name != MOE_HYBRID:
+        return read_plugin(source, call.name, call.arguments, asked, whole_call=call.complete)
     known = {key: value for key, value in call.arguments.items() if key not in MOE_ONLY}
-    if "zero_stage" in known and known["zero_stage"].content == 2:  # noqa: PLR2004 - a stage of ZeRO
+    overlaps = "overlap_communication" in known and known["overlap_communication"].content is True
+    if "zero_stage" in known and (known["zero_stage"].content == 2 or overlaps):  # noqa: PLR2004 - a stage of ZeRO
         known["zero_stage"] = replace(known["zero_stage"], content=1)
-    arguments = call.arguments if name == call.name else known
-    return read_plugin(source, name, arguments, asked, whole_call=call.complete)
+    elif overlaps:
+        known["zero_stage"] = replace(known["overlap_communication"], content=1)
+    return read_plugin(source, HYBRID, known, asked, whole_call=call.complete, of_experts=call.arguments)
 
 
 def _whole_file(source: Source, asked: Asked) -> Draft:

@@ -6,6 +6,7 @@ from planner.lint.dialects.colossalai_2022 import rules as colossalai_2022
 from planner.lint.dialects.deepspeed import rules as deepspeed
 from planner.lint.dialects.megatron import option_rules as megatron_options
 from planner.lint.dialects.megatron import rules as megatron
+from planner.lint.dialects.plugins import expert_rules as expert_plugins
 from planner.lint.dialects.plugins import rules as plugins
 from planner.lint.dialects.plugins import zero_rules as zero_plugins
 from planner.lint.dialects.tabled import rules as tabled
@@ -16,6 +17,7 @@ CONFIG_RULES: tuple[ConfigRule, ...] = (
     *colossalai_2022.RULES,
     *nvme.RULES,
     *plugins.RULES,
+    *expert_plugins.RULES,
     *zero_plugins.RULES,
     *megatron.RULES,
     *megatron_options.RULES,

@@ -9,6 +9,7 @@ TERM_WORDS = {
     "forward_backward": "forward and backward",
     "loss_head": "loss head",
     "tensor_parallel_communication": "tensor-parallel communication",
+    "expert_communication": "expert communication",
     "pipeline_communication": "pipeline communication",
     "pipeline_bubble": "pipeline bubble",
     "pipeline_messages": "waits for pipeline messages",

@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from planner.diagnostics import Diagnostic
 from planner.layouts.layout import Layout, LayoutColumns, columns_of
 from planner.layouts.problem import Problem
-from planner.rules import capacity, choices, family, grid, pipeline, sequence, stack, states, tensor
+from planner.rules import capacity, choices, experts, family, grid, pipeline, sequence, stack, states, tensor
 from planner.rules.rule import About, Rule, RuleText
 
 RULES: tuple[Rule, ...] = (
@@ -19,6 +19,7 @@ RULES: tuple[Rule, ...] = (
     *states.STATE_RULES,
     *stack.RULES,
     *family.RULES,
+    *experts.RULES,
     *choices.RULES,
 )
 """Rules that a layout alone decides."""

@@ -35,7 +35,7 @@ from planner.layouts.problem import Problem
 _Row = tuple[float, ...]
 _MESH = (
     *("tensor_mode", "tensor_parallel", "tensor_depth", "sequence_parallel_degree"),
-    *("pipeline_parallel", "data_parallel"),
+    *("pipeline_parallel", "data_parallel", "expert_parallel_degree"),
 )
 _BATCH = ("micro_batch", "num_microbatches")
 _SCHEDULE = ("schedule", "num_model_chunks")
@@ -106,7 +106,7 @@ def _kept(rows: list[_Row], names: Sequence[str], pinned: Mapping[str, float]) -
 
 def _place(mesh: _Row) -> tuple[str, bool, bool]:
     """What the options of a layout's states depend on: mode, and whether there is more than one rank and stage."""
-    mode, tensor, _, _, pipeline, _ = map(int, mesh)
+    mode, tensor, _, _, pipeline, _, _ = map(int, mesh)
     return TENSOR_MODES[mode], tensor > 1, pipeline > 1
 
 
@@ -114,7 +114,7 @@ def _rows_of(
     problem: Problem, mesh: _Row, states: NDArray[np.float64], pinned: Mapping[str, float]
 ) -> NDArray[np.float64]:
     """The candidates of one mesh: every split of its batch and every schedule with every option of its states."""
-    mode, _, _, _, pipeline, data = map(int, mesh)
+    mode, _, _, _, pipeline, data, _ = map(int, mesh)
     batches = _kept(_batch_splits(problem, data), _BATCH, pinned)
     schedules = _kept(_schedules(problem, TENSOR_MODES[mode], pipeline), _SCHEDULE, pinned)
     divided = np.array([(*mesh, *batch, *schedule) for batch in batches for schedule in schedules])
@@ -130,15 +130,16 @@ def _options(problem: Problem, field: str, executable: Sequence[str]) -> list[in
 
 
 def _meshes(problem: Problem) -> list[_Row]:
-    """(tensor mode, TP, depth, SP, PP, DP) for every way to write the devices as TP x SP x PP x DP."""
+    """(tensor mode, TP, depth, SP, PP, DP, EP) for every way to write the devices as TP x SP x PP x DP."""
     modes, num_devices = _tensor_modes(problem), problem.num_devices
     return [
-        (mode, tensor, depth, sequence, pipeline, num_devices // tensor // sequence // pipeline)
+        (mode, tensor, depth, sequence, pipeline, num_devices // tensor // sequence // pipeline, experts)
         for tensor in divisors(num_devices)
         for sequence in _sequence_degrees(problem, num_devices // tensor)
         for pipeline in _pipelines(problem, num_devices // tensor // sequence)
         for mode in modes
         for depth in _depths(problem, TENSOR_MODES[mode], tensor)
+        for experts in _expert_degrees(problem, tensor, num_devices // tensor // pipeline)
     ]
 
 
@@ -156,6 +157,19 @@ def _sequence_degrees(problem: Problem, num_devices: int) -> list[int]:
     if model.family in problem.stack.all_to_all_families:
         tried |= {*divisors(math.gcd(model.num_heads, model.kv_heads, problem.seq_len))}
     return sorted(degree for degree in tried if num_devices % degree == 0)
+
+
+def _expert_degrees(problem: Problem, tensor_parallel: int, replicas: int) -> list[int]:
+    """Degrees of expert parallelism to try: those that divide the experts and the ranks that may hold different ones.
+
+    ``replicas``: TP x SP x DP ranks over TP.
+    """
+    experts, pinned = problem.model.experts, problem.pins.get("expert_parallel_degree")
+    tried = {1, *([int(pinned)] if pinned else [])}
+    if experts is not None and problem.model.family in problem.stack.experts.families:
+        ranks = replicas * (1 if problem.stack.experts.by_tensor else tensor_parallel)
+        tried |= {*divisors(math.gcd(experts.count, ranks))}
+    return sorted(tried)
 
 
 def _pipelines(problem: Problem, num_devices: int) -> list[int]:

@@ -101,7 +101,7 @@ def _fits_as_pinned(
     if layers is None:
         return None
     here, starts = stages.with_layers(layers), stages.first_rows()
-    possible = (fewest_layers(stages) <= layers) & (layers <= problem.model.num_layers)
+    possible = (fewest_layers(problem, stages) <= layers) & (layers <= problem.model.num_layers)
     return [np.logical_and.reduceat(possible & fits_somehow(problem, here, fits), starts) for fits in where]
 
 
@@ -120,5 +120,9 @@ def _any_division(problem: Problem, columns: LayoutColumns, *, interleaved_is_ev
     whole = problem.model.num_layers % columns.pipeline_parallel == 0
     enough = columns.pipeline_parallel * np.where(columns.recompute == SOME_RECOMPUTE, 2, 1) <= problem.model.num_layers
     free = np.full(len(columns), LAYERS not in problem.pins)
+    free &= (
+        -(-problem.model.num_layers // columns.pipeline_parallel)
+        >= problem.model.dense_layers * columns.num_model_chunks
+    )
     uneven = ~columns.schedule_is("interleaved") if interleaved_is_even else np.ones(len(columns), dtype=bool)
     return np.asarray(enough & free & (whole | (uneven & problem.stack.uneven_stages)))

@@ -80,7 +80,7 @@ def limits_within(
     problem: Problem, stages: StageColumns, most: Integers, *, interleaved_is_even: bool = True
 ) -> StageLimits:
     """Limits of stages that can hold at most ``most`` layers, with the pinned layers where there are some."""
-    fewest = fewest_layers(stages)
+    fewest = fewest_layers(problem, stages)
     wanted = pinned_stage_layers(problem, stages, interleaved_is_even=interleaved_is_even)
     if wanted is None:
         even = has_to_be_even(problem, stages.layouts)
@@ -97,9 +97,16 @@ def limits_within(
     )
 
 
-def fewest_layers(stages: StageColumns) -> Integers:
-    """The fewest layers of each stage: one that it recomputes and one that it does not, where it has to have both."""
-    return np.where(stages.layouts.recompute == SOME_RECOMPUTE, 2, 1)
+def fewest_layers(problem: Problem, stages: StageColumns) -> Integers:
+    """The fewest layers of each stage: one that it recomputes and one that it does not, where it has to have both.
+
+    The first stage has all blocks without experts of a model whose others have some, in the first of its chunks.
+    """
+    fewest = np.where(stages.layouts.recompute == SOME_RECOMPUTE, 2, 1)
+    if problem.model.dense_layers:
+        dense = problem.model.dense_layers * stages.layouts.num_model_chunks
+        fewest = np.where(stages.is_first, np.maximum(fewest, dense), fewest)
+    return fewest
 
 
 def pinned_stage_layers(problem: Problem, stages: StageColumns, *, interleaved_is_even: bool = True) -> Integers | None:

@@ -6,9 +6,11 @@ them. What a combination of specs makes impossible is in :mod:`planner.rules`.
 """
 
 from planner.specs.base import ELEMENT_BYTES, Fraction, OffloadTier, Precision, Schedule, TensorMode
+from planner.specs.experts import ExpertsSpec, LatentSpec
 from planner.specs.hardware import EfficiencySpec, HardwareSpec, HostSpec, LinkSpec, NetworkSpec, TilesSpec
 from planner.specs.model import AttentionSpec, Family, MlpSpec, ModelSpec, NormSpec, PositionSpec
 from planner.specs.stack import ErrorSpec, StackSpec
+from planner.specs.stack_experts import StackExpertsSpec
 from planner.specs.stack_memory import ActivationSpec, Attention, ProcessSpec, ShardedSpec, StateBytesSpec
 from planner.specs.stack_parts import PartsSpec
 from planner.specs.stack_time import OverlapSpec, TrafficSpec, ZeroTrafficSpec
@@ -20,10 +22,12 @@ __all__ = [
     "AttentionSpec",
     "EfficiencySpec",
     "ErrorSpec",
+    "ExpertsSpec",
     "Family",
     "Fraction",
     "HardwareSpec",
     "HostSpec",
+    "LatentSpec",
     "LinkSpec",
     "MlpSpec",
     "ModelSpec",
@@ -37,6 +41,7 @@ __all__ = [
     "ProcessSpec",
     "Schedule",
     "ShardedSpec",
+    "StackExpertsSpec",
     "StackSpec",
     "StateBytesSpec",
     "TensorMode",

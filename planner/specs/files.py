@@ -28,7 +28,10 @@ ALIASES = {"gpt2": "gpt2-small", "gpt3": "gpt3-175b"}
 MAX_SPEC_BYTES = 1024**2
 MOST_FINDINGS = 20
 MOST_MEANT = 3
-LEFT_OUT = {"sequence_parallel_degree": 1, "confidence": None, "overlapping": None, "compiled": False}
+LEFT_OUT = {
+    **{"sequence_parallel_degree": 1, "expert_parallel_degree": 1},
+    **{"confidence": None, "overlapping": None, "compiled": False},
+}
 """Keys younger than the format of plans, and the value with which they are left out, so that plans keep their bytes."""
 LARGEST_NUMBER = 1e30
 """Beyond every byte, FLOP and second that a cluster has."""

@@ -74,6 +74,10 @@ class LinkSpec(Spec, frozen=True, kw_only=True):
     """Time of an all-reduce beside its ring steps, half of it for a gathering or a scattering."""
     pair_efficiency: Share | None = None
     """The same of a collective over two devices, if it differs."""
+    exchange_efficiency: Share | None = None
+    """The same of an all-to-all, if it differs."""
+    exchange_start_s: Seconds = field(name="exchange_start", default=Seconds(0))
+    """Time of a large all-to-all beside that of its bytes."""
 
 
 class NetworkSpec(Spec, frozen=True, kw_only=True):

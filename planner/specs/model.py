@@ -3,12 +3,13 @@
 from typing import Literal
 
 from planner.specs.base import Batch, Fraction, Layers, Name, Positive, Precision, Spec, Width
+from planner.specs.experts import ExpertsSpec, LatentSpec
 
 Positions = Literal["learned", "rotary"]
 RotaryScaling = Literal["none", "linear", "dynamic", "yarn", "llama3"]
 Activation = Literal["gelu", "gelu-tanh", "silu", "relu"]
 Norm = Literal["layernorm", "rmsnorm"]
-Family = Literal["gpt2", "llama", "mistral", "qwen2"]
+Family = Literal["gpt2", "llama", "mistral", "qwen2", "mixtral", "qwen3_moe", "deepseek_v3"]
 
 
 class AttentionSpec(Spec, frozen=True, kw_only=True):
@@ -26,6 +27,8 @@ class AttentionSpec(Spec, frozen=True, kw_only=True):
     """Whether queries and keys are normalised head by head."""
     sliding_window: Width | None = None
     """Tokens that a token attends to at most, itself among them; ``None``: all before it."""
+    latent: LatentSpec | None = None
+    """Latent attention, whose size of a head is that of queries and keys; ``None``: products of the hidden state."""
 
 
 class PositionSpec(Spec, frozen=True, kw_only=True):
@@ -108,6 +111,8 @@ class ModelSpec(Spec, frozen=True, kw_only=True):
     """A learned table or rotations."""
     mlp: MlpSpec = MlpSpec()
     """Plain or gated."""
+    experts: ExpertsSpec | None = None
+    """Experts in place of the feed-forward part; ``None``: it has none."""
     norm: NormSpec = NormSpec()
     """Which norm."""
 
@@ -123,6 +128,11 @@ class ModelSpec(Spec, frozen=True, kw_only=True):
             _divides(self.head_size, 2, "rotary positions rotate pairs: the size of a head has to divide by 2")
         if self.seq_len > self.max_seq_len:
             raise ValueError(f"`seq_len` {self.seq_len} is longer than `max_seq_len` {self.max_seq_len}")
+        if self.experts is not None and self.experts.first_dense_layers >= self.num_layers:
+            first = self.experts.first_dense_layers
+            raise ValueError(f"`experts.first_dense_layers` {first} leave none of {self.num_layers} layers to experts")
+        if (latent := self.attention.latent) is not None:
+            _check_latent(self, latent)
 
     def __hash__(self) -> int:
         """Of what tells models apart; the table of sources has none."""
@@ -140,7 +150,7 @@ class ModelSpec(Spec, frozen=True, kw_only=True):
 
     @property
     def query_size(self) -> int:
-        """Width of the queries of all heads, and of what attention gives to its output product."""
+        """Width of the queries of all heads."""
         return self.num_heads * self.head_size
 
     @property
@@ -149,8 +159,21 @@ class ModelSpec(Spec, frozen=True, kw_only=True):
         return self.kv_heads * self.head_size
 
     @property
+    def value_size(self) -> int:
+        """Width of the values of all heads of queries, and of what attention gives to its output product."""
+        latent = self.attention.latent
+        return self.query_size if latent is None else self.num_heads * latent.value_size
+
+    @property
+    def dense_layers(self) -> int:
+        """The first blocks that have a plain feed-forward part where the others have experts."""
+        return 0 if self.experts is None else self.experts.first_dense_layers
+
+    @property
     def family(self) -> Family | None:
         """The family of Hugging Face models with these parts, which have a class of their own there; ``None``: none."""
+        if self.experts is not None or self.attention.latent is not None:
+            return _expert_family(self)
         parts = (
             self.positions.kind,
             self.norm.kind,
@@ -167,6 +190,30 @@ class ModelSpec(Spec, frozen=True, kw_only=True):
         if self.attention.qkv_bias:
             return "qwen2"
         return "mistral" if self.attention.sliding_window else "llama"
+
+
+def _check_latent(model: ModelSpec, latent: LatentSpec) -> None:
+    if model.kv_heads != model.num_heads:
+        raise ValueError(f"latent attention has keys of its own for each of {model.num_heads} heads")
+    if latent.rotary_size % 2 or latent.rotary_size > model.head_size:
+        raise ValueError(f"`latent.rotary_size` {latent.rotary_size} is odd, or more than a head's {model.head_size}")
+
+
+def _expert_family(model: ModelSpec) -> Family | None:
+    experts, own = model.experts, model.attention
+    base = (model.positions.kind, model.norm.kind, model.mlp.gated, model.mlp.bias, own.qkv_bias, own.output_bias)
+    if experts is None or base != ("rotary", "rmsnorm", True, False, False, False):
+        return None
+    if own.latent is not None:
+        deepseek = experts.router == "sigmoid" and experts.selection_bias and experts.shared > 0 and not own.qk_norm
+        return "deepseek_v3" if deepseek and not own.sliding_window else None
+    if experts.shared or experts.first_dense_layers or experts.groups > 1 or experts.router != "softmax":
+        return None
+    if experts.selection_bias or experts.weight_scale != 1:
+        return None
+    if own.qk_norm:
+        return "qwen3_moe"
+    return "mixtral" if experts.normalised else None
 
 
 def _divides(whole: int, part: int, rule: str) -> None:

@@ -7,6 +7,7 @@ from msgspec import Meta, field
 
 from planner.specs.base import Error, FloatBytes, Fraction, Name, OffloadTier, Precision, Schedule, Spec, TensorMode
 from planner.specs.model import Family
+from planner.specs.stack_experts import StackExpertsSpec
 from planner.specs.stack_memory import ActivationSpec, ProcessSpec, ShardedSpec, StateBytesSpec
 from planner.specs.stack_parts import PartsSpec
 from planner.specs.stack_time import OverlapSpec, TrafficSpec, ZeroTrafficSpec
@@ -129,6 +130,8 @@ class StackSpec(Spec, frozen=True, kw_only=True):
     """What a layer keeps for backward."""
     parts: PartsSpec = PartsSpec()
     """How it runs blocks whose parts are not GPT-2's."""
+    experts: StackExpertsSpec = StackExpertsSpec()
+    """How it divides and runs experts."""
     traffic: TrafficSpec
     """What element-wise work, the loss, the optimizer and the host take."""
     overlap: OverlapSpec

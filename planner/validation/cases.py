@@ -1,7 +1,11 @@
 """What a row of a table becomes: a case to replay, or a reason why it cannot be. And what every mapper needs for it."""
 
+import re
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, Literal
+
+import msgspec
 
 from planner.cost_model.parameters import layer_parameters
 from planner.layouts.layout import Layout
@@ -17,6 +21,7 @@ from planner.specs import (
     Precision,
     StackSpec,
 )
+from planner.specs.files import builtin_names, load_spec
 from planner.validation.tables import Row
 
 MemoryKind = Literal["allocated", "reserved", "device"]
@@ -117,6 +122,41 @@ def model_of(
         precision=precision,
         sources={},
         **_parts_of(family, row.count("kv_heads")),
+    )
+
+
+def expert_model(row: Row) -> ModelSpec | None:
+    """The built-in model with experts that a row's model is called like, whatever stands between its letters."""
+    return _expert_models().get(_letters(row.text("model")))
+
+
+def _letters(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower())
+
+
+@cache
+def _expert_models() -> dict[str, ModelSpec]:
+    models = (load_spec(name, ModelSpec) for name in builtin_names(ModelSpec))
+    return {_letters(model.name): model for model in models if model.experts is not None}
+
+
+def evenly_routed(row: Row, model: ModelSpec, precision: Precision) -> ModelSpec:
+    """A model with experts on the sequences and the batch of a row, every rank of which gets equally many tokens.
+
+    Raises:
+        SkippedRow: the row has another number of layers or hidden units.
+    """
+    if (row.needed_count("layers"), row.needed_count("hidden")) != (model.num_layers, model.hidden_size):
+        raise SkippedRow(f"not the layers and hidden units of {model.name}")
+    assert model.experts is not None
+    seq_len = row.needed_count("seq_len")
+    return msgspec.structs.replace(
+        model,
+        experts=msgspec.structs.replace(model.experts, fullest=1.0),
+        max_seq_len=max(model.max_seq_len, seq_len),
+        seq_len=seq_len,
+        global_batch=row.needed_count("global_batch"),
+        precision=precision,
     )
 
 

@@ -6,6 +6,7 @@ from functools import partial
 
 import msgspec
 
+from planner.cost_model.flops import model_flops_per_step
 from planner.cost_model.parameters import layer_parameters
 from planner.layouts.layout import SHARDS_WEIGHTS, Layout, Offload
 from planner.layouts.problem import Problem
@@ -27,7 +28,8 @@ _PARAMETERS_OFFLOADED = {"opt,param", "cpu(opt+param)"}
 
 
 _UNKNOWN_PARTS = ("nemotron", "rope", "rotary", "swiglu", "mixtral", "grok", "deepseek", "gpt-oss", "moe", "qwen3")
-"""Words in a model's name that mark parts, or mixtures of them, that are not told or not modelled."""
+"""Words in a model's name that mark parts, or mixtures of them, that are told of built-in models alone."""
+_EVEN = "routers are made to send equally many tokens to every rank, as benchmarks do; degree of expert parallelism: ep"
 
 
 _OPTIONS = {
@@ -48,8 +50,11 @@ REASONS: tuple[tuple[str, Callable[[Row], bool]], ...] = (
     *((f"{column} not stated", _blank(column)) for column in ("n_gpus", "tp", "pp", "dp")),
     (
         "a mixture of experts, or parts of a model that are not told",
-        lambda row: any(word in row.text("model").lower() for word in _UNKNOWN_PARTS),
+        lambda row: (
+            any(word in row.text("model").lower() for word in _UNKNOWN_PARTS) and cases.expert_model(row) is None
+        ),
     ),
+    ("ep not stated", lambda row: cases.expert_model(row) is not None and not row.text("ep")),
     (
         "grouped-query attention of a model whose other parts are not told",
         lambda row: row.count("kv_heads") not in (None, row.count("heads")) and cases.family_of(row) is None,
@@ -106,7 +111,8 @@ def case_of(row: Row, known: KnownFacts | None = None) -> Case:
 def _facts(row: Row, known: KnownFacts) -> SetFacts:
     """The facts of a row and its set, or of other software for models with Llama's parts."""
     facts = known.of_row(row)
-    return known.of(facts.llama) if facts.llama and cases.family_of(row) else facts
+    parts = cases.family_of(row) or cases.expert_model(row)
+    return known.of(facts.llama) if facts.llama and parts else facts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,7 +186,10 @@ def _hardware(row: Row, facts: SetFacts, assumed: Assumptions, known: KnownFacts
 
 
 def _model(row: Row, filled: _Filled, assumed: Assumptions) -> ModelSpec:
-    heads = row.count("heads")
+    known, heads = cases.expert_model(row), row.count("heads")
+    if known is not None:
+        assumed.note(_EVEN)
+        return cases.evenly_routed(row, known, filled.precision)
     if heads is None:
         heads = cases.head_count(row.needed_count("hidden"), row.needed_count("tp"))
         assumed.note("heads not stated: as many as TP divides, of the size nearest to 128")
@@ -199,13 +208,15 @@ def _layout(row: Row, filled: _Filled, model: ModelSpec, assumed: Assumptions, f
     layers = _stage_layers(row, model, assumed, facts)
     chunks = row.count("vpp") or _chunks(row, layers, assumed, facts)
     schedule: Schedule = "none" if stages == 1 else "1f1b" if chunks == 1 else "interleaved"
+    sliced = model.experts is not None and filled.stack.experts.needs_slices
     return Layout(
         tensor_mode="1d" if tensor > 1 else "none",
         tensor_parallel=tensor,
+        expert_parallel_degree=1 if model.experts is None else row.needed_count("ep"),
         pipeline_parallel=stages,
         data_parallel=row.needed_count("dp"),
         zero_stage=filled.zero_stage,
-        sequence_parallel=tensor > 1 and _sequence_parallel(row, assumed, facts),
+        sequence_parallel=tensor > 1 and (sliced or _sequence_parallel(row, assumed, facts)),
         micro_batch=filled.micro_batch,
         num_microbatches=cases.microbatches(model.global_batch, row.needed_count("dp"), filled.micro_batch),
         schedule=schedule,
@@ -303,8 +314,10 @@ def _flops(problem: Problem, factor: int) -> float:
     """``6 k B s l h^2 ... ``: FLOP of a step as the tables count them, ``k`` forward passes over the layers.
 
     ``k = 4`` counts recomputation, ``3`` does not. With ``f = 4 h`` this is ``24 k B s l h^2
-    (1 + s / 6h) + 6 B s h V``, equation 3 of arXiv 2104.04473 for ``k = 4``.
+    (1 + s / 6h) + 6 B s h V``, equation 3 of arXiv 2104.04473 for ``k = 4``. With experts those that a token passes.
     """
+    if problem.model.experts is not None:
+        return model_flops_per_step(problem) * factor / 3
     model = problem.model
     tokens, h = float(problem.global_batch * problem.seq_len), model.hidden_size
     layer = 2 * tokens * layer_parameters(model).matrices + 4 * tokens * problem.seq_len * model.query_size

@@ -54,7 +54,7 @@ PUBLISHED = Dialect(
     "tokens_per_s_per_gpu measured_mem_gib mem_kind outcome source? params? kv_heads? ffn_hidden? vocab? gpu_mem_gb? "
     "gpus_per_node? interconnect? cp? vpp? zero_stage? sequence_parallel? recompute? offload? precision? "
     "flash_attention? measured_tflops_per_gpu? tflops_kind? measured_mfu? derived? verified? replay_missing? "
-    "from_memory? note? stack? dropout? stages_by_cost? pads_whole_vocab? blocking_launches? stage_read?",
+    "from_memory? note? ep? stack? dropout? stages_by_cost? pads_whole_vocab? blocking_launches? stage_read?",
 )
 RECORDED = Dialect(
     "recorded",

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from planner.cost_model.parameters import model_parameters
+from planner.cost_model.parameters import active_parameters, model_parameters
 from planner.layouts.pins import Pinnable
 from planner.rules import RuleText
 from planner.specs import HardwareSpec, ModelSpec, StackSpec
@@ -25,10 +25,19 @@ def models_table(specs: Sequence[ModelSpec]) -> Table:
     """Shapes and sizes of models, smallest first."""
     sized = sorted(((sum(model_parameters(spec).values()), spec) for spec in specs), key=lambda pair: pair[0])
     rows = [
-        [s.name, f"{n:,}", *map(str, (s.num_layers, s.hidden_size, s.num_heads, s.max_seq_len, s.global_batch))]
+        [
+            s.name,
+            f"{n:,}{_active(s)}",
+            *map(str, (s.num_layers, s.hidden_size, s.num_heads, s.max_seq_len, s.global_batch)),
+        ]
         for n, s in sized
     ]
     return Table(("model", "parameters", "layers", "hidden", "heads", "positions", "global batch"), rows)
+
+
+def _active(spec: ModelSpec) -> str:
+    """Of a model with experts the parameters that a token passes."""
+    return f", {active_parameters(spec):,} a token" if spec.experts is not None else ""
 
 
 def hardware_table(specs: Sequence[HardwareSpec]) -> Table:

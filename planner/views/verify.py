@@ -11,12 +11,14 @@ def verification(small: Shrunken, found: Verification) -> list[str | Table]:
     """What ran, a row for each step, and whether everything is within the tolerance."""
     limits = found.tolerance
     missing = ", ".join(found.missing)
+    rerouted = max((step.routing for step in found.steps if step.routing is not None), default=None)
     return [
         *_what_ran(small),
         "",
         _table(found),
         f"\nallowed in {small.plan.layout.precision}: loss {limits.loss:.0e}, gradient {limits.gradient:.0e}, "
         f"between ranks {limits.replicas:.0e}",
+        *([] if rerouted is None else [_rerouted(rerouted, limits.routing)]),
         *([f"no rank has a gradient of {missing}"] if missing else []),
         _verdict(found),
     ]
@@ -34,14 +36,22 @@ def _what_ran(small: Shrunken) -> list[str]:
     ]
     if layout.offload.tier != "none":
         words.append(f"offload of {layout.offload.words}")
+    experts = f"{model.experts.count} experts of which {model.experts.top_k}, " if model.experts is not None else ""
     lines = [
         f"layout: {', '.join(words)}",
-        f"model:  {model.num_layers} layers, hidden size {model.hidden_size}, {_heads(model)}, "
+        f"model:  {model.num_layers} layers, hidden size {model.hidden_size}, {_heads(model)}, {experts}"
         f"vocabulary {model.vocab_size}, {small.plan.problem.global_batch} sequences of {small.plan.problem.seq_len}",
     ]
     if small.changes:
         lines.append(f"differs from the plan: {', '.join(small.changes)}")
     return lines
+
+
+def _rerouted(share: float, limit: float) -> str:
+    return (
+        f"tokens go to the experts that one process picks: rounding would send up to {share:.1e} of them elsewhere, "
+        f"allowed are {limit:.0e}"
+    )
 
 
 def _heads(model: ModelSpec) -> str:

@@ -1,6 +1,7 @@
 """Training through GeminiPlugin: ZeRO stage 3, which gathers weights chunk by chunk where they are used."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -14,12 +15,14 @@ from planner.plans.plan import Plan
 from runtime.engines.engine import Batch, Engine
 from runtime.engines.plugins import gemini_plugin
 from runtime.patches import rotary
+from runtime.patches.experts import route_tokens
 from runtime.patches.gemini_shares import count_chunks_once
 from runtime.patches.host_accelerator import Device
 from runtime.patches.policy import mean_loss
+from runtime.patches.router_loss import RouterTally
 from runtime.recompute import recompute_blocks
 from runtime.states.documents import Documents
-from runtime.states.model import DTYPES, build_lazy_model
+from runtime.states.model import DTYPES, blocks_of, build_lazy_model
 from runtime.states.optimizers import decay_groups, host_adam
 from runtime.states.placement import recomputed_layers
 
@@ -50,6 +53,7 @@ class GeminiEngine(Engine):
         """
         super().__init__(plan, device)
         model = build_lazy_model(plan.problem.model, seed, dtype=DTYPES[self.layout.precision])
+        route_tokens(model)
         self._documents = None if end_of_document is None else Documents(end_of_document)
         if self._documents is not None:
             rotary.attend_as_divided(model)
@@ -79,12 +83,20 @@ class GeminiEngine(Engine):
         return total
 
     def _loss(self, rows: Batch) -> Tensor:
-        inputs = {"input_ids": rows["input_ids"]}
+        inputs: dict[str, Any] = {"input_ids": rows["input_ids"]}
         if self._documents is not None:
             positions = self._documents.read(rows["input_ids"])
             # Rotations tell distances, and with some scalings depend on the longest one of a batch.
             inputs |= {"position_ids": positions} if self.model_spec.family == "gpt2" else {}
-        return mean_loss(self.model(**inputs)["logits"], rows["labels"])
+        model = self.model.module
+        tally = RouterTally.of(model, {}, self.device)
+        outputs = self.model(**inputs, **({} if tally is None else {"output_router_logits": True}))
+        loss = mean_loss(outputs["logits"], rows["labels"])
+        if tally is None:
+            return loss
+        for scores, block in zip(outputs["router_logits"], blocks_of(model), strict=True):
+            tally = tally.plus(scores, block.block_sparse_moe)
+        return loss + tally.loss(model.config)
 
     def forward(self, batch: Batch) -> Tensor:
         """The mean loss of all micro batches."""

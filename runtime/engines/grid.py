@@ -13,6 +13,7 @@ from planner.layouts.layout import columns_of
 from planner.layouts.stages import padded_vocab
 from planner.plans.plan import Plan
 from runtime.engines.engine import Batch, Engine
+from runtime.engines.reducing import sum_over
 from runtime.engines.schedules import forward_only
 from runtime.grid.blocks import GridGPT
 from runtime.grid.mesh import Axes, Mesh
@@ -21,9 +22,6 @@ from runtime.patches.host_accelerator import Device
 from runtime.states.model import DTYPES, initial_parameters
 from runtime.states.optimizers import decay_groups, fuse_adamw
 from runtime.states.placement import held_layers, recomputed_layers
-
-_WHOLE_ELEMENTS = 2**20
-"""Gradients of at least so many elements are reduced alone, smaller ones together."""
 
 _TIED = {"lm_head.weight": "transformer.wte.weight"}
 
@@ -134,7 +132,7 @@ class GridEngine(Engine):
         """Sum gradients over the copies of a parameter, in the working precision."""
         for axes, parameters in self._copied:
             gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-            _sum_over(self.mesh.group(*axes), gradients)
+            sum_over(self.mesh.group(*axes), gradients)
         if self._ends is not None:
             weight = self.model.transformer.wte.weight if self.position.stage == 0 else self.model.lm_head.weight
             dist.all_reduce(weight.grad, group=self._ends)
@@ -166,17 +164,3 @@ class GridEngine(Engine):
 
     def _whole_name(self, name: str) -> str:
         return _TIED.get(name, name) if self.model_spec.tied_embeddings else name
-
-
-def _sum_over(group: dist.ProcessGroup, gradients: list[Tensor]) -> None:
-    small = [gradient for gradient in gradients if gradient.numel() < _WHOLE_ELEMENTS]
-    for gradient in gradients:
-        if gradient.numel() >= _WHOLE_ELEMENTS:
-            dist.all_reduce(gradient, group=group)
-    if not small:
-        return
-    together = torch.cat([gradient.flatten() for gradient in small])
-    dist.all_reduce(together, group=group)
-    totals = torch.split(together, [gradient.numel() for gradient in small])
-    for gradient, total in zip(small, totals, strict=True):
-        gradient.copy_(total.view_as(gradient))

@@ -14,7 +14,7 @@ from planner.layouts.compilation import is_compiled
 from planner.plans.plan import Plan
 from runtime.compiled import can_compile, compile_regions, leave_out_collectives, without_ddp
 from runtime.engines.engine import Batch, Engine, mixed_seed
-from runtime.engines.plugins import hybrid_plugin
+from runtime.engines.plugins import ExpertPlugin, hybrid_plugin
 from runtime.engines.schedules import forward_only
 from runtime.patches import rotary
 from runtime.patches.host_accelerator import Device
@@ -24,7 +24,7 @@ from runtime.states.documents import Documents
 from runtime.states.mixed_adamw import HOLDS_OTHER_GRADIENTS, MixedAdamW, update_in_one_pass
 from runtime.states.model import DTYPES, build_model
 from runtime.states.optimizers import decay_groups, fuse_adamw
-from runtime.states.placement import held_layers, recomputed_layers
+from runtime.states.placement import held_experts, held_layers, recomputed_layers
 
 
 class HybridEngine(Engine):
@@ -76,8 +76,10 @@ class HybridEngine(Engine):
 
     def _build(self, plan: Plan, seed: int, documents: Documents | None) -> Any:
         layout, stage = self.layout, self.position.stage
-        layers, dtype = held_layers(layout, stage), DTYPES[layout.precision]
-        model = build_model(plan.problem.model, seed, layers=layers, dtype=dtype, attention=self.attention)
+        held: dict[str, Any] = {"layers": held_layers(layout, stage), "dtype": DTYPES[layout.precision]}
+        if (routed := plan.problem.model.experts) is not None:
+            held["experts"] = held_experts(layout, routed.count, self.position.expert)
+        model = build_model(plan.problem.model, seed, attention=self.attention, **held)
         if self.compiles:
             compile_regions(model)
         recomputed = recomputed_layers(layout, stage)
@@ -137,6 +139,8 @@ class HybridEngine(Engine):
                 loss = self.model(**self.micro_batch(batch, index))["loss"] / self.num_microbatches
                 self.optimizer.backward(loss)
             total += loss.detach()
+        if isinstance(self.plugin, ExpertPlugin) and not self.layout.zero_stage:
+            self.model.sync_dp_grads()  # torch's DDP does it for other models
         return total
 
     @contextlib.contextmanager

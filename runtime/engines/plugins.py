@@ -1,13 +1,20 @@
 """The Colossal-AI plugin that divides a model as a layout says."""
 
+from functools import partial
 from typing import Any
 
+import torch
 from colossalai.booster.plugin import GeminiPlugin, HybridParallelPlugin
+from colossalai.booster.plugin.moe_hybrid_parallel_plugin import MoeHybridParallelPlugin
+from colossalai.tensor.moe_tensor.api import is_moe_tensor
+from torch import Tensor
 
 from planner.layouts.layout import Layout
 from planner.plans.plan import Plan
 from planner.specs import ModelSpec
+from runtime.engines.reducing import sum_over
 from runtime.patches import rotary
+from runtime.patches.experts import MixtralShardPolicy
 from runtime.patches.host_accelerator import Device
 from runtime.patches.policy import ShardPolicy
 
@@ -16,25 +23,70 @@ LARGEST_LEAST_CHUNK_M = 32.0
 
 
 def hybrid_plugin(plan: Plan, device: Device) -> HybridParallelPlugin:
-    """The plugin for tensor, sequence, pipeline and data parallelism and ZeRO up to stage 2."""
-    layout = plan.layout
-    return HybridParallelPlugin(
-        tp_size=layout.tensor_parallel,
-        pp_size=layout.pipeline_parallel,
-        zero_stage=layout.zero_stage,
-        precision=layout.precision,
-        cpu_offload=layout.offload.optimizer == 1.0,
-        make_vocab_size_divisible_by=plan.problem.stack.vocab_multiple,
-        # Reduction behind backward needs a second stream.
-        overlap_communication=device == "cuda",
-        custom_policy=_policy(plan.problem.model),
-        **_sequence(layout),
+    """The plugin for tensor, sequence, pipeline, expert and data parallelism and ZeRO up to stage 2."""
+    layout, model = plan.layout, plan.problem.model
+    common: dict[str, Any] = {
+        "tp_size": layout.tensor_parallel,
+        "pp_size": layout.pipeline_parallel,
+        "zero_stage": layout.zero_stage,
+        "precision": layout.precision,
+        "cpu_offload": layout.offload.optimizer == 1.0,
+        "make_vocab_size_divisible_by": plan.problem.stack.vocab_multiple,
+        "custom_policy": _policy(model),
         **_pipeline(layout, device),
-    )
+    }
+    if layout.expert_parallel_degree > 1:
+        # It takes overlap for a wish for ZeRO stage 1.
+        return ExpertPlugin(ep_size=layout.expert_parallel_degree, overlap_communication=False, **common)
+    # Reduction behind backward needs a second stream.
+    return HybridParallelPlugin(overlap_communication=device == "cuda", **common, **_sequence(layout))
+
+
+class ExpertPlugin(MoeHybridParallelPlugin):  # type: ignore[misc]
+    """The library's plugin for experts, which without ZeRO averages each gradient over the ranks that have copies.
+
+    Its own averages those of different experts (colossalai 0.5.0: HybridParallelModule.sync_dp_grads), or leaves all
+    to torch's DDP, which knows one group alone, and raises.
+    """
+
+    dp_size: int
+
+    def configure(self, model: Any, optimizer: Any = None, *others: Any) -> Any:
+        """Divide the model and wrap the optimizer."""
+        replicas = self.dp_size
+        if self.zero_stage == 0:
+            self.dp_size = 1  # so that it leaves out DDP
+        configured = super().configure(model, optimizer, *others)
+        self.dp_size = replicas
+        boosted = configured[0]
+        boosted.sync_dp_grads = partial(average_copies, boosted)
+        return configured
+
+
+def average_copies(boosted: Any) -> None:
+    """Average a model's gradients over data parallelism, those of experts over the ranks that have the same ones.
+
+    They are sums over the ranks that divide experts already, divided by their number.
+    """
+    own: list[Tensor] = []
+    shared: list[Tensor] = []
+    for parameter in boosted.module.parameters():
+        if parameter.grad is None and is_moe_tensor(parameter):
+            # The library's own block makes none for an expert without tokens, which another rank may have.
+            parameter.grad = torch.zeros_like(parameter)
+        if parameter.grad is not None:
+            (own if is_moe_tensor(parameter) else shared).append(parameter.grad)
+    for group, gradients in ((boosted.dp_group, shared), (boosted.shard_config.moe_dp_group, own)):
+        if group.size() > 1:
+            sum_over(group, gradients)
+            for gradient in gradients:
+                gradient.div_(group.size())
 
 
 def _policy(model: ModelSpec) -> Any:
-    return ShardPolicy() if model.family == "gpt2" else rotary.policy_of(str(model.family))
+    if model.family == "gpt2":
+        return ShardPolicy()
+    return rotary.policy_of(str(model.family)) if model.experts is None else MixtralShardPolicy()
 
 
 def _sequence(layout: Layout) -> dict[str, Any]:

@@ -10,6 +10,7 @@ def quieten_libraries() -> None:
     # other names for functions that Colossal-AI calls, and newer Python its escape sequences.
     warnings.filterwarnings("ignore", module=r"colossalai\.|tensornvme\.|torch\.jit")
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
+    warnings.filterwarnings("ignore", category=FutureWarning, message=r"`torch\.cuda\.amp\.custom_")
     warnings.filterwarnings("ignore", message=r"barrier\(\): using the device", module=r"torch\.distributed")
     warnings.filterwarnings("ignore", category=SyntaxWarning, message="invalid escape sequence|.*is an invalid escape")
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)

@@ -14,6 +14,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from runtime.patches.policy import Stage, at_head
+from runtime.patches.router_loss import RouterTally
 
 SPLIT_GATHER, ALL_TO_ALL = "split_gather", "all_to_all"
 """Sequence parallelism inside of the tensor-parallel group, and over ranks of its own."""
@@ -46,10 +47,12 @@ def _forward(
     stage_index: list[int] | None = None,
     *,
     stage: Stage,
+    **routed: Tensor,
 ) -> dict[str, Tensor]:
     """Hidden states between stages; at the end the loss of this rank's tokens, or their logits without labels.
 
-    The interleaved schedule passes the blocks of the chunk to run as ``stage_index``.
+    The interleaved schedule passes the blocks of the chunk to run as ``stage_index``. With experts that a loss keeps
+    balanced, stages also send each other the fields of a :class:`RouterTally`, which are ``routed``.
     """
     body, config = self.model, stage.shard_config
     splits = config.sequence_parallelism_mode == SPLIT_GATHER
@@ -66,14 +69,20 @@ def _forward(
     else:
         documents.read(input_ids)  # rotations tell distances, wherever a document begins
     first, end = stage_index or stage.layers or (0, len(body.layers))
+    tally = RouterTally.of(self, routed, states.device)
+    settings = {} if tally is None else {"output_router_logits": True}
     for block in body.layers[first:end]:
-        states = block(states, attention_mask=mask, position_embeddings=rotations)[0]
+        states, *scores = block(states, attention_mask=mask, position_embeddings=rotations, **settings)
+        tally = None if tally is None else tally.plus(scores[-1], block.block_sparse_moe)
     if not stage.is_last:
-        return {"hidden_states": states}
+        return {"hidden_states": states, **({} if tally is None else tally._asdict())}
     states = body.norm(states)
     if splits:
         states = gather_sp_output(states, config)
-    return at_head(self, states, _own_tokens(labels, config), config)
+    found = at_head(self, states, _own_tokens(labels, config), config)
+    if tally is not None and "loss" in found:
+        found["loss"] = found["loss"] + tally.loss(self.config)
+    return found
 
 
 def causal_attention(config: Any) -> Callable[..., Any]:

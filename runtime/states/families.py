@@ -38,6 +38,8 @@ class ModelFamily:
     embedding: str
     positions: str = ""
     """A learned table, which is on the first stage."""
+    experts: str = ""
+    """What a block calls the list of its experts."""
     residual_outputs: str = ""
     """Weights that are drawn smaller, since they write to the residual stream."""
     split_axes: Mapping[str, int]
@@ -111,6 +113,17 @@ def _qwen2(spec: ModelSpec) -> dict[str, Any]:
     return {**_mistral(spec), "use_sliding_window": window is not None, "max_window_layers": 0}
 
 
+def _mixtral(spec: ModelSpec) -> dict[str, Any]:
+    assert spec.experts is not None, "a family with experts"
+    return {
+        **_mistral(spec),
+        "intermediate_size": spec.experts.ffn_hidden_size,
+        "num_local_experts": spec.experts.count,
+        "num_experts_per_tok": spec.experts.top_k,
+        "router_aux_loss_coef": spec.experts.balance_loss,
+    }
+
+
 def _without_masks(model: Any) -> None:
     for block in model.transformer.h:
         # Attention is causal without these; one is a square of the sequence length per layer.
@@ -122,7 +135,7 @@ def _with_wave_lengths(model: Any) -> None:
     model.model.rotary_emb = type(model.model.rotary_emb)(model.config)
 
 
-def _rotary_family(name: str, settings: Callable[[ModelSpec], dict[str, Any]]) -> ModelFamily:
+def _rotary_family(name: str, settings: Callable[[ModelSpec], dict[str, Any]], *, experts: str = "") -> ModelFamily:
     return ModelFamily(
         config=f"{name}Config",
         model=f"{name}ForCausalLM",
@@ -131,7 +144,11 @@ def _rotary_family(name: str, settings: Callable[[ModelSpec], dict[str, Any]]) -
         prepare=_with_wave_lengths,
         blocks="model.layers",
         embedding="model.embed_tokens.weight",
-        split_axes={".o_proj.": 1, ".down_proj.": 1, "_proj.": 0, ".embed_tokens.": 0, "lm_head.": 0},
+        experts=experts,
+        split_axes={
+            **{".o_proj.": 1, ".down_proj.": 1, "_proj.": 0, ".embed_tokens.": 0, "lm_head.": 0},
+            **({".w2.": 1, ".w1.": 0, ".w3.": 0, ".gate.": 0} if experts else {}),
+        },
     )
 
 
@@ -152,5 +169,6 @@ FAMILIES: Mapping[str, ModelFamily] = {
     "llama": _rotary_family("Llama", _rotary),
     "mistral": _rotary_family("Mistral", _mistral),
     "qwen2": _rotary_family("Qwen2", _qwen2),
+    "mixtral": _rotary_family("Mixtral", _mixtral, experts="block_sparse_moe.experts"),
 }
 """By what Transformers calls the type of a model, which is also what a spec calls it."""

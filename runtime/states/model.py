@@ -79,10 +79,11 @@ def build_model(
     seed: int,
     *,
     layers: Collection[int] | None = None,
+    experts: Collection[int] | None = None,
     dtype: torch.dtype = torch.float32,
     attention: str | None = None,
 ) -> Any:
-    """The model with its initial weights on the CPU; what a stage of only ``layers`` lacks has no storage.
+    """The model with its initial weights on the CPU; what a rank of only ``layers``, ``experts`` lacks has no storage.
 
     Every parameter is drawn from a generator of its own, seeded by ``seed`` and the parameter's
     name. So the weights do not depend on the layout, and a rank needs memory only for its own
@@ -92,7 +93,7 @@ def build_model(
     model = _empty_model(spec, attention)
     layers = range(spec.num_layers) if layers is None else layers
     for name, parameter in list(model.named_parameters()):
-        if _is_held(name, layers, spec):
+        if _is_held(name, layers, spec) and (experts is None or _expert(name, spec) in {None, *experts}):
             value = _initial_value(name, parameter.shape, spec, seed).to(dtype)
             _set_parameter(model, name, nn.Parameter(value))
     model.tie_weights()
@@ -137,6 +138,12 @@ def _is_held(name: str, layers: Collection[int], spec: ModelSpec) -> bool:
     if name == family.embedding:
         return first or (last and spec.tied_embeddings)
     return first if name == family.positions else last
+
+
+def _expert(name: str, spec: ModelSpec) -> int | None:
+    """The number of the expert that a parameter is of."""
+    mark = family_of(spec).experts
+    return int(name.partition(f".{mark}.")[2].partition(".")[0]) if mark and f".{mark}." in name else None
 
 
 def _initial_value(name: str, shape: torch.Size, spec: ModelSpec, seed: int) -> Tensor:

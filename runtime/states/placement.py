@@ -7,20 +7,26 @@ from planner.layouts.layout import Layout
 
 @dataclass(frozen=True)
 class Position:
-    """Where a rank stands; data-parallel outermost, ranks that divide sequences by all-to-all next to each other."""
+    """Where a rank stands; data-parallel outermost, ranks that divide sequences by all-to-all next to each other.
+
+    Of the ranks of data parallelism those that divide experts are inside of a pipeline stage.
+    """
 
     data: int
     stage: int
     tensor: int
     sequence: int = 0
+    expert: int = 0
+    """Which share of the experts it has."""
 
     @classmethod
     def of(cls, rank: int, layout: Layout) -> "Position":
         """The position of ``rank`` in ``layout``."""
         rank, sequence = divmod(rank, layout.sequence_parallel_degree)
         rank, tensor = divmod(rank, layout.tensor_parallel)
-        data, stage = divmod(rank, layout.pipeline_parallel)
-        return cls(data, stage, tensor, sequence)
+        rank, expert = divmod(rank, layout.expert_parallel_degree)
+        copies, stage = divmod(rank, layout.pipeline_parallel)
+        return cls(copies * layout.expert_parallel_degree + expert, stage, tensor, sequence, expert)
 
 
 def held_layers(layout: Layout, stage: int) -> tuple[int, ...]:
@@ -35,6 +41,12 @@ def held_layers(layout: Layout, stage: int) -> tuple[int, ...]:
     size = own // layout.num_model_chunks
     starts = [(chunk * layout.pipeline_parallel + stage) * size for chunk in range(layout.num_model_chunks)]
     return tuple(layer for start in starts for layer in range(start, start + size))
+
+
+def held_experts(layout: Layout, count: int, share: int) -> range:
+    """Of ``count`` experts of every layer those of a rank with this ``share`` of them."""
+    own = count // layout.expert_parallel_degree
+    return range(share * own, (share + 1) * own)
 
 
 def recomputed_layers(layout: Layout, stage: int) -> tuple[int, ...]:

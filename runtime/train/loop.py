@@ -30,6 +30,7 @@ from runtime.train.checkpointing import Checkpointing
 from runtime.train.clipping import Clipping
 from runtime.train.data import Batches
 from runtime.train.display import StepDisplay, show_result
+from runtime.train.expert_load import expert_load
 from runtime.train.faults import History, Return, ending, tell_fault
 from runtime.train.measure import MetricsFile, header, prediction_record, result_lines
 from runtime.train.memory import FIRST_STEPS, RankMemory, forget_peaks, gather_memory, memory_records
@@ -212,8 +213,10 @@ def _tell(run: _Run, number: int, steps: list[Step], learning_rate: float) -> No
     """
     step, engine, global_batch = steps[-1], run.engine, run.data.training.sizes.batch(number)
     memory: list[RankMemory] = []
+    loads: dict[str, Any] = {}
     if len(steps) <= FIRST_STEPS or (number + 1) % line_every(run.job.logging.every_steps, run.data.steps) == 0:
         memory = gather_memory(engine.position.stage, engine.device)
+        loads = expert_load(engine)
     run.metrics.write(
         "step",
         step=number + 1,
@@ -224,6 +227,7 @@ def _tell(run: _Run, number: int, steps: list[Step], learning_rate: float) -> No
         global_batch=global_batch,
         tokens_per_s=global_batch * run.plan.problem.seq_len / step.seconds,
         learning_rate=learning_rate,
+        **loads,
         **({"memory": memory_records(memory)} if memory else {}),
     )
     run.display.step(number + 1, step, learning_rate, memory)

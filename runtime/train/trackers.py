@@ -11,7 +11,7 @@ from planner.handover.work import TENSORBOARD_FOLDER
 from planner.jobs.job import Job
 from planner.plans.plan import Plan
 
-_OF_STEP = ("loss", "learning_rate", "global_batch", "tokens_per_s", "step_s", "gradient_norm")
+_OF_STEP = ("loss", "learning_rate", "global_batch", "tokens_per_s", "step_s", "gradient_norm", "fullest_expert")
 _OF = {"step": ("train", _OF_STEP), "evaluation": ("evaluation", ("loss", "perplexity"))}
 
 

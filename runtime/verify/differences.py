@@ -23,6 +23,9 @@ class RankSteps(NamedTuple):
     stage: int
     losses: list[float]
     gradients: list[Gradients]
+    rerouted: Sequence[Sequence[int]] = ()
+    """Of each step: tokens that its routers would have sent to other experts than one process, and all that they
+    sent."""
 
 
 def compare(expected: Sequence[ReferenceStep], ranks: Sequence[RankSteps], tolerance: Tolerance) -> Verification:
@@ -70,7 +73,13 @@ def _step(number: int, expected: ReferenceStep, ranks: Sequence[RankSteps]) -> S
         loss_difference=_finite(abs(loss - expected.loss) / abs(expected.loss)),
         gradient=max(gradients, key=_size),
         replicas=max(replicas, key=_size, default=None),
+        routing=_routing([rank.rerouted[number] for rank in ranks if rank.rerouted]),
     )
+
+
+def _routing(counts: Sequence[Sequence[int]]) -> float | None:
+    sent = sum(of_rank[1] for of_rank in counts)
+    return sum(of_rank[0] for of_rank in counts) / sent if sent else None
 
 
 def _norm(name: str, right: Gradients) -> float:

@@ -1,7 +1,7 @@
 """Training steps of a layout beside the same steps of one process."""
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +17,7 @@ from runtime.exchange import at_first, bytes_at_first
 from runtime.verify.differences import RankSteps, compare
 from runtime.verify.gradients import Gradients, watch_gradients
 from runtime.verify.reference import counting_batches, reference_steps
+from runtime.verify.routing import everyone_learns, follow
 from runtime.verify.workarounds import switch_off
 
 SGD_RATE = 0.5
@@ -47,8 +48,11 @@ def verify(
         plan, seed=seed, learning_rate=rate, nvme_folder=nvme_folder, optimizer=None if takes_adam else SGD
     )
     gradients = watch_gradients(engine)
+    group = dist.new_group(backend="gloo")  # through host memory, whatever the layout communicates with
+    picks = [] if plan.problem.model.experts is None else everyone_learns([step.picks for step in expected], group)
+    rerouted = follow(engine, picks)
     losses = [engine.step({name: t[engine.rows] for name, t in batch.items()}) for batch in batches]
-    ranks = _gather(RankSteps(engine.position.stage, losses, gradients))
+    ranks = _gather(RankSteps(engine.position.stage, losses, gradients, rerouted), group)
     return compare(expected, ranks, TOLERANCES[layout.precision]) if ranks else None
 
 
@@ -59,15 +63,16 @@ class _Head(NamedTuple):
     losses: list[float]
     shapes: list[dict[str, tuple[int, ...]]]
     """Of the gradients of each step."""
+    rerouted: Sequence[Sequence[int]]
 
 
-def _gather(own: RankSteps) -> list[RankSteps]:
-    """What all ranks saw, on rank 0; through host memory, whatever the layout communicates with."""
-    group = dist.new_group(backend="gloo")
+def _gather(own: RankSteps, group: dist.ProcessGroup) -> list[RankSteps]:
+    """What all ranks saw, on rank 0."""
     shapes = [{name: array.shape for name, array in step.items()} for step in own.gradients]
-    heads = at_first(_Head(own.stage, own.losses, shapes), _Head, group)
+    heads = at_first(_Head(own.stage, own.losses, shapes, own.rerouted), _Head, group)
     contents = bytes_at_first(b"".join(array.tobytes() for step in own.gradients for array in step.values()), group)
-    return [RankSteps(head.stage, head.losses, _arrays(head, data)) for head, data in zip(heads, contents, strict=True)]
+    told = zip(heads, contents, strict=True)
+    return [RankSteps(head.stage, head.losses, _arrays(head, data), head.rerouted) for head, data in told]
 
 
 def _arrays(head: _Head, content: bytes) -> list[Gradients]:

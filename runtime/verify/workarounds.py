@@ -6,7 +6,9 @@ The switches are for `gptplan verify --without`, which shows that each error wou
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from colossalai.booster.plugin.hybrid_parallel_plugin import HybridParallelModule
 from colossalai.shardformer.modeling.llama import get_llama_flash_attention_forward
+from colossalai.shardformer.modeling.mixtral import EPMixtralSparseMoeBlock
 from colossalai.shardformer.policies.llama import LlamaForCausalLMPolicy
 from colossalai.shardformer.policies.mistral import MistralForCausalLMPolicy
 from colossalai.shardformer.policies.qwen2 import Qwen2ForCausalLMPolicy
@@ -14,7 +16,9 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from planner.handover.verification import Workaround
-from runtime.patches import rotary
+from runtime.engines import plugins
+from runtime.patches import rotary, router_loss
+from runtime.patches.experts import MixtralShardPolicy
 from runtime.states.families import ATTENTION
 
 
@@ -56,11 +60,26 @@ def _leave_depth() -> None:
     weights.copy_axes = grid.copy_axes = without_depth  # type: ignore[attr-defined]
 
 
+def _use_block_of_library() -> None:
+    MixtralShardPolicy.block_type = EPMixtralSparseMoeBlock
+
+
+def _average_as_library() -> None:
+    plugins.average_copies = HybridParallelModule.sync_dp_grads
+
+
+def _send_no_router_gradients() -> None:
+    router_loss.received = lambda probabilities: probabilities.detach().float()
+
+
 _SWITCHES: dict[Workaround, Callable[[], None]] = {
     "causal-attention": _use_default_attention,
     "sequence-bias-sum": _leave_sequence_biases,
     "depth-sum": _leave_depth,
     "llama-policy": _use_policy_of_family,
+    "expert-gradients": _use_block_of_library,
+    "expert-average": _average_as_library,
+    "router-gradients": _send_no_router_gradients,
 }
 
 

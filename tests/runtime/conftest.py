@@ -29,6 +29,7 @@ if importlib.util.find_spec("torch") is None:
         "checkpoints/test_resume.py",
         "engines/test_causality.py",
         "engines/test_committed_plans.py",
+        "engines/test_experts.py",
         "engines/test_families.py",
         "engines/test_gemini.py",
         "engines/test_gpu.py",
@@ -210,7 +211,8 @@ def run_ranks(
 ) -> list[Any]:
     """What ``function(rank)`` returns on each of ``world`` forked ranks of one gloo group, within ``timeout_s``."""
     with warnings.catch_warnings(action="ignore"):
-        import runtime.engines.grid  # noqa: F401 - imported once with the booster, before the fork
+        import runtime.engines.grid
+        import runtime.engines.plugins  # noqa: F401 - imported once with the booster, before the fork
 
     rendezvous = folder / f"rendezvous-{len(list(folder.iterdir()))}"
     context = get_context("fork")

@@ -36,3 +36,11 @@ MODELS: dict[str, dict[str, Any]] = {
     },
 }
 """By family: 4 layers of 32 units; sequences are longer than windows and than the original longest ones."""
+
+MIXTRAL: dict[str, Any] = {
+    **_COMMON,
+    "attention": _ATTENTION,
+    "positions": {"kind": "rotary"},
+    "experts": {"count": 4, "top_k": 2, "ffn_hidden_size": 48, "balance_loss": 0.02},
+}
+"""With experts; not one of the others, since no layout splits its sequences."""

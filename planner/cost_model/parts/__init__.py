@@ -8,6 +8,7 @@ from planner.cost_model.parts.block import (
     final_norm,
     kept_elements,
     moved_elements,
+    without_experts,
     working_elements,
 )
 from planner.cost_model.parts.ends import end_tensors
@@ -21,5 +22,6 @@ __all__ = [
     "final_norm",
     "kept_elements",
     "moved_elements",
+    "without_experts",
     "working_elements",
 ]

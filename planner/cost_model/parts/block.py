@@ -4,16 +4,29 @@ from collections.abc import Callable
 from functools import lru_cache, reduce
 from typing import NamedTuple
 
+import msgspec
+
 from planner.cost_model.parts.attention import attention
+from planner.cost_model.parts.experts import experts
+from planner.cost_model.parts.latent import latent_attention
 from planner.cost_model.parts.mlp import mlp
 from planner.cost_model.parts.norm import norm, norm_kept
-from planner.cost_model.parts.part import Divided, Elements, Made, Part, Product
+from planner.cost_model.parts.part import Divided, Elements, Made, Part, Product, Routed
 from planner.layouts.problem import Problem
 from planner.specs import AttentionSpec, MlpSpec, ModelSpec, PartsSpec
 
 Passed = tuple[float, float]
 """Of forward and of backward."""
-PARTS: tuple[Callable[[Made], Part], ...] = (norm, attention, norm, mlp)
+
+
+def parts_of(model: ModelSpec) -> tuple[Callable[[Made], Part], ...]:
+    """What makes the parts of a block, of one with experts where the model has them."""
+    return (
+        norm,
+        attention if model.attention.latent is None else latent_attention,
+        norm,
+        mlp if model.experts is None else experts,
+    )
 
 
 class Block(NamedTuple):
@@ -43,9 +56,19 @@ class Block(NamedTuple):
         return tuple(size for part in self.parts for size in part.tensors)
 
     @property
+    def routed(self) -> Routed | None:
+        """The experts of which a token passes some."""
+        return next((part.routed for part in self.parts if part.routed is not None), None)
+
+    @property
     def matrices(self) -> int:
-        """Parameters of all weight matrices."""
-        return sum(product.inner * product.outer for product in self.products)
+        """Parameters of the weight matrices that 1D divides, without those of experts."""
+        return sum(product.inner * product.outer for product in self.products if product.divided != "neither")
+
+    @property
+    def copied(self) -> int:
+        """Parameters of the weight matrices that 1D copies."""
+        return sum(product.inner * product.outer for product in self.products if product.divided == "neither")
 
     def divided(self, side: Divided) -> int:
         """How many products have that side divided."""
@@ -74,7 +97,7 @@ class Block(NamedTuple):
 def block_of(model: ModelSpec, library: PartsSpec | None = None, *, full: bool = False) -> Block:
     """The block of a model; its weights are the same under every library."""
     made = Made(model, library or PartsSpec(), full)
-    parts = tuple(part(made) for part in PARTS)
+    parts = tuple(part(made) for part in parts_of(model))
     products = sum(len(part.products) for part in parts)
     return Block(parts, products + made.library.kernels, made.library.shared_inputs)
 
@@ -85,10 +108,15 @@ def block(problem: Problem) -> Block:
     return block_of(problem.model, library, full=problem.precision == "fp32")
 
 
+def without_experts(model: ModelSpec) -> ModelSpec:
+    """The model as if all its blocks were like the first ones, which have no experts."""
+    return model if model.experts is None else msgspec.structs.replace(model, experts=None)
+
+
 def counted_whole(model: ModelSpec) -> bool:
     """Whether blocks are those of GPT-2, which a stack's own counts are of."""
     plain = (model.attention, model.mlp.gated, model.mlp.bias, model.norm.kind, model.positions.kind)
-    return plain == (AttentionSpec(), MlpSpec().gated, MlpSpec().bias, "layernorm", "learned")
+    return model.experts is None and plain == (AttentionSpec(), MlpSpec().gated, MlpSpec().bias, "layernorm", "learned")
 
 
 def kept_elements(problem: Problem) -> Elements:

@@ -11,12 +11,16 @@ def mlp(made: Made) -> Part:
     Plain: the activation's input and output are kept. Gated: as the library counts, both products of the input, the
     activated one and what they multiply to.
     """
-    model, library = made.model, made.library
-    f, gated = model.ffn_hidden_size, model.mlp.gated
+    return feed_forward(made, made.model.ffn_hidden_size, "ffn")
+
+
+def feed_forward(made: Made, f: int, name: str) -> Part:
+    """The same with another width; its products are called after ``name``."""
+    model, library, gated = made.model, made.library, made.model.mlp.gated
     moved = library.gated_elements if gated else library.activation_elements
-    inputs = _inputs(made)
+    inputs = _inputs(made, f, name)
     return Part(
-        products=(*inputs, Product("ffn_out", f, model.hidden_size, "inner", model.mlp.bias)),
+        products=(*inputs, Product(f"{name}_out", f, model.hidden_size, "inner", model.mlp.bias)),
         kept=Elements(split=(library.gated_kept if gated else 2.0) * f),
         forward=Elements(split=moved[0] * f),
         backward=Elements(whole=gradient_sums(made, inputs), split=moved[1] * f),
@@ -24,11 +28,10 @@ def mlp(made: Made) -> Part:
     )
 
 
-def _inputs(made: Made) -> tuple[Product, ...]:
-    model = made.model
-    h, f, bias = model.hidden_size, model.ffn_hidden_size, model.mlp.bias
-    if not model.mlp.gated:
-        return (Product("ffn_in", h, f, "outer", bias),)
+def _inputs(made: Made, f: int, name: str) -> tuple[Product, ...]:
+    h, bias = made.model.hidden_size, made.model.mlp.bias
+    if not made.model.mlp.gated:
+        return (Product(f"{name}_in", h, f, "outer", bias),)
     if made.library.fused_gate:
-        return (Product("ffn_in", h, f, "outer", bias, stacked=2),)
-    return (Product("ffn_gate", h, f, "outer", bias), Product("ffn_in", h, f, "outer", bias))
+        return (Product(f"{name}_in", h, f, "outer", bias, stacked=2),)
+    return (Product(f"{name}_gate", h, f, "outer", bias), Product(f"{name}_in", h, f, "outer", bias))

@@ -5,8 +5,8 @@ from typing import Literal, NamedTuple
 
 from planner.specs import ModelSpec, PartsSpec
 
-Divided = Literal["outer", "inner"]
-"""The side of a product that 1D tensor parallelism divides: of its output, or of its input."""
+Divided = Literal["outer", "inner", "neither"]
+"""The side of a product that 1D tensor parallelism divides: of its output, or of its input; or it copies the whole."""
 
 
 class Product(NamedTuple):
@@ -45,6 +45,28 @@ class Elements(NamedTuple):
 NOTHING = Elements()
 
 
+@dataclass(frozen=True)
+class Routed:
+    """Experts of a layer, of which a token passes a few. Elements are per token and expert of it."""
+
+    count: int
+    top_k: int
+    products: tuple[Product, ...]
+    """Of one expert."""
+    kept: float
+    """For backward, of what is as wide as an expert."""
+    forward: float
+    """Moved by its element-wise kernels."""
+    backward: float
+    working: float
+    """Gradients at the peak of its backward."""
+
+    @property
+    def parameters(self) -> int:
+        """Of one expert."""
+        return sum(size for product in self.products for size in product.tensors)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Part:
     """One part of a block, as the stack makes it."""
@@ -60,11 +82,17 @@ class Part:
     """Moved by them in backward."""
     working: Elements = NOTHING
     """Gradients at the peak of its backward."""
+    routed: Routed | None = None
+    """Experts of which a token passes some."""
 
     @property
     def tensors(self) -> tuple[int, ...]:
-        """Parameters of each of its tensors."""
-        return (*self.vectors, *(size for product in self.products for size in product.tensors))
+        """Parameters of each of its tensors, those of every expert among them."""
+        own = (*self.vectors, *(size for product in self.products for size in product.tensors))
+        if self.routed is None:
+            return own
+        expert = tuple(size for product in self.routed.products for size in product.tensors)
+        return own + expert * self.routed.count
 
 
 class Made(NamedTuple):

@@ -13,6 +13,7 @@ KNOWN = [
     ("TypedStorage is deprecated.", UserWarning, "colossalai.nn.optimizer.nvme_optimizer"),
     ("invalid escape sequence '\\S'", SyntaxWarning, "whatever"),
     ('"\\S" is an invalid escape sequence', SyntaxWarning, "whatever"),
+    ("`torch.cuda.amp.custom_fwd(args...)` is deprecated.", FutureWarning, "typing_extensions"),
     ("another name", FutureWarning, "torch.distributed.fsdp"),
 ]
 NEWS = [

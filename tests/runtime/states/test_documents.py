@@ -15,7 +15,7 @@ from planner.plans.plan import Plan
 from runtime.states.documents import Documents, segments_of
 from runtime.states.model import causal_attention
 from tests.runtime.conftest import SEQ_LEN, make_plan, run_ranks
-from tests.runtime.family_models import MODELS
+from tests.runtime.family_models import MIXTRAL, MODELS
 from tests.runtime.training import LEARNING_RATES, SEED, Batch, Gradients, MakePlan, Ranks, differing
 
 pytestmark = pytest.mark.runtime
@@ -39,6 +39,13 @@ LAYOUTS: dict[str, dict[str, Any]] = {
 LLAMA_LAYOUTS: dict[str, dict[str, Any]] = {
     "llama-sp2": {"sequence_parallel_degree": 2, "num_microbatches": 2, "model": MODELS["llama"]},
     "mistral-tp2": {"tensor_parallel": 2, "num_microbatches": 2, "model": MODELS["mistral"]},
+    "mixtral-ep2": {
+        "data_parallel": 2,
+        "expert_parallel_degree": 2,
+        "num_microbatches": 2,
+        "recompute_layers_per_stage": (2,),
+        "model": {**MIXTRAL, "experts": {**MIXTRAL["experts"], "balance_loss": 0.0}},
+    },
 }
 TIMEOUT_S = 300
 

@@ -174,7 +174,7 @@ def test_the_command_fails_where_an_error_is_let_happen(plan: MakePlan, verify_f
     assert document["missing"] == []
     assert [step["step"] for step in document["steps"]] == [1, 2, 3]
     first = document["steps"][0]
-    assert set(first) == {"step", "loss", "reference_loss", "loss_difference", "gradient", "replicas"}
+    assert set(first) == {"step", "loss", "reference_loss", "loss_difference", "gradient", "replicas", "routing"}
     assert first["gradient"]["parameter"].endswith("c_proj.bias")
     assert first["gradient"]["value"] > 0.3 > document["tolerance"]["gradient"]
     assert first["replicas"]["ranks"] == [0, 1]

@@ -20,7 +20,6 @@ from planner.cost_model.compute import (
     microbatch_compute,
     recomputed_layer_seconds,
     summa_steps,
-    traffic_seconds,
     weight_product_seconds,
     weight_products,
 )
@@ -33,10 +32,6 @@ LAYER_S = 2048 / 5e11 + (10240 + 7680) / 5e8
 FLOP, 2560 + 1024 + 2 * 3328 bytes, and 8 * 16 * 2 * (10 + 20) bytes of element-wise work."""
 FAST_MEMORY = {"memory_bandwidth_bytes_per_s": 1e15}
 """Memory so fast that products take as long as their FLOP."""
-
-
-def test_traffic_seconds_by_hand() -> None:
-    assert traffic_seconds(problem(), np.array([0.0, 1000.0])).tolist() == [0.0, pytest.approx(2e-6)]
 
 
 def test_layer_seconds_by_hand() -> None:

@@ -4,6 +4,7 @@ import pytest
 
 from planner.cost_model.parameters import (
     LayerParameters,
+    active_parameters,
     layer_parameters,
     model_parameters,
     stage_parameters,
@@ -56,10 +57,24 @@ def test_model_parameters_of_an_untied_head() -> None:
         ("qwen2.5-14b", 14_770_033_664),
         ("qwen2.5-32b", 32_763_876_352),
         ("qwen2.5-72b", 72_706_203_648),
+        ("mixtral-8x7b", 46_702_792_704),
+        ("mixtral-8x22b", 140_620_634_112),
+        ("qwen3-30b-a3b", 30_532_122_624),
+        ("qwen3-235b-a22b", 235_093_634_560),
+        ("deepseek-v3", 671_026_404_352),
     ],
 )
 def test_model_parameters_of_released_models(name: str, published: int) -> None:
     assert sum(model_parameters(load_spec(name, ModelSpec)).values()) == published
+
+
+@pytest.mark.parametrize(
+    ("name", "billions"),
+    [("mixtral-8x7b", 12.9), ("mixtral-8x22b", 39), ("qwen3-30b-a3b", 3.3), ("deepseek-v3", 37), ("llama3-8b", 8.03)],
+)
+def test_active_parameters_of_released_models(name: str, billions: float) -> None:
+    # As their authors round them: arXiv 2401.04088, 2505.09388 and 2412.19437, Mistral AI of the 8x22B.
+    assert active_parameters(load_spec(name, ModelSpec)) / 1e9 == pytest.approx(billions, rel=0.02)
 
 
 def test_layer_parameters_by_hand() -> None:

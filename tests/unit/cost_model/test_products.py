@@ -4,7 +4,14 @@ import msgspec
 import numpy as np
 import pytest
 
-from planner.cost_model.products import alignment_share, matrix_seconds, odd_share, product_seconds, tile_seconds
+from planner.cost_model.products import (
+    alignment_share,
+    matrix_seconds,
+    odd_share,
+    product_seconds,
+    tile_seconds,
+    traffic_seconds,
+)
 from planner.specs import TilesSpec
 from planner.specs.units import Seconds
 from tests.helpers import problem
@@ -16,6 +23,10 @@ TILES = TilesSpec(multiprocessors=4, rate=0.5, start_s=Seconds(1e-6), shapes=((4
 def tiled(rows: float, columns: float, depth: float, batch: float = 1.0) -> float:
     """Time of a product on the tiny device with those tiles."""
     return float(matrix_seconds(problem(hardware={"efficiency": {"tiles": TILES}}), rows, columns, depth, batch))
+
+
+def test_traffic_seconds_by_hand() -> None:
+    assert traffic_seconds(problem(), np.array([0.0, 1000.0])).tolist() == [0.0, pytest.approx(2e-6)]
 
 
 def test_matrix_seconds_by_hand() -> None:

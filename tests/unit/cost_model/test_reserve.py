@@ -51,6 +51,11 @@ def test_communicators_are_one_for_each_axis(divided: Any, count: int) -> None:
     assert communicators(problem(), stages(**divided))[0] == count
 
 
+def test_communicators_of_experts_are_two_more() -> None:
+    row = stages(data_parallel=2, expert_parallel_degree=2)
+    assert communicators(problem(), row)[0] == communicators(problem(), stages(data_parallel=2))[0] + 2
+
+
 def test_communicators_as_the_stack_counts_them() -> None:
     counts = {"all_ranks": 1.0, "pipeline": 2.0, "data_parallel": 0.0, "tensor_parallel": {"1d": 2.0}, "sharded": 2.0}
     asked = problem(stack={"process": counts})

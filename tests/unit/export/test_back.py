@@ -5,6 +5,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from planner.cost_model.parts import block_of
 from planner.export.options import ExportOptions, Target
 from planner.export.targets import TARGETS
 from planner.lint.check import check_text
@@ -12,6 +13,7 @@ from planner.lint.draft import Asked
 from planner.plans.plan import Plan
 from planner.plans.question import Question, build_problem
 from planner.solver import solve
+from planner.specs.experts import DEFAULT_CONCENTRATION
 
 RECOMPUTE = "recompute_layers_per_stage"
 QUESTIONS = {
@@ -31,6 +33,9 @@ QUESTIONS = {
         Question(model="qwen2.5-7b", gpus=8, gpu="h100-80g"),
         Question(model="llama3-8b", gpus=32, gpu="a100-40g", pin=("tensor_parallel=2", "pipeline_parallel=2")),
         Question(model="gpt3-2.7b", gpus=4, objective="memory"),
+        Question(model="mixtral-8x7b", gpus=64, gpu="h100-80g", pin=("expert_parallel_degree=8",)),
+        Question(model="qwen3-30b-a3b", gpus=16, gpu="h100-80g", pin=("tensor_parallel=2",)),
+        Question(model="deepseek-v3", gpus=1024, gpu="h100-80g"),
     ),
     "megatron-deepspeed": (
         Question(model="gpt2-xl", gpus=8, gpu="v100-32g"),
@@ -75,3 +80,9 @@ def test_check_gives_the_layout_back(asked: tuple[str, Question]) -> None:
     assert found.judged.problem.seq_len == problem.seq_len
     assert found.judged.problem.model.num_layers == problem.model.num_layers
     assert not found.open
+    if (experts := problem.model.experts) is not None:
+        assert found.judged.problem.model.experts == msgspec.structs.replace(
+            experts, balance_loss=0.0, concentration=DEFAULT_CONCENTRATION, weight_scale=1.0
+        )
+        assert block_of(found.judged.problem.model).tensors == block_of(problem.model).tensors
+        assert found.predicted is not None

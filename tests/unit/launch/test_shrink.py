@@ -12,6 +12,7 @@ from planner.layouts.layout import Offload
 from planner.plans.plan import Plan
 from planner.rules import violations
 from tests.runtime.conftest import make_plan
+from tests.runtime.family_models import MIXTRAL
 
 CARD = {"device": "cuda", "devices_per_node": 8}
 
@@ -38,6 +39,7 @@ def shrunken(plan: Plan, max_processes: int = 8, *, on_gpus: bool = False) -> Sh
     problem, layout = small.plan.problem, small.plan.layout
     assert violations(problem, layout) == []
     assert layout.num_devices <= max_processes
+    assert len(small.plan.predicted.stages) == layout.pipeline_parallel, "a plan that is read is asked that"
     assert problem.model.hidden_size <= 512
     assert problem.model.dropout == 0
     assert not problem.model.tied_embeddings
@@ -70,6 +72,29 @@ def test_data_parallelism_shrinks_before_the_pipeline_and_that_before_tensor_par
     assert degrees(16, **eight_by_twelve, num_microbatches=24) == (8, 2, 1)
     assert degrees(8, **eight_by_twelve, num_microbatches=24) == (4, 2, 1)
     assert degrees(8, data_parallel=64, num_microbatches=2) == (1, 1, 8)
+
+
+def test_experts_stay_divided_and_copied() -> None:
+    def small(max_processes: int, **fields: Any) -> Plan:
+        experts = {"count": 64, "top_k": 6, "ffn_hidden_size": 1408, "load": [1.0] * 64}
+        wide = {"num_layers": 4, "hidden_size": 2048, "num_heads": 16, "ffn_hidden_size": 1408, "max_seq_len": 4096}
+        model = {**MIXTRAL, **wide, "attention": {"kv_heads": 8, "qkv_bias": False, "output_bias": False}}
+        plan = make_plan(model={**model, "experts": experts}, hardware=CARD, global_batch=256, **fields)
+        return shrink(plan, max_processes=max_processes, on_gpus=False).plan
+
+    def degrees(plan: Plan) -> tuple[int, int, int]:
+        layout = plan.layout
+        return layout.data_parallel, layout.expert_parallel_degree, layout.num_devices
+
+    alone = small(8, data_parallel=16, expert_parallel_degree=16)
+    assert degrees(alone) == (8, 8, 8)
+    assert alone.problem.model.experts is not None
+    assert (alone.problem.model.experts.count, alone.problem.model.experts.top_k) == (8, 2)
+    assert degrees(small(8, data_parallel=64, expert_parallel_degree=16)) == (8, 2, 8)
+    assert degrees(small(8, data_parallel=32, expert_parallel_degree=8, tensor_parallel=2)) == (4, 2, 8)
+    with pytest.raises(PlanError) as caught:
+        small(4, data_parallel=32, expert_parallel_degree=8, tensor_parallel=2)
+    assert "--max-processes 8" in caught.value.diagnostics[0].hint
 
 
 def test_what_changed_is_said() -> None:

@@ -43,6 +43,37 @@ def test_a_ring_over_nodes_leaves_each_node_once(stride: int, members: int, late
     assert ring.latency_s == pytest.approx(latency_us * 1e-6)
 
 
+def test_a_group_whose_neighbours_are_apart_touches_as_many_nodes() -> None:
+    # Ranks 0, 2 and 4, 6 of eight, and those beside them: two of each group on either node.
+    assert members_per_node(4, 2, num_devices=8, devices_per_node=4, adjacent=2, spacing=2) == (2, True)
+    assert members_per_node(4, 2, num_devices=8, devices_per_node=8, adjacent=2, spacing=2) == (4, False)
+    assert cluster(8).ring(4, 2, 2, 2) == cluster(8).ring(2, 4)
+
+
+def test_an_exchange_sends_to_every_rank_by_the_way_that_leads_there() -> None:
+    assert cluster(8).exchange(stride=1, size=1) == NOTHING
+    assert cluster(8).exchange(stride=1, size=4) == INSIDE
+    # Of seven ranks four are on the other node, 4 parts at 1e8 B/s; of three none is on its own.
+    assert cluster(8).exchange(stride=1, size=8).bandwidth_bytes_per_s == pytest.approx(1e8 * 7 / 4)
+    assert cluster(16).exchange(stride=4, size=4) == OUTSIDE
+    # A network as fast as eight node links: three parts at 1e9 B/s inside take longer than four outside.
+    fast: dict[str, Any] = {"network": {"bandwidth_bytes_per_s": 8e9}, "host": {"device_bandwidth_bytes_per_s": 8e9}}
+    assert cluster(8, **fast).exchange(stride=1, size=8).bandwidth_bytes_per_s == pytest.approx(1e9 * 7 / 3)
+
+
+def test_an_exchange_inside_of_a_node_may_reach_another_share_of_the_link() -> None:
+    slower = cluster(8, node_link={"exchange_efficiency": 0.4})
+    assert slower.exchange(stride=1, size=4).bandwidth_bytes_per_s == pytest.approx(0.8e9)
+    assert slower.ring(stride=1, size=4) == INSIDE
+
+
+def test_links_are_found_by_several_columns() -> None:
+    one, two = np.array([4, 8]), np.array([2, 1])
+    bandwidth, _ = link_columns(cluster(8).ring, one, two, np.array([2, 4]), np.array([2, 1]))
+    expected = [cluster(8).ring(4, 2, 2, 2), cluster(8).ring(8, 1, 4, 1)]
+    assert bandwidth.tolist() == [link.bandwidth_bytes_per_s for link in expected]
+
+
 def test_the_node_link_limits_many_rings() -> None:
     fast_network: dict[str, Any] = {"network": {"bandwidth_bytes_per_s": 8e8}}
     assert cluster(8, **fast_network).ring(stride=1, size=8).bandwidth_bytes_per_s == 1e9

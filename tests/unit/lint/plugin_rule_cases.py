@@ -6,6 +6,14 @@ from tests.unit.lint.config_rule_cases import Case, gemini, hybrid, plugin, zero
 
 PP: dict[str, Any] = {"pp_size": 2, "num_microbatches": 4}
 
+
+def experts(**arguments: Any) -> str:
+    """The plugin with experts on what makes none of its rules speak, with other arguments."""
+    return plugin("MoeHybridParallelPlugin", **{"tp_size": 1, "pp_size": 1, "ep_size": 8, "zero_stage": 1, **arguments})
+
+
+EXPERTS = experts()
+
 CASES = (
     Case(
         "HPP001",
@@ -258,5 +266,29 @@ CASES = (
     ),
     Case(
         "LLZ006", "a.py", zero(norm_type=1.0), zero(), "gradients are clipped by the L2 norm only, and norm_type is 1.0"
+    ),
+    Case("MOE001", "a.py", experts(ep_size=3), EXPERTS, "ep_size 3 does not divide the 8 ranks of data parallelism"),
+    Case("MOE002", "a.py", experts(zero_stage=0), EXPERTS, "zero_stage 0 does not go with ep_size 8"),
+    Case("MOE003", "a.py", experts(max_norm=1.0), EXPERTS, "max_norm 1.0 clips by a wrong norm with ep_size 8"),
+    Case(
+        "MOE004",
+        "a.py",
+        experts(enable_sequence_parallelism=True),
+        EXPERTS,
+        "enable_sequence_parallelism is on, and MoeHybridParallelPlugin has no such mode for Mixtral",
+    ),
+    Case(
+        "MOE005",
+        "a.py",
+        experts(zero_stage=2),
+        EXPERTS,
+        "zero_stage 2 makes the plugin run ZeRO stage 1 without overlap",
+    ),
+    Case(
+        "MOE006",
+        "a.py",
+        experts(ep_size=4),
+        EXPERTS,
+        "ep_size 4 leaves 2 copies of each expert; one without a token spoils its gradient",
     ),
 )

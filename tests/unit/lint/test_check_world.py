@@ -83,7 +83,22 @@ def test_the_plugin_with_experts_takes_stage_two_for_one() -> None:
     found = checked("a.py", call)
     assert found[0].valid
     assert found[0].judged.draft.fields["zero_stage"] == 1
-    assert rules(checked("a.py", call.replace("zero_stage", "zero_stgae"))) == {"CFG004"}
+    assert rules(found, "warning") == {"MOE005", "MOE006"}
+    # Without it there is none, which its experts do not go with.
+    assert rules(checked("a.py", call.replace("zero_stage", "zero_stgae"))) == {"CFG004", "MOE002"}
+    overlapped = checked("a.py", call.replace("zero_stage=2", "overlap_communication=True"))
+    assert overlapped[0].judged.draft.fields["zero_stage"] == 1
+
+
+def test_the_plugin_with_experts_is_a_layout_of_a_model_that_has_some() -> None:
+    call = (
+        "plugin = MoeHybridParallelPlugin(tp_size=1, pp_size=1, ep_size=8, zero_stage=1, precision='bf16')\n"
+        "batch_size = 1\nmodel = 'mixtral-8x7b'\n"
+    )
+    (found,) = checked("a.py", call)
+    assert found.judged.layout is not None
+    assert found.judged.layout.expert_parallel_degree == 8
+    assert found.predicted is not None
 
 
 def test_interpolations_of_the_same_file() -> None:

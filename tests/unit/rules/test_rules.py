@@ -11,10 +11,10 @@ from planner.rules import ALL_RULES, RULES, screen, violations
 from planner.rules.capacity import DEVICE_MEMORY, HOST_MEMORY, NVME
 from planner.rules.rule import ASKED, NAMED_FIELDS, Rule, listed, names_of
 from tests.helpers import layout, problem, problem_of
-from tests.unit.rules import family_cases, rule_cases
+from tests.unit.rules import expert_cases, family_cases, rule_cases
 from tests.unit.rules.rule_cases import Case
 
-CASES = (*rule_cases.CASES, *family_cases.CASES)
+CASES = (*rule_cases.CASES, *family_cases.CASES, *expert_cases.CASES)
 
 BY_ID = {rule.id: rule for rule in RULES}
 EACH_CASE = pytest.mark.parametrize("case", CASES, ids=lambda case: case.rule)

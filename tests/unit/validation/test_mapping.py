@@ -130,12 +130,26 @@ def test_a_memory_reading_has_to_say_its_kind() -> None:
         published.case_of(row(PUBLISHED, mem_kind="big"))
 
 
+def test_a_row_of_a_known_mixture_is_that_model_with_even_routing() -> None:
+    shape = {"model": "MIXTRAL_8X7B", "layers": "32", "hidden": "4096", "heads": "32", "ep": "8", "stack": "megatron"}
+    case = published.case_of(row(PUBLISHED, **shape, gpu="H100", tp="1", dp="8", precision="bf16", set="a-set"))
+    model = case.problem.model
+    assert model.experts is not None
+    assert (model.experts.count, model.experts.fullest) == (8, 1.0)
+    assert (model.seq_len, case.layout.expert_parallel_degree) == (2048, 8)
+    assert any("equally many tokens" in assumed for assumed in case.assumptions)
+    sliced = published.case_of(row(PUBLISHED, **shape, gpu="H100", dp="4", precision="bf16", set="a-set"))
+    assert sliced.layout.sequence_parallel
+
+
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
         ({"from_memory": "yes"}, "rests partly on recollection (from_memory=yes)"),
         ({"kv_heads": "8"}, "grouped-query attention of a model whose other parts are not told"),
         ({"model": "NEMOTRON-15B"}, "a mixture of experts, or parts of a model that are not told"),
+        ({"model": "MIXTRAL_8x7B"}, "ep not stated"),
+        ({"model": "Mixtral 8x7B", "ep": "2"}, "not the layers and hidden units of mixtral-8x7b"),
         ({"precision": "FP8 (current scaling)"}, "8-bit or 4-bit matrix products are not modelled"),
         ({"precision": "NVFP4"}, "8-bit or 4-bit matrix products are not modelled"),
         ({"cp": "2"}, "context parallelism is not modelled"),

@@ -42,6 +42,8 @@ PUBLISHED = {
     "interconnect": "",
     "kv_heads": "",
     "ffn_hidden": "",
+    "ep": "",
+    "stack": "",
     "note": "",
 }
 RECORDED = {

@@ -129,6 +129,7 @@ DIALECT = Dialect(
         "pipeline_parallel": "--pipeline-model-parallel-size",
         "micro_batch": "--micro-batch-size",
         "num_microbatches": "--global-batch-size",
+        "expert_parallel_degree": "--expert-model-parallel-size",
         "seq_len": "--seq-length",
         "sequence_parallel": "--sequence-parallel",
         "num_model_chunks": "--num-virtual-stages-per-pipeline-rank",
@@ -139,7 +140,7 @@ DIALECT = Dialect(
     },
     replaced=(
         *("DEV001", "BAT001", "ZER001", "ZER003", "TP002", "SP001", "PP001", "PP002", "PP003", "PP004", "PP005"),
-        *("PP006", "PP010", "PP011"),
+        *("PP006", "PP010", "PP011", "EP002", "EP003"),
     ),
     warns=("runtime", "library"),
 )

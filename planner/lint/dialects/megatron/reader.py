@@ -5,6 +5,7 @@ import re
 from dataclasses import replace
 from typing import Any
 
+from planner.lint.dialects.megatron.experts import read_experts
 from planner.lint.dialects.megatron.keys import (
     DIALECT,
     ELSEWHERE,
@@ -96,6 +97,8 @@ def read_megatron(source: Source, asked: Asked) -> Draft:
     keys = Keys(reading)
     _mesh(keys, reading)
     layers = _model(keys, reading)
+    read_experts(keys, reading)
+    _unmodelled(keys, reading)
     _schedule(keys, reading, layers)
     read_states(keys, reading)
     _batch(keys, reading)
@@ -142,14 +145,19 @@ def _model(keys: Keys, reading: Reading) -> Any:
         reading.assumptions.append("--use-checkpoint-args: sizes of the model come from a checkpoint")
     if reading.model is None and known:
         reading.model = _own_model(keys, reading, (layers, hidden, heads), (ffn, positions, vocab))
-    for option, reason in UNMODELLED.items():
-        if keys.on(option):
-            reading.no_formula(f"gptplan's models have no {reason}")
-    if keys.has(*NO_TRAINING):
-        reading.no_formula("the command does not train")
     if layers in (None, UNDECIDED):
         return reading.model.num_layers if reading.model else None
     return layers
+
+
+def _unmodelled(keys: Keys, reading: Reading) -> None:
+    """What nothing is predicted of: parts that are read only of models with experts, and commands that do not train."""
+    known = reading.model is not None and reading.model.experts is not None
+    for option, reason in UNMODELLED.items():
+        if keys.on(option) and not known:
+            reading.no_formula(f"gptplan's models have no {reason}")
+    if keys.has(*NO_TRAINING):
+        reading.no_formula("the command does not train")
 
 
 def _own_model(keys: Keys, reading: Reading, shape: tuple[int, int, int], sizes: tuple[Any, ...]) -> ModelSpec | None:

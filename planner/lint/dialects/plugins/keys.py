@@ -99,9 +99,11 @@ _OF_HYBRID = {
     "enable_sequence_parallelism": Fact(
         bool, "whether the sequence is divided", default=False, field="sequence_parallel"
     ),
+    "ep_size": Fact(int, "ranks that divide the experts, of the plugin that has some"),
     "has_microbatches": Fact(bool, "whether the number or the size of micro batches is given"),
     "has_scheduler_nodes": Fact(bool, "whether a zero-bubble schedule is given"),
     "inner_ring_size": Fact(int, "ranks of an inner ring"),
+    "max_norm": Fact(float, "norm to which gradients are clipped", default=0.0),
     "microbatch_size": Fact(int, "sequences of a micro batch", field="micro_batch"),
     "missing_argument": Fact(str, "an argument without a default that a call lacks", "tp_size"),
     "num_layers": Fact(int, "layers of the model"),
@@ -115,6 +117,7 @@ _OF_HYBRID = {
     "sequence_parallelism_mode": Fact(str, "how the sequence is divided"),
     "sp_size": Fact(int, "ranks that divide a sequence", default=1, field="context_parallel"),
     "tp_size": Fact(int, "ranks that divide a layer", default=1, field="tensor_parallel"),
+    "turned_to_zero_1": Fact(str, "the argument by which the plugin with experts chooses ZeRO 1", "zero_stage"),
     "zero_stage": Fact(int, "stage of ZeRO", default=0, least=0),
 }
 _OF_GEMINI = {

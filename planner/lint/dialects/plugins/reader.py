@@ -15,7 +15,6 @@ from planner.lint.dialects.plugins.keys import (
     HYBRID,
     LOW_LEVEL_ZERO,
     MIXED_PRECISIONS,
-    MOE_HYBRID,
     OPTIMIZERS,
     PIPELINE_STYLES,
     REQUIRED,
@@ -31,9 +30,18 @@ from planner.specs.files import did_you_mean
 
 
 def read_plugin(
-    source: Source, name: str, arguments: Mapping[str, Value], asked: Asked, *, whole_call: bool = False
+    source: Source,
+    name: str,
+    arguments: Mapping[str, Value],
+    asked: Asked,
+    *,
+    whole_call: bool = False,
+    of_experts: Mapping[str, Value] | None = None,
 ) -> Draft:
-    """The layout that a plugin with these arguments gives; ``whole_call`` where they are all that a script gives it."""
+    """The layout that a plugin with these arguments gives; ``whole_call`` where they are all that a script gives it.
+
+    ``of_experts``: all arguments of the plugin that has experts, which is read as the one that it extends.
+    """
     reading = Reading(DIALECTS[name], source, asked)
     arguments = flatten(arguments, Budget(source.shown))
     if source.language != "python" and all(source.settings.get(key) is value for key, value in arguments.items()):
@@ -47,9 +55,27 @@ def read_plugin(
     _context(context, reading)
     _READERS[name](keys, reading)
     _batch(context, reading)
-    if any(call.name == MOE_HYBRID for call in source.calls):
-        reading.no_formula("gptplan has no experts")
+    if of_experts is not None:
+        _experts(of_experts, reading)
     return reading.draft()
+
+
+def _experts(arguments: Mapping[str, Value], reading: Reading) -> None:
+    """What the plugin with experts has beside the one that it extends; experts of a script's model are not known."""
+    reading.settings = {**reading.settings, **arguments}
+    keys = Keys(reading, arguments)
+    reading.keys["ep_size"] = "ep_size"
+    degree, overlaps = keys.count("ep_size"), keys.flag("overlap_communication", name="overlap_communication")
+    stage = arguments.get("zero_stage")
+    turned = "zero_stage 2" if stage is not None and stage.content == 2 else None  # noqa: PLR2004 - a stage of ZeRO
+    turned = "overlap_communication" if overlaps is True else turned
+    reading.tell(ep_size=degree, turned_to_zero_1=turned)
+    reading.keys["turned_to_zero_1"] = "overlap_communication" if overlaps is True else "zero_stage"
+    if reading.model is not None and reading.model.experts is not None:
+        reading.fields["expert_parallel_degree"] = degree
+        reading.keys["expert_parallel_degree"] = "ep_size"
+    else:
+        reading.no_formula("the model's experts are not known: name it with --model")
 
 
 def _refuse_unknown(keys: Keys, reading: Reading, name: str) -> None:
@@ -145,7 +171,7 @@ def _hybrid(keys: Keys, reading: Reading) -> None:
         num_layers=reading.model.num_layers if reading.model else None,
         seq_len=reading.fields["seq_len"],
     )
-    keys.read("num_microbatches", "microbatch_size", "inner_ring_size")
+    keys.read("num_microbatches", "microbatch_size", "inner_ring_size", "max_norm")
 
 
 def _is_counts(layers: Any) -> bool:

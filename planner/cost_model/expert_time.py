@@ -1,0 +1,89 @@
+"""Time of a layer's experts on a device: products of the fullest rank, and sorting tokens by expert."""
+
+import numpy as np
+
+from planner.cost_model.expert_shares import expert_mesh, routed_of, worked_tokens
+from planner.cost_model.parts.part import Product
+from planner.cost_model.products import Passes, alignment_share, matrix_seconds, traffic_seconds
+from planner.cost_model.sources import formula
+from planner.layouts.problem import Problem
+from planner.layouts.stages import Floats, StageColumns, once_per_places
+from planner.specs import ELEMENT_BYTES
+
+
+@formula("nvidia-matmul", "colossalai0.5.0", "megatron-core")
+@once_per_places
+def expert_products(problem: Problem, stages: StageColumns) -> Passes:
+    """Products of the experts of the fullest rank of each group for one micro batch. Units: s.
+
+    Its tokens are alike among its own experts. One kernel runs the products of all of them, or there is one for each,
+    or even one for each of the ranks that send tokens to it; each takes what its tiles take, or what its operands and
+    results take through the memory where that is longer.
+    """
+    routed, mesh = routed_of(problem), expert_mesh(problem, stages.layouts)
+    if routed is None:
+        return Passes(np.zeros(len(stages)), np.zeros(len(stages)))
+    batches = _batches(problem, stages)
+    rows, parts = worked_tokens(problem, stages) / batches, mesh.parts.astype(np.float64)
+    each = [_one_product(problem, product, rows, batches, parts) for product in routed.products]
+    forward, backward = (np.sum(passes, axis=0) for passes in zip(*each, strict=True))
+    return Passes(forward, backward)
+
+
+def _batches(problem: Problem, stages: StageColumns) -> Floats:
+    """Batches of tokens of the experts of a rank: one of each, and of each sender where the stack keeps those apart."""
+    routed, group = routed_of(problem), stages.layouts.expert_parallel_degree
+    held = (0 if routed is None else routed.count) / group
+    return held * np.where((held > 1) & problem.stack.experts.by_sender, group, 1)
+
+
+def _one_product(problem: Problem, product: Product, rows: Floats, batches: Floats, parts: Floats) -> Passes:
+    own, element = problem.stack.experts, float(ELEMENT_BYTES[problem.precision])
+    inner = product.inner / np.where(product.divided == "inner", parts, 1.0)
+    outer = product.outer / np.where(product.divided == "outer", parts, 1.0)
+    share = alignment_share(problem, inner) * alignment_share(problem, outer)
+    reached = share * problem.stack.traffic.product_share * own.product_share
+    moved = traffic_seconds(problem, batches * element * (rows * inner + inner * outer + rows * outer))
+    times, together = (1.0, batches) if own.grouped else (batches, 1.0)
+    sides = ((rows, outer, inner), (rows, inner, outer), (inner, outer, rows))
+    output, input_gradient, weight_gradient = (
+        np.maximum(times * matrix_seconds(problem, *side, together) / reached, moved) for side in sides
+    )
+    return Passes(output, input_gradient + weight_gradient)
+
+
+@formula("colossalai0.5.0", "megatron-core")
+@once_per_places
+def dispatch_seconds(problem: Problem, stages: StageColumns) -> Passes:
+    """Traffic of experts' activations and of sorting tokens, and what the host waits for, of one layer. Units: s.
+
+    The host learns from the device how many tokens come before it can launch what follows; in backward it knows.
+    """
+    routed, mesh, own = routed_of(problem), expert_mesh(problem, stages.layouts), problem.stack.experts
+    if routed is None:
+        return Passes(np.zeros(len(stages)), np.zeros(len(stages)))
+    tokens, element = worked_tokens(problem, stages), float(ELEMENT_BYTES[problem.precision])
+    moved = [
+        traffic_seconds(problem, tokens * element * (sorting * problem.model.hidden_size + inside / mesh.parts))
+        for sorting, inside in zip(own.dispatch_elements, (routed.forward, routed.backward), strict=True)
+    ]
+    return Passes(moved[0] + own.syncs * float(own.sync_s), moved[1])
+
+
+@formula("definition")
+@once_per_places
+def expert_seconds(problem: Problem, stages: StageColumns) -> Passes:
+    """Experts of one layer for one micro batch on the device: :func:`expert_products`, :func:`dispatch_seconds`."""
+    products, dispatch = expert_products(problem, stages), dispatch_seconds(problem, stages)
+    return Passes(products.forward + dispatch.forward, products.backward + dispatch.backward)
+
+
+@formula("colossalai0.5.0", "megatron-core")
+@once_per_places
+def expert_kernels(problem: Problem, stages: StageColumns) -> Floats:
+    """Kernels of a layer's experts in forward: router and sorting, and products once, or once for each batch."""
+    routed, own = routed_of(problem), problem.stack.experts
+    if routed is None:
+        return np.zeros(len(stages))
+    each = own.expert_kernels + (0.0 if own.grouped else len(routed.products))
+    return own.kernels + (len(routed.products) if own.grouped else 0.0) + each * _batches(problem, stages)
