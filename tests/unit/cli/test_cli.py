@@ -204,7 +204,7 @@ def test_lists(gptplan: Run) -> None:
     assert "gpt3-175b" in gptplan("models").out
     assert "h200-141g" in gptplan("hardware").out
     assert "TP001" in gptplan("rules").out
-    assert gptplan("models", "--json").document()[0]["name"] == "gpt2-large"
+    assert gptplan("models", "--json").document()[0]["name"] == "deepseek-v3"
     assert len(gptplan("hardware", "--json").document()) == 14
     assert {"id", "title", "why", "source", "hint"} <= set(gptplan("rules", "--json").document()[0])
 
