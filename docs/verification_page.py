@@ -49,8 +49,8 @@ FAMILY_CASES: dict[str, tuple[str, ...]] = {
 }
 """The same for the other families."""
 
-_PAIR = ("data_parallel=2", "expert_parallel_degree=2")
-_COPIES = ("data_parallel=4", "expert_parallel_degree=2")
+_PAIR = ("data_parallel=2", "expert_parallel=2")
+_COPIES = ("data_parallel=4", "expert_parallel=2")
 EXPERT_CASES: dict[str, tuple[str, ...]] = {
     **{kind: CASES[kind] for kind in ("1D", "interleaved", "ZeRO 2", "TP x PP x DP")},
     "experts": _PAIR,

@@ -66,11 +66,11 @@ def predict(problem: Problem, layout: Layout) -> Prediction:
 def _routed_range(problem: Problem, stages: StageColumns, step_s: float) -> tuple[float, float]:
     """Step times where the fullest ranks have as many tokens in all layers as at the ends of their range. Units: s."""
     spec, columns = problem.model.experts, stages.layouts
-    if spec is None or not is_drawn(problem) or columns.expert_parallel_degree[0] == 1:
+    if spec is None or not is_drawn(problem) or columns.expert_parallel[0] == 1:
         return step_s, step_s
     sent, ends = sent_tokens(problem, stages), []
     for probability in RANGE:
-        factor = float(fullest_factor(spec, columns.expert_parallel_degree, sent, probability)[0])
+        factor = float(fullest_factor(spec, columns.expert_parallel, sent, probability)[0])
         model = msgspec.structs.replace(problem.model, experts=msgspec.structs.replace(spec, fullest=factor))
         ends.append(sum(step_breakdown(msgspec.structs.replace(problem, model=model), stages).values()))
     return min(ends[0], step_s), max(ends[1], step_s)
@@ -84,7 +84,7 @@ def _assumptions(problem: Problem, layout: Layout) -> tuple[str, ...]:
         f"ranks fill nodes of {problem.devices_per_node} in order, tensor-parallel ranks next to each other",
         _ATTENTION_WORDS[problem.stack.activations.attention],
     ]
-    if layout.expert_parallel_degree > 1:
+    if layout.expert_parallel > 1:
         stated.append(_routing_words(problem, layout))
     if layout.pipeline_parallel > 1:
         stated.append("every stage boundary is as slow as the slowest one")
@@ -98,11 +98,11 @@ def _routing_words(problem: Problem, layout: Layout) -> str:
     """How full the fullest rank of an expert group is taken to be, and why."""
     stages, spec = stages_of_layout(layout), problem.model.experts
     assert spec is not None
-    groups, sent = stages.layouts.expert_parallel_degree, sent_tokens(problem, stages)
+    groups, sent = stages.layouts.expert_parallel, sent_tokens(problem, stages)
     mean, least, most, judged = (
         float(fullest_factor(spec, groups, sent, probability)[0]) for probability in (MEAN, *RANGE, JUDGED)
     )
-    ranks = f"the fullest of {layout.expert_parallel_degree} ranks that divide experts gets {mean:.2f} times the mean"
+    ranks = f"the fullest of {layout.expert_parallel} ranks that divide experts gets {mean:.2f} times the mean"
     if not is_drawn(problem):
         return f"{ranks} of tokens, as the model says"
     return (

@@ -53,7 +53,7 @@ def replica_links(problem: Problem, stages: StageColumns) -> tuple[Floats, Float
     # Nearly always there is no group of all-to-all, whose ranks stand next to each other.
     adjacent = columns.sequence_parallel_degree
     if expert_axis_apart(problem, columns):
-        expert, tensor = columns.expert_parallel_degree, columns.tensor_parallel
+        expert, tensor = columns.expert_parallel, columns.tensor_parallel
         return link_columns(cluster_of(problem).ring, stride, columns.data_parallel // expert, expert, tensor)
     sizes = (columns.data_parallel,) if (adjacent == 1).all() else (columns.data_parallel, adjacent)
     return link_columns(cluster_of(problem).ring, stride, *sizes)
@@ -62,7 +62,7 @@ def replica_links(problem: Problem, stages: StageColumns) -> tuple[Floats, Float
 def expert_axis_apart(problem: Problem, columns: LayoutColumns) -> bool:
     """Whether the ranks that divide experts are an axis between the pipeline's and the tensor-parallel one."""
     inside = problem.stack.rank_order == "data-pipeline-tensor" and problem.stack.experts.by_tensor
-    return inside and bool((columns.expert_parallel_degree > 1).any())
+    return inside and bool((columns.expert_parallel > 1).any())
 
 
 @formula("narayanan2021", "colossalai0.5.0")
@@ -74,7 +74,7 @@ def axis_strides(problem: Problem, stages: StageColumns) -> tuple[Integers, Inte
     columns = stages.layouts
     tensor = columns.tensor_parallel * columns.sequence_parallel_degree
     if expert_axis_apart(problem, columns):
-        tensor = tensor * columns.expert_parallel_degree
+        tensor = tensor * columns.expert_parallel
     if problem.stack.rank_order == "pipeline-data-tensor":
         return tensor, tensor * columns.data_parallel
     return tensor * columns.pipeline_parallel, tensor

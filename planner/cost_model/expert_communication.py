@@ -27,7 +27,7 @@ def expert_exchange_seconds(problem: Problem, stages: StageColumns) -> tuple[Flo
     sends the counts of tokens before, and sums them up over copies. Each takes what the card says that one takes to
     start. The stack hides a share of them.
     """
-    if routed_of(problem) is None or (stages.layouts.expert_parallel_degree == 1).all():
+    if routed_of(problem) is None or (stages.layouts.expert_parallel == 1).all():
         return np.zeros(len(stages)), np.zeros(len(stages))
     mesh = expert_mesh(problem, stages.layouts)
     bandwidth, latency = link_columns(cluster_of(problem).exchange, mesh.group_stride, mesh.group)
@@ -62,7 +62,7 @@ def divided_expert_seconds(problem: Problem, stages: StageColumns) -> tuple[Floa
     nothing = np.zeros(len(stages))
     if routed is None or not problem.stack.experts.by_tensor or (columns.tensor_parallel == 1).all():
         return nothing, nothing
-    held = routed.count / columns.expert_parallel_degree
+    held = routed.count / columns.expert_parallel
     bandwidth, latency = ring_links(problem, columns.sequence_parallel_degree, columns.tensor_parallel)
     size = worked_tokens(problem, stages) * problem.model.hidden_size * float(ELEMENT_BYTES[problem.precision])
     one = ring_seconds(size, columns.tensor_parallel, 2.0, bandwidth, latency * held)

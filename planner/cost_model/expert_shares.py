@@ -36,7 +36,7 @@ def expert_mesh(problem: Problem, columns: LayoutColumns) -> ExpertMesh:
     ``ep moe_dp`` ranks divide the experts or copy them: those of data parallelism, and those of tensor parallelism
     where it leaves every expert whole.
     """
-    tensor, group = columns.tensor_parallel, columns.expert_parallel_degree
+    tensor, group = columns.tensor_parallel, columns.expert_parallel
     by_tensor = problem.stack.experts.by_tensor
     inner = tensor if by_tensor else np.ones_like(tensor)
     ranks = columns.replicas * (1 if by_tensor else tensor)

@@ -32,7 +32,7 @@ def expert_products(problem: Problem, stages: StageColumns) -> Passes:
 
 def _batches(problem: Problem, stages: StageColumns) -> Floats:
     """Batches of tokens of the experts of a rank: one of each, and of each sender where the stack keeps those apart."""
-    routed, group = routed_of(problem), stages.layouts.expert_parallel_degree
+    routed, group = routed_of(problem), stages.layouts.expert_parallel
     held = (0 if routed is None else routed.count) / group
     return held * np.where((held > 1) & problem.stack.experts.by_sender, group, 1)
 

@@ -72,7 +72,7 @@ def fullest_tokens(
     spec = problem.model.experts
     if spec is None:
         return np.zeros(len(columns))
-    return sent * fullest_factor(spec, columns.expert_parallel_degree, sent, probability, layers)
+    return sent * fullest_factor(spec, columns.expert_parallel, sent, probability, layers)
 
 
 def is_drawn(problem: Problem) -> bool:
@@ -83,5 +83,5 @@ def is_drawn(problem: Problem) -> bool:
 
 def judged_probability(problem: Problem, columns: LayoutColumns) -> Floats:
     """Probability that no rank of a layout gets more tokens than its memory was judged by; 1 where none can."""
-    drawn = (columns.expert_parallel_degree > 1) & is_drawn(problem)
+    drawn = (columns.expert_parallel > 1) & is_drawn(problem)
     return np.where(drawn, JUDGED, 1.0)

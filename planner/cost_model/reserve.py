@@ -30,7 +30,7 @@ def communicators(problem: Problem, stages: StageColumns) -> Floats:
         + np.where(columns.pipeline_parallel > 1, process.pipeline, 0.0)
         + np.where(columns.replicas > 1, process.data_parallel, 0.0)
         + np.where(columns.sequence_parallel_degree > 1, 1.0, 0.0)
-        + np.where(columns.expert_parallel_degree > 1, 2.0, 0.0)
+        + np.where(columns.expert_parallel > 1, 2.0, 0.0)
         + np.where(several, process.all_ranks, 0.0)
         + np.where(columns.zero_stage >= SHARDS_WEIGHTS, process.sharded, 0.0)
     )

@@ -17,7 +17,7 @@ def expert_arguments(plan: Plan) -> Iterator[Argument]:
     if experts is None:
         return
     yield "--num-experts", str(experts.count)
-    yield "--expert-model-parallel-size", str(plan.layout.expert_parallel_degree)
+    yield "--expert-model-parallel-size", str(plan.layout.expert_parallel)
     yield "--expert-tensor-parallel-size", "1"
     yield "--moe-router-topk", str(experts.top_k)
     yield "--moe-ffn-hidden-size", str(experts.ffn_hidden_size)

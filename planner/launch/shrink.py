@@ -113,17 +113,17 @@ def _least(layout: Layout, degree: str) -> int:
     own: int = getattr(layout, degree)
     if degree != "data_parallel":
         return min(own, LEAST_DEGREE)
-    experts = layout.expert_parallel_degree
+    experts = layout.expert_parallel
     return min(experts, LEAST_DEGREE) * min(own // experts, LEAST_DEGREE)
 
 
 def _with_fewer_experts(small: Layout, full: Layout) -> Layout:
     """Experts over as few ranks as divide them, or over all of data parallelism where none had a copy."""
-    if full.expert_parallel_degree == full.data_parallel:
-        return msgspec.structs.replace(small, expert_parallel_degree=small.data_parallel)
-    degree = min(full.expert_parallel_degree, LEAST_DEGREE)
+    if full.expert_parallel == full.data_parallel:
+        return msgspec.structs.replace(small, expert_parallel=small.data_parallel)
+    degree = min(full.expert_parallel, LEAST_DEGREE)
     data = small.data_parallel // degree * degree
-    return msgspec.structs.replace(small, expert_parallel_degree=degree, data_parallel=data)
+    return msgspec.structs.replace(small, expert_parallel=degree, data_parallel=data)
 
 
 def _least_tensor(layout: Layout) -> tuple[int, int]:
@@ -236,8 +236,8 @@ def _small_experts(model: ModelSpec, layout: Layout, ffn_hidden_size: int) -> Ex
     """As many as their ranks divide, and where they have copies so many that some copy gets no token."""
     if model.experts is None:
         return None
-    unit = math.lcm(layout.expert_parallel_degree, layout.tensor_parallel)
-    least = SPARSE_EXPERTS if layout.data_parallel > layout.expert_parallel_degree > 1 else LEAST_EXPERTS
+    unit = math.lcm(layout.expert_parallel, layout.tensor_parallel)
+    least = SPARSE_EXPERTS if layout.data_parallel > layout.expert_parallel > 1 else LEAST_EXPERTS
     top_k = min(model.experts.top_k, 2)
     return msgspec.structs.replace(
         model.experts, count=unit * math.ceil(least / unit), top_k=top_k, ffn_hidden_size=ffn_hidden_size, load=()
@@ -310,7 +310,7 @@ def _refuse_broken(problem: Problem, layout: Layout) -> None:
 
 
 def _changes(full: Layout, small: Layout) -> Iterator[str]:
-    for field in (*reversed(_OTHER_DEGREES), "expert_parallel_degree", "tensor_parallel", "tensor_depth"):
+    for field in (*reversed(_OTHER_DEGREES), "expert_parallel", "tensor_parallel", "tensor_depth"):
         before, after = getattr(full, field), getattr(small, field)
         if before != after:
             yield f"{field.replace('_', ' ')} {after} instead of {before}"

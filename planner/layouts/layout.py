@@ -75,7 +75,7 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     sequence_parallel: bool = False
     sequence_parallel_degree: Degree = 1
     """Ranks that divide each sequence among them outside of attention, and the heads inside of it, by all-to-all."""
-    expert_parallel_degree: Degree = 1
+    expert_parallel: Degree = 1
     """Ranks that divide the experts of each layer among them, and work on different sequences: part of data
     parallelism, and of tensor parallelism where the stack does not divide each expert by that."""
     micro_batch: Degree = 1
@@ -188,7 +188,7 @@ class LayoutColumns:
     zero_stage: NDArray[np.int64]
     sequence_parallel: NDArray[np.int64]
     sequence_parallel_degree: NDArray[np.int64]
-    expert_parallel_degree: NDArray[np.int64]
+    expert_parallel: NDArray[np.int64]
     micro_batch: NDArray[np.int64]
     num_microbatches: NDArray[np.int64]
     schedule: NDArray[np.int64]

@@ -83,7 +83,7 @@ def _sp(layout: Layout) -> str:
 
 
 def _experts(layout: Layout) -> str:
-    return f"EP {layout.expert_parallel_degree}" if layout.expert_parallel_degree > 1 else ""
+    return f"EP {layout.expert_parallel}" if layout.expert_parallel > 1 else ""
 
 
 def _offloaded(layout: Layout) -> str:
@@ -110,7 +110,7 @@ PIPELINE = Fact(
 )
 DATA = Fact(
     name="data parallel",
-    fields=("data_parallel", "expert_parallel_degree"),
+    fields=("data_parallel", "expert_parallel"),
     value=_plain("data_parallel"),
     notes=_experts,
     short=_degree("DP", "data_parallel", _experts),

@@ -15,7 +15,7 @@ _PLUGIN = "colossalai 0.5.0: booster/plugin/moe_hybrid_parallel_plugin.py"
 
 
 def _values(problem: Problem, layout: Layout) -> dict[str, Any]:
-    model, stack, degree = problem.model, problem.stack, layout.expert_parallel_degree
+    model, stack, degree = problem.model, problem.stack, layout.expert_parallel
     count = 0 if model.experts is None else model.experts.count
     ranks = int(_rank_groups(problem, layout.tensor_parallel, layout.data_parallel, layout.sequence_parallel_degree))
     return {
@@ -56,7 +56,7 @@ def _ranks(problem: Problem, columns: LayoutColumns) -> NDArray[np.int64]:
 
 
 def _alone(columns: LayoutColumns) -> NDArray[np.bool_]:
-    return columns.expert_parallel_degree == 1
+    return columns.expert_parallel == 1
 
 
 def _of_divided(holds: ColumnPredicate) -> ColumnPredicate:
@@ -95,10 +95,10 @@ RULES = (
         id="EP001",
         about=("runtime",),
         title="expert parallelism the stack does not have for the model",
-        field="expert_parallel_degree",
+        field="expert_parallel",
         message="stack {stack} does not divide the experts of {model} over {degree} ranks",
         detail="{model} is of {family} and has {count} experts in a layer; it does for {families}",
-        hint="set expert_parallel_degree to 1",
+        hint="set expert_parallel to 1",
         values=_values,
         why="Only experts that a library knows as such are sent their tokens by all-to-all.",
         source=f"{_PLUGIN}; stack spec: experts.families",
@@ -112,29 +112,29 @@ RULES = (
     Rule(
         id="EP002",
         title="expert parallel degree does not divide the experts",
-        field="expert_parallel_degree",
+        field="expert_parallel",
         message="expert parallel degree {degree} does not divide the {count} experts of a layer of {model}",
         detail="{count} % {degree} = {rest}",
-        hint="use an expert_parallel_degree of {valid}",
+        hint="use an expert_parallel of {valid}",
         values=_values,
         why="Each rank of the group holds as many experts as any other.",
         source="colossalai 0.5.0: shardformer/modeling/mixtral.py, setup_process_groups; Megatron Core: "
         "transformer/moe/moe_layer.py, num_moe_experts % expert_model_parallel_size",
-        holds=_of_experts(lambda problem, columns: _count(problem) % columns.expert_parallel_degree == 0),
+        holds=_of_experts(lambda problem, columns: _count(problem) % columns.expert_parallel == 0),
     ),
     Rule(
         id="EP003",
         about=("degrees", "mesh"),
         title="expert parallel degree does not divide the ranks that may hold experts",
-        field="expert_parallel_degree",
+        field="expert_parallel",
         message="expert parallel degree {degree} does not divide the {ranks} ranks of a stage that may hold experts",
         detail="{ranks} % {degree} = {ranks_rest}",
-        hint="use an expert_parallel_degree of {valid}",
+        hint="use an expert_parallel of {valid}",
         values=_values,
         why="The group lies inside data parallelism: its ranks are fed different sequences; where the stack leaves "
         "experts whole under tensor parallelism, inside both.",
         source=f"{_PLUGIN}:268 (dp_size % ep_size); Megatron Core: parallel_state.py, the mesh of experts",
-        holds=_of_divided(lambda problem, columns: _ranks(problem, columns) % columns.expert_parallel_degree == 0),
+        holds=_of_divided(lambda problem, columns: _ranks(problem, columns) % columns.expert_parallel == 0),
     ),
     Rule(
         id="EP004",
@@ -143,7 +143,7 @@ RULES = (
         field="zero_stage",
         message="{name.zero_stage} {zero_stage} does not go with an expert parallel degree of {degree}",
         detail="stack {stack} takes ZeRO {expert_zero} with it",
-        hint="use {name.zero_stage} {expert_zero}, or an expert_parallel_degree of 1",
+        hint="use {name.zero_stage} {expert_zero}, or an expert_parallel of 1",
         values=_values,
         why="Without ZeRO the library fails on a name that it never defines, or with a pipeline averages the gradients "
         "of different experts as if they were copies; stage 2 it turns into stage 1 with a warning.",
@@ -190,18 +190,18 @@ RULES = (
         id="EP007",
         about=("library",),
         title="copies of experts whose gradients the library does not average",
-        field="expert_parallel_degree",
+        field="expert_parallel",
         message="expert parallel degree {degree} leaves {copies} copies of each expert, and stack {stack} averages "
         "their gradients over those alone that got tokens",
         detail="{ranks} / {degree} = {copies}",
-        hint="use an expert_parallel_degree of {ranks}, or of 1",
+        hint="use an expert_parallel of {ranks}, or of 1",
         values=_values,
         why="Where an expert gets no token of a micro batch on some of the ranks that hold a copy of it, its gradient "
         "is multiplied by the copies over the ranks that got one.",
         source="colossalai 0.5.0: moe/_operation.py:335-378; stack spec: experts.copies",
         holds=_of_divided(
             lambda problem, columns: (
-                problem.stack.experts.copies | (_ranks(problem, columns) == columns.expert_parallel_degree)
+                problem.stack.experts.copies | (_ranks(problem, columns) == columns.expert_parallel)
             )
         ),
     ),
@@ -251,8 +251,8 @@ RULES = (
         title="offload with expert parallelism",
         field="offload.tier",
         message="states are not offloaded to {tier} with an expert parallel degree of {degree}",
-        detail="offload.tier = {tier}, expert_parallel_degree = {degree}",
-        hint="use tier none, or an expert_parallel_degree of 1",
+        detail="offload.tier = {tier}, expert_parallel = {degree}",
+        hint="use tier none, or an expert_parallel of 1",
         values=_values,
         why="The optimizer of experts is one of its own, whose states nothing has moved to a host and compared.",
         source="gptplan: not run",

@@ -35,7 +35,7 @@ from planner.layouts.problem import Problem
 _Row = tuple[float, ...]
 _MESH = (
     *("tensor_mode", "tensor_parallel", "tensor_depth", "sequence_parallel_degree"),
-    *("pipeline_parallel", "data_parallel", "expert_parallel_degree"),
+    *("pipeline_parallel", "data_parallel", "expert_parallel"),
 )
 _BATCH = ("micro_batch", "num_microbatches")
 _SCHEDULE = ("schedule", "num_model_chunks")
@@ -164,7 +164,7 @@ def _expert_degrees(problem: Problem, tensor_parallel: int, replicas: int) -> li
 
     ``replicas``: TP x SP x DP ranks over TP.
     """
-    experts, pinned = problem.model.experts, problem.pins.get("expert_parallel_degree")
+    experts, pinned = problem.model.experts, problem.pins.get("expert_parallel")
     tried = {1, *([int(pinned)] if pinned else [])}
     if experts is not None and problem.model.family in problem.stack.experts.families:
         ranks = replicas * (1 if problem.stack.experts.by_tensor else tensor_parallel)

@@ -212,7 +212,7 @@ def _layout(row: Row, filled: _Filled, model: ModelSpec, assumed: Assumptions, f
     return Layout(
         tensor_mode="1d" if tensor > 1 else "none",
         tensor_parallel=tensor,
-        expert_parallel_degree=1 if model.experts is None else row.needed_count("ep"),
+        expert_parallel=1 if model.experts is None else row.needed_count("ep"),
         pipeline_parallel=stages,
         data_parallel=row.needed_count("dp"),
         zero_stage=filled.zero_stage,

@@ -35,9 +35,9 @@ def hybrid_plugin(plan: Plan, device: Device) -> HybridParallelPlugin:
         "custom_policy": _policy(model),
         **_pipeline(layout, device),
     }
-    if layout.expert_parallel_degree > 1:
+    if layout.expert_parallel > 1:
         # It takes overlap for a wish for ZeRO stage 1.
-        return ExpertPlugin(ep_size=layout.expert_parallel_degree, overlap_communication=False, **common)
+        return ExpertPlugin(ep_size=layout.expert_parallel, overlap_communication=False, **common)
     # Reduction behind backward needs a second stream.
     return HybridParallelPlugin(overlap_communication=device == "cuda", **common, **_sequence(layout))
 

@@ -24,9 +24,9 @@ class Position:
         """The position of ``rank`` in ``layout``."""
         rank, sequence = divmod(rank, layout.sequence_parallel_degree)
         rank, tensor = divmod(rank, layout.tensor_parallel)
-        rank, expert = divmod(rank, layout.expert_parallel_degree)
+        rank, expert = divmod(rank, layout.expert_parallel)
         copies, stage = divmod(rank, layout.pipeline_parallel)
-        return cls(copies * layout.expert_parallel_degree + expert, stage, tensor, sequence, expert)
+        return cls(copies * layout.expert_parallel + expert, stage, tensor, sequence, expert)
 
 
 def held_layers(layout: Layout, stage: int) -> tuple[int, ...]:
@@ -45,7 +45,7 @@ def held_layers(layout: Layout, stage: int) -> tuple[int, ...]:
 
 def held_experts(layout: Layout, count: int, share: int) -> range:
     """Of ``count`` experts of every layer those of a rank with this ``share`` of them."""
-    own = count // layout.expert_parallel_degree
+    own = count // layout.expert_parallel
     return range(share * own, (share + 1) * own)
 
 

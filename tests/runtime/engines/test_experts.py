@@ -21,8 +21,8 @@ ZERO1: dict[str, Any] = {"precision": "bf16", "zero_stage": 1}
 STAGES: dict[str, Any] = {"pipeline_parallel": 2, "num_microbatches": 2}
 CHUNKS: dict[str, Any] = {**STAGES, "schedule": "interleaved", "num_model_chunks": 2}
 TP2: dict[str, Any] = {"tensor_parallel": 2}
-EP2: dict[str, Any] = {"data_parallel": 2, "expert_parallel_degree": 2}
-COPIES: dict[str, Any] = {"data_parallel": 4, "expert_parallel_degree": 2}
+EP2: dict[str, Any] = {"data_parallel": 2, "expert_parallel": 2}
+COPIES: dict[str, Any] = {"data_parallel": 4, "expert_parallel": 2}
 PADDED: dict[str, Any] = {"model": {"vocab_size": 101, "tied_embeddings": False}}
 FEW_TOKENS: dict[str, Any] = {"num_microbatches": 2, "model": {"experts": {"count": 16, "top_k": 1}}}
 """So few that some expert has tokens on one of its copies alone."""
@@ -36,7 +36,7 @@ LAYOUTS: dict[str, dict[str, Any]] = {
     "ep2, zero1": {**EP2, **ZERO1, "num_microbatches": 2},
     "ep2 of four": {**COPIES, **FEW_TOKENS},
     "ep2 of four, zero1": {**COPIES, **ZERO1, **FEW_TOKENS},
-    "ep4": {"data_parallel": 4, "expert_parallel_degree": 4},
+    "ep4": {"data_parallel": 4, "expert_parallel": 4},
     "ep2 x tp2, padded": {**EP2, **TP2, **PADDED, "recompute_layers_per_stage": (1,)},
     "ep2 x pp2": {**EP2, **STAGES, "layers_per_stage": (1, 3), "recompute_layers_per_stage": (0, 2)},
     "ep2 x interleaved": {**EP2, **CHUNKS, **PADDED, "recompute_layers_per_stage": (1, 1)},
@@ -60,7 +60,7 @@ HUB: dict[str, Any] = {**COPIES, "num_microbatches": 2}
 VISITED: dict[str, dict[str, Any]] = {
     "fp32": {
         "tp2-pp2": {**TP2, **STAGES, "num_microbatches": 8},
-        "ep4": {"data_parallel": 4, "expert_parallel_degree": 4, "num_microbatches": 2},
+        "ep4": {"data_parallel": 4, "expert_parallel": 4, "num_microbatches": 2},
         "ep2-pp2": {**EP2, **STAGES, "num_microbatches": 4},
     },
     "bf16": {"ep2-tp2-zero1": {**EP2, **TP2, "zero_stage": 1, "num_microbatches": 4}},

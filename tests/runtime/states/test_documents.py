@@ -41,7 +41,7 @@ LLAMA_LAYOUTS: dict[str, dict[str, Any]] = {
     "mistral-tp2": {"tensor_parallel": 2, "num_microbatches": 2, "model": MODELS["mistral"]},
     "mixtral-ep2": {
         "data_parallel": 2,
-        "expert_parallel_degree": 2,
+        "expert_parallel": 2,
         "num_microbatches": 2,
         "recompute_layers_per_stage": (2,),
         "model": {**MIXTRAL, "experts": {**MIXTRAL["experts"], "balance_loss": 0.0}},

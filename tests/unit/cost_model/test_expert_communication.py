@@ -12,7 +12,7 @@ from planner.cost_model.pipeline import step_breakdown
 from planner.specs.units import Seconds
 from tests.helpers import expert_problem, stages, tiny_mixtral
 
-PAIR = stages(data_parallel=2, expert_parallel_degree=2)
+PAIR = stages(data_parallel=2, expert_parallel=2)
 EXCHANGE_S = 16 * 32 / 2 / 1e9 + 1e-6
 """Half of the tokens' bytes leave a rank of two."""
 
@@ -35,7 +35,7 @@ def test_expert_exchange_seconds_are_those_of_the_fullest_rank() -> None:
 
 
 def test_expert_exchange_seconds_add_up_counts_over_copies() -> None:
-    row = stages(data_parallel=4, expert_parallel_degree=2)
+    row = stages(data_parallel=4, expert_parallel=2)
     plain, _ = expert_exchange_seconds(expert_problem(), row)
     counted, _ = expert_exchange_seconds(expert_problem(experts={"sums_counts": True}), row)
     # Two experts' counts of 8 bytes over two copies.
@@ -53,7 +53,7 @@ def test_divided_expert_seconds_by_hand() -> None:
 
 
 def test_expert_gradient_seconds_by_hand() -> None:
-    row = stages(data_parallel=4, expert_parallel_degree=2, zero_stage=1)
+    row = stages(data_parallel=4, expert_parallel=2, zero_stage=1)
     reduced, gathered = expert_gradient_seconds(expert_problem(), row)
     # 4 * 4 * 384 / 2 parameters of two bytes over two copies, a scatter and two gathers' worth.
     one = 4 * 4 * 384 / 2 * 2 / 2 / 1e9 + 1e-6

@@ -28,16 +28,16 @@ def mesh(experts: dict[str, Any] | None = None, **degrees: int) -> list[int]:
 
 def test_expert_mesh_is_inside_data_parallelism() -> None:
     # Group, its stride, copies, their stride, parts of an expert.
-    assert mesh(data_parallel=4, expert_parallel_degree=2) == [2, 1, 2, 2, 1]
-    assert mesh(data_parallel=4, expert_parallel_degree=2, tensor_parallel=2) == [2, 2, 2, 4, 2]
-    assert mesh(data_parallel=4, expert_parallel_degree=2, pipeline_parallel=2) == [2, 1, 2, 4, 1]
+    assert mesh(data_parallel=4, expert_parallel=2) == [2, 1, 2, 2, 1]
+    assert mesh(data_parallel=4, expert_parallel=2, tensor_parallel=2) == [2, 2, 2, 4, 2]
+    assert mesh(data_parallel=4, expert_parallel=2, pipeline_parallel=2) == [2, 1, 2, 4, 1]
 
 
 def test_expert_mesh_of_whole_experts_takes_tensor_parallel_ranks_too() -> None:
-    assert mesh(WHOLE, data_parallel=4, expert_parallel_degree=4, tensor_parallel=2) == [4, 1, 2, 4, 1]
+    assert mesh(WHOLE, data_parallel=4, expert_parallel=4, tensor_parallel=2) == [4, 1, 2, 4, 1]
     megatron = expert_mesh(
         changed(expert_problem(), stack=load_spec("megatron", StackSpec)),
-        stages(data_parallel=4, expert_parallel_degree=4, tensor_parallel=2, pipeline_parallel=2).layouts,
+        stages(data_parallel=4, expert_parallel=4, tensor_parallel=2, pipeline_parallel=2).layouts,
     )
     assert [int(column[0]) for column in megatron] == [4, 1, 2, 4, 1]
 
@@ -46,8 +46,8 @@ def test_expert_mesh_of_whole_experts_takes_tensor_parallel_ranks_too() -> None:
     ("degrees", "share"),
     [
         ({}, 1),
-        ({"data_parallel": 4, "expert_parallel_degree": 4}, 4),
-        ({"data_parallel": 2, "expert_parallel_degree": 2, "tensor_parallel": 2}, 4),
+        ({"data_parallel": 4, "expert_parallel": 4}, 4),
+        ({"data_parallel": 2, "expert_parallel": 2, "tensor_parallel": 2}, 4),
     ],
 )
 def test_expert_parameters_by_hand(degrees: dict[str, int], share: int) -> None:
@@ -71,7 +71,7 @@ def test_blocks_without_experts_are_on_the_first_stage() -> None:
 
 def test_states_of_experts_are_divided_by_the_ranks_that_hold_copies() -> None:
     question = expert_problem()
-    row = stages(data_parallel=4, expert_parallel_degree=2, zero_stage=1)
+    row = stages(data_parallel=4, expert_parallel=2, zero_stage=1)
     dense = sum(model_parameters(question.model).values()) - EXPERTS
     assert updated_parameters(question, row).tolist() == [dense / 4 + EXPERTS / 2 / 2]
     states = state_bytes(question, row)
@@ -86,7 +86,7 @@ def test_the_experts_that_a_token_does_not_pass_are_not_active() -> None:
 
 
 def test_sent_tokens_are_counted_once_for_each_expert() -> None:
-    assert sent_tokens(expert_problem(), stages(data_parallel=2, expert_parallel_degree=2)).tolist() == [16.0]
+    assert sent_tokens(expert_problem(), stages(data_parallel=2, expert_parallel=2)).tolist() == [16.0]
     assert sent_tokens(expert_problem(), stages(tensor_parallel=2, sequence_parallel=True)).tolist() == [16.0]
     sliced = stages(tensor_parallel=2, sequence_parallel=True)
     assert sent_tokens(expert_problem(experts=WHOLE), sliced).tolist() == [8.0]
@@ -94,7 +94,7 @@ def test_sent_tokens_are_counted_once_for_each_expert() -> None:
 
 def test_routed_kept_bytes_by_hand() -> None:
     # 16 tokens keep two hidden states of 16 and four inner ones of 8, two bytes each.
-    row = stages(data_parallel=2, expert_parallel_degree=2)
+    row = stages(data_parallel=2, expert_parallel=2)
     assert routed_kept_bytes(expert_problem(), row, 3).tolist() == [3 * 16 * 2 * (2 * 16 + 4 * 8)]
     fuller = expert_problem(model=tiny_mixtral(experts={"fullest": 1.25}))
     assert routed_kept_bytes(fuller, row, 3).tolist() == [1.25 * 3 * 16 * 2 * (2 * 16 + 4 * 8)]

@@ -21,7 +21,7 @@ def test_expert_products_by_hand() -> None:
 
 
 def test_expert_products_of_the_fullest_rank() -> None:
-    row = stages(data_parallel=2, expert_parallel_degree=2)
+    row = stages(data_parallel=2, expert_parallel=2)
     fuller = expert_problem(model=tiny_mixtral(experts={"fullest": 1.5}), **FAST)
     assert expert_products(fuller, row).forward.tolist() == pytest.approx([1.5 * FORWARD])
     assert expert_products(expert_problem(**FAST), row).forward.tolist() == pytest.approx([FORWARD])
@@ -34,7 +34,7 @@ def test_expert_products_move_the_weights_of_every_expert() -> None:
 
 
 def test_expert_products_of_every_sender_move_them_again() -> None:
-    row = stages(data_parallel=2, expert_parallel_degree=2)
+    row = stages(data_parallel=2, expert_parallel=2)
     question = expert_problem(experts={"grouped": False, "by_sender": True})
     # Two experts on a rank, each with 4 tokens of either sender.
     moved = 4 * 2 * (4 * 16 + 16 * 16 + 4 * 16 + 4 * 8 + 8 * 16 + 4 * 16) / 5e8
@@ -63,5 +63,5 @@ def test_expert_kernels_by_hand() -> None:
     question = expert_problem(experts={"kernels": 20.0, "expert_kernels": 3.0})
     assert expert_kernels(question, stages()).tolist() == [20 + 2 + 3 * 4]
     looped = expert_problem(experts={"kernels": 20.0, "expert_kernels": 3.0, "grouped": False})
-    assert expert_kernels(looped, stages(data_parallel=2, expert_parallel_degree=2)).tolist() == [20 + (3 + 2) * 2]
+    assert expert_kernels(looped, stages(data_parallel=2, expert_parallel=2)).tolist() == [20 + (3 + 2) * 2]
     assert layer_kernels(question, stages())[0] > 34

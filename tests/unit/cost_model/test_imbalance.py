@@ -63,7 +63,7 @@ def test_fullest_factor_is_what_the_model_says() -> None:
 
 
 def test_memory_is_judged_by_more_where_loads_are_drawn() -> None:
-    columns = stages(data_parallel=2, expert_parallel_degree=2).layouts
+    columns = stages(data_parallel=2, expert_parallel=2).layouts
     assert judged_probability(expert_problem(model=DRAWN), columns).tolist() == [JUDGED]
     assert judged_probability(expert_problem(model=DRAWN), stages(data_parallel=2).layouts).tolist() == [1.0]
     assert judged_probability(expert_problem(), columns).tolist() == [1.0]

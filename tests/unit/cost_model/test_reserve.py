@@ -52,7 +52,7 @@ def test_communicators_are_one_for_each_axis(divided: Any, count: int) -> None:
 
 
 def test_communicators_of_experts_are_two_more() -> None:
-    row = stages(data_parallel=2, expert_parallel_degree=2)
+    row = stages(data_parallel=2, expert_parallel=2)
     assert communicators(problem(), row)[0] == communicators(problem(), stages(data_parallel=2))[0] + 2
 
 

@@ -33,7 +33,7 @@ QUESTIONS = {
         Question(model="qwen2.5-7b", gpus=8, gpu="h100-80g"),
         Question(model="llama3-8b", gpus=32, gpu="a100-40g", pin=("tensor_parallel=2", "pipeline_parallel=2")),
         Question(model="gpt3-2.7b", gpus=4, objective="memory"),
-        Question(model="mixtral-8x7b", gpus=64, gpu="h100-80g", pin=("expert_parallel_degree=8",)),
+        Question(model="mixtral-8x7b", gpus=64, gpu="h100-80g", pin=("expert_parallel=8",)),
         Question(model="qwen3-30b-a3b", gpus=16, gpu="h100-80g", pin=("tensor_parallel=2",)),
         Question(model="deepseek-v3", gpus=1024, gpu="h100-80g"),
     ),

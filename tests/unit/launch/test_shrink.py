@@ -84,16 +84,16 @@ def test_experts_stay_divided_and_copied() -> None:
 
     def degrees(plan: Plan) -> tuple[int, int, int]:
         layout = plan.layout
-        return layout.data_parallel, layout.expert_parallel_degree, layout.num_devices
+        return layout.data_parallel, layout.expert_parallel, layout.num_devices
 
-    alone = small(8, data_parallel=16, expert_parallel_degree=16)
+    alone = small(8, data_parallel=16, expert_parallel=16)
     assert degrees(alone) == (8, 8, 8)
     assert alone.problem.model.experts is not None
     assert (alone.problem.model.experts.count, alone.problem.model.experts.top_k) == (8, 2)
-    assert degrees(small(8, data_parallel=64, expert_parallel_degree=16)) == (8, 2, 8)
-    assert degrees(small(8, data_parallel=32, expert_parallel_degree=8, tensor_parallel=2)) == (4, 2, 8)
+    assert degrees(small(8, data_parallel=64, expert_parallel=16)) == (8, 2, 8)
+    assert degrees(small(8, data_parallel=32, expert_parallel=8, tensor_parallel=2)) == (4, 2, 8)
     with pytest.raises(PlanError) as caught:
-        small(4, data_parallel=32, expert_parallel_degree=8, tensor_parallel=2)
+        small(4, data_parallel=32, expert_parallel=8, tensor_parallel=2)
     assert "--max-processes 8" in caught.value.diagnostics[0].hint
 
 

@@ -85,7 +85,7 @@ PINNED = {
     "tensor_depth": "1",
     "pipeline_parallel": "2",
     "sequence_parallel_degree": "1",
-    "expert_parallel_degree": "1",
+    "expert_parallel": "1",
     "data_parallel": "1",
     "micro_batch": "1",
     "num_microbatches": "8",

@@ -97,7 +97,7 @@ def test_the_plugin_with_experts_is_a_layout_of_a_model_that_has_some() -> None:
     )
     (found,) = checked("a.py", call)
     assert found.judged.layout is not None
-    assert found.judged.layout.expert_parallel_degree == 8
+    assert found.judged.layout.expert_parallel == 8
     assert found.predicted is not None
 
 

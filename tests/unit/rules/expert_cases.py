@@ -20,26 +20,26 @@ def of_stack(**experts: object) -> dict[str, object]:
 
 CASES = (
     Case(
-        "EP001", layout(data_parallel=2), layout(data_parallel=2, expert_parallel_degree=2),
-        "stack tiny-stack does not divide the experts of tiny over 2 ranks", "set expert_parallel_degree to 1",
+        "EP001", layout(data_parallel=2), layout(data_parallel=2, expert_parallel=2),
+        "stack tiny-stack does not divide the experts of tiny over 2 ranks", "set expert_parallel to 1",
         {"family": "mixtral", "families": "no family"}, asked={"model": {**MODEL, **LLAMA}},
     ),
     Case(
-        "EP002", layout(data_parallel=4, expert_parallel_degree=2), layout(data_parallel=4, expert_parallel_degree=4),
+        "EP002", layout(data_parallel=4, expert_parallel=2), layout(data_parallel=4, expert_parallel=4),
         "expert parallel degree 4 does not divide the 6 experts of a layer of tiny",
-        "use an expert_parallel_degree of 1 or 2", {"count": 6, "rest": 2}, asked=ASKED,
+        "use an expert_parallel of 1 or 2", {"count": 6, "rest": 2}, asked=ASKED,
     ),
     Case(
-        "EP003", layout(data_parallel=2, expert_parallel_degree=2),
-        layout(tensor_parallel=2, data_parallel=1, expert_parallel_degree=2),
+        "EP003", layout(data_parallel=2, expert_parallel=2),
+        layout(tensor_parallel=2, data_parallel=1, expert_parallel=2),
         "expert parallel degree 2 does not divide the 1 ranks of a stage that may hold experts",
-        "use an expert_parallel_degree of 1", {"ranks": 1, "ranks_rest": 1}, asked=ASKED,
+        "use an expert_parallel of 1", {"ranks": 1, "ranks_rest": 1}, asked=ASKED,
     ),
     Case(
-        "EP004", layout(data_parallel=2, expert_parallel_degree=2, zero_stage=1),
-        layout(data_parallel=2, expert_parallel_degree=2),
+        "EP004", layout(data_parallel=2, expert_parallel=2, zero_stage=1),
+        layout(data_parallel=2, expert_parallel=2),
         "ZeRO stage 0 does not go with an expert parallel degree of 2",
-        "use ZeRO stage 1, or an expert_parallel_degree of 1", {"expert_zero": "1"}, asked=of_stack(zero_stages=(1,)),
+        "use ZeRO stage 1, or an expert_parallel of 1", {"expert_zero": "1"}, asked=of_stack(zero_stages=(1,)),
     ),
     Case(
         "EP005", layout(tensor_parallel=2), layout(tensor_parallel=4),
@@ -52,10 +52,10 @@ CASES = (
         "use a tensor parallel degree that divides 24", {"ffn": 24}, asked=ASKED,
     ),
     Case(
-        "EP007", layout(data_parallel=2, expert_parallel_degree=2), layout(data_parallel=4, expert_parallel_degree=2),
+        "EP007", layout(data_parallel=2, expert_parallel=2), layout(data_parallel=4, expert_parallel=2),
         "expert parallel degree 2 leaves 2 copies of each expert, and stack tiny-stack averages their gradients over "
         "those alone that got tokens",
-        "use an expert_parallel_degree of 4, or of 1", {"copies": 2, "ranks": 4}, asked=of_stack(copies=False),
+        "use an expert_parallel of 4, or of 1", {"copies": 2, "ranks": 4}, asked=of_stack(copies=False),
     ),
     Case(
         "EP008", layout(), layout(pipeline_parallel=2),
@@ -75,10 +75,10 @@ CASES = (
         asked=of_stack(needs_slices=True),
     ),
     Case(
-        "EP010", layout(data_parallel=2, expert_parallel_degree=2),
-        layout(data_parallel=2, expert_parallel_degree=2, offload=Offload(optimizer=1.0, tier="cpu")),
+        "EP010", layout(data_parallel=2, expert_parallel=2),
+        layout(data_parallel=2, expert_parallel=2, offload=Offload(optimizer=1.0, tier="cpu")),
         "states are not offloaded to cpu with an expert parallel degree of 2",
-        "use tier none, or an expert_parallel_degree of 1", {"tier": "cpu"}, asked=ASKED,
+        "use tier none, or an expert_parallel of 1", {"tier": "cpu"}, asked=ASKED,
     ),
     Case(
         "EP011", layout(layers_per_stage=(2, 2), pipeline_parallel=2),

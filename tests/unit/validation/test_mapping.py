@@ -136,7 +136,7 @@ def test_a_row_of_a_known_mixture_is_that_model_with_even_routing() -> None:
     model = case.problem.model
     assert model.experts is not None
     assert (model.experts.count, model.experts.fullest) == (8, 1.0)
-    assert (model.seq_len, case.layout.expert_parallel_degree) == (2048, 8)
+    assert (model.seq_len, case.layout.expert_parallel) == (2048, 8)
     assert any("equally many tokens" in assumed for assumed in case.assumptions)
     sliced = published.case_of(row(PUBLISHED, **shape, gpu="H100", dp="4", precision="bf16", set="a-set"))
     assert sliced.layout.sequence_parallel

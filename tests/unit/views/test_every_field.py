@@ -50,7 +50,7 @@ OTHER: dict[str, Any] = {
     "zero_stage": 2,
     "sequence_parallel": False,
     "sequence_parallel_degree": 2,
-    "expert_parallel_degree": 2,
+    "expert_parallel": 2,
     "micro_batch": 4,
     "num_microbatches": 32,
     "schedule": "1f1b",

@@ -26,7 +26,7 @@ def read_experts(keys: Keys, reading: Reading) -> None:
     if reading.model.experts is None:
         return
     (degree,) = keys.read("expert_parallel")
-    reading.fields["expert_parallel_degree"] = degree
+    reading.fields["expert_parallel"] = degree
     divided = keys.count(
         "--expert-tensor-parallel-size", default=reading.fields["tensor_parallel"], name="expert_tensor_parallel"
     )

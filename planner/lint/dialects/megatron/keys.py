@@ -129,7 +129,7 @@ DIALECT = Dialect(
         "pipeline_parallel": "--pipeline-model-parallel-size",
         "micro_batch": "--micro-batch-size",
         "num_microbatches": "--global-batch-size",
-        "expert_parallel_degree": "--expert-model-parallel-size",
+        "expert_parallel": "--expert-model-parallel-size",
         "seq_len": "--seq-length",
         "sequence_parallel": "--sequence-parallel",
         "num_model_chunks": "--num-virtual-stages-per-pipeline-rank",

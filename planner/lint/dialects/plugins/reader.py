@@ -72,8 +72,8 @@ def _experts(arguments: Mapping[str, Value], reading: Reading) -> None:
     reading.tell(ep_size=degree, turned_to_zero_1=turned)
     reading.keys["turned_to_zero_1"] = "overlap_communication" if overlaps is True else "zero_stage"
     if reading.model is not None and reading.model.experts is not None:
-        reading.fields["expert_parallel_degree"] = degree
-        reading.keys["expert_parallel_degree"] = "ep_size"
+        reading.fields["expert_parallel"] = degree
+        reading.keys["expert_parallel"] = "ep_size"
     else:
         reading.no_formula("the model's experts are not known: name it with --model")
 

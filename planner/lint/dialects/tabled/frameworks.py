@@ -177,7 +177,7 @@ TABLES = (
         },
         defaults={"zero_stage": 3, "precision": "bf16", "local_batch": 8, "seq_len": 2048, "sequence_parallel": True},
         ignored=("-1",),
-        others="expert_parallel_degree expert_tensor_parallel_degree dataset dataset_path enable_cpu_offload",
+        others="expert_parallel expert_tensor_parallel_degree dataset dataset_path enable_cpu_offload",
     ),
     Table(
         dialect=_dialect(
