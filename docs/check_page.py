@@ -72,12 +72,20 @@ def _by_hand() -> Iterator[str]:
     yield "## Colossal-AI, files of 2022\n"
     yield f"Known by {_listed(old.OWN)}, or by two of {_listed(old.MARKS)}. Constants, tables and calls of `dict()`.\n"
     yield "## Colossal-AI, plugins\n"
-    yield f"Calls of {_listed(ARGUMENTS)} and `{MOE_HYBRID}` in Python, with all arguments of 0.5.0; tables of\n"
-    yield "them in data files.\n"
+    yield (
+        f"Calls of {_listed(ARGUMENTS)} and `{MOE_HYBRID}` in Python, with all arguments of 0.5.0; tables of "
+        "them in data files.\n"
+    )
     yield "## Megatron-LM and Megatron-DeepSpeed\n"
     yield f"Known by one of {_listed(megatron.OWN)}, or by several of {_listed(megatron.MARKS)}. Judged options:\n"
     judged = {fact.key or name for name, fact in megatron.FACTS.items()} | {*megatron.DIALECT.words.values()}
     yield f"{_listed(sorted(option for option in judged if option.startswith('--')))}. Others are passed over.\n"
+    yield (
+        "Step time and memory are predicted for models of GPT-2's and of Llama's parts: `--swiglu`, "
+        "`--group-query-attention`, `--num-key-value-heads`, `--kv-channels`, `--normalization`, `--qk-layernorm`, "
+        "`--position-embedding-type`, `--disable-bias-linear`, `--window-size`, `--squared-relu`; with "
+        f"{_listed(megatron.UNMODELLED)} they are judged only.\n"
+    )
     yield "## DeepSpeed\n"
     yield f"Known by one of {_listed(deepspeed.MARKS)}. Keys of `{deepspeed.ZERO}` that DeepSpeed refuses are errors.\n"
 
@@ -108,13 +116,13 @@ def _limits() -> Iterator[str]:
 def _corpus() -> Iterator[str]:
     """How it did on files of public repositories."""
     yield _ON_THE_WORLD
-    yield "| dialect | files | exit code 1 | of these false | with open values | mutants caught | compared | misread |"
-    yield "|---|---|---|---|---|---|---|---|"
+    yield "| dialect | files | exit code 1 | of these false | with open values | mutants caught | compared | misread | slowest |"
+    yield "|---|---|---|---|---|---|---|---|---|"
     with CORPUS.open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
             caught = f"{row['caught']} of {row['mutants']}"
             names = ("dialect", "files", "broken", "false_alarms", "open")
-            yield f"| {' | '.join(row[name] for name in names)} | {caught} | {row['compared']} | {row['misread']} |"
+            yield f"| {' | '.join(row[name] for name in names)} | {caught} | {row['compared']} | {row['misread']} | {row['slowest_s']} s |"
 
 
 def _listed(words: Iterable[str]) -> str:

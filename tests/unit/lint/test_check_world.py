@@ -168,6 +168,43 @@ def test_megatron_counts_the_ends_of_a_pipeline_as_layers(options: str, layers: 
     assert layers_of("a.sh", text) == ("interleaved", 8, layers)
 
 
+LLAMA = (
+    "--swiglu --group-query-attention --num-query-groups 4 --normalization RMSNorm --position-embedding-type rope "
+    "--disable-bias-linear --untie-embeddings-and-output-weights --kv-channels 128 --vocab-size 32000 --seq-length 2048"
+)
+
+
+def test_megatron_models_with_llamas_parts_are_predicted() -> None:
+    (found,) = checked("a.sh", f"{CAST} {SIZES} {LLAMA}\n")
+    model = found.judged.draft.model
+    assert model is not None
+    assert (model.kv_heads, model.head_size, model.ffn_hidden_size) == (4, 128, 2688)
+    assert model.family == "llama"
+    assert not model.tied_embeddings
+    assert found.predicted is not None
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ("--position-embedding-type mrope", "gptplan's models have no positions of type mrope"),
+        ("--normalization $NORM", "--normalization cannot be told"),
+        ("--window-size 128,128", "gptplan's windows of attention are the last tokens"),
+        ("--fp8-format hybrid", "gptplan's models have no products in fp8"),
+    ],
+)
+def test_megatron_models_that_no_spec_describes_are_not_predicted(options: str, reason: str) -> None:
+    (found,) = checked("a.sh", f"{CAST} {SIZES} {options}\n")
+    assert found.valid
+    assert found.no_prediction == reason
+
+
+def test_query_groups_count_with_grouped_attention_only() -> None:
+    (found,) = checked("a.sh", f"{CAST} {SIZES} --num-query-groups 3\n")
+    assert found.valid
+    assert found.judged.draft.model.kv_heads == 16  # type: ignore[union-attr]
+
+
 def test_the_type_of_fp16_may_be_bfloat16() -> None:
     text = (
         "pipe_parallel_size: 1\nmodel_parallel_size: 1\ntrain_micro_batch_size_per_gpu: 1\n"

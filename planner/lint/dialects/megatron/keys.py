@@ -24,13 +24,17 @@ OBSOLETE = {
 }
 """Options of the first versions, and what took their place."""
 UNMODELLED = {
-    "--swiglu": "gated feed-forward layers",
     "--num-experts": "experts",
-    "--group-query-attention": "grouped query attention",
-    "--num-query-groups": "grouped query attention",
     "--multi-latent-attention": "latent attention",
+    "--hybrid-override-pattern": "layers with a state",
+    "--hybrid-layer-pattern": "layers with a state",
+    "--mtp-num-layers": "layers that predict further tokens",
+    "--fp8-format": "products in fp8",
+    "--fp4-format": "products in fp4",
 }
 """Options of models that gptplan has no formulas for."""
+PARTS = ("--group-query-attention", "--position-embedding-type", "--normalization", "--disable-bias-linear")
+"""Options of the parts of a model; one that is misspelt leaves out that part."""
 REQUIRED = ("--num-layers", "--micro-batch-size")
 """Options without a default."""
 TRAINS = ("--train-iters", "--train-samples", "--global-batch-size")

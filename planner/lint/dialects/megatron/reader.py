@@ -14,20 +14,19 @@ from planner.lint.dialects.megatron.keys import (
     LEAST_MISSPELT,
     LIKE_OTHERS,
     MARKS,
-    NO_TRAINING,
     OBSOLETE,
     OWN,
+    PARTS,
     REQUIRED,
     TRAINS,
     UNMODELLED,
 )
+from planner.lint.dialects.megatron.model import read_model
 from planner.lint.dialects.megatron.names import dashed
 from planner.lint.dialects.megatron.states import read_states
 from planner.lint.draft import UNDECIDED, Asked, Draft
-from planner.lint.model_names import model_of_sizes
 from planner.lint.reading import Keys, Reading, Unknowns, refuse_unknown
 from planner.lint.source import Source, Unknown, Value
-from planner.specs import ModelSpec
 
 _FIRST, _LAST = "--decoder-first-pipeline-num-layers", "--decoder-last-pipeline-num-layers"
 _COUNTED = ("--account-for-embedding-in-pipeline-split", "--account-for-loss-in-pipeline-split")
@@ -38,7 +37,7 @@ _EVEN = "gptplan's Megatron-LM stages have the same number of layers"
 
 _KNOWN = {
     *(fact.key or name for name, fact in DIALECT.facts.items()),
-    *(*MARKS, *OWN, *DIALECT.words.values(), *OBSOLETE, *UNMODELLED, *LIKE_OTHERS, *REQUIRED),
+    *(*MARKS, *OWN, *DIALECT.words.values(), *OBSOLETE, *UNMODELLED, *PARTS, *LIKE_OTHERS, *REQUIRED),
 }
 
 
@@ -95,7 +94,7 @@ def read_megatron(source: Source, asked: Asked) -> Draft:
     _from_checkpoint(reading)
     keys = Keys(reading)
     _mesh(keys, reading)
-    layers = _model(keys, reading)
+    layers = read_model(keys, reading)
     _schedule(keys, reading, layers)
     read_states(keys, reading)
     _batch(keys, reading)
@@ -125,55 +124,6 @@ def _mesh(keys: Keys, reading: Reading) -> None:
     }
     if context != 1:
         reading.no_formula("gptplan has no context parallelism")
-
-
-def _model(keys: Keys, reading: Reading) -> Any:
-    """The number of layers, where it is known; and the model in ``reading``."""
-    layers = keys.count("--num-layers", name="num_layers")
-    hidden, heads = keys.read("hidden_size", "num_heads")
-    reading.fields["seq_len"] = keys.count(
-        "--seq-length", "--encoder-seq-length", default=reading.asked.seq_len, name="seq_len"
-    )
-    ffn = keys.count("--ffn-hidden-size", name="ffn_hidden_size")
-    positions = keys.count("--max-position-embeddings", name="max_seq_len")
-    vocab = keys.count("--vocab-size", name="vocab_size", least=0) or None
-    known = not {None, UNDECIDED} & {layers, hidden, heads} and UNDECIDED not in (ffn, positions, vocab)
-    if keys.has("--use-checkpoint-args") and not known:
-        reading.assumptions.append("--use-checkpoint-args: sizes of the model come from a checkpoint")
-    if reading.model is None and known:
-        reading.model = _own_model(keys, reading, (layers, hidden, heads), (ffn, positions, vocab))
-    for option, reason in UNMODELLED.items():
-        if keys.on(option):
-            reading.no_formula(f"gptplan's models have no {reason}")
-    if keys.has(*NO_TRAINING):
-        reading.no_formula("the command does not train")
-    if layers in (None, UNDECIDED):
-        return reading.model.num_layers if reading.model else None
-    return layers
-
-
-def _own_model(keys: Keys, reading: Reading, shape: tuple[int, int, int], sizes: tuple[Any, ...]) -> ModelSpec | None:
-    """A model spec from the arguments, with the defaults of Megatron's pretrain_gpt.py."""
-    layers, hidden, heads = shape
-    ffn, positions, vocab = sizes
-    seq_len = reading.known("seq_len", None) or positions or 1024
-    gated = max(64, int(4 * hidden * 2 / 3 / 64) * 64)
-    if vocab is None:
-        reading.assumptions.append("the file has no vocabulary size: GPT-2's 50257 is taken")
-    return model_of_sizes(
-        "the model of the arguments",
-        "the arguments of the file",
-        name=f"megatron-{layers}x{hidden}",
-        num_layers=layers,
-        hidden_size=hidden,
-        num_heads=heads,
-        ffn_hidden_size=ffn or (gated if keys.on("--swiglu") else 4 * hidden),
-        vocab_size=vocab or 50257,
-        max_seq_len=max(positions or seq_len, 1),
-        dropout=0.1,
-        seq_len=min(seq_len, positions or seq_len),
-        tied_embeddings=not keys.on("--untie-embeddings-and-output-weights"),
-    )
 
 
 def _schedule(keys: Keys, reading: Reading, layers: int | None) -> None:
@@ -266,7 +216,10 @@ def _batch(keys: Keys, reading: Reading) -> None:
 def _facts(keys: Keys, reading: Reading) -> None:
     fields = reading.fields
     degree, stages = fields["tensor_parallel"], fields["pipeline_parallel"]
-    keys.read("num_query_groups", "expert_parallel", "num_experts")
+    keys.read("expert_parallel", "num_experts")
+    if keys.on("--group-query-attention"):
+        # Without it the number of groups is not passed on.
+        keys.read("num_query_groups")
     reading.tell(
         num_devices=reading.asked.gpus,
         expert_tensor_parallel=keys.count(
