@@ -197,15 +197,22 @@ class _YamlReader:
 
     def _mapping(self, node: Any, depth: int) -> dict[str, Value]:
         table: dict[str, Value] = {}
+        inherited: dict[str, Value] = {}
         for key_node, value_node in node.value:
             key = str(key_node.value)[:200] if isinstance(key_node, yaml.ScalarNode) else "?"
             value = self.value(value_node, depth + 1)
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                # The first of several tables counts, and what stands beside them counts before all.
+                for merged in value.content if isinstance(value.content, tuple) else (value.content,):
+                    inherited = {**(merged if isinstance(merged, dict) else {}), **inherited}
+                    self.budget.spend(len(inherited))
+                continue
             if key in table and table[key].content != value.content:
                 mark = key_node.start_mark
                 detail = f"on line {table[key].line} and on line {value.line}"
                 self.notes.append(contradiction(key, (mark.line + 1, mark.column + 1), detail))
             table[key] = value
-        return table
+        return {**inherited, **table}
 
     def _scalar(self, node: Any) -> Any:
         known = {f"tag:yaml.org,2002:{kind}" for kind in ("int", "float", "bool", "null", "str")}

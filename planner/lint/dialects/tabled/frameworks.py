@@ -342,7 +342,7 @@ TABLES = (
             ),
         },
         defaults={"vocab_size": 50257},
-        others="add_position_embedding",
+        others="add_position_embedding num_cross_attention_heads",
     ),
 )
 
