@@ -29,6 +29,11 @@ def _parameters(function: Callable[..., Any]) -> dict[str, bool] | None:
     return {parameter.name: parameter.default is parameter.empty for parameter in found}
 
 
+def asked_for(rule: "ConfigRule") -> frozenset[str]:
+    """Facts that decide whether a configuration keeps a rule."""
+    return frozenset(_parameters(rule.holds) or ()).union(rule.needs)
+
+
 def apply(function: Callable[..., Any], facts: Facts) -> Any:
     """A function of a rule with the facts that its parameters name."""
     named = _parameters(function)

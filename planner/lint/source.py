@@ -110,8 +110,8 @@ class Source:
     calls: tuple[Call, ...] = ()
     others: tuple[Call, ...] = ()
     """Calls of what stands beside a plugin: Booster, which gives some their precision, and GPT2Config."""
-    called: frozenset[str] = field(default_factory=frozenset)
-    """Last names of everything the file calls or passes around."""
+    called: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    """Last names of everything the file calls or passes around, with line and column of the first use."""
     undefined: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     """Names that a Python file uses and nothing before defines, with line and column."""
     variables: Mapping[str, Value] = field(default_factory=dict)
@@ -151,8 +151,10 @@ class Source:
         if value is None:
             return self.shown
         name, written = self.name_of(settings, key), shortened(self.written(value))
-        if self.language == "shell":
-            setting = name if value.content is True else f"{name} {written}"
+        if value.content is True and (self.language == "shell" or name in self.called):
+            setting = name
+        elif self.language == "shell":
+            setting = f"{name} {written}"
         else:
             setting = f"{name} = {written}"
         return f"{self.shown}:{value.line}: {setting}"

@@ -19,8 +19,8 @@ CASES = (
     Case(
         "MEG003",
         "a.sh",
-        megatron(f"{_TP} 4 --num-query-groups 6"),
-        megatron(f"{_TP} 2 --num-query-groups 6"),
+        megatron(f"{_TP} 4 --group-query-attention --num-query-groups 6"),
+        megatron(f"{_TP} 2 --group-query-attention --num-query-groups 6"),
         "--num-query-groups 6 and --tensor-model-parallel-size 4 do not divide each other",
     ),
     Case(

@@ -4,6 +4,7 @@ import pytest
 
 from planner.lint.check import Checked, check_text
 from planner.lint.draft import Asked
+from planner.lint.files import read_source
 from planner.lint.reading import NOT_ALL_WAYS
 from planner.specs import HardwareSpec, ModelSpec
 from planner.specs.files import load_spec
@@ -227,3 +228,52 @@ def test_defaults_of_typer_and_dataclasses(program: str) -> None:
     draft = checked("a.py", program)[0].judged.draft
     assert draft.fields["tensor_parallel"] == 2
     assert any("tp is 2" in line for line in draft.assumptions)
+
+
+def test_accelerate_divides_sequences_in_one_of_two_ways() -> None:
+    text = """compute_environment: LOCAL_MACHINE
+distributed_type: DEEPSPEED
+num_processes: 4
+deepspeed_config: {zero_stage: 3}
+parallelism_config:
+  parallelism_config_dp_shard_size: 2
+  parallelism_config_cp_size: 1
+  parallelism_config_sp_size: 2
+"""
+    (found,) = checked("a.yaml", text, gpus=4)
+    assert found.valid
+    assert found.judged.facts["context_parallel"] == 2
+
+
+def test_merged_tables_of_yaml_yield_to_keys_beside_them() -> None:
+    text = """base: &base {--num-layers: 4, --micro-batch-size: 2, --tensor-model-parallel-size: 2}
+MODEL_ARGS:
+  <<: *base
+  --tensor-model-parallel-size: 4
+"""
+    settings = read_source(text, "a.yaml").settings
+    assert settings["MODEL_ARGS.--num-layers"].content == 4
+    assert settings["MODEL_ARGS.--tensor-model-parallel-size"].content == 4
+
+
+def test_quotes_of_a_default_are_none_of_it() -> None:
+    source = read_source('torchrun --nnodes ${N:-"2"} --tensor-model-parallel-size "${T:-"4"}"', "a.sh")
+    assert [value.content for value in source.settings.values()] == [2, 4]
+
+
+def test_layers_that_deepspeed_divides_unevenly_are_valid() -> None:
+    found = checked("a.sh", f"deepspeed pretrain_gpt.py {SIZES} --pipeline-model-parallel-size 16 --deepspeed", 16)
+    assert "MEG015" not in rules(found)
+    found = checked("a.sh", f"torchrun pretrain_gpt.py {SIZES} --pipeline-model-parallel-size 16", 16)
+    assert "MEG015" in rules(found)
+
+
+def test_a_finding_about_a_call_names_its_line() -> None:
+    script = """from colossalai.booster.plugin import GeminiPlugin
+from torch.optim import Adam
+plugin = GeminiPlugin()
+optimizer = Adam(model.parameters())
+"""
+    (found,) = checked("a.py", script)
+    (error,) = found.judged.errors
+    assert (error.rule, error.location) == ("GEM006", "a.py:4: Adam")

@@ -23,7 +23,7 @@ from planner.lint.dialects.megatron.keys import (
 )
 from planner.lint.dialects.megatron.model import read_model
 from planner.lint.dialects.megatron.names import dashed
-from planner.lint.dialects.megatron.states import read_states
+from planner.lint.dialects.megatron.states import DEEPSPEED, read_states
 from planner.lint.draft import UNDECIDED, Asked, Draft
 from planner.lint.reading import Keys, Reading, Unknowns, refuse_unknown
 from planner.lint.source import Source, Unknown, Value
@@ -156,8 +156,10 @@ def _split_layers(keys: Keys, reading: Reading, layers: int | None) -> int | Non
     """Layers that are divided evenly over the stages; nothing where the stages may differ."""
     if layers is None or keys.on(_LAYOUT):
         return None
-    if keys.on("--pp-partition-method"):
-        # DeepSpeed divides by what a regular expression finds, or by parameters, and the rest may be uneven.
+    stages = reading.fields["pipeline_parallel"]
+    uneven = stages is not UNDECIDED and layers % stages != 0 and keys.on(*DEEPSPEED)
+    if keys.on("--pp-partition-method") or uneven:
+        # DeepSpeed divides by what a regular expression finds, layers by default, or by parameters, evenly or not.
         reading.no_formula(_EVEN)
         return None
     if keys.on(_FIRST, _LAST):
@@ -253,9 +255,9 @@ def _options(keys: Keys, reading: Reading) -> None:
         if first is not None:
             reading.tell(**{name: first})
             reading.keys[name] = first
-    missing = [option for option in REQUIRED if option not in given]
+    missing = [option for option, others in REQUIRED.items() if not given & {option, *others}]
     whole = keys.source.language == "shell" and {"--hidden-size", "--num-attention-heads"} <= given
-    if whole and missing and given & {*TRAINS} and not given & {*ELSEWHERE}:
+    if whole and missing and given & {*TRAINS}:
         reading.tell(missing_option=missing[0])
     reading.keys["options"] = next((option for option in OBSOLETE if option in given), "")
 

@@ -7,7 +7,7 @@ from planner.lint.draft import UNDECIDED
 from planner.lint.reading import Keys, Reading
 from planner.lint.shell.here import here_tables
 
-_DEEPSPEED = ("--deepspeed", "--deepspeed-config")
+DEEPSPEED = ("--deepspeed", "--deepspeed-config")
 _ZERO = "zero_optimization"
 
 
@@ -41,7 +41,7 @@ def _blocks(keys: Keys, reading: Reading) -> Any:
 
 def _offload(keys: Keys, reading: Reading) -> None:
     """What DeepSpeed keeps on the host: by arguments, or by a configuration that the script writes itself."""
-    if not keys.on(*_DEEPSPEED):
+    if not keys.on(*DEEPSPEED):
         reading.offload("none", "none")
         return
     reading.dialect = WITH_DEEPSPEED
@@ -55,7 +55,7 @@ def _offload(keys: Keys, reading: Reading) -> None:
 
 def _zero_stage(keys: Keys, reading: Reading) -> Any:
     """ZeRO of the distributed optimizer; of DeepSpeed where it is switched on, whose default here is stage 1."""
-    if not keys.on(*_DEEPSPEED):
+    if not keys.on(*DEEPSPEED):
         return 1 if keys.on("--use-distributed-optimizer") else 0
     stage = keys.choice("--zero-stage", choices=(0, 1, 2, 3), default=1, name="zero_stage")
     reading.tell(deepspeed_stage=stage, no_pipeline=keys.on("--no-pipeline-parallel"))

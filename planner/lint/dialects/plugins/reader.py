@@ -104,8 +104,20 @@ def _context(context: Keys, reading: Reading) -> None:
     written = context.plain("optimizer.type", "optimizer", name="optimizer")
     if isinstance(written, str):
         optimizers = [str(written).rpartition(".")[2]]
+    elif len(optimizers) == 1:
+        _place(reading, "optimizer", optimizers[0])
     if len(optimizers) == 1:
         reading.tell(optimizer=optimizers[0])
+    _place(reading, "calls_no_sync", "no_sync")
+    _place(reading, "calls_lora", "enable_lora")
+
+
+def _place(reading: Reading, fact: str, name: str) -> None:
+    """Let a finding about a fact show where the script first uses a name."""
+    if name in reading.source.called:
+        line, column = reading.source.called[name]
+        reading.settings = {**reading.settings, name: Value(content=True, line=line, column=column)}
+        reading.keys[fact] = name
 
 
 def _set_tensor(keys: Keys, reading: Reading) -> None:
@@ -212,8 +224,9 @@ def _gemini(keys: Keys, reading: Reading) -> None:
     _needing_tensor_parallelism(keys, reading)
     keys.read("norm_type", "max_norm")
     refused = {"no_sync": reading.facts["calls_no_sync"], "enable_lora": reading.facts["calls_lora"]}
-    reading.tell(calls_refused=next((method for method, called in refused.items() if called), None))
-    reading.keys["calls_refused"] = "calls_refused"
+    method = next((method for method, called in refused.items() if called), None)
+    reading.tell(calls_refused=method)
+    reading.keys["calls_refused"] = method or ""
 
 
 def _fraction(value: Any) -> Any:

@@ -201,6 +201,7 @@ TABLES = (
             ),
             "pipeline_parallel": ("megatron_lm_config.megatron_lm_pp_degree",),
             "context_parallel": ("parallelism_config.parallelism_config_cp_size",),
+            "ulysses": ("parallelism_config.parallelism_config_sp_size",),
             "shard": ("parallelism_config.parallelism_config_dp_shard_size",),
             "replicate": ("parallelism_config.parallelism_config_dp_replicate_size",),
             "accumulation": (

@@ -99,6 +99,10 @@ def _sizes(keys: Keys, reading: Reading, table: Table, counts: dict[str, Any]) -
 def _mesh(reading: Reading, counts: dict[str, Any], table: Table) -> None:
     names = ("tensor_parallel", "pipeline_parallel", "context_parallel")
     degrees = {name: 1 if counts.get(name) is None else counts[name] for name in names}
+    if (exchanged := counts.get("ulysses")) not in (*_NONE, 1):
+        # A sequence is divided over ranks that exchange heads, or in another way: never in both.
+        degrees["context_parallel"] = exchanged
+        reading.keys["context_parallel"] = reading.keys["ulysses"]
     degree, stages, virtual = degrees["tensor_parallel"], degrees["pipeline_parallel"], counts.get("virtual") or 1
     reading.tell(num_devices=reading.asked.gpus, **degrees)
     chunks = virtual if stages != 1 else 1
