@@ -196,7 +196,8 @@ def _missing(file: _File) -> Iterator[tuple[str, str]]:
         if draft.source.language == "shell":
             yield f"no {found[0]}", re.sub(rf"--{bare}[ =]+\S+", "", file.text)
         elif draft.source.language == "yaml":
-            yield f"no {found[0]}", re.sub(rf"(?m)^\s*['\"]?{bare}['\"]?\s*:.*\n", "", file.text, count=1)
+            lines = file.text.splitlines(keepends=True)
+            yield f"no {found[0]}", "".join(lines[: found[1].line - 1] + lines[found[1].line :])
         else:
             yield f"no {found[0]}", re.sub(rf"(?m)\b{bare}\s*=\s*[\w.]+\s*(,|$)", "", file.text, count=1)
 

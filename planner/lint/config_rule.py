@@ -67,6 +67,8 @@ class ConfigRule(RuleText):
     """What a repair does: another value of ``fact``, a key that the file lacks, or ``fact`` taken out."""
     added: Callable[..., dict[str, Any]] | None = None
     """Keys that the file lacks with the values that keep the rule; ``True`` for an option without a value."""
+    options: tuple[str, ...] = ()
+    """Options of a command whose presence it asks for, of the fact ``options``."""
     severity: Literal["error", "warning"] = "error"
     """A warning is what runs, and not as its author may think, or depends on the machine that runs it."""
 

@@ -116,6 +116,8 @@ class Source:
     """Names that a Python file uses and nothing before defines, with line and column."""
     variables: Mapping[str, Value] = field(default_factory=dict)
     """What a shell script assigns."""
+    documents: tuple[str, ...] = ()
+    """Texts that a shell script passes to commands."""
     options: Mapping[str, int] = field(default_factory=dict)
     """Offset behind each option of a shell script with its value, where another one can be written."""
 
@@ -123,8 +125,8 @@ class Source:
     """Defaults of arguments and values of the user that stand for what only running the file would tell."""
     path: tuple[tuple[int, bool], ...] = ()
     """Lines of conditions of a script that cannot be told, and whether each is taken to hold."""
-    paths: tuple[tuple[tuple[int, bool], ...], ...] = ()
-    """Every path that leads to the same settings, the first of them :attr:`path`."""
+    paths: tuple[tuple[tuple[int, int], ...], ...] = ()
+    """Every path that leads to the same settings: lines of such conditions with the branch that is taken."""
     ways: "tuple[Source, ...]" = ()
     """The same file, as other branches of it or other commands in it have it."""
     cut: bool = False

@@ -84,7 +84,7 @@ CASES = (
         "a.sh",
         megatron("--recompute-granularity full --recompute-method uniform"),
         megatron("--recompute-granularity full --recompute-method uniform --recompute-num-layers 1"),
-        "--recompute-granularity full needs --recompute-num-layers, and it is not given",
+        "--recompute-granularity full needs --recompute-num-layers, which was 1 until September 2023",
     ),
     Case(
         "MEG013",

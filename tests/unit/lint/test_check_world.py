@@ -45,6 +45,30 @@ def test_a_script_with_more_ways_than_are_followed_says_so() -> None:
     assert NOT_ALL_WAYS in checked("a.sh", script)[0].judged.draft.assumptions
 
 
+MANY = "\n".join(f'if [ "${n}" = x ]; then A{n}=--seed-{n}; fi' for n in range(1, 8))
+"""More ways than are followed."""
+OPTIONS = "$A1 $A2 $A3 $A4 $A5 $A6 $A7"
+
+
+def test_where_not_all_ways_are_followed_one_branch_may_be_an_error() -> None:
+    script = f"""if [ $8 = 7B ]; then HEADS=16; elif [ $8 = 13B ]; then HEADS=24; else HEADS=32; fi
+{MANY}
+{CAST} --num-layers 24 --hidden-size 1024 --num-attention-heads $HEADS --micro-batch-size 1 --train-iters 10 {OPTIONS}
+"""
+    assert rules(checked("a.sh", script)) == {"MEG010"}
+
+
+def test_where_not_all_ways_are_followed_two_branches_together_are_open() -> None:
+    script = f"""if [ $8 = yes ]; then B=--tp-comm-overlap; fi
+if [ $9 = yes ]; then C=--sequence-parallel; fi
+{MANY}
+{CAST} {SIZES} $B $C {OPTIONS}
+"""
+    found = checked("a.sh", script)
+    assert rules(found) == set()
+    assert "MEG021" in rules(found, "open")
+
+
 def test_sizes_of_a_checkpoint_are_open() -> None:
     script = (
         "torchrun evaluate.py --num-layers -1 --hidden-size -1 --num-attention-heads -1 --micro-batch-size 1 "
@@ -277,3 +301,17 @@ optimizer = Adam(model.parameters())
     (found,) = checked("a.py", script)
     (error,) = found.judged.errors
     assert (error.rule, error.location) == ("GEM006", "a.py:4: Adam")
+
+
+@pytest.mark.parametrize(("model", "broken"), [("gpt2-small", True), ("llama2-7b", False)])
+def test_rules_about_gpt2_leave_other_models_alone(model: str, broken: bool) -> None:
+    text = """from colossalai.booster.plugin import HybridParallelPlugin
+plugin = HybridParallelPlugin(
+    tp_size=1, pp_size=1, sp_size=2, enable_sequence_parallelism=True, sequence_parallelism_mode="all_to_all"
+)
+"""
+    asked = Asked(
+        gpus=8, hardware=load_spec("h100-80g", HardwareSpec), devices_per_node=8, model=load_spec(model, ModelSpec)
+    )
+    found = check_text(text, "a.py", asked, compare=False)
+    assert ("HPP018" in rules(found)) == broken

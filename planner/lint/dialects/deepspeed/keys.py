@@ -52,10 +52,15 @@ _HALF = """
     fp16_master_weights_and_grads opt_level type
 """
 _OFFLOAD = "device nvme_path buffer_count buffer_size pin_memory"
+_TENSOR = """
+    dtype autotp_size tp_overlap_comm tensor_parallel tp injection_policy_tuple partition_config preset_model
+    keep_module_on_host replace_with_kernel_inject kernel_inject
+"""
 SECTIONS: dict[str, frozenset[str]] = {
     "": frozenset(_TOP.split()),
     "fp16": frozenset(_HALF.split()),
     "bf16": frozenset({"enabled", "immediate_grad_update"}),
+    "tensor_parallel": frozenset(_TENSOR.split()),
     "zero_optimization": frozenset(_ZERO.split()),
     "zero_optimization.offload_param": frozenset(_OFFLOAD.split()) | {"max_in_cpu"},
     "zero_optimization.offload_optimizer": frozenset(_OFFLOAD.split())

@@ -1,6 +1,5 @@
 """Megatron-LM's arguments: a shell script, one command line, or the same names in a data file."""
 
-import math
 import re
 from dataclasses import replace
 from typing import Any
@@ -47,7 +46,8 @@ def _misspelt(source: Source, reading: Reading) -> None:
         _misspelt_data(reading)
         return
     known = {option for option in _KNOWN if option.startswith("--") and len(option) >= LEAST_MISSPELT}
-    today = known - {*OBSOLETE}
+    # A script with options of the first versions may misspell another of them.
+    today = known if OBSOLETE.keys() & source.settings.keys() else known - {*OBSOLETE}
     settings = dict(reading.settings)
     others: dict[str, Value] = {}
     for key, value in source.settings.items():
@@ -113,15 +113,10 @@ def _mesh(keys: Keys, reading: Reading) -> None:
     if keys.on("--no-pipeline-parallel"):
         stages = 1
     reading.tell(pipeline_parallel=stages, context_parallel=context)
-    reading.fields |= {
-        "tensor_parallel": degree,
-        "pipeline_parallel": stages,
-        "context_parallel": context,
-        "tensor_depth": 1,
-        "tensor_mode": UNDECIDED if degree is UNDECIDED else "1d" if degree > 1 else "none",
-        # Without tensor parallelism the arguments switch it off.
-        "sequence_parallel": keys.flag("--sequence-parallel", name="sequence_parallel") is True and degree != 1,
-    }
+    reading.mesh(degree, stages, context)
+    # Without tensor parallelism the arguments switch it off.
+    divided = keys.flag("--sequence-parallel", name="sequence_parallel") is True and degree != 1
+    reading.fields["sequence_parallel"] = divided
     if context != 1:
         reading.no_formula("gptplan has no context parallelism")
 
@@ -145,10 +140,8 @@ def _schedule(keys: Keys, reading: Reading, layers: int | None) -> None:
     if others:
         reading.tell(second_virtual=others[0])
         reading.keys["second_virtual"] = others[0]
+    reading.schedule(stages, chunks)
     known = UNDECIDED not in (stages, chunks)
-    schedule = "none" if stages == 1 else "interleaved" if known and chunks > 1 else "1f1b"
-    reading.fields["num_model_chunks"] = (chunks if stages > 1 else 1) if known else UNDECIDED
-    reading.fields["schedule"] = schedule if known else UNDECIDED
     reading.tell(overlap_p2p=not keys.on("--no-overlap-p2p-communication"), virtual_size=chunks if known else None)
 
 
@@ -202,12 +195,14 @@ def _batch(keys: Keys, reading: Reading) -> None:
     fields, asked = reading.fields, reading.asked
     micro = keys.count("--micro-batch-size", default=1, name="micro_batch")
     total = keys.count("--global-batch-size", default=asked.global_batch, name="global_batch")
-    mesh = [fields[name] for name in ("tensor_parallel", "pipeline_parallel", "context_parallel")]
     fields |= {"micro_batch": micro, "num_microbatches": UNDECIDED}
     reading.keys["num_microbatches"] = "--global-batch-size"
-    if UNDECIDED in (micro, total, *mesh) or (total is None and keys.has("--step-batch-size-schedule")):
+    if UNDECIDED in (micro, total) or (total is None and keys.has("--step-batch-size-schedule")):
         return
-    ranks = max(1, asked.gpus // math.prod(mesh))
+    ranks = reading.ranks()
+    if ranks is None:
+        reading.tell(global_batch=total, micro_batch=micro)
+        return
     if total is None:
         total = micro * ranks
         reading.assumptions.append(f"the file has no --global-batch-size: {total}, one micro batch a rank, is taken")

@@ -1,11 +1,11 @@
 """What Megatron-LM's arguments say of precision, recomputation, ZeRO and offload."""
 
+import json
 from typing import Any
 
 from planner.lint.dialects.megatron.keys import WITH_DEEPSPEED
 from planner.lint.draft import UNDECIDED
 from planner.lint.reading import Keys, Reading
-from planner.lint.shell.here import here_tables
 
 DEEPSPEED = ("--deepspeed", "--deepspeed-config")
 _ZERO = "zero_optimization"
@@ -45,12 +45,20 @@ def _offload(keys: Keys, reading: Reading) -> None:
         reading.offload("none", "none")
         return
     reading.dialect = WITH_DEEPSPEED
-    zero: dict[str, Any] = next(
-        (one[_ZERO] for one in here_tables(reading.source.text) if isinstance(one.get(_ZERO), dict)), {}
-    )
+    zero: dict[str, Any] = next(filter(None, map(_zero_of, reading.source.documents)), {})
     written = {name: table.get("device") for name, table in zero.items() if isinstance(table, dict)}
     optimizer = written.get("offload_optimizer", "cpu" if keys.on("--cpu-optimizer") else "none")
     reading.offload(optimizer, written.get("offload_param", keys.plain("--remote-device")))
+
+
+def _zero_of(document: str) -> dict[str, Any]:
+    """What a text says of ZeRO; nothing where it is no JSON, as with variables of the script in it."""
+    try:
+        found = json.loads(document)
+    except (ValueError, RecursionError):
+        return {}
+    zero = found.get(_ZERO) if isinstance(found, dict) else None
+    return zero if isinstance(zero, dict) else {}
 
 
 def _zero_stage(keys: Keys, reading: Reading) -> Any:

@@ -74,15 +74,10 @@ def _refuse_unknown(keys: Keys, reading: Reading, name: str) -> None:
 def _context(context: Keys, reading: Reading) -> None:
     """What the script says outside of the plugin: batch, sequence, model, calls."""
     called = reading.source.called
+    reading.mesh(1, 1)
     reading.fields |= {
-        "tensor_mode": "none",
-        "tensor_parallel": 1,
-        "tensor_depth": 1,
-        "pipeline_parallel": 1,
         "zero_stage": 0,
         "sequence_parallel": False,
-        "schedule": "none",
-        "num_model_chunks": 1,
         "precision": "fp16",
         "recompute": "gradient_checkpointing_enable" in called,
     }
@@ -165,14 +160,10 @@ def _is_counts(layers: Any) -> bool:
 
 
 def _set_schedule(reading: Reading, stages: Any, style: Any, chunks: Any) -> None:
-    schedule: Any = UNDECIDED
-    if UNDECIDED in (stages, style, chunks):
-        chunks = UNDECIDED
-    elif stages == 1 or style != "interleaved":
-        schedule, chunks = "none" if stages == 1 else "1f1b", 1
-    else:
-        schedule = "interleaved"
-    reading.fields |= {"schedule": schedule, "num_model_chunks": chunks}
+    reading.schedule(stages, UNDECIDED if UNDECIDED in (style, chunks) else chunks if style == "interleaved" else 1)
+    if style == "interleaved" and reading.fields["schedule"] == "1f1b":
+        # One chunk of layers: the plugin refuses it, and calls its schedule by the name that it is given.
+        reading.fields["schedule"] = "interleaved"
     if style == "zbv" and stages != 1:
         reading.no_formula("gptplan has no zero-bubble schedule")
 
@@ -290,13 +281,9 @@ def _batch(context: Keys, reading: Reading) -> None:
     fields, facts, asked = reading.fields, reading.facts, reading.asked
     batch = context.count(*BATCH, name="batch_size")
     reading.tell(batch_size=batch)
-    degree, stages, context_degree = (
-        fields["tensor_parallel"],
-        fields["pipeline_parallel"],
-        fields.get("context_parallel", 1),
-    )
-    if batch is None and asked.global_batch and UNDECIDED not in (degree, stages, context_degree):
-        batch = asked.global_batch // max(1, asked.gpus // max(1, degree * stages * context_degree)) or 1
+    stages, ranks = fields["pipeline_parallel"], reading.ranks()
+    if batch is None and asked.global_batch and ranks is not None:
+        batch = asked.global_batch // ranks or 1
     count, size = facts.get("num_microbatches"), facts.get("microbatch_size")
     if stages == 1:
         count, size = 1, None
