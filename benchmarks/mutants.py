@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from planner.lint.dialects.megatron.keys import ELSEWHERE
 from planner.lint.draft import UNDECIDED
 from planner.lint.judging import Judged
 from planner.lint.source import Unknown, Value
@@ -128,7 +129,8 @@ def _layers(file: _File) -> Iterator[tuple[str, str]]:
     """Layers that the stages do not divide, where they have to."""
     stages = file.number("pipeline_parallel")
     found = file.value("num_layers") or file.value("layers")
-    even = file.judged.draft.dialect.name in ("nemo",) or "split_layers" in file.judged.facts
+    even = file.judged.draft.dialect.name == "nemo" or "split_layers" in file.judged.facts
+    even &= "--deepspeed" not in file.text
     if found is not None and stages > 1 and even and type(found[1].content) is int:
         yield f"{found[0]} + 1", file.replaced(found[1], str(found[1].content + 1))
 
@@ -187,13 +189,15 @@ def _missing(file: _File) -> Iterator[tuple[str, str]]:
     for name in REQUIRED.get(draft.dialect.name, ()):
         found = file.value(name)
         idle = name == "num_micro_batches" and file.number("pipeline_parallel") == 1
+        idle |= name == "num_layers" and any(option in file.text for option in ELSEWHERE)
         if found is None or idle or (draft.dialect.name == "megatron" and not _trains(file)):
             continue
         bare = re.escape(found[0].rpartition(".")[2].lstrip("-"))
         if draft.source.language == "shell":
             yield f"no {found[0]}", re.sub(rf"--{bare}[ =]+\S+", "", file.text)
         elif draft.source.language == "yaml":
-            yield f"no {found[0]}", re.sub(rf"(?m)^\s*['\"]?{bare}['\"]?\s*:.*\n", "", file.text, count=1)
+            lines = file.text.splitlines(keepends=True)
+            yield f"no {found[0]}", "".join(lines[: found[1].line - 1] + lines[found[1].line :])
         else:
             yield f"no {found[0]}", re.sub(rf"(?m)\b{bare}\s*=\s*[\w.]+\s*(,|$)", "", file.text, count=1)
 

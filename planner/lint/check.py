@@ -91,9 +91,18 @@ def read_and_judge(text: str, shown: str, language: Language, asked: Asked) -> t
         PlanError: it cannot be parsed, or configures nothing that gptplan knows.
     """
     source = read_source(text, shown, language, asked.given)
+    return source, judged_of(source, asked)
+
+
+def judged_of(source: Source, asked: Asked) -> list[Judged]:
+    """The judgement of each configuration in a file that is read.
+
+    Raises:
+        PlanError: it configures nothing that gptplan knows.
+    """
     judged = ways.settled([judge(draft, asked) for draft in detect.drafts_of(source, asked)])
     # What is true of the whole file is said once.
-    return source, [_with_notes(source, judged[0]), *judged[1:]]
+    return [_with_notes(source, judged[0]), *judged[1:]]
 
 
 def _with_notes(source: Source, judged: Judged) -> Judged:

@@ -29,6 +29,11 @@ def _parameters(function: Callable[..., Any]) -> dict[str, bool] | None:
     return {parameter.name: parameter.default is parameter.empty for parameter in found}
 
 
+def asked_for(rule: "ConfigRule") -> frozenset[str]:
+    """Facts that decide whether a configuration keeps a rule."""
+    return frozenset(_parameters(rule.holds) or ()).union(rule.needs)
+
+
 def apply(function: Callable[..., Any], facts: Facts) -> Any:
     """A function of a rule with the facts that its parameters name."""
     named = _parameters(function)
@@ -62,6 +67,8 @@ class ConfigRule(RuleText):
     """What a repair does: another value of ``fact``, a key that the file lacks, or ``fact`` taken out."""
     added: Callable[..., dict[str, Any]] | None = None
     """Keys that the file lacks with the values that keep the rule; ``True`` for an option without a value."""
+    options: tuple[str, ...] = ()
+    """Options of a command whose presence it asks for, of the fact ``options``."""
     severity: Literal["error", "warning"] = "error"
     """A warning is what runs, and not as its author may think, or depends on the machine that runs it."""
 

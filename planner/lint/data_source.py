@@ -1,5 +1,6 @@
 """Reading JSON, TOML and YAML with the place of every value."""
 
+import json
 import re
 import tomllib
 from dataclasses import replace
@@ -8,11 +9,13 @@ from typing import Any
 import yaml
 
 from planner.codes import Config
-from planner.lint.json_positions import JsonError, JsonReader
+from planner.lint.json_positions import JsonReader
 from planner.lint.limits import MAX_NESTING, Budget, refused
 from planner.lint.source import Note, Source, Unknown, Value, contradiction, flatten, shortened, unreadable
 from planner.lint.syntax import not_of
 
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""libyaml's where PyYAML was built with it, as suggestions read a file many times."""
 _DEEPSPEED_MARKS = ("zero_optimization", "train_batch_size", "train_micro_batch_size_per_gpu")
 """Keys of files that DeepSpeed reads as Hjson, with comments."""
 
@@ -26,8 +29,11 @@ def read_json(text: str, shown: str) -> Source:
     reader = JsonReader(text, relaxed=any(f'"{mark}"' in text for mark in _DEEPSPEED_MARKS))
     try:
         root = reader.read()
-    except JsonError as error:
-        raise not_of("JSON", str(error), text, shown, (error.line, error.column)) from error
+    except json.JSONDecodeError as error:
+        raise not_of("JSON", error.msg, text, shown, (error.lineno, error.colno)) from error
+    except (ValueError, RecursionError) as error:
+        reason = str(error).partition("\n")[0] or "it nests too deeply"
+        raise unreadable(Config.OTHER_LANGUAGE, f"this is not JSON: {reason}", shown) from error
     return Source(
         shown=shown,
         text=text,
@@ -128,7 +134,7 @@ def read_yaml(text: str, shown: str) -> Source:
         PlanError: not YAML, no mapping, or larger than can be read in bounded time.
     """
     try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        root = yaml.compose(text, Loader=_LOADER)
         reader = _YamlReader(text, Budget(shown))
         value = None if root is None else reader.value(root, 0)
     except yaml.MarkedYAMLError as error:
@@ -197,15 +203,22 @@ class _YamlReader:
 
     def _mapping(self, node: Any, depth: int) -> dict[str, Value]:
         table: dict[str, Value] = {}
+        inherited: dict[str, Value] = {}
         for key_node, value_node in node.value:
             key = str(key_node.value)[:200] if isinstance(key_node, yaml.ScalarNode) else "?"
             value = self.value(value_node, depth + 1)
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                # The first of several tables counts, and what stands beside them counts before all.
+                for merged in value.content if isinstance(value.content, tuple) else (value.content,):
+                    inherited = {**(merged if isinstance(merged, dict) else {}), **inherited}
+                    self.budget.spend(len(inherited))
+                continue
             if key in table and table[key].content != value.content:
                 mark = key_node.start_mark
                 detail = f"on line {table[key].line} and on line {value.line}"
                 self.notes.append(contradiction(key, (mark.line + 1, mark.column + 1), detail))
             table[key] = value
-        return table
+        return {**inherited, **table}
 
     def _scalar(self, node: Any) -> Any:
         known = {f"tag:yaml.org,2002:{kind}" for kind in ("int", "float", "bool", "null", "str")}
@@ -219,7 +232,7 @@ class _YamlReader:
         # YAML 1.1 takes 1e-5 for text; frameworks mean the number.
         if (
             isinstance(content, str)
-            and node.style is None
+            and not node.style
             and re.fullmatch(r"[+-]?\d{1,20}(\.\d*)?[eE][+-]?\d{1,3}", content)
         ):
             return float(content)

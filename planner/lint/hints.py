@@ -13,7 +13,7 @@ from planner.diagnostics import Diagnostic
 from planner.lint.config_rule import ConfigRule
 from planner.lint.judging import Judged
 from planner.lint.registry import BY_ID
-from planner.lint.repair import Broken, Tries, about, candidates, editable, key_of, keys_of
+from planner.lint.repair import Broken, Tries, about, candidates, editable, key_of, keys_of, promising
 from planner.lint.source import Value, spelled
 from planner.lint.steps import MAX_FOLLOWING, Change, pairs_of, settled, steps_of
 
@@ -74,7 +74,8 @@ def _nearest(tries: Tries, judged: Judged, diagnostic: Diagnostic, key: str) -> 
     free = frozenset(map(key_of, judged.errors)) - {key}
     keeping: list[_Tried] = []
     done: set[bool] = set()
-    for candidate in candidates(value, judged.draft, key, tries.asked):
+    every = candidates(value, judged.draft, key, tries.asked)
+    for candidate in promising(tries, judged, diagnostic, key, every):
         above = _is_above(candidate, value.content)
         if above in done:
             # Candidates come by distance, so one that is harmless is the nearest on its side.

@@ -1,128 +1,70 @@
-"""JSON with the place of every value, which the standard parser does not tell."""
+"""JSON with the place of every value: the standard decoder, told to keep where it is."""
 
 import json
 import re
-from typing import Any, NoReturn
+from json import decoder, scanner
+from typing import Any
 
-from planner.lint.limits import MAX_NESTING
 from planner.lint.source import Note, Value, contradiction
 from planner.lint.syntax import Places
 
-_SPACE = re.compile(r"[ \t\n\r]*")
-_SPACE_AND_COMMENTS = re.compile(r"(?:[ \t\n\r]+|//[^\n]*|#[^\n]*|/\*(?s:.*?)\*/)*")
-_NUMBER = re.compile(r"-?(?:0|[1-9]\d{0,300})(\.\d{1,300})?([eE][+-]?\d{1,4})?")
-_WORDS = {"true": True, "false": False, "null": None}
+_BESIDE_STRINGS = r'"(?:\\.|[^"\\])*"|'
+_COMMENTS = re.compile(_BESIDE_STRINGS + r"//[^\n]*|#[^\n]*|/\*(?s:.*?)\*/")
+_LAST_COMMA = re.compile(_BESIDE_STRINGS + r",(?=\s*[}\]])")
+MAX_DIGITS = 300
 
 
-class JsonError(ValueError):
-    """Not JSON: where and why."""
-
-    def __init__(self, message: str, line: int, column: int) -> None:
-        """Remember the place, from 1."""
-        super().__init__(message)
-        self.line, self.column = line, column
-
-
-class JsonReader:
-    """One pass over a text."""
+class JsonReader(json.JSONDecoder):
+    """One pass over a text, whose values are :class:`Value`; tables are dicts of them, lists are tuples."""
 
     def __init__(self, text: str, *, relaxed: bool = False) -> None:
         """Read nothing yet; ``relaxed`` lets comments and a comma before a closing bracket pass, as Hjson does."""
-        self.text = text
-        self.relaxed = relaxed
-        self.space = _SPACE_AND_COMMENTS if relaxed else _SPACE
+        super().__init__(object_pairs_hook=self._table, parse_int=_whole, parse_constant=_refused)
+        self.text = _LAST_COMMA.sub(_blank, _COMMENTS.sub(_blank, text)) if relaxed else text
         self.notes: list[Note] = []
         self.place = Places(text).of
+        self.parse_object = lambda at, strict, _, *hooks: decoder.JSONObject(  # type: ignore[attr-defined]
+            at, strict, self._scan, *hooks
+        )
+        self.parse_array = lambda at, _: decoder.JSONArray(at, self._scan)  # type: ignore[attr-defined]
+        self.scan_once, self.plain = self._scan, scanner.py_make_scanner(self)  # type: ignore[attr-defined]
 
     def read(self) -> Value:
         """The value of the whole text.
 
         Raises:
-            JsonError: it is not one JSON value, or nests deeper than :data:`MAX_NESTING`.
+            ValueError: it is not one JSON value; ``json.JSONDecodeError`` tells the place.
         """
-        value, end = self._value(self._skip(0), 0)
-        end = self._skip(end)
-        if end != len(self.text):
-            self._fail("there is something after the end of the document", end)
+        value: Value = self.decode(self.text)
         return value
 
-    def _fail(self, message: str, offset: int) -> NoReturn:
-        raise JsonError(message, *self.place(offset))
-
-    def _skip(self, offset: int) -> int:
-        match = self.space.match(self.text, offset)
-        return match.end() if match else offset
-
-    def _value(self, start: int, depth: int) -> tuple[Value, int]:
-        if depth > MAX_NESTING:
-            self._fail("it nests too deeply", start)
-        first = self.text[start : start + 1]
-        content: Any
-        if first == "{":
-            content, end = self._table(start + 1, depth)
-        elif first == "[":
-            content, end = self._list(start + 1, depth)
-        elif first == '"':
-            content, end = self._string(start)
-        else:
-            content, end = self._scalar(start)
+    def _scan(self, text: str, start: int) -> tuple[Value, int]:
+        content, end = self.plain(text, start)
+        if isinstance(content, list):
+            content = tuple(item.content for item in content)
         line, column = self.place(start)
         return Value(content=content, line=line, column=column, start=start, end=end), end
 
-    def _string(self, start: int) -> tuple[str, int]:
-        try:
-            text, end = json.decoder.scanstring(self.text, start + 1, True)  # type: ignore[attr-defined]
-        except json.JSONDecodeError as error:
-            raise JsonError(error.msg, error.lineno, error.colno) from error
-        return str(text), int(end)
-
-    def _scalar(self, start: int) -> tuple[Any, int]:
-        for word, content in _WORDS.items():
-            if self.text.startswith(word, start):
-                return content, start + len(word)
-        match = _NUMBER.match(self.text, start)
-        if match is None:
-            self._fail("a value is expected here", start)
-        number: Any = float(match[0]) if match[1] or match[2] else int(match[0])
-        return number, match.end()
-
-    def _table(self, offset: int, depth: int) -> tuple[dict[str, Value], int]:
+    def _table(self, entries: list[tuple[str, Value]]) -> dict[str, Value]:
         table: dict[str, Value] = {}
-        offset = self._skip(offset)
-        while self.text[offset : offset + 1] != "}":
-            if self.text[offset : offset + 1] != '"':
-                self._fail("a key in double quotes is expected here", offset)
-            key_at = offset
-            key, offset = self._string(offset)
-            offset = self._skip(offset)
-            if self.text[offset : offset + 1] != ":":
-                self._fail("`:` is expected here", offset)
-            value, offset = self._value(self._skip(offset + 1), depth + 1)
+        for key, value in entries:
             if key in table and table[key].content != value.content:
-                place = self.place(key_at)
-                detail = f"on line {table[key].line} and on line {place[0]}"
-                self.notes.append(contradiction(key, place, detail))
+                detail = f"on line {table[key].line} and on line {value.line}"
+                self.notes.append(contradiction(key, (value.line, value.column), detail))
             table[key] = value
-            offset = self._separator(offset, "}")
-        return table, offset + 1
+        return table
 
-    def _list(self, offset: int, depth: int) -> tuple[tuple[Any, ...], int]:
-        items: list[Any] = []
-        offset = self._skip(offset)
-        while self.text[offset : offset + 1] != "]":
-            value, offset = self._value(offset, depth + 1)
-            items.append(value.content)
-            offset = self._separator(offset, "]")
-        return tuple(items), offset + 1
 
-    def _separator(self, offset: int, closing: str) -> int:
-        offset = self._skip(offset)
-        found = self.text[offset : offset + 1]
-        if found == ",":
-            after = self._skip(offset + 1)
-            if self.text[after : after + 1] == closing and not self.relaxed:
-                self._fail("a comma before the closing bracket", offset)
-            return after
-        if found != closing:
-            self._fail(f"`,` or `{closing}` is expected here", offset)
-        return offset
+def _blank(found: re.Match[str]) -> str:
+    """Spaces for what is passed over, so that every other place stays; strings as they are."""
+    return found[0] if found[0].startswith('"') else re.sub(r"[^\n]", " ", found[0])
+
+
+def _whole(digits: str) -> int:
+    if len(digits) > MAX_DIGITS:
+        raise ValueError(f"a number has {len(digits)} digits")
+    return int(digits)
+
+
+def _refused(word: Any) -> None:
+    raise ValueError(f"{word} is no number")

@@ -53,12 +53,10 @@ def model_named(name: str) -> ModelSpec | None:
 
 
 def model_of_sizes(title: str, source: str, **sizes: Any) -> ModelSpec | None:
-    """A model of a configuration's own; nothing where the heads do not divide it or a size is none.
+    """A model of a configuration's own; nothing where its sizes make no transformer.
 
     ``sizes`` are the fields of :class:`ModelSpec` that the file tells or that its framework takes for granted.
     """
-    if sizes["hidden_size"] % sizes["num_heads"]:
-        return None
     try:
         return ModelSpec(title=title, global_batch=1, precision="bf16", sources={"num_layers": source}, **sizes)
     except (ValueError, msgspec.ValidationError):

@@ -43,7 +43,11 @@ def read_python(
     settings = flatten(
         {name: value for name, value in names.items() if name not in reader.imported}, reader.constants.budget
     )
-    called = {_last_name(node) for node in reader.living(tree) if isinstance(node, ast.Name | ast.Attribute)}
+    called: dict[str, tuple[int, int]] = {}
+    for node in reader.living(tree):
+        if isinstance(node, ast.Name | ast.Attribute):
+            place = (node.lineno, node.col_offset + 1)
+            called[_last_name(node)] = min(place, called.get(_last_name(node), place))
     return Source(
         shown=shown,
         text=text,
@@ -52,7 +56,7 @@ def read_python(
         notes=tuple(reader.notes),
         calls=tuple(call for call in reader.calls if call.name not in beside),
         others=tuple(call for call in reader.calls if call.name in beside),
-        called=frozenset(called),
+        called=called,
         undefined=reader.undefined,
         assumed=tuple(f"{name} is {known[name]!r}" for name in sorted(reader.constants.used)),
     )

@@ -1,5 +1,6 @@
 """Reading a dialect: typed values of settings, gathered into a draft."""
 
+import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
@@ -53,6 +54,28 @@ class Reading(Fields):
                 self.dialect.facts[name]
                 self.facts[name] = value
 
+    def mesh(self, degree: Any, stages: Any, context: Any = 1, chunks: Any = 1) -> None:
+        """Set the degrees, with the mode of tensor parallelism and the schedule that follow from them."""
+        self.fields |= {
+            "tensor_parallel": degree,
+            "tensor_mode": UNDECIDED if degree is UNDECIDED else "1d" if degree > 1 else "none",
+            "tensor_depth": 1,
+            "pipeline_parallel": stages,
+            "context_parallel": context,
+        }
+        self.schedule(stages, chunks)
+
+    def schedule(self, stages: Any, chunks: Any) -> None:
+        """Set the schedule of a pipeline whose stages have some chunks of layers each."""
+        known = UNDECIDED not in (stages, chunks)
+        turns = UNDECIDED if not known else "interleaved" if chunks > 1 else "1f1b"
+        self.fields |= {"schedule": "none" if stages == 1 else turns, "num_model_chunks": 1 if stages == 1 else chunks}
+
+    def ranks(self) -> int | None:
+        """What the degrees leave of the GPUs; nothing where one of them is not decided."""
+        degrees = [self.fields.get(f"{name}_parallel", 1) for name in ("tensor", "pipeline", "context")]
+        return None if UNDECIDED in degrees else max(1, self.asked.gpus // max(1, math.prod(degrees)))
+
     def offload(self, optimizer: Any, parameters: Any) -> None:
         """Set what leaves the device from the two devices that a file names."""
         devices = (optimizer, parameters)
@@ -77,10 +100,7 @@ class Reading(Fields):
 def _way(source: Source) -> list[str]:
     """Which branches of a script that cannot be told are taken."""
     taken = [f"the condition on line {line} {'holds' if holds else 'does not hold'}" for line, holds in source.path]
-    return [
-        *taken,
-        *(["not every way through the script is judged; give its arguments with --set"] if source.cut else []),
-    ]
+    return [*taken, *([NOT_ALL_WAYS] if source.cut else [])]
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,16 @@ from typing import Any
 
 from planner.diagnostics import Diagnostic, PlanError
 from planner.layouts.degrees import divisors
+from planner.lint.config_rule import ConfigRule, asked_for
 from planner.lint.draft import Asked, Draft
 from planner.lint.judging import Judged
 from planner.lint.registry import BY_ID
-from planner.lint.source import Source, Unknown, Value
+from planner.lint.source import Source, Unknown, Value, spelled
 from planner.rules.rule import About
 
 MAX_CANDIDATES = 28
+FEW = 4
+"""Fewer values are tried without asking which are worth it."""
 MAX_TRIED_CHARACTERS = 500_000
 """Text that is judged again for suggestions, once for each configuration in it: a large file gets fewer."""
 FACTS_OF_CANDIDATES = ("batch_unit", "micro_batch", "data_parallel")
@@ -107,6 +110,31 @@ def editable(tries: Tries, judged: Judged, key: str) -> Value | None:
     if value is None or value.end < 0 or isinstance(value.content, Unknown | dict):
         return None
     return value
+
+
+def promising(tries: Tries, judged: Judged, error: Diagnostic, key: str, values: list[Any]) -> list[Any]:
+    """Those of some values for a key that may keep a rule, as far as its facts tell without reading the text again.
+
+    Texts with the nearest and the farthest of them show which facts follow the key: where it is the fact that has the
+    value itself, the rule is asked for every other value; where it is none, no value helps.
+    """
+    rule, value = BY_ID.get(error.rule), editable(tries, judged, key)
+    if not isinstance(rule, ConfigRule) or value is None or len(values) < FEW or judged not in tries.judged:
+        return values
+    number, before = tries.judged.index(judged), judged.facts
+    followed: set[str] = set()
+    for probe in (values[0], values[-1]):
+        there = tries.at(tries.source.with_text(value, spelled(probe, tries.source.language)))
+        if there is None or len(there.judged) != len(tries.judged):
+            return values
+        after = there.judged[number].facts
+        followed |= {name for name in asked_for(rule) if after.get(name) != before.get(name)}
+        own = [name for name in followed if before.get(name) == value.content and after.get(name) == probe]
+        if len(followed) > len(own):
+            return values
+    if len(followed) > 1:
+        return values
+    return [one for one in values if followed and rule.holds_for({**before, **dict.fromkeys(followed, one)})]
 
 
 def _unlike(choice: Any, current: Any) -> float:

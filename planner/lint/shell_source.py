@@ -31,8 +31,8 @@ def read_shell(text: str, shown: str, given: Mapping[str, str], read_beside: Bes
         given: values of variables that the user knows.
         read_beside: the text of a file of that name in the folder of the script, if it can be read.
     """
-    reader = _Script(text, shown, given, read_beside)
-    nodes = Parser(text).script()
+    reader, parser = _Script(text, shown, given, read_beside), Parser(text)
+    nodes = parser.script()
     waiting: list[list[int]] = [[]]
     sources: list[Source] = []
     cut = False
@@ -48,13 +48,13 @@ def read_shell(text: str, shown: str, given: Mapping[str, str], read_beside: Bes
             same = next((index for index, other in enumerate(sources) if _same(source, other)), None)
             if same is None:
                 sources.append(source)
-            elif source.path not in sources[same].paths:
-                sources[same] = replace(sources[same], paths=(*sources[same].paths, source.path))
+            elif source.paths[0] not in sources[same].paths:
+                sources[same] = replace(sources[same], paths=(*sources[same].paths, *source.paths))
         cut |= len(waiting) > MAX_WAYS * 4
         del waiting[MAX_WAYS * 4 :]
     cut |= bool(waiting)
-    ways = tuple(replace(source, cut=cut) for source in sources[1:])
-    return replace(sources[0], cut=cut, ways=ways)
+    first, *ways = (replace(source, cut=cut, documents=tuple(parser.documents)) for source in sources)
+    return replace(first, ways=tuple(ways))
 
 
 def _same(left: Source, right: Source) -> bool:
@@ -94,7 +94,8 @@ class _Script:
             loose = [one for values in way.variables.values() for bits in values for one in split(bits)]
             commands = [self._options(loose, 0)]
         variables = {name: self._value(values[0]) for name, values in way.variables.items() if len(values) == 1}
-        path = tuple((self.places.of(at)[0], taken == 0) for at, taken, _ in way.choices)
+        taken = tuple((self.places.of(at)[0], branch) for at, branch, _ in way.choices)
+        path = tuple((line, branch == 0) for line, branch in taken)
         return [
             Source(
                 shown=self.shown,
@@ -105,7 +106,7 @@ class _Script:
                 variables=variables,
                 options=one.ends,
                 path=path,
-                paths=(path,),
+                paths=(taken,),
             )
             for one in commands
         ]

@@ -110,12 +110,14 @@ class Source:
     calls: tuple[Call, ...] = ()
     others: tuple[Call, ...] = ()
     """Calls of what stands beside a plugin: Booster, which gives some their precision, and GPT2Config."""
-    called: frozenset[str] = field(default_factory=frozenset)
-    """Last names of everything the file calls or passes around."""
+    called: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    """Last names of everything the file calls or passes around, with line and column of the first use."""
     undefined: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     """Names that a Python file uses and nothing before defines, with line and column."""
     variables: Mapping[str, Value] = field(default_factory=dict)
     """What a shell script assigns."""
+    documents: tuple[str, ...] = ()
+    """Texts that a shell script passes to commands."""
     options: Mapping[str, int] = field(default_factory=dict)
     """Offset behind each option of a shell script with its value, where another one can be written."""
 
@@ -123,8 +125,8 @@ class Source:
     """Defaults of arguments and values of the user that stand for what only running the file would tell."""
     path: tuple[tuple[int, bool], ...] = ()
     """Lines of conditions of a script that cannot be told, and whether each is taken to hold."""
-    paths: tuple[tuple[tuple[int, bool], ...], ...] = ()
-    """Every path that leads to the same settings, the first of them :attr:`path`."""
+    paths: tuple[tuple[tuple[int, int], ...], ...] = ()
+    """Every path that leads to the same settings: lines of such conditions with the branch that is taken."""
     ways: "tuple[Source, ...]" = ()
     """The same file, as other branches of it or other commands in it have it."""
     cut: bool = False
@@ -151,8 +153,10 @@ class Source:
         if value is None:
             return self.shown
         name, written = self.name_of(settings, key), shortened(self.written(value))
-        if self.language == "shell":
-            setting = name if value.content is True else f"{name} {written}"
+        if value.content is True and (self.language == "shell" or name in self.called):
+            setting = name
+        elif self.language == "shell":
+            setting = f"{name} {written}"
         else:
             setting = f"{name} = {written}"
         return f"{self.shown}:{value.line}: {setting}"

@@ -13,7 +13,7 @@ from planner.lint.dialects.plugins.keys import ARGUMENTS
 from planner.lint.editing import inserted, removed, renamed
 from planner.lint.judging import Judged
 from planner.lint.registry import BY_ID
-from planner.lint.repair import Tries, about, candidates, editable, key_of, keys_of
+from planner.lint.repair import Tries, about, candidates, editable, key_of, keys_of, promising
 from planner.lint.source import Symbol, Value, shortened, spelled
 from planner.rules.rule import Rule
 
@@ -74,7 +74,7 @@ def steps_of(tries: Tries, judged: Judged, error: Diagnostic) -> Iterator[Step]:
 def _changed_values(tries: Tries, judged: Judged, error: Diagnostic) -> Iterator[Step]:
     exact = exact_value(error, judged)
     for number, key in enumerate(keys_of(error, judged.draft)):
-        for step in _values(tries, judged, key, exact):
+        for step in _values(tries, judged, key, exact, error):
             yield replace(step, rank=step.rank + OTHER_RANK * number)
         if exact is not None:
             return
@@ -117,14 +117,17 @@ def exact_value(error: Diagnostic, judged: Judged) -> Any:
         return None
 
 
-def _values(tries: Tries, judged: Judged, key: str, exact: Any) -> Iterator[Step]:
+def _values(tries: Tries, judged: Judged, key: str, exact: Any, error: Diagnostic | None = None) -> Iterator[Step]:
     value = editable(tries, judged, key)
     if value is None:
         return
     if isinstance(value.content, Symbol) and isinstance(exact, str):
         exact = Symbol(exact)
     tried = [exact] if exact is not None else candidates(value, judged.draft, key, tries.asked)
+    worth = tried if error is None else promising(tries, judged, error, key, tried)
     for rank, candidate in enumerate(tried):
+        if candidate not in worth:
+            continue
         after = spelled(candidate, tries.source.language)
         text = tries.source.with_text(value, after)
         yield Step.of(_change(judged, key, after), text, key, rank=rank)

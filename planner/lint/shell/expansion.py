@@ -80,7 +80,8 @@ class Expander:
         values = self._values(part)
         if part.operator == "#":
             number = str(len(values)) if values and part.index in ("@", "*") else None
-            return (Bit(number),) if number else (self._hidden(f"`{part.name}` is counted", part.start),)
+            place = part.start if self.elsewhere < 0 else self.elsewhere
+            return (Bit(number, place=place),) if number else (self._hidden(f"`{part.name}` is counted", part.start),)
         unset = values is None or (part.operator.startswith(":") and not any(bit for bits in values for bit in bits))
         if part.operator.endswith(("-", "=")) and unset and part.word is not None:
             found = self.expand(part.word)
@@ -124,7 +125,9 @@ class Expander:
         if not part.arithmetic:
             return self._hidden(f"`{part.text[:60]}` would have to be run, and nothing is executed", part.start)
         number = self.number(part.text)
-        return self._hidden(f"`{part.text[:60]}` cannot be computed", part.start) if number is None else Bit(number)
+        if number is None:
+            return self._hidden(f"`{part.text[:60]}` cannot be computed", part.start)
+        return Bit(number, place=part.start if self.elsewhere < 0 else self.elsewhere)
 
     def number(self, expression: str) -> str | None:
         """The result of arithmetic, as the shell has whole numbers."""

@@ -29,8 +29,6 @@ class Command:
     assigned: list[tuple[str, bool, Word | list[Word]]] = field(default_factory=list)
     """Name, whether it is added to what is there, and the value; a list for an array."""
     words: list[Word] = field(default_factory=list)
-    document: tuple[int, int] | None = None
-    """Where the text of its here-document stands."""
 
 
 @dataclass
@@ -55,7 +53,10 @@ class Parser(Words):
     def __init__(self, text: str) -> None:
         """Start at the beginning."""
         super().__init__(text)
-        self.documents: list[tuple[str, Command | None]] = []
+        self.begun: list[str] = []
+        """Marks that end the here-documents which follow this line."""
+        self.documents: list[str] = []
+        """Texts of those that are passed over."""
 
     def script(self) -> list[Node]:
         """Every command of the text; a word that closes nothing is passed over."""
@@ -87,13 +88,11 @@ class Parser(Words):
                 return
 
     def _skip_documents(self) -> None:
-        for mark, command in self.documents:
+        for mark in self.begun:
             found = re.compile(rf"^[ \t]*{re.escape(mark)}[ \t\r]*$", re.MULTILINE).search(self.text, self.at)
-            end = found.start() if found else len(self.text)
-            if command is not None:
-                command.document = (self.at, end)
+            self.documents.append(self.text[self.at : found.start() if found else len(self.text)])
             self.at = found.end() if found else len(self.text)
-        self.documents.clear()
+        self.begun.clear()
 
     def _reserved(self) -> str:
         found = _RESERVED.match(self.text, self.at)
@@ -263,9 +262,14 @@ class Parser(Words):
             yield word
 
     def _redirections(self) -> None:
-        """Pass over what goes to and comes from files."""
+        """Pass over what goes to and comes from files; a here-document begins on the next line."""
         while True:
             self._blank()
+            here = None if self.text.startswith("<<<", self.at) else _HEREDOC.match(self.text, self.at)
+            if here:
+                self.begun.append(here[2])
+                self.at = here.end()
+                continue
             found = re.compile(r"\d*(?:&>>?|[<>]{1,3}[&|]?)").match(self.text, self.at)
             if not found:
                 return
@@ -278,11 +282,6 @@ class Parser(Words):
         command = Command(start)
         while self.at < len(self.text):
             self._blank()
-            here = _HEREDOC.match(self.text, self.at)
-            if here and not self.text.startswith("<<<", self.at):
-                self.documents.append((here[2], command))
-                self.at = here.end()
-                continue
             if self.text[self.at : self.at + 1] in ("<", ">") or re.compile(r"\d?&?>").match(self.text, self.at):
                 self._redirections()
                 continue

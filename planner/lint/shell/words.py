@@ -109,12 +109,15 @@ class Words:
         self.at = ended.end() if ended else self.at + 2
 
     def run(self, parts: list[Part], end: int, stop: str = "") -> None:
-        """What stands in double quotes, or up to ``end`` whatever it is."""
+        """What stands in double quotes, or up to ``end`` whatever it is; quotes of its own are none of it."""
         parts.append(Piece("", self.at, quoted=True))
         while self.at < end:
             here = self.text[self.at]
             if here == stop:
                 return
+            if here == '"':
+                self.at += 1
+                continue
             if here == "\\":
                 self._escape(parts)
             elif here in "$`":

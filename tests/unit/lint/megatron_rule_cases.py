@@ -19,8 +19,8 @@ CASES = (
     Case(
         "MEG003",
         "a.sh",
-        megatron(f"{_TP} 4 --num-query-groups 6"),
-        megatron(f"{_TP} 2 --num-query-groups 6"),
+        megatron(f"{_TP} 4 --group-query-attention --num-query-groups 6"),
+        megatron(f"{_TP} 2 --group-query-attention --num-query-groups 6"),
         "--num-query-groups 6 and --tensor-model-parallel-size 4 do not divide each other",
     ),
     Case(
@@ -84,7 +84,7 @@ CASES = (
         "a.sh",
         megatron("--recompute-granularity full --recompute-method uniform"),
         megatron("--recompute-granularity full --recompute-method uniform --recompute-num-layers 1"),
-        "--recompute-granularity full needs --recompute-num-layers, and it is not given",
+        "--recompute-granularity full needs --recompute-num-layers, which was 1 until September 2023",
     ),
     Case(
         "MEG013",

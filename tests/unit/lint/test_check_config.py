@@ -70,7 +70,7 @@ BROKEN = {
     ),
     "megatron.sh": (
         16,
-        {"MEG001", "MEG002", "MEG004", "MEG006", "MEG007", "MEG008", "MEG009", "MEG012", "SEQ001", "TP001", "TP003"},
+        {"MEG001", "MEG002", "MEG004", "MEG006", "MEG007", "MEG008", "MEG009", "SEQ001", "TP001", "TP003"},
     ),
     "deepspeed.json": (8, {"DSP001", "DSP002", "DSP006", "NVM005"}),
 }

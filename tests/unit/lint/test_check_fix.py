@@ -62,10 +62,7 @@ ADDED = {
     ),
     "recompute.sh": (
         MEGATRON + " --micro-batch-size 1 --recompute-granularity full --bf16\n",
-        [
-            MEGATRON + " --micro-batch-size 1 --recompute-granularity full --recompute-num-layers 1 --recompute-method "
-            "uniform --bf16"
-        ],
+        [MEGATRON + " --micro-batch-size 1 --recompute-granularity full --recompute-method uniform --bf16"],
     ),
 }
 """File name to its text and lines that stand together once the missing keys are there."""

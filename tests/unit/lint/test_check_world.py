@@ -4,6 +4,7 @@ import pytest
 
 from planner.lint.check import Checked, check_text
 from planner.lint.draft import Asked
+from planner.lint.files import read_source
 from planner.lint.reading import NOT_ALL_WAYS
 from planner.specs import HardwareSpec, ModelSpec
 from planner.specs.files import load_spec
@@ -42,6 +43,30 @@ def test_a_script_with_more_ways_than_are_followed_says_so() -> None:
     branches = "\n".join(f'if [ "${n}" = x ]; then A{n}=--seed-{n}; fi' for n in range(1, 8))
     script = f"{branches}\n{CAST} {SIZES} $A1 $A2 $A3 $A4 $A5 $A6 $A7\n"
     assert NOT_ALL_WAYS in checked("a.sh", script)[0].judged.draft.assumptions
+
+
+MANY = "\n".join(f'if [ "${n}" = x ]; then A{n}=--seed-{n}; fi' for n in range(1, 8))
+"""More ways than are followed."""
+OPTIONS = "$A1 $A2 $A3 $A4 $A5 $A6 $A7"
+
+
+def test_where_not_all_ways_are_followed_one_branch_may_be_an_error() -> None:
+    script = f"""if [ $8 = 7B ]; then HEADS=16; elif [ $8 = 13B ]; then HEADS=24; else HEADS=32; fi
+{MANY}
+{CAST} --num-layers 24 --hidden-size 1024 --num-attention-heads $HEADS --micro-batch-size 1 --train-iters 10 {OPTIONS}
+"""
+    assert rules(checked("a.sh", script)) == {"MEG010"}
+
+
+def test_where_not_all_ways_are_followed_two_branches_together_are_open() -> None:
+    script = f"""if [ $8 = yes ]; then B=--tp-comm-overlap; fi
+if [ $9 = yes ]; then C=--sequence-parallel; fi
+{MANY}
+{CAST} {SIZES} $B $C {OPTIONS}
+"""
+    found = checked("a.sh", script)
+    assert rules(found) == set()
+    assert "MEG021" in rules(found, "open")
 
 
 def test_sizes_of_a_checkpoint_are_open() -> None:
@@ -183,6 +208,43 @@ def test_megatron_counts_the_ends_of_a_pipeline_as_layers(options: str, layers: 
     assert layers_of("a.sh", text) == ("interleaved", 8, layers)
 
 
+LLAMA = (
+    "--swiglu --group-query-attention --num-query-groups 4 --normalization RMSNorm --position-embedding-type rope "
+    "--disable-bias-linear --untie-embeddings-and-output-weights --kv-channels 128 --vocab-size 32000 --seq-length 2048"
+)
+
+
+def test_megatron_models_with_llamas_parts_are_predicted() -> None:
+    (found,) = checked("a.sh", f"{CAST} {SIZES} {LLAMA}\n")
+    model = found.judged.draft.model
+    assert model is not None
+    assert (model.kv_heads, model.head_size, model.ffn_hidden_size) == (4, 128, 2688)
+    assert model.family == "llama"
+    assert not model.tied_embeddings
+    assert found.predicted is not None
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ("--position-embedding-type mrope", "gptplan's models have no positions of type mrope"),
+        ("--normalization $NORM", "--normalization cannot be told"),
+        ("--window-size 128,128", "gptplan's windows of attention are the last tokens"),
+        ("--fp8-format hybrid", "gptplan's models have no products in fp8"),
+    ],
+)
+def test_megatron_models_that_no_spec_describes_are_not_predicted(options: str, reason: str) -> None:
+    (found,) = checked("a.sh", f"{CAST} {SIZES} {options}\n")
+    assert found.valid
+    assert found.no_prediction == reason
+
+
+def test_query_groups_count_with_grouped_attention_only() -> None:
+    (found,) = checked("a.sh", f"{CAST} {SIZES} --num-query-groups 3\n")
+    assert found.valid
+    assert found.judged.draft.model.kv_heads == 16  # type: ignore[union-attr]
+
+
 def test_the_type_of_fp16_may_be_bfloat16() -> None:
     text = (
         "pipe_parallel_size: 1\nmodel_parallel_size: 1\ntrain_micro_batch_size_per_gpu: 1\n"
@@ -205,3 +267,66 @@ def test_defaults_of_typer_and_dataclasses(program: str) -> None:
     draft = checked("a.py", program)[0].judged.draft
     assert draft.fields["tensor_parallel"] == 2
     assert any("tp is 2" in line for line in draft.assumptions)
+
+
+def test_accelerate_divides_sequences_in_one_of_two_ways() -> None:
+    text = """compute_environment: LOCAL_MACHINE
+distributed_type: DEEPSPEED
+num_processes: 4
+deepspeed_config: {zero_stage: 3}
+parallelism_config:
+  parallelism_config_dp_shard_size: 2
+  parallelism_config_cp_size: 1
+  parallelism_config_sp_size: 2
+"""
+    (found,) = checked("a.yaml", text, gpus=4)
+    assert found.valid
+    assert found.judged.facts["context_parallel"] == 2
+
+
+def test_merged_tables_of_yaml_yield_to_keys_beside_them() -> None:
+    text = """base: &base {--num-layers: 4, --micro-batch-size: 2, --tensor-model-parallel-size: 2}
+MODEL_ARGS:
+  <<: *base
+  --tensor-model-parallel-size: 4
+"""
+    settings = read_source(text, "a.yaml").settings
+    assert settings["MODEL_ARGS.--num-layers"].content == 4
+    assert settings["MODEL_ARGS.--tensor-model-parallel-size"].content == 4
+
+
+def test_quotes_of_a_default_are_none_of_it() -> None:
+    source = read_source('torchrun --nnodes ${N:-"2"} --tensor-model-parallel-size "${T:-"4"}"', "a.sh")
+    assert [value.content for value in source.settings.values()] == [2, 4]
+
+
+def test_layers_that_deepspeed_divides_unevenly_are_valid() -> None:
+    found = checked("a.sh", f"deepspeed pretrain_gpt.py {SIZES} --pipeline-model-parallel-size 16 --deepspeed", 16)
+    assert "MEG015" not in rules(found)
+    found = checked("a.sh", f"torchrun pretrain_gpt.py {SIZES} --pipeline-model-parallel-size 16", 16)
+    assert "MEG015" in rules(found)
+
+
+def test_a_finding_about_a_call_names_its_line() -> None:
+    script = """from colossalai.booster.plugin import GeminiPlugin
+from torch.optim import Adam
+plugin = GeminiPlugin()
+optimizer = Adam(model.parameters())
+"""
+    (found,) = checked("a.py", script)
+    (error,) = found.judged.errors
+    assert (error.rule, error.location) == ("GEM006", "a.py:4: Adam")
+
+
+@pytest.mark.parametrize(("model", "broken"), [("gpt2-small", True), ("llama2-7b", False)])
+def test_rules_about_gpt2_leave_other_models_alone(model: str, broken: bool) -> None:
+    text = """from colossalai.booster.plugin import HybridParallelPlugin
+plugin = HybridParallelPlugin(
+    tp_size=1, pp_size=1, sp_size=2, enable_sequence_parallelism=True, sequence_parallelism_mode="all_to_all"
+)
+"""
+    asked = Asked(
+        gpus=8, hardware=load_spec("h100-80g", HardwareSpec), devices_per_node=8, model=load_spec(model, ModelSpec)
+    )
+    found = check_text(text, "a.py", asked, compare=False)
+    assert ("HPP018" in rules(found)) == broken

@@ -96,12 +96,8 @@ def _tensor(keys: Keys, reading: Reading) -> None:
 
 
 def _pipeline(keys: Keys, reading: Reading) -> None:
-    stages = reading.fields["pipeline_parallel"]
     chunks = keys.count("model.num_chunks", "NUM_CHUNKS", default=1, name="num_model_chunks")
-    known = UNDECIDED not in (stages, chunks)
-    schedule = "none" if stages == 1 else "interleaved" if known and chunks > 1 else "1f1b"
-    reading.fields["num_model_chunks"] = chunks if stages != 1 else 1
-    reading.fields["schedule"] = schedule if known else UNDECIDED
+    reading.schedule(reading.fields["pipeline_parallel"], chunks)
 
 
 def _states(keys: Keys, reading: Reading) -> None:

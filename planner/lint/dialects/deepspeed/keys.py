@@ -1,4 +1,7 @@
-"""What DeepSpeed's configuration is made of: keys read off its source at 38327e0 (February 2025, 0.16.5)."""
+"""What DeepSpeed's configuration is made of.
+
+Keys read off its source at 38327e0 (February 2025, 0.16.5) and at edaa722 (August 2026).
+"""
 
 from planner.lint.dialects.nvme import DEEPSPEED, NVME_FACTS
 from planner.lint.draft import Dialect, Fact
@@ -32,7 +35,8 @@ _ZERO = """
     ignore_unused_parameters legacy_stage1 round_robin_gradients zero_hpz_partition_size zero_quantized_weights
     zero_quantized_nontrainable_weights zero_quantized_gradients zeropp_loco_param mics_shard_size
     mics_hierarchical_params_gather memory_efficient_linear pipeline_loading_checkpoint override_module_apply
-    log_trace_cache_warnings
+    log_trace_cache_warnings zenflow allgather_sequential stage3_allgather_sequential enable_sanity_checks
+    save_muon_momentum_buffer_in_memory leaf_module
 """
 _TOP = """
     train_batch_size train_micro_batch_size_per_gpu gradient_accumulation_steps optimizer scheduler fp16 bf16 bfloat16
@@ -48,14 +52,19 @@ _HALF = """
     fp16_master_weights_and_grads opt_level type
 """
 _OFFLOAD = "device nvme_path buffer_count buffer_size pin_memory"
+_TENSOR = """
+    dtype autotp_size tp_overlap_comm tensor_parallel tp injection_policy_tuple partition_config preset_model
+    keep_module_on_host replace_with_kernel_inject kernel_inject
+"""
 SECTIONS: dict[str, frozenset[str]] = {
     "": frozenset(_TOP.split()),
     "fp16": frozenset(_HALF.split()),
     "bf16": frozenset({"enabled", "immediate_grad_update"}),
+    "tensor_parallel": frozenset(_TENSOR.split()),
     "zero_optimization": frozenset(_ZERO.split()),
     "zero_optimization.offload_param": frozenset(_OFFLOAD.split()) | {"max_in_cpu"},
     "zero_optimization.offload_optimizer": frozenset(_OFFLOAD.split())
-    | {"pipeline_read", "pipeline_write", "fast_init", "ratio", "pipeline"},
+    | {"pipeline_read", "pipeline_write", "fast_init", "ratio", "pipeline", "super_offload", "cpuadam_cores_perc"},
 }
 """Section to all the keys that it takes, with those of older versions."""
 LOOSE = ("", "fp16", "bf16")

@@ -20,13 +20,8 @@ def read_deepspeed(source: Source, asked: Asked) -> Draft:
     stages = _stages(keys, reading)
     named = keys.plain("model", name="model")
     reading.model = asked.model or (model_named(named) if isinstance(named, str) else None)
+    reading.mesh(degree, stages)
     reading.fields |= {
-        "tensor_parallel": degree,
-        "tensor_mode": UNDECIDED if degree is UNDECIDED else "1d" if degree > 1 else "none",
-        "tensor_depth": 1,
-        "pipeline_parallel": stages,
-        "num_model_chunks": 1,
-        "schedule": UNDECIDED if stages is UNDECIDED else "none" if stages == 1 else "1f1b",
         "sequence_parallel": False,
         "recompute": False,
         "seq_len": keys.count("seq_len", default=asked.seq_len),
@@ -110,12 +105,13 @@ def _batch(keys: Keys, reading: Reading) -> None:
     steps = keys.count("gradient_accumulation_steps", name="num_microbatches")
     reading.keys["has_batch"] = "train_batch_size"
     given = keys.has("train_batch_size", "train_micro_batch_size_per_gpu")
-    degree, stages = fields["tensor_parallel"], fields["pipeline_parallel"]
-    reading.tell(has_batch=given or total is not None, num_devices=asked.gpus, tensor_parallel=degree)
-    if UNDECIDED in (total, micro, steps, degree, stages):
+    reading.tell(
+        has_batch=given or total is not None, num_devices=asked.gpus, tensor_parallel=fields["tensor_parallel"]
+    )
+    ranks = reading.ranks()
+    if UNDECIDED in (total, micro, steps) or ranks is None:
         fields |= {"micro_batch": UNDECIDED, "num_microbatches": UNDECIDED}
         return
-    ranks = max(1, asked.gpus // (degree * stages))
     reading.tell(train_batch=total, train_micro_batch=micro, gradient_accumulation_steps=steps, data_parallel=ranks)
     if total is not None and (micro is None or steps is None):
         words = [word for word, value in (("micro batch", micro), ("accumulation", steps)) if value is not None]

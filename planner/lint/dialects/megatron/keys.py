@@ -24,22 +24,28 @@ OBSOLETE = {
 }
 """Options of the first versions, and what took their place."""
 UNMODELLED = {
-    "--swiglu": "gated feed-forward layers",
     "--num-experts": "experts",
-    "--group-query-attention": "grouped query attention",
-    "--num-query-groups": "grouped query attention",
     "--multi-latent-attention": "latent attention",
+    "--hybrid-override-pattern": "layers with a state",
+    "--hybrid-layer-pattern": "layers with a state",
+    "--mtp-num-layers": "layers that predict further tokens",
+    "--fp8-format": "products in fp8",
+    "--fp4-format": "products in fp4",
 }
 """Options of models that gptplan has no formulas for."""
-REQUIRED = ("--num-layers", "--micro-batch-size")
-"""Options without a default."""
+OF_EXPERTS = ("--num-experts", "--multi-latent-attention")
+"""Those of them that it has in models with experts, where all of their parts are known."""
+PARTS = ("--group-query-attention", "--position-embedding-type", "--normalization", "--disable-bias-linear")
+"""Options of the parts of a model; one that is misspelt leaves out that part."""
 TRAINS = ("--train-iters", "--train-samples", "--global-batch-size")
 """Options of which one shows that a command trains."""
 ELSEWHERE = (
     *("--use-checkpoint-args", "--yaml-cfg", "--batch-size", "--hybrid-override-pattern", "--hybrid-layer-pattern"),
     *("--encoder-num-layers", "--spec"),
 )
-"""Options that bring these from elsewhere, or by their old name."""
+"""Options that bring sizes from elsewhere, or by their old name."""
+REQUIRED = {"--num-layers": ELSEWHERE, "--micro-batch-size": ("--yaml-cfg", "--batch-size")}
+"""Options without a default, and those with which a command does without them."""
 NO_TRAINING = (
     *("--analyzing-task", "--analyzing-metric", "--out-seq-length", "--sample-output-file", "--genfile"),
     *("--task-list", "--task_list", "--results-path", "--num-samples"),
@@ -55,7 +61,7 @@ FROM_CHECKPOINT = (
 """Sizes that a command that loads a checkpoint gives as -1."""
 LIKE_OTHERS = (
     *("--decoder-last-pipeline-num-layers", "--tp-comm-overlap-rs", "--tp-comm-overlap-ag"),
-    *("--checkpoint", "--optimizer", "--recompute"),
+    *("--checkpoint", "--optimizer", "--recompute", "--disable-bias-linear-fc"),
 )
 """Options that are not judged and are nearly called like one that is, or like its beginning."""
 LAUNCHER = ("--nproc_per_node", "--nproc-per-node", "--deepspeed_config")

@@ -1,6 +1,5 @@
 """Megatron-LM's arguments: a shell script, one command line, or the same names in a data file."""
 
-import math
 import re
 from dataclasses import replace
 from typing import Any
@@ -15,20 +14,19 @@ from planner.lint.dialects.megatron.keys import (
     LEAST_MISSPELT,
     LIKE_OTHERS,
     MARKS,
-    NO_TRAINING,
     OBSOLETE,
     OWN,
+    PARTS,
     REQUIRED,
     TRAINS,
     UNMODELLED,
 )
+from planner.lint.dialects.megatron.model import read_model, read_unmodelled
 from planner.lint.dialects.megatron.names import dashed
-from planner.lint.dialects.megatron.states import read_states
+from planner.lint.dialects.megatron.states import DEEPSPEED, read_states
 from planner.lint.draft import UNDECIDED, Asked, Draft
-from planner.lint.model_names import model_of_sizes
 from planner.lint.reading import Keys, Reading, Unknowns, refuse_unknown
 from planner.lint.source import Source, Unknown, Value
-from planner.specs import ModelSpec
 
 _FIRST, _LAST = "--decoder-first-pipeline-num-layers", "--decoder-last-pipeline-num-layers"
 _COUNTED = ("--account-for-embedding-in-pipeline-split", "--account-for-loss-in-pipeline-split")
@@ -39,7 +37,7 @@ _EVEN = "gptplan's Megatron-LM stages have the same number of layers"
 
 _KNOWN = {
     *(fact.key or name for name, fact in DIALECT.facts.items()),
-    *(*MARKS, *OWN, *DIALECT.words.values(), *OBSOLETE, *UNMODELLED, *LIKE_OTHERS, *REQUIRED),
+    *(*MARKS, *OWN, *DIALECT.words.values(), *OBSOLETE, *UNMODELLED, *PARTS, *LIKE_OTHERS, *REQUIRED),
 }
 
 
@@ -49,7 +47,8 @@ def _misspelt(source: Source, reading: Reading) -> None:
         _misspelt_data(reading)
         return
     known = {option for option in _KNOWN if option.startswith("--") and len(option) >= LEAST_MISSPELT}
-    today = known - {*OBSOLETE}
+    # A script with options of the first versions may misspell another of them.
+    today = known if OBSOLETE.keys() & source.settings.keys() else known - {*OBSOLETE}
     settings = dict(reading.settings)
     others: dict[str, Value] = {}
     for key, value in source.settings.items():
@@ -96,9 +95,9 @@ def read_megatron(source: Source, asked: Asked) -> Draft:
     _from_checkpoint(reading)
     keys = Keys(reading)
     _mesh(keys, reading)
-    layers = _model(keys, reading)
+    layers = read_model(keys, reading)
     read_experts(keys, reading)
-    _unmodelled(keys, reading)
+    read_unmodelled(keys, reading)
     _schedule(keys, reading, layers)
     read_states(keys, reading)
     _batch(keys, reading)
@@ -117,71 +116,12 @@ def _mesh(keys: Keys, reading: Reading) -> None:
     if keys.on("--no-pipeline-parallel"):
         stages = 1
     reading.tell(pipeline_parallel=stages, context_parallel=context)
-    reading.fields |= {
-        "tensor_parallel": degree,
-        "pipeline_parallel": stages,
-        "context_parallel": context,
-        "tensor_depth": 1,
-        "tensor_mode": UNDECIDED if degree is UNDECIDED else "1d" if degree > 1 else "none",
-        # Without tensor parallelism the arguments switch it off.
-        "sequence_parallel": keys.flag("--sequence-parallel", name="sequence_parallel") is True and degree != 1,
-    }
+    reading.mesh(degree, stages, context)
+    # Without tensor parallelism the arguments switch it off.
+    divided = keys.flag("--sequence-parallel", name="sequence_parallel") is True and degree != 1
+    reading.fields["sequence_parallel"] = divided
     if context != 1:
         reading.no_formula("gptplan has no context parallelism")
-
-
-def _model(keys: Keys, reading: Reading) -> Any:
-    """The number of layers, where it is known; and the model in ``reading``."""
-    layers = keys.count("--num-layers", name="num_layers")
-    hidden, heads = keys.read("hidden_size", "num_heads")
-    reading.fields["seq_len"] = keys.count(
-        "--seq-length", "--encoder-seq-length", default=reading.asked.seq_len, name="seq_len"
-    )
-    ffn = keys.count("--ffn-hidden-size", name="ffn_hidden_size")
-    positions = keys.count("--max-position-embeddings", name="max_seq_len")
-    vocab = keys.count("--vocab-size", name="vocab_size", least=0) or None
-    known = not {None, UNDECIDED} & {layers, hidden, heads} and UNDECIDED not in (ffn, positions, vocab)
-    if keys.has("--use-checkpoint-args") and not known:
-        reading.assumptions.append("--use-checkpoint-args: sizes of the model come from a checkpoint")
-    if reading.model is None and known:
-        reading.model = _own_model(keys, reading, (layers, hidden, heads), (ffn, positions, vocab))
-    if layers in (None, UNDECIDED):
-        return reading.model.num_layers if reading.model else None
-    return layers
-
-
-def _unmodelled(keys: Keys, reading: Reading) -> None:
-    """What nothing is predicted of: parts that are read only of models with experts, and commands that do not train."""
-    known = reading.model is not None and reading.model.experts is not None
-    for option, reason in UNMODELLED.items():
-        if keys.on(option) and not known:
-            reading.no_formula(f"gptplan's models have no {reason}")
-    if keys.has(*NO_TRAINING):
-        reading.no_formula("the command does not train")
-
-
-def _own_model(keys: Keys, reading: Reading, shape: tuple[int, int, int], sizes: tuple[Any, ...]) -> ModelSpec | None:
-    """A model spec from the arguments, with the defaults of Megatron's pretrain_gpt.py."""
-    layers, hidden, heads = shape
-    ffn, positions, vocab = sizes
-    seq_len = reading.known("seq_len", None) or positions or 1024
-    gated = max(64, int(4 * hidden * 2 / 3 / 64) * 64)
-    if vocab is None:
-        reading.assumptions.append("the file has no vocabulary size: GPT-2's 50257 is taken")
-    return model_of_sizes(
-        "the model of the arguments",
-        "the arguments of the file",
-        name=f"megatron-{layers}x{hidden}",
-        num_layers=layers,
-        hidden_size=hidden,
-        num_heads=heads,
-        ffn_hidden_size=ffn or (gated if keys.on("--swiglu") else 4 * hidden),
-        vocab_size=vocab or 50257,
-        max_seq_len=max(positions or seq_len, 1),
-        dropout=0.1,
-        seq_len=min(seq_len, positions or seq_len),
-        tied_embeddings=not keys.on("--untie-embeddings-and-output-weights"),
-    )
 
 
 def _schedule(keys: Keys, reading: Reading, layers: int | None) -> None:
@@ -203,10 +143,8 @@ def _schedule(keys: Keys, reading: Reading, layers: int | None) -> None:
     if others:
         reading.tell(second_virtual=others[0])
         reading.keys["second_virtual"] = others[0]
+    reading.schedule(stages, chunks)
     known = UNDECIDED not in (stages, chunks)
-    schedule = "none" if stages == 1 else "interleaved" if known and chunks > 1 else "1f1b"
-    reading.fields["num_model_chunks"] = (chunks if stages > 1 else 1) if known else UNDECIDED
-    reading.fields["schedule"] = schedule if known else UNDECIDED
     reading.tell(overlap_p2p=not keys.on("--no-overlap-p2p-communication"), virtual_size=chunks if known else None)
 
 
@@ -214,8 +152,10 @@ def _split_layers(keys: Keys, reading: Reading, layers: int | None) -> int | Non
     """Layers that are divided evenly over the stages; nothing where the stages may differ."""
     if layers is None or keys.on(_LAYOUT):
         return None
-    if keys.on("--pp-partition-method"):
-        # DeepSpeed divides by what a regular expression finds, or by parameters, and the rest may be uneven.
+    stages = reading.fields["pipeline_parallel"]
+    uneven = stages is not UNDECIDED and layers % stages != 0 and keys.on(*DEEPSPEED)
+    if keys.on("--pp-partition-method") or uneven:
+        # DeepSpeed divides by what a regular expression finds, layers by default, or by parameters, evenly or not.
         reading.no_formula(_EVEN)
         return None
     if keys.on(_FIRST, _LAST):
@@ -258,12 +198,14 @@ def _batch(keys: Keys, reading: Reading) -> None:
     fields, asked = reading.fields, reading.asked
     micro = keys.count("--micro-batch-size", default=1, name="micro_batch")
     total = keys.count("--global-batch-size", default=asked.global_batch, name="global_batch")
-    mesh = [fields[name] for name in ("tensor_parallel", "pipeline_parallel", "context_parallel")]
     fields |= {"micro_batch": micro, "num_microbatches": UNDECIDED}
     reading.keys["num_microbatches"] = "--global-batch-size"
-    if UNDECIDED in (micro, total, *mesh) or (total is None and keys.has("--step-batch-size-schedule")):
+    if UNDECIDED in (micro, total) or (total is None and keys.has("--step-batch-size-schedule")):
         return
-    ranks = max(1, asked.gpus // math.prod(mesh))
+    ranks = reading.ranks()
+    if ranks is None:
+        reading.tell(global_batch=total, micro_batch=micro)
+        return
     if total is None:
         total = micro * ranks
         reading.assumptions.append(f"the file has no --global-batch-size: {total}, one micro batch a rank, is taken")
@@ -274,7 +216,10 @@ def _batch(keys: Keys, reading: Reading) -> None:
 def _facts(keys: Keys, reading: Reading) -> None:
     fields = reading.fields
     degree, stages = fields["tensor_parallel"], fields["pipeline_parallel"]
-    keys.read("num_query_groups", "expert_parallel", "num_experts")
+    keys.read("expert_parallel", "num_experts")
+    if keys.on("--group-query-attention"):
+        # Without it the number of groups is not passed on.
+        keys.read("num_query_groups")
     reading.tell(
         num_devices=reading.asked.gpus,
         expert_tensor_parallel=keys.count(
@@ -308,9 +253,9 @@ def _options(keys: Keys, reading: Reading) -> None:
         if first is not None:
             reading.tell(**{name: first})
             reading.keys[name] = first
-    missing = [option for option in REQUIRED if option not in given]
+    missing = [option for option, others in REQUIRED.items() if not given & {option, *others}]
     whole = keys.source.language == "shell" and {"--hidden-size", "--num-attention-heads"} <= given
-    if whole and missing and given & {*TRAINS} and not given & {*ELSEWHERE}:
+    if whole and missing and given & {*TRAINS}:
         reading.tell(missing_option=missing[0])
     reading.keys["options"] = next((option for option in OBSOLETE if option in given), "")
 

@@ -85,16 +85,18 @@ _RULES_OF_MESH = (
     ),
     megatron_rule("MEG008", "global batch does not divide by micro batch x DP")(
         message="--global-batch-size {global_batch} does not divide by micro batch x DP = {group}",
-        detail="{micro_batch} * {data_parallel} = {group}, {global_batch} % {group} = {rest}",
+        detail="{micro_batch} * {ranks} = {group}, {global_batch} % {group} = {rest}",
         hint="use --global-batch-size {near}",
-        values=lambda micro_batch, data_parallel, global_batch: {
+        values=lambda micro_batch, global_batch, data_parallel=1: {
+            "ranks": data_parallel,
             "group": micro_batch * data_parallel,
             "rest": global_batch % (micro_batch * data_parallel),
             "near": multiples_around(global_batch, micro_batch * data_parallel),
         },
         why="Every data-parallel rank runs the same whole number of micro batches.",
         source=f"{READ}: megatron/core/num_microbatches_calculator.py, ConstantNumMicroBatchesCalculator",
-        holds=lambda global_batch, micro_batch, data_parallel, options: (
+        options=("--decrease-batch-size-if-needed",),
+        holds=lambda global_batch, micro_batch, options, data_parallel=1: (
             "--decrease-batch-size-if-needed" in options or global_batch % (micro_batch * data_parallel) == 0
         ),
     ),
@@ -106,6 +108,7 @@ _RULES_OF_MESH = (
         added=lambda: {"--recompute-method": "uniform"},
         why="Full recomputation has to know which layers keep their inputs.",
         source=TRANSFORMER,
+        options=("--recompute-method",),
         holds=lambda recompute_granularity, options: recompute_granularity != "full" or "--recompute-method" in options,
     ),
     megatron_rule("MEG010", "hidden size does not divide by the heads")(
@@ -117,6 +120,7 @@ _RULES_OF_MESH = (
             "valid": listed(sorted(divisors(hidden_size), key=lambda d: abs(d - num_heads))[:3]),
         },
         why="Every head has the same width.",
+        options=("--kv-channels",),
         holds=lambda hidden_size, num_heads, options: "--kv-channels" in options or hidden_size % num_heads == 0,
     ),
     megatron_rule("MEG011", "processes of the launcher are not the GPUs", severity="warning")(
@@ -130,13 +134,14 @@ _RULES_OF_MESH = (
 )
 
 _RULES_OF_LAYERS = (
-    megatron_rule("MEG012", "full recomputation without a number of layers")(
+    megatron_rule("MEG012", "full recomputation without a number of layers", severity="warning")(
         field="--recompute-num-layers",
-        message="--recompute-granularity full needs --recompute-num-layers, and it is not given",
+        message="--recompute-granularity full needs --recompute-num-layers, which was 1 until September 2023",
         detail="recompute granularity {recompute_granularity}",
         hint="add --recompute-num-layers 1",
         added=lambda: {"--recompute-num-layers": 1},
-        why="It is the number of layers in a recomputed group, or of recomputed layers of a stage.",
+        why="It is the number of layers in a recomputed group, or of recomputed layers of a stage. Megatron-LM has no "
+        "default for it since 2e193ae of September 2023, and stops; Megatron-DeepSpeed takes 1.",
         source=TRANSFORMER,
         holds=lambda recompute_granularity, options: (
             recompute_granularity != "full" or "--recompute-num-layers" in options

@@ -1,13 +1,13 @@
 """What Megatron-LM's arguments say of precision, recomputation, ZeRO and offload."""
 
+import json
 from typing import Any
 
 from planner.lint.dialects.megatron.keys import WITH_DEEPSPEED
 from planner.lint.draft import UNDECIDED
 from planner.lint.reading import Keys, Reading
-from planner.lint.shell.here import here_tables
 
-_DEEPSPEED = ("--deepspeed", "--deepspeed-config")
+DEEPSPEED = ("--deepspeed", "--deepspeed-config")
 _ZERO = "zero_optimization"
 
 
@@ -41,21 +41,29 @@ def _blocks(keys: Keys, reading: Reading) -> Any:
 
 def _offload(keys: Keys, reading: Reading) -> None:
     """What DeepSpeed keeps on the host: by arguments, or by a configuration that the script writes itself."""
-    if not keys.on(*_DEEPSPEED):
+    if not keys.on(*DEEPSPEED):
         reading.offload("none", "none")
         return
     reading.dialect = WITH_DEEPSPEED
-    zero: dict[str, Any] = next(
-        (one[_ZERO] for one in here_tables(reading.source.text) if isinstance(one.get(_ZERO), dict)), {}
-    )
+    zero: dict[str, Any] = next(filter(None, map(_zero_of, reading.source.documents)), {})
     written = {name: table.get("device") for name, table in zero.items() if isinstance(table, dict)}
     optimizer = written.get("offload_optimizer", "cpu" if keys.on("--cpu-optimizer") else "none")
     reading.offload(optimizer, written.get("offload_param", keys.plain("--remote-device")))
 
 
+def _zero_of(document: str) -> dict[str, Any]:
+    """What a text says of ZeRO; nothing where it is no JSON, as with variables of the script in it."""
+    try:
+        found = json.loads(document)
+    except (ValueError, RecursionError):
+        return {}
+    zero = found.get(_ZERO) if isinstance(found, dict) else None
+    return zero if isinstance(zero, dict) else {}
+
+
 def _zero_stage(keys: Keys, reading: Reading) -> Any:
     """ZeRO of the distributed optimizer; of DeepSpeed where it is switched on, whose default here is stage 1."""
-    if not keys.on(*_DEEPSPEED):
+    if not keys.on(*DEEPSPEED):
         return 1 if keys.on("--use-distributed-optimizer") else 0
     stage = keys.choice("--zero-stage", choices=(0, 1, 2, 3), default=1, name="zero_stage")
     reading.tell(deepspeed_stage=stage, no_pipeline=keys.on("--no-pipeline-parallel"))

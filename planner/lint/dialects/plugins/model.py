@@ -16,8 +16,7 @@ def read_model(context: Keys, reading: Reading) -> None:
         named = context.plain(*MODEL, name="model")
         reading.model = model_named(named) if isinstance(named, str) else None
     if reading.model is not None:
-        # All models with formulas are GPT-2's.
-        reading.tell(model=reading.model.name)
+        reading.tell(model=reading.model.name if reading.model.family == "gpt2" else None)
         hidden = [source.settings[key] for key in MODEL if key in source.settings]
         reading.needless_lines |= {value.line for value in hidden if isinstance(value.content, Unknown)}
         reading.needless_lines |= {call.line for call in source.others}

@@ -100,15 +100,10 @@ def _refuse_unknown(keys: Keys, reading: Reading, name: str) -> None:
 def _context(context: Keys, reading: Reading) -> None:
     """What the script says outside of the plugin: batch, sequence, model, calls."""
     called = reading.source.called
+    reading.mesh(1, 1)
     reading.fields |= {
-        "tensor_mode": "none",
-        "tensor_parallel": 1,
-        "tensor_depth": 1,
-        "pipeline_parallel": 1,
         "zero_stage": 0,
         "sequence_parallel": False,
-        "schedule": "none",
-        "num_model_chunks": 1,
         "precision": "fp16",
         "recompute": "gradient_checkpointing_enable" in called,
     }
@@ -130,8 +125,20 @@ def _context(context: Keys, reading: Reading) -> None:
     written = context.plain("optimizer.type", "optimizer", name="optimizer")
     if isinstance(written, str):
         optimizers = [str(written).rpartition(".")[2]]
+    elif len(optimizers) == 1:
+        _place(reading, "optimizer", optimizers[0])
     if len(optimizers) == 1:
         reading.tell(optimizer=optimizers[0])
+    _place(reading, "calls_no_sync", "no_sync")
+    _place(reading, "calls_lora", "enable_lora")
+
+
+def _place(reading: Reading, fact: str, name: str) -> None:
+    """Let a finding about a fact show where the script first uses a name."""
+    if name in reading.source.called:
+        line, column = reading.source.called[name]
+        reading.settings = {**reading.settings, name: Value(content=True, line=line, column=column)}
+        reading.keys[fact] = name
 
 
 def _set_tensor(keys: Keys, reading: Reading) -> None:
@@ -179,14 +186,10 @@ def _is_counts(layers: Any) -> bool:
 
 
 def _set_schedule(reading: Reading, stages: Any, style: Any, chunks: Any) -> None:
-    schedule: Any = UNDECIDED
-    if UNDECIDED in (stages, style, chunks):
-        chunks = UNDECIDED
-    elif stages == 1 or style != "interleaved":
-        schedule, chunks = "none" if stages == 1 else "1f1b", 1
-    else:
-        schedule = "interleaved"
-    reading.fields |= {"schedule": schedule, "num_model_chunks": chunks}
+    reading.schedule(stages, UNDECIDED if UNDECIDED in (style, chunks) else chunks if style == "interleaved" else 1)
+    if style == "interleaved" and reading.fields["schedule"] == "1f1b":
+        # One chunk of layers: the plugin refuses it, and calls its schedule by the name that it is given.
+        reading.fields["schedule"] = "interleaved"
     if style == "zbv" and stages != 1:
         reading.no_formula("gptplan has no zero-bubble schedule")
 
@@ -238,8 +241,9 @@ def _gemini(keys: Keys, reading: Reading) -> None:
     _needing_tensor_parallelism(keys, reading)
     keys.read("norm_type", "max_norm")
     refused = {"no_sync": reading.facts["calls_no_sync"], "enable_lora": reading.facts["calls_lora"]}
-    reading.tell(calls_refused=next((method for method, called in refused.items() if called), None))
-    reading.keys["calls_refused"] = "calls_refused"
+    method = next((method for method, called in refused.items() if called), None)
+    reading.tell(calls_refused=method)
+    reading.keys["calls_refused"] = method or ""
 
 
 def _fraction(value: Any) -> Any:
@@ -303,13 +307,9 @@ def _batch(context: Keys, reading: Reading) -> None:
     fields, facts, asked = reading.fields, reading.facts, reading.asked
     batch = context.count(*BATCH, name="batch_size")
     reading.tell(batch_size=batch)
-    degree, stages, context_degree = (
-        fields["tensor_parallel"],
-        fields["pipeline_parallel"],
-        fields.get("context_parallel", 1),
-    )
-    if batch is None and asked.global_batch and UNDECIDED not in (degree, stages, context_degree):
-        batch = asked.global_batch // max(1, asked.gpus // max(1, degree * stages * context_degree)) or 1
+    stages, ranks = fields["pipeline_parallel"], reading.ranks()
+    if batch is None and asked.global_batch and ranks is not None:
+        batch = asked.global_batch // ranks or 1
     count, size = facts.get("num_microbatches"), facts.get("microbatch_size")
     if stages == 1:
         count, size = 1, None

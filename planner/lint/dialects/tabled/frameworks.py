@@ -74,7 +74,7 @@ class Table:
     required: tuple[str, ...] = ()
     """Keys without a default; where none of those of a table is there, another file brings them."""
     others: str = ""
-    """Last names of keys that are not read and are nearly called like one that is."""
+    """Last names of further keys, so that one that is nearly called so is told, and they for no other one."""
 
 
 def _dialect(name: str, framework: str, stack: str, words: dict[str, str]) -> Dialect:
@@ -90,6 +90,14 @@ def _dialect(name: str, framework: str, stack: str, words: dict[str, str]) -> Di
 
 
 _PRECISIONS = {"fp16": "fp16", "bf16": "bf16", "fp32": "fp32", "bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
+_LIGHTNING: dict[Any, str] = {
+    "bf16-mixed": "bf16",
+    "16-mixed": "fp16",
+    16: "fp16",
+    32: "fp32",
+    "16": "fp16",
+    "32": "fp32",
+}
 _MEGATRON_SIZES = {
     "num_layers": ("num_layers",),
     "hidden_size": ("hidden_size",),
@@ -177,7 +185,8 @@ TABLES = (
         },
         defaults={"zero_stage": 3, "precision": "bf16", "local_batch": 8, "seq_len": 2048, "sequence_parallel": True},
         ignored=("-1",),
-        others="expert_parallel expert_tensor_parallel_degree dataset dataset_path enable_cpu_offload",
+        others="expert_parallel_degree expert_tensor_parallel_degree dataset dataset_path enable_cpu_offload "
+        "fsdp_reshard_after_forward pipeline_parallel_schedule pipeline_parallel_schedule_csv",
     ),
     Table(
         dialect=_dialect(
@@ -201,6 +210,7 @@ TABLES = (
             ),
             "pipeline_parallel": ("megatron_lm_config.megatron_lm_pp_degree",),
             "context_parallel": ("parallelism_config.parallelism_config_cp_size",),
+            "ulysses": ("parallelism_config.parallelism_config_sp_size",),
             "shard": ("parallelism_config.parallelism_config_dp_shard_size",),
             "replicate": ("parallelism_config.parallelism_config_dp_replicate_size",),
             "accumulation": (
@@ -323,18 +333,7 @@ TABLES = (
         tying=("model.share_embeddings_and_output_weights", True),
         unmodelled=("model.num_query_groups", "model.activation", "model.num_moe_experts", "model.normalization"),
         choices={
-            "precision": (
-                "trainer.precision",
-                {
-                    **_PRECISIONS,
-                    "bf16-mixed": "bf16",
-                    "16-mixed": "fp16",
-                    16: "fp16",
-                    32: "fp32",
-                    "16": "fp16",
-                    "32": "fp32",
-                },
-            ),
+            "precision": ("trainer.precision", _PRECISIONS | _LIGHTNING),
             "recompute": ("model.activations_checkpoint_granularity", {None: False, "full": True}),
             "zero_stage": (
                 "model.optim.name",
@@ -342,7 +341,7 @@ TABLES = (
             ),
         },
         defaults={"vocab_size": 50257},
-        others="add_position_embedding",
+        others="add_position_embedding num_cross_attention_heads",
     ),
 )
 

@@ -1,6 +1,5 @@
 """One reader for every framework that a table describes."""
 
-import math
 from typing import Any
 
 from planner.lint.dialects.tabled.foreign import FOREIGN
@@ -99,16 +98,13 @@ def _sizes(keys: Keys, reading: Reading, table: Table, counts: dict[str, Any]) -
 def _mesh(reading: Reading, counts: dict[str, Any], table: Table) -> None:
     names = ("tensor_parallel", "pipeline_parallel", "context_parallel")
     degrees = {name: 1 if counts.get(name) is None else counts[name] for name in names}
-    degree, stages, virtual = degrees["tensor_parallel"], degrees["pipeline_parallel"], counts.get("virtual") or 1
+    if (exchanged := counts.get("ulysses")) not in (*_NONE, 1):
+        # A sequence is divided over ranks that exchange heads, or in another way: never in both.
+        degrees["context_parallel"] = exchanged
+        reading.keys["context_parallel"] = reading.keys["ulysses"]
     reading.tell(num_devices=reading.asked.gpus, **degrees)
-    chunks = virtual if stages != 1 else 1
-    reading.fields |= {
-        **degrees,
-        "tensor_depth": 1,
-        "tensor_mode": UNDECIDED if degree is UNDECIDED else "1d" if degree > 1 else "none",
-        "num_model_chunks": chunks,
-        "schedule": UNDECIDED if UNDECIDED in (stages, chunks) else _schedule(stages, chunks),
-    }
+    degree, stages, context = (degrees[name] for name in names)
+    reading.mesh(degree, stages, context, counts.get("virtual") or 1)
     reading.offload("none", "none")
     if degrees["context_parallel"] != 1:
         reading.no_formula("gptplan has no context parallelism")
@@ -126,12 +122,7 @@ def _mesh(reading: Reading, counts: dict[str, Any], table: Table) -> None:
         told = counts["nodes"] * counts["per_node"]
         reading.keys["gpus_told"] = reading.keys.get("nodes", "")
     reading.tell(given_parallel=given, gpus_told=told)
-    if UNDECIDED not in degrees.values():
-        reading.tell(data_parallel=max(1, reading.asked.gpus // math.prod(degrees.values())))
-
-
-def _schedule(stages: int, chunks: int) -> str:
-    return "none" if stages == 1 else "interleaved" if chunks > 1 else "1f1b"
+    reading.tell(data_parallel=reading.ranks())
 
 
 def _states(keys: Keys, reading: Reading, table: Table, counts: dict[str, Any]) -> None:
@@ -240,13 +231,12 @@ def _batch(reading: Reading, counts: dict[str, Any], table: Table) -> None:
     fields, asked = reading.fields, reading.asked
     micro, accumulation, local = (counts.get(name) for name in ("micro_batch", "accumulation", "local_batch"))
     total = asked.global_batch if counts.get("global_batch") is None else counts["global_batch"]
-    degrees = [fields[name] for name in ("tensor_parallel", "pipeline_parallel", "context_parallel")]
     fields |= {"micro_batch": UNDECIDED, "num_microbatches": UNDECIDED}
-    if UNDECIDED in (micro, accumulation, local, total, *degrees):
+    ranks = reading.ranks()
+    if UNDECIDED in (micro, accumulation, local, total) or ranks is None:
         return
-    ranks = max(1, asked.gpus // math.prod(degrees))
     if local:
-        micro = _piece(reading, counts, local, degrees[1])
+        micro = _piece(reading, counts, local, fields["pipeline_parallel"])
         if micro is UNDECIDED:
             return
     elif micro is None:
