@@ -238,6 +238,20 @@ CASES = (
         "--zero-stage 3 does not go with DeepSpeed's pipeline of 2 stages",
     ),
     Case(
+        "MEG035",
+        "a.sh",
+        megatron("--moe-expert-parallel-size 4 --num-experts 6"),
+        megatron("--moe-expert-parallel-size 2 --num-experts 6"),
+        "--num-experts 6 does not divide by --moe-expert-parallel-size 4",
+    ),
+    Case(
+        "MEG036",
+        "a.sh",
+        megatron("--moe-expert-parallel-size 3 --num-experts 6"),
+        megatron("--moe-expert-parallel-size 2 --num-experts 6"),
+        "world size 8 does not divide by DeepSpeed's EP x PP = 3",
+    ),
+    Case(
         "MEG034",
         "a.sh",
         "t --num-layers 12 --hidden-size 768 --num-attention-heads 12 --train-iters 9\n",

@@ -85,6 +85,7 @@ FACTS = {
     "counted": Fact(str, "what else counts as a layer, in words"),
     "data_parallel": Fact(int, "what is left of the GPUs"),
     "deepspeed_stage": Fact(int, "stage of ZeRO that DeepSpeed is given", "--zero-stage"),
+    "ds_expert_parallel": Fact(int, "ranks that divide DeepSpeed's experts", "--moe-expert-parallel-size"),
     "ds_sequence_parallel": Fact(bool, "whether DeepSpeed divides the sequence", "--ds-sequence-parallel-size"),
     "no_pipeline": Fact(bool, "whether DeepSpeed's pipeline is switched off", "--no-pipeline-parallel"),
     "expert_parallel": Fact(int, "ranks that divide the experts", "--expert-model-parallel-size"),

@@ -216,7 +216,7 @@ def _batch(keys: Keys, reading: Reading) -> None:
 def _facts(keys: Keys, reading: Reading) -> None:
     fields = reading.fields
     degree, stages = fields["tensor_parallel"], fields["pipeline_parallel"]
-    keys.read("expert_parallel", "num_experts")
+    keys.read("expert_parallel", "ds_expert_parallel", "num_experts")
     if keys.on("--group-query-attention"):
         # Without it the number of groups is not passed on.
         keys.read("num_query_groups")

@@ -255,6 +255,31 @@ _RULES_OF_DEEPSPEED = (
             no_pipeline or pipeline_parallel == 1 or deepspeed_stage <= 1
         ),
     ),
+    megatron_rule("MEG035", "experts do not divide over DeepSpeed's expert-parallel ranks")(
+        field="--moe-expert-parallel-size",
+        message="--num-experts {num_experts} does not divide by --moe-expert-parallel-size {ds_expert_parallel}",
+        detail="{num_experts} % {ds_expert_parallel} = {rest}",
+        hint="use --moe-expert-parallel-size {valid}",
+        values=lambda num_experts, ds_expert_parallel: {
+            "rest": num_experts % ds_expert_parallel,
+            "valid": listed(divisors(num_experts)),
+        },
+        why="Each rank holds whole experts; older versions divide fewer experts over as many ranks as there are experts.",
+        source="DeepSpeed 0.16.5 at 38327e0 (February 2025): deepspeed/moe/layer.py, MoE",
+        holds=lambda num_experts, ds_expert_parallel: (
+            ds_expert_parallel > num_experts or num_experts % ds_expert_parallel == 0
+        ),
+    ),
+    megatron_rule("MEG036", "world size does not divide by DeepSpeed's expert group")(
+        field="--moe-expert-parallel-size",
+        message="world size {num_devices} does not divide by DeepSpeed's EP x PP = {group}",
+        detail="{ds_expert_parallel} * {pipeline_parallel} = {group}, {num_devices} % {group} = {rest}",
+        hint="choose the product from {valid}",
+        **divides("ds_expert_parallel", "pipeline_parallel"),
+        why="The ranks of a stage are divided into groups of expert parallelism.",
+        source="DeepSpeed 0.16.5 at 38327e0 (February 2025): deepspeed/utils/groups.py, "
+        "_create_expert_and_data_parallel",
+    ),
 )
 
 RULES = (*_RULES_OF_MESH, *_RULES_OF_LAYERS, *_RULES_OF_DEEPSPEED)
