@@ -264,7 +264,7 @@ _RULES_OF_DEEPSPEED = (
             "rest": num_experts % ds_expert_parallel,
             "valid": listed(divisors(num_experts)),
         },
-        why="Each rank holds whole experts; older versions divide fewer experts over as many ranks as there are experts.",
+        why="Each rank holds whole experts; older versions divide fewer experts than ranks over as many ranks.",
         source="DeepSpeed 0.16.5 at 38327e0 (February 2025): deepspeed/moe/layer.py, MoE",
         holds=lambda num_experts, ds_expert_parallel: (
             ds_expert_parallel > num_experts or num_experts % ds_expert_parallel == 0
