@@ -28,6 +28,10 @@ from planner.specs import ELEMENT_BYTES, Attention
 
 BACKWARD_PRODUCTS = 2.0
 """Backward computes a weight and an input gradient for every product of forward."""
+SMALL_HEAD = 64
+"""Units that the smallest tiles of attention kernels hold."""
+_USUAL_TOKENS = 2048
+"""Tokens of the sequences with which the rates of attention kernels are measured."""
 SUMMA_KERNELS = 4
 """Kernels of one step of a product in a 2D or 2.5D grid: two broadcasts, the product and its addition."""
 
@@ -203,11 +207,29 @@ def kernel_attention_seconds(problem: Problem, flops: Floats, causal: bool) -> P
     filled = -(-head // tile) * tile / head
     # Two products of 2 FLOP for each score and unit of a head.
     dropped = flops / (4.0 * head) * traffic.attention_dropout_flops * (model.dropout > 0)
-    forward, backward = efficiency.native_attention
+    forward, backward = native_attention_shares(problem, head * filled)
+    usual = efficiency.native_attention
     return Passes(
-        (flops * filled + dropped) / (peak * forward),
-        (BACKWARD_PRODUCTS * flops * filled + dropped) / (peak * backward),
+        flops * filled / (peak * forward) + dropped / (peak * usual[0]),
+        BACKWARD_PRODUCTS * flops * filled / (peak * backward) + dropped / (peak * usual[1]),
     )
+
+
+@formula("definition")
+def native_attention_shares(problem: Problem, head: float) -> tuple[float, float]:
+    """Shares of the peak that kernels written for the card reach forward and backward, with heads filled to ``head``.
+
+    Each sequence takes what ``s`` tokens more would, so that the share of 2,048 tokens becomes
+    ``(2048 + s) / 2048 T / (T + s)`` of it with ``T`` tokens; small heads keep a part.
+    """
+    efficiency, tokens = problem.hardware.efficiency, float(problem.seq_len)
+    assert efficiency.native_attention is not None, "the card has such kernels"
+    small = efficiency.native_attention_small_head if head <= SMALL_HEAD else (1.0, 1.0)
+    longer = [(_USUAL_TOKENS + s) / _USUAL_TOKENS * tokens / (tokens + s) for s in efficiency.native_attention_tokens]
+    forward, backward = (
+        share * part * factor for share, part, factor in zip(efficiency.native_attention, small, longer, strict=True)
+    )
+    return forward, backward
 
 
 @formula("xu2021", "wang2021")

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, field
 
-from planner.specs.base import Count, Elements, Flops, Fraction, Name, Precision, Share, Spec
+from planner.specs.base import Count, Elements, Flops, Fraction, Name, Number, Precision, Share, Spec
 from planner.specs.units import Bytes, BytesPerSecond, FlopsPerSecond, Seconds
 
 
@@ -40,7 +40,12 @@ class EfficiencySpec(Spec, frozen=True, kw_only=True):
     attention: Share = 1.0
     """What attention kernels written for the generation before keep of their share of the peak."""
     native_attention: tuple[Share, Share] | None = None
-    """Share of the peak that attention kernels written for this card reach, forward and backward."""
+    """Share of the peak that attention kernels written for this card reach, forward and backward, with heads of 128
+    units and sequences of 2,048 tokens."""
+    native_attention_tokens: tuple[Number, Number] = (0, 0)
+    """What a sequence takes beside its scores, forward and backward, as of more tokens: short ones reach less."""
+    native_attention_small_head: tuple[Share, Share] = (1.0, 1.0)
+    """What heads that fill no more than 64 units keep of that share, forward and backward."""
     native_attention_head: Count = 1
     """Their tiles hold heads whose size is a multiple of this; smaller ones leave a part of a tile unused."""
     alignment: Count = 1

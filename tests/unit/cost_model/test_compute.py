@@ -240,6 +240,22 @@ def test_kernel_attention_seconds_by_hand() -> None:
     assert kernel_attention_seconds(older, flops, causal=True).backward[0] == pytest.approx(2000 / 2e11)
 
 
+def test_kernel_attention_of_short_sequences_and_small_heads_by_hand() -> None:
+    slower = NATIVE | {"native_attention_tokens": (8.0, 24.0), "native_attention_small_head": (0.8, 0.5)}
+    asked = problem(
+        model={"dropout": 0.1},
+        hardware={"efficiency": slower},
+        stack={"traffic": {"native_attention": True, "attention_efficiency": 0.2, "attention_dropout_flops": 32.0}},
+    )
+    tokens = asked.seq_len
+    forward = 0.5 * 0.8 * (2048 + 8) / 2048 * tokens / (tokens + 8)
+    backward = 0.25 * 0.5 * (2048 + 24) / 2048 * tokens / (tokens + 24)
+    passes = kernel_attention_seconds(asked, np.array([1000.0]), causal=True)
+    # What dropping takes is the same for every shape.
+    expected = (2000 / (forward * 1e12) + 2000 / 5e11, 4000 / (backward * 1e12) + 2000 / 2.5e11)
+    assert (passes.forward[0], passes.backward[0]) == pytest.approx(expected)
+
+
 def test_attention_seconds_under_zero_3_by_its_own_kernels() -> None:
     stack = {"activations": {"attention": "unskipped"}, "sharded": {"attention": "flash"}}
     rows = stages(data_parallel=2, zero_stage=3)

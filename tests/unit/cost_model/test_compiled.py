@@ -1,0 +1,104 @@
+"""Compiled blocks, loss and update by hand: which layouts have them, and the counts that hold there."""
+
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from planner.cost_model.activations import layer_activation_bytes, logits_bytes
+from planner.cost_model.compute import element_wise_seconds, layer_seconds, loss_seconds
+from planner.cost_model.states import bucket_bytes, step_gradient_bytes
+from planner.cost_model.update import optimizer_seconds
+from planner.layouts.compilation import are_compiled
+from planner.layouts.problem import Problem
+from planner.layouts.stages import StageColumns
+from planner.specs import StackSpec
+from planner.specs.files import load_spec
+from planner.specs.stack import CompiledSpec
+from tests.helpers import problem, stages
+
+COUNTS: dict[str, Any] = {
+    "families": ("gpt2",),
+    "start_s": 9.0,
+    "one_pass": ("bf16",),
+    "one_pass_bytes": 28.0,
+    "ddp_alone": False,
+    "activations": {"logits_mixed_bytes": 2.0, "loss_chunk_tokens": 4, "sharded_elements": 5.0},
+    "traffic": {"replicated_elements": 1.0, "loss_passes": 3.0, "layer_fixed": "2 us"},
+}
+
+
+def asked(*, compiled: bool = True, **counts: Any) -> Problem:
+    plain = msgspec.structs.replace(problem(), precision="bf16")
+    stack = msgspec.structs.replace(plain.stack, compiled=CompiledSpec(**COUNTS | counts))
+    return msgspec.structs.replace(plain, stack=stack, compiled=compiled)
+
+
+def both(formula: Any, rows: StageColumns) -> tuple[float, float]:
+    """What a formula says of a compiled problem and of one that is not."""
+    return tuple(float(np.ravel(formula(asked(compiled=one), rows))[0]) for one in (True, False))  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({}, True),
+        ({"tensor_parallel": 2}, True),
+        ({"data_parallel": 2, "zero_stage": 2}, True),
+        ({"data_parallel": 2, "zero_stage": 3}, False),
+        ({"tensor_mode": "2d", "tensor_parallel": 4}, False),
+    ],
+)
+def test_grids_and_zero_3_are_not_compiled(fields: dict[str, Any], expected: bool) -> None:
+    rows = stages(**fields)
+    assert are_compiled(asked(), rows.layouts).tolist() == [expected]
+    assert not are_compiled(asked(compiled=False), rows.layouts).any()
+    assert not are_compiled(asked(families=("llama",)), rows.layouts).any()
+
+
+def test_counts_of_compiled_blocks_take_the_place_of_the_others() -> None:
+    compiled = asked()
+    own = compiled.with_compiled_counts
+    assert not own.compiled
+    assert own.stack.traffic.replicated_elements == 1.0
+    assert float(own.stack.traffic.layer_fixed_s) == pytest.approx(2e-6)
+    layer, plain = (layer_seconds(one, stages()).forward[0] for one in (compiled, asked(compiled=False)))
+    moved = (element_wise_seconds(one, stages()).forward[0] for one in (own, asked(compiled=False)))
+    assert layer - plain == pytest.approx(np.subtract(*moved) + 2e-6)
+    grid = stages(tensor_mode="2d", tensor_parallel=4)
+    assert layer_seconds(compiled, grid).forward == layer_seconds(asked(compiled=False), grid).forward
+
+
+def test_logits_by_chunks_with_the_gradients_that_they_add_to() -> None:
+    # 8 tokens by 4, 128 columns and 16 hidden units, all of two bytes.
+    expected = 4 * 128 * 2 + (8 + 128) * 16 * 2
+    assert logits_bytes(asked(), stages()).tolist() == [expected]
+    assert loss_seconds(asked(), stages())[0] == pytest.approx(8 * 128 * 3 * 2 / 5e8)
+    kept, plain = both(layer_activation_bytes, stages())
+    assert kept < plain
+
+
+def test_an_update_in_one_pass_moves_less_and_casts_nothing() -> None:
+    moved, plain = both(optimizer_seconds, stages())
+    assert moved < plain
+    assert both(step_gradient_bytes, stages())[0] == 0
+    assert both(bucket_bytes, stages())[0] == 0
+    sharded = stages(data_parallel=2, zero_stage=1)
+    assert len(set(both(optimizer_seconds, sharded))) == 1
+    half = msgspec.structs.replace(asked(), precision="fp16")
+    assert step_gradient_bytes(half, stages())[0] == step_gradient_bytes(asked(compiled=False), stages())[0]
+
+
+def test_the_built_in_stack_keeps_less_when_compiled() -> None:
+    stack = load_spec("colossalai", StackSpec)
+    own = stack.as_compiled()
+    assert own.activations.loss_chunk_tokens > 0
+    assert own.traffic.loss_passes < stack.traffic.loss_passes
+    assert own.compiled is None
+
+
+@pytest.mark.parametrize("counts", [{"traffic": {"loss_pases": 3.0}}, {"traffic": {"loss_passes": -1.0}}])
+def test_counts_that_a_stack_does_not_have_are_refused(counts: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="loss_pases|Expected"):
+        asked(**counts)
