@@ -100,5 +100,5 @@ def test_the_built_in_stack_keeps_less_when_compiled() -> None:
 
 @pytest.mark.parametrize("counts", [{"traffic": {"loss_pases": 3.0}}, {"traffic": {"loss_passes": -1.0}}])
 def test_counts_that_a_stack_does_not_have_are_refused(counts: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="loss_pases|Expected"):
+    with pytest.raises(ValueError, match=r"loss_pases|Expected"):
         asked(**counts)
