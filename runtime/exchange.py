@@ -72,7 +72,12 @@ def from_first(value: Value | None, kind: Any, group: Group = None) -> Value:
 
 def encode(value: object) -> bytes:
     """``value`` as JSON; numbers that are none, and names of files that are no UTF-8, are kept."""
-    return json.dumps(msgspec.to_builtins(value, enc_hook=os.fspath)).encode()
+    return json.dumps(msgspec.to_builtins(value, enc_hook=_plain)).encode()
+
+
+def _plain(value: Any) -> Any:
+    """A number of NumPy, or a path, as JSON has it."""
+    return value.item() if hasattr(value, "item") else os.fspath(value)
 
 
 def decode(data: bytes, kind: Any) -> Any:

@@ -8,12 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
 
 from planner.diagnostics import PlanError
-from runtime.exchange import at_first, bytes_at_first, from_first, of_everyone
+from runtime.exchange import at_first, bytes_at_first, decode, encode, from_first, of_everyone
 from runtime.patches.pickles import read_metadata, refuse_pickles, write_metadata
 
 pytestmark = pytest.mark.runtime
@@ -132,3 +133,8 @@ def test_ranks_tell_each_other_plain_values(ranks: Callable[[int, Callable[[int]
 
     everyone = [None, Told(float("inf"), Path(os.fsdecode(b"runs/\xff")), {"a" * 50: (1, 2)})]
     assert ranks(2, told) == [[everyone, [0, 1], [b"", b"x"], "first"], [everyone, [], [], "first"]]
+
+
+def test_numbers_of_numpy_and_paths_are_told_as_they_are() -> None:
+    told = (np.int64(3), np.float64(0.5), Path("some/file"))
+    assert decode(encode(told), tuple[int, float, Path]) == (3, 0.5, Path("some/file"))
