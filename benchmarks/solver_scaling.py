@@ -60,6 +60,13 @@ CASES = (
         for stack in ("colossalai", "megatron")
     ),
     *(Case("1t", 16384, "h100-80g", stack) for stack in ("colossalai", "megatron")),
+    Case("llama3-8b", 8, "h100-80g", "colossalai"),
+    Case("llama3-8b", 64, "h100-80g", "colossalai"),
+    Case("llama3-70b", 64, "h100-80g", "colossalai"),
+    Case("llama3-70b", 1024, "h100-80g", "colossalai"),
+    Case("llama3-405b", 16384, "h100-80g", "megatron"),
+    Case("mixtral-8x7b", 64, "h100-80g", "colossalai"),
+    Case("deepseek-v3", 2048, "h100-80g", "megatron"),
     *(Case(SWEPT, gpus, "a100-40g", "colossalai") for gpus in SWEPT_COUNTS),
 )
 

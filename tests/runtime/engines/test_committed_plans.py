@@ -24,7 +24,10 @@ from tests.runtime.training import Ranks
 
 PLANS = sorted((Path(__file__).parents[3] / "plans").glob("*.plan"))
 NEED_GPUS = {"gpt2-zero3", "gpt2-nvme", "gpt3-zero3-min", "gpt3-zero3"}
-CARDS = {"a100-80g": "NVIDIA A100-SXM4-80GB", "a100-40g": "NVIDIA A100-SXM4-40GB", "local-cpu": ""}
+CARDS = {
+    **{"a100-80g": "NVIDIA A100-SXM4-80GB", "a100-40g": "NVIDIA A100-SXM4-40GB"},
+    **{"h100-80g": "NVIDIA H100 80GB HBM3", "local-cpu": ""},
+}
 
 
 @pytest.fixture(params=PLANS, ids=[path.stem for path in PLANS])
@@ -60,7 +63,8 @@ def test_a_machine_without_gpus_says_so_in_one_message(
         cli.main(["run", str(path)])
     captured = capfd.readouterr()
     assert finished.value.code == 1
-    assert captured.err.startswith(f"error[RUN003]: the plan needs {min(8, plan.problem.num_devices)} NVIDIA A100")
+    card = "H100" if plan.problem.hardware.name == "h100-80g" else "A100"
+    assert captured.err.startswith(f"error[RUN003]: the plan needs {min(8, plan.problem.num_devices)} NVIDIA {card}")
     assert "no GPU was found" in captured.err
     assert captured.err.count("error[") == 1
     assert len(captured.err.splitlines()) == 3
@@ -93,7 +97,10 @@ def test_the_layout_of_a_plan_agrees_with_one_process(path: Path, own_precision:
     assert not own_precision or small.layout.precision == plan.layout.precision
     found = verified(small, ranks)
     assert found.holds, found
-    assert found.num_parameters == 12 * small.problem.model.num_layers + 4
+    model = small.problem.model
+    routed = model.experts
+    of_layer, others = (12, 4) if routed is None else (7 + 3 * routed.count, 3)
+    assert found.num_parameters == of_layer * model.num_layers + others
 
 
 def verified_on_host(plan: Plan, ranks: Ranks) -> Verification:

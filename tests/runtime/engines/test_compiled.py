@@ -13,6 +13,8 @@ import torch
 
 from planner.handover.verification import Verification
 from planner.plans.plan import Plan, seal
+from planner.specs.stack import CompiledSpec
+from planner.specs.units import Seconds
 from tests.runtime.conftest import make_plan, run_ranks
 from tests.runtime.family_models import MODELS
 
@@ -41,7 +43,11 @@ Found = dict[Any, Any]
 
 def compiled_plan(**fields: Any) -> Plan:
     plan = make_plan(**fields)
-    return seal(msgspec.structs.replace(plan, problem=msgspec.structs.replace(plan.problem, compiled=True)))
+    spec = CompiledSpec(families=("gpt2", "llama", "qwen2"), start_s=Seconds(0.0))
+    stack = msgspec.structs.replace(plan.problem.stack, compiled=spec)
+    return seal(
+        msgspec.structs.replace(plan, problem=msgspec.structs.replace(plan.problem, stack=stack, compiled=True))
+    )
 
 
 def _all_of(world: int, _: int) -> Found:

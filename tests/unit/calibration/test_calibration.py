@@ -337,7 +337,7 @@ def test_halves_keep_the_rows_of_a_layout_together(tmp_path: Path) -> None:
     table = read_table(path)
     cases = [found.case for row in table.rows if (found := replay(row, table.dialect)).case]
     fit, held_out = halves([case for case in cases if case is not None])
-    assert abs(len(fit) - len(held_out)) <= 2
+    assert abs(len(fit) - len(held_out)) <= 4  # of one layout there are so many rows
     assert not {str(case.layout) + case.problem.model.name for case in fit} & {
         str(case.layout) + case.problem.model.name for case in held_out
     }
