@@ -22,7 +22,7 @@ from planner.specs import HardwareSpec, ModelSpec, Precision, StackSpec
 from tests.runtime import launched
 
 _NEEDS_TORCH = re.compile(
-    r"^(?:import|from) (?:torch|runtime|colossalai)\b|^pytestmark = pytest.mark.runtime", re.MULTILINE
+    r"^((import|from) (torch|runtime|colossalai)\b|pytestmark = pytest.mark.runtime)", re.MULTILINE
 )
 if importlib.util.find_spec("torch") is None:
     _FOLDER = Path(__file__).parent
