@@ -240,7 +240,7 @@ def test_kernel_attention_seconds_by_hand() -> None:
     assert kernel_attention_seconds(older, flops, causal=True).backward[0] == pytest.approx(2000 / 2e11)
 
 
-def test_kernel_attention_of_short_sequences_and_small_heads_by_hand() -> None:
+def test_native_attention_shares_of_short_sequences_and_small_heads_by_hand() -> None:
     slower = NATIVE | {"native_attention_tokens": (8.0, 24.0), "native_attention_small_head": (0.8, 0.5)}
     asked = problem(
         model={"dropout": 0.1},
