@@ -215,10 +215,18 @@ def data_parallel_seconds(problem: Problem, stages: StageColumns) -> Floats:
     reduce by layer wait for the links once for each. ZeRO 3 communicates with every micro batch:
     :func:`sharded_seconds`. Units: s.
     """
+    return reduction_seconds(
+        problem, stages, copied_parameters(problem, stages), stages.layouts.replicas, replica_links(problem, stages)
+    )
+
+
+def reduction_seconds(
+    problem: Problem, stages: StageColumns, parameters: Floats, size: Integers, links: tuple[Floats, Floats]
+) -> Floats:
+    """:func:`data_parallel_seconds` of ``parameters`` that ``size`` ranks have copies of, over their ``links``."""
     columns, traffic = stages.layouts, problem.stack.zero_traffic
-    size = columns.replicas
-    bandwidth, latency = replica_links(problem, stages)
-    weights = copied_parameters(problem, stages) * ELEMENT_BYTES[problem.precision]
+    bandwidth, latency = links
+    weights = parameters * ELEMENT_BYTES[problem.precision]
     every_microbatch = 1.0 + (traffic.stage2 - 1.0) * columns.num_microbatches
     fixed = np.where(columns.zero_stage == 0, traffic.stage0, traffic.stage1)
     steps = np.where(columns.zero_stage >= SHARDS_GRADIENTS, every_microbatch, fixed)
@@ -233,11 +241,18 @@ def zero_gather_seconds(problem: Problem, stages: StageColumns) -> Floats:
 
     One ring all-gather of a stage's weights under ZeRO 1 and 2. Units: s.
     """
-    columns = stages.layouts
-    bandwidth, latency = replica_links(problem, stages)
-    weights = copied_parameters(problem, stages) * ELEMENT_BYTES[problem.precision]
+    return gathering_seconds(
+        problem, stages, copied_parameters(problem, stages), stages.layouts.replicas, replica_links(problem, stages)
+    )
+
+
+def gathering_seconds(
+    problem: Problem, stages: StageColumns, parameters: Floats, size: Integers, links: tuple[Floats, Floats]
+) -> Floats:
+    """:func:`zero_gather_seconds` of ``parameters`` that ``size`` ranks have copies of, over their ``links``."""
+    columns, (bandwidth, latency) = stages.layouts, links
     gathers = (columns.zero_stage >= 1) & (columns.zero_stage < SHARDS_WEIGHTS)
-    seconds = ring_seconds(weights, columns.replicas, 1.0, bandwidth, latency)
+    seconds = ring_seconds(parameters * ELEMENT_BYTES[problem.precision], size, 1.0, bandwidth, latency)
     return np.where(gathers & (not problem.stack.overlap.gathers_hide), seconds, 0.0)
 
 

@@ -2,11 +2,17 @@
 
 import numpy as np
 
-from planner.cost_model.communication import LayerCollectives, cluster_of, ring_links, ring_seconds
+from planner.cost_model.communication import (
+    LayerCollectives,
+    cluster_of,
+    gathering_seconds,
+    reduction_seconds,
+    ring_links,
+    ring_seconds,
+)
 from planner.cost_model.expert_shares import expert_mesh, routed_of, worked_tokens
 from planner.cost_model.parameters import stage_parameters
 from planner.cost_model.sources import formula
-from planner.layouts.layout import SHARDS_OPTIMIZER, SHARDS_WEIGHTS
 from planner.layouts.problem import Problem
 from planner.layouts.stages import Floats, StageColumns, once_per_places
 from planner.layouts.topology import link_columns
@@ -77,23 +83,14 @@ def expert_gradient_seconds(problem: Problem, stages: StageColumns) -> tuple[Flo
 
     As those of all other parameters, over fewer ranks. Units: s.
     """
-    columns, traffic = stages.layouts, problem.stack.zero_traffic
-    nothing = np.zeros(len(stages))
     if problem.model.experts is None:
-        return nothing, nothing
-    mesh = expert_mesh(problem, columns)
-    bandwidth, latency = ring_links(problem, mesh.copies_stride, mesh.copies)
-    weights = stage_parameters(problem, stages)["experts"] * ELEMENT_BYTES[problem.precision]
-    collectives = np.maximum(stages.num_layers, 1) if traffic.by_layer else 1.0
-    one = ring_seconds(weights, mesh.copies, 1.0, bandwidth, latency * collectives)
-    every_microbatch = 1.0 + (traffic.stage2 - 1.0) * columns.num_microbatches
-    steps = np.select(
-        [columns.zero_stage == 0, columns.zero_stage == SHARDS_OPTIMIZER, columns.zero_stage < SHARDS_WEIGHTS],
-        [traffic.stage0, traffic.stage1, every_microbatch],
-        0.0,
+        return np.zeros(len(stages)), np.zeros(len(stages))
+    mesh, parameters = expert_mesh(problem, stages.layouts), stage_parameters(problem, stages)["experts"]
+    links = ring_links(problem, mesh.copies_stride, mesh.copies)
+    return (
+        reduction_seconds(problem, stages, parameters, mesh.copies, links),
+        gathering_seconds(problem, stages, parameters, mesh.copies, links),
     )
-    gathers = (columns.zero_stage >= SHARDS_OPTIMIZER) & (columns.zero_stage < SHARDS_WEIGHTS)
-    return steps * one, np.where(gathers & (not problem.stack.overlap.gathers_hide), one, 0.0)
 
 
 @formula("definition")

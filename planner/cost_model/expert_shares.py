@@ -9,6 +9,7 @@ from planner.cost_model.parts import block
 from planner.cost_model.parts.part import Routed
 from planner.cost_model.shares import rank_tokens
 from planner.cost_model.sources import formula
+from planner.layouts.degrees import expert_ranks
 from planner.layouts.layout import LayoutColumns
 from planner.layouts.problem import Problem
 from planner.layouts.stages import Floats, Integers, StageColumns, once_per_places
@@ -39,7 +40,7 @@ def expert_mesh(problem: Problem, columns: LayoutColumns) -> ExpertMesh:
     tensor, group = columns.tensor_parallel, columns.expert_parallel
     by_tensor = problem.stack.experts.by_tensor
     inner = tensor if by_tensor else np.ones_like(tensor)
-    ranks = columns.replicas * (1 if by_tensor else tensor)
+    ranks = expert_ranks(problem.stack, tensor, columns.replicas)
     inside = inner * (columns.sequence_parallel_degree if by_tensor else 1)
     between = 1 if problem.stack.rank_order == "pipeline-data-tensor" else columns.pipeline_parallel
     return ExpertMesh(

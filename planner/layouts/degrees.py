@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from planner.layouts.layout import LayoutColumns, once_per_table
-from planner.specs import TensorMode
+from planner.specs import StackSpec, TensorMode
 
 GRID_MODES: tuple[TensorMode, ...] = ("2d", "2.5d", "3d")
 """Tensor modes whose ranks are a grid with equal edges; in 2.5D several of them, one behind the other."""
@@ -38,6 +38,11 @@ def grid_ranks(mode: str, edge: Any, depth: Any = 1) -> Any:
 def grid_batch_parts(mode: str, edge: Any, depth: Any = 1) -> Any:
     """Parts into which a grid divides a micro batch; 1 for other modes. Of numbers or arrays."""
     return {"2d": edge, "2.5d": depth * edge, "3d": edge**2}.get(mode, 1)
+
+
+def expert_ranks(stack: StackSpec, tensor_parallel: Any, replicas: Any) -> Any:
+    """Ranks of a stage that may hold different experts whole, or the same part of each. Of numbers or arrays."""
+    return replicas * (1 if stack.experts.by_tensor else tensor_parallel)
 
 
 @once_per_table

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from planner.layouts.degrees import divisors
+from planner.layouts.degrees import divisors, expert_ranks
 from planner.layouts.layout import Layout, LayoutColumns
 from planner.layouts.problem import Problem
 from planner.rules.rule import ColumnPredicate, Rule, listed
@@ -17,7 +17,7 @@ _PLUGIN = "colossalai 0.5.0: booster/plugin/moe_hybrid_parallel_plugin.py"
 def _values(problem: Problem, layout: Layout) -> dict[str, Any]:
     model, stack, degree = problem.model, problem.stack, layout.expert_parallel
     count = 0 if model.experts is None else model.experts.count
-    ranks = int(_rank_groups(problem, layout.tensor_parallel, layout.data_parallel, layout.sequence_parallel_degree))
+    ranks = expert_ranks(stack, layout.tensor_parallel, layout.data_parallel * layout.sequence_parallel_degree)
     return {
         "model": model.name,
         "stack": stack.name,
@@ -45,14 +45,8 @@ def _values(problem: Problem, layout: Layout) -> dict[str, Any]:
     }
 
 
-def _rank_groups(problem: Problem, tensor: Any, data: Any, sequence: Any) -> Any:
-    """Ranks of a stage that may hold different experts whole, or the same part of each."""
-    return data * sequence * (1 if problem.stack.experts.by_tensor else tensor)
-
-
 def _ranks(problem: Problem, columns: LayoutColumns) -> NDArray[np.int64]:
-    tensor, data, sequence = columns.tensor_parallel, columns.data_parallel, columns.sequence_parallel_degree
-    return np.asarray(_rank_groups(problem, tensor, data, sequence))
+    return np.asarray(expert_ranks(problem.stack, columns.tensor_parallel, columns.replicas))
 
 
 def _alone(columns: LayoutColumns) -> NDArray[np.bool_]:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from planner.diagnostics import PlanError, usage_error
 from planner.layouts import pins
-from planner.layouts.degrees import GRID_MODES, divisors, grid_edge, grid_ranks
+from planner.layouts.degrees import GRID_MODES, divisors, expert_ranks, grid_edge, grid_ranks
 from planner.layouts.division import END_LAYERS
 from planner.layouts.layout import (
     FIELDS,
@@ -167,7 +167,7 @@ def _expert_degrees(problem: Problem, tensor_parallel: int, replicas: int) -> li
     experts, pinned = problem.model.experts, problem.pins.get("expert_parallel")
     tried = {1, *([int(pinned)] if pinned else [])}
     if experts is not None and problem.model.family in problem.stack.experts.families:
-        ranks = replicas * (1 if problem.stack.experts.by_tensor else tensor_parallel)
+        ranks = expert_ranks(problem.stack, tensor_parallel, replicas)
         tried |= {*divisors(math.gcd(experts.count, ranks))}
     return sorted(tried)
 
