@@ -53,10 +53,10 @@ def own_run(plan: Path, steps: int, runs: Path | None) -> tuple[Run, str]:
     return Run(read_plan(plan).layout.micro_batch, summary["median_step_s"], peak), header["versions"]["torch"]
 
 
-def peer_run(plan: Plan, steps: int, micro_batch: int) -> Run | None:
-    """What the peer reaches with ``micro_batch`` sequences at once; ``None``: it has no room for them."""
+def work_of(plan: Plan, steps: int, micro_batch: int) -> Work:
+    """The plan's model, batch and steps for the peer."""
     model, problem = plan.problem.model, plan.problem
-    work = Work(
+    return Work(
         num_layers=model.num_layers,
         hidden_size=model.hidden_size,
         num_heads=model.num_heads,
@@ -69,6 +69,11 @@ def peer_run(plan: Plan, steps: int, micro_batch: int) -> Run | None:
         steps=steps,
         device=problem.hardware.device,
     )
+
+
+def peer_run(plan: Plan, steps: int, micro_batch: int) -> Run | None:
+    """What the peer reaches with ``micro_batch`` sequences at once; ``None``: it has no room for them."""
+    work = work_of(plan, steps, micro_batch)
     command = [sys.executable, "-m", "benchmarks.peer", msgspec.json.encode(work).decode()]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE)
     trained = msgspec.json.decode(done.stdout.splitlines()[-1], type=Trained | None)

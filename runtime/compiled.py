@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import nn
 
 from runtime.patches import rotary
-from runtime.patches.loss_head import COMPILED, compile_rows
+from runtime.patches.loss_head import COMPILED
 from runtime.states.documents import Documents
 from runtime.states.model import blocks_of
 
@@ -48,14 +48,13 @@ def without_ddp() -> Iterator[None]:
 
 
 def compile_regions(model: Any) -> None:
-    """Compile every block of ``model``, all to the same code, and the rows of the loss; before anything wraps blocks.
+    """Compile every block of ``model``, all to the same code, and its loss; to be called before anything wraps blocks.
 
     Backward recomputes a compiled block as it does any other.
     """
     setattr(model, COMPILED, True)
     for block in blocks_of(model):
         block.forward = torch.compile(block.forward, dynamic=False)
-    compile_rows()
 
 
 def leave_out_collectives(model: nn.Module) -> None:

@@ -5,12 +5,17 @@ from numpy.typing import NDArray
 
 from planner.layouts.layout import SHARDS_WEIGHTS, Layout, LayoutColumns, columns_of
 from planner.layouts.problem import Problem
+from planner.specs import ModelSpec, StackSpec
+
+
+def compiles(stack: StackSpec, model: ModelSpec) -> bool:
+    """Whether a stack compiles blocks of a model."""
+    return stack.compiled is not None and model.family in stack.compiled.families
 
 
 def are_compiled(problem: Problem, columns: LayoutColumns) -> NDArray[np.bool_]:
     """Of which layouts blocks and loss are compiled."""
-    own = problem.stack.compiled
-    if not problem.compiled or own is None or problem.model.family not in own.families:
+    if not problem.compiled or not compiles(problem.stack, problem.model):
         return np.zeros(len(columns), dtype=np.bool_)
     return columns.mode_is("none", "1d") & (columns.zero_stage < SHARDS_WEIGHTS)
 

@@ -80,6 +80,8 @@ def build_problem(question: Question) -> Problem:
     Raises:
         PlanError: a spec, a number, a pin or the reserve is not valid.
     """
+    from planner.layouts.compilation import compiles
+
     GPUS.check("--gpus", question.gpus)
     model = load_spec(question.model, ModelSpec)
     hardware = load_spec(question.gpu, HardwareSpec)
@@ -107,15 +109,10 @@ def build_problem(question: Question) -> Problem:
         allow_offload=question.allow_offload,
         reserve=parse_reserve(question.reserve, hardware) if question.reserve is not None else None,
         confidence=parse_confidence(question.confidence),
-        compiled=not question.no_compile and compiles(hardware, stack, model),
+        compiled=not question.no_compile and hardware.device == "cuda" and compiles(stack, model),
         pins=_pins(question),
         forbids=_forbids(question.forbid),
     )
-
-
-def compiles(hardware: HardwareSpec, stack: StackSpec, model: ModelSpec) -> bool:
-    """Whether blocks and loss are compiled unless somebody wants otherwise: on GPUs, where the stack does."""
-    return hardware.device == "cuda" and stack.compiled is not None and model.family in stack.compiled.families
 
 
 def _check_whole_nodes(gpus: int, per_node: int) -> None:

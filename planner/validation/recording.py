@@ -12,6 +12,7 @@ from typing import Any, Literal
 import msgspec
 
 from planner.diagnostics import PlanError, usage_error
+from planner.layouts.compilation import is_compiled
 from planner.layouts.degrees import GRID_MODES
 from planner.layouts.layout import SHARDS_WEIGHTS, Layout
 from planner.plans.plan import Plan
@@ -162,7 +163,7 @@ def _plan_cells(plan: Plan) -> dict[str, str]:
         "offload_optim_frac": str(layout.offload.optimizer),
         "optimizer": "HybridAdam" if on_host else adam,
         "gpus_per_node": str(problem.devices_per_node) if problem.num_nodes > 1 else "",
-        "compiled": "yes" if problem.compiled and not (is_grid or is_gemini) else "",
+        "compiled": "yes" if is_compiled(problem, layout) else "",
         "tensor_mode": layout.tensor_mode if is_grid else "",
         "tensor_depth": str(layout.tensor_depth) if layout.tensor_depth > 1 else "",
         "offload_param_frac": str(layout.offload.parameters) if layout.offload.parameters else "",

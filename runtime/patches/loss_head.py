@@ -4,7 +4,7 @@ Each chunk of logits becomes its gradient where it is, and the gradients of stat
 once, so that backward has nothing left but to scale them.
 """
 
-from collections.abc import Callable
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -74,17 +74,10 @@ def _to_gradients(logits: Tensor, labels: Tensor, sums: Tensor, filled: int) -> 
     logits.copy_((chances - (columns == labels[:, None]).float()) * GRADIENT_SCALE)
 
 
-class _Kernels:
-    """How rows of logits are worked on."""
-
-    chances: Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]] = staticmethod(_chances)
-    to_gradients: Callable[[Tensor, Tensor, Tensor, int], None] = staticmethod(_to_gradients)
-
-
-def compile_rows() -> None:
-    """Have this process work on rows of logits with compiled kernels, one for each of the two passes."""
-    _Kernels.chances = staticmethod(torch.compile(_chances, dynamic=False))
-    _Kernels.to_gradients = staticmethod(torch.compile(_to_gradients, dynamic=False))
+@cache
+def _compiled(rows: Any) -> Any:
+    """What works on rows of logits, as one kernel for all chunks."""
+    return torch.compile(rows, dynamic=False)
 
 
 def _over_ranks(sums: Tensor, chosen: Tensor, group: Any) -> tuple[Tensor, Tensor]:
@@ -108,12 +101,12 @@ class _HeadLoss(Function):
             rows = slice(start, start + CHUNK_TOKENS)
             chunk, own_labels = states[rows], labels[rows] - first
             logits = chunk @ weight.t()
-            sums, chosen = _Kernels.chances(logits, own_labels, filled)
+            sums, chosen = _compiled(_chances)(logits, own_labels, filled)
             if ctx.group is not None:
                 sums, chosen = _over_ranks(sums, chosen, ctx.group)
             total += (sums - chosen).sum()
             if state_gradient is not None and weight_gradient is not None:
-                _Kernels.to_gradients(logits, own_labels, sums, filled)
+                _compiled(_to_gradients)(logits, own_labels, sums, filled)
                 torch.mm(logits, weight, out=state_gradient[rows])
                 weight_gradient.addmm_(logits.t(), chunk * STATE_SCALE)
         if learns:
