@@ -11,11 +11,13 @@ from planner.cost_model.parts import block, counted_whole, final_norm, moved_ele
 from planner.cost_model.parts.part import Divided
 from planner.cost_model.products import (
     Passes,
+    Side,
     alignment_share,
     matrix_seconds,
     odd_share,
     product_seconds,
     traffic_seconds,
+    with_gradients,
 )
 from planner.cost_model.shares import rank_tokens, shares
 from planner.cost_model.sources import formula
@@ -53,14 +55,14 @@ def weight_products(problem: Problem, stages: StageColumns) -> dict[str, Passes]
     for product in block(problem).products:
         parts = {"outer": (whole, split), "inner": (split, whole), "neither": (whole, whole)}[product.divided]
         inner, outer = (float(side) * share for side, share in zip((product.inner, product.outer), parts, strict=True))
-        share = alignment_share(problem, inner) * alignment_share(problem, outer)
+        share = alignment_share(problem, inner) * alignment_share(problem, outer) * reached
         rows = flops[product.name] / (2.0 * inner * outer * steps)
         moved = traffic_seconds(problem, element * (tokens * inner + inner * outer + tokens * outer))
-        output, input_gradient, weight_gradient = (
-            steps * np.maximum(matrix_seconds(problem, *sides) / (share * reached), moved)
-            for sides in ((rows, outer, inner), (rows, inner, outer), (inner, outer, rows))
-        )
-        seconds[product.name] = Passes(output, input_gradient + weight_gradient)
+
+        def one(*sides: Side, share: Floats = share, moved: Floats = moved) -> Floats:
+            return np.asarray(steps * np.maximum(matrix_seconds(problem, *sides) / share, moved))
+
+        seconds[product.name] = with_gradients(one, rows, inner, outer)
     return seconds
 
 

@@ -4,7 +4,7 @@ import numpy as np
 
 from planner.cost_model.expert_shares import expert_mesh, routed_of, worked_tokens
 from planner.cost_model.parts.part import Product
-from planner.cost_model.products import Passes, alignment_share, matrix_seconds, traffic_seconds
+from planner.cost_model.products import Passes, Side, alignment_share, matrix_seconds, traffic_seconds, with_gradients
 from planner.cost_model.sources import formula
 from planner.layouts.problem import Problem
 from planner.layouts.stages import Floats, StageColumns, once_per_places
@@ -44,12 +44,14 @@ def _one_product(problem: Problem, product: Product, rows: Floats, batches: Floa
     share = alignment_share(problem, inner) * alignment_share(problem, outer)
     reached = share * problem.stack.traffic.product_share * own.product_share
     moved = traffic_seconds(problem, batches * element * (rows * inner + inner * outer + rows * outer))
-    times, together = (1.0, batches) if own.grouped else (batches, 1.0)
-    sides = ((rows, outer, inner), (rows, inner, outer), (inner, outer, rows))
-    output, input_gradient, weight_gradient = (
-        np.maximum(times * matrix_seconds(problem, *side, together) / reached, moved) for side in sides
-    )
-    return Passes(output, input_gradient + weight_gradient)
+    times: Floats | float = 1.0 if own.grouped else batches
+    together: Floats | float = batches if own.grouped else 1.0
+
+    def one(rows: Side, columns: Side, depth: Side) -> Floats:
+        taken = times * matrix_seconds(problem, rows, columns, depth, together) / reached
+        return np.asarray(np.maximum(taken, moved))
+
+    return with_gradients(one, rows, inner, outer)
 
 
 @formula("colossalai0.5.0", "megatron-core")

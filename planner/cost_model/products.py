@@ -1,5 +1,6 @@
 """Time of one matrix product, by its FLOP along a curve or by its tiles where the card's are known, and of traffic."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -79,6 +80,17 @@ def tile_seconds(
     slower = 1.0 + tiles.droop * np.minimum(decades, DROOP_DECADES)
     work = 2.0 * tiles.multiprocessors * (depth + tiles.fill) / (peak_flops_per_s * tiles.rate)
     return np.where(flops > 0, best * work * slower + tiles.start_s, 0.0)
+
+
+def with_gradients(seconds: Callable[[Side, Side, Side], Floats], rows: Side, inner: Side, outer: Side) -> Passes:
+    """A product of ``rows x inner`` by ``inner x outer``, and the two that its input and its weight have in backward.
+
+    ``seconds`` tells what one of ``rows x depth`` by ``depth x columns`` takes, as ``seconds(rows, columns, depth)``.
+    """
+    output, of_input, of_weight = (
+        seconds(*sides) for sides in ((rows, outer, inner), (rows, inner, outer), (inner, outer, rows))
+    )
+    return Passes(output, of_input + of_weight)
 
 
 @formula("definition")
