@@ -10,12 +10,14 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import AdamW, Optimizer
 
-from planner.layouts.compilation import is_compiled
+from planner.layouts.compilation import is_compiled, shards_itself
+from planner.layouts.layout import Layout, columns_of
 from planner.plans.plan import Plan
 from runtime.compiled import can_compile, compile_regions, leave_out_collectives, without_ddp
 from runtime.engines.engine import Batch, Engine, mixed_seed
 from runtime.engines.plugins import ExpertPlugin, hybrid_plugin
 from runtime.engines.schedules import forward_only
+from runtime.engines.sharding import Sharding, reduce_in_pipeline
 from runtime.patches import rotary
 from runtime.patches.host_accelerator import Device
 from runtime.patches.policy import ReplicatedDropout
@@ -30,6 +32,7 @@ from runtime.states.placement import held_experts, held_layers, recomputed_layer
 class HybridEngine(Engine):
     """A boosted model and its optimizer on this rank."""
 
+    _sharding: Sharding | None = None
     attention: str | None = None
     """What Transformers calls the attention to use instead of the family's own."""
 
@@ -55,8 +58,9 @@ class HybridEngine(Engine):
         self.compiles = is_compiled(plan.problem, plan.layout) and can_compile(self.device)
         documents = None if end_of_document is None else Documents(end_of_document)
         model = self._build(plan, seed, documents)
+        shards = self.compiles and bool(shards_itself(plan.problem, columns_of(plan.layout))[0])
         in_one_pass = self.compiles and optimizer is None and HOLDS_OTHER_GRADIENTS
-        in_one_pass &= plan.layout.precision == "bf16" and plan.layout.zero_stage == 0
+        in_one_pass &= plan.layout.precision == "bf16" and (plan.layout.zero_stage == 0 or shards)
         make = optimizer or (MixedAdamW if in_one_pass else AdamW)
         plain_optimizer = make(decay_groups(model), lr=learning_rate)
         self.plugin = hybrid_plugin(plan, device)
@@ -69,10 +73,16 @@ class HybridEngine(Engine):
         rotary.keep_wave_lengths(self.model)
         if self.compiles:
             leave_out_collectives(self.model)
-        if in_one_pass:
+        if in_one_pass and not shards:
             update_in_one_pass(self.optimizer)
         elif type(plain_optimizer) is AdamW and device == "cuda":
             fuse_adamw(self.optimizer)
+        if shards:
+            self._sharding = Sharding(
+                self.model, self.optimizer, lambda: self.num_microbatches, stage=plan.layout.zero_stage
+            )
+        elif self.compiles and _reduces_after(plan.layout):
+            reduce_in_pipeline(self.model, lambda: self.num_microbatches)
 
     def _build(self, plan: Plan, seed: int, documents: Documents | None) -> Any:
         layout, stage = self.layout, self.position.stage
@@ -97,6 +107,11 @@ class HybridEngine(Engine):
         self._seed(*place, slice_of_sequence)
         if self._replicated is not None:
             self._replicated.seed(mixed_seed(*place))
+
+    def complete_weights(self) -> None:
+        """Wait for weights that are still being gathered."""
+        if self._sharding is not None:
+            self._sharding.complete_weights()
 
     @property
     def pipeline_schedule(self) -> Any:
@@ -162,3 +177,8 @@ class HybridEngine(Engine):
             yield
         finally:
             del self.optimizer._sync_sp_grads
+
+
+def _reduces_after(layout: Layout) -> bool:
+    """Whether the library reduces gradients after the last backward, one by one."""
+    return layout.pipeline_parallel > 1 and layout.zero_stage == 0 and layout.data_parallel * layout.sequence_parallel_degree > 1

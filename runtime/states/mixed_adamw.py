@@ -4,7 +4,7 @@ One pass over memory does what takes four otherwise: a cast of the gradient to f
 and a cast of the new weight. The four bytes a parameter of the cast gradients are never there.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -17,9 +17,9 @@ HOLDS_OTHER_GRADIENTS = hasattr(Tensor, "grad_dtype")
 SPAN, BLOCK = 2**15, 2**11
 """Elements that a program of the kernel updates, and of those at once."""
 
-Numbers = tuple[float, float, float, float, float, float]
-"""Both betas, what decay leaves of a weight, the rate over the first bias correction, the root of the second one, and
-epsilon."""
+Numbers = tuple[float, float, float, float, float, float, float]
+"""Both betas, what decay leaves of a weight, the rate over the first bias correction, the root of the second one,
+epsilon, and by what gradients are multiplied."""
 
 
 class Updated(NamedTuple):
@@ -38,7 +38,9 @@ class MixedAdamW(AdamW):
     """
 
     working: dict[Tensor, Tensor]
-    """What computes, by what is updated; told by :func:`update_in_one_pass`."""
+    """What computes, by what is updated; told after boosting."""
+    gradient_scale: float = 1.0
+    """By what the next step multiplies gradients: it reads them once, and clipping them takes no pass of its own."""
     _found: "tuple[Any, list[list[Updated]], Tensor] | None" = None
     """The state of the first weight; all that is updated, by group; the count of steps: while that state is the same
     object, no checkpoint was read."""
@@ -52,7 +54,8 @@ class MixedAdamW(AdamW):
             self._found, self._tables = self._find(), None
         _, groups, count = self._found
         count += 1
-        numbers = [_numbers(group, float(count)) for group in self.param_groups]
+        numbers = [_numbers(group, float(count), self.gradient_scale) for group in self.param_groups]
+        self.gradient_scale = 1.0
         if not first.is_cuda:
             for group, own in zip(groups, numbers, strict=True):
                 for updated in group:
@@ -81,11 +84,11 @@ class MixedAdamW(AdamW):
         return Updated(weight, self.working[weight], state["exp_avg"], state["exp_avg_sq"])
 
 
-def _numbers(group: dict[str, Any], step: float) -> Numbers:
+def _numbers(group: dict[str, Any], step: float, scale: float) -> Numbers:
     # After Loshchilov and Hutter 2019, algorithm 2, as torch.optim.AdamW orders it.
     lr, (beta1, beta2) = float(group["lr"]), group["betas"]
     rate, root = lr / (1.0 - beta1**step), (1.0 - beta2**step) ** 0.5
-    return beta1, beta2, 1.0 - lr * group["weight_decay"], rate, root, group["eps"]
+    return beta1, beta2, 1.0 - lr * group["weight_decay"], rate, root, group["eps"], scale
 
 
 class _Tables(NamedTuple):
@@ -130,12 +133,18 @@ class _Tables(NamedTuple):
 def update_in_one_pass(optimizer: Any) -> None:
     """Have the wrapper of Colossal-AI's mixed precision hand gradients to a :class:`MixedAdamW` as they are.
 
-    To be called after boosting, in bf16 and without ZeRO: there is nothing to divide them by then.
+    To be called after boosting, in bf16 and without ZeRO: there is nothing to divide them by then. With ZeRO that is
+    :class:`runtime.engines.sharding.Sharding`.
     """
     optimizer.optim.working = dict(optimizer.master_to_working_map)
-    for weight in optimizer.optim.working:
-        weight.grad_dtype = None
+    hold_other_gradients(optimizer.optim.working)
     optimizer.step = partial(_step, optimizer)
+
+
+def hold_other_gradients(weights: Iterable[Any]) -> None:
+    """Let weights have gradients in another precision than their own."""
+    for weight in weights:
+        weight.grad_dtype = None
 
 
 def _step(optimizer: Any) -> None:
@@ -153,8 +162,8 @@ def _gradient(weight: Tensor) -> Tensor:
 def update_by_operations(updated: Updated, gradient: Tensor, numbers: Numbers) -> None:
     """The same update by operations of PyTorch, one after the other."""
     weight, working, mean, square = updated
-    beta1, beta2, kept, rate, root, epsilon = numbers
-    gradient = gradient.float()
+    beta1, beta2, kept, rate, root, epsilon, scale = numbers
+    gradient = gradient.float() * scale
     mean.lerp_(gradient, 1.0 - beta1)
     square.mul_(beta2).addcmul_(gradient, gradient, value=1.0 - beta2)
     weight.mul_(kept).addcdiv_(mean, square.sqrt().div_(root).add_(epsilon), value=-rate)

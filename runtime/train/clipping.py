@@ -17,6 +17,7 @@ from runtime.checkpoints.engines import held_states
 from runtime.checkpoints.held import Held, innermost
 from runtime.checkpoints.routes import routes, stage_group
 from runtime.engines.engine import Engine
+from runtime.states.mixed_adamw import MixedAdamW
 
 _LEAST = 1e-6
 """Added to a norm that divides, as torch.nn.utils.clip_grad_norm_ does."""
@@ -42,9 +43,9 @@ class Clipping:
         me = dist.get_rank()
         counted = {route.name for route in found for source in route.sources if source.rank == me}
         self._counted = [one for one in self._held if one.name in counted and not one.is_copy]
-        plain = innermost(engine.optimizer)
-        self._update: Callable[..., Any] = plain.step
-        plain.step = self._clipped
+        self._plain = innermost(engine.optimizer)
+        self._update: Callable[..., Any] = self._plain.step
+        self._plain.step = self._clipped
 
     def _clipped(self, *arguments: Any, **settings: Any) -> Any:
         """The update of the innermost optimizer, if the norm is a number."""
@@ -58,10 +59,16 @@ class Clipping:
         if not math.isfinite(self.norm):
             return None
         if self.norm > self._longest:
-            for one in self._held:
-                if one.updated.grad is not None:
-                    one.updated.grad.mul_(self._longest / (self.norm + _LEAST))
+            self._multiply(self._longest / (self.norm + _LEAST))
         return self._update(*arguments, **settings)
+
+    def _multiply(self, factor: float) -> None:
+        if isinstance(self._plain, MixedAdamW):
+            self._plain.gradient_scale = factor
+            return
+        for one in self._held:
+            if one.updated.grad is not None:
+                one.updated.grad.mul_(factor)
 
 
 def _square(one: Held) -> Tensor:

@@ -1,0 +1,123 @@
+"""ZeRO stages 1 and 2 in bf16 with fewer passes over memory, and communication behind backward and forward.
+
+The library's optimizer (colossalai 0.5.0: zero/low_level/low_level_optim.py) stays for what it set up: which part of
+every parameter a rank updates, in float32. What it does in a step is done here. Its own copies gradients into buckets,
+divides them there, takes the norm of all of them in float64, casts a part to float32, updates, casts the weights and
+gathers them, and the host waits for the device after backward and for every norm.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from runtime.engines.gathering import Gathering, uses_of
+from runtime.engines.reduction import Reduction, Scattering, ScatteringAll
+from runtime.states.mixed_adamw import MixedAdamW, hold_other_gradients
+
+
+class Sharding:
+    """Takes the place of the steps of a boosted optimizer under ZeRO stage 1 or 2."""
+
+    def __init__(self, model: Any, optimizer: Any, num_microbatches: Callable[[], int], *, stage: int) -> None:
+        """Replace what ``optimizer`` does in backward and in a step, which has ``num_microbatches`` of the former."""
+        self._model, self._optimizer, self._plain = model, optimizer, optimizer.optim
+        self._num_microbatches, self._passes = num_microbatches, 0
+        self._working = {
+            master: optimizer.master_to_working_param[id(master)]
+            for group in self._plain.param_groups
+            for master in group["params"]
+        }
+        wholes: dict[Tensor, Tensor] = optimizer._working_param_to_padded_working_param
+        parameters = list(self._working.values())
+        for one in parameters:
+            assert one.data_ptr() == wholes[one].data_ptr(), "a weight lies in what is gathered"
+        store = optimizer.pid_to_bucket_store[id(parameters[0])]
+        self._parts = {
+            master: wholes[working].chunk(store.world_size)[store.local_rank]
+            for master, working in self._working.items()
+        }
+        for handle in optimizer.grad_handles:
+            handle.remove()
+        optimizer.grad_handles.clear()
+        kind = Scattering if stage == 1 else ScatteringAll
+        self._reduction = kind(parameters, store.torch_pg, num_microbatches, late_gradients(model))
+        self._gathering = Gathering(uses_of(model, parameters), wholes, store.torch_pg)
+        if isinstance(self._plain, MixedAdamW):
+            self._plain.working = dict(self._parts)
+            hold_other_gradients(self._working)
+        for name in ("backward", "backward_by_grad", "sync_dp_grads", "step", "zero_grad"):
+            setattr(optimizer, name, getattr(self, name))
+
+    def backward(self, loss: Tensor, inputs: Any = None, retain_graph: bool = False) -> None:
+        """Add to the gradients; those of the last micro batch are reduced meanwhile."""
+        loss.backward(inputs=inputs, retain_graph=retain_graph)  # type: ignore[no-untyped-call]
+        self._after_backward()
+
+    def backward_by_grad(self, tensor: Any, grad: Any, inputs: Any = None, retain_graph: bool = False) -> None:
+        """The same from a gradient that another stage sent."""
+        torch.autograd.backward(tensor, grad, inputs=inputs, retain_graph=retain_graph)
+        self._after_backward()
+
+    def _after_backward(self) -> None:
+        if self._model.stage_manager is not None:
+            return  # the plugin asks for the rest, after what it adds to gradients itself
+        self._passes += 1
+        if self._passes == self._num_microbatches():
+            self._model.sync_sp_grads()
+            self._reduction.finish()
+        elif self._reduction.every_microbatch:
+            self._reduction.start()
+
+    def sync_dp_grads(self) -> None:
+        """Reduce what is left after the last micro batch of a pipeline."""
+        self._reduction.finish()
+
+    def step(self, closure: Any = None) -> None:
+        """Update this rank's part of every weight, and begin to gather the others."""
+        self._gathering.complete()
+        self._reduction.wait()
+        in_one_pass = isinstance(self._plain, MixedAdamW)
+        for master, working in self._working.items():
+            gradient = self._reduction.shards[working]
+            master.grad = gradient if in_one_pass else gradient.to(master.dtype)
+        self._plain.step()
+        for master, part in self._parts.items():
+            master.grad = None
+            if not in_one_pass:
+                part.copy_(master)
+        self._gathering.start()
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget the gradients."""
+        self._reduction.reset()
+        self._passes = 0
+        for working in self._working.values():
+            working.grad = None
+
+    def complete_weights(self) -> None:
+        """Have what follows find all weights whole, and not be overwritten by what is still being gathered."""
+        self._gathering.complete()
+
+
+def reduce_in_pipeline(model: Any, num_microbatches: Callable[[], int]) -> None:
+    """Reduce a stage's gradients without ZeRO behind its last backward, in the place of after it."""
+    parameters = [one for one in model.module.parameters() if one.requires_grad]
+    reduction = Reduction(parameters, model.dp_group, num_microbatches, late_gradients(model))
+
+    def rest() -> None:
+        reduction.finish()
+        reduction.reset()
+
+    model.sync_dp_grads = rest
+
+
+def late_gradients(model: Any) -> list[Tensor]:
+    """Parameters to whose gradients the library adds after the last backward.
+
+    Those that two stages share, and those of which ranks that divide sequences have parts.
+    """
+    shared = [one for stages in model.shared_params for one in stages.values()]
+    partial = [one for one in model.module.parameters() if getattr(one, "partial_derived", False)]
+    return shared + partial
