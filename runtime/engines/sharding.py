@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from colossalai.shardformer.layer.utils import SeqParallelUtils
 from torch import Tensor
 
 from runtime.engines.gathering import Gathering, uses_of
@@ -42,7 +43,10 @@ class Sharding:
             handle.remove()
         optimizer.grad_handles.clear()
         kind = Scattering if stage == 1 else ScatteringAll
-        self._reduction = kind(parameters, store.torch_pg, num_microbatches, late_gradients(model))
+        in_pipeline = model.stage_manager is not None
+        self._of_slices = [] if in_pipeline else [one for one in parameters if _of_slice(one)]
+        late = late_gradients(model) if in_pipeline else ()
+        self._reduction = kind(parameters, store.torch_pg, num_microbatches, late)
         self._gathering = Gathering(uses_of(model, parameters), wholes, store.torch_pg)
         if isinstance(self._plain, MixedAdamW):
             self._plain.working = dict(self._parts)
@@ -65,7 +69,6 @@ class Sharding:
             return  # the plugin asks for the rest, after what it adds to gradients itself
         self._passes += 1
         if self._passes == self._num_microbatches():
-            self._model.sync_sp_grads()
             self._reduction.finish()
         elif self._reduction.every_microbatch:
             self._reduction.start()
@@ -78,6 +81,8 @@ class Sharding:
         """Update this rank's part of every weight, and begin to gather the others."""
         self._gathering.complete()
         self._reduction.wait()
+        if self._of_slices:
+            self._model.sync_sp_grads([self._reduction.shards[one] for one in self._of_slices])
         in_one_pass = isinstance(self._plain, MixedAdamW)
         for master, working in self._working.items():
             gradient = self._reduction.shards[working]
@@ -114,10 +119,14 @@ def reduce_in_pipeline(model: Any, num_microbatches: Callable[[], int]) -> None:
 
 
 def late_gradients(model: Any) -> list[Tensor]:
-    """Parameters to whose gradients the library adds after the last backward.
+    """Parameters to whose gradients the library adds after the last backward of a pipeline.
 
     Those that two stages share, and those of which ranks that divide sequences have parts.
     """
     shared = [one for stages in model.shared_params for one in stages.values()]
-    partial = [one for one in model.module.parameters() if getattr(one, "partial_derived", False)]
-    return shared + partial
+    return shared + [one for one in model.module.parameters() if _of_slice(one)]
+
+
+def _of_slice(parameter: Tensor) -> bool:
+    """Whether a rank's gradient is that of its slice of the sequence alone."""
+    return SeqParallelUtils.is_sp_partial_derived_param(parameter)

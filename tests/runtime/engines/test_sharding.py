@@ -1,0 +1,151 @@
+"""ZeRO, and reduction in pipelines, as compiled plans have them: bit by bit what the library's own steps make.
+
+Over two replicas sums are rounded alike in whatever order and bucket. Ranks are started once for all layouts.
+"""
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+
+from planner.checkpoints.manifest import KINDS
+from planner.plans.plan import Plan, seal
+from planner.specs.stack import CompiledSpec
+from planner.specs.units import Seconds
+from tests.runtime.conftest import make_plan, run_ranks
+from tests.runtime.family_models import MODELS
+from tests.runtime.saving import RATE
+from tests.runtime.training import SEED, own_batches
+
+pytestmark = pytest.mark.runtime
+
+LONGEST = 0.5
+"""Less than any norm here."""
+TWICE: dict[str, Any] = {"data_parallel": 2, "num_microbatches": 2, "precision": "bf16"}
+PADDED: dict[str, Any] = {"model": {"vocab_size": 251, "hidden_size": 36}}
+STAGES: dict[str, Any] = {**TWICE, "pipeline_parallel": 2}
+CHUNKS: dict[str, Any] = {**STAGES, "schedule": "interleaved", "num_model_chunks": 2}
+SLICES: dict[str, Any] = {**TWICE, "tensor_parallel": 2, "sequence_parallel": True}
+LAYOUTS: dict[str, dict[str, Any]] = {
+    "zero 1, tensor parallel": {**TWICE, "tensor_parallel": 2, "zero_stage": 1, **PADDED},
+    "zero 1, slices": {**SLICES, "zero_stage": 1, "recompute_layers_per_stage": (2,)},
+    "zero 2, slices": {**SLICES, "zero_stage": 2},
+    "zero 1, stages": {**STAGES, "zero_stage": 1},
+    "zero 1, chunks, untied": {**CHUNKS, "zero_stage": 1, "model": MODELS["llama"]},
+    "stages": STAGES,
+    "slices and chunks in fp32": {**CHUNKS, "precision": "fp32"},
+}
+
+
+class Ran(NamedTuple):
+    """What some steps of a rank made."""
+
+    losses: list[float]
+    """Of each step, and of its batch after it."""
+    norms: list[float | None]
+    gradients: list[dict[str, Any]]
+    states: dict[str, Any]
+
+
+def compiled(plan: Plan, *, own: bool) -> Plan:
+    """The plan with blocks compiled, and the library's steps unless it shall have its ``own``."""
+    one_pass = ("bf16",) if own else ()
+    spec = CompiledSpec(families=("gpt2", "llama"), start_s=Seconds(0.0), one_pass=one_pass)  # type: ignore[arg-type]
+    stack = msgspec.structs.replace(plan.problem.stack, compiled=spec)
+    return seal(
+        msgspec.structs.replace(plan, problem=msgspec.structs.replace(plan.problem, stack=stack, compiled=True))
+    )
+
+
+def engine_of(plan: Plan) -> Any:
+    from colossalai.tensor.d_tensor.api import clear_layout_converter
+
+    from runtime.engines.hybrid import HybridEngine
+
+    clear_layout_converter()
+    return HybridEngine(plan, "cpu", seed=SEED, learning_rate=RATE)
+
+
+def trained(plan: Plan) -> Ran:
+    from runtime.checkpoints.engines import held_states
+    from runtime.train.clipping import Clipping
+    from runtime.verify.gradients import watch_gradients
+
+    engine = engine_of(plan)
+    gradients, clipping = watch_gradients(engine), Clipping(engine, LONGEST)
+    losses: list[float] = []
+    norms = []
+    for batch in own_batches(engine, plan):
+        losses += (engine.step(batch), engine.evaluate(batch))
+        norms.append(clipping.norm)
+    engine.step(batch, lambda loss: False)
+    losses += (engine.step(batch), engine.step(batch))
+    states = {f"{one.name} {kind}": one.read(kind).float().numpy() for one in held_states(engine) for kind in KINDS}
+    return Ran(losses, norms, gradients, states)
+
+
+def differences(own: Ran, library: Ran) -> Iterator[str]:
+    if own.losses != library.losses or own.norms != library.norms:
+        yield f"losses {own.losses}, {library.losses}, norms {own.norms}, {library.norms}"
+    if min(norm for norm in own.norms if norm is not None) <= LONGEST:
+        yield "nothing was clipped"
+    steps = zip([*own.gradients, own.states], [*library.gradients, library.states], strict=True)
+    for step, (ours, theirs) in enumerate(steps):
+        if ours.keys() != theirs.keys():
+            yield f"step {step}: {ours.keys() ^ theirs.keys()}"
+        yield from (f"step {step}: {name}" for name in ours if not np.array_equal(ours[name], theirs[name]))
+
+
+def reloaded(folder: Path) -> bool:
+    """Whether a checkpoint that is loaded right after a step is not overwritten by weights still on their way."""
+    from runtime.checkpoints.loading import load
+    from tests.runtime.saving import save
+
+    plan = compiled(make_plan(**LAYOUTS["zero 1, tensor parallel"]), own=True)
+    engine = engine_of(plan)
+    batches = list(own_batches(engine, plan))
+    first = save(engine, plan, folder, 0)
+    before = engine.evaluate(batches[0])
+    engine.step(batches[0])
+    load(engine, first)
+    return bool(engine.evaluate(batches[0]) == before)
+
+
+def _all_of(folder: Path, _: int) -> dict[str, list[str]]:
+    from runtime.engines import reduction
+
+    torch.compile = lambda function, **_: function  # type: ignore[assignment]
+    reduction.BUCKET_BYTES = 2**12  # of which there are several then
+    found = {}
+    for name, fields in LAYOUTS.items():
+        plan = make_plan(**fields)
+        own, library = trained(compiled(plan, own=True)), without_own_steps(plan)
+        found[name] = list(differences(own, library))
+    found["reloaded"] = [] if reloaded(folder) else ["other losses than of the checkpoint"]
+    return found
+
+
+def without_own_steps(plan: Plan) -> Ran:
+    from runtime.engines import hybrid
+
+    replaced, hybrid.reduce_in_pipeline = hybrid.reduce_in_pipeline, lambda *_: None
+    try:
+        return trained(compiled(plan, own=False))
+    finally:
+        hybrid.reduce_in_pipeline = replaced
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, list[str]]]:
+    folder = tmp_path_factory.mktemp("sharding")
+    return run_ranks(4, partial(_all_of, folder), folder, timeout_s=480)
+
+
+@pytest.mark.parametrize("name", [*LAYOUTS, "reloaded"])
+def test_losses_gradients_and_states_are_those_of_the_library(name: str, found: list[dict[str, list[str]]]) -> None:
+    assert [rank[name] for rank in found] == [[]] * 4
