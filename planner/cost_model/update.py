@@ -2,7 +2,6 @@
 
 import numpy as np
 
-from planner.cost_model.compiled import updates_in_one_pass
 from planner.cost_model.expert_shares import expert_layers, expert_mesh, routed_of
 from planner.cost_model.host import nvme_bytes_per_rank
 from planner.cost_model.parameters import stage_parameters, updated_parameters
@@ -10,6 +9,7 @@ from planner.cost_model.parts import block, end_tensors
 from planner.cost_model.products import traffic_seconds
 from planner.cost_model.sources import formula
 from planner.cost_model.terms import Terms, total
+from planner.layouts.compilation import in_one_pass, shards_itself
 from planner.layouts.layout import SHARDS_GRADIENTS, SHARDS_WEIGHTS
 from planner.layouts.problem import Problem
 from planner.layouts.stages import Floats, StageColumns
@@ -47,18 +47,20 @@ def optimizer_seconds(problem: Problem, stages: StageColumns) -> Floats:
     buckets. And the host's work for each tensor of the stage: without ZeRO what the device does not hide,
     under ZeRO 1 and 2 all of it, as the host waits for results, and a launch for each slice that arrives where the
     stack copies them by themselves; in fp16 the check for an overflow. Compiled blocks come with an
-    update in one pass, which moves less and is one kernel.
+    update in one pass, which moves less and is one kernel; under ZeRO gradients then go through no buckets and the
+    host waits for nothing.
     """
     columns, traffic = stages.layouts, problem.stack.traffic
     on_device = updated_parameters(problem, stages) * (1.0 - columns.offload_optimizer)
     zero = (columns.zero_stage >= 1) & (columns.zero_stage < SHARDS_WEIGHTS) & (columns.replicas > 1)
+    zero &= ~shards_itself(problem, columns)
     plain = (columns.zero_stage == 0) | (columns.replicas == 1)
     tensors = stage_tensors(problem, stages)
     checked = traffic.overflow_tensor_host_s if problem.precision == "fp16" else 0.0
     host = total(tensors) * (np.where(zero, traffic.zero_tensor_host_s, 0.0) + checked)
     if problem.stack.zero_copies_slices:
         host = host + total(tensors) * np.where(zero, columns.replicas * float(problem.hardware.kernel_launch_s), 0.0)
-    waits, at_once, own = np.zeros(len(stages)), updates_in_one_pass(problem, stages), problem.stack.compiled
+    waits, at_once, own = np.zeros(len(stages)), in_one_pass(problem, columns), problem.stack.compiled
     moved_bytes = np.where(at_once, own.one_pass_bytes if own else 0.0, traffic.optimizer_bytes)
     # Part by part, which keeps the sum affine in the layers of a stage.
     for name, parameters in stage_parameters(problem, stages).items():

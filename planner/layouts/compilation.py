@@ -44,3 +44,9 @@ def shards_itself(problem: Problem, columns: LayoutColumns) -> NDArray[np.bool_]
         return np.zeros(len(columns), dtype=np.bool_)
     sharded = (columns.zero_stage >= SHARDS_OPTIMIZER) & (columns.replicas > 1) & (columns.expert_parallel == 1)
     return are_compiled(problem, columns) & sharded & (columns.offload_optimizer == 0)
+
+
+def reduces_in_pipeline(problem: Problem, columns: LayoutColumns) -> NDArray[np.bool_]:
+    """Which pipelines without ZeRO reduce gradients behind the last backward, in the place of after it."""
+    shared = (columns.zero_stage == 0) & (columns.pipeline_parallel > 1) & (columns.replicas > 1)
+    return are_compiled(problem, columns) & shared

@@ -1,6 +1,6 @@
 """Weights that ranks have updated parts of, gathered while the next forward is already running.
 
-Colossal-AI 0.5.0 gathers all of them before a step ends (zero/low_level/low_level_optim.py:610-649). Its
+Colossal-AI 0.5.0 gathers all of them before a step ends (zero/low_level/low_level_optim.py:599-635). Its
 ``overlap_allgather`` makes another class of every parameter, whose operations torch.compile does not follow.
 """
 
@@ -17,8 +17,8 @@ from runtime.states.model import blocks_of
 AHEAD = 2
 """Gathers that are started before they are needed.
 
-With one queue of launches to the device, which Colossal-AI sets (CUDA_DEVICE_MAX_CONNECTIONS=1 in its initialize.py:10),
-a gather that waits for the one before it holds up what is launched after it, so that not all can be started at once.
+With one queue of launches to the device, which Colossal-AI sets (CUDA_DEVICE_MAX_CONNECTIONS=1, initialize.py:10), a
+gather that waits for the one before it holds up what is launched after it, so that not all can be started at once.
 """
 
 
@@ -26,7 +26,7 @@ class Use(NamedTuple):
     """Parameters that a module is the first to read."""
 
     module: nn.Module
-    parameters: list[Tensor]
+    parameters: Sequence[Tensor]
 
 
 def uses_of(boosted: Any, updated: Sequence[Tensor]) -> list[Use]:

@@ -10,14 +10,14 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import AdamW, Optimizer
 
-from planner.layouts.compilation import is_compiled, shards_itself
-from planner.layouts.layout import Layout, columns_of
+from planner.layouts.compilation import is_compiled, reduces_in_pipeline, shards_itself
+from planner.layouts.layout import columns_of
 from planner.plans.plan import Plan
 from runtime.compiled import can_compile, compile_regions, leave_out_collectives, without_ddp
 from runtime.engines.engine import Batch, Engine, mixed_seed
 from runtime.engines.plugins import ExpertPlugin, hybrid_plugin
 from runtime.engines.schedules import forward_only
-from runtime.engines.sharding import Sharding, reduce_in_pipeline
+from runtime.engines.sharding import Sharding, reduce_behind_backward
 from runtime.patches import rotary
 from runtime.patches.host_accelerator import Device
 from runtime.patches.policy import ReplicatedDropout
@@ -58,7 +58,8 @@ class HybridEngine(Engine):
         self.compiles = is_compiled(plan.problem, plan.layout) and can_compile(self.device)
         documents = None if end_of_document is None else Documents(end_of_document)
         model = self._build(plan, seed, documents)
-        shards = self.compiles and bool(shards_itself(plan.problem, columns_of(plan.layout))[0])
+        columns = columns_of(plan.layout)
+        shards = self.compiles and bool(shards_itself(plan.problem, columns)[0])
         in_one_pass = self.compiles and optimizer is None and HOLDS_OTHER_GRADIENTS
         in_one_pass &= plan.layout.precision == "bf16" and (plan.layout.zero_stage == 0 or shards)
         make = optimizer or (MixedAdamW if in_one_pass else AdamW)
@@ -81,8 +82,8 @@ class HybridEngine(Engine):
             self._sharding = Sharding(
                 self.model, self.optimizer, lambda: self.num_microbatches, stage=plan.layout.zero_stage
             )
-        elif self.compiles and _reduces_after(plan.layout):
-            reduce_in_pipeline(self.model, lambda: self.num_microbatches)
+        elif self.compiles and reduces_in_pipeline(plan.problem, columns)[0]:
+            reduce_behind_backward(self.model, lambda: self.num_microbatches)
 
     def _build(self, plan: Plan, seed: int, documents: Documents | None) -> Any:
         layout, stage = self.layout, self.position.stage
@@ -177,8 +178,3 @@ class HybridEngine(Engine):
             yield
         finally:
             del self.optimizer._sync_sp_grads
-
-
-def _reduces_after(layout: Layout) -> bool:
-    """Whether the library reduces gradients after the last backward, one by one."""
-    return layout.pipeline_parallel > 1 and layout.zero_stage == 0 and layout.data_parallel * layout.sequence_parallel_degree > 1

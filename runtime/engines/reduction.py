@@ -1,8 +1,8 @@
 """Gradients averaged over data parallelism while the last micro batch of a step is still in backward.
 
 Colossal-AI 0.5.0 reduces them after a pipeline's last backward, one parameter after the other and waiting for each
-(booster/plugin/hybrid_parallel_plugin.py:161-183), and under ZeRO through buckets that gradients are copied into, divided
-in and waited for by the host (zero/low_level/low_level_optim.py:309-369, 449-463).
+(booster/plugin/hybrid_parallel_plugin.py:161-183), and under ZeRO through buckets that gradients are copied into,
+divided in and waited for by the host (zero/low_level/low_level_optim.py:327-391, 466-470).
 """
 
 from collections import Counter
@@ -57,7 +57,7 @@ class Reduction:
         self._late = set(late)
         for parameter in self._parameters:
             if parameter not in self._late:
-                parameter.register_post_accumulate_grad_hook(self._add)
+                parameter.register_post_accumulate_grad_hook(self._add)  # type: ignore[no-untyped-call]
 
     def _add(self, parameter: Tensor) -> None:
         self._added[parameter] += 1

@@ -79,7 +79,6 @@ class Sharding:
 
     def step(self, closure: Any = None) -> None:
         """Update this rank's part of every weight, and begin to gather the others."""
-        self._gathering.complete()
         self._reduction.wait()
         if self._of_slices:
             self._model.sync_sp_grads([self._reduction.shards[one] for one in self._of_slices])
@@ -106,7 +105,7 @@ class Sharding:
         self._gathering.complete()
 
 
-def reduce_in_pipeline(model: Any, num_microbatches: Callable[[], int]) -> None:
+def reduce_behind_backward(model: Any, num_microbatches: Callable[[], int]) -> None:
     """Reduce a stage's gradients without ZeRO behind its last backward, in the place of after it."""
     parameters = [one for one in model.module.parameters() if one.requires_grad]
     reduction = Reduction(parameters, model.dp_group, num_microbatches, late_gradients(model))

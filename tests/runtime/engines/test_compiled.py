@@ -30,7 +30,8 @@ LAYOUTS: dict[str, dict[str, Any]] = {
     "tp2, sequence parallel": {**{"tensor_parallel": 2, "sequence_parallel": True, "recompute_layers_per_stage": (2,)}},
     "llama tp2, padded": {**PADDED, "tensor_parallel": 2},
     "interleaved": {**STAGES, "schedule": "interleaved", "num_model_chunks": 2},
-    "zero1": {"precision": "bf16", "data_parallel": 2, "zero_stage": 1},
+    "zero1": {"precision": "bf16", "data_parallel": 2, "zero_stage": 1, "recompute_layers_per_stage": (2,)},
+    "llama zero2, in two": {**LLAMA, "precision": "bf16", "data_parallel": 2, "zero_stage": 2, "num_microbatches": 2},
     "dp2, in bf16": {"precision": "bf16", "data_parallel": 2},
     "all-to-all": {**LLAMA, "sequence_parallel_degree": 2},
 }
@@ -43,7 +44,7 @@ Found = dict[Any, Any]
 
 def compiled_plan(**fields: Any) -> Plan:
     plan = make_plan(**fields)
-    spec = CompiledSpec(families=("gpt2", "llama", "qwen2"), start_s=Seconds(0.0))
+    spec = CompiledSpec(families=("gpt2", "llama", "qwen2"), start_s=Seconds(0.0), one_pass=("bf16",))
     stack = msgspec.structs.replace(plan.problem.stack, compiled=spec)
     return seal(
         msgspec.structs.replace(plan, problem=msgspec.structs.replace(plan.problem, stack=stack, compiled=True))

@@ -102,8 +102,9 @@ def differences(own: Ran, library: Ran) -> Iterator[str]:
 
 
 def reloaded(folder: Path) -> bool:
-    """Whether a checkpoint that is loaded right after a step is not overwritten by weights still on their way."""
+    """Whether a checkpoint that is loaded right after a step finds no weights still on their way, and stays."""
     from runtime.checkpoints.loading import load
+    from runtime.engines import gathering
     from tests.runtime.saving import save
 
     plan = compiled(make_plan(**LAYOUTS["zero 1, tensor parallel"]), own=True)
@@ -113,7 +114,9 @@ def reloaded(folder: Path) -> bool:
     before = engine.evaluate(batches[0])
     engine.step(batches[0])
     load(engine, first)
-    return bool(engine.evaluate(batches[0]) == before)
+    launches: list[None] = []
+    gathering.all_gather = lambda *_, **__: launches.append(None)
+    return bool(engine.evaluate(batches[0]) == before) and not launches
 
 
 def _all_of(folder: Path, _: int) -> dict[str, list[str]]:
@@ -133,11 +136,11 @@ def _all_of(folder: Path, _: int) -> dict[str, list[str]]:
 def without_own_steps(plan: Plan) -> Ran:
     from runtime.engines import hybrid
 
-    replaced, hybrid.reduce_in_pipeline = hybrid.reduce_in_pipeline, lambda *_: None
+    replaced, hybrid.reduce_behind_backward = hybrid.reduce_behind_backward, lambda *_: None
     try:
         return trained(compiled(plan, own=False))
     finally:
-        hybrid.reduce_in_pipeline = replaced
+        hybrid.reduce_behind_backward = replaced
 
 
 @pytest.fixture(scope="module")

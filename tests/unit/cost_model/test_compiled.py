@@ -8,15 +8,17 @@ import pytest
 
 from planner.cost_model.activations import layer_activation_bytes, logits_bytes
 from planner.cost_model.compute import element_wise_seconds, layer_seconds, loss_seconds
-from planner.cost_model.states import bucket_bytes, step_gradient_bytes
+from planner.cost_model.states import bucket_bytes, step_buffers, step_gradient_bytes
 from planner.cost_model.update import optimizer_seconds
-from planner.layouts.compilation import are_compiled
+from planner.layouts.compilation import are_compiled, in_one_pass, shards_itself
+from planner.layouts.layout import Offload
 from planner.layouts.problem import Problem
 from planner.layouts.stages import StageColumns
 from planner.specs import StackSpec
 from planner.specs.files import load_spec
 from planner.specs.stack import CompiledSpec
-from tests.helpers import problem, stages
+from planner.specs.units import Bytes
+from tests.helpers import changed, problem, stages
 
 COUNTS: dict[str, Any] = {
     "families": ("gpt2",),
@@ -84,10 +86,46 @@ def test_an_update_in_one_pass_moves_less_and_casts_nothing() -> None:
     assert moved < plain
     assert both(step_gradient_bytes, stages())[0] == 0
     assert both(bucket_bytes, stages())[0] == 0
-    sharded = stages(data_parallel=2, zero_stage=1)
-    assert len(set(both(optimizer_seconds, sharded))) == 1
     half = msgspec.structs.replace(asked(), precision="fp16")
     assert step_gradient_bytes(half, stages())[0] == step_gradient_bytes(asked(compiled=False), stages())[0]
+
+
+@pytest.mark.parametrize(("zero_stage", "buckets"), [(1, 0), (2, 2000)])
+def test_zero_updates_in_one_pass_and_in_place(zero_stage: int, buckets: int) -> None:
+    traffic = {"zero_gradient_bytes": 30.0, "zero_tensor_host_s": 1.0, "optimizer_bytes": 60.0}
+    rows = stages(data_parallel=2, zero_stage=zero_stage)
+    one, plain = (
+        msgspec.structs.replace(own, stack=changed(own.stack, traffic=traffic, zero_bucket_bytes=Bytes(1000)))
+        for own in (asked(), asked(compiled=False))
+    )
+    # Half of 15328 parameters, each moved once; 4 layers of 12 tensors and 4 outside of them.
+    assert optimizer_seconds(one, rows).tolist() == pytest.approx([7664 * 28 / 5e8])
+    assert optimizer_seconds(plain, rows).tolist() == pytest.approx([(7664 * 60 + 15328 * 30) / 5e8 + 52])
+    assert [bucket_bytes(own, rows).tolist() for own in (one, plain)] == [[buckets], [2000]]
+    assert step_buffers(one, rows)[1].tolist() == [0]
+    assert step_buffers(plain, rows)[1].tolist() == [2000]
+    assert step_gradient_bytes(one, rows).tolist() == [0]
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"data_parallel": 2, "zero_stage": 1}, True),
+        ({"data_parallel": 2, "zero_stage": 2, "num_microbatches": 2}, True),
+        ({"sequence_parallel_degree": 2, "zero_stage": 1}, True),
+        ({"data_parallel": 2, "pipeline_parallel": 2, "zero_stage": 1}, True),
+        ({"zero_stage": 1}, False),
+        ({"data_parallel": 2, "zero_stage": 3}, False),
+        ({"data_parallel": 2}, False),
+        ({"data_parallel": 2, "zero_stage": 1, "offload": Offload(optimizer=1.0, tier="cpu")}, False),
+    ],
+)
+def test_which_layouts_shard_by_themselves(fields: dict[str, Any], expected: bool) -> None:
+    columns = stages(**fields).layouts
+    assert shards_itself(asked(), columns).all() == expected
+    assert in_one_pass(asked(), columns).all() == (expected or columns.zero_stage[0] == 0)
+    for other in (asked(compiled=False), asked(one_pass=()), msgspec.structs.replace(asked(), precision="fp16")):
+        assert not shards_itself(other, columns).any()
 
 
 def test_the_built_in_stack_keeps_less_when_compiled() -> None:
