@@ -14,7 +14,7 @@ from planner.cost_model.expert_communication import expert_gradient_seconds
 from planner.cost_model.parameters import stage_parameters
 from planner.cost_model.sources import formula
 from planner.cost_model.terms import total
-from planner.layouts.compilation import reduces_in_pipeline, shards_itself
+from planner.layouts.compilation import reduces_itself, shards_itself
 from planner.layouts.layout import SHARDS_GRADIENTS
 from planner.layouts.problem import Problem
 from planner.layouts.stages import Floats, StageColumns
@@ -30,7 +30,8 @@ def replica_seconds(problem: Problem, stages: StageColumns) -> Floats:
     """Reduction of gradients and gathering of weights that a stage waits for at the end of a step.
 
     Without a pipeline the reduction hides behind a share of the backward of the layers; gathers behind nothing, unless
-    the stack says otherwise. Where blocks are compiled, :func:`compiled_replica_seconds`. Units: s.
+    the stack says otherwise. Where blocks are compiled, under ZeRO and with a pipeline,
+    :func:`compiled_replica_seconds`. Units: s.
     """
     computed, overlap = microbatch_compute(problem, stages), problem.stack.overlap
     gather = zero_gather_seconds(problem, stages)
@@ -42,7 +43,8 @@ def replica_seconds(problem: Problem, stages: StageColumns) -> Floats:
     hides = (stages.layouts.zero_stage == 0) | overlap.zero_hides
     left = exposed(stages, reduction, overlap.data_parallel * hides * computed["layers_backward"])
     left = left * np.where(stages.layouts.pipeline_parallel > 1, 1.0 - overlap.data_parallel_pipeline, 1.0)
-    own = reduces_in_pipeline(problem, stages.layouts) | shards_itself(problem, stages.layouts)
+    in_pipeline = reduces_itself(problem, stages.layouts) & (stages.layouts.pipeline_parallel > 1)
+    own = in_pipeline | shards_itself(problem, stages.layouts)
     if not own.any():
         return left + gather
     return np.where(own, compiled_replica_seconds(problem, stages), left + gather)

@@ -8,7 +8,7 @@ from planner.cost_model.parts import block
 from planner.cost_model.shares import shares
 from planner.cost_model.sources import formula
 from planner.cost_model.terms import Terms, total
-from planner.layouts.compilation import are_compiled, in_one_pass, shards_itself
+from planner.layouts.compilation import are_compiled, in_one_pass, reduces_itself, shards_itself
 from planner.layouts.layout import SHARDS_GRADIENTS, SHARDS_OPTIMIZER, SHARDS_WEIGHTS
 from planner.layouts.problem import Problem
 from planner.layouts.stages import Booleans, Floats, StageColumns, once_per_places, once_per_stages
@@ -54,8 +54,8 @@ def bucket_bytes(problem: Problem, stages: StageColumns) -> Floats:
     them out anew, and NCCL may not have let go of the first ones. With ZeRO 1 and 2 two reduce buckets:
     the flattened gradients and the copy in flight, no larger than the gradients; with a pipeline, or where
     the stack has one engine for both, they come after the last backward: :func:`step_bytes`. ZeRO 3 has
-    pieces: :func:`gathered_bytes`. Some stacks have DDP in pipelines too, where ranks share weights. Compiled ZeRO
-    reduces gradients where they are, in stage 2 those of two buckets while they last.
+    pieces: :func:`gathered_bytes`. Some stacks have DDP in pipelines too, where ranks share weights. Compiled
+    layouts reduce gradients where they are, under ZeRO 2 those of two buckets while they last.
     """
     columns, stack = stages.layouts, problem.stack
     parameters = total(stage_parameters(problem, stages))
@@ -69,6 +69,7 @@ def bucket_bytes(problem: Problem, stages: StageColumns) -> Floats:
     buckets = np.where(_reduces_late(problem, stages), 0.0, buckets)
     alone = (columns.pipeline_parallel == 1) | stack.ddp_with_pipeline
     compiled = stack.compiled is not None and stack.compiled.ddp_alone
+    wrapped = wrapped & ~reduces_itself(problem, columns)
     wrapped = wrapped & (shared | np.where(are_compiled(problem, columns), compiled, stack.ddp_alone))
     during = np.where(alone, np.where(wrapped, ddp, 0.0), 0.0) + buckets
     return np.where(in_pieces, 0.0, during)

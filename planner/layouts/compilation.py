@@ -46,7 +46,6 @@ def shards_itself(problem: Problem, columns: LayoutColumns) -> NDArray[np.bool_]
     return are_compiled(problem, columns) & sharded & (columns.offload_optimizer == 0)
 
 
-def reduces_in_pipeline(problem: Problem, columns: LayoutColumns) -> NDArray[np.bool_]:
-    """Which pipelines without ZeRO reduce gradients behind the last backward, in the place of after it."""
-    shared = (columns.zero_stage == 0) & (columns.pipeline_parallel > 1) & (columns.replicas > 1)
-    return are_compiled(problem, columns) & shared
+def reduces_itself(problem: Problem, columns: LayoutColumns) -> NDArray[np.bool_]:
+    """Which layouts without ZeRO reduce gradients where they are behind the last backward, without DDP."""
+    return are_compiled(problem, columns) & (columns.zero_stage == 0) & (columns.replicas > 1)

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import AdamW, Optimizer
 
-from planner.layouts.compilation import is_compiled, reduces_in_pipeline, shards_itself
+from planner.layouts.compilation import is_compiled, reduces_itself, shards_itself
 from planner.layouts.layout import columns_of
 from planner.plans.plan import Plan
 from runtime.compiled import can_compile, compile_regions, leave_out_collectives, without_ddp
@@ -67,9 +67,10 @@ class HybridEngine(Engine):
         self.plugin = hybrid_plugin(plan, device)
         self.booster = Booster(plugin=self.plugin)
         alone = self.compiles and plan.layout.data_parallel == plan.layout.sequence_parallel_degree == 1
-        with without_ddp() if alone else contextlib.nullcontext():
+        self._reduces = self.compiles and bool(reduces_itself(plan.problem, columns)[0])
+        with without_ddp() if alone or self._reduces else contextlib.nullcontext():
             self.model, self.optimizer, *_ = self.booster.boost(model, plain_optimizer)
-        if alone:
+        if alone or self._reduces:
             self.model.use_ddp = False
         rotary.keep_wave_lengths(self.model)
         if self.compiles:
@@ -82,7 +83,7 @@ class HybridEngine(Engine):
             self._sharding = Sharding(
                 self.model, self.optimizer, lambda: self.num_microbatches, stage=plan.layout.zero_stage
             )
-        elif self.compiles and reduces_in_pipeline(plan.problem, columns)[0]:
+        elif self._reduces:
             reduce_behind_backward(self.model, lambda: self.num_microbatches)
 
     def _build(self, plan: Plan, seed: int, documents: Documents | None) -> Any:
@@ -155,8 +156,8 @@ class HybridEngine(Engine):
                 loss = self.model(**self.micro_batch(batch, index))["loss"] / self.num_microbatches
                 self.optimizer.backward(loss)
             total += loss.detach()
-        if isinstance(self.plugin, ExpertPlugin) and not self.layout.zero_stage:
-            self.model.sync_dp_grads()  # torch's DDP does it for other models
+        if self._reduces or (isinstance(self.plugin, ExpertPlugin) and not self.layout.zero_stage):
+            self.model.sync_dp_grads()  # torch's DDP does it elsewhere
         return total
 
     @contextlib.contextmanager

@@ -106,7 +106,7 @@ class Sharding:
 
 
 def reduce_behind_backward(model: Any, num_microbatches: Callable[[], int]) -> None:
-    """Reduce a stage's gradients without ZeRO behind its last backward, in the place of after it."""
+    """Reduce gradients without ZeRO behind the last backward, where the library does after it, or by DDP's buckets."""
     parameters = [one for one in model.module.parameters() if one.requires_grad]
     reduction = Reduction(parameters, model.dp_group, num_microbatches, late_gradients(model))
 
@@ -118,7 +118,7 @@ def reduce_behind_backward(model: Any, num_microbatches: Callable[[], int]) -> N
 
 
 def late_gradients(model: Any) -> list[Tensor]:
-    """Parameters to whose gradients the library adds after the last backward of a pipeline.
+    """Parameters to whose gradients the library adds after the last backward.
 
     Those that two stages share, and those of which ranks that divide sequences have parts.
     """

@@ -86,6 +86,8 @@ def test_an_update_in_one_pass_moves_less_and_casts_nothing() -> None:
     assert moved < plain
     assert both(step_gradient_bytes, stages())[0] == 0
     assert both(bucket_bytes, stages())[0] == 0
+    # Without DDP's copy of 15328 gradients of two bytes.
+    assert both(bucket_bytes, stages(data_parallel=2)) == (0, 30656)
     half = msgspec.structs.replace(asked(), precision="fp16")
     assert step_gradient_bytes(half, stages())[0] == step_gradient_bytes(asked(compiled=False), stages())[0]
 
