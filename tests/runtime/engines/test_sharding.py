@@ -32,14 +32,12 @@ STAGES: dict[str, Any] = {**TWICE, "pipeline_parallel": 2}
 CHUNKS: dict[str, Any] = {**STAGES, "schedule": "interleaved", "num_model_chunks": 2}
 SLICES: dict[str, Any] = {**TWICE, "tensor_parallel": 2, "sequence_parallel": True}
 LAYOUTS: dict[str, dict[str, Any]] = {
-    "zero 1, tensor parallel": {**TWICE, "tensor_parallel": 2, "zero_stage": 1, **PADDED},
-    "zero 1, slices": {**SLICES, "zero_stage": 1, "recompute_layers_per_stage": (2,)},
+    "zero 1, slices, padded": {**SLICES, **PADDED, "zero_stage": 1, "recompute_layers_per_stage": (2,)},
     "zero 2, slices": {**SLICES, "zero_stage": 2},
     "zero 1, stages": {**STAGES, "zero_stage": 1},
     "zero 1, chunks, untied": {**CHUNKS, "zero_stage": 1, "model": MODELS["llama"]},
     "stages": STAGES,
-    "chunks in fp32": {**CHUNKS, "precision": "fp32"},
-    "tensor parallel": {**TWICE, "tensor_parallel": 2},
+    "tensor parallel in fp32": {**TWICE, "tensor_parallel": 2, "precision": "fp32"},
 }
 
 
@@ -108,7 +106,7 @@ def reloaded(folder: Path) -> bool:
     from runtime.engines import gathering
     from tests.runtime.saving import save
 
-    plan = compiled(make_plan(**LAYOUTS["zero 1, tensor parallel"]), own=True)
+    plan = compiled(make_plan(**LAYOUTS["zero 1, stages"]), own=True)
     engine = engine_of(plan)
     batches = list(own_batches(engine, plan))
     first = save(engine, plan, folder, 0)
