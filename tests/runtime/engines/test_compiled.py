@@ -7,15 +7,11 @@ the time here. Ranks are started once for all layouts of as many processes.
 from functools import partial
 from typing import Any
 
-import msgspec
 import pytest
 import torch
 
 from planner.handover.verification import Verification
-from planner.plans.plan import Plan, seal
-from planner.specs.stack import CompiledSpec
-from planner.specs.units import Seconds
-from tests.runtime.conftest import make_plan, run_ranks
+from tests.runtime.conftest import compiled, make_plan, run_ranks
 from tests.runtime.family_models import MODELS
 
 pytestmark = pytest.mark.runtime
@@ -42,15 +38,6 @@ TIMEOUT_S = 480
 Found = dict[Any, Any]
 
 
-def compiled_plan(**fields: Any) -> Plan:
-    plan = make_plan(**fields)
-    spec = CompiledSpec(families=("gpt2", "llama", "qwen2"), start_s=Seconds(0.0), one_pass=("bf16",))
-    stack = msgspec.structs.replace(plan.problem.stack, compiled=spec)
-    return seal(
-        msgspec.structs.replace(plan, problem=msgspec.structs.replace(plan.problem, stack=stack, compiled=True))
-    )
-
-
 def _all_of(world: int, _: int) -> Found:
     from colossalai.tensor.d_tensor.api import clear_layout_converter
 
@@ -61,7 +48,7 @@ def _all_of(world: int, _: int) -> Found:
     torch.compile = partial(compiler, backend="aot_eager")
     found: Found = {}
     for name, fields in LAYOUTS.items():
-        plan = compiled_plan(**fields)
+        plan = compiled(make_plan(**fields))
         if plan.layout.num_devices != world:
             continue
         clear_layout_converter()

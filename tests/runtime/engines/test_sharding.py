@@ -8,16 +8,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import msgspec
 import numpy as np
 import pytest
 import torch
 
 from planner.checkpoints.manifest import KINDS
-from planner.plans.plan import Plan, seal
-from planner.specs.stack import CompiledSpec
-from planner.specs.units import Seconds
-from tests.runtime.conftest import make_plan, run_ranks
+from planner.plans.plan import Plan
+from tests.runtime.conftest import compiled, make_plan, run_ranks
 from tests.runtime.family_models import MODELS
 from tests.runtime.saving import RATE
 from tests.runtime.training import SEED, own_batches
@@ -49,16 +46,6 @@ class Ran(NamedTuple):
     norms: list[float | None]
     gradients: list[dict[str, Any]]
     states: dict[str, Any]
-
-
-def compiled(plan: Plan, *, own: bool) -> Plan:
-    """The plan with blocks compiled, and the library's steps unless it shall have its ``own``."""
-    one_pass = ("bf16",) if own else ()
-    spec = CompiledSpec(families=("gpt2", "llama"), start_s=Seconds(0.0), one_pass=one_pass)  # type: ignore[arg-type]
-    stack = msgspec.structs.replace(plan.problem.stack, compiled=spec)
-    return seal(
-        msgspec.structs.replace(plan, problem=msgspec.structs.replace(plan.problem, stack=stack, compiled=True))
-    )
 
 
 def engine_of(plan: Plan) -> Any:
@@ -106,7 +93,7 @@ def reloaded(folder: Path) -> bool:
     from runtime.engines import gathering
     from tests.runtime.saving import save
 
-    plan = compiled(make_plan(**LAYOUTS["zero 1, stages"]), own=True)
+    plan = compiled(make_plan(**LAYOUTS["zero 1, stages"]))
     engine = engine_of(plan)
     batches = list(own_batches(engine, plan))
     first = save(engine, plan, folder, 0)
@@ -126,7 +113,7 @@ def _all_of(folder: Path, _: int) -> dict[str, list[str]]:
     found = {}
     for name, fields in LAYOUTS.items():
         plan = make_plan(**fields)
-        own, library = trained(compiled(plan, own=True)), without_own_steps(plan)
+        own, library = trained(compiled(plan)), without_own_steps(plan)
         found[name] = list(differences(own, library))
     found["reloaded"] = [] if reloaded(folder) else ["other losses than of the checkpoint"]
     return found
@@ -138,7 +125,7 @@ def without_own_steps(plan: Plan) -> Ran:
     replaced = vars(hybrid)["reduces_itself"]
     vars(hybrid)["reduces_itself"] = lambda *_: np.array([False])
     try:
-        return trained(compiled(plan, own=False))
+        return trained(compiled(plan, in_one_pass=False))
     finally:
         vars(hybrid)["reduces_itself"] = replaced
 

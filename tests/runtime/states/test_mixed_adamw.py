@@ -59,6 +59,21 @@ def test_it_updates_as_pytorch_does_and_rounds_what_computes() -> None:
         assert _agree(wrapper, plain)
 
 
+def test_gradients_are_multiplied_in_one_step_alone() -> None:
+    wrapper, plain = _both()
+    own = [one for group in plain.param_groups for one in group["params"]]
+    for seed, scale in enumerate((0.3, 1.0)):
+        torch.manual_seed(seed)
+        for working, parameter in zip(wrapper.master_to_working_map.values(), own, strict=True):
+            working.grad = torch.randn(parameter.shape, dtype=torch.bfloat16)
+            parameter.grad = working.grad.float() * scale
+        if scale != 1.0:
+            wrapper.optim.gradient_scale = scale
+        wrapper.step()
+        plain.step()
+        assert _agree(wrapper, plain)
+
+
 def test_states_that_a_checkpoint_puts_back_are_gone_on_from(tmp_path: Path) -> None:
     (resumed, plain), (first, _) = _both(), _both()
     weights, firsts = list(resumed.optim.working), list(first.optim.working)
