@@ -55,7 +55,8 @@ def bucket_bytes(problem: Problem, stages: StageColumns) -> Floats:
     the flattened gradients and the copy in flight, no larger than the gradients; with a pipeline, or where
     the stack has one engine for both, they come after the last backward: :func:`step_bytes`. ZeRO 3 has
     pieces: :func:`gathered_bytes`. Some stacks have DDP in pipelines too, where ranks share weights. Compiled
-    layouts reduce gradients where they are, under ZeRO 2 those of two buckets while they last.
+    layouts reduce gradients where they are, under ZeRO 2 those of a block, which come at once, and of two buckets on
+    their way.
     """
     columns, stack = stages.layouts, problem.stack
     parameters = total(stage_parameters(problem, stages))
@@ -81,8 +82,13 @@ def _reduces_late(problem: Problem, stages: StageColumns) -> Booleans:
 
 def _zero_buckets(problem: Problem, stages: StageColumns) -> Floats:
     gradients = total(stage_parameters(problem, stages)) * ELEMENT_BYTES[problem.precision]
-    in_place = shards_itself(problem, stages.layouts) & (stages.layouts.zero_stage < SHARDS_GRADIENTS)
-    return np.where(in_place, 0.0, 2.0 * np.minimum(float(problem.stack.zero_bucket_bytes), gradients))
+    buckets = 2.0 * np.minimum(float(problem.stack.zero_bucket_bytes), gradients)
+    own = shards_itself(problem, stages.layouts)
+    if not own.any():
+        return buckets
+    block = stage_parameters(problem, stages)["layers"] / np.maximum(stages.num_layers, 1)
+    whole = block * ELEMENT_BYTES[problem.precision] + buckets
+    return np.where(own, np.where(stages.layouts.zero_stage < SHARDS_GRADIENTS, 0.0, whole), buckets)
 
 
 @formula("rajbhandari2020", "colossalai0.5.0")

@@ -17,7 +17,7 @@ from runtime.compiled import can_compile, compile_regions, leave_out_collectives
 from runtime.engines.engine import Batch, Engine, mixed_seed
 from runtime.engines.plugins import ExpertPlugin, hybrid_plugin
 from runtime.engines.schedules import forward_only
-from runtime.engines.sharding import Sharding, reduce_behind_backward
+from runtime.engines.sharding import Sharding, reduce_behind_backward, share_without_barrier
 from runtime.patches import rotary
 from runtime.patches.host_accelerator import Device
 from runtime.patches.policy import ReplicatedDropout
@@ -85,6 +85,8 @@ class HybridEngine(Engine):
             )
         elif self._reduces:
             reduce_behind_backward(self.model, lambda: self.num_microbatches)
+        if self.compiles and plan.layout.pipeline_parallel > 1:
+            share_without_barrier(self.model)
 
     def _build(self, plan: Plan, seed: int, documents: Documents | None) -> Any:
         layout, stage = self.layout, self.position.stage

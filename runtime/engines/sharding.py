@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from colossalai.shardformer.layer.utils import SeqParallelUtils
 from torch import Tensor
 
@@ -115,6 +116,21 @@ def reduce_behind_backward(model: Any, num_microbatches: Callable[[], int]) -> N
         reduction.reset()
 
     model.sync_dp_grads = rest
+
+
+def share_without_barrier(model: Any) -> None:
+    """Sum the gradients of weights that two stages share, with nobody else waiting for them.
+
+    The library has all ranks wait for each other after it (booster/plugin/hybrid_parallel_plugin.py:131-136), and so
+    the hosts for the devices.
+    """
+
+    def share() -> None:
+        for stages, group in zip(model.shared_params, model.shared_param_process_groups, strict=True):
+            if model.stage_manager.stage in stages:
+                dist.all_reduce(stages[model.stage_manager.stage].grad, group=group)
+
+    model.sync_shared_params = share
 
 
 def late_gradients(model: Any) -> list[Tensor]:
