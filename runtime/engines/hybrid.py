@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import AdamW, Optimizer
 
-from planner.layouts.compilation import is_compiled, reduces_itself, shards_itself
+from planner.layouts.compilation import in_one_pass, is_compiled, reduces_itself, shards_itself
 from planner.layouts.layout import columns_of
 from planner.plans.plan import Plan
 from runtime.compiled import can_compile, compile_regions, leave_out_collectives, without_ddp
@@ -60,9 +60,9 @@ class HybridEngine(Engine):
         model = self._build(plan, seed, documents)
         columns = columns_of(plan.layout)
         shards = self.compiles and bool(shards_itself(plan.problem, columns)[0])
-        in_one_pass = self.compiles and optimizer is None and HOLDS_OTHER_GRADIENTS
-        in_one_pass &= plan.layout.precision == "bf16" and (plan.layout.zero_stage == 0 or shards)
-        make = optimizer or (MixedAdamW if in_one_pass else AdamW)
+        at_once = self.compiles and optimizer is None and HOLDS_OTHER_GRADIENTS
+        at_once = at_once and bool(in_one_pass(plan.problem, columns)[0])
+        make = optimizer or (MixedAdamW if at_once else AdamW)
         plain_optimizer = make(decay_groups(model), lr=learning_rate)
         self.plugin = hybrid_plugin(plan, device)
         self.booster = Booster(plugin=self.plugin)
@@ -75,7 +75,7 @@ class HybridEngine(Engine):
         rotary.keep_wave_lengths(self.model)
         if self.compiles:
             leave_out_collectives(self.model)
-        if in_one_pass and not shards:
+        if at_once and not shards:
             update_in_one_pass(self.optimizer)
         elif type(plain_optimizer) is AdamW and device == "cuda":
             fuse_adamw(self.optimizer)

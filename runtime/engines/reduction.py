@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple
 
+import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional
@@ -105,8 +106,7 @@ class Reduction:
     def _settle(self, bucket: _Bucket) -> None:
         bucket.work.wait()
         if not self._averages:
-            for result in bucket.results.values():
-                result.div_(self._size)
+            torch._foreach_div_(list(bucket.results.values()), self._size)
 
 
 class Scattering(Reduction):
@@ -131,6 +131,8 @@ class Scattering(Reduction):
     def _reduce(self, parameters: list[Tensor]) -> _Bucket:
         wholes = [self._whole(_gradient(one)) for one in parameters]
         parts = [self._part(whole) for whole in wholes]
+        if not self._averages:
+            torch._foreach_div_(wholes, self._size)
         with at_once(self._group) as reducing:
             for part, whole in zip(parts, wholes, strict=True):
                 reduce_scatter(part, whole, self._operation, group=self._group)
@@ -145,7 +147,7 @@ class Scattering(Reduction):
         return whole.chunk(self._size)[self._rank]
 
     def _settle(self, bucket: _Bucket) -> None:
-        super()._settle(bucket)
+        bucket.work.wait()
         self.shards.update(bucket.results)
 
 
@@ -166,7 +168,7 @@ class ScatteringAll(Scattering):
         return whole.new_empty(whole.numel() // self._size)
 
     def _settle(self, bucket: _Bucket) -> None:
-        Reduction._settle(self, bucket)
+        bucket.work.wait()
         for parameter, result in bucket.results.items():
             if parameter in self.shards:
                 self.shards[parameter].add_(result)

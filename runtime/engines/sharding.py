@@ -1,4 +1,4 @@
-"""ZeRO stages 1 and 2 in bf16 with fewer passes over memory, and communication behind backward and forward.
+"""ZeRO stages 1 and 2 with fewer passes over memory, and communication behind backward and forward.
 
 The library's optimizer (colossalai 0.5.0: zero/low_level/low_level_optim.py) stays for what it set up: which part of
 every parameter a rank updates, in float32. What it does in a step is done here. Its own copies gradients into buckets,
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from runtime.engines.gathering import Gathering, uses_of
 from runtime.engines.reduction import Reduction, Scattering, ScatteringAll
-from runtime.states.mixed_adamw import MixedAdamW, hold_other_gradients
+from runtime.states.mixed_adamw import MixedAdamW, hold_other_gradients, overflows
 
 
 class Sharding:
@@ -52,17 +52,21 @@ class Sharding:
         if isinstance(self._plain, MixedAdamW):
             self._plain.working = dict(self._parts)
             hold_other_gradients(self._working)
+        self._scaling = optimizer.mixed_precision_mixin
+        self._scaling.check_local_overflow = lambda: overflows(self._reduction.shards.values())
         for name in ("backward", "backward_by_grad", "sync_dp_grads", "step", "zero_grad"):
             setattr(optimizer, name, getattr(self, name))
 
     def backward(self, loss: Tensor, inputs: Any = None, retain_graph: bool = False) -> None:
         """Add to the gradients; those of the last micro batch are reduced meanwhile."""
-        loss.backward(inputs=inputs, retain_graph=retain_graph)  # type: ignore[no-untyped-call]
+        scaled = self._scaling.pre_backward(loss)
+        scaled.backward(inputs=inputs, retain_graph=retain_graph)
         self._after_backward()
 
     def backward_by_grad(self, tensor: Any, grad: Any, inputs: Any = None, retain_graph: bool = False) -> None:
         """The same from a gradient that another stage sent."""
-        torch.autograd.backward(tensor, grad, inputs=inputs, retain_graph=retain_graph)
+        scaled = self._scaling.pre_backward_by_grad(tensor, grad)
+        torch.autograd.backward(tensor, scaled, inputs=inputs, retain_graph=retain_graph)
         self._after_backward()
 
     def _after_backward(self) -> None:
@@ -79,14 +83,19 @@ class Sharding:
         self._reduction.finish()
 
     def step(self, closure: Any = None) -> None:
-        """Update this rank's part of every weight, and begin to gather the others."""
+        """Update this rank's part of every weight, and begin to gather the others; nothing where gradients overflow."""
         self._reduction.wait()
         if self._of_slices:
             self._model.sync_sp_grads([self._reduction.shards[one] for one in self._of_slices])
-        in_one_pass = isinstance(self._plain, MixedAdamW)
+        if self._scaling.should_skip_step():
+            self.zero_grad()
+            return
+        in_one_pass, scale = isinstance(self._plain, MixedAdamW), 1.0 / self._scaling.get_grad_div_scale()
+        if in_one_pass:
+            self._plain.gradient_scale = scale
         for master, working in self._working.items():
             gradient = self._reduction.shards[working]
-            master.grad = gradient if in_one_pass else gradient.to(master.dtype)
+            master.grad = gradient if in_one_pass else gradient.to(master.dtype).mul_(scale)
         self._plain.step()
         for master, part in self._parts.items():
             master.grad = None

@@ -1,4 +1,4 @@
-"""AdamW of float32 weights that compute in bf16: the update reads their gradients as they are.
+"""AdamW of float32 weights that compute in bf16 or fp16: the update reads their gradients as they are.
 
 One pass over memory does what takes four otherwise: a cast of the gradient to float32, its scaling by one, the update,
 and a cast of the new weight. The four bytes a parameter of the cast gradients are never there.
@@ -40,7 +40,7 @@ class MixedAdamW(AdamW):
     working: dict[Tensor, Tensor]
     """What computes, by what is updated; told after boosting."""
     gradient_scale: float = 1.0
-    """By what the next step multiplies gradients: it reads them once, and clipping them takes no pass of its own."""
+    """By what the next step multiplies gradients: clipping, and the scale of the loss, take no pass of their own."""
     _found: "tuple[Any, list[list[Updated]], Tensor] | None" = None
     """The state of the first weight; all that is updated, by group; the count of steps: while that state is the same
     object, no checkpoint was read."""
@@ -127,17 +127,19 @@ class _Tables(NamedTuple):
         whole = [gradient.contiguous() for gradient in gradients]
         slopes = torch.tensor([gradient.data_ptr() for gradient in whole]).to(device, non_blocking=True)
         values = torch.tensor(numbers, dtype=torch.float32).to(device, non_blocking=True)
-        update[(len(self.owners),)](*self, slopes, values, TYPE=tl.bfloat16, SPAN=SPAN, BLOCK=BLOCK)
+        kind = {torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}[gradients[0].dtype]
+        update[(len(self.owners),)](*self, slopes, values, TYPE=kind, SPAN=SPAN, BLOCK=BLOCK)
 
 
 def update_in_one_pass(optimizer: Any) -> None:
     """Have the wrapper of Colossal-AI's mixed precision hand gradients to a :class:`MixedAdamW` as they are.
 
-    To be called after boosting, in bf16 and without ZeRO: there is nothing to divide them by then. With ZeRO that is
-    :class:`runtime.engines.sharding.Sharding`.
+    To be called after boosting, without ZeRO. With ZeRO that is :class:`runtime.engines.sharding.Sharding`.
     """
     optimizer.optim.working = dict(optimizer.master_to_working_map)
     hold_other_gradients(optimizer.optim.working)
+    scaling = optimizer.mixed_precision
+    scaling.check_local_overflow = lambda: overflows(one.grad for one in optimizer.optim.working.values())
     optimizer.step = partial(_step, optimizer)
 
 
@@ -147,8 +149,18 @@ def hold_other_gradients(weights: Iterable[Any]) -> None:
         weight.grad_dtype = None
 
 
+def overflows(gradients: Iterable[Tensor | None]) -> bool:
+    """Whether a gradient in fp16 is no number, told by one pass over all of them."""
+    norms = torch._foreach_norm([one for one in gradients if one is not None], 2, dtype=torch.float32)
+    return not bool(torch.stack(norms).isfinite().all())
+
+
 def _step(optimizer: Any) -> None:
-    plain = optimizer.optim
+    plain, scaling = optimizer.optim, optimizer.mixed_precision
+    if scaling.should_skip_step():
+        optimizer.zero_grad()
+        return
+    plain.gradient_scale = 1.0 / scaling.get_grad_div_scale()
     for weight, working in plain.working.items():
         weight.grad, working.grad = working.grad, None
     plain.step()

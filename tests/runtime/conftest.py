@@ -156,7 +156,7 @@ def make_plan(
 
 def compiled(plan: Plan, *, in_one_pass: bool = True) -> Plan:
     """The plan with blocks compiled, and the library's own steps under ZeRO where they are not ``in_one_pass``."""
-    one_pass: tuple[Precision, ...] = ("bf16",) if in_one_pass else ()
+    one_pass: tuple[Precision, ...] = ("bf16", "fp16") if in_one_pass else ()
     spec = CompiledSpec(families=("gpt2", "llama", "qwen2"), start_s=Seconds(0.0), one_pass=one_pass)
     stack = msgspec.structs.replace(plan.problem.stack, compiled=spec)
     return seal(

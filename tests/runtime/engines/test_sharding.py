@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from planner.checkpoints.manifest import KINDS
+from planner.checkpoints.manifest import KINDS, LossScale
 from planner.plans.plan import Plan
 from tests.runtime.conftest import compiled, make_plan, run_ranks
 from tests.runtime.family_models import MODELS
@@ -33,7 +33,8 @@ LAYOUTS: dict[str, dict[str, Any]] = {
     "zero 2, slices": {**SLICES, "zero_stage": 2},
     "zero 1, stages": {**STAGES, "zero_stage": 1},
     "zero 1, chunks, untied": {**CHUNKS, "zero_stage": 1, "model": MODELS["llama"]},
-    "stages": STAGES,
+    "stages in fp16": {**STAGES, "precision": "fp16"},
+    "zero 2 in fp16": {**TWICE, "tensor_parallel": 2, "zero_stage": 2, "precision": "fp16"},
     "tensor parallel in fp32": {**TWICE, "tensor_parallel": 2, "precision": "fp32"},
 }
 
@@ -63,6 +64,8 @@ def trained(plan: Plan) -> Ran:
     from runtime.verify.gradients import watch_gradients
 
     engine = engine_of(plan)
+    if plan.layout.precision == "fp16":
+        overflow(engine, next(own_batches(engine, plan)))
     gradients, clipping = watch_gradients(engine), Clipping(engine, LONGEST)
     losses: list[float] = []
     norms = []
@@ -73,6 +76,19 @@ def trained(plan: Plan) -> Ran:
     losses.append(engine.step(batch))
     states = {f"{one.name} {kind}": one.read(kind).float().numpy() for one in held_states(engine) for kind in KINDS}
     return Ran(losses, norms, gradients, states)
+
+
+def overflow(engine: Any, batch: Any) -> None:
+    """A step that changes nothing but the scale of the loss; then one with which no gradient loses digits."""
+    from runtime.states.loss_scale import write_loss_scale
+    from runtime.train.steps import has_updated
+
+    before = engine.evaluate(batch)
+    write_loss_scale(engine.optimizer, LossScale(scale=2.0**60, growth_step=0, hysteresis_step=0))
+    engine.step(batch)
+    assert not has_updated(engine.optimizer)
+    assert engine.evaluate(batch) == before
+    write_loss_scale(engine.optimizer, LossScale(scale=2.0**15, growth_step=0, hysteresis_step=0))
 
 
 def differences(own: Ran, library: Ran) -> Iterator[str]:

@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 import torch
+from colossalai.amp.naive_amp.mixed_precision_mixin import BF16MixedPrecisionMixin
 
-from runtime.states.mixed_adamw import MixedAdamW, update_in_one_pass
+from runtime.states.mixed_adamw import MixedAdamW, overflows, update_in_one_pass
 
 pytestmark = pytest.mark.runtime
 
@@ -20,6 +21,7 @@ class _Wrapper:
     def __init__(self, optimizer: MixedAdamW, working: dict[torch.Tensor, torch.nn.Parameter]) -> None:
         self.optim, self.master_to_working_map = optimizer, working
         self.step: Any = None
+        self.mixed_precision = BF16MixedPrecisionMixin()
 
 
 def _both() -> tuple[_Wrapper, torch.optim.AdamW]:
@@ -64,14 +66,21 @@ def test_gradients_are_multiplied_in_one_step_alone() -> None:
     own = [one for group in plain.param_groups for one in group["params"]]
     for seed, scale in enumerate((0.3, 1.0)):
         torch.manual_seed(seed)
-        for working, parameter in zip(wrapper.master_to_working_map.values(), own, strict=True):
-            working.grad = torch.randn(parameter.shape, dtype=torch.bfloat16)
-            parameter.grad = working.grad.float() * scale
+        for weight, parameter in zip(wrapper.optim.working, own, strict=True):
+            weight.grad = torch.randn(parameter.shape, dtype=torch.bfloat16)
+            parameter.grad = weight.grad.float() * scale
         if scale != 1.0:
             wrapper.optim.gradient_scale = scale
-        wrapper.step()
+        wrapper.optim.step()
         plain.step()
-        assert _agree(wrapper, plain)
+        assert all(torch.equal(*pair) for pair in zip(wrapper.optim.working, own, strict=True))
+
+
+@pytest.mark.parametrize(("wrong", "expected"), [(65504.0, False), (float("inf"), True), (float("nan"), True)])
+def test_overflows_are_seen_in_any_gradient(wrong: float, expected: bool) -> None:
+    gradients = [torch.full((9,), 65504.0, dtype=torch.float16) for _ in range(3)]
+    gradients[1][4] = wrong
+    assert overflows([None, *gradients]) == expected
 
 
 def test_states_that_a_checkpoint_puts_back_are_gone_on_from(tmp_path: Path) -> None:

@@ -92,6 +92,12 @@ def test_an_update_in_one_pass_moves_less_and_casts_nothing() -> None:
     assert step_gradient_bytes(half, stages())[0] == step_gradient_bytes(asked(compiled=False), stages())[0]
 
 
+def test_an_update_in_one_pass_in_fp16_reads_gradients_twice_and_waits_once() -> None:
+    half = msgspec.structs.replace(asked(one_pass=("fp16",)), precision="fp16")
+    half = msgspec.structs.replace(half, stack=changed(half.stack, traffic={"overflow_tensor_host_s": 1.0}))
+    assert optimizer_seconds(half, stages()).tolist() == pytest.approx([15328 * 30 / 5e8])
+
+
 @pytest.mark.parametrize(("zero_stage", "buckets"), [(1, 0), (2, 8560)])
 def test_zero_updates_in_one_pass_and_in_place(zero_stage: int, buckets: int) -> None:
     traffic = {"zero_gradient_bytes": 30.0, "zero_tensor_host_s": 1.0, "optimizer_bytes": 60.0}
