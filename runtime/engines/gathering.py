@@ -51,7 +51,7 @@ def uses_of(boosted: Any, updated: Sequence[Tensor]) -> list[Use]:
         uses.append(Use(norm, last))
     else:
         first.extend(last)
-    return uses
+    return [use for use in uses if use.parameters]
 
 
 class Gathering:
