@@ -105,7 +105,7 @@ def _all_of(world: int, _: int) -> Found:
 
 
 def _whole(family: str) -> Plan:
-    return make_plan(**({} if family == "gpt2" else {"model": MODELS[family]}))
+    return make_plan(model={} if family == "gpt2" else MODELS[family])
 
 
 @pytest.fixture(scope="module")
