@@ -48,27 +48,25 @@ def optimizer_seconds(problem: Problem, stages: StageColumns) -> Floats:
     buckets. And the host's work for each tensor of the stage: without ZeRO what the device does not hide,
     under ZeRO 1 and 2 all of it, as the host waits for results, and a launch for each slice that arrives where the
     stack copies them by themselves; in fp16 the check for an overflow. Compiled blocks come with an
-    update in one pass, which moves less and is one kernel, and in fp16 another that reads gradients to look for an
-    overflow; under ZeRO gradients then go through no buckets and the host waits for nothing.
+    update in one pass, which moves less and is one kernel. Under ZeRO their gradients go through no buckets, the
+    host's work is that without ZeRO, and in fp16 one more pass over gradients looks for an overflow.
     """
     columns, traffic = stages.layouts, problem.stack.traffic
     on_device = updated_parameters(problem, stages) * (1.0 - columns.offload_optimizer)
     zero = (columns.zero_stage >= 1) & (columns.zero_stage < SHARDS_WEIGHTS) & (columns.replicas > 1)
-    zero &= ~shards_itself(problem, columns)
-    plain = (columns.zero_stage == 0) | (columns.replicas == 1)
-    tensors = stage_tensors(problem, stages)
-    looks = problem.precision == "fp16"
-    at_once, own = in_one_pass(problem, columns), problem.stack.compiled
-    checked = np.where(at_once, 0.0, traffic.overflow_tensor_host_s) * looks
+    sharded = shards_itself(problem, columns)
+    zero, plain = zero & ~sharded, (columns.zero_stage == 0) | (columns.replicas == 1) | sharded
+    tensors, looks = stage_tensors(problem, stages), problem.precision == "fp16"
+    checked = np.where(sharded, 0.0, traffic.overflow_tensor_host_s) * looks
     host = total(tensors) * (np.where(zero, traffic.zero_tensor_host_s, 0.0) + checked)
     if problem.stack.zero_copies_slices:
         host = host + total(tensors) * np.where(zero, columns.replicas * float(problem.hardware.kernel_launch_s), 0.0)
-    waits = np.zeros(len(stages))
-    read_again = ELEMENT_BYTES[problem.precision] * looks
-    moved_bytes = np.where(at_once, (own.one_pass_bytes if own else 0.0) + read_again, traffic.optimizer_bytes)
+    waits, at_once, own = np.zeros(len(stages)), in_one_pass(problem, columns), problem.stack.compiled
+    moved_bytes = np.where(at_once, own.one_pass_bytes if own else 0.0, traffic.optimizer_bytes)
+    moved_bytes = moved_bytes + np.where(sharded & looks, ELEMENT_BYTES[problem.precision], 0.0)
     # Part by part, which keeps the sum affine in the layers of a stage.
     for name, parameters in stage_parameters(problem, stages).items():
-        moved = traffic_seconds(problem, parameters * moved_bytes)
+        moved = traffic_seconds(problem, parameters * moved_bytes) / np.where(sharded, columns.replicas, 1)
         waits = waits + np.maximum(tensors[name] * float(traffic.tensor_host_s) - moved, 0.0)
     in_buckets = np.where(zero, total(stage_parameters(problem, stages)) * traffic.zero_gradient_bytes, 0.0)
     moved = traffic_seconds(problem, on_device * moved_bytes + in_buckets)

@@ -39,9 +39,6 @@ def in_one_pass(problem: Problem, columns: LayoutColumns) -> NDArray[np.bool_]:
 
 def shards_itself(problem: Problem, columns: LayoutColumns) -> NDArray[np.bool_]:
     """Which layouts with ZeRO 1 and 2 scatter gradients behind backward, and gather weights behind forward."""
-    own = problem.stack.compiled
-    if own is None or problem.precision not in own.one_pass:
-        return np.zeros(len(columns), dtype=np.bool_)
     sharded = (columns.zero_stage >= SHARDS_OPTIMIZER) & (columns.replicas > 1) & (columns.expert_parallel == 1)
     return are_compiled(problem, columns) & sharded & (columns.offload_optimizer == 0)
 
@@ -49,3 +46,16 @@ def shards_itself(problem: Problem, columns: LayoutColumns) -> NDArray[np.bool_]
 def reduces_itself(problem: Problem, columns: LayoutColumns) -> NDArray[np.bool_]:
     """Which layouts without ZeRO reduce gradients where they are behind the last backward, without DDP."""
     return are_compiled(problem, columns) & (columns.zero_stage == 0) & (columns.replicas > 1)
+
+
+def may_recompute_pointwise(problem: Problem, columns: LayoutColumns) -> NDArray[np.bool_]:
+    """Of which layouts compiled blocks can make outputs of norms and activation functions again in backward.
+
+    Where all products of a block are compiled with what is between them: what a collective is handed, or a product
+    that has one, is kept.
+    """
+    own = problem.stack.compiled
+    if own is None or not own.recomputes_pointwise:
+        return np.zeros(len(columns), dtype=np.bool_)
+    whole = (columns.tensor_parallel == 1) & (columns.sequence_parallel_degree == 1)
+    return are_compiled(problem, columns) & whole

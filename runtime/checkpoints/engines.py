@@ -1,6 +1,7 @@
 """What a rank holds of every parameter, for each kind of engine."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -10,6 +11,7 @@ from runtime.checkpoints.parts import Block, Part, blocked_part, tensor_part, vo
 from runtime.engines.engine import Engine
 from runtime.engines.gemini import GeminiEngine
 from runtime.engines.hybrid import HybridEngine
+from runtime.states.mixed_adamw import MixedAdamW, divided
 
 Shapes = Mapping[str, Sequence[int]]
 _EMBEDDINGS = ("transformer.wte.weight", "model.embed_tokens.weight")
@@ -62,17 +64,28 @@ def _of_hybrid(engine: HybridEngine, shapes: Shapes) -> Iterator[Held]:
         if engine.layout.zero_stage:
             shard = optimizer.pid_to_bucket_store[id(working)].local_rank
             start, stop = (min(number * updated.numel(), working.numel()) for number in (shard, shard + 1))
+        in_halves = isinstance(plain, MixedAdamW)
         yield Held(
             name=name,
             part=part,
             start=start,
             stop=stop,
             updated=updated,
-            weights=lambda updated=updated: updated,  # type: ignore[misc]
+            weights=partial(plain.weight, updated) if in_halves else lambda updated=updated: updated,  # type: ignore[misc]
             optimizer=plain,
             working=None if working is updated else working,
+            take=partial(_take_halves, updated, working, start) if in_halves else None,
             is_copy=is_copy,
         )
+
+
+def _take_halves(rest: Tensor, working: Tensor, start: int, own: Tensor) -> None:
+    """Divide a part in float32 into what computes, all of it, and the rest of what this rank updates from ``start``."""
+    upper, lower = divided(own.float().to(rest.device))
+    working.detach().copy_(upper.view(working.shape))
+    mine = lower.flatten()[start : start + rest.numel()]
+    rest.view(-1)[: len(mine)].copy_(mine)
+    rest.view(-1)[len(mine) :].zero_()
 
 
 def _owners(model: nn.Module) -> dict[int, tuple[str, nn.Module]]:

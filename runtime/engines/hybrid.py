@@ -95,7 +95,7 @@ class HybridEngine(Engine):
             held["experts"] = held_experts(layout, routed.count, self.position.expert)
         model = build_model(plan.problem.model, seed, attention=self.attention, **held)
         if self.compiles:
-            compile_regions(model)
+            compile_regions(model, recomputes_pointwise=layout.recompute_pointwise)
         recomputed = recomputed_layers(layout, stage)
         recompute_blocks(model, recomputed, without_graph=layout.sequence_parallel, documents=documents)
         if layout.sequence_parallel and hasattr(model.base_model, "drop"):

@@ -6,7 +6,7 @@ divides them there, takes the norm of all of them in float64, casts a part to fl
 gathers them, and the host waits for the device after backward and for every norm.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from runtime.engines.gathering import Gathering, uses_of
 from runtime.engines.reduction import Reduction, Scattering, ScatteringAll
-from runtime.states.mixed_adamw import MixedAdamW, hold_other_gradients, overflows
+from runtime.states.mixed_adamw import MixedAdamW, hold_halves
 
 
 class Sharding:
@@ -26,20 +26,18 @@ class Sharding:
         """Replace what ``optimizer`` does in backward and in a step, which has ``num_microbatches`` of the former."""
         self._model, self._optimizer, self._plain = model, optimizer, optimizer.optim
         self._num_microbatches, self._passes = num_microbatches, 0
-        self._working = {
+        working_of: dict[Tensor, Tensor] = {
             master: optimizer.master_to_working_param[id(master)]
             for group in self._plain.param_groups
             for master in group["params"]
         }
         wholes: dict[Tensor, Tensor] = optimizer._working_param_to_padded_working_param
-        parameters = list(self._working.values())
+        parameters = list(working_of.values())
         for one in parameters:
             assert one.data_ptr() == wholes[one].data_ptr(), "a weight lies in what is gathered"
         store = optimizer.pid_to_bucket_store[id(parameters[0])]
-        self._parts = {
-            master: wholes[working].chunk(store.world_size)[store.local_rank]
-            for master, working in self._working.items()
-        }
+        self._parts = {one: wholes[one].chunk(store.world_size)[store.local_rank] for one in parameters}
+        self._working = self._in_halves(working_of) if isinstance(self._plain, MixedAdamW) else working_of
         for handle in optimizer.grad_handles:
             handle.remove()
         optimizer.grad_handles.clear()
@@ -49,13 +47,19 @@ class Sharding:
         late = late_gradients(model) if in_pipeline else ()
         self._reduction = kind(parameters, store.torch_pg, num_microbatches, late)
         self._gathering = Gathering(uses_of(model, parameters), wholes, store.torch_pg)
-        if isinstance(self._plain, MixedAdamW):
-            self._plain.working = dict(self._parts)
-            hold_other_gradients(self._working)
         self._scaling = optimizer.mixed_precision_mixin
-        self._scaling.check_local_overflow = lambda: overflows(self._reduction.shards.values())
+        self._scaling.check_local_overflow = lambda: overflow(self._reduction.shards.values())
         for name in ("backward", "backward_by_grad", "sync_dp_grads", "step", "zero_grad"):
             setattr(optimizer, name, getattr(self, name))
+
+    def _in_halves(self, working_of: dict[Tensor, Tensor]) -> dict[Tensor, Tensor]:
+        """Have the update hold the lower halves of its weights; parameters by those."""
+        halves = hold_halves(self._plain, {master: self._parts[one] for master, one in working_of.items()})
+        found = dict(zip(halves, working_of.values(), strict=True))
+        self._optimizer.master_to_working_param = {id(rest): working for rest, working in found.items()}
+        self._optimizer.working_to_master_param = {id(working): rest for rest, working in found.items()}
+        self._optimizer._master_param_groups_of_current_rank.clear()
+        return found
 
     def backward(self, loss: Tensor, inputs: Any = None, retain_graph: bool = False) -> None:
         """Add to the gradients; those of the last micro batch are reduced meanwhile."""
@@ -90,17 +94,21 @@ class Sharding:
         if self._scaling.should_skip_step():
             self.zero_grad()
             return
-        in_one_pass, scale = isinstance(self._plain, MixedAdamW), 1.0 / self._scaling.get_grad_div_scale()
-        if in_one_pass:
-            self._plain.gradient_scale = scale
-        for master, working in self._working.items():
-            gradient = self._reduction.shards[working]
-            master.grad = gradient if in_one_pass else gradient.to(master.dtype).mul_(scale)
-        self._plain.step()
-        for master, part in self._parts.items():
-            master.grad = None
-            if not in_one_pass:
-                part.copy_(master)
+        scale, shards = 1.0 / self._scaling.get_grad_div_scale(), self._reduction.shards
+        if isinstance(self._plain, MixedAdamW):
+            for rest, working in self._working.items():
+                rest.grad = shards[working]
+            self._plain.step()
+        else:
+            gradients = [shards[working].to(master.dtype) for master, working in self._working.items()]
+            torch._foreach_mul_(gradients, scale)
+            for master, gradient in zip(self._working, gradients, strict=True):
+                master.grad = gradient
+            gradients.clear()
+            self._plain.step()
+            torch._foreach_copy_([self._parts[one] for one in self._working.values()], list(self._working))
+        for updated in self._working:
+            updated.grad = None
         self._gathering.start()
 
     def zero_grad(self, set_to_none: bool = True) -> None:
@@ -113,6 +121,12 @@ class Sharding:
     def complete_weights(self) -> None:
         """Have what follows find all weights whole, and not be overwritten by what is still being gathered."""
         self._gathering.complete()
+
+
+def overflow(gradients: Iterable[Tensor]) -> bool:
+    """Whether a gradient in fp16 is no number, told by one pass over all of them."""
+    norms = torch._foreach_norm(list(gradients), 2, dtype=torch.float32)
+    return not bool(torch.stack(norms).isfinite().all())
 
 
 def reduce_behind_backward(model: Any, num_microbatches: Callable[[], int]) -> None:

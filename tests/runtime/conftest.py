@@ -154,10 +154,10 @@ def make_plan(
     return seal(plan)
 
 
-def compiled(plan: Plan, *, in_one_pass: bool = True) -> Plan:
-    """The plan with blocks compiled, and the library's own steps under ZeRO where they are not ``in_one_pass``."""
-    one_pass: tuple[Precision, ...] = ("bf16", "fp16") if in_one_pass else ()
-    spec = CompiledSpec(families=("gpt2", "llama", "qwen2"), start_s=Seconds(0.0), one_pass=one_pass)
+def compiled(plan: Plan) -> Plan:
+    """The plan with blocks compiled, and an update in one pass in bf16."""
+    families: Any = ("gpt2", "llama", "qwen2")
+    spec = CompiledSpec(families=families, start_s=Seconds(0.0), one_pass=("bf16",), recomputes_pointwise=True)
     stack = msgspec.structs.replace(plan.problem.stack, compiled=spec)
     return seal(
         msgspec.structs.replace(plan, problem=msgspec.structs.replace(plan.problem, stack=stack, compiled=True))

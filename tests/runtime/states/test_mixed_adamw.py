@@ -5,9 +5,8 @@ from typing import Any
 
 import pytest
 import torch
-from colossalai.amp.naive_amp.mixed_precision_mixin import BF16MixedPrecisionMixin
 
-from runtime.states.mixed_adamw import MixedAdamW, overflows, update_in_one_pass
+from runtime.states.mixed_adamw import MixedAdamW, divided, joined, update_in_one_pass
 
 pytestmark = pytest.mark.runtime
 
@@ -21,7 +20,11 @@ class _Wrapper:
     def __init__(self, optimizer: MixedAdamW, working: dict[torch.Tensor, torch.nn.Parameter]) -> None:
         self.optim, self.master_to_working_map = optimizer, working
         self.step: Any = None
-        self.mixed_precision = BF16MixedPrecisionMixin()
+        self.working_to_master_map = {half: weight for weight, half in working.items()}
+
+    def weights(self) -> list[torch.Tensor]:
+        """In float32."""
+        return [self.optim.weight(rest) for rest in self.master_to_working_map]
 
 
 def _both() -> tuple[_Wrapper, torch.optim.AdamW]:
@@ -50,8 +53,34 @@ def _step(wrapper: _Wrapper, plain: torch.optim.AdamW, seed: int) -> None:
 
 def _agree(wrapper: _Wrapper, plain: torch.optim.AdamW) -> bool:
     own = [one for group in plain.param_groups for one in group["params"]]
-    pairs = zip(wrapper.master_to_working_map.items(), own, strict=True)
-    return all(torch.equal(a, b) and torch.equal(w, b.bfloat16()) for (a, w), b in pairs)
+    halves = zip(wrapper.weights(), wrapper.master_to_working_map.values(), own, strict=True)
+    return all(torch.equal(a, b) and torch.equal(w, b.bfloat16()) for a, w, b in halves)
+
+
+def test_a_weight_is_the_half_that_computes_and_the_rest() -> None:
+    upper = torch.randint(0, 2**16, (2**16,), dtype=torch.int32)
+    bits = (upper << 16) | torch.arange(2**16, dtype=torch.int32)
+    weights = torch.cat([bits.view(torch.float32), torch.tensor([0.0, -0.0, 1.0, torch.inf, -torch.inf, 3.4e38])])
+    working, rest = divided(weights)
+    assert (working.dtype, rest.dtype) == (torch.bfloat16, torch.int16)
+    number = ~weights.isnan()
+    assert torch.equal(joined(working, rest)[number].view(torch.int32), weights[number].view(torch.int32))
+    assert joined(working, rest)[~number].isnan().all()
+    assert working[~number].isnan().all()
+    assert number.any()
+    assert not number.all()
+    half = (bits & 0xFFFF) == 0x8000
+    plain = weights[:-6].bfloat16()
+    near = number[:-6] & ~half
+    assert torch.equal(working[:-6][near], plain[near])
+    assert torch.equal(working[-6:], weights[-6:].bfloat16())
+
+
+def test_only_the_halves_are_held() -> None:
+    wrapper, _ = _both()
+    held = [one for group in wrapper.optim.param_groups for one in group["params"]]
+    assert {one.dtype for one in held} == {torch.int16}
+    assert list(wrapper.working_to_master_map.values()) == held == list(wrapper.master_to_working_map)
 
 
 def test_it_updates_as_pytorch_does_and_rounds_what_computes() -> None:
@@ -61,26 +90,24 @@ def test_it_updates_as_pytorch_does_and_rounds_what_computes() -> None:
         assert _agree(wrapper, plain)
 
 
+def put(optimizer: MixedAdamW, rest: torch.Tensor, weight: torch.Tensor) -> None:
+    for target, half in zip((optimizer.working[rest].detach(), rest), divided(weight), strict=True):
+        target.copy_(half)
+
+
 def test_gradients_are_multiplied_in_one_step_alone() -> None:
     wrapper, plain = _both()
     own = [one for group in plain.param_groups for one in group["params"]]
     for seed, scale in enumerate((0.3, 1.0)):
         torch.manual_seed(seed)
-        for weight, parameter in zip(wrapper.optim.working, own, strict=True):
-            weight.grad = torch.randn(parameter.shape, dtype=torch.bfloat16)
-            parameter.grad = weight.grad.float() * scale
+        for rest, parameter in zip(wrapper.optim.working, own, strict=True):
+            rest.grad = torch.randn(parameter.shape, dtype=torch.bfloat16)
+            parameter.grad = rest.grad.float() * scale
         if scale != 1.0:
             wrapper.optim.gradient_scale = scale
         wrapper.optim.step()
         plain.step()
-        assert all(torch.equal(*pair) for pair in zip(wrapper.optim.working, own, strict=True))
-
-
-@pytest.mark.parametrize(("wrong", "expected"), [(65504.0, False), (float("inf"), True), (float("nan"), True)])
-def test_overflows_are_seen_in_any_gradient(wrong: float, expected: bool) -> None:
-    gradients = [torch.full((9,), 65504.0, dtype=torch.float16) for _ in range(3)]
-    gradients[1][4] = wrong
-    assert overflows([None, *gradients]) == expected
+        assert all(torch.equal(*pair) for pair in zip(wrapper.weights(), own, strict=True))
 
 
 def test_states_that_a_checkpoint_puts_back_are_gone_on_from(tmp_path: Path) -> None:
@@ -89,7 +116,7 @@ def test_states_that_a_checkpoint_puts_back_are_gone_on_from(tmp_path: Path) -> 
     _step(first, plain, 0)
     for weight, other in zip(weights, firsts, strict=True):
         state = first.optim.state[other]
-        weight.copy_(other)
+        put(resumed.optim, weight, first.optim.weight(other))
         resumed.optim.state[weight] = {name: value.clone() for name, value in state.items()}
     _step(resumed, plain, 1)
     assert _agree(resumed, plain)

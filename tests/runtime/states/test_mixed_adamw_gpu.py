@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from runtime.states.mixed_adamw import MixedAdamW, Updated, update_by_operations
+from runtime.states.mixed_adamw import MixedAdamW, Updated, divided, hold_halves, joined, update_by_operations
 
 pytestmark = [
     pytest.mark.gpu,
@@ -21,17 +21,16 @@ def test_the_kernel_updates_parts_that_lie_anywhere() -> None:
     torch.manual_seed(3)
     weights = [torch.randn(size, device="cuda") for size in SIZES]
     parts, gradients = ([torch.randn(size + 1, device="cuda").bfloat16()[1:] for size in SIZES] for _ in range(2))
-    expected = [
-        Updated(one.clone(), part.clone(), torch.zeros_like(one), torch.zeros_like(one))
-        for one, part in zip(weights, parts, strict=True)
-    ]
+    expected = []
+    for one in weights:
+        working, rest = divided(one)
+        expected.append(Updated(rest, working, torch.zeros_like(one), torch.zeros_like(one)))
     optimizer = MixedAdamW([{"params": weights}], lr=1e-3, betas=(0.9, 0.95), weight_decay=0.1)
-    optimizer.working, optimizer.gradient_scale = dict(zip(weights, parts, strict=True)), 0.3
-    for weight, gradient in zip(weights, gradients, strict=True):
-        weight.grad_dtype = None
-        weight.grad = gradient
+    rests = hold_halves(optimizer, dict(zip(weights, parts, strict=True)))
+    optimizer.gradient_scale = 0.3
+    for rest, gradient in zip(rests, gradients, strict=True):
+        rest.grad = gradient
     optimizer.step()
-    for weight, part, gradient, other in zip(weights, parts, gradients, expected, strict=True):
+    for rest, gradient, other in zip(rests, gradients, expected, strict=True):
         update_by_operations(other, gradient, NUMBERS)
-        torch.testing.assert_close(weight, other.weight)
-        torch.testing.assert_close(part, other.working)
+        torch.testing.assert_close(optimizer.weight(rest), joined(other.working, other.rest))
