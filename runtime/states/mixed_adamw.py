@@ -18,7 +18,7 @@ from torch.optim import AdamW
 
 HOLDS_OTHER_GRADIENTS = hasattr(Tensor, "grad_dtype")
 """Whether a tensor of this PyTorch may have a gradient in another precision."""
-SPAN, BLOCK = 2**15, 2**11
+SPAN, BLOCK = 2**15, 2**10
 """Elements that a program of the kernel updates, and of those at once."""
 
 Numbers = tuple[float, float, float, float, float, float, float]
