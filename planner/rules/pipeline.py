@@ -243,7 +243,7 @@ RULES = (
     ),
     Rule(
         id="RC004",
-        about=("engine", "recompute"),
+        about=("library", "recompute"),
         title="recomputation under a zero-bubble schedule",
         field="recompute_layers_per_stage",
         message="schedule {schedule} recomputes no layer, not {recompute} of {layers_per_stage}",

@@ -20,6 +20,7 @@ from planner.cost_model.compute import (
     microbatch_compute,
     recomputed_layer_seconds,
     summa_steps,
+    weight_gradient_seconds,
     weight_product_seconds,
     weight_products,
 )
@@ -333,3 +334,8 @@ def test_weight_products_by_hand() -> None:
         {name: num_bytes / 5e8 for name, num_bytes in moved.items()}
     )
     assert products["qkv"].passes.backward.tolist() == pytest.approx([2 * 2560 / 5e8])
+
+
+def test_weight_gradient_seconds_by_hand() -> None:
+    # Of each product as long as its forward: all are bound by the same memory traffic.
+    assert weight_gradient_seconds(problem(), stages()).tolist() == pytest.approx([(2560 + 1024 + 3328 + 3328) / 5e8])
