@@ -1,6 +1,6 @@
 """The order of the zero-bubble V schedule, and its time without the rounds in between."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 import networkx as nx
@@ -43,10 +43,10 @@ def dependencies(num_stages: int, num_microbatches: int) -> nx.DiGraph:
 
 
 def played(
-    num_stages: int, num_microbatches: int, times: dict[str, Sequence[Sequence[float]]], message_s: float
+    num_stages: int, num_microbatches: int, times: Mapping[str, Sequence[Sequence[float]]], message_s: float
 ) -> list[float]:
     """When each stage has done its last piece of work; ``times`` by kind, stage and chunk."""
-    graph, end = dependencies(num_stages, num_microbatches), {}
+    graph, end = dependencies(num_stages, num_microbatches), dict[Place, float]()
     for node in nx.topological_sort(graph):
         kind, slot, _ = node
         stage, chunk = (slot, 0) if slot < num_stages else (CHUNKS * num_stages - 1 - slot, 1)

@@ -165,6 +165,27 @@ CASES = (
         plugin("HybridParallelPlugin", tp_size=2, pp_size=1),
         "HybridParallelPlugin has no pp_size",
     ),
+    Case(
+        "HPP025",
+        "a.py",
+        hybrid(**PP, pp_style="interleaved", num_model_chunks=2, num_layers_per_stage=[6, 6]),
+        hybrid(**PP, pp_style="interleaved", num_model_chunks=2),
+        "num_layers_per_stage does not go with pp_style interleaved",
+    ),
+    Case(
+        "HPP026",
+        "a.py",
+        hybrid(**PP, pp_style="zbv", num_model_chunks=2),
+        hybrid(**PP, pp_style="interleaved", num_model_chunks=2),
+        "pp_style zbv keeps the weight gradients of linear layers of one micro batch alone",
+    ),
+    Case(
+        "HPP027",
+        "a.py",
+        hybrid("model.gradient_checkpointing_enable()", **PP, pp_style="zbv", num_model_chunks=2),
+        hybrid("model.gradient_checkpointing_enable()", **PP, pp_style="interleaved", num_model_chunks=2),
+        "gradient checkpointing under pp_style zbv loses weight gradients unless it is reentrant",
+    ),
     Case("GEM001", "a.py", gemini(tp_size=3), gemini(tp_size=2), "8 GPUs do not divide by tp_size x extra_dp_size = 3"),
     Case("GEM002", "a.py", gemini(precision="fp32"), gemini(precision="bf16"), "precision fp32 is none of fp16, bf16"),
     Case(

@@ -113,6 +113,7 @@ _OF_HYBRID = {
     "pp_size": Fact(int, "stages", default=1, field="pipeline_parallel"),
     "pp_style": Fact(str, "schedule of the pipeline", default="1f1b", field="schedule"),
     "precision": Fact(str, "precision of the weights", default="fp16"),
+    "recomputes": Fact(bool, "whether activations are recomputed"),
     "seq_len": Fact(int, "tokens of a sequence"),
     "sequence_parallelism_mode": Fact(str, "how the sequence is divided"),
     "sp_size": Fact(int, "ranks that divide a sequence", default=1, field="context_parallel"),
@@ -168,7 +169,7 @@ DIALECTS = {
             "sequence_parallel": "enable_sequence_parallelism",
             "offload.optimizer": "cpu_offload",
         },
-        replaced=("DEV001", "ZER001", "ZER002", "SP001", "PP002", "PP003", "PP010"),
+        replaced=("DEV001", "ZER001", "ZER002", "SP001", "PP002", "PP003", "PP010", "RC004"),
     )
     for name, facts in FACTS.items()
 }

@@ -1,6 +1,7 @@
 """Rules of the arguments of HybridParallelPlugin: what the library asserts before the first step, and its traps."""
 
 from planner.layouts.degrees import divisors, micro_batches
+from planner.layouts.division import CHUNKED
 from planner.lint.config_rule import divides, one_of, rules_of
 from planner.lint.dialects.plugins.keys import FACTS, HYBRID, PIPELINE_STYLES, PLUGINS, SEQUENCE_MODES
 from planner.rules.rule import listed
@@ -212,6 +213,33 @@ RULES = (
         source=f"{_HP}:928",
         why="Python stops at the call.",
         holds=lambda missing_argument: False,
+    ),
+    _hybrid("HPP025", "num_layers_per_stage of stages with several chunks", remedy="remove")(
+        fact="num_layers_per_stage",
+        message="num_layers_per_stage does not go with pp_style {pp_style}",
+        detail="{num_layers_per_stage} names stages, and pp_style {pp_style} asks for every chunk of one",
+        hint="remove num_layers_per_stage",
+        source="colossalai 0.5.0: pipeline/stage_manager.py:41,87-103",
+        why="The plugin takes one number for each stage, and the schedule looks for more: it fails with an IndexError.",
+        holds=lambda num_layers_per_stage, pp_style, pp_size: pp_size == 1 or pp_style not in CHUNKED,
+    ),
+    _hybrid("HPP026", "zero-bubble pipeline that loses gradients", severity="warning")(
+        fact="pp_style",
+        message="pp_style zbv keeps the weight gradients of linear layers of one micro batch alone",
+        detail="pp_size = {pp_size}",
+        hint="use pp_style = 'interleaved', or have WeightGradStore.pop add to gradients that are there",
+        source="colossalai 0.5.0: pipeline/weight_grad_store.py:29-45; shardformer/layer/_operation.py:125-165",
+        why="The store drops the product of every further micro batch, unless apex adds it up; the loss is right.",
+        holds=lambda pp_style, pp_size: pp_size == 1 or pp_style != "zbv",
+    ),
+    _hybrid("HPP027", "checkpoints under a zero-bubble pipeline", severity="warning")(
+        fact="recomputes",
+        message="gradient checkpointing under pp_style zbv loses weight gradients unless it is reentrant",
+        detail="pp_size = {pp_size}",
+        hint="do not recompute, or pass use_reentrant = True",
+        source=f"{_HP}:1139, which warns of the opposite; pipeline/weight_grad_store.py",
+        why="Without reentry the products that forward is run again for put no weight gradient off.",
+        holds=lambda recomputes, pp_style, pp_size: pp_size == 1 or pp_style != "zbv" or not recomputes,
     ),
     rules_of(FACTS[HYBRID], *FACTS)("GPT001", "hidden units of GPT2Config do not divide by the heads")(
         fact="n_head",
