@@ -29,11 +29,26 @@ class Position:
         return cls(copies * layout.expert_parallel + expert, stage, tensor, sequence, expert)
 
 
+def slot_layers(layout: Layout) -> tuple[int, ...]:
+    """Layers of each slot of a V."""
+    halves = [own // 2 for own in layout.layers_per_stage]
+    return (*halves, *reversed([own - half for own, half in zip(layout.layers_per_stage, halves, strict=True)]))
+
+
+def holds_loss(layout: Layout, stage: int) -> bool:
+    """Whether a pipeline stage has the last layer, the head and the loss: the last one, or the first of a V."""
+    return stage == (0 if layout.schedule == "zbv" else layout.pipeline_parallel - 1)
+
+
 def held_layers(layout: Layout, stage: int) -> tuple[int, ...]:
     """The layers of pipeline stage ``stage``, rising: one run of them, or one for each of its model chunks.
 
     Chunk ``c`` of stage ``s`` is run number ``c * pipeline_parallel + s`` of equally many layers.
     """
+    if layout.schedule == "zbv":
+        sizes = slot_layers(layout)
+        slots = (stage, 2 * layout.pipeline_parallel - 1 - stage)
+        return tuple(layer for slot in slots for layer in range(sum(sizes[:slot]), sum(sizes[: slot + 1])))
     own = layout.layers_per_stage[stage]
     if layout.num_model_chunks == 1:
         start = sum(layout.layers_per_stage[:stage])

@@ -1,0 +1,199 @@
+"""The zero-bubble V schedule: Colossal-AI's, in the order that the planner timed, with what it gets wrong put right."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from colossalai.accelerator import get_accelerator
+from colossalai.pipeline.schedule._utils import model_forward, require_grad, retain_grad
+from colossalai.pipeline.schedule.v_schedule import ScheduledNode
+from colossalai.pipeline.schedule.zero_bubble_pp import ZeroBubbleVPipeScheduler
+from colossalai.pipeline.weight_grad_store import WeightGradStore
+from torch import Tensor
+
+Nodes = list[ScheduledNode]
+"""What a device does, one after the other: F, B and W of its chunks, and what it sends and receives."""
+Values = dict[str, Tensor]
+"""What a chunk hands to the next one, or the gradients of that."""
+
+STATES = "hidden_states"
+
+
+class ZeroBubbleV(ZeroBubbleVPipeScheduler):  # type: ignore[misc]
+    """The library's schedule with these corrections (colossalai 0.5.0: pipeline/schedule/zero_bubble_pp.py).
+
+    - The order may change with the number of micro batches, which grows in some jobs.
+    - Sends are forgotten when a step ends, or before if they are done; the library waits for all there ever were
+      (line 905), which gloo does not survive, and which keeps what was sent.
+    - Forward alone has an order of its own. The library takes all devices' lists for one, drops the handles of its
+      sends, and keeps what backward would need (lines 799-809).
+    - The loss is scaled in fp16, as the optimizer divides by that scale later; the library begins backward with
+      gradients it would have received (line 551).
+    - Gradients find the values they are of by name, and whole numbers get none (lines 540, 684).
+    """
+
+    def __init__(self, library: ZeroBubbleVPipeScheduler, order: Callable[[int], list[Nodes]]) -> None:
+        """Instead of ``library``; ``order`` gives what each device does for so many micro batches."""
+        manager = library.stage_manager
+        super().__init__(manager, order(library.num_microbatch), library.num_model_chunks, library.num_microbatch)
+        self._order, self._ordered_for = order, library.num_microbatch
+        self._ends_here = manager.is_last_stage(ignore_chunk=True)
+        self._begins_here = manager.is_first_stage(ignore_chunk=True)
+
+    def forget_shapes(self) -> None:
+        """Describe anew what devices send each other, with the next message of each kind."""
+        first, last = self._begins_here, self._ends_here
+        self.send_tensor_metadata, self.send_grad_metadata = [not last, not first], [not first, not last]
+        self.tensor_metadata_recv, self.grad_metadata_recv = [None, None], [None, None]
+
+    def run_forward_only(
+        self,
+        model_chunk: Any,
+        data_iter: Any,
+        criterion: Callable[..., Any],
+        return_loss: bool = False,
+        return_outputs: bool = False,
+    ) -> dict[str, Any]:
+        """Forward of all micro batches; the first device gets their mean loss."""
+        self.load_batch(data_iter)
+        manager = self.stage_manager
+        nodes = forward_order(manager.num_stages, self.num_microbatch)[manager.stage]
+        return self._run(nodes, model_chunk, criterion, None)
+
+    def run_forward_backward(
+        self,
+        model_chunk: Any,
+        data_iter: Any,
+        criterion: Callable[..., Any],
+        optimizer: Any = None,
+        return_loss: bool = False,
+        return_outputs: bool = False,
+    ) -> dict[str, Any]:
+        """Forward and backward of all micro batches; the first device gets their mean loss."""
+        self.load_batch(data_iter)
+        if self._ordered_for != self.num_microbatch:
+            self.schedules, self._ordered_for = self._order(self.num_microbatch), self.num_microbatch
+        return self._run(self.schedules[self.stage_manager.stage], model_chunk, criterion, optimizer)
+
+    def _run(
+        self, nodes: Nodes, model: Any, criterion: Callable[..., Any], optimizer: Any
+    ) -> dict[str, Any]:
+        device = get_accelerator().get_current_device()
+        total = torch.zeros((), device=device) if self._begins_here else None
+        for node in nodes:
+            if node.type == "F":
+                self._forward(node.chunk, model, criterion, total)
+            elif node.type == "B":
+                self._backward(node.chunk, optimizer)
+            elif node.type == "W":
+                WeightGradStore.pop(node.chunk)
+            elif node.type in self.communication_map:
+                handles = self.communication_map[node.type](node.chunk)
+                if node.type.startswith("SEND"):
+                    self._keep(handles)
+        for handle in self.wait_handles:
+            handle.wait()
+        self.wait_handles = []
+        return {"loss": total, "outputs": None}
+
+    def _keep(self, handles: list[Any]) -> None:
+        # A send holds what it sends until somebody has waited for it.
+        waiting = []
+        for handle in self.wait_handles:
+            if handle.is_completed():
+                handle.wait()
+            else:
+                waiting.append(handle)
+        self.wait_handles = [*waiting, *handles]
+
+    def _forward(self, chunk: int, model: Any, criterion: Callable[..., Any], total: Tensor | None) -> None:
+        micro_batch = self.load_micro_batch(chunk)
+        inputs = self._next_input(chunk)
+        for value in (inputs or {}).values():
+            if value.is_floating_point():
+                require_grad(value)
+        with self.stage_manager.switch_model_chunk_id(chunk):
+            layers = self.stage_manager.stage_indices[chunk]
+            outputs: Any = model_forward(model, micro_batch, {**(inputs or {}), "stage_index": layers})
+        if total is not None and chunk == 1:
+            outputs = criterion(outputs, micro_batch) / self.num_microbatch
+            total += outputs.detach()
+        else:
+            sent = {name: value.detach().clone() for name, value in outputs.items()}
+            here = self._ends_here and chunk == 0
+            (self.local_send_forward_buffer if here else self.send_forward_buffer[chunk]).append(sent)
+            if not self.forward_only:
+                # Backward needs its graph, not its numbers.
+                outputs[STATES].untyped_storage().resize_(0)
+        if not self.forward_only:
+            self.input_tensors[chunk].append(inputs)
+            self.output_tensors[chunk].append(outputs)
+
+    def _next_input(self, chunk: int) -> Values | None:
+        if chunk == 0 and self._begins_here:
+            return None
+        if chunk == 1 and self._ends_here:
+            own: Values = self.local_send_forward_buffer.pop(0)
+            return own
+        return _received(self.recv_forward_buffer[chunk])
+
+    def _backward(self, chunk: int, optimizer: Any) -> None:
+        inputs, outputs = self.input_tensors[chunk].pop(0), self.output_tensors[chunk].pop(0)
+        for value in (inputs or {}).values():
+            retain_grad(value)
+        if chunk == 1 and self._begins_here:
+            optimizer.backward(outputs)
+        else:
+            here = self._ends_here and chunk == 0
+            found = self.local_send_backward_buffer.pop(0) if here else _received(self.recv_backward_buffer[chunk])
+            optimizer.backward_by_grad([outputs[name] for name in found], list(found.values()))
+        WeightGradStore.flush(chunk)
+        if inputs is not None:
+            gradients = {name: value.grad for name, value in inputs.items() if value.grad is not None}
+            here = self._ends_here and chunk == 1
+            (self.local_send_backward_buffer if here else self.send_backward_buffer[chunk]).append(gradients)
+
+
+def _received(buffer: list[Any]) -> Values:
+    values, handles = buffer.pop(0)
+    for handle in handles:
+        handle.wait()
+    found: Values = values
+    return found
+
+
+def forward_order(num_stages: int, num_microbatches: int) -> list[Nodes]:
+    """What each device does in forward alone: in every tick one micro batch passes each of its chunks.
+
+    Slot ``k`` of the V has micro batch ``tick - k``. Devices agree on the order of what they send each other, by tick,
+    chunk and sender, so that none waits for one that waits for it.
+    """
+    slots = 2 * num_stages
+    orders: list[Nodes] = [[] for _ in range(num_stages)]
+    for tick in range(num_microbatches + slots - 1):
+        active = [slot for slot in range(slots) if 0 <= tick - slot < num_microbatches]
+        for slot in active:
+            orders[_device(slot, num_stages)].append(_node("F", slot, num_stages, tick - slot))
+        for slot in active:
+            here, there = _device(slot, num_stages), _device(slot + 1, num_stages)
+            if slot + 1 < slots and here != there:
+                orders[here].append(_node("SEND_FORWARD", slot, num_stages, tick - slot))
+                orders[there].append(_node("RECV_FORWARD", slot + 1, num_stages, tick - slot))
+    return orders
+
+
+def _device(slot: int, num_stages: int) -> int:
+    return min(slot, 2 * num_stages - 1 - slot)
+
+
+def _node(kind: str, slot: int, num_stages: int, micro_batch: int) -> ScheduledNode:
+    return ScheduledNode(kind, int(slot >= num_stages), _device(slot, num_stages), micro_batch)
+
+
+def backward_order(num_stages: int, num_microbatches: int) -> list[Nodes]:
+    """What each device does in a step."""
+    from colossalai.pipeline.schedule.v_schedule import PipelineGraph
+
+    costs = {"f_cost": 10, "b_cost": 10, "w_cost": 10, "c_cost": 1, "f_mem": 1, "b_mem": -0.5, "w_mem": -0.5}
+    found: list[Nodes] = PipelineGraph(num_stages, num_microbatches, **costs).get_v_schedule()
+    return found
