@@ -13,12 +13,11 @@ from planner.layouts.layout import Layout
 from planner.plans.plan import Plan
 from planner.specs import ModelSpec
 from runtime.engines.reducing import sum_over
-from runtime.engines.zero_bubble import ZeroBubbleV, backward_order
+from runtime.engines.zero_bubble import ZeroBubbleV
 from runtime.patches import rotary
 from runtime.patches.experts import MixtralShardPolicy
 from runtime.patches.host_accelerator import Device
 from runtime.patches.policy import ShardPolicy
-from runtime.states.placement import slot_layers
 
 LARGEST_LEAST_CHUNK_M = 32.0
 """Colossal-AI's default of the smallest chunk, in 2^20 elements."""
@@ -44,9 +43,7 @@ def hybrid_plugin(plan: Plan, device: Device) -> HybridParallelPlugin:
         # Reduction behind backward needs a second stream.
         plugin = HybridParallelPlugin(overlap_communication=device == "cuda", **common, **_sequence(layout))
     if layout.schedule == "zbv":
-        plugin.scheduler = ZeroBubbleV(plugin.scheduler, partial(backward_order, layout.pipeline_parallel))
-        # Its constructor takes as many numbers as there are devices, and then looks for one of each chunk.
-        plugin.stage_manager.num_layers_per_stage = list(slot_layers(layout))
+        plugin.scheduler = ZeroBubbleV(plugin.scheduler)
     return plugin
 
 

@@ -1,18 +1,17 @@
 """The zero-bubble V schedule: Colossal-AI's, in the order that the planner timed, with what it gets wrong put right."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from colossalai.accelerator import get_accelerator
 from colossalai.pipeline.schedule._utils import model_forward, require_grad, retain_grad
-from colossalai.pipeline.schedule.v_schedule import ScheduledNode
 from colossalai.pipeline.schedule.zero_bubble_pp import ZeroBubbleVPipeScheduler
 from colossalai.pipeline.weight_grad_store import WeightGradStore
 from torch import Tensor
 
-Nodes = list[ScheduledNode]
-"""What a device does, one after the other: F, B and W of its chunks, and what it sends and receives."""
+from runtime.engines.zero_bubble_nodes import Nodes, forward_nodes, step_nodes
+
 Values = dict[str, Tensor]
 """What a chunk hands to the next one, or the gradients of that."""
 
@@ -32,17 +31,16 @@ class ZeroBubbleV(ZeroBubbleVPipeScheduler):  # type: ignore[misc]
     - Gradients find the values they are of by name, and whole numbers get none (lines 540, 684).
     """
 
-    def __init__(self, library: ZeroBubbleVPipeScheduler, order: Callable[[int], list[Nodes]]) -> None:
-        """Instead of ``library``; ``order`` gives what each device does for so many micro batches."""
+    def __init__(self, library: ZeroBubbleVPipeScheduler) -> None:
+        """Instead of ``library``, for as many stages and micro batches."""
         manager = library.stage_manager
-        super().__init__(manager, order(library.num_microbatch), library.num_model_chunks, library.num_microbatch)
-        self._order, self._ordered_for = order, library.num_microbatch
-        self._ends_here = manager.is_last_stage(ignore_chunk=True)
+        super().__init__(manager, [], library.num_model_chunks, library.num_microbatch)
+        self._turns_here = manager.is_last_stage(ignore_chunk=True)
         self._begins_here = manager.is_first_stage(ignore_chunk=True)
 
     def forget_shapes(self) -> None:
         """Describe anew what devices send each other, with the next message of each kind."""
-        first, last = self._begins_here, self._ends_here
+        first, last = self._begins_here, self._turns_here
         self.send_tensor_metadata, self.send_grad_metadata = [not last, not first], [not first, not last]
         self.tensor_metadata_recv, self.grad_metadata_recv = [None, None], [None, None]
 
@@ -56,9 +54,7 @@ class ZeroBubbleV(ZeroBubbleVPipeScheduler):  # type: ignore[misc]
     ) -> dict[str, Any]:
         """Forward of all micro batches; the first device gets their mean loss."""
         self.load_batch(data_iter)
-        manager = self.stage_manager
-        nodes = forward_order(manager.num_stages, self.num_microbatch)[manager.stage]
-        return self._run(nodes, model_chunk, criterion, None)
+        return self._run(forward_nodes, model_chunk, criterion, None)
 
     def run_forward_backward(
         self,
@@ -71,13 +67,16 @@ class ZeroBubbleV(ZeroBubbleVPipeScheduler):  # type: ignore[misc]
     ) -> dict[str, Any]:
         """Forward and backward of all micro batches; the first device gets their mean loss."""
         self.load_batch(data_iter)
-        if self._ordered_for != self.num_microbatch:
-            self.schedules, self._ordered_for = self._order(self.num_microbatch), self.num_microbatch
-        return self._run(self.schedules[self.stage_manager.stage], model_chunk, criterion, optimizer)
+        return self._run(step_nodes, model_chunk, criterion, optimizer)
 
     def _run(
-        self, nodes: Nodes, model: Any, criterion: Callable[..., Any], optimizer: Any
+        self,
+        nodes_of: Callable[[int, int], tuple[Nodes, ...]],
+        model: Any,
+        criterion: Callable[..., Any],
+        optimizer: Any,
     ) -> dict[str, Any]:
+        nodes = nodes_of(self.stage_manager.num_stages, self.num_microbatch)[self.stage_manager.stage]
         device = get_accelerator().get_current_device()
         total = torch.zeros((), device=device) if self._begins_here else None
         for node in nodes:
@@ -120,7 +119,7 @@ class ZeroBubbleV(ZeroBubbleVPipeScheduler):  # type: ignore[misc]
             total += outputs.detach()
         else:
             sent = {name: value.detach().clone() for name, value in outputs.items()}
-            here = self._ends_here and chunk == 0
+            here = self._turns_here and chunk == 0
             (self.local_send_forward_buffer if here else self.send_forward_buffer[chunk]).append(sent)
             if not self.forward_only:
                 # Backward needs its graph, not its numbers.
@@ -132,7 +131,7 @@ class ZeroBubbleV(ZeroBubbleVPipeScheduler):  # type: ignore[misc]
     def _next_input(self, chunk: int) -> Values | None:
         if chunk == 0 and self._begins_here:
             return None
-        if chunk == 1 and self._ends_here:
+        if chunk == 1 and self._turns_here:
             own: Values = self.local_send_forward_buffer.pop(0)
             return own
         return _received(self.recv_forward_buffer[chunk])
@@ -144,13 +143,13 @@ class ZeroBubbleV(ZeroBubbleVPipeScheduler):  # type: ignore[misc]
         if chunk == 1 and self._begins_here:
             optimizer.backward(outputs)
         else:
-            here = self._ends_here and chunk == 0
+            here = self._turns_here and chunk == 0
             found = self.local_send_backward_buffer.pop(0) if here else _received(self.recv_backward_buffer[chunk])
             optimizer.backward_by_grad([outputs[name] for name in found], list(found.values()))
         WeightGradStore.flush(chunk)
         if inputs is not None:
             gradients = {name: value.grad for name, value in inputs.items() if value.grad is not None}
-            here = self._ends_here and chunk == 1
+            here = self._turns_here and chunk == 1
             (self.local_send_backward_buffer if here else self.send_backward_buffer[chunk]).append(gradients)
 
 
@@ -159,41 +158,4 @@ def _received(buffer: list[Any]) -> Values:
     for handle in handles:
         handle.wait()
     found: Values = values
-    return found
-
-
-def forward_order(num_stages: int, num_microbatches: int) -> list[Nodes]:
-    """What each device does in forward alone: in every tick one micro batch passes each of its chunks.
-
-    Slot ``k`` of the V has micro batch ``tick - k``. Devices agree on the order of what they send each other, by tick,
-    chunk and sender, so that none waits for one that waits for it.
-    """
-    slots = 2 * num_stages
-    orders: list[Nodes] = [[] for _ in range(num_stages)]
-    for tick in range(num_microbatches + slots - 1):
-        active = [slot for slot in range(slots) if 0 <= tick - slot < num_microbatches]
-        for slot in active:
-            orders[_device(slot, num_stages)].append(_node("F", slot, num_stages, tick - slot))
-        for slot in active:
-            here, there = _device(slot, num_stages), _device(slot + 1, num_stages)
-            if slot + 1 < slots and here != there:
-                orders[here].append(_node("SEND_FORWARD", slot, num_stages, tick - slot))
-                orders[there].append(_node("RECV_FORWARD", slot + 1, num_stages, tick - slot))
-    return orders
-
-
-def _device(slot: int, num_stages: int) -> int:
-    return min(slot, 2 * num_stages - 1 - slot)
-
-
-def _node(kind: str, slot: int, num_stages: int, micro_batch: int) -> ScheduledNode:
-    return ScheduledNode(kind, int(slot >= num_stages), _device(slot, num_stages), micro_batch)
-
-
-def backward_order(num_stages: int, num_microbatches: int) -> list[Nodes]:
-    """What each device does in a step."""
-    from colossalai.pipeline.schedule.v_schedule import PipelineGraph
-
-    costs = {"f_cost": 10, "b_cost": 10, "w_cost": 10, "c_cost": 1, "f_mem": 1, "b_mem": -0.5, "w_mem": -0.5}
-    found: list[Nodes] = PipelineGraph(num_stages, num_microbatches, **costs).get_v_schedule()
     return found
