@@ -51,7 +51,7 @@ def _one_product(problem: Problem, product: Product, rows: Floats, batches: Floa
         taken = times * matrix_seconds(problem, rows, columns, depth, together) / reached
         return np.asarray(np.maximum(taken, moved))
 
-    return with_gradients(one, rows, inner, outer)
+    return with_gradients(one, rows, inner, outer).passes
 
 
 @formula("colossalai0.5.0", "megatron-core")

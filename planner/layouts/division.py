@@ -49,12 +49,15 @@ def missing_layers(problem: Problem, columns: LayoutColumns) -> Integers:
 
 
 def divides_evenly(problem: Problem, columns: LayoutColumns) -> Booleans:
-    """Where an even division exists; none where it would leave the first or the last stage without a layer."""
+    """Where an even division exists; none where it would leave the first or the last stage without a layer.
+
+    In a V the ends, which are both on the first stage, take the place of no layer.
+    """
     missing = missing_layers(problem, columns)
     if not problem.stack.ends_as_layers:
         return missing == 0
     taken = (missing <= END_LAYERS) & (columns.pipeline_parallel > 1) & (full_stage(problem, columns) > 1)
-    return (missing == 0) | taken
+    return (missing == 0) | (taken & ~columns.schedule_is("zbv"))
 
 
 def most_chunks(problem: Problem, columns: LayoutColumns) -> Integers:

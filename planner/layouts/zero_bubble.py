@@ -11,11 +11,16 @@ The order depends on nothing but the number of stages and of micro batches, so t
 
 import functools
 from collections import deque
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 CHUNKS = 2
 """Chunks of a stage."""
 
+Count = TypeVar("Count", int, NDArray[np.int64])
+"""A number, or a column of them."""
 Kind = Literal["F", "B", "W"]
 """Forward, gradient of the input, gradients of the weights: the library's names (v_schedule.py:369)."""
 
@@ -39,9 +44,9 @@ def stage_of(slot: int, num_stages: int) -> int:
     return min(slot, CHUNKS * num_stages - 1 - slot)
 
 
-def most_held(num_stages: int) -> int:
+def most_held(num_stages: Count) -> Count:
     """Micro batches of one chunk whose activations a stage holds at most: as many layers' as 1F1B's first stage."""
-    return CHUNKS * num_stages
+    return num_stages * CHUNKS
 
 
 @functools.lru_cache(maxsize=256)

@@ -14,6 +14,7 @@ import numpy as np
 from planner.cost_model.communication import message_wait_seconds, tied_embedding_seconds
 from planner.cost_model.pipeline import pipeline_bubble, stage_times
 from planner.cost_model.terms import total
+from planner.cost_model.zero_bubble import v_seconds
 from planner.layouts.layout import LayoutColumns
 from planner.layouts.problem import Problem
 from planner.layouts.stages import Booleans, Floats, Integers, StageColumns
@@ -115,7 +116,7 @@ class TimeTables:
     microbatch: Affine | Stepped
     tail: Affine
     fixed: Integers
-    """Per layout: time outside stages, in ticks."""
+    """Per layout: time outside stages, in ticks; in a V with what its schedule takes more, or less, as it is played."""
     num_microbatches: Integers
     num_chunks: Integers
     num_layers: int
@@ -157,13 +158,12 @@ def time_tables(problem: Problem, limits: StageLimits, tick_s: float | None = No
     everything = np.full(len(stages), num_layers)
     whole = stages.with_layers(everything)
     here, beyond = stage_times(problem, whole), stage_times(problem, stages.with_layers(everything + 1))
-    starts = stages.first_rows()
-    columns = stages.layouts
+    starts, columns = stages.first_rows(), stages.layouts
     fixed_s = (tied_embedding_seconds(problem, stages) + message_wait_seconds(problem, stages))[starts]
     # A stage that recomputes everything takes less than twice as long.
     tick_s = tick_s or _finest_safe_tick_s(2.0 * total(here.microbatch), columns)
     single = columns.pipeline_parallel == 1
-    return TimeTables(
+    tables = TimeTables(
         tick_s=tick_s,
         limits=limits,
         starts=starts,
@@ -174,6 +174,26 @@ def time_tables(problem: Problem, limits: StageLimits, tick_s: float | None = No
         num_chunks=columns.num_model_chunks[starts],
         num_layers=num_layers,
     )
+    return _with_played(problem, tables)
+
+
+def _with_played(problem: Problem, tables: TimeTables) -> TimeTables:
+    """The tables with the steps of layouts in a V as they are played, which have one division of their layers each.
+
+    What that takes more than the formula of the others, or less, is put to the time outside of stages.
+    """
+    in_v = tables.limits.stages.layouts.schedule_is("zbv")[tables.starts]
+    if not in_v.any():
+        return tables
+    layers = tables.limits.fewest
+    own = tables.limits.stages.with_layers(layers).take(tables.limits.stages.spread(in_v))
+    played = v_seconds(problem, own) / tables.tick_s
+    times = tables.microbatch.at(layers)
+    time_sum, slowest = np.add.reduceat(times, tables.starts), np.maximum.reduceat(times, tables.starts)
+    formula = tables.num_microbatches * slowest + pipeline_bubble(time_sum, slowest, tables.num_chunks)
+    fixed = tables.fixed.copy()
+    fixed[in_v] += np.rint(played - formula[in_v]).astype(np.int64)
+    return replace(tables, fixed=fixed)
 
 
 def recompute_ticks(problem: Problem, stages: StageColumns, tick_s: float) -> Integers:

@@ -329,7 +329,7 @@ def test_weight_products_by_hand() -> None:
     products = weight_products(problem(), stages())
     # 2 * (8 * 16 + 16 * 48 + 8 * 48) bytes and so on; backward has two such products for each.
     moved = {"qkv": 2560, "attention_output": 1024, "ffn_in": 3328, "ffn_out": 3328}
-    assert {name: passes.forward[0] for name, passes in products.items()} == pytest.approx(
+    assert {name: product.output[0] for name, product in products.items()} == pytest.approx(
         {name: num_bytes / 5e8 for name, num_bytes in moved.items()}
     )
-    assert products["qkv"].backward.tolist() == pytest.approx([2 * 2560 / 5e8])
+    assert products["qkv"].passes.backward.tolist() == pytest.approx([2 * 2560 / 5e8])

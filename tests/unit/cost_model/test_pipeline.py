@@ -4,16 +4,11 @@ import numpy as np
 import pytest
 
 from planner.cost_model import predict
+from planner.cost_model.breakdown import step_breakdown
 from planner.cost_model.communication import data_parallel_seconds, layer_collectives
 from planner.cost_model.compute import layer_seconds
 from planner.cost_model.grid_communication import grid_gradient_seconds
-from planner.cost_model.pipeline import (
-    host_seconds,
-    outside_layers_seconds,
-    pipeline_bubble,
-    stage_times,
-    step_breakdown,
-)
+from planner.cost_model.pipeline import host_seconds, outside_layers_seconds, pipeline_bubble, stage_times
 from planner.cost_model.terms import total
 from planner.layouts.layout import columns_of
 from planner.layouts.stages import stages_of

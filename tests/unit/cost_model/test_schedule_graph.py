@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 from planner.cost_model import predict
+from planner.cost_model.breakdown import step_breakdown
 from planner.cost_model.communication import tied_embedding_seconds
-from planner.cost_model.pipeline import stage_times, step_breakdown
-from planner.cost_model.schedule_graph import PassTimes, pass_times, schedule_step_seconds, stage_ends
+from planner.cost_model.passes import PassTimes, pass_times
+from planner.cost_model.pipeline import stage_times
+from planner.cost_model.schedule_graph import schedule_step_seconds, stage_ends
 from planner.cost_model.terms import total
 from planner.layouts.problem import Problem
 from planner.layouts.stages import StageColumns

@@ -1,0 +1,202 @@
+"""Time of the zero-bubble V schedule: the longest path through the order in which its stages work.
+
+The order is that of :func:`planner.layouts.zero_bubble.node_order`, which the runtime follows too. Many layouts with
+as many stages and micro batches are played at once.
+"""
+
+import functools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from planner.cost_model import communication, compute
+from planner.cost_model.passes import STEADY, end_passes, pass_times
+from planner.cost_model.pipeline import StageTimes, stage_times
+from planner.cost_model.sources import formula
+from planner.layouts.problem import Problem
+from planner.layouts.stages import Booleans, Floats, StageColumns
+from planner.layouts.zero_bubble import CHUNKS, Node, node_order, slot_of
+
+SHORTEST = 8
+"""Micro batches that are played first, in multiples of the stages; doubled until the schedule is steady.
+
+From twice the stages on, and until twice the stages before the last, micro batches repeat each other's order.
+"""
+DRAIN, WINDOW = 2, 2
+"""Multiples of the stages: micro batches that are left out at the end, and those before that have to be steady.
+
+As many as a stage holds at once, so that nothing reaches back further.
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pieces:
+    """Times of the pieces of work of one micro batch, by layout, stage and chunk, in seconds."""
+
+    forward_s: Floats
+    backward_s: Floats
+    """Without the weight gradients that are put off."""
+    weight_s: Floats
+    message_s: Floats
+    """By layout: one hidden state or gradient to a neighbour, after which that can start."""
+
+    def take(self, rows: Booleans) -> "Pieces":
+        """The pieces of some of the layouts."""
+        return Pieces(**{name: column[rows] for name, column in vars(self).items()})
+
+    @property
+    def of_kinds(self) -> dict[str, Floats]:
+        """The times by the names of nodes."""
+        return {"F": self.forward_s, "B": self.backward_s, "W": self.weight_s}
+
+
+@formula("qi2023", "colossalai0.5.0")
+def piece_times(problem: Problem, stages: StageColumns, times: StageTimes) -> Pieces:
+    """Forward, backward and weight gradients of both chunks of each stage, for layouts with as many stages.
+
+    All of them add up to the stage's time of a micro batch. The chunks halve it, but for what the embedding computes,
+    which is the first chunk's of the first stage, and the head, the second's there. Put off are the weight gradients
+    of the products in layers, with the additions to the gradients that there are (weight_grad_store.py:21-47); the
+    head's are part of its backward.
+    """
+    passes, (embedding, head) = pass_times(problem, stages, times), end_passes(problem, stages)
+    put_off = stages.num_layers * compute.weight_gradient_seconds(problem, stages)
+    backward_ends = embedding.backward + head.backward
+    put_off = put_off + times.microbatch["gradient_accumulation"]
+    put_off = np.minimum(put_off, np.maximum(passes.backward_s - backward_ends, 0.0))
+    forward = (passes.forward_s - embedding.forward - head.forward) / CHUNKS
+    backward = (passes.backward_s - put_off - backward_ends) / CHUNKS
+    num_stages = int(stages.layouts.pipeline_parallel[0])
+
+    def of_stages(*chunks: Floats) -> Floats:
+        return np.stack(chunks, axis=-1).reshape(-1, num_stages, CHUNKS)
+
+    return Pieces(
+        forward_s=of_stages(forward + embedding.forward, forward + head.forward),
+        backward_s=of_stages(backward + embedding.backward, backward + head.backward),
+        weight_s=of_stages(put_off / CHUNKS, put_off / CHUNKS),
+        message_s=communication.message_seconds(problem, stages).reshape(-1, num_stages).max(axis=1),
+    )
+
+
+@formula("qi2024", "definition")
+def v_seconds(problem: Problem, stages: StageColumns) -> Floats:
+    """When the last stage of each layout has done its last piece of work, for the stages of whole layouts.
+
+    NaN for layouts under other schedules. Units: s.
+    """
+    starts = stages.first_rows()
+    columns = stages.layouts.take(starts)
+    seconds = np.full(len(starts), np.nan)
+    kinds = np.stack([columns.pipeline_parallel, columns.num_microbatches], axis=1)
+    in_v = columns.schedule_is("zbv")
+    for num_stages, count in np.unique(kinds[in_v], axis=0).tolist():
+        chosen = in_v & (kinds == (num_stages, count)).all(axis=1)
+        own = stages.take(stages.spread(chosen))
+        pieces = piece_times(problem, own, stage_times(problem, own))
+        seconds[chosen] = stage_ends(pieces, count).max(axis=1)
+    return seconds
+
+
+def stage_ends(pieces: Pieces, num_microbatches: int) -> Floats:
+    """When each stage of each layout has done its last piece of work of a step, as (layouts, stages).
+
+    Exact: where the micro batches that a stage can hold at once all came the same time after the ones before, those
+    that follow in the same order do so too, because every piece of work is the latest of earlier ones plus a
+    constant. So these are not played. Units: s.
+    """
+    num_layouts, num_stages = pieces.forward_s.shape[:2]
+    ends, left = np.zeros((num_layouts, num_stages)), np.arange(num_layouts)
+    played = min(num_microbatches, SHORTEST * num_stages)
+    while len(left):
+        own = pieces.take(left)  # type: ignore[arg-type]
+        clocks, done = _play(own, played)
+        if played == num_microbatches:
+            ends[left] = clocks
+            break
+        advance, steady = _advance(done, num_stages)
+        ends[left[steady]] = (clocks + (advance * (num_microbatches - played))[:, None])[steady]
+        left, played = left[~steady], min(num_microbatches, 2 * played)
+    return ends
+
+
+def _advance(done: Floats, num_stages: int) -> tuple[Floats, Booleans]:
+    """What a micro batch takes more than the one before, by layout, and where that is the same for all in a window."""
+    stop = done.shape[1] - DRAIN * num_stages
+    steps = np.diff(done[:, stop - WINDOW * num_stages - 1 : stop], axis=1)
+    low, high = steps.min(axis=(0, 1)), steps.max(axis=(0, 1))
+    return high, high - low <= STEADY * np.maximum(high, 1e-30)
+
+
+class _Step(NamedTuple):
+    """One piece of work of the whole pipeline."""
+
+    kind: str
+    stage: int
+    chunk: int
+    microbatch: int
+    own: int
+    """Row of the table of forwards and backwards where its end goes; -1 for weight gradients, which none waits for."""
+    before: int
+    """Row of what it waits for; -1 where that is nothing, or work before it on the same stage."""
+    is_sent: bool
+
+
+@functools.lru_cache(maxsize=64)
+def _steps(num_stages: int, num_microbatches: int) -> tuple[_Step, ...]:
+    """All pieces of work, each after those that it waits for."""
+    orders = [iter(order) for order in node_order(num_stages, num_microbatches)]
+    waiting: list[Node | None] = [next(order, None) for order in orders]
+    done: set[tuple[int, int]] = set()
+    steps: list[_Step] = []
+    while any(waiting):
+        for stage, order in enumerate(orders):
+            steps += _runnable(stage, order, waiting, done, num_stages)
+    return tuple(steps)
+
+
+def _runnable(
+    stage: int, order: Iterator[Node], waiting: list[Node | None], done: set[tuple[int, int]], num_stages: int
+) -> Iterator[_Step]:
+    """What a stage can do with what is done, up to the first piece of work that it has to wait for."""
+    while (node := waiting[stage]) is not None:
+        step = _step(stage, node, num_stages)
+        if step.before >= 0 and (step.before, node.microbatch) not in done:
+            return
+        done.add((step.own, node.microbatch))
+        waiting[stage] = next(order, None)
+        yield step
+
+
+def _step(stage: int, node: Node, num_stages: int) -> _Step:
+    slots, slot = CHUNKS * num_stages, slot_of(stage, node.chunk, num_stages)
+    if node.kind == "W":
+        return _Step("W", stage, node.chunk, node.microbatch, own=-1, before=-1, is_sent=False)
+    # Forwards by slot, and then backwards from the last slot on: what each waits for is the row before its own.
+    own = slot if node.kind == "F" else 2 * slots - 1 - slot
+    turns = own in (num_stages, slots, slots + num_stages)
+    return _Step(node.kind, stage, node.chunk, node.microbatch, own=own, before=own - 1, is_sent=not turns)
+
+
+def _play(pieces: Pieces, num_microbatches: int) -> tuple[Floats, NDArray[np.float64]]:
+    """Run every piece of work as soon as its input is there and the work before it on its stage is done.
+
+    Returns when stages are done, as (layouts, stages), and when each forward and backward was, as (row, micro batch,
+    layouts).
+    """
+    num_layouts, num_stages = pieces.forward_s.shape[:2]
+    of_kinds = {kind: np.ascontiguousarray(np.moveaxis(of_kind, 0, -1)) for kind, of_kind in pieces.of_kinds.items()}
+    done = np.zeros((2 * CHUNKS * num_stages, num_microbatches, num_layouts))
+    clocks = np.zeros((num_stages, num_layouts))
+    for kind, stage, chunk, microbatch, own, before, is_sent in _steps(num_stages, num_microbatches):
+        clock = clocks[stage]
+        if before >= 0:
+            ready = done[before, microbatch]
+            np.maximum(clock, ready + pieces.message_s if is_sent else ready, out=clock)
+        clock += of_kinds[kind][stage, chunk]
+        if own >= 0:
+            done[own, microbatch] = clock
+    return clocks.T, done
