@@ -10,7 +10,8 @@ from colossalai.pipeline.schedule.zero_bubble_pp import ZeroBubbleVPipeScheduler
 from colossalai.pipeline.weight_grad_store import WeightGradStore
 from torch import Tensor
 
-from runtime.engines.zero_bubble_nodes import Nodes, forward_nodes, step_nodes
+from runtime.engines.zero_bubble_order import Actions, forward_actions, step_actions
+from runtime.patches.weight_gradients import add_products
 
 Values = dict[str, Tensor]
 """What a chunk hands to the next one, or the gradients of that."""
@@ -54,7 +55,7 @@ class ZeroBubbleV(ZeroBubbleVPipeScheduler):  # type: ignore[misc]
     ) -> dict[str, Any]:
         """Forward of all micro batches; the first device gets their mean loss."""
         self.load_batch(data_iter)
-        return self._run(forward_nodes, model_chunk, criterion, None)
+        return self._run(forward_actions, model_chunk, criterion, None)
 
     def run_forward_backward(
         self,
@@ -67,28 +68,28 @@ class ZeroBubbleV(ZeroBubbleVPipeScheduler):  # type: ignore[misc]
     ) -> dict[str, Any]:
         """Forward and backward of all micro batches; the first device gets their mean loss."""
         self.load_batch(data_iter)
-        return self._run(step_nodes, model_chunk, criterion, optimizer)
+        return self._run(step_actions, model_chunk, criterion, optimizer)
 
     def _run(
         self,
-        nodes_of: Callable[[int, int], tuple[Nodes, ...]],
+        actions_of: Callable[[int, int], tuple[Actions, ...]],
         model: Any,
         criterion: Callable[..., Any],
         optimizer: Any,
     ) -> dict[str, Any]:
-        nodes = nodes_of(self.stage_manager.num_stages, self.num_microbatch)[self.stage_manager.stage]
+        actions = actions_of(self.stage_manager.num_stages, self.num_microbatch)[self.stage_manager.stage]
         device = get_accelerator().get_current_device()
         total = torch.zeros((), device=device) if self._begins_here else None
-        for node in nodes:
-            if node.type == "F":
-                self._forward(node.chunk, model, criterion, total)
-            elif node.type == "B":
-                self._backward(node.chunk, optimizer)
-            elif node.type == "W":
-                WeightGradStore.pop(node.chunk)
-            elif node.type in self.communication_map:
-                handles = self.communication_map[node.type](node.chunk)
-                if node.type.startswith("SEND"):
+        for action in actions:
+            if action.type == "F":
+                self._forward(action.chunk, model, criterion, total)
+            elif action.type == "B":
+                self._backward(action.chunk, optimizer)
+            elif action.type == "W":
+                add_products(action.chunk)
+            elif action.type in self.communication_map:
+                handles = self.communication_map[action.type](action.chunk)
+                if action.type.startswith("SEND"):
                     self._keep(handles)
         for handle in self.wait_handles:
             handle.wait()
@@ -141,7 +142,7 @@ class ZeroBubbleV(ZeroBubbleVPipeScheduler):  # type: ignore[misc]
         for value in (inputs or {}).values():
             retain_grad(value)
         if chunk == 1 and self._begins_here:
-            optimizer.backward(outputs)
+            begin_backward(optimizer, outputs)
         else:
             here = self._turns_here and chunk == 0
             found = self.local_send_backward_buffer.pop(0) if here else _received(self.recv_backward_buffer[chunk])
@@ -151,6 +152,11 @@ class ZeroBubbleV(ZeroBubbleVPipeScheduler):  # type: ignore[misc]
             gradients = {name: value.grad for name, value in inputs.items() if value.grad is not None}
             here = self._turns_here and chunk == 1
             (self.local_send_backward_buffer if here else self.send_backward_buffer[chunk]).append(gradients)
+
+
+def begin_backward(optimizer: Any, loss: Tensor) -> None:
+    """Backward of a micro batch from its loss, which the optimizer scales."""
+    optimizer.backward(loss)
 
 
 def _received(buffer: list[Any]) -> Values:

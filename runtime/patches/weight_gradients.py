@@ -94,7 +94,6 @@ def leave_undivided(policy: dict[Any, Any]) -> None:
 
 def defer_products(blocks: Iterable[nn.Module]) -> None:
     """Have all products of ``blocks`` leave the gradients of their weights to W; to be called after boosting."""
-    WeightGradStore.pop = add_products
     for block in blocks:
         for module in block.modules():
             if type(module) in _DEFERRED:
