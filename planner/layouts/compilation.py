@@ -1,8 +1,4 @@
-"""Which layouts run compiled: those without a grid and below ZeRO stage 3, where a problem asks for it.
-
-Nor under the zero-bubble schedule: a product puts its weight gradient off by what it does in Python in backward, of
-which a compiled one would run only the kernels (colossalai 0.5.0: shardformer/layer/_operation.py:125-165).
-"""
+"""Which layouts run compiled: those without a grid and below ZeRO stage 3, where a problem asks for it."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,8 +17,7 @@ def are_compiled(problem: Problem, columns: LayoutColumns) -> NDArray[np.bool_]:
     """Of which layouts blocks and loss are compiled."""
     if not problem.compiled or not compiles(problem.stack, problem.model):
         return np.zeros(len(columns), dtype=np.bool_)
-    in_v = columns.schedule_is("zbv")
-    return columns.mode_is("none", "1d") & (columns.zero_stage < SHARDS_WEIGHTS) & ~in_v
+    return columns.mode_is("none", "1d") & (columns.zero_stage < SHARDS_WEIGHTS)
 
 
 def is_compiled(problem: Problem, layout: Layout) -> bool:

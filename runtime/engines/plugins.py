@@ -13,6 +13,7 @@ from planner.layouts.layout import Layout
 from planner.plans.plan import Plan
 from planner.specs import ModelSpec
 from runtime.engines.reducing import sum_over
+from runtime.engines.zero_bubble import ZeroBubbleV
 from runtime.patches import rotary
 from runtime.patches.experts import MixtralShardPolicy
 from runtime.patches.host_accelerator import Device
@@ -37,9 +38,13 @@ def hybrid_plugin(plan: Plan, device: Device) -> HybridParallelPlugin:
     }
     if layout.expert_parallel > 1:
         # It takes overlap for a wish for ZeRO stage 1.
-        return ExpertPlugin(ep_size=layout.expert_parallel, overlap_communication=False, **common)
-    # Reduction behind backward needs a second stream.
-    return HybridParallelPlugin(overlap_communication=device == "cuda", **common, **_sequence(layout))
+        plugin = ExpertPlugin(ep_size=layout.expert_parallel, overlap_communication=False, **common)
+    else:
+        # Reduction behind backward needs a second stream.
+        plugin = HybridParallelPlugin(overlap_communication=device == "cuda", **common, **_sequence(layout))
+    if layout.schedule == "zbv":
+        plugin.scheduler = ZeroBubbleV(plugin.scheduler)
+    return plugin
 
 
 class ExpertPlugin(MoeHybridParallelPlugin):  # type: ignore[misc]
@@ -103,6 +108,8 @@ def _pipeline(layout: Layout, device: Device) -> dict[str, Any]:
     common = {"pp_style": layout.schedule, "num_microbatches": layout.num_microbatches}
     if layout.schedule == "1f1b":
         return common | {"num_layers_per_stage": list(layout.layers_per_stage)}
+    if layout.schedule == "zbv":
+        return common | {"num_model_chunks": layout.num_model_chunks, "scheduler_nodes": []}
     # The schedule drops the handles of its last sends, and gloo loses a send whose handle is gone.
     return common | {"num_model_chunks": layout.num_model_chunks, "overlap_p2p": device == "cuda"}
 
