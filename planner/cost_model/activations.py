@@ -3,7 +3,7 @@
 import numpy as np
 
 from planner.cost_model.compiled import with_compiled_counts
-from planner.cost_model.deferred import deferred_bytes
+from planner.cost_model.deferred import deferred_bytes, routed_deferred_bytes
 from planner.cost_model.expert_shares import routed_kept_bytes, routed_working_bytes
 from planner.cost_model.parameters import layer_parameters
 from planner.cost_model.parts import block, counted_whole, final_norm, kept_elements, working_elements
@@ -164,13 +164,16 @@ def kept_bytes(problem: Problem, stages: StageColumns) -> Floats:
     what their weight gradients hold, if that is more. Chunks that hold fewer layers are in flight more often or less
     often than the others: :func:`shorter_chunk`.
     """
-    plain, each = stages.num_layers - stages.recompute_layers, layer_activation_bytes(problem, stages)
-    in_v = stages.layouts.schedule_is("zbv")
-    if in_v.any():
-        each = np.where(in_v, np.maximum(each, deferred_bytes(problem, stages)), each)
-    per_microbatch = plain * each + stages.recompute_layers * boundary_bytes(problem, stages)
+    plain = stages.num_layers - stages.recompute_layers
+    per_microbatch = plain * layer_activation_bytes(problem, stages) + stages.recompute_layers * boundary_bytes(
+        problem, stages
+    )
     if problem.model.experts is not None:
         per_microbatch = per_microbatch + routed_kept_bytes(problem, stages, plain)
+    in_v = stages.layouts.schedule_is("zbv")
+    if in_v.any():
+        deferred = plain * deferred_bytes(problem, stages) + routed_deferred_bytes(problem, stages, plain)
+        per_microbatch = np.where(in_v, np.maximum(per_microbatch, deferred), per_microbatch)
     held, (missing, passes) = in_flight_microbatches(stages), shorter_chunk(problem, stages)
     per_layer = per_microbatch / np.maximum(stages.num_layers, 1)
     return held * per_microbatch + (held - passes) * missing * per_layer

@@ -12,7 +12,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from planner.cost_model import communication, compute
+from planner.cost_model import communication, compute, update
+from planner.cost_model.expert_shares import expert_layers
+from planner.cost_model.expert_time import expert_weight_gradient_seconds
 from planner.cost_model.passes import STEADY, end_passes, pass_times
 from planner.cost_model.pipeline import StageTimes, stage_times
 from planner.cost_model.sources import formula
@@ -59,13 +61,14 @@ def piece_times(problem: Problem, stages: StageColumns, times: StageTimes) -> Pi
 
     All of them add up to the stage's time of a micro batch. The chunks halve it, but for what the embedding computes,
     which is the first chunk's of the first stage, and the head, the second's there. Put off are the weight gradients
-    of the products in layers, with the additions to the gradients that there are (weight_grad_store.py:21-47); the
-    head's are part of its backward.
+    of the products in layers, which add them to those that there are (runtime/patches/weight_gradients.py); the head's
+    are part of its backward.
     """
     passes, (embedding, head) = pass_times(problem, stages, times), end_passes(problem, stages)
-    put_off = stages.num_layers * compute.weight_gradient_seconds(problem, stages)
     backward_ends = embedding.backward + head.backward
-    put_off = put_off + times.microbatch["gradient_accumulation"]
+    put_off = stages.num_layers * compute.weight_gradient_seconds(problem, stages)
+    put_off = put_off + expert_layers(problem, stages) * expert_weight_gradient_seconds(problem, stages)
+    put_off = put_off + update.put_off_addition_seconds(problem, stages)
     put_off = np.minimum(put_off, np.maximum(passes.backward_s - backward_ends, 0.0))
     forward = (passes.forward_s - embedding.forward - head.forward) / CHUNKS
     backward = (passes.backward_s - put_off - backward_ends) / CHUNKS

@@ -250,9 +250,9 @@ RULES = (
         detail="recompute_layers_per_stage = {recompute}",
         hint="recompute no layer, or use another {field.schedule}",
         values=_values,
-        why="Weight gradients are put off, and until then hold the inputs of their products, which are most of what "
-        "recomputation frees; checkpoints without reentry, which the library asks for, lose these gradients.",
-        source="colossalai 0.5.0: pipeline/weight_grad_store.py:12-20; booster/plugin/hybrid_parallel_plugin.py:1139",
+        why="Weight gradients are put off, on the last stage those of all micro batches that it holds, and keep the "
+        "inputs and output gradients of their products until then: no less than what recomputation frees.",
+        source="colossalai 0.5.0: pipeline/weight_grad_store.py:12-20; planner/layouts/zero_bubble.py: node_order",
         holds=lambda problem, columns: (
             ~columns.schedule_is("zbv") | np.isin(columns.recompute, (NO_RECOMPUTE, FREE_RECOMPUTE))
         ),

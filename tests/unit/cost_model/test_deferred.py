@@ -1,7 +1,9 @@
 """What weight gradients that are put off hold."""
 
-from planner.cost_model.deferred import deferred_bytes
-from tests.helpers import changed, problem, tiny_llama
+import numpy as np
+
+from planner.cost_model.deferred import deferred_bytes, routed_deferred_bytes
+from tests.helpers import changed, expert_problem, problem, tiny_llama
 from tests.unit.cost_model.test_zero_bubble import in_v
 
 
@@ -20,3 +22,14 @@ def test_deferred_bytes_count_each_gathered_input_of_a_divided_sequence() -> Non
     )
     # Queries, keys and values, and the two products into the feed-forward: three inputs more.
     assert (sliced - whole).tolist() == [8 * 2 * 3 * 16] * 2
+
+
+def test_routed_deferred_bytes_by_hand() -> None:
+    # Of each of 8 tokens and its 2 experts: input and output gradient 16 each, and what is 8 wide: two output
+    # gradients and an input.
+    columns = in_v()
+    assert routed_deferred_bytes(expert_problem(), columns, np.array([2, 1])).tolist() == [
+        2 * 16 * 2 * (32 + 24),
+        16 * 2 * (32 + 24),
+    ]
+    assert routed_deferred_bytes(problem(), columns, np.array([2, 1])).tolist() == [0, 0]

@@ -17,12 +17,9 @@ from planner.cost_model.pipeline import stage_times
 from planner.cost_model.schedule_graph import schedule_step_seconds
 from planner.cost_model.terms import total
 from planner.cost_model.zero_bubble import Pieces, piece_times, stage_ends, v_seconds
-from planner.layouts.compilation import is_compiled
 from planner.layouts.layout import LayoutColumns
 from planner.layouts.stages import StageColumns, stages_of
-from planner.specs.stack import CompiledSpec
-from planner.specs.units import Seconds
-from tests.helpers import changed, layout, problem, problem_of, stages
+from tests.helpers import layout, problem, problem_of, stages
 from tests.unit.cost_model.test_pipeline import EMBEDDING_S, HEAD_S, LAYER_S, SEND_S
 
 V = {"pipeline_parallel": 2, "schedule": "zbv", "num_model_chunks": 2}
@@ -133,10 +130,3 @@ def test_schedule_step_seconds_of_a_v_let_other_stages_start_their_tail_early() 
     expected = pytest.approx((ends + total(times.tail)).max())
     assert schedule_step_seconds(asked, columns) == expected
     assert predict(asked, one).schedule_step_s == expected
-
-
-def test_blocks_in_a_v_are_not_compiled() -> None:
-    compiled = CompiledSpec(families=("gpt2",), start_s=Seconds(1))
-    asked = changed(problem(stack={"compiled": compiled}), compiled=True)
-    assert is_compiled(asked, layout(pipeline_parallel=2))
-    assert not is_compiled(asked, layout(**V))
