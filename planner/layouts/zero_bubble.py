@@ -49,9 +49,18 @@ def most_held(num_stages: Count) -> Count:
     return num_stages * CHUNKS
 
 
-@functools.lru_cache(maxsize=256)
+@functools.lru_cache(maxsize=64)
 def node_order(num_stages: int, num_microbatches: int) -> tuple[tuple[Node, ...], ...]:
-    """The work of each stage in its order.
+    """The work of each stage in its order; see :func:`node_sequence`."""
+    orders: list[list[Node]] = [[] for _ in range(num_stages)]
+    for stage, node in node_sequence(num_stages, num_microbatches):
+        orders[stage].append(node)
+    return tuple(map(tuple, orders))
+
+
+@functools.lru_cache(maxsize=64)
+def node_sequence(num_stages: int, num_microbatches: int) -> tuple[tuple[int, Node], ...]:
+    """All work of all stages, each with its stage and after what it waits for.
 
     In the steady state all stages do one forward, one backward and the gradients of one chunk's weights in every
     round, and what goes from a slot to the next is needed in the round after: :func:`_rounds`. Where a stage would
@@ -65,11 +74,12 @@ def node_order(num_stages: int, num_microbatches: int) -> tuple[tuple[Node, ...]
         raise ValueError(f"{num_stages} stages and {num_microbatches} micro batches have no schedule")
     done = _Done(num_stages, num_microbatches)
     stages = [_Stage(stage, done) for stage in range(num_stages)]
-    left, clock = 3 * CHUNKS * num_stages * num_microbatches, 0
-    while left:
-        left -= sum(stage.work(clock) for stage in stages)
+    found: list[tuple[int, Node]] = []
+    clock = 0
+    while len(found) < 3 * CHUNKS * num_stages * num_microbatches:
+        found += ((stage, node) for stage, own in enumerate(stages) if (node := own.work(clock)) is not None)
         clock += 1
-    return tuple(tuple(stage.order) for stage in stages)
+    return tuple(found)
 
 
 class _Done:
@@ -113,22 +123,20 @@ class _Stage:
     """One stage that puts its work in order."""
 
     def __init__(self, stage: int, done: _Done) -> None:
-        self.order: list[Node] = []
         self._stage, self._done = stage, done
         self._rounds, self._next = _rounds(stage, done.num_stages, done.num_microbatches), 0
         self._put_off: deque[Node] = deque()
         self._entered = self._between = self._held = 0
         """Forwards of the first chunk; what is forward and not backward; the same without its weights' gradients."""
 
-    def work(self, clock: int) -> bool:
+    def work(self, clock: int) -> Node | None:
         """Do the piece of work whose turn it is, if there is one that can start."""
         node = self._choose(clock)
         if node is None:
-            return False
-        self.order.append(node)
+            return None
         if node.kind == "W":
             self._held -= 1
-            return True
+            return node
         self._done.add(node.kind, self._slot(node.chunk), node.microbatch, clock + 1)
         step = 1 if node.kind == "F" else -1
         self._between += step
@@ -137,7 +145,7 @@ class _Stage:
             self._put_off.append(Node("W", node.chunk, node.microbatch))
         elif node.chunk == 0:
             self._entered += 1
-        return True
+        return node
 
     def _choose(self, clock: int) -> Node | None:
         """What the stage does now: its next forward or backward, or what it may do while it waits for that."""
