@@ -4,7 +4,8 @@ The order is that of :func:`planner.layouts.zero_bubble.node_sequence`, which th
 as many stages and micro batches are played at once.
 """
 
-import functools
+import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -19,13 +20,8 @@ from planner.cost_model.pipeline import StageTimes, stage_times
 from planner.cost_model.sources import formula
 from planner.layouts.problem import Problem
 from planner.layouts.stages import Booleans, Floats, Integers, StageColumns
-from planner.layouts.zero_bubble import CHUNKS, Node, node_sequence, slot_of
+from planner.layouts.zero_bubble import CHUNKS, LEAST_STEADY, node_sequence, slot_of
 
-SHORTEST = 6
-"""Micro batches that are played first, in multiples of the stages; doubled until the schedule is steady.
-
-From twice the stages on, and until twice the stages before the last, micro batches repeat each other's order.
-"""
 MOST_TIMES = 4_000_000
 """Times of pieces that are kept at once."""
 DRAIN, WINDOW = 2, 2
@@ -111,7 +107,7 @@ def stage_ends(pieces: Pieces, num_microbatches: Integers) -> Floats:
     constant. So these are not played. Units: s.
     """
     num_layouts, num_stages = pieces.forward_s.shape[:2]
-    ends, played = np.zeros((num_layouts, num_stages)), np.minimum(num_microbatches, SHORTEST * num_stages)
+    ends, played = np.zeros((num_layouts, num_stages)), np.minimum(num_microbatches, LEAST_STEADY * num_stages)
     left = np.ones(num_layouts, dtype=bool)
     while left.any():
         count = int(played[left].min())
@@ -128,7 +124,7 @@ def stage_ends(pieces: Pieces, num_microbatches: Integers) -> Floats:
 
 def _advance(done: Floats, num_stages: int) -> tuple[Floats, Booleans]:
     """What a micro batch takes more than the one before, by layout, and where that is the same for all in a window."""
-    if done.shape[1] < SHORTEST * num_stages:
+    if done.shape[1] < LEAST_STEADY * num_stages:
         return np.zeros(done.shape[2]), np.zeros(done.shape[2], dtype=bool)
     stop = done.shape[1] - DRAIN * num_stages
     steps = np.diff(done[:, stop - WINDOW * num_stages - 1 : stop], axis=1)
@@ -136,13 +132,9 @@ def _advance(done: Floats, num_stages: int) -> tuple[Floats, Booleans]:
     return high, high - low <= STEADY * np.maximum(high, 1e-30)
 
 
-class _Step(NamedTuple):
-    """One piece of work of the whole pipeline."""
+class _Place(NamedTuple):
+    """What a kind of work on a chunk of a stage waits for."""
 
-    kind: str
-    stage: int
-    chunk: int
-    microbatch: int
     own: int
     """Row of the table of forwards and backwards where its end goes; -1 for weight gradients, which none waits for."""
     before: int
@@ -150,20 +142,15 @@ class _Step(NamedTuple):
     is_sent: bool
 
 
-@functools.lru_cache(maxsize=64)
-def _steps(num_stages: int, num_microbatches: int) -> tuple[_Step, ...]:
-    """All pieces of work, each after those that it waits for."""
-    return tuple(_step(stage, node, num_stages) for stage, node in node_sequence(num_stages, num_microbatches))
-
-
-def _step(stage: int, node: Node, num_stages: int) -> _Step:
-    slots, slot = CHUNKS * num_stages, slot_of(stage, node.chunk, num_stages)
-    if node.kind == "W":
-        return _Step("W", stage, node.chunk, node.microbatch, own=-1, before=-1, is_sent=False)
-    # Forwards by slot, and then backwards from the last slot on: what each waits for is the row before its own.
-    own = slot if node.kind == "F" else 2 * slots - 1 - slot
-    turns = own in (num_stages, slots, slots + num_stages)
-    return _Step(node.kind, stage, node.chunk, node.microbatch, own=own, before=own - 1, is_sent=not turns)
+def _places(num_stages: int) -> Iterator[tuple[tuple[int, str, int], _Place]]:
+    """By stage, kind and chunk: forwards by slot, then backwards from the last slot on, each after the row before."""
+    slots = CHUNKS * num_stages
+    turns = (num_stages, slots, slots + num_stages)
+    for stage, chunk in itertools.product(range(num_stages), range(CHUNKS)):
+        slot = slot_of(stage, chunk, num_stages)
+        for kind, own in (("F", slot), ("B", 2 * slots - 1 - slot)):
+            yield (stage, kind, chunk), _Place(own, own - 1, own not in turns)
+        yield (stage, "W", chunk), _Place(-1, -1, is_sent=False)
 
 
 def _play(pieces: Pieces, num_microbatches: int) -> tuple[Floats, NDArray[np.float64]]:
@@ -176,8 +163,9 @@ def _play(pieces: Pieces, num_microbatches: int) -> tuple[Floats, NDArray[np.flo
     of_kinds = {kind: np.ascontiguousarray(np.moveaxis(of_kind, 0, -1)) for kind, of_kind in pieces.of_kinds.items()}
     done = np.zeros((2 * CHUNKS * num_stages, num_microbatches, num_layouts))
     clocks = np.zeros((num_stages, num_layouts))
-    for kind, stage, chunk, microbatch, own, before, is_sent in _steps(num_stages, num_microbatches):
-        clock = clocks[stage]
+    places = dict(_places(num_stages))
+    for stage, (kind, chunk, microbatch) in node_sequence(num_stages, num_microbatches):
+        clock, (own, before, is_sent) = clocks[stage], places[stage, kind, chunk]
         if before >= 0:
             ready = done[before, microbatch]
             np.maximum(clock, ready + pieces.message_s if is_sent else ready, out=clock)

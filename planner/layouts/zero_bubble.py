@@ -10,7 +10,9 @@ The order depends on nothing but the number of stages and of micro batches, so t
 """
 
 import functools
+import itertools
 from collections import deque
+from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple, TypeVar
 
 import numpy as np
@@ -18,6 +20,11 @@ from numpy.typing import NDArray
 
 CHUNKS = 2
 """Chunks of a stage."""
+LEAST_STEADY = 6
+"""Micro batches, in multiples of the stages, of which those in the middle are worked on in the steady state.
+
+From twice the stages on, and until twice the stages before the last, they repeat each other's order.
+"""
 
 Count = TypeVar("Count", int, NDArray[np.int64])
 """A number, or a column of them."""
@@ -62,16 +69,30 @@ def node_order(num_stages: int, num_microbatches: int) -> tuple[tuple[Node, ...]
 def node_sequence(num_stages: int, num_microbatches: int) -> tuple[tuple[int, Node], ...]:
     """All work of all stages, each with its stage and after what it waits for.
 
-    In the steady state all stages do one forward, one backward and the gradients of one chunk's weights in every
-    round, and what goes from a slot to the next is needed in the round after: :func:`_rounds`. Where a stage would
-    wait, it computes weight gradients that it put off, or while the pipeline fills a forward of its first chunk that
-    would have its turn later; both as if each piece of work took the same time. A stage never holds the activations
-    of more than :func:`most_held` micro batches of a chunk.
+    As :func:`put_in_order` has it, of which it repeats the middle for micro batches beyond :data:`LEAST_STEADY`.
 
     Raises ``ValueError`` without a stage or a micro batch.
     """
     if min(num_stages, num_microbatches) < 1:
         raise ValueError(f"{num_stages} stages and {num_microbatches} micro batches have no schedule")
+    more = num_microbatches - LEAST_STEADY * num_stages
+    if more <= 0:
+        return put_in_order(num_stages, num_microbatches)
+    shorter = node_sequence(num_stages, num_microbatches - more)
+    middle, each = len(shorter) // 2, 3 * CHUNKS * num_stages
+    repeated = (_later(shorter[middle : middle + each], number) for number in range(more))
+    return (*shorter[:middle], *itertools.chain(*repeated), *_later(shorter[middle:], more))
+
+
+def put_in_order(num_stages: int, num_microbatches: int) -> tuple[tuple[int, Node], ...]:
+    """All work of all stages, each with its stage and after what it waits for, one piece after the other.
+
+    In the steady state all stages do one forward, one backward and the gradients of one chunk's weights in every
+    round, and what goes from a slot to the next is needed in the round after: :func:`_rounds`. Where a stage would
+    wait, it computes weight gradients that it put off, or while the pipeline fills a forward of its first chunk that
+    would have its turn later; both as if each piece of work took the same time. A stage never holds the activations
+    of more than :func:`most_held` micro batches of a chunk.
+    """
     done = _Done(num_stages, num_microbatches)
     stages = [_Stage(stage, done) for stage in range(num_stages)]
     found: list[tuple[int, Node]] = []
@@ -80,6 +101,11 @@ def node_sequence(num_stages: int, num_microbatches: int) -> tuple[tuple[int, No
         found += ((stage, node) for stage, own in enumerate(stages) if (node := own.work(clock)) is not None)
         clock += 1
     return tuple(found)
+
+
+def _later(work: Sequence[tuple[int, Node]], number: int) -> Iterator[tuple[int, Node]]:
+    """The same work of micro batches that come so many after."""
+    return ((stage, Node(kind, chunk, microbatch + number)) for stage, (kind, chunk, microbatch) in work)
 
 
 class _Done:
