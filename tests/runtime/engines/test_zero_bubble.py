@@ -132,12 +132,13 @@ def _restored(module: Any) -> Iterator[None]:
 
 def _all_of(world: int, folder: Path, rank: int) -> Found:
     from runtime.engines import engine, zero_bubble
+    from runtime.patches import weight_gradients
 
     # The planner has no formula of recomputing under a V, and forbids it; here it is right.
     vars(engine)["check_supported"] = _check_but_recomputing
     verified: Any = {name: _verified(fields, world) for name, fields in LAYOUTS.items()}
     for name, (workaround, fields) in ERRORS.items():
-        with _restored(zero_bubble):
+        with _restored(zero_bubble), _restored(weight_gradients):
             verified[name] = _verified(fields, world, workaround)
     work = {name: _watched(case_plan(name)) for name in DEFERRED if case_plan(name).layout.num_devices == world}
     grown = _grown() if world == 2 else []
@@ -147,7 +148,7 @@ def _all_of(world: int, folder: Path, rank: int) -> Found:
 def _watched(plan: Plan) -> Work:
     from colossalai.pipeline.weight_grad_store import WeightGradStore
 
-    from runtime.engines import zero_bubble
+    from runtime.patches import weight_gradients
     from tests.runtime.training import make_engine, own_batches
 
     _fresh()
@@ -164,8 +165,8 @@ def _watched(plan: Plan) -> Work:
         return run
 
     schedule._forward, schedule._backward = watch("F", schedule._forward), watch("B", schedule._backward)
-    with _restored(zero_bubble):
-        vars(zero_bubble)["add_products"] = watch("W", zero_bubble.add_products)
+    with _restored(weight_gradients):
+        vars(weight_gradients)["add_products"] = watch("W", weight_gradients.add_products)
         engine.step(next(own_batches(engine, plan)))
     return Work(order, products, len(schedule.wait_handles))
 
@@ -205,24 +206,24 @@ def _refused(world: int) -> dict[str, str]:
     found["shared"] = str([sorted(shared) for shared in library.get_shared_params()])
     with _restored(policy):
         vars(policy)["leave_undivided"] = lambda policy: None
-        with pytest.raises(RuntimeError) as refused:
+        with pytest.raises(RuntimeError) as unmade:
             make_engine(plan)
-        found["conv"] = str(refused.value)
+        found["conv"] = str(unmade.value)
     with _restored(plugins):
         vars(plugins)["ZeroBubbleV"] = _of_library
         engine = make_engine(plan)
         batch = next(own_batches(engine, plan))
         engine.step(batch)
         found["handles"] = str(sum(map(len, engine.plugin.scheduler.wait_handles)))
-        with pytest.raises(AttributeError) as refused:
+        with pytest.raises(AttributeError) as unknown:
             engine.evaluate(batch)
-        found["forward"] = str(refused.value)
+        found["forward"] = str(unknown.value)
     return found
 
 
 def _of_library(schedule: Any) -> Any:
     """The library's schedule in our order."""
-    from runtime.engines.schedules import ZeroBubbleV
+    from runtime.engines.zero_bubble import ZeroBubbleV
     from runtime.engines.zero_bubble_order import step_actions
 
     schedule.schedules = step_actions(2, schedule.num_microbatch)
