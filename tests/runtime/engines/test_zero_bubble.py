@@ -70,6 +70,8 @@ VISITED: dict[str, dict[str, Any]] = {
     "bf16": {"zero1": {**V, **DP2, "zero_stage": 1}},
 }
 """Layouts that go on from a checkpoint of a 1F1B pipeline, and it from theirs."""
+END = 20
+"""A token that ends a document; batches count through it."""
 TIMEOUT_S = 480
 
 
@@ -93,6 +95,8 @@ class Found(NamedTuple):
     refused: dict[str, str]
     """What the library makes of models and schedules as it ships them."""
     faults: dict[str, dict[str, list[str]]]
+    losses: dict[str, list[float]]
+    """With dropout, and with documents apart, under a V that recomputes, and otherwise."""
 
 
 def case_plan(name: str) -> Plan:
@@ -142,7 +146,8 @@ def _all_of(world: int, folder: Path, rank: int) -> Found:
             verified[name] = _verified(fields, world, workaround)
     work = {name: _watched(case_plan(name)) for name in DEFERRED if case_plan(name).layout.num_devices == world}
     grown = _grown() if world == 2 else []
-    return Found(verified, work, grown, _refused(world), _visited(folder) if world == 4 else {})
+    faults = _visited(folder) if world == 4 else {}
+    return Found(verified, work, grown, _refused(world), faults, _losses() if world == 2 else {})
 
 
 def _watched(plan: Plan) -> Work:
@@ -183,6 +188,34 @@ def _grown() -> list[tuple[float, float]]:
     engine.set_optimizer(CLIPPED)
     Clipping(engine, CLIPPED.clip_norm)
     return grown(engine, plan, SIZES)
+
+
+def _losses() -> dict[str, list[float]]:
+    dropping: dict[str, Any] = {**V, "model": {"dropout": 0.2}}
+    in_turn: dict[str, Any] = {"pipeline_parallel": 2, "num_microbatches": 4}
+    return {
+        "dropout": _trained(make_plan(**dropping), None),
+        "dropout, recomputing": _trained(make_plan(**dropping, **SOME), None),
+        "documents": _trained(make_plan(**in_turn, **LLAMA), END),
+        "documents, recomputing": _trained(make_plan(**V, **SOME, **LLAMA), END),
+        "one document": _trained(make_plan(**in_turn, **LLAMA), None),
+    }
+
+
+def _trained(plan: Plan, end_of_document: int | None) -> list[float]:
+    from torch.optim import SGD
+
+    from runtime.engines.hybrid import HybridEngine
+    from tests.runtime.training import SEED, own_batches
+
+    _fresh()
+    settings: dict[str, Any] = {"optimizer": SGD, "end_of_document": end_of_document}
+    engine = HybridEngine(plan, "cpu", seed=SEED, learning_rate=0.5, **settings)
+    losses = []
+    for step, batch in enumerate(own_batches(engine, plan)):
+        engine.seed_step(SEED, step)
+        losses.append(engine.step(batch))
+    return losses
 
 
 def _refused(world: int) -> dict[str, str]:
@@ -302,6 +335,13 @@ def test_batches_that_grow_and_are_evaluated_in_between_have_the_losses_of_plain
     (expected,) = run_ranks(1, lambda rank: plain(case_plan("gpt2"), CLIPPED), tmp_path)
     for of_rank in found[2]:
         assert of_rank.grown == [pytest.approx(one, rel=1e-5) for one in expected]
+
+
+def test_recomputing_draws_the_same_dropout_and_keeps_the_same_documents_apart(found: dict[int, list[Found]]) -> None:
+    losses = found[2][0].losses
+    assert losses["dropout, recomputing"] == pytest.approx(losses["dropout"], rel=1e-6)
+    assert losses["documents, recomputing"] == pytest.approx(losses["documents"], rel=1e-6)
+    assert losses["documents"] != pytest.approx(losses["one document"], rel=1e-4)
 
 
 def test_what_the_library_gets_wrong_before_it_trains_is_known(found: dict[int, list[Found]]) -> None:
