@@ -50,6 +50,7 @@ lint-types: $(VENV)/dev.stamp
 plans: $(VENV)/planner.stamp ## Solve the questions of plans/questions.toml again; writes plans/ and docs/plans.md
 	$(BIN)/python -m plans.make
 	$(BIN)/python -m docs.plans_page
+	$(BIN)/python -m docs.schedules_page
 
 bench: $(VENV)/planner.stamp ## Wall time and peak memory of start-up and of solving; writes docs/solver_scaling.md
 	$(BIN)/python benchmarks/startup_and_solve.py --runs $(BENCH_RUNS)

@@ -1,10 +1,10 @@
 """Time of the zero-bubble V schedule: the longest path through the order in which its stages work.
 
-The order is that of :func:`planner.layouts.zero_bubble.node_order`, which the runtime follows too. Many layouts with
+The order is that of :func:`planner.layouts.zero_bubble.node_sequence`, which the runtime follows too. Many layouts with
 as many stages and micro batches are played at once.
 """
 
-import functools
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -19,14 +19,11 @@ from planner.cost_model.passes import STEADY, end_passes, pass_times
 from planner.cost_model.pipeline import StageTimes, stage_times
 from planner.cost_model.sources import formula
 from planner.layouts.problem import Problem
-from planner.layouts.stages import Booleans, Floats, StageColumns
-from planner.layouts.zero_bubble import CHUNKS, Node, node_order, slot_of
+from planner.layouts.stages import Booleans, Floats, Integers, StageColumns
+from planner.layouts.zero_bubble import CHUNKS, LEAST_STEADY, node_sequence, slot_of
 
-SHORTEST = 8
-"""Micro batches that are played first, in multiples of the stages; doubled until the schedule is steady.
-
-From twice the stages on, and until twice the stages before the last, micro batches repeat each other's order.
-"""
+MOST_TIMES = 4_000_000
+"""Times of pieces that are kept at once."""
 DRAIN, WINDOW = 2, 2
 """Multiples of the stages: micro batches that are left out at the end, and those before that have to be steady.
 
@@ -45,7 +42,7 @@ class Pieces:
     message_s: Floats
     """By layout: one hidden state or gradient to a neighbour, after which that can start."""
 
-    def take(self, rows: Booleans) -> "Pieces":
+    def take(self, rows: Integers) -> "Pieces":
         """The pieces of some of the layouts."""
         return Pieces(**{name: column[rows] for name, column in vars(self).items()})
 
@@ -93,18 +90,16 @@ def v_seconds(problem: Problem, stages: StageColumns) -> Floats:
     """
     starts = stages.first_rows()
     columns = stages.layouts.take(starts)
-    seconds = np.full(len(starts), np.nan)
-    kinds = np.stack([columns.pipeline_parallel, columns.num_microbatches], axis=1)
-    in_v = columns.schedule_is("zbv")
-    for num_stages, count in np.unique(kinds[in_v], axis=0).tolist():
-        chosen = in_v & (kinds == (num_stages, count)).all(axis=1)
+    seconds, in_v = np.full(len(starts), np.nan), columns.schedule_is("zbv")
+    for num_stages in np.unique(columns.pipeline_parallel[in_v]).tolist():
+        chosen = in_v & (columns.pipeline_parallel == num_stages)
         own = stages.take(stages.spread(chosen))
         pieces = piece_times(problem, own, stage_times(problem, own))
-        seconds[chosen] = stage_ends(pieces, count).max(axis=1)
+        seconds[chosen] = stage_ends(pieces, columns.num_microbatches[chosen]).max(axis=1)
     return seconds
 
 
-def stage_ends(pieces: Pieces, num_microbatches: int) -> Floats:
+def stage_ends(pieces: Pieces, num_microbatches: Integers) -> Floats:
     """When each stage of each layout has done its last piece of work of a step, as (layouts, stages).
 
     Exact: where the micro batches that a stage can hold at once all came the same time after the ones before, those
@@ -112,35 +107,34 @@ def stage_ends(pieces: Pieces, num_microbatches: int) -> Floats:
     constant. So these are not played. Units: s.
     """
     num_layouts, num_stages = pieces.forward_s.shape[:2]
-    ends, left = np.zeros((num_layouts, num_stages)), np.arange(num_layouts)
-    played = min(num_microbatches, SHORTEST * num_stages)
-    while len(left):
-        own = pieces.take(left)  # type: ignore[arg-type]
-        clocks, done = _play(own, played)
-        if played == num_microbatches:
-            ends[left] = clocks
-            break
+    ends, played = np.zeros((num_layouts, num_stages)), np.minimum(num_microbatches, LEAST_STEADY * num_stages)
+    left = np.ones(num_layouts, dtype=bool)
+    while left.any():
+        count = int(played[left].min())
+        rows = np.flatnonzero(left & (played == count))[: max(MOST_TIMES // (2 * CHUNKS * num_stages * count), 1)]
+        clocks, done = _play(pieces.take(rows), count)
         advance, steady = _advance(done, num_stages)
-        ends[left[steady]] = (clocks + (advance * (num_microbatches - played))[:, None])[steady]
-        left, played = left[~steady], min(num_microbatches, 2 * played)
+        more = num_microbatches[rows] - count
+        steady |= more == 0
+        ends[rows] = clocks + np.where(more > 0, advance * more, 0.0)[:, None]
+        left[rows[steady]] = False
+        played[rows] = np.minimum(num_microbatches[rows], 2 * count)
     return ends
 
 
 def _advance(done: Floats, num_stages: int) -> tuple[Floats, Booleans]:
     """What a micro batch takes more than the one before, by layout, and where that is the same for all in a window."""
+    if done.shape[1] < LEAST_STEADY * num_stages:
+        return np.zeros(done.shape[2]), np.zeros(done.shape[2], dtype=bool)
     stop = done.shape[1] - DRAIN * num_stages
     steps = np.diff(done[:, stop - WINDOW * num_stages - 1 : stop], axis=1)
     low, high = steps.min(axis=(0, 1)), steps.max(axis=(0, 1))
     return high, high - low <= STEADY * np.maximum(high, 1e-30)
 
 
-class _Step(NamedTuple):
-    """One piece of work of the whole pipeline."""
+class _Place(NamedTuple):
+    """What a kind of work on a chunk of a stage waits for."""
 
-    kind: str
-    stage: int
-    chunk: int
-    microbatch: int
     own: int
     """Row of the table of forwards and backwards where its end goes; -1 for weight gradients, which none waits for."""
     before: int
@@ -148,40 +142,15 @@ class _Step(NamedTuple):
     is_sent: bool
 
 
-@functools.lru_cache(maxsize=64)
-def _steps(num_stages: int, num_microbatches: int) -> tuple[_Step, ...]:
-    """All pieces of work, each after those that it waits for."""
-    orders = [iter(order) for order in node_order(num_stages, num_microbatches)]
-    waiting: list[Node | None] = [next(order, None) for order in orders]
-    done: set[tuple[int, int]] = set()
-    steps: list[_Step] = []
-    while any(waiting):
-        for stage, order in enumerate(orders):
-            steps += _runnable(stage, order, waiting, done, num_stages)
-    return tuple(steps)
-
-
-def _runnable(
-    stage: int, order: Iterator[Node], waiting: list[Node | None], done: set[tuple[int, int]], num_stages: int
-) -> Iterator[_Step]:
-    """What a stage can do with what is done, up to the first piece of work that it has to wait for."""
-    while (node := waiting[stage]) is not None:
-        step = _step(stage, node, num_stages)
-        if step.before >= 0 and (step.before, node.microbatch) not in done:
-            return
-        done.add((step.own, node.microbatch))
-        waiting[stage] = next(order, None)
-        yield step
-
-
-def _step(stage: int, node: Node, num_stages: int) -> _Step:
-    slots, slot = CHUNKS * num_stages, slot_of(stage, node.chunk, num_stages)
-    if node.kind == "W":
-        return _Step("W", stage, node.chunk, node.microbatch, own=-1, before=-1, is_sent=False)
-    # Forwards by slot, and then backwards from the last slot on: what each waits for is the row before its own.
-    own = slot if node.kind == "F" else 2 * slots - 1 - slot
-    turns = own in (num_stages, slots, slots + num_stages)
-    return _Step(node.kind, stage, node.chunk, node.microbatch, own=own, before=own - 1, is_sent=not turns)
+def _places(num_stages: int) -> Iterator[tuple[tuple[int, str, int], _Place]]:
+    """By stage, kind and chunk: forwards by slot, then backwards from the last slot on, each after the row before."""
+    slots = CHUNKS * num_stages
+    turns = (num_stages, slots, slots + num_stages)
+    for stage, chunk in itertools.product(range(num_stages), range(CHUNKS)):
+        slot = slot_of(stage, chunk, num_stages)
+        for kind, own in (("F", slot), ("B", 2 * slots - 1 - slot)):
+            yield (stage, kind, chunk), _Place(own, own - 1, own not in turns)
+        yield (stage, "W", chunk), _Place(-1, -1, is_sent=False)
 
 
 def _play(pieces: Pieces, num_microbatches: int) -> tuple[Floats, NDArray[np.float64]]:
@@ -194,8 +163,9 @@ def _play(pieces: Pieces, num_microbatches: int) -> tuple[Floats, NDArray[np.flo
     of_kinds = {kind: np.ascontiguousarray(np.moveaxis(of_kind, 0, -1)) for kind, of_kind in pieces.of_kinds.items()}
     done = np.zeros((2 * CHUNKS * num_stages, num_microbatches, num_layouts))
     clocks = np.zeros((num_stages, num_layouts))
-    for kind, stage, chunk, microbatch, own, before, is_sent in _steps(num_stages, num_microbatches):
-        clock = clocks[stage]
+    places = dict(_places(num_stages))
+    for stage, (kind, chunk, microbatch) in node_sequence(num_stages, num_microbatches):
+        clock, (own, before, is_sent) = clocks[stage], places[stage, kind, chunk]
         if before >= 0:
             ready = done[before, microbatch]
             np.maximum(clock, ready + pieces.message_s if is_sent else ready, out=clock)

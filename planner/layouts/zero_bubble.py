@@ -10,7 +10,9 @@ The order depends on nothing but the number of stages and of micro batches, so t
 """
 
 import functools
+import itertools
 from collections import deque
+from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple, TypeVar
 
 import numpy as np
@@ -18,6 +20,11 @@ from numpy.typing import NDArray
 
 CHUNKS = 2
 """Chunks of a stage."""
+LEAST_STEADY = 6
+"""Micro batches, in multiples of the stages, of which those in the middle are worked on in the steady state.
+
+From twice the stages on, and until twice the stages before the last, they repeat each other's order.
+"""
 
 Count = TypeVar("Count", int, NDArray[np.int64])
 """A number, or a column of them."""
@@ -49,27 +56,56 @@ def most_held(num_stages: Count) -> Count:
     return num_stages * CHUNKS
 
 
-@functools.lru_cache(maxsize=256)
+@functools.lru_cache(maxsize=64)
 def node_order(num_stages: int, num_microbatches: int) -> tuple[tuple[Node, ...], ...]:
-    """The work of each stage in its order.
+    """The work of each stage in its order; see :func:`node_sequence`."""
+    orders: list[list[Node]] = [[] for _ in range(num_stages)]
+    for stage, node in node_sequence(num_stages, num_microbatches):
+        orders[stage].append(node)
+    return tuple(map(tuple, orders))
+
+
+@functools.lru_cache(maxsize=64)
+def node_sequence(num_stages: int, num_microbatches: int) -> tuple[tuple[int, Node], ...]:
+    """All work of all stages, each with its stage and after what it waits for.
+
+    As :func:`put_in_order` has it, of which it repeats the middle for micro batches beyond :data:`LEAST_STEADY`.
+
+    Raises ``ValueError`` without a stage or a micro batch.
+    """
+    if min(num_stages, num_microbatches) < 1:
+        raise ValueError(f"{num_stages} stages and {num_microbatches} micro batches have no schedule")
+    more = num_microbatches - LEAST_STEADY * num_stages
+    if more <= 0:
+        return put_in_order(num_stages, num_microbatches)
+    shorter = node_sequence(num_stages, num_microbatches - more)
+    middle, each = len(shorter) // 2, 3 * CHUNKS * num_stages
+    repeated = (_later(shorter[middle : middle + each], number) for number in range(more))
+    return (*shorter[:middle], *itertools.chain(*repeated), *_later(shorter[middle:], more))
+
+
+def put_in_order(num_stages: int, num_microbatches: int) -> tuple[tuple[int, Node], ...]:
+    """All work of all stages, each with its stage and after what it waits for, one piece after the other.
 
     In the steady state all stages do one forward, one backward and the gradients of one chunk's weights in every
     round, and what goes from a slot to the next is needed in the round after: :func:`_rounds`. Where a stage would
     wait, it computes weight gradients that it put off, or while the pipeline fills a forward of its first chunk that
     would have its turn later; both as if each piece of work took the same time. A stage never holds the activations
     of more than :func:`most_held` micro batches of a chunk.
-
-    Raises ``ValueError`` without a stage or a micro batch.
     """
-    if min(num_stages, num_microbatches) < 1:
-        raise ValueError(f"{num_stages} stages and {num_microbatches} micro batches have no schedule")
     done = _Done(num_stages, num_microbatches)
     stages = [_Stage(stage, done) for stage in range(num_stages)]
-    left, clock = 3 * CHUNKS * num_stages * num_microbatches, 0
-    while left:
-        left -= sum(stage.work(clock) for stage in stages)
+    found: list[tuple[int, Node]] = []
+    clock = 0
+    while len(found) < 3 * CHUNKS * num_stages * num_microbatches:
+        found += ((stage, node) for stage, own in enumerate(stages) if (node := own.work(clock)) is not None)
         clock += 1
-    return tuple(tuple(stage.order) for stage in stages)
+    return tuple(found)
+
+
+def _later(work: Sequence[tuple[int, Node]], number: int) -> Iterator[tuple[int, Node]]:
+    """The same work of micro batches that come so many after."""
+    return ((stage, Node(kind, chunk, microbatch + number)) for stage, (kind, chunk, microbatch) in work)
 
 
 class _Done:
@@ -113,22 +149,20 @@ class _Stage:
     """One stage that puts its work in order."""
 
     def __init__(self, stage: int, done: _Done) -> None:
-        self.order: list[Node] = []
         self._stage, self._done = stage, done
         self._rounds, self._next = _rounds(stage, done.num_stages, done.num_microbatches), 0
         self._put_off: deque[Node] = deque()
         self._entered = self._between = self._held = 0
         """Forwards of the first chunk; what is forward and not backward; the same without its weights' gradients."""
 
-    def work(self, clock: int) -> bool:
+    def work(self, clock: int) -> Node | None:
         """Do the piece of work whose turn it is, if there is one that can start."""
         node = self._choose(clock)
         if node is None:
-            return False
-        self.order.append(node)
+            return None
         if node.kind == "W":
             self._held -= 1
-            return True
+            return node
         self._done.add(node.kind, self._slot(node.chunk), node.microbatch, clock + 1)
         step = 1 if node.kind == "F" else -1
         self._between += step
@@ -137,7 +171,7 @@ class _Stage:
             self._put_off.append(Node("W", node.chunk, node.microbatch))
         elif node.chunk == 0:
             self._entered += 1
-        return True
+        return node
 
     def _choose(self, clock: int) -> Node | None:
         """What the stage does now: its next forward or backward, or what it may do while it waits for that."""

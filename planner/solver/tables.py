@@ -148,11 +148,14 @@ class TimeTables:
         return self.fixed + self.num_microbatches * slowest + bubble + last
 
 
-def time_tables(problem: Problem, limits: StageLimits, tick_s: float | None = None) -> TimeTables:
+def time_tables(
+    problem: Problem, limits: StageLimits, tick_s: float | None = None, played: Floats | None = None
+) -> TimeTables:
     """Build the tables of fitting layouts, in ticks of ``tick_s`` or the finest that is safe.
 
     Bases and slopes are read off the cost model at all layers and one more. The times of a pipeline's
-    stages are affine; a single stage always has all layers, so its times there are its bases.
+    stages are affine; a single stage always has all layers, so its times there are its bases. ``played``: steps of
+    layouts in a V, in such ticks, where they are known.
     """
     stages, num_layers = limits.stages, problem.model.num_layers
     everything = np.full(len(stages), num_layers)
@@ -174,10 +177,10 @@ def time_tables(problem: Problem, limits: StageLimits, tick_s: float | None = No
         num_chunks=columns.num_model_chunks[starts],
         num_layers=num_layers,
     )
-    return _with_played(problem, tables)
+    return _with_played(problem, tables, played)
 
 
-def _with_played(problem: Problem, tables: TimeTables) -> TimeTables:
+def _with_played(problem: Problem, tables: TimeTables, steps: Floats | None) -> TimeTables:
     """The tables with the steps of layouts in a V as they are played, which have one division of their layers each.
 
     What that takes more than the formula of the others, or less, is put to the time outside of stages.
@@ -185,15 +188,14 @@ def _with_played(problem: Problem, tables: TimeTables) -> TimeTables:
     in_v = tables.limits.stages.layouts.schedule_is("zbv")[tables.starts]
     if not in_v.any():
         return tables
-    layers = tables.limits.fewest
-    own = tables.limits.stages.with_layers(layers).take(tables.limits.stages.spread(in_v))
-    played = v_seconds(problem, own) / tables.tick_s
-    times = tables.microbatch.at(layers)
-    time_sum, slowest = np.add.reduceat(times, tables.starts), np.maximum.reduceat(times, tables.starts)
-    formula = tables.num_microbatches * slowest + pipeline_bubble(time_sum, slowest, tables.num_chunks)
-    fixed = tables.fixed.copy()
-    fixed[in_v] += np.rint(played - formula[in_v]).astype(np.int64)
-    return replace(tables, fixed=fixed)
+    layers, formula = tables.limits.fewest, tables.step(tables.limits.fewest)
+    if steps is None:
+        own = tables.limits.stages.with_layers(layers).take(tables.limits.stages.spread(in_v))
+        last = np.maximum.reduceat(tables.tail.at(layers), tables.starts)
+        steps = (tables.fixed + last).astype(np.float64)
+        steps[in_v] += v_seconds(problem, own) / tables.tick_s
+    more = np.where(in_v, np.rint(steps - formula), 0.0).astype(np.int64)
+    return replace(tables, fixed=tables.fixed + more)
 
 
 def recompute_ticks(problem: Problem, stages: StageColumns, tick_s: float) -> Integers:

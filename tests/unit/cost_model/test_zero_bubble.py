@@ -100,11 +100,11 @@ def test_piece_times_add_up_to_the_time_of_a_microbatch() -> None:
 def test_v_seconds_of_two_micro_batches_by_hand() -> None:
     ones = np.ones((1, 2, 2))
     pieces = Pieces(forward_s=ones, backward_s=ones, weight_s=ones, message_s=np.zeros(1))
-    assert stage_ends(pieces, 2).tolist() == [[13.0, 13.0]]
+    assert stage_ends(pieces, np.array([2])).tolist() == [[13.0, 13.0]]
     later = Pieces(forward_s=ones, backward_s=ones, weight_s=ones, message_s=np.full(1, 0.5))
     # The second stage: F0 from 1.5 on, then f0 F1 f1 to 5.5; b0 has its gradient at 6.5, b1 at 8.5, and B1 and four
     # weight gradients follow. The first: f0 from 4 on, f1 from 6, B0 from 9 and B1 from 11, then w1 W0 W1.
-    assert stage_ends(later, 2).tolist() == [[15.0, 14.5]]
+    assert stage_ends(later, np.array([2])).tolist() == [[15.0, 14.5]]
 
 
 def test_v_seconds_are_for_layouts_in_a_v_alone() -> None:
@@ -126,7 +126,7 @@ def test_schedule_step_seconds_of_a_v_let_other_stages_start_their_tail_early() 
     one = layout(**V)
     asked, columns = problem_of(one), in_v()
     times = stage_times(asked, columns)
-    ends = stage_ends(piece_times(asked, columns, times), 8)[0]
+    ends = stage_ends(piece_times(asked, columns, times), np.array([8]))[0]
     expected = pytest.approx((ends + total(times.tail)).max())
     assert schedule_step_seconds(asked, columns) == expected
     assert predict(asked, one).schedule_step_s == expected
