@@ -18,6 +18,7 @@ from runtime.patches import rotary
 from runtime.patches.experts import MixtralShardPolicy
 from runtime.patches.host_accelerator import Device
 from runtime.patches.policy import ShardPolicy
+from runtime.patches.quiet import without_advice
 
 LARGEST_LEAST_CHUNK_M = 32.0
 """Colossal-AI's default of the smallest chunk, in 2^20 elements."""
@@ -25,6 +26,15 @@ LARGEST_LEAST_CHUNK_M = 32.0
 
 def hybrid_plugin(plan: Plan, device: Device) -> HybridParallelPlugin:
     """The plugin for tensor, sequence, pipeline, expert and data parallelism and ZeRO up to stage 2."""
+    if plan.layout.schedule != "zbv":
+        return _plugin(plan, device)
+    with without_advice():  # to recompute in a way that loses gradients
+        plugin = _plugin(plan, device)
+    plugin.scheduler = ZeroBubbleV(plugin.scheduler)
+    return plugin
+
+
+def _plugin(plan: Plan, device: Device) -> HybridParallelPlugin:
     layout, model = plan.layout, plan.problem.model
     common: dict[str, Any] = {
         "tp_size": layout.tensor_parallel,
@@ -38,13 +48,9 @@ def hybrid_plugin(plan: Plan, device: Device) -> HybridParallelPlugin:
     }
     if layout.expert_parallel > 1:
         # It takes overlap for a wish for ZeRO stage 1.
-        plugin = ExpertPlugin(ep_size=layout.expert_parallel, overlap_communication=False, **common)
-    else:
-        # Reduction behind backward needs a second stream.
-        plugin = HybridParallelPlugin(overlap_communication=device == "cuda", **common, **_sequence(layout))
-    if layout.schedule == "zbv":
-        plugin.scheduler = ZeroBubbleV(plugin.scheduler)
-    return plugin
+        return ExpertPlugin(ep_size=layout.expert_parallel, overlap_communication=False, **common)
+    # Reduction behind backward needs a second stream.
+    return HybridParallelPlugin(overlap_communication=device == "cuda", **common, **_sequence(layout))
 
 
 class ExpertPlugin(MoeHybridParallelPlugin):  # type: ignore[misc]

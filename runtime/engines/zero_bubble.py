@@ -11,7 +11,7 @@ from colossalai.pipeline.weight_grad_store import WeightGradStore
 from torch import Tensor
 
 from runtime.engines.zero_bubble_order import Actions, forward_actions, step_actions
-from runtime.patches.weight_gradients import add_products
+from runtime.patches import weight_gradients
 
 Values = dict[str, Tensor]
 """What a chunk hands to the next one, or the gradients of that."""
@@ -37,6 +37,7 @@ class ZeroBubbleV(ZeroBubbleVPipeScheduler):  # type: ignore[misc]
         manager = library.stage_manager
         super().__init__(manager, [], library.num_model_chunks, library.num_microbatch)
         self._turns_here = manager.is_last_stage(ignore_chunk=True)
+        self.wait_handles: list[Any] = []
         self._begins_here = manager.is_first_stage(ignore_chunk=True)
 
     def forget_shapes(self) -> None:
@@ -86,7 +87,7 @@ class ZeroBubbleV(ZeroBubbleVPipeScheduler):  # type: ignore[misc]
             elif action.type == "B":
                 self._backward(action.chunk, optimizer)
             elif action.type == "W":
-                add_products(action.chunk)
+                weight_gradients.add_products(action.chunk)
             elif action.type in self.communication_map:
                 handles = self.communication_map[action.type](action.chunk)
                 if action.type.startswith("SEND"):

@@ -100,11 +100,11 @@ def _timed(work: Sequence[Sequence[Node]]) -> Iterator[tuple[int, Node, int]]:
         for stage, own in enumerate(left):
             while own:
                 number = _number(own[-1], stage, len(work))
-                waits = number is not None and number > 0
-                if waits and (number - 1, own[-1].microbatch) not in ends:
+                awaited = (number - 1, own[-1].microbatch) if number else None
+                if awaited is not None and awaited not in ends:
                     break
                 node = own.pop()
-                start = max(clocks[stage], ends[number - 1, node.microbatch] if waits else 0)
+                start = max(clocks[stage], 0 if awaited is None else ends[awaited])
                 clocks[stage] = start + 1
                 if number is not None:
                     ends[number, node.microbatch] = start + 1

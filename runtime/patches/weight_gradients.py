@@ -95,6 +95,7 @@ def leave_undivided(policy: dict[Any, Any]) -> None:
 def defer_products(blocks: Iterable[nn.Module]) -> None:
     """Have all products of ``blocks`` leave the gradients of their weights to W; to be called after boosting."""
     for block in blocks:
+        module: Any
         for module in block.modules():
             if type(module) in _DEFERRED:
                 module.__class__ = _DEFERRED[type(module)]

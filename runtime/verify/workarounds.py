@@ -19,7 +19,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from planner.handover.verification import Workaround
 from runtime.engines import plugins, zero_bubble
-from runtime.patches import rotary, router_loss
+from runtime.patches import rotary, router_loss, weight_gradients
 from runtime.patches.experts import MixtralShardPolicy
 from runtime.states.families import ATTENTION
 
@@ -76,7 +76,7 @@ def _send_no_router_gradients() -> None:
 
 def _keep_first_micro_batch() -> None:
     # Under autograd, as the library runs it, a gradient would be no leaf.
-    zero_bubble.add_products = torch.no_grad()(WeightGradStore.pop)
+    weight_gradients.add_products = torch.no_grad()(WeightGradStore.pop)
 
 
 def _begin_unscaled() -> None:

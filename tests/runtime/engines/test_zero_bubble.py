@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
 import pytest
 
 from planner.handover.verification import Verification, Workaround
@@ -69,6 +70,8 @@ VISITED: dict[str, dict[str, Any]] = {
     "bf16": {"zero1": {**V, **DP2, "zero_stage": 1}},
 }
 """Layouts that go on from a checkpoint of a 1F1B pipeline, and it from theirs."""
+END = 20
+"""A token that ends a document; batches count through it."""
 TIMEOUT_S = 480
 
 
@@ -92,6 +95,8 @@ class Found(NamedTuple):
     refused: dict[str, str]
     """What the library makes of models and schedules as it ships them."""
     faults: dict[str, dict[str, list[str]]]
+    losses: dict[str, list[float]]
+    """With dropout, and with documents apart, under a V that recomputes, and otherwise."""
 
 
 def case_plan(name: str) -> Plan:
@@ -110,7 +115,16 @@ def _verified(fields: dict[str, Any], world: int, *without: Workaround) -> Verif
 
     _fresh()
     plan = make_plan(**fields)
-    return verify(plan, steps=2, seed=7, without=without) if plan.layout.num_devices == world else None
+    if plan.layout.num_devices != world:
+        return None
+    return verify(plan, steps=2, seed=7, without=without)
+
+
+def _check_but_recomputing(plan: Plan) -> None:
+    from runtime.engines.support import check_supported
+
+    none = msgspec.structs.replace(plan.layout, recompute_layers_per_stage=(0,) * plan.layout.pipeline_parallel)
+    check_supported(msgspec.structs.replace(plan, layout=none))
 
 
 @contextmanager
@@ -121,21 +135,25 @@ def _restored(module: Any) -> Iterator[None]:
 
 
 def _all_of(world: int, folder: Path, rank: int) -> Found:
-    from runtime.engines import zero_bubble
+    from runtime.engines import engine, zero_bubble
+    from runtime.patches import weight_gradients
 
+    # The planner has no formula of recomputing under a V, and forbids it; here it is right.
+    vars(engine)["check_supported"] = _check_but_recomputing
     verified: Any = {name: _verified(fields, world) for name, fields in LAYOUTS.items()}
     for name, (workaround, fields) in ERRORS.items():
-        with _restored(zero_bubble):
+        with _restored(zero_bubble), _restored(weight_gradients):
             verified[name] = _verified(fields, world, workaround)
     work = {name: _watched(case_plan(name)) for name in DEFERRED if case_plan(name).layout.num_devices == world}
     grown = _grown() if world == 2 else []
-    return Found(verified, work, grown, _refused(world), _visited(folder) if world == 4 else {})
+    faults = _visited(folder) if world == 4 else {}
+    return Found(verified, work, grown, _refused(world), faults, _losses() if world == 2 else {})
 
 
 def _watched(plan: Plan) -> Work:
     from colossalai.pipeline.weight_grad_store import WeightGradStore
 
-    from runtime.engines import zero_bubble
+    from runtime.patches import weight_gradients
     from tests.runtime.training import make_engine, own_batches
 
     _fresh()
@@ -152,8 +170,8 @@ def _watched(plan: Plan) -> Work:
         return run
 
     schedule._forward, schedule._backward = watch("F", schedule._forward), watch("B", schedule._backward)
-    with _restored(zero_bubble):
-        vars(zero_bubble)["add_products"] = watch("W", zero_bubble.add_products)
+    with _restored(weight_gradients):
+        vars(weight_gradients)["add_products"] = watch("W", weight_gradients.add_products)
         engine.step(next(own_batches(engine, plan)))
     return Work(order, products, len(schedule.wait_handles))
 
@@ -170,6 +188,34 @@ def _grown() -> list[tuple[float, float]]:
     engine.set_optimizer(CLIPPED)
     Clipping(engine, CLIPPED.clip_norm)
     return grown(engine, plan, SIZES)
+
+
+def _losses() -> dict[str, list[float]]:
+    dropping: dict[str, Any] = {**V, "model": {"dropout": 0.2}}
+    in_turn: dict[str, Any] = {"pipeline_parallel": 2, "num_microbatches": 4}
+    return {
+        "dropout": _trained(make_plan(**dropping), None),
+        "dropout, recomputing": _trained(make_plan(**dropping, **SOME), None),
+        "documents": _trained(make_plan(**in_turn, **LLAMA), END),
+        "documents, recomputing": _trained(make_plan(**V, **SOME, **LLAMA), END),
+        "one document": _trained(make_plan(**in_turn, **LLAMA), None),
+    }
+
+
+def _trained(plan: Plan, end_of_document: int | None) -> list[float]:
+    from torch.optim import SGD
+
+    from runtime.engines.hybrid import HybridEngine
+    from tests.runtime.training import SEED, own_batches
+
+    _fresh()
+    settings: dict[str, Any] = {"optimizer": SGD, "end_of_document": end_of_document}
+    engine = HybridEngine(plan, "cpu", seed=SEED, learning_rate=0.5, **settings)
+    losses = []
+    for step, batch in enumerate(own_batches(engine, plan)):
+        engine.seed_step(SEED, step)
+        losses.append(engine.step(batch))
+    return losses
 
 
 def _refused(world: int) -> dict[str, str]:
@@ -193,24 +239,24 @@ def _refused(world: int) -> dict[str, str]:
     found["shared"] = str([sorted(shared) for shared in library.get_shared_params()])
     with _restored(policy):
         vars(policy)["leave_undivided"] = lambda policy: None
-        with pytest.raises(RuntimeError) as refused:
+        with pytest.raises(RuntimeError) as unmade:
             make_engine(plan)
-        found["conv"] = str(refused.value)
+        found["conv"] = str(unmade.value)
     with _restored(plugins):
         vars(plugins)["ZeroBubbleV"] = _of_library
         engine = make_engine(plan)
         batch = next(own_batches(engine, plan))
         engine.step(batch)
         found["handles"] = str(sum(map(len, engine.plugin.scheduler.wait_handles)))
-        with pytest.raises(AttributeError) as refused:
+        with pytest.raises(AttributeError) as unknown:
             engine.evaluate(batch)
-        found["forward"] = str(refused.value)
+        found["forward"] = str(unknown.value)
     return found
 
 
 def _of_library(schedule: Any) -> Any:
     """The library's schedule in our order."""
-    from runtime.engines.schedules import ZeroBubbleV
+    from runtime.engines.zero_bubble import ZeroBubbleV
     from runtime.engines.zero_bubble_order import step_actions
 
     schedule.schedules = step_actions(2, schedule.num_microbatch)
@@ -289,6 +335,13 @@ def test_batches_that_grow_and_are_evaluated_in_between_have_the_losses_of_plain
     (expected,) = run_ranks(1, lambda rank: plain(case_plan("gpt2"), CLIPPED), tmp_path)
     for of_rank in found[2]:
         assert of_rank.grown == [pytest.approx(one, rel=1e-5) for one in expected]
+
+
+def test_recomputing_draws_the_same_dropout_and_keeps_the_same_documents_apart(found: dict[int, list[Found]]) -> None:
+    losses = found[2][0].losses
+    assert losses["dropout, recomputing"] == pytest.approx(losses["dropout"], rel=1e-6)
+    assert losses["documents, recomputing"] == pytest.approx(losses["documents"], rel=1e-6)
+    assert losses["documents"] != pytest.approx(losses["one document"], rel=1e-4)
 
 
 def test_what_the_library_gets_wrong_before_it_trains_is_known(found: dict[int, list[Found]]) -> None:

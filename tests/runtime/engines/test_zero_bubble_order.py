@@ -19,7 +19,7 @@ def computed(nodes: Sequence[Any]) -> list[tuple[str, int, int]]:
 def play(orders: Sequence[Sequence[Any]]) -> list[tuple[str, int, int, int]]:
     """All that is done, where a message needs both of its ends at once: as kind, stage, chunk and micro batch."""
     waiting = [deque(order) for order in orders]
-    done = []
+    done: list[tuple[str, int, int, int]] = []
     while any(waiting):
         before = len(done)
         for stage, own in enumerate(waiting):
