@@ -67,6 +67,7 @@ docs: $(VENV)/planner.stamp ## Write the pages that are generated from code
 	$(BIN)/python -m docs.cli_page
 	$(BIN)/python -m docs.check_page
 	$(BIN)/python -m docs.plans_page
+	$(BIN)/python -m docs.schedules_page
 	$(BIN)/python -m docs.speed_page tests/validation/h200_runs.csv tests/validation/library_runs.csv benchmarks/against_pytorch.csv
 
 clean: ## Remove the environment, caches and builds; plans and runs stay

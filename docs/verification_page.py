@@ -21,10 +21,13 @@ from plans.make import asked, path_of
 PAGE = Path(__file__).with_name("verification.md")
 GPU_RECORD = Path(__file__).with_name("verification-h200.txt")
 
+_TP2 = ("tensor_parallel=2", "tensor_mode=1d")
 CASES: dict[str, tuple[str, ...]] = {
-    "1D": ("tensor_parallel=2", "tensor_mode=1d"),
+    "1D": _TP2,
     "pipeline, uneven": ("pipeline_parallel=2", "layers_per_stage=7,5"),
     "interleaved": ("pipeline_parallel=2", "schedule=interleaved", "num_model_chunks=2"),
+    "zero bubble": ("pipeline_parallel=2", "schedule=zbv"),
+    "zero bubble x TP, ZeRO 1": (*_TP2, "pipeline_parallel=2", "schedule=zbv", "data_parallel=2", "zero_stage=1"),
     "sequence": ("tensor_parallel=2", "tensor_mode=1d", "sequence_parallel=true"),
     "ZeRO 1": ("data_parallel=2", "zero_stage=1"),
     "ZeRO 2": ("data_parallel=2", "zero_stage=2"),
@@ -38,7 +41,7 @@ CASES: dict[str, tuple[str, ...]] = {
 """Kind of layout to what is pinned of it for GPT-2; the other degrees are 1."""
 
 _EXCHANGE = "sequence_parallel_degree=2"
-_OF_ALL = ("1D", "interleaved", "sequence", "ZeRO 1", "ZeRO 2", "ZeRO 1, offload", "TP x PP x DP")
+_OF_ALL = ("1D", "interleaved", "zero bubble", "sequence", "ZeRO 1", "ZeRO 2", "ZeRO 1, offload", "TP x PP x DP")
 FAMILY_CASES: dict[str, tuple[str, ...]] = {
     **{kind: CASES[kind] for kind in _OF_ALL},
     "pipeline, uneven": ("pipeline_parallel=2", "layers_per_stage=UNEVEN"),
@@ -52,7 +55,7 @@ FAMILY_CASES: dict[str, tuple[str, ...]] = {
 _PAIR = ("data_parallel=2", "expert_parallel=2")
 _COPIES = ("data_parallel=4", "expert_parallel=2")
 EXPERT_CASES: dict[str, tuple[str, ...]] = {
-    **{kind: CASES[kind] for kind in ("1D", "interleaved", "ZeRO 2", "TP x PP x DP")},
+    **{kind: CASES[kind] for kind in ("1D", "interleaved", "zero bubble", "ZeRO 2", "TP x PP x DP")},
     "experts": _PAIR,
     "experts, copies": _COPIES,
     "experts x 1D": (*_PAIR, *CASES["1D"]),
@@ -82,6 +85,7 @@ ERRORS: tuple[tuple[Workaround, str, str], ...] = (
     ("llama-policy", MISTRAL, "sequence"),
     ("expert-gradients", MIXTRAL, "experts, copies"),
     ("expert-average", MIXTRAL, "experts x pipeline, uneven"),
+    ("weight-gradients", GPT2, "zero bubble x TP, ZeRO 1"),
 )
 """Workarounds with the model and the layout in which each is switched off."""
 
@@ -225,7 +229,8 @@ def _cases(found: dict[str, dict[str, dict[str, Any]]]) -> str:
         "The same, with the plan of the command; `gptplan verify some.plan` prints every step. Beside these, "
         "`tests/runtime/engines/test_families.py` compares every family with each kind of layout, untied heads, "
         "vocabularies that are padded, and parts that these models do not have; "
-        "`tests/runtime/engines/test_experts.py` has those of experts, and the loss that balances them.\n",
+        "`tests/runtime/engines/test_experts.py` has those of experts, and the loss that balances them, and "
+        "`tests/runtime/engines/test_zero_bubble.py` those of a zero-bubble V.\n",
     ]
     for model, cases in found.items():
         rows = (f"{kind} | `{solve_command(model, kind)}` | {_figures(one)}" for kind, one in cases.items())

@@ -13,11 +13,13 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from runtime.patches import rotary
+from runtime.patches import rotary, weight_gradients
 from runtime.patches.loss_head import COMPILED
 from runtime.states.documents import Documents
 from runtime.states.model import blocks_of
 
+_RUN_AS_THEY_ARE = ("colossalai.shardformer.layer", weight_gradients.__name__)
+"""Modules of layers that compiled regions call as they are."""
 _LEFT_OUT = "is_left_out"
 """Attribute of a function that compiled regions call as it is."""
 
@@ -65,12 +67,13 @@ def compile_regions(model: Any, *, recomputes_pointwise: bool = False) -> None:
 def leave_out_collectives(model: nn.Module) -> None:
     """Keep what talks to other ranks out of compiled regions; to be called after Colossal-AI has put it there.
 
-    And attention to documents, whose shapes are others in every micro batch.
+    And attention to documents, whose shapes are others in every micro batch; and products that put gradients off,
+    which backward does in Python, and whose inputs a compiled region could write something else to by then.
     """
     # Of classes, not of modules, so that all blocks still run the same code.
     parts: list[tuple[Any, str]] = [(rotary, "all_to_all_comm"), (Documents, "attend")]
     kinds = {type(module) for module in model.modules()}
-    parts += [(kind, "forward") for kind in kinds if kind.__module__.startswith("colossalai.shardformer.layer")]
+    parts += [(kind, "forward") for kind in kinds if kind.__module__.startswith(_RUN_AS_THEY_ARE)]
     for owner, name in parts:
         own = vars(owner).get(name, getattr(owner, name))
         if not getattr(own, _LEFT_OUT, False):

@@ -11,8 +11,8 @@ import numpy as np
 
 from planner.calibration.constants import CONSTANTS, Constant
 from planner.calibration.least_squares import Vector, jacobian, minimise
+from planner.cost_model.breakdown import step_breakdown
 from planner.cost_model.errors import KINDS, error_of, kind_columns
-from planner.cost_model.pipeline import step_breakdown
 from planner.diagnostics import usage_error
 from planner.layouts.layout import columns_of
 from planner.layouts.stages import stages_of_layout

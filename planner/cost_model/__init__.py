@@ -2,6 +2,7 @@
 
 import msgspec
 
+from planner.cost_model.breakdown import step_breakdown
 from planner.cost_model.errors import expected_error, kind_of
 from planner.cost_model.expert_shares import sent_tokens
 from planner.cost_model.flops import model_flops_per_step
@@ -9,7 +10,6 @@ from planner.cost_model.host import host_bytes_per_rank, nvme_bytes_per_rank
 from planner.cost_model.imbalance import JUDGED, MEAN, RANGE, fullest_factor, is_drawn
 from planner.cost_model.intervals import step_interval
 from planner.cost_model.memory import predicted_stages
-from planner.cost_model.pipeline import step_breakdown
 from planner.cost_model.schedule_graph import schedule_step_seconds
 from planner.layouts.compilation import is_compiled
 from planner.layouts.layout import Layout

@@ -3,6 +3,7 @@
 import numpy as np
 
 from planner.cost_model.compiled import with_compiled_counts
+from planner.cost_model.deferred import deferred_bytes, routed_deferred_bytes
 from planner.cost_model.expert_shares import routed_kept_bytes, routed_working_bytes
 from planner.cost_model.parameters import layer_parameters
 from planner.cost_model.parts import block, counted_whole, final_norm, kept_elements, remade_elements, working_elements
@@ -13,7 +14,11 @@ from planner.layouts.division import full_stage, missing_layers
 from planner.layouts.layout import SHARDS_WEIGHTS
 from planner.layouts.problem import Problem
 from planner.layouts.stages import Floats, Integers, StageColumns, once_per_places, once_per_stages, padded_vocab
+from planner.layouts.zero_bubble import most_held
 from planner.specs import ELEMENT_BYTES
+
+IN_TRANSIT = 2
+"""Hidden states of a chunk under a V that have left it or not come to it yet: one that is sent, one received."""
 
 
 @formula("korthikanti2022", "dao2022", "xu2021", "wang2021")
@@ -139,13 +144,15 @@ def in_flight_microbatches(stages: StageColumns) -> Floats:
     """Micro batches whose activations a stage holds at once, as whole-stage equivalents.
 
     1F1B: stage ``s`` of ``p`` holds ``min(M, p - s)``. Interleaved with ``v`` chunks:
-    ``(2 (p - s - 1) + (v - 1) p + 1) / v``, at most ``M``.
+    ``(2 (p - s - 1) + (v - 1) p + 1) / v``, at most ``M``. In a V each holds ``min(M, p)`` until their weight
+    gradients are there: :func:`planner.layouts.zero_bubble.most_held`.
     """
     columns = stages.layouts
     behind = columns.pipeline_parallel - stages.stage
     chunks = columns.num_model_chunks
     interleaved = (2 * (behind - 1) + (chunks - 1) * columns.pipeline_parallel + 1) / chunks
     held = np.where(columns.schedule_is("interleaved"), interleaved, behind)
+    held = np.where(columns.schedule_is("zbv"), most_held(columns.pipeline_parallel) / chunks, held)
     return np.minimum(held, columns.num_microbatches)
 
 
@@ -153,8 +160,9 @@ def in_flight_microbatches(stages: StageColumns) -> Floats:
 def kept_bytes(problem: Problem, stages: StageColumns) -> Floats:
     """Activations of all layers of a stage over its micro batches in flight.
 
-    A layer that recomputes keeps only its input; the others keep :func:`layer_activation_bytes`. Chunks that hold
-    fewer layers are in flight more often or less often than the others: :func:`shorter_chunk`.
+    A layer that recomputes keeps only its input; the others keep :func:`layer_activation_bytes`, or after backward
+    what their weight gradients hold, if that is more. Chunks that hold fewer layers are in flight more often or less
+    often than the others: :func:`shorter_chunk`.
     """
     plain = stages.num_layers - stages.recompute_layers
     per_microbatch = plain * layer_activation_bytes(problem, stages) + stages.recompute_layers * boundary_bytes(
@@ -162,6 +170,10 @@ def kept_bytes(problem: Problem, stages: StageColumns) -> Floats:
     )
     if problem.model.experts is not None:
         per_microbatch = per_microbatch + routed_kept_bytes(problem, stages, plain)
+    in_v = stages.layouts.schedule_is("zbv")
+    if in_v.any():
+        deferred = plain * deferred_bytes(problem, stages) + routed_deferred_bytes(problem, stages, plain)
+        per_microbatch = np.where(in_v, np.maximum(per_microbatch, deferred), per_microbatch)
     held, (missing, passes) = in_flight_microbatches(stages), shorter_chunk(problem, stages)
     per_layer = per_microbatch / np.maximum(stages.num_layers, 1)
     return held * per_microbatch + (held - passes) * missing * per_layer
@@ -215,11 +227,13 @@ def pipeline_buffer_bytes(problem: Problem, stages: StageColumns) -> Floats:
     """Stage outputs that every micro batch in flight holds; none without a pipeline.
 
     A stage's input is its first layer's input, which is counted with the layers. Under the interleaved
-    schedule each of the ``v`` chunks has an input and an output of its own.
+    schedule each of the ``v`` chunks has an input and an output of its own. In a V outputs are given up when they
+    have been sent (zero_bubble_pp.py:709-721): of each chunk there is one on its way and what arrives next.
     """
     columns, kept = stages.layouts, problem.stack.activations
     extra = np.where(stages.is_last, 0.0, kept.pipeline_extra_microbatches)
     held = np.minimum(in_flight_microbatches(stages) + extra, columns.num_microbatches)
+    held = np.where(columns.schedule_is("zbv"), np.minimum(held, IN_TRANSIT), held)
     held = held * kept.pipeline_elements * columns.num_model_chunks
     if kept.pipeline_divided:
         held = held / np.where(columns.sequence_parallel == 1, 1, columns.tensor_parallel)

@@ -108,14 +108,14 @@ def layer_collectives(problem: Problem, stages: StageColumns) -> LayerCollective
 
     In forward an all-reduce of the output of every product whose input is divided, two of GPT-2's; in backward one of
     the input gradient of every product whose output is divided, of which the stack hides a share behind the weight
-    gradients; those of forward once more where it recomputes. Sequence parallelism has a scatter in place of each of
-    the one kind and a gather for each of the other, half of an all-reduce, each with what its ranks take to meet;
-    backward gathers the output gradients and, unless the stack keeps them, inputs, and hides a share of its scatters.
-    A library may gather the input of several products once.
+    gradients, unless the schedule puts these off; those of forward once more where it recomputes. Sequence
+    parallelism has a scatter in place of each of the one kind and a gather for each of the other, half of an
+    all-reduce, each with what its ranks take to meet; backward gathers the output gradients and, unless the stack
+    keeps them, inputs, and hides a share of its scatters. A library may gather the input of several products once.
     """
     own, exchange = block(problem), exchange_seconds(problem, stages)
     columns, inner = stages.layouts, float(own.divided("inner"))
-    exposed = 1.0 - problem.stack.overlap.tensor_parallel
+    exposed = 1.0 - problem.stack.overlap.tensor_parallel * ~columns.schedule_is("zbv")
     in_slices = columns.sequence_parallel == 1
     outer = np.where(in_slices, float(own.gathered_inputs), float(own.divided("outer")))
     full: Floats = boundary_bytes(problem, stages) * np.where(in_slices, columns.tensor_parallel, 1)
@@ -176,9 +176,24 @@ def _end_collectives(problem: Problem, stages: StageColumns) -> Floats:
 def pipeline_seconds(problem: Problem, stages: StageColumns) -> Floats:
     """Blocking sends of one micro batch: a hidden state on to the next stage, its gradient back.
 
-    Where the stack sends slices, each tensor-parallel rank sends its own and the next stage gathers them.
     Under the interleaved schedule every chunk sends, also from the last stage to the first, and the stack
-    may hide a share of it. Units: s.
+    may hide a share of it. In a V nobody waits for a send (zero_bubble_pp.py:907-911): what a message takes is part
+    of when its receiver can start. Units: s.
+    """
+    columns = stages.layouts
+    ends = stages.is_first.astype(np.float64) + stages.is_last
+    exposed = 1.0 - problem.stack.overlap.pipeline
+    sends = np.where(columns.num_model_chunks > 1, 2.0 * columns.num_model_chunks * exposed, 2.0 - ends)
+    sends = np.where(columns.schedule_is("zbv"), 0.0, sends)
+    return message_seconds(problem, stages) * sends
+
+
+@formula("narayanan2021", "colossalai0.5.0")
+@once_per_places
+def message_seconds(problem: Problem, stages: StageColumns) -> Floats:
+    """One hidden state, or its gradient, from a stage to its neighbour.
+
+    Where the stack sends slices, each tensor-parallel rank sends its own and the next stage gathers them. Units: s.
     """
     columns = stages.layouts
     _, stride = axis_strides(problem, stages)
@@ -188,11 +203,7 @@ def pipeline_seconds(problem: Problem, stages: StageColumns) -> Floats:
         whole = columns.sequence_parallel == 0
         gathered = np.where(whole, _tensor_parallel_ring(problem, stages, sent, 1.0), 0.0)
         sent = sent / np.where(whole, columns.tensor_parallel, 1)
-    message = np.where(columns.pipeline_parallel > 1, sent / bandwidth + latency + gathered, 0.0)
-    ends = stages.is_first.astype(np.float64) + stages.is_last
-    exposed = 1.0 - problem.stack.overlap.pipeline
-    sends = np.where(columns.num_model_chunks > 1, 2.0 * columns.num_model_chunks * exposed, 2.0 - ends)
-    return message * sends
+    return np.where(columns.pipeline_parallel > 1, sent / bandwidth + latency + gathered, 0.0)
 
 
 @formula("narayanan2021", "definition")
@@ -285,12 +296,15 @@ def sharded_seconds(problem: Problem, stages: StageColumns) -> Floats:
 @formula("colossalai0.5.0")
 @once_per_places
 def tied_embedding_seconds(problem: Problem, stages: StageColumns) -> Floats:
-    """All-reduce of the tied embedding's gradient between the first and the last stage, once a step."""
+    """All-reduce of the tied embedding's gradient between the first and the last stage, once a step.
+
+    Nothing in a V, whose first stage holds the one tensor that both are.
+    """
     columns = stages.layouts
     pair = np.minimum(columns.pipeline_parallel, 2)
     _, stride = axis_strides(problem, stages)
     bandwidth, latency = link_columns(cluster_of(problem).ends, stride, columns.pipeline_parallel)
     vocab_share = padded_vocab(problem, columns) * shares(columns).matrix
     gradient = vocab_share * problem.model.hidden_size * ELEMENT_BYTES[problem.precision]
-    tied = float(problem.model.tied_embeddings)
+    tied = float(problem.model.tied_embeddings) * ~columns.schedule_is("zbv")
     return tied * ring_seconds(gradient, pair, 2.0, bandwidth, latency)

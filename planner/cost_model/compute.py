@@ -11,6 +11,7 @@ from planner.cost_model.parts import block, counted_whole, final_norm, moved_ele
 from planner.cost_model.parts.part import Divided
 from planner.cost_model.products import (
     Passes,
+    Products,
     Side,
     alignment_share,
     matrix_seconds,
@@ -40,7 +41,7 @@ SUMMA_KERNELS = 4
 
 @formula("narayanan2021", "xu2021", "wang2021")
 @once_per_places
-def weight_products(problem: Problem, stages: StageColumns) -> dict[str, Passes]:
+def weight_products(problem: Problem, stages: StageColumns) -> dict[str, Products]:
     """The products of one layer with its weights for one micro batch, and the two each has in backward.
 
     Each takes what its shape takes, or its operands and result over the memory where that is longer. In a
@@ -69,7 +70,14 @@ def weight_products(problem: Problem, stages: StageColumns) -> dict[str, Passes]
 @formula("definition")
 def weight_product_seconds(problem: Problem, stages: StageColumns) -> Passes:
     """All of :func:`weight_products` together. Units: s."""
-    return _sum(weight_products(problem, stages).values())
+    return _sum(product.passes for product in weight_products(problem, stages).values())
+
+
+@formula("qi2023")
+@once_per_places
+def weight_gradient_seconds(problem: Problem, stages: StageColumns) -> Floats:
+    """Of backward of one layer, what a schedule can put off: the gradients of the weights of its products. Units: s."""
+    return np.sum([product.of_weight for product in weight_products(problem, stages).values()], axis=0, dtype=float)
 
 
 @formula("definition")
@@ -130,7 +138,7 @@ def recomputed_layer_seconds(problem: Problem, stages: StageColumns) -> Floats:
     if problem.model.experts is not None:
         return layer_seconds(problem, stages).forward
     stops = problem.stack.traffic.recompute_stops_early and problem.model.dropout == 0
-    last = weight_products(problem, stages)["ffn_out"].forward
+    last = weight_products(problem, stages)["ffn_out"].output
     left_out = np.where(stops & (stages.layouts.tensor_parallel == 1), last, 0.0)
     return np.asarray(layer_seconds(problem, stages).forward - left_out)
 

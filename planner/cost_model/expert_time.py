@@ -4,7 +4,15 @@ import numpy as np
 
 from planner.cost_model.expert_shares import expert_mesh, routed_of, worked_tokens
 from planner.cost_model.parts.part import Product
-from planner.cost_model.products import Passes, Side, alignment_share, matrix_seconds, traffic_seconds, with_gradients
+from planner.cost_model.products import (
+    Passes,
+    Products,
+    Side,
+    alignment_share,
+    matrix_seconds,
+    traffic_seconds,
+    with_gradients,
+)
 from planner.cost_model.sources import formula
 from planner.layouts.problem import Problem
 from planner.layouts.stages import Floats, StageColumns, once_per_places
@@ -20,14 +28,27 @@ def expert_products(problem: Problem, stages: StageColumns) -> Passes:
     or even one for each of the ranks that send tokens to it; each takes what its tiles take, or what its operands and
     results take through the memory where that is longer.
     """
+    each = _products(problem, stages)
+    if not each:
+        return Passes(np.zeros(len(stages)), np.zeros(len(stages)))
+    forward, backward = (np.sum(passes, axis=0) for passes in zip(*(one.passes for one in each), strict=True))
+    return Passes(forward, backward)
+
+
+@formula("qi2023")
+@once_per_places
+def expert_weight_gradient_seconds(problem: Problem, stages: StageColumns) -> Floats:
+    """Of backward of one layer's experts, what a schedule can put off: the gradients of their weights. Units: s."""
+    return np.sum([np.zeros(len(stages)), *(one.of_weight for one in _products(problem, stages))], axis=0)
+
+
+def _products(problem: Problem, stages: StageColumns) -> list[Products]:
     routed, mesh = routed_of(problem), expert_mesh(problem, stages.layouts)
     if routed is None:
-        return Passes(np.zeros(len(stages)), np.zeros(len(stages)))
+        return []
     batches = _batches(problem, stages)
     rows, parts = worked_tokens(problem, stages) / batches, mesh.parts.astype(np.float64)
-    each = [_one_product(problem, product, rows, batches, parts) for product in routed.products]
-    forward, backward = (np.sum(passes, axis=0) for passes in zip(*each, strict=True))
-    return Passes(forward, backward)
+    return [_one_product(problem, product, rows, batches, parts) for product in routed.products]
 
 
 def _batches(problem: Problem, stages: StageColumns) -> Floats:
@@ -37,7 +58,7 @@ def _batches(problem: Problem, stages: StageColumns) -> Floats:
     return held * np.where((held > 1) & problem.stack.experts.by_sender, group, 1)
 
 
-def _one_product(problem: Problem, product: Product, rows: Floats, batches: Floats, parts: Floats) -> Passes:
+def _one_product(problem: Problem, product: Product, rows: Floats, batches: Floats, parts: Floats) -> Products:
     own, element = problem.stack.experts, float(ELEMENT_BYTES[problem.precision])
     inner = product.inner / np.where(product.divided == "inner", parts, 1.0)
     outer = product.outer / np.where(product.divided == "outer", parts, 1.0)

@@ -82,15 +82,26 @@ def tile_seconds(
     return np.where(flops > 0, best * work * slower + tiles.start_s, 0.0)
 
 
-def with_gradients(seconds: Callable[[Side, Side, Side], Floats], rows: Side, inner: Side, outer: Side) -> Passes:
+class Products(NamedTuple):
+    """A product and the two of its backward, in seconds."""
+
+    output: Floats
+    of_input: Floats
+    of_weight: Floats
+
+    @property
+    def passes(self) -> Passes:
+        """Forward and backward."""
+        return Passes(self.output, self.of_input + self.of_weight)
+
+
+def with_gradients(seconds: Callable[[Side, Side, Side], Floats], rows: Side, inner: Side, outer: Side) -> Products:
     """A product of ``rows x inner`` by ``inner x outer``, and the two that its input and its weight have in backward.
 
     ``seconds`` tells what one of ``rows x depth`` by ``depth x columns`` takes, as ``seconds(rows, columns, depth)``.
     """
-    output, of_input, of_weight = (
-        seconds(*sides) for sides in ((rows, outer, inner), (rows, inner, outer), (inner, outer, rows))
-    )
-    return Passes(output, of_input + of_weight)
+    sides = ((rows, outer, inner), (rows, inner, outer), (inner, outer, rows))
+    return Products(*(seconds(*each) for each in sides))
 
 
 @formula("definition")

@@ -9,65 +9,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from planner.cost_model import communication, compute
-from planner.cost_model.grid_communication import grid_collectives
-from planner.cost_model.pipeline import StageTimes, stage_times
+from planner.cost_model import communication, zero_bubble
+from planner.cost_model.passes import STEADY, PassTimes, pass_times
+from planner.cost_model.pipeline import stage_times
 from planner.cost_model.sources import formula
 from planner.cost_model.terms import total
 from planner.layouts.problem import Problem
-from planner.layouts.stages import Floats, StageColumns
+from planner.layouts.stages import StageColumns
 
-STEADY = 1e-9
-"""Relative difference below which two rounds of a schedule take the same time."""
 FIRST_ROUNDS = 4
 """Micro batches that are played first, in multiples of the stages; doubled until the schedule is steady."""
-EMBEDDING_FORWARD = 3.0 / 8.0
-"""Of the hidden states that the embedding moves, those of forward: :func:`compute.embedding_seconds`."""
-
-
-class PassTimes(NamedTuple):
-    """Times of one micro batch on each stage, all of its chunks together, in seconds."""
-
-    forward_s: Floats
-    backward_s: Floats
-    """With what is recomputed."""
-    send_s: Floats
-    """One blocking send of a chunk's hidden state or gradient."""
-
-
-@formula("narayanan2021")
-def pass_times(problem: Problem, stages: StageColumns, times: StageTimes) -> PassTimes:
-    """Forward and backward of each stage, which with its sends add up to its time of a micro batch.
-
-    What computation and collectives take is divided as their formulas have it; host waits as the passes
-    over the layers; gathered weights evenly. Backward is the rest. Units: s.
-    """
-    computed = compute.microbatch_compute(problem, stages)
-    line, grid = communication.layer_collectives(problem, stages), grid_collectives(problem, stages)
-    parts, columns = times.microbatch, stages.layouts
-    loss = np.where(stages.is_last, compute.loss_seconds(problem, stages), 0.0)
-    head = (computed["loss_head"] - loss) / (1.0 + compute.BACKWARD_PRODUCTS) + loss / 2.0
-    passes = (1.0 + compute.BACKWARD_PRODUCTS) * stages.num_layers + stages.recompute_layers
-    reductions = stages.num_layers * (line.recomputed + grid.recomputed)
-    forward = (
-        computed["layers_forward"]
-        + EMBEDDING_FORWARD * computed["embedding"]
-        + head
-        + parts["host"] * stages.num_layers / np.maximum(passes, 1.0)
-        + np.minimum(reductions, parts["tensor_parallel_communication"])
-        + parts["weight_gathering"] / 2.0
-    )
-    sends = _sends(stages)
-    message = np.divide(parts["pipeline_communication"], sends, out=np.zeros(len(stages)), where=sends > 0)
-    backward = total(parts) - parts["pipeline_communication"] - forward
-    return PassTimes(forward, np.maximum(backward, 0.0), np.where(columns.pipeline_parallel > 1, message, 0.0))
-
-
-def _sends(stages: StageColumns) -> Floats:
-    """Sends of one micro batch that :func:`communication.pipeline_seconds` counts."""
-    columns = stages.layouts
-    ends = stages.is_first.astype(np.float64) + stages.is_last
-    return np.where(columns.num_model_chunks > 1, 2.0 * columns.num_model_chunks, np.maximum(2.0 - ends, 0.0))
 
 
 @formula("narayanan2021", "colossalai0.5.0")
@@ -85,8 +36,12 @@ def schedule_step_seconds(problem: Problem, stages: StageColumns) -> float | Non
     count, chunks = int(columns.num_microbatches[0]), int(columns.num_model_chunks[0])
     if chunks > 1 and count % len(stages):
         return None
-    ends = np.array(stage_ends(pass_times(problem, stages, times), count, chunks))
-    if len(ends) > 1:
+    in_v = bool(columns.schedule_is("zbv")[0])
+    if in_v:
+        ends = zero_bubble.stage_ends(zero_bubble.piece_times(problem, stages, times), columns.num_microbatches[:1])[0]
+    else:
+        ends = np.array(stage_ends(pass_times(problem, stages, times), count, chunks))
+    if len(ends) > 1 and not in_v:
         joined = max(ends[0], ends[-1]) + float(communication.tied_embedding_seconds(problem, stages)[0])
         ends[0] = ends[-1] = joined
     waits = float(communication.message_wait_seconds(problem, stages)[0])

@@ -30,6 +30,8 @@ SOURCES = {
     "thakur2005": Source("Optimization of Collective Communication Operations in MPICH", "IJHPCA 19(1), 2005"),
     "colossalai0.5.0": Source("Colossal-AI 0.5.0, source of the plugins and the ZeRO optimizer", "colossalai 0.5.0"),
     "lee2023": Source("Distribution-free inference with hierarchical data", "arXiv 2306.06342"),
+    "qi2023": Source("Zero Bubble Pipeline Parallelism", "arXiv 2401.10241"),
+    "qi2024": Source("Pipeline Parallelism with Controllable Memory", "arXiv 2405.15362"),
     "nvidia-matmul": Source(
         "Matrix Multiplication Background User's Guide, tile and wave quantization", "NVIDIA Deep Learning Performance"
     ),

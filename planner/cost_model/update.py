@@ -15,17 +15,37 @@ from planner.layouts.problem import Problem
 from planner.layouts.stages import Floats, StageColumns
 from planner.specs import ELEMENT_BYTES
 
+ADDED_BY_PRODUCTS = 1.0 / 3.0
+"""Of reading both gradients and writing their sum, what is left where the product of one of them adds the other."""
+
 
 @formula("rajbhandari2020", "definition")
 def accumulation_seconds(problem: Problem, stages: StageColumns) -> Floats:
     """Adding the gradients of one micro batch to those of the ones before, where there are several.
 
-    From ZeRO 2 on a rank adds up its own share alone. Units: s.
+    From ZeRO 2 on a rank adds up its own share alone. Products that a schedule has put off add to the gradients of
+    layers themselves (runtime/patches/weight_gradients.py), which takes one pass more over them and not three.
+    Units: s.
     """
-    columns = stages.layouts
+    columns, parameters = stages.layouts, stage_parameters(problem, stages)
     shards = np.where(columns.zero_stage >= SHARDS_GRADIENTS, columns.replicas, 1)
-    added = np.where(columns.num_microbatches > 1, total(stage_parameters(problem, stages)) / shards, 0.0)
+    added = np.where(columns.num_microbatches > 1, (total(parameters) - of_products(problem, stages)) / shards, 0.0)
+    others = traffic_seconds(problem, added * problem.stack.traffic.gradient_bytes)
+    return others + put_off_addition_seconds(problem, stages)
+
+
+@formula("colossalai0.5.0", "definition")
+def put_off_addition_seconds(problem: Problem, stages: StageColumns) -> Floats:
+    """Of :func:`accumulation_seconds`, what products take that a schedule has put off. Units: s."""
+    added = np.where(stages.layouts.num_microbatches > 1, of_products(problem, stages) * ADDED_BY_PRODUCTS, 0.0)
     return traffic_seconds(problem, added * problem.stack.traffic.gradient_bytes)
+
+
+def of_products(problem: Problem, stages: StageColumns) -> Floats:
+    """Parameters whose gradients are made by products that a schedule puts off: those of layers in a V."""
+    held = stage_parameters(problem, stages)
+    layers = held["layers"] + held["experts"] if "experts" in held else held["layers"]
+    return np.where(stages.layouts.schedule_is("zbv"), layers, 0.0)
 
 
 @formula("definition")

@@ -81,6 +81,12 @@ def _beyond(plan: Plan) -> Iterator[Diagnostic]:
             "Colossal-AI's forward of rotary models loses causality under sequence parallelism and rounds wave lengths "
             "in bf16; gptplan has a forward of its own",
         )
+    if layout.schedule == "zbv":
+        yield _refused(
+            "schedule zbv",
+            "Colossal-AI keeps the weight gradients of one micro batch alone under it, and puts GPT-2's last norm on "
+            "another device than the head; gptplan corrects both, and has an order of work of its own",
+        )
     if layout.tensor_mode in GRID_MODES:
         yield _refused(
             f"tensor mode {layout.tensor_mode}",

@@ -12,6 +12,8 @@ Workaround = Literal[
     "expert-gradients",
     "expert-average",
     "router-gradients",
+    "weight-gradients",
+    "zero-bubble-scale",
 ]
 WORKAROUNDS: dict[Workaround, str] = {
     "causal-attention": "attention that sees no later token whatever mask the library makes or leaves out",
@@ -21,6 +23,8 @@ WORKAROUNDS: dict[Workaround, str] = {
     "expert-gradients": "gradients of experts averaged over all their copies, also those that got no tokens",
     "expert-average": "gradients of experts averaged over their copies alone, where there is no ZeRO",
     "router-gradients": "gradients of the loss that balances experts sent back to the routers of earlier stages",
+    "weight-gradients": "gradients of weights that a zero-bubble schedule puts off, of all micro batches",
+    "zero-bubble-scale": "the loss of a zero-bubble schedule scaled in fp16, as the update divides by that scale",
 }
 """What the runtime does against errors of Colossal-AI."""
 

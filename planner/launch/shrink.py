@@ -200,7 +200,7 @@ def _small_microbatches(full: Layout, stages: int) -> int:
     least = max(2, stages) if full.pipeline_parallel == 1 else stages
     if full.num_microbatches == full.pipeline_parallel:
         return least
-    return 2 * stages if full.schedule == "interleaved" else max(least, stages + 1)
+    return 2 * stages if full.num_model_chunks > 1 else max(least, stages + 1)
 
 
 def _small_model(plan: Plan, layout: Layout) -> ModelSpec:

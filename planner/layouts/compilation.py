@@ -52,10 +52,10 @@ def may_recompute_pointwise(problem: Problem, columns: LayoutColumns) -> NDArray
     """Of which layouts compiled blocks can make outputs of norms and activation functions again in backward.
 
     Where all products of a block are compiled with what is between them: what a collective is handed, or a product
-    that has one, is kept.
+    that has one, is kept, and so is what a product is handed that puts its weight gradient off.
     """
     own = problem.stack.compiled
     if own is None or not own.recomputes_pointwise:
         return np.zeros(len(columns), dtype=np.bool_)
     whole = (columns.tensor_parallel == 1) & (columns.sequence_parallel_degree == 1)
-    return are_compiled(problem, columns) & whole
+    return are_compiled(problem, columns) & whole & ~columns.schedule_is("zbv")

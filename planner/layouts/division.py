@@ -12,7 +12,10 @@ import numpy as np
 from planner.layouts.layout import Layout, LayoutColumns
 from planner.layouts.problem import Problem
 from planner.layouts.stages import Booleans, Integers, StageColumns
+from planner.specs import Schedule
 
+CHUNKED: frozenset[Schedule] = frozenset({"interleaved", "zbv"})
+"""Schedules under which a stage has several chunks of layers."""
 END_LAYERS = 2
 """Layers whose place the ends may take: the embedding one, the loss head another."""
 
@@ -25,8 +28,13 @@ class Layers(NamedTuple):
 
 
 def has_to_be_even(problem: Problem, columns: LayoutColumns) -> Booleans:
-    """Where the stack or the interleaved schedule gives all stages equally many layers."""
-    return columns.schedule_is("interleaved") | (not problem.stack.uneven_stages)
+    """Where the stack or the schedule gives all stages, and all of their chunks, equally many layers."""
+    return has_chunks(columns) | (not problem.stack.uneven_stages)
+
+
+def has_chunks(columns: LayoutColumns) -> Booleans:
+    """Where the schedule divides the layers of a stage into chunks, all of as many layers."""
+    return np.logical_or.reduce([columns.schedule_is(schedule) for schedule in CHUNKED])
 
 
 def full_stage(problem: Problem, columns: LayoutColumns) -> Integers:
@@ -41,12 +49,15 @@ def missing_layers(problem: Problem, columns: LayoutColumns) -> Integers:
 
 
 def divides_evenly(problem: Problem, columns: LayoutColumns) -> Booleans:
-    """Where an even division exists; none where it would leave the first or the last stage without a layer."""
+    """Where an even division exists; none where it would leave the first or the last stage without a layer.
+
+    In a V the ends, which are both on the first stage, take the place of no layer.
+    """
     missing = missing_layers(problem, columns)
     if not problem.stack.ends_as_layers:
         return missing == 0
     taken = (missing <= END_LAYERS) & (columns.pipeline_parallel > 1) & (full_stage(problem, columns) > 1)
-    return (missing == 0) | taken
+    return (missing == 0) | (taken & ~columns.schedule_is("zbv"))
 
 
 def most_chunks(problem: Problem, columns: LayoutColumns) -> Integers:

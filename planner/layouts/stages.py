@@ -48,8 +48,10 @@ class StageColumns:
 
     @property
     def is_last(self) -> NDArray[np.bool_]:
-        """Where the stage holds the final norm, the head and the loss."""
-        return self.stage == self.layouts.pipeline_parallel - 1
+        """Where the stage holds the final norm, the head and the loss: under a V, where it also begins."""
+        at_the_end = self.stage == self.layouts.pipeline_parallel - 1
+        in_v = self.layouts.schedule_is("zbv")
+        return np.where(in_v, self.is_first, at_the_end) if in_v.any() else at_the_end
 
     def fewest_recomputed(self) -> Integers:
         """The fewest of its layers that each stage may recompute, as its layout's column says."""
@@ -59,11 +61,15 @@ class StageColumns:
     def most_recomputed(self) -> Integers:
         """The most of its layers that each stage may recompute; below the fewest where none is possible."""
         but_one = self.num_layers - (self.layouts.recompute == SOME_RECOMPUTE)
-        return np.where(self.layouts.recompute == NO_RECOMPUTE, 0, but_one)
+        return np.where(self._recomputes_none, 0, but_one)
 
     def may_recompute_more(self) -> Booleans:
         """Where a stage may choose how many layers it recomputes."""
-        return np.isin(self.layouts.recompute, (SOME_RECOMPUTE, FREE_RECOMPUTE))
+        return np.isin(self.layouts.recompute, (SOME_RECOMPUTE, FREE_RECOMPUTE)) & ~self._recomputes_none
+
+    @property
+    def _recomputes_none(self) -> Booleans:
+        return (self.layouts.recompute == NO_RECOMPUTE) | self.layouts.schedule_is("zbv")
 
     def with_layers(self, num_layers: Integers) -> "StageColumns":
         """The same stages with other layers, of which they recompute the fewest they may."""

@@ -24,6 +24,9 @@ def _values(problem: Problem, layout: Layout) -> dict[str, Any]:
         "grid_families": _listed(stack.grid_families),
         "slice_families": _listed(stack.slice_families),
         "window_families": _listed(stack.window_pipeline_families),
+        "zero_bubble_families": _listed(stack.zero_bubble_families),
+        "zero_bubble_tied_families": _listed(stack.zero_bubble_tied_families),
+        "schedule": layout.schedule,
         "seq_len": problem.seq_len,
         "window": model.attention.sliding_window,
         "tensor_mode": layout.tensor_mode,
@@ -121,5 +124,41 @@ RULES = (
         why="The stages make their masks anew, one token too wide or without a window: the loss is another one.",
         source="colossalai 0.5.0: shardformer/modeling/qwen2.py:146-168; stack spec: window_pipeline_families",
         holds=lambda problem, columns: (columns.pipeline_parallel == 1) | np.full(len(columns), _keeps_window(problem)),
+    ),
+    Rule(
+        id="PP013",
+        about=("library",),
+        title="zero-bubble schedule of a family that has none",
+        field="schedule",
+        message="stack {stack} does not run models like {model} under schedule {schedule}",
+        detail="{model} is of {family}; it runs {zero_bubble_families} under it",
+        hint="use another {field.schedule}",
+        values=_values,
+        why="The last chunk is on the first stage: a policy that puts the final norm on the last one, or that has no "
+        "product whose weight gradients can be put off, fails or trains another model.",
+        source="colossalai 0.5.0: shardformer/policies/gpt2.py:311-312,452, shardformer/policies/qwen2.py:183; stack "
+        "spec: zero_bubble_families",
+        holds=lambda problem, columns: (
+            ~columns.schedule_is("zbv") | _is_of(problem, columns, problem.stack.zero_bubble_families)
+        ),
+    ),
+    Rule(
+        id="PP014",
+        about=("library",),
+        title="zero-bubble schedule with tied embeddings of a family that cannot have them",
+        field="schedule",
+        message="stack {stack} does not run {model}, whose embeddings are tied, under schedule {schedule}",
+        detail="{model} is of {family}; with tied embeddings it runs {zero_bubble_tied_families} under it",
+        hint="use another {field.schedule}",
+        values=_values,
+        why="The first stage holds the embedding and the head, which are one tensor there; policies that share it "
+        "with the last stage still fail.",
+        source="colossalai 0.5.0: shardformer/policies/mistral.py:420-434 and mixtral.py:433-447, where llama.py:452 "
+        "shares nothing; stack spec: zero_bubble_tied_families",
+        holds=lambda problem, columns: (
+            ~columns.schedule_is("zbv")
+            | np.full(len(columns), not problem.model.tied_embeddings)
+            | _is_of(problem, columns, problem.stack.zero_bubble_tied_families)
+        ),
     ),
 )

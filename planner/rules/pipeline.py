@@ -5,9 +5,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from planner.layouts import zero_bubble
 from planner.layouts.degrees import divisors
-from planner.layouts.division import END_LAYERS, divides_evenly, has_to_be_even, is_even, most_chunks
-from planner.layouts.layout import FREE_RECOMPUTE, NO_RECOMPUTE, SOME_RECOMPUTE, Layout, LayoutColumns
+from planner.layouts.division import END_LAYERS, divides_evenly, has_chunks, has_to_be_even, is_even, most_chunks
+from planner.layouts.layout import FREE_RECOMPUTE, NO_RECOMPUTE, SOME_RECOMPUTE, Layout, LayoutColumns, columns_of
 from planner.layouts.problem import Problem
 from planner.rules.rule import Rule, listed
 
@@ -48,8 +49,9 @@ _RECOMPUTE_HINTS = {
 
 
 def _chunks_fit(columns: LayoutColumns) -> NDArray[np.bool_]:
-    interleaved = columns.schedule_is("interleaved")
-    return np.where(interleaved, columns.num_model_chunks > 1, columns.num_model_chunks == 1)
+    chunks, interleaved = columns.num_model_chunks, columns.schedule_is("interleaved")
+    fixed = np.where(columns.schedule_is("zbv"), zero_bubble.CHUNKS, 1)
+    return np.where(interleaved, chunks > 1, chunks == fixed)
 
 
 def _recompute_fits(problem: Problem, layout: Layout) -> bool:
@@ -95,7 +97,7 @@ RULES = (
         field="schedule",
         message="schedule {schedule} does not go with {pipeline_parallel} pipeline stages",
         detail="{field.schedule} = {schedule}, {field.pipeline_parallel} = {pipeline_parallel}",
-        hint="use schedule none for one stage, and 1f1b or interleaved for more",
+        hint="use schedule none for one stage, and 1f1b, interleaved or zbv for more",
         values=_values,
         why="One stage has nothing to schedule; several stages need a schedule.",
         source=f"{_HYBRID}:1124",
@@ -107,9 +109,10 @@ RULES = (
         field="num_model_chunks",
         message="{chunks} model chunks do not go with schedule {schedule}",
         detail="{field.num_model_chunks} = {chunks}, {field.schedule} = {schedule}",
-        hint="use 1 chunk with none and 1f1b, and 2 or more with interleaved",
+        hint="use 1 chunk with none and 1f1b, 2 or more with interleaved, and 2 with zbv",
         values=_values,
-        why="1F1B gives every stage one run of layers; only the interleaved schedule has several.",
+        why="1F1B gives every stage one run of layers, the interleaved schedule several, and the V of zbv one on its "
+        "way down and one on its way up.",
         source=f"{_HYBRID}:1125-1130,1151",
         holds=lambda problem, columns: _chunks_fit(columns),
     ),
@@ -133,14 +136,15 @@ RULES = (
         about=("engine", "batch"),
         title="micro batches are not a multiple of the stages",
         field="num_microbatches",
-        message="interleaving needs micro batches in multiples of {pipeline_parallel}, not {num_microbatches}",
+        message="schedule {schedule} needs micro batches in multiples of {pipeline_parallel}, not {num_microbatches}",
         detail="{num_microbatches} % {pipeline_parallel} != 0",
         hint="use {next_microbatches} micro batches, or schedule 1f1b",
         values=_values,
-        why="The interleaved schedule rotates groups of as many micro batches as there are stages.",
-        source="colossalai 0.5.0: pipeline/schedule/interleaved_pp.py:88-90",
+        why="The interleaved schedule rotates groups of as many micro batches as there are stages; the library asks "
+        "the same of zbv.",
+        source="colossalai 0.5.0: pipeline/schedule/interleaved_pp.py:88-90, zero_bubble_pp.py:196-198",
         holds=lambda problem, columns: (
-            ~columns.schedule_is("interleaved") | (columns.num_microbatches % columns.pipeline_parallel == 0)
+            ~has_chunks(columns) | (columns.num_microbatches % columns.pipeline_parallel == 0)
         ),
     ),
     Rule(
@@ -152,7 +156,7 @@ RULES = (
         detail="{num_layers} % ({pipeline_parallel} * {chunks}) != 0",
         hint="use {even} stages",
         values=_values,
-        why="This stack, or an interleaved schedule, gives every stage the same number of layers; where the stack "
+        why="This stack, or a schedule with chunks, gives every stage the same number of layers; where the stack "
         "can, embedding and loss head count as a layer each.",
         source="Megatron-LM arguments: num_layers divides by pipeline size and virtual stages, and with "
         "--account-for-embedding-in-pipeline-split and --account-for-loss-in-pipeline-split one or two more do",
@@ -185,11 +189,11 @@ RULES = (
         detail="{field.layers_per_stage} = {layers_per_stage}",
         hint="use {even} stages",
         values=_values,
-        why="The stack, or its interleaved schedule, has no setting for layers per stage, other than to count "
+        why="The stack, or its schedule with chunks, has no setting for layers per stage, other than to count "
         "embedding and loss head as a layer each where the stack can.",
         source=f"{_STAGES}; stack spec: uneven_stages, ends_as_layers",
         holds_layout=lambda problem, layout: (
-            (problem.stack.uneven_stages and layout.schedule != "interleaved")
+            (problem.stack.uneven_stages and not has_chunks(columns_of(layout))[0])
             or is_even(problem, layout.layers_per_stage, layout.num_model_chunks)
         ),
     ),
@@ -236,5 +240,22 @@ RULES = (
             (columns.recompute != SOME_RECOMPUTE)
             | (2 * columns.pipeline_parallel * _together(problem, columns.num_model_chunks) <= problem.model.num_layers)
         ),
+    ),
+    Rule(
+        id="RC004",
+        about=("library", "recompute"),
+        title="recomputation under a zero-bubble schedule",
+        field="recompute_layers_per_stage",
+        message="schedule {schedule} recomputes no layer, not {recompute} of {layers_per_stage}",
+        detail="recompute_layers_per_stage = {recompute}",
+        hint="recompute no layer, or use another {field.schedule}",
+        values=_values,
+        why="Weight gradients are put off, on the last stage those of all micro batches that it holds, and keep the "
+        "inputs and output gradients of their products until then: no less than what recomputation frees.",
+        source="colossalai 0.5.0: pipeline/weight_grad_store.py:12-20; planner/layouts/zero_bubble.py: node_order",
+        holds=lambda problem, columns: (
+            ~columns.schedule_is("zbv") | np.isin(columns.recompute, (NO_RECOMPUTE, FREE_RECOMPUTE))
+        ),
+        holds_layout=lambda problem, layout: layout.schedule != "zbv" or not any(layout.recompute_layers_per_stage),
     ),
 )

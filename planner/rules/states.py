@@ -221,10 +221,10 @@ STATE_RULES = (
         field="recompute_pointwise",
         message="{stack} cannot make outputs of norms and activation functions again in this layout",
         detail="blocks are compiled: {compiled}, tensor_parallel = {tensor_parallel}, "
-        "sequence_parallel_degree = {divided}, {field.zero_stage} = {zero_stage}",
+        "sequence_parallel_degree = {divided}, {field.zero_stage} = {zero_stage}, {field.schedule} = {schedule}",
         hint="set recompute_pointwise to false",
         why="A compiled block chooses what its backward makes again of what its own kernels made; the inputs of "
-        "collectives and of products with them are kept by those.",
+        "collectives, of products with them and of products that put weight gradients off are kept by those.",
         source="pytorch 2.11: torch/_functorch/partitioners.py, ban_recompute_materialized_backward",
         holds=lambda problem, columns: (columns.recompute_pointwise == 0) | may_recompute_pointwise(problem, columns),
     ),

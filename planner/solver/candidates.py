@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from planner.diagnostics import PlanError, usage_error
-from planner.layouts import pins
+from planner.layouts import pins, zero_bubble
 from planner.layouts.compilation import compiles
 from planner.layouts.degrees import GRID_MODES, divisors, expert_ranks, grid_edge, grid_ranks
 from planner.layouts.division import END_LAYERS
@@ -209,13 +209,22 @@ def _batch_splits(problem: Problem, data_parallel: int) -> list[_Row]:
 def _schedules(problem: Problem, mode: str, pipeline_parallel: int) -> list[_Row]:
     """(schedule, model chunks) for a number of stages; of interleaved grids one stands for all chunks."""
     counts = _chunk_counts(problem, pipeline_parallel)
-    chunks = {"none": [1], "1f1b": [1], "interleaved": counts[:1] if mode in GRID_MODES else counts}
+    some = counts[:1] if mode in GRID_MODES else counts
+    chunks = {"none": [1], "1f1b": [1], "interleaved": some, "zbv": _v_chunks(problem)}
     possible = [word for word in _schedule_words(problem) if (word == "none") == (pipeline_parallel == 1)]
     return [(SCHEDULES.index(word), count) for word in possible for count in chunks[word]]
 
 
+def _v_chunks(problem: Problem) -> list[int]:
+    """Model chunks of a stage under a V, and a pinned count, even if it is not that."""
+    return sorted({zero_bubble.CHUNKS, int(problem.pins.get("num_model_chunks", zero_bubble.CHUNKS))})
+
+
 def _schedule_words(problem: Problem) -> list[str]:
-    return [SCHEDULES[i] for i in _options(problem, "schedule", problem.stack.schedules)]
+    """Schedules to try: a V for the families alone that run under it."""
+    in_v = problem.model.family in problem.stack.zero_bubble_families
+    executable = [schedule for schedule in problem.stack.schedules if in_v or schedule != "zbv"]
+    return [SCHEDULES[i] for i in _options(problem, "schedule", executable)]
 
 
 def _chunk_counts(problem: Problem, pipeline_parallel: int) -> list[int]:

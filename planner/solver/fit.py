@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from planner.layouts.division import has_chunks
 from planner.layouts.layout import SOME_RECOMPUTE, LayoutColumns
 from planner.layouts.pins import LAYERS
 from planner.layouts.problem import Problem
@@ -124,5 +125,5 @@ def _any_division(problem: Problem, columns: LayoutColumns, *, interleaved_is_ev
         -(-problem.model.num_layers // columns.pipeline_parallel)
         >= problem.model.dense_layers * columns.num_model_chunks
     )
-    uneven = ~columns.schedule_is("interleaved") if interleaved_is_even else np.ones(len(columns), dtype=bool)
+    uneven = ~has_chunks(columns) if interleaved_is_even else np.ones(len(columns), dtype=bool)
     return np.asarray(enough & free & (whole | (uneven & problem.stack.uneven_stages)))

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from planner.cost_model.host import host_bytes_per_rank, nvme_bytes_per_rank
 from planner.cost_model.memory import stage_memory
 from planner.cost_model.reserve import usable_bytes
-from planner.layouts.division import even_layers, has_to_be_even, is_even
+from planner.layouts.division import even_layers, has_chunks, has_to_be_even, is_even
 from planner.layouts.layout import SOME_RECOMPUTE, LayoutColumns
 from planner.layouts.pins import asked_layers, pinned_layers
 from planner.layouts.problem import Problem
@@ -171,7 +171,7 @@ def _wanted_layers(problem: Problem, stages: StageColumns, pinned: str, *, inter
     columns = stages.layouts.take(stages.first_rows())
     even = np.full(len(columns), not problem.stack.uneven_stages)
     if interleaved_is_even:
-        even |= columns.schedule_is("interleaved")
+        even |= has_chunks(columns)
     kinds = list(zip(columns.pipeline_parallel.tolist(), columns.num_model_chunks.tolist(), even.tolist(), strict=True))
     wanted = {kind: _pinned_or_too_many(problem, pinned, *kind) for kind in set(kinds)}
     return np.concatenate([wanted[kind] for kind in kinds])

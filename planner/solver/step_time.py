@@ -132,7 +132,7 @@ def _by_division(tables: TimeTables, ranked: Ranked, answer: ExactAnswer) -> Exa
 
 def exact_tables(problem: Problem, ranked: Ranked) -> TimeTables:
     """The tables of layouts that are all promising, exact also where stages choose what they recompute."""
-    tables = time_tables(problem, ranked.limits, ranked.unit)
+    tables = time_tables(problem, ranked.limits, ranked.unit, ranked.achieved)
     if not _chooses(tables).any():
         return tables
     return stepped(problem, tables, window(tables, float(ranked.achieved.min())).limits)

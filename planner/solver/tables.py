@@ -14,6 +14,7 @@ import numpy as np
 from planner.cost_model.communication import message_wait_seconds, tied_embedding_seconds
 from planner.cost_model.pipeline import pipeline_bubble, stage_times
 from planner.cost_model.terms import total
+from planner.cost_model.zero_bubble import v_seconds
 from planner.layouts.layout import LayoutColumns
 from planner.layouts.problem import Problem
 from planner.layouts.stages import Booleans, Floats, Integers, StageColumns
@@ -115,7 +116,7 @@ class TimeTables:
     microbatch: Affine | Stepped
     tail: Affine
     fixed: Integers
-    """Per layout: time outside stages, in ticks."""
+    """Per layout: time outside stages, in ticks; in a V with what its schedule takes more, or less, as it is played."""
     num_microbatches: Integers
     num_chunks: Integers
     num_layers: int
@@ -147,23 +148,25 @@ class TimeTables:
         return self.fixed + self.num_microbatches * slowest + bubble + last
 
 
-def time_tables(problem: Problem, limits: StageLimits, tick_s: float | None = None) -> TimeTables:
+def time_tables(
+    problem: Problem, limits: StageLimits, tick_s: float | None = None, played: Floats | None = None
+) -> TimeTables:
     """Build the tables of fitting layouts, in ticks of ``tick_s`` or the finest that is safe.
 
     Bases and slopes are read off the cost model at all layers and one more. The times of a pipeline's
-    stages are affine; a single stage always has all layers, so its times there are its bases.
+    stages are affine; a single stage always has all layers, so its times there are its bases. ``played``: steps of
+    layouts in a V, in such ticks, where they are known.
     """
     stages, num_layers = limits.stages, problem.model.num_layers
     everything = np.full(len(stages), num_layers)
     whole = stages.with_layers(everything)
     here, beyond = stage_times(problem, whole), stage_times(problem, stages.with_layers(everything + 1))
-    starts = stages.first_rows()
-    columns = stages.layouts
+    starts, columns = stages.first_rows(), stages.layouts
     fixed_s = (tied_embedding_seconds(problem, stages) + message_wait_seconds(problem, stages))[starts]
     # A stage that recomputes everything takes less than twice as long.
     tick_s = tick_s or _finest_safe_tick_s(2.0 * total(here.microbatch), columns)
     single = columns.pipeline_parallel == 1
-    return TimeTables(
+    tables = TimeTables(
         tick_s=tick_s,
         limits=limits,
         starts=starts,
@@ -174,6 +177,25 @@ def time_tables(problem: Problem, limits: StageLimits, tick_s: float | None = No
         num_chunks=columns.num_model_chunks[starts],
         num_layers=num_layers,
     )
+    return _with_played(problem, tables, played)
+
+
+def _with_played(problem: Problem, tables: TimeTables, steps: Floats | None) -> TimeTables:
+    """The tables with the steps of layouts in a V as they are played, which have one division of their layers each.
+
+    What that takes more than the formula of the others, or less, is put to the time outside of stages.
+    """
+    in_v = tables.limits.stages.layouts.schedule_is("zbv")[tables.starts]
+    if not in_v.any():
+        return tables
+    layers, formula = tables.limits.fewest, tables.step(tables.limits.fewest)
+    if steps is None:
+        own = tables.limits.stages.with_layers(layers).take(tables.limits.stages.spread(in_v))
+        last = np.maximum.reduceat(tables.tail.at(layers), tables.starts)
+        steps = (tables.fixed + last).astype(np.float64)
+        steps[in_v] += v_seconds(problem, own) / tables.tick_s
+    more = np.where(in_v, np.rint(steps - formula), 0.0).astype(np.int64)
+    return replace(tables, fixed=tables.fixed + more)
 
 
 def recompute_ticks(problem: Problem, stages: StageColumns, tick_s: float) -> Integers:

@@ -7,7 +7,7 @@ from msgspec import Meta
 
 Precision = Literal["fp16", "bf16", "fp32"]
 TensorMode = Literal["none", "1d", "2d", "2.5d", "3d"]
-Schedule = Literal["none", "1f1b", "interleaved"]
+Schedule = Literal["none", "1f1b", "interleaved", "zbv"]
 OffloadTier = Literal["none", "cpu", "nvme"]
 
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=64)]

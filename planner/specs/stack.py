@@ -103,6 +103,10 @@ class StackSpec(Spec, frozen=True, kw_only=True):
     """Those of these for which that goes with tensor parallelism."""
     window_pipeline_families: Families = ()
     """Those of them that keep a sliding window in a pipeline."""
+    zero_bubble_families: Families = ()
+    """Those of them that it runs under the zero-bubble schedule ``zbv``."""
+    zero_bubble_tied_families: Families = ()
+    """Those of these for which that goes with tied embeddings."""
     unpadded_head_families: Families = ()
     """Those of them whose loss head is not padded with the vocabulary."""
     sequence_parallel: bool

@@ -42,6 +42,8 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     sets: tuple[str, ...]
     hosts: tuple[str, ...] = ()
     """What is known of the machines."""
+    schedules: tuple[str, ...] = ()
+    """Of their pipelines."""
 
 
 def parameters_of(problem: Problem) -> int:
@@ -76,6 +78,7 @@ def _evidence(replays: Sequence[Replay]) -> Evidence:
         parameters=(min(parameters), max(parameters)),
         sets=tuple(sets),
         hosts=tuple(hosts for name in sets if (hosts := facts_of(name).hosts)),
+        schedules=tuple(sorted({replay.case.layout.schedule for replay in replays if replay.case} - {"none"})),
     )
 
 

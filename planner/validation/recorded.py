@@ -6,7 +6,7 @@ from typing import Any, cast, get_args
 
 import msgspec
 
-from planner.layouts.layout import Layout, Offload
+from planner.layouts.layout import SCHEDULES, Layout, Offload
 from planner.specs import ModelSpec, OffloadTier, Schedule, StackSpec, TensorMode
 from planner.specs.files import builtin_names, load_spec
 from planner.specs.units import MIB
@@ -79,7 +79,7 @@ def _layout(row: Row, model: ModelSpec, assumed: Assumptions) -> Layout:
         raise row.error("layers_per_stage", "the layers are not those of the model, one number a stage", "")
     if model.global_batch != row.needed_count("batch_per_dp_rank") * data:
         raise SkippedRow("the batch of a rank times DP is not the global batch")
-    schedules: dict[str, Schedule] = {"1f1b": "1f1b", "interleaved": "interleaved"}
+    schedules: dict[str, Schedule] = {name: name for name in SCHEDULES if name != "none"}
     return Layout(
         tensor_mode=_tensor_mode(row, tensor),
         tensor_parallel=tensor,

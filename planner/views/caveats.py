@@ -214,5 +214,7 @@ def _beyond(plan: Plan, runs: Evidence) -> Iterator[str]:
         yield f"{_nodes(problem.num_nodes)}, and at most {runs.nodes}"
     if problem.hardware.name not in (*runs.hardware, *problem.stack.measured_on):
         yield f"{problem.hardware.name}, and only {', '.join(runs.hardware)}"
+    if runs.schedules and plan.layout.schedule not in ("none", *runs.schedules):
+        yield f"schedule {plan.layout.schedule}, and only {', '.join(runs.schedules)}"
     if not least <= size <= most:
         yield f"{_size(size)} parameters, and only {_range(_size(least), _size(most))}"

@@ -18,7 +18,7 @@ from runtime.engines.support import check_supported
 from runtime.patches.host_accelerator import Device
 from runtime.states.model import parameter_shapes
 from runtime.states.optimizers import DECAYS, instead_of_update
-from runtime.states.placement import Position
+from runtime.states.placement import Position, holds_loss
 
 Batch = dict[str, Tensor]
 """``input_ids`` and ``labels`` of the sequences of one data-parallel rank, one row each."""
@@ -179,9 +179,8 @@ class Engine(ABC):
         return {name: tensor[rows] for name, tensor in batch.items()}
 
     def _global_mean(self, loss: Tensor | None) -> float:
-        # Only the last stage has a loss; all ranks that divide rows or sequences see equally many tokens.
-        is_last_stage = self.position.stage == self.layout.pipeline_parallel - 1
-        if loss is None or not is_last_stage or self.position.tensor > 0:
+        # Only the stage of the last layer has a loss; all ranks that divide rows or sequences see equally many tokens.
+        if loss is None or not holds_loss(self.layout, self.position.stage) or self.position.tensor > 0:
             return self._summed(None)
         return self._summed(loss.detach() / (self.layout.data_parallel * self.layout.sequence_parallel_degree))
 

@@ -21,10 +21,11 @@ from runtime.engines.sharding import Sharding, reduce_behind_backward, share_wit
 from runtime.patches import rotary
 from runtime.patches.host_accelerator import Device
 from runtime.patches.policy import ReplicatedDropout
+from runtime.patches.weight_gradients import defer_products
 from runtime.recompute import recompute_blocks
 from runtime.states.documents import Documents
 from runtime.states.mixed_adamw import HOLDS_OTHER_GRADIENTS, MixedAdamW, update_in_one_pass
-from runtime.states.model import DTYPES, build_model
+from runtime.states.model import DTYPES, blocks_of, build_model
 from runtime.states.optimizers import decay_groups, fuse_adamw
 from runtime.states.placement import held_experts, held_layers, recomputed_layers
 
@@ -73,6 +74,8 @@ class HybridEngine(Engine):
         if alone or self._reduces:
             self.model.use_ddp = False
         rotary.keep_wave_lengths(self.model)
+        if plan.layout.schedule == "zbv":
+            defer_products(blocks_of(self.model.unwrap()))
         if self.compiles:
             leave_out_collectives(self.model)
         if at_once and not shards:
@@ -97,7 +100,9 @@ class HybridEngine(Engine):
         if self.compiles:
             compile_regions(model, recomputes_pointwise=layout.recompute_pointwise)
         recomputed = recomputed_layers(layout, stage)
-        recompute_blocks(model, recomputed, without_graph=layout.sequence_parallel, documents=documents)
+        # W looks for weights where checkpoints that keep a graph put copies of them.
+        without_graph = layout.sequence_parallel or layout.schedule == "zbv"
+        recompute_blocks(model, recomputed, without_graph=without_graph, documents=documents)
         if layout.sequence_parallel and hasattr(model.base_model, "drop"):
             # Embedded, a sequence is still whole on every rank; in the blocks each rank has a slice.
             self._replicated = model.base_model.drop = ReplicatedDropout(plan.problem.model.dropout)

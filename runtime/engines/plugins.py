@@ -13,10 +13,12 @@ from planner.layouts.layout import Layout
 from planner.plans.plan import Plan
 from planner.specs import ModelSpec
 from runtime.engines.reducing import sum_over
+from runtime.engines.zero_bubble import ZeroBubbleV
 from runtime.patches import rotary
 from runtime.patches.experts import MixtralShardPolicy
 from runtime.patches.host_accelerator import Device
 from runtime.patches.policy import ShardPolicy
+from runtime.patches.quiet import without_advice
 
 LARGEST_LEAST_CHUNK_M = 32.0
 """Colossal-AI's default of the smallest chunk, in 2^20 elements."""
@@ -24,6 +26,15 @@ LARGEST_LEAST_CHUNK_M = 32.0
 
 def hybrid_plugin(plan: Plan, device: Device) -> HybridParallelPlugin:
     """The plugin for tensor, sequence, pipeline, expert and data parallelism and ZeRO up to stage 2."""
+    if plan.layout.schedule != "zbv":
+        return _plugin(plan, device)
+    with without_advice():  # to recompute in a way that loses gradients
+        plugin = _plugin(plan, device)
+    plugin.scheduler = ZeroBubbleV(plugin.scheduler)
+    return plugin
+
+
+def _plugin(plan: Plan, device: Device) -> HybridParallelPlugin:
     layout, model = plan.layout, plan.problem.model
     common: dict[str, Any] = {
         "tp_size": layout.tensor_parallel,
@@ -103,6 +114,8 @@ def _pipeline(layout: Layout, device: Device) -> dict[str, Any]:
     common = {"pp_style": layout.schedule, "num_microbatches": layout.num_microbatches}
     if layout.schedule == "1f1b":
         return common | {"num_layers_per_stage": list(layout.layers_per_stage)}
+    if layout.schedule == "zbv":
+        return common | {"num_model_chunks": layout.num_model_chunks, "scheduler_nodes": []}
     # The schedule drops the handles of its last sends, and gloo loses a send whose handle is gone.
     return common | {"num_model_chunks": layout.num_model_chunks, "overlap_p2p": device == "cuda"}
 

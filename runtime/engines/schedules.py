@@ -4,6 +4,10 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
+from colossalai.pipeline.schedule.interleaved_pp import InterleavedSchedule
+
+from runtime.engines.zero_bubble import ZeroBubbleV
+
 _SHAPES_UNKNOWN = {
     "send_tensor_metadata": True,
     "send_grad_metadata": True,
@@ -13,8 +17,11 @@ _SHAPES_UNKNOWN = {
 """What a schedule of the library begins with."""
 
 
-def _is_interleaved(schedule: Any) -> bool:
-    return hasattr(schedule, "num_microbatch")
+def _forget_shapes(schedule: Any) -> None:
+    if isinstance(schedule, ZeroBubbleV):
+        schedule.forget_shapes()
+    else:
+        vars(schedule).update(_SHAPES_UNKNOWN)
 
 
 def resize(schedule: Any, num_microbatches: int, micro_batch: int) -> None:
@@ -23,7 +30,8 @@ def resize(schedule: Any, num_microbatches: int, micro_batch: int) -> None:
     It would refuse to train on a batch of another size than the last one, and without gradients forget for good what
     the stages send each other (colossalai 0.5.0: pipeline/schedule/one_f_one_b.py:90-105).
     """
-    setattr(schedule, "num_microbatch" if _is_interleaved(schedule) else "num_microbatches", num_microbatches)
+    name = "num_microbatch" if hasattr(schedule, "num_microbatch") else "num_microbatches"
+    setattr(schedule, name, num_microbatches)
     schedule.last_batch_size = num_microbatches * micro_batch
 
 
@@ -34,8 +42,8 @@ def forward_only(schedule: Any) -> Iterator[None]:
     What the stages send each other is described once, and whether it has a gradient is part of that. The interleaved
     schedule also drops the handle of its very last send, and gloo the message with it.
     """
-    vars(schedule).update(_SHAPES_UNKNOWN)
-    if _is_interleaved(schedule):
+    _forget_shapes(schedule)
+    if isinstance(schedule, InterleavedSchedule):
         send = schedule.send_forward
 
         def send_and_wait(*what: Any) -> list[Any]:
@@ -48,4 +56,4 @@ def forward_only(schedule: Any) -> Iterator[None]:
         yield
     finally:
         vars(schedule).pop("send_forward", None)
-        vars(schedule).update(_SHAPES_UNKNOWN)
+        _forget_shapes(schedule)

@@ -13,6 +13,7 @@ from torch.nn import functional
 from transformers import GPT2LMHeadModel
 
 from runtime.patches.loss_head import COMPILED, Vocabulary, head_loss
+from runtime.patches.weight_gradients import leave_undivided
 
 
 def mean_loss(logits: Tensor, labels: Tensor) -> Tensor:
@@ -155,9 +156,25 @@ class ShardPolicy(GPT2LMHeadModelPolicy):  # type: ignore[misc]
                 for replacement in description.sub_module_replacement or []
                 if replacement.target_module is not DropoutForParallelInput
             ]
+        leave_undivided(policy)
         stage = Stage.of(self, len(self.model.transformer.h))
         policy[GPT2LMHeadModel].method_replacement = {"forward": partial(_forward, stage=stage)}
         return policy
+
+    def get_held_layers(self) -> list[nn.Module]:
+        """Modules with storage; under the V the last norm is where the head is, on the first device."""
+        held: list[nn.Module] = super().get_held_layers()
+        manager, norm = self.pipeline_stage_manager, self.model.transformer.ln_f
+        if manager.use_zbv:
+            held = [module for module in held if module is not norm]
+            if manager.is_first_stage(ignore_chunk=True):
+                held.append(norm)
+        return held
+
+    def get_shared_params(self) -> list[dict[int, Tensor]]:
+        """Tied weights that two devices have; under the V the first has both."""
+        manager = self.pipeline_stage_manager
+        return [] if manager is not None and manager.use_zbv else super().get_shared_params()
 
     def postprocess(self) -> nn.Module:
         """Mark the parameters whose gradients the ranks of a split sequence hold in parts."""

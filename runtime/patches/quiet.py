@@ -2,6 +2,8 @@
 
 import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 def quieten_libraries() -> None:
@@ -19,3 +21,18 @@ def quieten_libraries() -> None:
         logging.getLogger(f"transformers.{module}").setLevel(logging.ERROR)
     # Colossal-AI tells of every skipped step of loss scaling, on stdout. It sets its own level later.
     logging.getLogger("colossalai").addFilter(lambda record: record.levelno >= logging.WARNING)
+
+
+@contextmanager
+def without_advice() -> Iterator[None]:
+    """Make a plugin of Colossal-AI without a word of it, where what it warns of is done otherwise, and right."""
+    logger = logging.getLogger("colossalai")
+
+    def nothing(record: logging.LogRecord) -> bool:
+        return False
+
+    logger.addFilter(nothing)
+    try:
+        yield
+    finally:
+        logger.removeFilter(nothing)

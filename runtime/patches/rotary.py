@@ -15,6 +15,7 @@ from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from runtime.patches.policy import Stage, at_head
 from runtime.patches.router_loss import RouterTally
+from runtime.patches.weight_gradients import leave_undivided
 
 SPLIT_GATHER, ALL_TO_ALL = "split_gather", "all_to_all"
 """Sequence parallelism inside of the tensor-parallel group, and over ranks of its own."""
@@ -175,6 +176,7 @@ class Corrections:
             name = key if isinstance(key, str) else key.__name__
             kind = next(type(module) for ending, module in own.items() if name.endswith(ending))
             policy[kind] = description
+        leave_undivided(policy)
         stage = Stage.of(self, len(self.model.model.layers))
         policy[type(self.model)].method_replacement = {"forward": partial(_forward, stage=stage)}
         policy[type(self.model.model)].method_replacement = None

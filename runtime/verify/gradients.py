@@ -28,7 +28,7 @@ def watch_gradients(engine: Engine) -> list[Gradients]:
     found: list[Gradients] = []
 
     def take(*_: object) -> None:
-        found.append({name: gradient.float().cpu().numpy().copy() for name, gradient in _gradients(engine)})
+        found.append({name: gradient.detach().float().cpu().numpy().copy() for name, gradient in _gradients(engine)})
 
     engine.optimizer.optim.register_step_pre_hook(take)
     return found

@@ -6,7 +6,9 @@ The switches are for `gptplan verify --without`, which shows that each error wou
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import torch
 from colossalai.booster.plugin.hybrid_parallel_plugin import HybridParallelModule
+from colossalai.pipeline.weight_grad_store import WeightGradStore
 from colossalai.shardformer.modeling.llama import get_llama_flash_attention_forward
 from colossalai.shardformer.modeling.mixtral import EPMixtralSparseMoeBlock
 from colossalai.shardformer.policies.llama import LlamaForCausalLMPolicy
@@ -16,8 +18,8 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from planner.handover.verification import Workaround
-from runtime.engines import plugins
-from runtime.patches import rotary, router_loss
+from runtime.engines import plugins, zero_bubble
+from runtime.patches import rotary, router_loss, weight_gradients
 from runtime.patches.experts import MixtralShardPolicy
 from runtime.states.families import ATTENTION
 
@@ -72,6 +74,15 @@ def _send_no_router_gradients() -> None:
     router_loss.received = lambda probabilities: probabilities.detach().float()
 
 
+def _keep_first_micro_batch() -> None:
+    # Under autograd, as the library runs it, a gradient would be no leaf.
+    weight_gradients.add_products = torch.no_grad()(WeightGradStore.pop)
+
+
+def _begin_unscaled() -> None:
+    zero_bubble.begin_backward = lambda optimizer, loss: optimizer.backward_by_grad([loss], [None])
+
+
 _SWITCHES: dict[Workaround, Callable[[], None]] = {
     "causal-attention": _use_default_attention,
     "sequence-bias-sum": _leave_sequence_biases,
@@ -80,6 +91,8 @@ _SWITCHES: dict[Workaround, Callable[[], None]] = {
     "expert-gradients": _use_block_of_library,
     "expert-average": _average_as_library,
     "router-gradients": _send_no_router_gradients,
+    "weight-gradients": _keep_first_micro_batch,
+    "zero-bubble-scale": _begin_unscaled,
 }
 
 

@@ -11,7 +11,7 @@ import pytest
 import typer.main
 from typer.core import TyperGroup
 
-from docs import check_page, cli_page, facts_page, job_page, plans_page, specs_page
+from docs import check_page, cli_page, facts_page, job_page, plans_page, schedules_page, specs_page
 from docs.chart import Axis
 from docs.rules_page import PAGE, rules_page
 from planner.cli.app import app
@@ -98,6 +98,10 @@ def test_the_page_of_what_check_reads_is_up_to_date() -> None:
 
 def test_the_page_of_plans_is_up_to_date() -> None:
     assert plans_page.PAGE.read_text(encoding="utf-8") == plans_page.plans_page(), "run `make plans`"
+
+
+def test_the_page_of_schedules_is_up_to_date() -> None:
+    assert schedules_page.PAGE.read_text(encoding="utf-8") == schedules_page.schedules_page(), "run `make docs`"
 
 
 def test_plots_are_small() -> None:

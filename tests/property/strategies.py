@@ -13,7 +13,7 @@ DEVICES = st.sampled_from([4, 2, 8, 6, 4, 3, 1])
 ZERO_STAGES = st.sampled_from([(0,), (0, 1), (0, 1, 2), (0, 3), (1, 3)])
 MODES = st.sampled_from([("none", "1d"), ("none", "1d"), ("none", "1d", "2d", "2.5d", "3d"), ("none", "2d", "2.5d")])
 MEMORY = st.one_of(st.integers(100_000, 600_000), st.integers(60_000, 300_000), st.just(10**7))
-SCHEDULES = st.sampled_from([("none", "1f1b"), ("none", "1f1b"), ("none", "1f1b", "interleaved")])
+SCHEDULES = st.sampled_from([("none", "1f1b"), ("none", "1f1b", "zbv"), ("none", "1f1b", "interleaved")])
 TILES = TilesSpec(multiprocessors=3, rate=0.5, start_s=Seconds(0.01), shapes=((8, 8, 1.0), (4, 8, 0.8), (2, 2, 0.3)))
 
 
@@ -39,6 +39,8 @@ def stacks(draw: st.DrawFn) -> dict[str, Any]:
         "tensor_modes": draw(MODES),
         "offload_tiers": draw(st.sampled_from([("none",), ("none", "cpu"), ("none", "cpu", "nvme")])),
         "schedules": draw(SCHEDULES),
+        "zero_bubble_families": ("gpt2",),
+        "zero_bubble_tied_families": draw(st.sampled_from([("gpt2",), ()])),
         "sequence_parallel": draw(st.sampled_from([False, False, True])),
         "recompute": draw(st.sampled_from(["per-layer", "all-or-nothing", "per-layer", "none"])),
         "uneven_stages": draw(st.sampled_from([True, True, False])),

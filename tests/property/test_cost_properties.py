@@ -11,10 +11,11 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from planner.cost_model import predict
+from planner.cost_model.breakdown import step_breakdown
 from planner.cost_model.host import host_bytes_per_rank, nvme_bytes_per_rank
 from planner.cost_model.memory import stage_memory
 from planner.cost_model.parameters import stage_parameters
-from planner.cost_model.pipeline import stage_times, step_breakdown
+from planner.cost_model.pipeline import stage_times
 from planner.cost_model.reserve import usable_bytes
 from planner.cost_model.states import state_bytes
 from planner.cost_model.terms import total

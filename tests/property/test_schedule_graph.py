@@ -6,8 +6,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from planner.cost_model import predict
+from planner.cost_model.passes import PassTimes, pass_times
 from planner.cost_model.pipeline import stage_times
-from planner.cost_model.schedule_graph import PassTimes, pass_times, stage_ends
+from planner.cost_model.schedule_graph import stage_ends
 from planner.cost_model.terms import total
 from planner.layouts.problem import Problem
 from planner.layouts.stages import stages_of_layout

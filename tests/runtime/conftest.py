@@ -59,7 +59,7 @@ _STACK = {
     "version": "0.5.0",
     "vocab_multiple": 64,
     "tensor_modes": ["none", "1d", "2d", "2.5d", "3d"],
-    "schedules": ["none", "1f1b", "interleaved"],
+    "schedules": ["none", "1f1b", "interleaved", "zbv"],
     "zero_stages": [0, 1, 2, 3],
     "zero_stages_with_pipeline": [0, 1],
     "zero_precisions": ["fp16", "bf16"],

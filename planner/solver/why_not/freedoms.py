@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import msgspec
 import numpy as np
 
-from planner.layouts.division import divides_evenly, full_stage, is_even
+from planner.layouts.division import CHUNKED, divides_evenly, full_stage, has_chunks, is_even
 from planner.layouts.layout import SOME_RECOMPUTE, LayoutColumns
 from planner.layouts.pins import EVEN, LAYERS, pinned_layers
 from planner.layouts.problem import Problem
@@ -26,8 +26,8 @@ class Freedom:
     """Requirements that it does not keep, whatever the layout."""
     problem: Problem
     """The problem whose limits describe it."""
-    interleaved: bool | None = None
-    """Whether it is for layouts with an interleaved schedule, for all others, or ``None`` for all."""
+    chunked: bool | None = None
+    """Whether it is for layouts with a schedule of chunks, for all others, or ``None`` for all."""
     even: bool = False
     """Whether it is for divisions alone that are even where a stack counts its ends as layers."""
 
@@ -35,8 +35,8 @@ class Freedom:
         """Layouts whose layers can be divided like this; freely is always possible."""
         pinned = self.problem.pins.get(LAYERS)
         asked = np.ones(len(columns), dtype=bool)
-        if self.interleaved is not None:
-            asked = columns.schedule_is("interleaved") == self.interleaved
+        if self.chunked is not None:
+            asked = has_chunks(columns) == self.chunked
         if self.even:
             asked = asked & self._can_be_even(columns, pinned)
         return asked if pinned is None else asked & self._can_have(columns, pinned)
@@ -91,12 +91,12 @@ def judged_by_memory(problem: Problem, columns: LayoutColumns) -> Booleans:
 def freedoms(problem: Problem) -> list[Freedom]:
     """Every freedom to divide layers that some requirement tells apart from the others.
 
-    Stages have to be even in a stack that cannot have others, and under an interleaved schedule anywhere.
+    Stages have to be even in a stack that cannot have others, and under a schedule with chunks anywhere.
     """
     if not problem.stack.uneven_stages:
         return _freedoms(problem, _EVEN)
-    either = [*_freedoms(problem, frozenset(), interleaved=False), *_freedoms(problem, _EVEN, interleaved=True)]
-    return either if "interleaved" in _schedules(problem) else _freedoms(problem, frozenset())
+    either = [*_freedoms(problem, frozenset(), chunked=False), *_freedoms(problem, _EVEN, chunked=True)]
+    return either if _schedules(problem) & CHUNKED else _freedoms(problem, frozenset())
 
 
 def _schedules(problem: Problem) -> set[str]:
@@ -106,7 +106,7 @@ def _schedules(problem: Problem) -> set[str]:
 _EVEN: Broken = frozenset({Requirement(rule=EVEN_STAGES)})
 
 
-def _freedoms(problem: Problem, even: Broken, *, interleaved: bool | None = None) -> list[Freedom]:
+def _freedoms(problem: Problem, even: Broken, *, chunked: bool | None = None) -> list[Freedom]:
     """How the layers of some layouts may be divided; ``even`` is what uneven stages break there."""
     pinned = problem.pins.get(LAYERS)
     other = {name: value for name, value in problem.pins.items() if name != LAYERS}
@@ -120,11 +120,11 @@ def _freedoms(problem: Problem, even: Broken, *, interleaved: bool | None = None
     if pinned is not None:
         broken: Broken = frozenset() if same else even
         divided.append((broken, msgspec.structs.replace(free, pins=other | {LAYERS: pinned})))
-    found = [Freedom(broken=broken, problem=there, interleaved=interleaved) for broken, there in divided]
+    found = [Freedom(broken=broken, problem=there, chunked=chunked) for broken, there in divided]
     if even and problem.stack.ends_as_layers:
         if pinned != EVEN:
             own = msgspec.structs.replace(problem, pins=other)
-            found.insert(1, Freedom(broken=pin, problem=own, interleaved=interleaved, even=True))
+            found.insert(1, Freedom(broken=pin, problem=own, chunked=chunked, even=True))
         if pinned is not None and not same:
-            found.append(Freedom(broken=frozenset(), problem=divided[-1][1], interleaved=interleaved, even=True))
+            found.append(Freedom(broken=frozenset(), problem=divided[-1][1], chunked=chunked, even=True))
     return found

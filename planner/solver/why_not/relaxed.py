@@ -15,7 +15,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from planner.layouts import zero_bubble
 from planner.layouts.degrees import makes_grid
+from planner.layouts.division import has_chunks
 from planner.layouts.layout import OFFLOAD_TIERS, RECOMPUTE, SCHEDULES, TENSOR_MODES, LayoutColumns
 from planner.layouts.pins import EVEN, LAYERS, column_value
 from planner.layouts.problem import Problem
@@ -121,7 +123,8 @@ def _spelled(problem: Problem, columns: LayoutColumns, values: dict[str, Any]) -
         schedule = np.where(columns.schedule == 0, schedules[0], columns.schedule)
         columns = _put(columns, {"schedule": np.where(columns.pipeline_parallel == 1, 0, schedule)})
     if "num_model_chunks" not in values:
-        chunks = np.where(columns.schedule_is("interleaved"), np.maximum(columns.num_model_chunks, 2), 1)
+        chunks = np.where(has_chunks(columns), np.maximum(columns.num_model_chunks, 2), 1)
+        chunks = np.where(columns.schedule_is("zbv"), zero_bubble.CHUNKS, chunks)
         columns = _put(columns, {"num_model_chunks": chunks})
     return columns
 

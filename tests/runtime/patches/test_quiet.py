@@ -1,10 +1,11 @@
 """What of the libraries' warnings reaches the terminal."""
 
+import logging
 import warnings
 
 import pytest
 
-from runtime.patches.quiet import quieten_libraries
+from runtime.patches.quiet import quieten_libraries, without_advice
 
 pytestmark = pytest.mark.runtime
 
@@ -30,3 +31,11 @@ def test_only_known_warnings_are_left_out(text: str, kind: type[Warning], module
         quieten_libraries()
         warnings.warn_explicit(text, kind, "file.py", 1, module=module)
     assert bool(heard) == ((text, kind, module) in NEWS)
+
+
+def test_advice_is_left_out_for_a_while(caplog: pytest.LogCaptureFixture) -> None:
+    logger = logging.getLogger("colossalai")
+    with without_advice():
+        logger.warning("set use_reentrant to False")
+    logger.warning("something else")
+    assert caplog.messages == ["something else"]

@@ -9,6 +9,7 @@ from planner.cost_model.communication import (
     data_parallel_seconds,
     exchange_seconds,
     layer_collectives,
+    message_seconds,
     message_wait_seconds,
     pipeline_seconds,
     replica_links,
@@ -279,3 +280,9 @@ def test_replica_links_reach_over_both_axes_of_ranks_with_the_same_weights() -> 
     inside = replica_links(question, stages(sequence_parallel_degree=4))
     assert inside[0].tolist() == [1e9]
     assert both[0].tolist() == [2e8]
+
+
+def test_message_seconds_by_hand() -> None:
+    in_v = stages(pipeline_parallel=2, schedule="zbv", num_model_chunks=2)
+    assert message_seconds(problem(), in_v).tolist() == pytest.approx([256 / 1e9 + 1e-6] * 2)
+    assert pipeline_seconds(problem(), in_v).tolist() == [0, 0]

@@ -20,6 +20,7 @@ from planner.cost_model.compute import (
     microbatch_compute,
     recomputed_layer_seconds,
     summa_steps,
+    weight_gradient_seconds,
     weight_product_seconds,
     weight_products,
 )
@@ -329,7 +330,12 @@ def test_weight_products_by_hand() -> None:
     products = weight_products(problem(), stages())
     # 2 * (8 * 16 + 16 * 48 + 8 * 48) bytes and so on; backward has two such products for each.
     moved = {"qkv": 2560, "attention_output": 1024, "ffn_in": 3328, "ffn_out": 3328}
-    assert {name: passes.forward[0] for name, passes in products.items()} == pytest.approx(
+    assert {name: product.output[0] for name, product in products.items()} == pytest.approx(
         {name: num_bytes / 5e8 for name, num_bytes in moved.items()}
     )
-    assert products["qkv"].backward.tolist() == pytest.approx([2 * 2560 / 5e8])
+    assert products["qkv"].passes.backward.tolist() == pytest.approx([2 * 2560 / 5e8])
+
+
+def test_weight_gradient_seconds_by_hand() -> None:
+    # Of each product as long as its forward: all are bound by the same memory traffic.
+    assert weight_gradient_seconds(problem(), stages()).tolist() == pytest.approx([(2560 + 1024 + 3328 + 3328) / 5e8])

@@ -2,13 +2,13 @@
 
 import pytest
 
+from planner.cost_model.breakdown import step_breakdown
 from planner.cost_model.expert_communication import (
     divided_expert_seconds,
     expert_collectives,
     expert_exchange_seconds,
     expert_gradient_seconds,
 )
-from planner.cost_model.pipeline import step_breakdown
 from planner.specs.units import Seconds
 from tests.helpers import expert_problem, stages, tiny_mixtral
 

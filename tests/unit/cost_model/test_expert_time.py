@@ -5,9 +5,15 @@ from typing import Any
 import pytest
 
 from planner.cost_model.compute import layer_kernels, layer_seconds
-from planner.cost_model.expert_time import dispatch_seconds, expert_kernels, expert_products, expert_seconds
+from planner.cost_model.expert_time import (
+    dispatch_seconds,
+    expert_kernels,
+    expert_products,
+    expert_seconds,
+    expert_weight_gradient_seconds,
+)
 from planner.specs.units import Seconds
-from tests.helpers import expert_problem, stages, tiny_mixtral
+from tests.helpers import expert_problem, problem, stages, tiny_mixtral
 
 FAST: dict[str, Any] = {"hardware": {"memory_bandwidth_bytes_per_s": 1e15}}
 """Memory so fast that products take as long as their FLOP."""
@@ -65,3 +71,10 @@ def test_expert_kernels_by_hand() -> None:
     looped = expert_problem(experts={"kernels": 20.0, "expert_kernels": 3.0, "grouped": False})
     assert expert_kernels(looped, stages(data_parallel=2, expert_parallel=2)).tolist() == [20 + (3 + 2) * 2]
     assert layer_kernels(question, stages())[0] > 34
+
+
+def test_expert_weight_gradient_seconds_are_half_of_backward_where_products_take_as_long() -> None:
+    columns, asked = stages(), expert_problem()
+    products = expert_products(asked, columns)
+    assert expert_weight_gradient_seconds(asked, columns).tolist() == pytest.approx((products.backward / 2).tolist())
+    assert expert_weight_gradient_seconds(problem(), columns).tolist() == [0.0]

@@ -6,17 +6,8 @@ import pytest
 from planner.cost_model import predict
 from planner.cost_model.communication import data_parallel_seconds, layer_collectives
 from planner.cost_model.compute import layer_seconds
-from planner.cost_model.grid_communication import grid_gradient_seconds
-from planner.cost_model.pipeline import (
-    host_seconds,
-    outside_layers_seconds,
-    pipeline_bubble,
-    stage_times,
-    step_breakdown,
-)
+from planner.cost_model.pipeline import host_seconds, outside_layers_seconds, pipeline_bubble, stage_times
 from planner.cost_model.terms import total
-from planner.layouts.layout import columns_of
-from planner.layouts.stages import stages_of
 from planner.specs import TensorMode
 from tests.helpers import layout, problem, stages
 
@@ -58,39 +49,6 @@ def test_pipeline_bubble_by_hand() -> None:
     assert pipeline_bubble(*times, np.array([2])).tolist() == [1.5]
 
 
-def test_step_breakdown_by_hand() -> None:
-    breakdown = step_breakdown(problem(num_devices=2), stages(pipeline_parallel=2, layers_per_stage=(1, 3)))
-    assert breakdown == pytest.approx(
-        {
-            "forward_backward": 8 * 9 * LAYER_S,
-            "loss_head": 8 * HEAD_S,
-            "pipeline_communication": 8 * SEND_S,
-            "pipeline_bubble": 3 * LAYER_S + EMBEDDING_S + SEND_S,
-            "optimizer": 11920 * 40 / 5e8,
-            "tied_embedding_reduction": 2 * (2048 / 1e9 + 1e-6),
-        }
-    )
-
-
-def test_step_breakdown_of_one_device_has_no_bubble_and_no_communication() -> None:
-    breakdown = step_breakdown(problem(num_devices=1), stages())
-    assert breakdown == pytest.approx(
-        {
-            "forward_backward": 8 * 12 * LAYER_S,
-            "embedding": 8 * EMBEDDING_S,
-            "loss_head": 8 * HEAD_S,
-            "optimizer": 15328 * 40 / 5e8,
-        }
-    )
-
-
-def test_step_breakdown_of_interleaved_chunks_divides_the_bubble() -> None:
-    chunked = stages(pipeline_parallel=2, schedule="interleaved", num_model_chunks=2)
-    breakdown = step_breakdown(problem(num_devices=2), chunked)
-    first = 6 * LAYER_S + EMBEDDING_S + 4 * SEND_S
-    assert breakdown["pipeline_bubble"] == pytest.approx(first / 2)
-
-
 def test_host_seconds_are_what_a_layer_waits() -> None:
     slow = problem(stack={"traffic": {"layer_host_s": 1.0}})
     assert host_seconds(slow, stages()).tolist() == pytest.approx([4 * 3 * (1.0 - LAYER_S)])
@@ -117,12 +75,6 @@ def test_outside_layers_seconds_hide_a_host_whose_time_outside_is_known() -> Non
     assert host_seconds(slow, two).tolist() == pytest.approx([2 * 3 * (1.0 - LAYER_S)] * 2)
 
 
-def test_step_breakdown_takes_one_layout() -> None:
-    both = stages_of(columns_of(layout()).take(np.array([0, 0])))
-    with pytest.raises(ValueError, match="exactly one layout"):
-        step_breakdown(problem(), both)
-
-
 def test_prediction_by_hand() -> None:
     prediction = predict(problem(num_devices=1), layout())
     step_s = 8 * (12 * LAYER_S + EMBEDDING_S + HEAD_S) + 15328 * 40 / 5e8
@@ -141,23 +93,6 @@ def test_prediction_of_a_grid_has_memory_and_communication(mode: TensorMode) -> 
     assert prediction.breakdown_s["tensor_parallel_communication"] > 0
     whole = predict(problem(num_devices=1), layout(micro_batch=8, num_microbatches=1))
     assert prediction.stages[0].peak_bytes < whole.stages[0].peak_bytes
-
-
-def test_step_breakdown_under_zero_3_gathers_weights_with_every_micro_batch() -> None:
-    sharded = stages(data_parallel=2, zero_stage=3)
-    breakdown = step_breakdown(problem(num_devices=2), sharded)
-    # Two gathers and a scatter of 15328 parameters of two bytes; 15328 / 3280 pieces.
-    assert breakdown["weight_gathering"] == pytest.approx(8 * 3 * (15328 / 1e9 + 15328 / 3280 * 1e-6))
-    assert "data_parallel_communication" not in breakdown
-    hidden = problem(num_devices=2, stack={"overlap": {"sharded": 1.0}})
-    assert "weight_gathering" not in step_breakdown(hidden, sharded)
-
-
-def test_step_breakdown_of_a_grid_reduces_gradients_after_backward() -> None:
-    grid = stages(tensor_mode="2d", tensor_parallel=4, data_parallel=2)
-    asked = problem(num_devices=8)
-    breakdown = step_breakdown(asked, grid)
-    assert breakdown["data_parallel_communication"] == pytest.approx(float(grid_gradient_seconds(asked, grid)[0]))
 
 
 def test_host_seconds_that_nothing_hides() -> None:

@@ -6,51 +6,20 @@ import numpy as np
 import pytest
 
 from planner.cost_model import predict
+from planner.cost_model.breakdown import step_breakdown
 from planner.cost_model.communication import tied_embedding_seconds
-from planner.cost_model.pipeline import stage_times, step_breakdown
-from planner.cost_model.schedule_graph import PassTimes, pass_times, schedule_step_seconds, stage_ends
+from planner.cost_model.passes import PassTimes, pass_times
+from planner.cost_model.pipeline import stage_times
+from planner.cost_model.schedule_graph import schedule_step_seconds, stage_ends
 from planner.cost_model.terms import total
-from planner.layouts.problem import Problem
-from planner.layouts.stages import StageColumns
 from planner.plans.question import Question, build_problem
 from planner.solver import solve
 from tests.helpers import layout, problem, problem_of, stages
-from tests.unit.cost_model.test_pipeline import EMBEDDING_S, LAYER_S, SEND_S
+from tests.unit.cost_model.test_pipeline import SEND_S
 
 
 def passes(forward_s: list[float], backward_s: list[float], send_s: float = 0.0) -> PassTimes:
     return PassTimes(np.array(forward_s), np.array(backward_s), np.full(len(forward_s), send_s))
-
-
-def divided(asked: Problem, columns: StageColumns) -> PassTimes:
-    return pass_times(asked, columns, stage_times(asked, columns))
-
-
-def test_pass_times_by_hand() -> None:
-    found = divided(problem(num_devices=2), stages(pipeline_parallel=2, layers_per_stage=(1, 3)))
-    # Backward is twice forward, and the embedding moves three hidden states forward and five backward.
-    assert found.forward_s[0] == pytest.approx(LAYER_S + 3 / 8 * EMBEDDING_S)
-    assert found.backward_s[0] == pytest.approx(2 * LAYER_S + 5 / 8 * EMBEDDING_S)
-    assert found.send_s.tolist() == pytest.approx([SEND_S, SEND_S])
-
-
-@pytest.mark.parametrize(
-    "fields",
-    [
-        {"pipeline_parallel": 2, "recompute_layers_per_stage": (2, 1)},
-        {"pipeline_parallel": 4, "tensor_parallel": 2, "sequence_parallel": True, "num_microbatches": 4},
-        {"pipeline_parallel": 2, "schedule": "interleaved", "num_model_chunks": 2},
-        {"tensor_parallel": 4},
-    ],
-)
-def test_pass_times_and_sends_add_up_to_the_time_of_a_microbatch(fields: dict[str, object]) -> None:
-    columns, asked = stages(**fields), problem(num_devices=8)
-    found = divided(asked, columns)
-    count, chunks = len(columns), int(columns.layouts.num_model_chunks[0])
-    ends = np.array([(stage in (0, count - 1)) * 1.0 for stage in range(count)])
-    sends = np.full(count, 2.0 * chunks) if chunks > 1 else (2.0 - ends) * (count > 1)
-    whole = found.forward_s + found.backward_s + sends * found.send_s
-    assert whole.tolist() == pytest.approx(total(stage_times(asked, columns).microbatch).tolist())
 
 
 def test_schedule_step_seconds_is_the_closed_form_where_stages_are_equal() -> None:
@@ -61,7 +30,8 @@ def test_schedule_step_seconds_is_the_closed_form_where_stages_are_equal() -> No
 
 def test_schedule_step_seconds_lets_other_stages_start_their_tail_early() -> None:
     asked, columns = problem(num_devices=2), stages(pipeline_parallel=2, layers_per_stage=(1, 3), num_microbatches=1)
-    times, found = stage_times(asked, columns), divided(asked, columns)
+    times = stage_times(asked, columns)
+    found = pass_times(asked, columns, times)
     backward_done = float((found.forward_s + found.backward_s).sum() + 2 * SEND_S)
     tied = float(tied_embedding_seconds(asked, columns)[0])
     # The last stage ends before the first, and the tied gradient needs both: the longer tail then follows.

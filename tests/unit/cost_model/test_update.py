@@ -8,6 +8,7 @@ from planner.cost_model.update import (
     nvme_seconds,
     offload_seconds,
     optimizer_seconds,
+    put_off_addition_seconds,
     sharded_copy_seconds,
     stage_tensors,
 )
@@ -119,6 +120,18 @@ def test_accumulation_seconds_by_hand() -> None:
     assert accumulation_seconds(adds, stages(num_microbatches=2)).tolist() == pytest.approx([15328 * 6 / 5e8])
     own_share = stages(num_microbatches=2, data_parallel=4, zero_stage=2)
     assert accumulation_seconds(adds, own_share).tolist() == pytest.approx([15328 * 6 / 4 / 5e8])
+
+
+def test_put_off_addition_seconds_are_a_third_of_what_additions_to_layers_take() -> None:
+    adds = problem(stack={"traffic": {"gradient_bytes": 6.0}})
+    in_v = {"pipeline_parallel": 2, "schedule": "zbv", "num_model_chunks": 2}
+    # Two layers of 3280 parameters on each stage; the ends, 2048 + 128 + 32, are on the first.
+    put_off = put_off_addition_seconds(adds, stages(**in_v))
+    assert put_off.tolist() == pytest.approx([2 * 3280 * 2 / 5e8] * 2)
+    others = accumulation_seconds(adds, stages(**in_v)) - put_off
+    assert others.tolist() == pytest.approx([2208 * 6 / 5e8, 0])
+    assert put_off_addition_seconds(adds, stages(**in_v, num_microbatches=1)).tolist() == [0, 0]
+    assert put_off_addition_seconds(adds, stages(pipeline_parallel=2)).tolist() == [0, 0]
 
 
 def test_gather_copy_seconds_by_hand() -> None:

@@ -174,6 +174,15 @@ def test_what_cannot_be_exported_is_said(
     assert not outcome.out
 
 
+def test_a_script_has_no_zero_bubble_schedule(gptplan: Run) -> None:
+    pins = ("pipeline_parallel=2", "schedule=zbv")
+    asked = ("--model", "gpt2-small", "--gpus", 2, *(word for pin in pins for word in ("--pin", pin)), "-o", "v.plan")
+    assert gptplan("solve", *asked).code == 0
+    outcome = gptplan("export", "v.plan", "--to", "python")
+    assert outcome.code == 1
+    assert "a script without gptplan cannot have this: schedule zbv" in outcome.err
+
+
 def test_a_plan_of_another_stack_does_not_run_and_is_told_where_it_does(gptplan: Run) -> None:
     asked = ("--model", "gpt2-small", "--gpus", 2, "--stack", "megatron", "-o", "m.plan")
     assert gptplan("solve", *asked).code == 0

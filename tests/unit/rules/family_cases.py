@@ -1,7 +1,7 @@
 """Cases of the rules of families and of all-to-all, as in :mod:`tests.unit.rules.rule_cases`."""
 
 from tests.helpers import layout, tiny_llama
-from tests.unit.rules.rule_cases import Case
+from tests.unit.rules.rule_cases import IN_V, Case, V
 
 LLAMA = {name: getattr(tiny_llama(), name) for name in ("attention", "positions", "mlp", "norm")}
 CASES = (
@@ -60,5 +60,17 @@ CASES = (
         "STK007", layout(), layout(),
         "stack tiny-stack does not train models with the parts of tiny", "use a model of gpt2, or another --stack",
         {"family": "llama", "families": "gpt2"}, asked_of_broken={"model": LLAMA},
+    ),
+    Case(
+        "PP013", layout(pipeline_parallel=2), layout(**V),
+        "stack tiny-stack does not run models like tiny under schedule zbv",
+        "use another schedule", {"family": "gpt2", "zero_bubble_families": "no family"},
+        asked={"stack": {"schedules": IN_V["schedules"]}},
+    ),
+    Case(
+        "PP014", layout(pipeline_parallel=2), layout(**V),
+        "stack tiny-stack does not run tiny, whose embeddings are tied, under schedule zbv", "use another schedule",
+        {"family": "gpt2", "zero_bubble_tied_families": "no family"},
+        asked={"stack": {**IN_V, "zero_bubble_tied_families": ()}},
     ),
 )  # fmt: skip

@@ -34,7 +34,9 @@ class Case(NamedTuple):
 
 
 COMPILED = CompiledSpec(families=("gpt2",), start_s=Seconds(1.0), recomputes_pointwise=True)
-
+V: dict[str, Any] = {"pipeline_parallel": 2, "schedule": "zbv", "num_model_chunks": 2}
+"""A layout under the zero-bubble schedule, and below a stack that runs GPT-2 under it."""
+IN_V = {"schedules": ("none", "1f1b", "zbv"), "zero_bubble_families": ("gpt2",), "zero_bubble_tied_families": ("gpt2",)}
 CASES = (
     Case(
         "RCP001", layout(data_parallel=4, recompute_pointwise=True),
@@ -184,13 +186,14 @@ CASES = (
     Case(
         "PP002", layout(pipeline_parallel=2), layout(pipeline_parallel=2, schedule="none"),
         "schedule none does not go with 2 pipeline stages",
-        "use schedule none for one stage, and 1f1b or interleaved for more",
+        "use schedule none for one stage, and 1f1b, interleaved or zbv for more",
         {"schedule": "none", "pipeline_parallel": 2},
     ),
     Case(
         "PP003", layout(pipeline_parallel=2, num_model_chunks=2, schedule="interleaved"),
         layout(pipeline_parallel=2, num_model_chunks=2), "2 model chunks do not go with schedule 1f1b",
-        "use 1 chunk with none and 1f1b, and 2 or more with interleaved", {"chunks": 2, "schedule": "1f1b"},
+        "use 1 chunk with none and 1f1b, 2 or more with interleaved, and 2 with zbv",
+        {"chunks": 2, "schedule": "1f1b"},
     ),
     Case(
         "PP004", layout(pipeline_parallel=4, num_microbatches=4), layout(pipeline_parallel=4, num_microbatches=3),
@@ -200,7 +203,7 @@ CASES = (
     Case(
         "PP005", layout(pipeline_parallel=2, num_model_chunks=2, schedule="interleaved", num_microbatches=4),
         layout(pipeline_parallel=2, num_model_chunks=2, schedule="interleaved", num_microbatches=3),
-        "interleaving needs micro batches in multiples of 2, not 3", "use 4 micro batches, or schedule 1f1b",
+        "schedule interleaved needs micro batches in multiples of 2, not 3", "use 4 micro batches, or schedule 1f1b",
         {"num_microbatches": 3, "next_microbatches": 4},
     ),
     Case(
@@ -237,6 +240,12 @@ CASES = (
         "3 stages that recompute some of their layers need 6 layers, not 4",
         "recompute none or all, or use at most 2 stages",
         {"twice": 6, "half": 2}, asked={"stack": {"recompute": "per-layer"}},
+    ),
+    Case(
+        "RC004", layout(**V), layout(**V, recompute_layers_per_stage=(2, 2)),
+        "schedule zbv recomputes no layer, not [2, 2] of [2, 2]",
+        "recompute no layer, or use another schedule", {"recompute": [2, 2], "schedule": "zbv"},
+        asked={"stack": IN_V},
     ),
     Case(
         "ZER001", layout(pipeline_parallel=2, zero_stage=1), layout(pipeline_parallel=2, zero_stage=2),

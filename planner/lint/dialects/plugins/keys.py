@@ -100,9 +100,11 @@ _OF_HYBRID = {
         bool, "whether the sequence is divided", default=False, field="sequence_parallel"
     ),
     "ep_size": Fact(int, "ranks that divide the experts, of the plugin that has some"),
+    "family": Fact(str, "family of the model"),
     "has_microbatches": Fact(bool, "whether the number or the size of micro batches is given"),
     "has_scheduler_nodes": Fact(bool, "whether a zero-bubble schedule is given"),
     "inner_ring_size": Fact(int, "ranks of an inner ring"),
+    "is_tied": Fact(bool, "whether the embedding is the head as well"),
     "max_norm": Fact(float, "norm to which gradients are clipped", default=0.0),
     "microbatch_size": Fact(int, "sequences of a micro batch", field="micro_batch"),
     "missing_argument": Fact(str, "an argument without a default that a call lacks", "tp_size"),
@@ -113,6 +115,7 @@ _OF_HYBRID = {
     "pp_size": Fact(int, "stages", default=1, field="pipeline_parallel"),
     "pp_style": Fact(str, "schedule of the pipeline", default="1f1b", field="schedule"),
     "precision": Fact(str, "precision of the weights", default="fp16"),
+    "recomputes": Fact(bool, "whether activations are recomputed"),
     "seq_len": Fact(int, "tokens of a sequence"),
     "sequence_parallelism_mode": Fact(str, "how the sequence is divided"),
     "sp_size": Fact(int, "ranks that divide a sequence", default=1, field="context_parallel"),
@@ -168,7 +171,7 @@ DIALECTS = {
             "sequence_parallel": "enable_sequence_parallelism",
             "offload.optimizer": "cpu_offload",
         },
-        replaced=("DEV001", "ZER001", "ZER002", "SP001", "PP002", "PP003", "PP010"),
+        replaced=("DEV001", "ZER001", "ZER002", "SP001", "PP002", "PP003", "PP010", "RC004"),
     )
     for name, facts in FACTS.items()
 }

@@ -5,6 +5,7 @@ from typing import Any
 
 from planner.codes import Config
 from planner.diagnostics import Diagnostic
+from planner.layouts.division import CHUNKED
 from planner.lint.dialects.plugins.keys import (
     ARGUMENTS,
     BATCH,
@@ -172,10 +173,12 @@ def _hybrid(keys: Keys, reading: Reading) -> None:
     if keys.flag("cpu_offload", name="offload.optimizer") is True:
         reading.offload("cpu", "none")
     reading.tell(
-        has_scheduler_nodes=keys.raw("scheduler_nodes") is not None,
+        has_scheduler_nodes=keys.given("scheduler_nodes"),
         has_microbatches=keys.given("num_microbatches", "microbatch_size"),
         num_layers_per_stage=reading.fields["layers_per_stage"],
         num_layers=reading.model.num_layers if reading.model else None,
+        family=reading.model.family if reading.model else None,
+        is_tied=reading.model.tied_embeddings if reading.model else None,
         seq_len=reading.fields["seq_len"],
     )
     keys.read("num_microbatches", "microbatch_size", "inner_ring_size", "max_norm")
@@ -186,12 +189,15 @@ def _is_counts(layers: Any) -> bool:
 
 
 def _set_schedule(reading: Reading, stages: Any, style: Any, chunks: Any) -> None:
-    reading.schedule(stages, UNDECIDED if UNDECIDED in (style, chunks) else chunks if style == "interleaved" else 1)
-    if style == "interleaved" and reading.fields["schedule"] == "1f1b":
-        # One chunk of layers: the plugin refuses it, and calls its schedule by the name that it is given.
-        reading.fields["schedule"] = "interleaved"
-    if style == "zbv" and stages != 1:
-        reading.no_formula("gptplan has no zero-bubble schedule")
+    reading.schedule(stages, UNDECIDED if UNDECIDED in (style, chunks) else chunks if style in CHUNKED else 1)
+    if style in CHUNKED and reading.fields["schedule"] not in ("none", UNDECIDED):
+        # Even with the number of chunks of another one, which the plugin refuses: it goes by the name.
+        reading.fields["schedule"] = style
+    recomputes = reading.fields["recompute"]
+    reading.tell(recomputes=None if recomputes is UNDECIDED else recomputes)
+    reading.keys["recomputes"] = reading.keys.get("recompute", "")
+    if style == "zbv" and stages != 1 and recomputes is True:
+        reading.no_formula("what a zero-bubble schedule keeps of layers that recompute is not counted")
 
 
 def _set_sequence(keys: Keys, reading: Reading) -> None:
