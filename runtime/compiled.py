@@ -49,11 +49,16 @@ def without_ddp() -> Iterator[None]:
         library.DDP = wrapper
 
 
-def compile_regions(model: Any) -> None:
+def compile_regions(model: Any, *, recomputes_pointwise: bool = False) -> None:
     """Compile every block of ``model``, all to the same code, and its loss; to be called before anything wraps blocks.
 
-    Backward recomputes a compiled block as it does any other.
+    Backward recomputes a compiled block as it does any other. One that ``recomputes_pointwise`` keeps no output of a
+    norm or an activation function: PyTorch keeps them for products in backward, which fuse with nothing, unless told
+    that it may make them again (torch/_functorch/partitioners.py, ban_recompute_materialized_backward).
     """
+    from torch._functorch import config
+
+    config.ban_recompute_materialized_backward = not recomputes_pointwise
     setattr(model, COMPILED, True)
     for block in blocks_of(model):
         block.forward = torch.compile(block.forward, dynamic=False)

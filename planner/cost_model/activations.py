@@ -6,7 +6,7 @@ from planner.cost_model.compiled import with_compiled_counts
 from planner.cost_model.deferred import deferred_bytes, routed_deferred_bytes
 from planner.cost_model.expert_shares import routed_kept_bytes, routed_working_bytes
 from planner.cost_model.parameters import layer_parameters
-from planner.cost_model.parts import block, counted_whole, final_norm, kept_elements, working_elements
+from planner.cost_model.parts import block, counted_whole, final_norm, kept_elements, remade_elements, working_elements
 from planner.cost_model.shares import rank_tokens, shares
 from planner.cost_model.sources import formula
 from planner.layouts.degrees import edge_of
@@ -32,7 +32,7 @@ def layer_activation_bytes(problem: Problem, stages: StageColumns) -> Floats:
     ``T h (10 + 24/t)``, equation 2 without its attention scores. Materialised scores add
     ``a s T / t`` times their element and mask bytes. Sequence parallelism divides ``r`` and ``m`` by
     ``t`` as well (equation 4), beside :func:`gathered_input_bytes`. Attention that stores no scores adds
-    its softmax statistics. 2D and 2.5D divide
+    its softmax statistics. What backward makes again without a product is not kept. 2D and 2.5D divide
     everything by ``t``, tokens by the one axis of the grid and hidden states by the other, and 3D adds
     :func:`gathered_operand_bytes`.
     """
@@ -40,9 +40,9 @@ def layer_activation_bytes(problem: Problem, stages: StageColumns) -> Floats:
     element, part = ELEMENT_BYTES[problem.precision], shares(columns)
     dropout = 1.0 if model.dropout > 0 else 0.0
     tokens = rank_tokens(problem, stages)
-    replicated, sharded = kept_elements(problem)
-    whole = element * replicated + dropout * kept.dropout_mask_bytes
-    split = element * sharded
+    (replicated, sharded), made_again = kept_elements(problem), remade_elements(problem)
+    whole = element * (replicated - columns.recompute_pointwise * made_again.whole) + dropout * kept.dropout_mask_bytes
+    split = element * (sharded - columns.recompute_pointwise * made_again.split)
     hidden = tokens * model.hidden_size * (whole * part.whole_hidden + split * part.split_hidden)
     hidden = hidden + gathered_input_bytes(problem, stages) + gathered_operand_bytes(problem, stages)
     hidden = hidden + exchanged_bytes(problem, stages)

@@ -7,7 +7,7 @@ import numpy as np
 from planner.cost_model.compiled import with_compiled_counts
 from planner.cost_model.expert_time import expert_kernels, expert_seconds
 from planner.cost_model.flops import attended_share, head_product, layer_products
-from planner.cost_model.parts import block, counted_whole, final_norm, moved_elements
+from planner.cost_model.parts import block, counted_whole, final_norm, moved_elements, remade_elements
 from planner.cost_model.parts.part import Divided
 from planner.cost_model.products import (
     Passes,
@@ -86,7 +86,8 @@ def element_wise_seconds(problem: Problem, stages: StageColumns) -> Passes:
     """Traffic of one layer's element-wise kernels for one micro batch: norms, GELU, dropout, additions.
 
     On top of the stack's count: dropout where the model has it; with tensor parallelism the biases of
-    forward, ``2 h`` outputs that are whole and ``3 h + f`` that are divided; what a grid needs. Units: s.
+    forward, ``2 h`` outputs that are whole and ``3 h + f`` that are divided; what a grid needs. What backward makes
+    again in kernels that have its operands is written once more. Units: s.
     """
     part, traffic, model = shares(stages.layouts), problem.stack.traffic, problem.model
     moved, moved_back = moved_elements(problem)
@@ -97,6 +98,7 @@ def element_wise_seconds(problem: Problem, stages: StageColumns) -> Passes:
     in_grid = np.where(stages.layouts.mode_is("2d", "2.5d", "3d"), traffic.grid_elements * split, 0.0)
     forward = (moved.whole + dropped) * whole + moved.split * split + biases + in_grid
     backward = (moved_back.whole + dropped) * whole + moved_back.split * split + BACKWARD_PRODUCTS * in_grid
+    backward = backward + stages.layouts.recompute_pointwise * sum(remade_elements(problem))
     hidden = rank_tokens(problem, stages) * model.hidden_size * float(ELEMENT_BYTES[problem.precision])
     return Passes(traffic_seconds(problem, hidden * forward), traffic_seconds(problem, hidden * backward))
 

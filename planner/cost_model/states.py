@@ -22,7 +22,8 @@ def state_bytes(problem: Problem, stages: StageColumns) -> Terms:
     Bytes per parameter come from the stack. ZeRO 1 divides master weights and moments by the data-parallel
     degree, ZeRO 2 the gradients as well, ZeRO 3 the weights too; gradients of a single micro batch may then
     take the place of the weights, or master weights be all that stays. An offloaded share leaves: of the
-    optimizer with the gradients that update it, under ZeRO 3, and of the weights.
+    optimizer with the gradients that update it, under ZeRO 3, and of the weights. An update in one pass may need less
+    of master weights than all.
     """
     columns, sharded = stages.layouts, problem.stack.sharded
     per_parameter = problem.stack.state_bytes(problem.precision)
@@ -31,6 +32,8 @@ def state_bytes(problem: Problem, stages: StageColumns) -> Terms:
     in_pieces = columns.zero_stage >= SHARDS_WEIGHTS
     gradient_shards = np.where(columns.zero_stage >= SHARDS_GRADIENTS, columns.replicas, 1)
     on_device = 1.0 - columns.offload_optimizer
+    own, at_once = problem.stack.compiled, updates_in_one_pass(problem, stages)
+    master = np.where(at_once, own.one_pass_master_bytes if own else 0.0, per_parameter.master)
     reused = sharded.gradients_reuse_weights & (columns.num_microbatches == 1)
     held = np.where(in_pieces, updated * sharded.keeps_weights, parameters)
     return {
@@ -40,7 +43,7 @@ def state_bytes(problem: Problem, stages: StageColumns) -> Terms:
             updated * on_device * np.where(reused, 0.0, per_parameter.gradient),
             parameters * per_parameter.gradient / gradient_shards,
         ),
-        "master_weights": updated * per_parameter.master * on_device,
+        "master_weights": updated * master * on_device,
         "optimizer_moments": updated * per_parameter.moments * on_device,
     }
 

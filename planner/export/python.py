@@ -98,6 +98,11 @@ def _beyond(plan: Plan) -> Iterator[Diagnostic]:
             "Gemini counts shares of offload once for every parameter in a chunk, and adds gradients of a step that it "
             "skipped to the next; gptplan corrects both",
         )
+    if layout.recompute_pointwise:
+        yield _refused(
+            "pointwise recomputation",
+            "PyTorch's compiler does it in blocks that gptplan has it compile; `solve --no-compile` plans without",
+        )
     if layout.offload.tier == "nvme":
         yield _refused("offload to NVMe", "tensornvme has to be given room for the moments before the first step")
     summed_early = layout.sequence_parallel and layout.zero_stage == SHARDS_GRADIENTS and layout.num_microbatches > 1

@@ -245,6 +245,8 @@ def _command(work: Work, rank: int, shared: _Shared, meeting: Meeting | None) ->
     defaults = {
         # PyTorch's own warnings about how it maps ranks to devices, which here is one to one.
         "TORCH_CPP_LOG_LEVEL": "ERROR",
+        # Blocks of the caching allocator grow in place, so that it reserves hardly more than what is in use.
+        "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",
         "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // work.here)),
         # Ranks listen where they meet and nowhere else.
         **({"GLOO_SOCKET_IFNAME": interface, "NCCL_SOCKET_IFNAME": interface} if interface else {}),

@@ -13,6 +13,7 @@ from planner.specs.units import format_seconds
 _OF_COUNT = {
     *("tensor_parallel", "tensor_depth", "pipeline_parallel", "data_parallel", "sequence_parallel_degree"),
     *("micro_batch", "num_microbatches", "num_model_chunks", "layers_per_stage", "recompute_layers_per_stage"),
+    "recompute_pointwise",
 }
 """Fields whose pins were meant for the number of devices of the plan."""
 

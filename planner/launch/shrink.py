@@ -56,6 +56,7 @@ def shrink(plan: Plan, *, max_processes: int, on_gpus: bool, own_precision: bool
     degrees = _fewer_degrees(plan.layout, max_processes)
     precision = plan.layout.precision if own_precision else "fp32" if plan.layout.zero_stage == 0 else "bf16"
     layout = _small_layout(degrees, plan.layout, precision)
+    layout = msgspec.structs.replace(layout, recompute_pointwise=layout.recompute_pointwise and on_gpus)
     problem = Problem(
         model=_small_model(plan, layout),
         hardware=_hardware(plan, on_gpus=on_gpus),

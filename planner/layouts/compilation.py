@@ -23,3 +23,16 @@ def are_compiled(problem: Problem, columns: LayoutColumns) -> NDArray[np.bool_]:
 def is_compiled(problem: Problem, layout: Layout) -> bool:
     """Whether blocks and loss of one layout are compiled."""
     return bool(are_compiled(problem, columns_of(layout))[0])
+
+
+def may_recompute_pointwise(problem: Problem, columns: LayoutColumns) -> NDArray[np.bool_]:
+    """Of which layouts compiled blocks can make outputs of norms and activation functions again in backward.
+
+    Where all products of a block are compiled with what is between them: what a collective is handed, or a product
+    that has one, is kept, and so is what a product is handed that puts its weight gradient off.
+    """
+    own = problem.stack.compiled
+    if own is None or not own.recomputes_pointwise:
+        return np.zeros(len(columns), dtype=np.bool_)
+    whole = (columns.tensor_parallel == 1) & (columns.sequence_parallel_degree == 1)
+    return are_compiled(problem, columns) & whole & ~columns.schedule_is("zbv")

@@ -86,6 +86,8 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     num_model_chunks: Degree = 1
     layers_per_stage: tuple[LayerCount, ...]
     recompute_layers_per_stage: tuple[LayerCount, ...]
+    recompute_pointwise: bool = False
+    """Whether compiled blocks keep no outputs of norms and activation functions, and make them again in backward."""
     offload: Offload = Offload()
     precision: Precision
 
@@ -194,6 +196,7 @@ class LayoutColumns:
     schedule: NDArray[np.int64]
     num_model_chunks: NDArray[np.int64]
     recompute: NDArray[np.int64]
+    recompute_pointwise: NDArray[np.int64]
     offload_optimizer: NDArray[np.float64]
     offload_parameters: NDArray[np.float64]
     offload_tier: NDArray[np.int64]

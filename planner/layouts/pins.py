@@ -34,6 +34,7 @@ MEANINGS = {
     "num_microbatches": "micro batches of one step on each data-parallel rank",
     "schedule": "order of micro batches in the pipeline, with zbv in a V of two chunks; none without one",
     "num_model_chunks": "parts of a stage that an interleaved schedule takes in turn; 2 under zbv",
+    "recompute_pointwise": "whether compiled blocks make outputs of norms and activation functions again in backward",
     "recompute_layers_per_stage": "layers of each stage that backward computes again, instead of keeping activations",
     "offload.optimizer": "share of the optimizer's states that leaves the device",
     "offload.parameters": "share of the weights that leaves the device",

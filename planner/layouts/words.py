@@ -143,10 +143,11 @@ BATCHES = Fact(
 )
 RECOMPUTE = Fact(
     name="recompute",
-    fields=("recompute_layers_per_stage", "layers_per_stage"),
+    fields=("recompute_layers_per_stage", "layers_per_stage", "recompute_pointwise"),
     value=lambda layout: f"{sum(layout.recompute_layers_per_stage)} of {sum(layout.layers_per_stage)} layers",
-    short=lambda layout: f"recompute {_recomputed(layout)}",
-    columns=(("recompute", lambda layout: _recomputed(layout, some="{}")),),
+    notes=lambda layout: "but norms and activations of all" * layout.recompute_pointwise,
+    short=lambda layout: f"recompute {_recomputed(layout)}{' and pointwise' * layout.recompute_pointwise}",
+    columns=(("recompute", lambda layout: _recomputed(layout, some="{}") + " +" * layout.recompute_pointwise),),
     otherwise=lambda layout: f"{sum(layout.layers_per_stage)} layers",
 )
 OFFLOAD = Fact(

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from planner.layouts.compilation import is_compiled, may_recompute_pointwise
 from planner.layouts.degrees import divisors
 from planner.layouts.layout import OFFLOAD_TIERS, SHARDS_WEIGHTS, Layout
 from planner.layouts.problem import Problem
@@ -18,6 +19,8 @@ def _values(problem: Problem, layout: Layout) -> dict[str, Any]:
         "num_devices": problem.num_devices,
         "tensor_parallel": layout.tensor_parallel,
         "pipeline_parallel": layout.pipeline_parallel,
+        "divided": layout.sequence_parallel_degree,
+        "compiled": "yes" if is_compiled(problem, layout) else "no",
         "data_parallel": layout.data_parallel,
         "product": layout.num_devices,
         "sequence": "SP x " * divided,
@@ -210,6 +213,20 @@ STATE_RULES = (
         why="Gemini divides its chunks of weights with calls that only CUDA answers.",
         source="colossalai 0.5.0: zero/gemini/chunk/chunk.py:522",
         holds=lambda problem, columns: (columns.zero_stage < SHARDS_WEIGHTS) | (problem.hardware.device == "cuda"),
+    ),
+    state_rule(
+        id="RCP001",
+        about=("runtime",),
+        title="pointwise recomputation of blocks that are not compiled whole",
+        field="recompute_pointwise",
+        message="{stack} cannot make outputs of norms and activation functions again in this layout",
+        detail="blocks are compiled: {compiled}, tensor_parallel = {tensor_parallel}, "
+        "sequence_parallel_degree = {divided}, {field.zero_stage} = {zero_stage}, {field.schedule} = {schedule}",
+        hint="set recompute_pointwise to false",
+        why="A compiled block chooses what its backward makes again of what its own kernels made; the inputs of "
+        "collectives, of products with them and of products that put weight gradients off are kept by those.",
+        source="pytorch 2.11: torch/_functorch/partitioners.py, ban_recompute_materialized_backward",
+        holds=lambda problem, columns: (columns.recompute_pointwise == 0) | may_recompute_pointwise(problem, columns),
     ),
     state_rule(
         id="OFF001",

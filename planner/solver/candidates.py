@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from planner.diagnostics import PlanError, usage_error
 from planner.layouts import pins, zero_bubble
+from planner.layouts.compilation import compiles
 from planner.layouts.degrees import GRID_MODES, divisors, expert_ranks, grid_edge, grid_ranks
 from planner.layouts.division import END_LAYERS
 from planner.layouts.layout import (
@@ -39,7 +40,10 @@ _MESH = (
 )
 _BATCH = ("micro_batch", "num_microbatches")
 _SCHEDULE = ("schedule", "num_model_chunks")
-_STATES = ("zero_stage", "sequence_parallel", "recompute", "offload_tier", "offload_optimizer", "offload_parameters")
+_STATES = (
+    *("zero_stage", "sequence_parallel", "recompute", "recompute_pointwise"),
+    *("offload_tier", "offload_optimizer", "offload_parameters"),
+)
 MOST_LAYOUTS = 2_000_000
 """What is judged within 2 GB of memory."""
 _ENUMERATED = (*_MESH, *_BATCH, *_SCHEDULE, *_STATES)
@@ -234,7 +238,7 @@ def _chunk_counts(problem: Problem, pipeline_parallel: int) -> list[int]:
 
 
 def _state_options(problem: Problem, mode: str, has_ranks: bool, has_stages: bool) -> list[_Row]:
-    """(ZeRO, sequence parallel, recompute, tier, offloaded shares of the optimizer and of the weights).
+    """(ZeRO, sequence parallel, recompute, also pointwise, tier, offloaded shares of the optimizer and of the weights).
 
     ``has_ranks`` and ``has_stages``: whether tensor and pipeline parallelism divide anything.
     What a rule refuses whatever its other options are, such as offload without ZeRO, is there without them.
@@ -246,8 +250,9 @@ def _state_options(problem: Problem, mode: str, has_ranks: bool, has_stages: boo
     in_pipeline = SHARDS_WEIGHTS in problem.stack.zero_stages_with_pipeline
     alone, grid = not has_ranks and (not has_stages or in_pipeline), mode in GRID_MODES
     return [
-        (zero, sequence, recompute, *offload)
+        (zero, sequence, recompute, pointwise, *offload)
         for zero, sequence, recompute in itertools.product(zeros, sequences, _recomputes(problem))
+        for pointwise in _recomputes_pointwise(problem, zero, whole=mode == "none")
         for offload in _offloads(problem, zero, alone=alone, grid=grid)
     ]
 
@@ -259,6 +264,13 @@ def _recomputes(problem: Problem) -> list[int]:
         return [NO_RECOMPUTE, FULL_RECOMPUTE, SOME_RECOMPUTE] if named else [FREE_RECOMPUTE]
     executable = ("none",) if problem.stack.recompute == "none" else ("none", "all")
     return _options(problem, RECOMPUTE, executable)
+
+
+def _recomputes_pointwise(problem: Problem, zero_stage: int, *, whole: bool) -> list[int]:
+    """Whether compiled blocks that are ``whole`` make again what they can; where they may."""
+    may = problem.compiled and compiles(problem.stack, problem.model) and zero_stage < SHARDS_WEIGHTS and whole
+    may = may and problem.stack.compiled is not None and problem.stack.compiled.recomputes_pointwise
+    return _options(problem, "recompute_pointwise", ("false", "true") if may else ("false",))
 
 
 def _offloads(problem: Problem, zero_stage: int, *, alone: bool, grid: bool) -> list[tuple[int, float, float]]:

@@ -29,7 +29,7 @@ MAX_SPEC_BYTES = 1024**2
 MOST_FINDINGS = 20
 MOST_MEANT = 3
 LEFT_OUT = {
-    **{"sequence_parallel_degree": 1, "expert_parallel": 1},
+    **{"sequence_parallel_degree": 1, "expert_parallel": 1, "recompute_pointwise": False},
     **{"confidence": None, "overlapping": None, "compiled": False},
 }
 """Keys younger than the format of plans, and the value with which they are left out, so that plans keep their bytes."""

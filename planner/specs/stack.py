@@ -45,6 +45,10 @@ class CompiledSpec(Spec, frozen=True, kw_only=True):
     """Precisions in which an update without ZeRO reads gradients as they are, in one pass over memory."""
     one_pass_bytes: FloatBytes = 0.0
     """Bytes that such an update moves per parameter."""
+    one_pass_master_bytes: FloatBytes = 4.0
+    """Bytes per parameter of what it keeps of master weights beside the weights that compute."""
+    recomputes_pointwise: bool = False
+    """Whether backward of a compiled block can make outputs of norms and activation functions again."""
     ddp_alone: bool = True
     """Whether DDP wraps a single data-parallel rank too."""
     activations: Counts = field(default_factory=dict)

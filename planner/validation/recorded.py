@@ -94,6 +94,7 @@ def _layout(row: Row, model: ModelSpec, assumed: Assumptions) -> Layout:
         num_model_chunks=chunks,
         layers_per_stage=layers,
         recompute_layers_per_stage=_recomputed(row, layers),
+        recompute_pointwise=bool(row.choice("recompute_pointwise", {"yes": "yes", "no": ""})),
         offload=_offload(row),
         precision=model.precision,
     )

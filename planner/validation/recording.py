@@ -164,6 +164,7 @@ def _plan_cells(plan: Plan) -> dict[str, str]:
         "optimizer": "HybridAdam" if on_host else adam,
         "gpus_per_node": str(problem.devices_per_node) if problem.num_nodes > 1 else "",
         "compiled": "yes" if is_compiled(problem, layout) else "",
+        "recompute_pointwise": "yes" if layout.recompute_pointwise else "",
         "tensor_mode": layout.tensor_mode if is_grid else "",
         "tensor_depth": str(layout.tensor_depth) if layout.tensor_depth > 1 else "",
         "offload_param_frac": str(layout.offload.parameters) if layout.offload.parameters else "",

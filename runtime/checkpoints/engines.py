@@ -1,6 +1,7 @@
 """What a rank holds of every parameter, for each kind of engine."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -10,6 +11,7 @@ from runtime.checkpoints.parts import Block, Part, blocked_part, tensor_part, vo
 from runtime.engines.engine import Engine
 from runtime.engines.gemini import GeminiEngine
 from runtime.engines.hybrid import HybridEngine
+from runtime.states.mixed_adamw import MixedAdamW
 
 Shapes = Mapping[str, Sequence[int]]
 _EMBEDDINGS = ("transformer.wte.weight", "model.embed_tokens.weight")
@@ -62,15 +64,17 @@ def _of_hybrid(engine: HybridEngine, shapes: Shapes) -> Iterator[Held]:
         if engine.layout.zero_stage:
             shard = optimizer.pid_to_bucket_store[id(working)].local_rank
             start, stop = (min(number * updated.numel(), working.numel()) for number in (shard, shard + 1))
+        in_halves = isinstance(plain, MixedAdamW)
         yield Held(
             name=name,
             part=part,
             start=start,
             stop=stop,
             updated=updated,
-            weights=lambda updated=updated: updated,  # type: ignore[misc]
+            weights=partial(plain.weight, updated) if in_halves else lambda updated=updated: updated,  # type: ignore[misc]
             optimizer=plain,
             working=None if working is updated else working,
+            take=partial(plain.take, updated) if in_halves else None,
             is_copy=is_copy,
         )
 

@@ -36,6 +36,8 @@ class Held:
     """The innermost one."""
     working: Tensor | None = None
     """The tensor of the forward pass where it is another, which gets all of ``part`` in its own precision."""
+    take: Callable[[Tensor], None] | None = None
+    """Takes all of ``part`` in float32, where what is updated and what computes are halves of the weights."""
     is_copy: bool = False
     """Whether the parameter is that of another stage, which saves it: a tied head's."""
 
@@ -61,6 +63,9 @@ class Held:
 
         Where something else computes than is updated, they have to be all of the part.
         """
+        if self.take is not None:
+            self.take(own)
+            return
         target = self.weights().detach().view(-1)
         target[: len(self)].copy_(own[self.start - first : self.stop - first])
         target[len(self) :].zero_()

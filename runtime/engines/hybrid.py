@@ -84,7 +84,7 @@ class HybridEngine(Engine):
             held["experts"] = held_experts(layout, routed.count, self.position.expert)
         model = build_model(plan.problem.model, seed, attention=self.attention, **held)
         if self.compiles:
-            compile_regions(model)
+            compile_regions(model, recomputes_pointwise=layout.recompute_pointwise)
         recomputed = recomputed_layers(layout, stage)
         # W looks for weights where checkpoints that keep a graph put copies of them.
         without_graph = layout.sequence_parallel or layout.schedule == "zbv"

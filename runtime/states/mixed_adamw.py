@@ -2,6 +2,10 @@
 
 One pass over memory does what takes four otherwise: a cast of the gradient to float32, its scaling by one, the update,
 and a cast of the new weight. The four bytes a parameter of the cast gradients are never there.
+
+Nor is a float32 weight: its upper half is what computes, and its lower half, the rest, is kept beside. What computes is
+rounded to nearest, halves away from zero, so that the rest tells whether it was rounded up; as PyTorch rounds but for
+exact halves.
 """
 
 from collections.abc import Callable
@@ -14,7 +18,7 @@ from torch.optim import AdamW
 
 HOLDS_OTHER_GRADIENTS = hasattr(Tensor, "grad_dtype")
 """Whether a tensor of this PyTorch may have a gradient in another precision."""
-SPAN, BLOCK = 2**15, 2**11
+SPAN, BLOCK = 2**15, 2**10
 """Elements that a program of the kernel updates, and of those at once."""
 
 Numbers = tuple[float, float, float, float, float, float]
@@ -25,20 +29,38 @@ epsilon."""
 class Updated(NamedTuple):
     """What the update of a weight reads and writes beside its gradient, all of one shape."""
 
-    weight: Tensor
+    rest: Tensor
     working: Tensor
     mean: Tensor
     square: Tensor
 
 
-class MixedAdamW(AdamW):
-    """torch.optim.AdamW of weights whose gradients have two bytes, and which are rounded to what computes with them.
+NOT_A_NUMBER = 0x7FC00000
+"""What every such weight becomes: another one could carry into the sign when it is rounded."""
 
-    Its states are those of torch.optim.AdamW; all weights share one count of steps.
+
+def divided(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """What computes, in bf16, and the rest of a float32 weight: the 16 bits that it lacks."""
+    bits = weight.contiguous().view(torch.int32)
+    bits = torch.where(weight.isnan(), NOT_A_NUMBER, bits)
+    return ((bits + 0x8000) >> 16).to(torch.int16).view(torch.bfloat16), bits.to(torch.int16)
+
+
+def joined(working: Tensor, rest: Tensor) -> Tensor:
+    """The float32 weight of what computes and the rest."""
+    upper = working.view(torch.int16).to(torch.int32) - (rest < 0).to(torch.int32)
+    return ((upper << 16) | (rest.to(torch.int32) & 0xFFFF)).view(torch.float32)
+
+
+class MixedAdamW(AdamW):
+    """torch.optim.AdamW of weights whose gradients have two bytes, and whose upper half computes.
+
+    It updates the rests of weights, each with the gradient of the whole; its states are those of torch.optim.AdamW. All
+    weights share one count of steps.
     """
 
     working: dict[Tensor, Tensor]
-    """What computes, by what is updated; told by :func:`update_in_one_pass`."""
+    """What computes, by the rest; told by :func:`update_in_one_pass`."""
     _found: "tuple[Any, list[list[Updated]], Tensor] | None" = None
     """The state of the first weight; all that is updated, by group; the count of steps: while that state is the same
     object, no checkpoint was read."""
@@ -56,29 +78,39 @@ class MixedAdamW(AdamW):
         if not first.is_cuda:
             for group, own in zip(groups, numbers, strict=True):
                 for updated in group:
-                    update_by_operations(updated, _gradient(updated.weight), own)
+                    update_by_operations(updated, _gradient(updated.rest), own)
             return
         if self._tables is None:
             self._tables = _Tables.of(groups)
-        self._tables.launch([_gradient(updated.weight) for group in groups for updated in group], numbers)
+        self._tables.launch([_gradient(updated.rest) for group in groups for updated in group], numbers)
+
+    def weight(self, rest: Tensor) -> Tensor:
+        """The float32 weight of a rest."""
+        return joined(self.working[rest].detach(), rest)
+
+    @torch.no_grad()
+    def take(self, rest: Tensor, weight: Tensor) -> None:
+        """Have another weight in the place of that of a rest."""
+        for target, half in zip((self.working[rest], rest), divided(weight.float()), strict=True):
+            target.copy_(half.view(target.shape))
 
     def _find(self) -> "tuple[Any, list[list[Updated]], Tensor]":
-        weights = [weight for group in self.param_groups for weight in group["params"]]
-        steps = {float(self.state[weight]["step"]) for weight in weights if self.state[weight]} or {0.0}
+        rests = [rest for group in self.param_groups for rest in group["params"]]
+        steps = {float(self.state[rest]["step"]) for rest in rests if self.state[rest]} or {0.0}
         assert len(steps) == 1, "weights are updated together"
         count = torch.tensor(steps.pop())
-        for weight in weights:
-            state = self.state[weight]
+        for rest in rests:
+            state = self.state[rest]
             for name in ("exp_avg", "exp_avg_sq"):
                 if name not in state:
-                    state[name] = torch.zeros_like(weight)
+                    state[name] = torch.zeros_like(rest, dtype=torch.float32)
             state["step"] = count
-        groups = [[self._updated(weight) for weight in group["params"]] for group in self.param_groups]
-        return self.state[weights[0]], groups, count
+        groups = [[self._updated(rest) for rest in group["params"]] for group in self.param_groups]
+        return self.state[rests[0]], groups, count
 
-    def _updated(self, weight: Tensor) -> Updated:
-        state = self.state[weight]
-        return Updated(weight, self.working[weight], state["exp_avg"], state["exp_avg_sq"])
+    def _updated(self, rest: Tensor) -> Updated:
+        state = self.state[rest]
+        return Updated(rest, self.working[rest], state["exp_avg"], state["exp_avg_sq"])
 
 
 def _numbers(group: dict[str, Any], step: float) -> Numbers:
@@ -107,12 +139,12 @@ class _Tables(NamedTuple):
         """Of weights with states, which stay where they are; every tensor has to be contiguous."""
         own = [(number, one) for number, group in enumerate(groups) for one in group]
         assert all(tensor.is_contiguous() for _, one in own for tensor in one), "strides are those of the shape"
-        sizes = [one.weight.numel() for _, one in own]
+        sizes = [one.rest.numel() for _, one in own]
         programs = [(owner, start) for owner, size in enumerate(sizes) for start in range(0, size, SPAN)]
         owners, starts = zip(*programs, strict=True)
         places = [[tensor.data_ptr() for tensor in one] for _, one in own]
         columns = (places, sizes, [number for number, _ in own], owners, starts)
-        return cls(*(torch.tensor(column, device=own[0][1].weight.device) for column in columns))
+        return cls(*(torch.tensor(column, device=own[0][1].rest.device) for column in columns))
 
     def launch(self, gradients: list[Tensor], numbers: list[Numbers]) -> None:
         """Update all weights in one kernel."""
@@ -127,35 +159,46 @@ class _Tables(NamedTuple):
         update[(len(self.owners),)](*self, slopes, values, TYPE=tl.bfloat16, SPAN=SPAN, BLOCK=BLOCK)
 
 
+@torch.no_grad()
 def update_in_one_pass(optimizer: Any) -> None:
     """Have the wrapper of Colossal-AI's mixed precision hand gradients to a :class:`MixedAdamW` as they are.
 
     To be called after boosting, in bf16 and without ZeRO: there is nothing to divide them by then.
     """
-    optimizer.optim.working = dict(optimizer.master_to_working_map)
-    for weight in optimizer.optim.working:
-        weight.grad_dtype = None
+    plain, working_of = optimizer.optim, optimizer.master_to_working_map
+    plain.working = {}
+    for group in plain.param_groups:
+        for at, weight in enumerate(group["params"]):
+            working, rest = divided(weight)
+            working_of[weight].copy_(working)
+            rest.grad_dtype = None
+            plain.working[rest] = working_of[weight]
+            group["params"][at] = rest
+    optimizer.master_to_working_map = dict(plain.working)
+    optimizer.working_to_master_map = {working: rest for rest, working in plain.working.items()}
     optimizer.step = partial(_step, optimizer)
 
 
 def _step(optimizer: Any) -> None:
     plain = optimizer.optim
-    for weight, working in plain.working.items():
-        weight.grad, working.grad = working.grad, None
+    for rest, working in plain.working.items():
+        rest.grad, working.grad = working.grad, None
     plain.step()
 
 
-def _gradient(weight: Tensor) -> Tensor:
-    assert weight.grad is not None, "weights are updated together"
-    return weight.grad
+def _gradient(rest: Tensor) -> Tensor:
+    assert rest.grad is not None, "weights are updated together"
+    return rest.grad
 
 
 def update_by_operations(updated: Updated, gradient: Tensor, numbers: Numbers) -> None:
     """The same update by operations of PyTorch, one after the other."""
-    weight, working, mean, square = updated
+    rest, working, mean, square = updated
+    weight = joined(working, rest)
     beta1, beta2, kept, rate, root, epsilon = numbers
     gradient = gradient.float()
     mean.lerp_(gradient, 1.0 - beta1)
     square.mul_(beta2).addcmul_(gradient, gradient, value=1.0 - beta2)
     weight.mul_(kept).addcdiv_(mean, square.sqrt().div_(root).add_(epsilon), value=-rate)
-    working.copy_(weight)
+    for target, half in zip((working, rest), divided(weight), strict=True):
+        target.copy_(half)

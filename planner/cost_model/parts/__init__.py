@@ -8,6 +8,7 @@ from planner.cost_model.parts.block import (
     final_norm,
     kept_elements,
     moved_elements,
+    remade_elements,
     without_experts,
     working_elements,
 )
@@ -22,6 +23,7 @@ __all__ = [
     "final_norm",
     "kept_elements",
     "moved_elements",
+    "remade_elements",
     "without_experts",
     "working_elements",
 ]

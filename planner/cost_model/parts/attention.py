@@ -12,7 +12,8 @@ def attention(made: Made) -> Part:
     it keeps them. One whose kernel reads contiguous heads copies queries, the output and, unless repeating did that
     already, keys and values. It keeps the output as the kernel left it beside the copy that the next product reads,
     and copies the gradients of queries, keys and values; those of their biases are sums that read them once.
-    Learned positions are added before the first block and move nothing here.
+    Keys and values may be repeated again in backward. Learned positions are added before the first block and move
+    nothing here.
     """
     model, library = made.model, made.library
     own, q, k = model.attention, model.query_size, model.kv_size
@@ -38,6 +39,7 @@ def attention(made: Made) -> Part:
         forward=Elements(split=forward),
         backward=Elements(whole=gradient_sums(made, inputs), split=backward + (q + 2 * k) * own.qkv_bias),
         working=Elements(split=library.backward_attention * (2 * q + 2 * keys)),
+        remade=Elements(split=float(2 * (keys - k))),
     )
 
 

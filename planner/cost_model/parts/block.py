@@ -127,6 +127,11 @@ def kept_elements(problem: Problem) -> Elements:
     return _per_unit(problem, block(problem).total("kept"))
 
 
+def remade_elements(problem: Problem) -> Elements:
+    """Of what is kept of a block, what may be made again without a product, per token and hidden unit."""
+    return _per_unit(problem, block(problem).total("remade"))
+
+
 def final_norm(problem: Problem) -> tuple[float, Passed]:
     """What the norm after the last block keeps, and moves forward and backward, per token and hidden unit.
 

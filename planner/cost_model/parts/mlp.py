@@ -9,7 +9,7 @@ def mlp(made: Made) -> Part:
     """Products ``h f`` and ``f h``, and one more ``h f`` where it is gated; what is ``f`` wide is divided.
 
     Plain: the activation's input and output are kept. Gated: as the library counts, both products of the input, the
-    activated one and what they multiply to.
+    activated one and what they multiply to. What the last product reads may be made again.
     """
     return feed_forward(made, made.model.ffn_hidden_size, "ffn")
 
@@ -25,6 +25,7 @@ def feed_forward(made: Made, f: int, name: str) -> Part:
         forward=Elements(split=moved[0] * f),
         backward=Elements(whole=gradient_sums(made, inputs), split=moved[1] * f),
         working=Elements(split=(library.backward_gated if gated else 2.0) * f),
+        remade=Elements(split=float(f)),
     )
 
 

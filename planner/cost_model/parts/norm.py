@@ -7,7 +7,10 @@ from planner.specs import ModelSpec
 
 @formula("radford2019", "zhang2019", "colossalai0.5.0")
 def norm(made: Made) -> Part:
-    """A weight, and for LayerNorm a bias; its input and its output are kept, whole, and what the library adds."""
+    """A weight, and for LayerNorm a bias; its input and its output are kept, whole, and what the library adds.
+
+    The output may be made again of the input.
+    """
     model, library = made.model, made.library
     h = model.hidden_size
     forward, backward = (library.norm_elements[at] + library.residual_elements[at] for at in (0, 1))
@@ -17,6 +20,7 @@ def norm(made: Made) -> Part:
         forward=Elements(whole=forward * h),
         backward=Elements(whole=backward * h),
         working=Elements(whole=2.0 * h),
+        remade=Elements(whole=float(h)),
     )
 
 

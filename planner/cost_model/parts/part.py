@@ -82,6 +82,8 @@ class Part:
     """Moved by them in backward."""
     working: Elements = NOTHING
     """Gradients at the peak of its backward."""
+    remade: Elements = NOTHING
+    """Of what it keeps, what no product has to be run again for: it may be made again in backward."""
     routed: Routed | None = None
     """Experts of which a token passes some."""
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from runtime.states.mixed_adamw import MixedAdamW, update_in_one_pass
+from runtime.states.mixed_adamw import MixedAdamW, divided, joined, update_in_one_pass
 
 pytestmark = pytest.mark.runtime
 
@@ -20,6 +20,11 @@ class _Wrapper:
     def __init__(self, optimizer: MixedAdamW, working: dict[torch.Tensor, torch.nn.Parameter]) -> None:
         self.optim, self.master_to_working_map = optimizer, working
         self.step: Any = None
+        self.working_to_master_map = {half: weight for weight, half in working.items()}
+
+    def weights(self) -> list[torch.Tensor]:
+        """In float32."""
+        return [self.optim.weight(rest) for rest in self.master_to_working_map]
 
 
 def _both() -> tuple[_Wrapper, torch.optim.AdamW]:
@@ -48,8 +53,34 @@ def _step(wrapper: _Wrapper, plain: torch.optim.AdamW, seed: int) -> None:
 
 def _agree(wrapper: _Wrapper, plain: torch.optim.AdamW) -> bool:
     own = [one for group in plain.param_groups for one in group["params"]]
-    pairs = zip(wrapper.master_to_working_map.items(), own, strict=True)
-    return all(torch.equal(a, b) and torch.equal(w, b.bfloat16()) for (a, w), b in pairs)
+    halves = zip(wrapper.weights(), wrapper.master_to_working_map.values(), own, strict=True)
+    return all(torch.equal(a, b) and torch.equal(w, b.bfloat16()) for a, w, b in halves)
+
+
+def test_a_weight_is_the_half_that_computes_and_the_rest() -> None:
+    upper = torch.randint(0, 2**16, (2**16,), dtype=torch.int32)
+    bits = (upper << 16) | torch.arange(2**16, dtype=torch.int32)
+    weights = torch.cat([bits.view(torch.float32), torch.tensor([0.0, -0.0, 1.0, torch.inf, -torch.inf, 3.4e38])])
+    working, rest = divided(weights)
+    assert (working.dtype, rest.dtype) == (torch.bfloat16, torch.int16)
+    number = ~weights.isnan()
+    assert torch.equal(joined(working, rest)[number].view(torch.int32), weights[number].view(torch.int32))
+    assert joined(working, rest)[~number].isnan().all()
+    assert working[~number].isnan().all()
+    assert number.any()
+    assert not number.all()
+    half = (bits & 0xFFFF) == 0x8000
+    plain = weights[:-6].bfloat16()
+    near = number[:-6] & ~half
+    assert torch.equal(working[:-6][near], plain[near])
+    assert torch.equal(working[-6:], weights[-6:].bfloat16())
+
+
+def test_only_the_halves_are_held() -> None:
+    wrapper, _ = _both()
+    held = [one for group in wrapper.optim.param_groups for one in group["params"]]
+    assert {one.dtype for one in held} == {torch.int16}
+    assert list(wrapper.working_to_master_map.values()) == held == list(wrapper.master_to_working_map)
 
 
 def test_it_updates_as_pytorch_does_and_rounds_what_computes() -> None:
@@ -65,7 +96,7 @@ def test_states_that_a_checkpoint_puts_back_are_gone_on_from(tmp_path: Path) -> 
     _step(first, plain, 0)
     for weight, other in zip(weights, firsts, strict=True):
         state = first.optim.state[other]
-        weight.copy_(other)
+        resumed.optim.take(weight, first.optim.weight(other))
         resumed.optim.state[weight] = {name: value.clone() for name, value in state.items()}
     _step(resumed, plain, 1)
     assert _agree(resumed, plain)

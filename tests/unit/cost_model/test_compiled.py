@@ -8,9 +8,9 @@ import pytest
 
 from planner.cost_model.activations import layer_activation_bytes, logits_bytes
 from planner.cost_model.compute import element_wise_seconds, layer_seconds, loss_seconds
-from planner.cost_model.states import bucket_bytes, step_gradient_bytes
+from planner.cost_model.states import bucket_bytes, state_bytes, step_gradient_bytes
 from planner.cost_model.update import optimizer_seconds
-from planner.layouts.compilation import are_compiled
+from planner.layouts.compilation import are_compiled, may_recompute_pointwise
 from planner.layouts.problem import Problem
 from planner.layouts.stages import StageColumns
 from planner.specs import StackSpec
@@ -88,6 +88,43 @@ def test_an_update_in_one_pass_moves_less_and_casts_nothing() -> None:
     assert len(set(both(optimizer_seconds, sharded))) == 1
     half = msgspec.structs.replace(asked(), precision="fp16")
     assert step_gradient_bytes(half, stages())[0] == step_gradient_bytes(asked(compiled=False), stages())[0]
+
+
+def test_a_lower_half_takes_the_place_of_master_weights() -> None:
+    halves, whole = asked(one_pass_master_bytes=2.0), asked()
+    for fields, share in (({}, 0.5), ({"data_parallel": 2, "zero_stage": 1}, 1.0)):
+        masters = [state_bytes(one, stages(**fields))["master_weights"][0] for one in (halves, whole)]
+        assert masters[0] == share * masters[1] > 0
+
+
+def test_what_backward_makes_again_is_not_kept_and_is_written_once_more() -> None:
+    """Of GPT-2 the outputs of two norms and of GELU: 2 h + f; of 16 hidden units f is 64, of 8 tokens 2 bytes each."""
+    keeping, again = stages(), stages(recompute_pointwise=True)
+    elements = 8 * (2 * 16 + 64)
+    assert (layer_activation_bytes(asked(), keeping) - layer_activation_bytes(asked(), again)).tolist() == [
+        elements * 2
+    ]
+    slower = [element_wise_seconds(asked(), one).backward[0] for one in (again, keeping)]
+    assert slower[0] - slower[1] == pytest.approx(elements * 2 / 5e8)
+    assert element_wise_seconds(asked(), again).forward == element_wise_seconds(asked(), keeping).forward
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({}, True),
+        ({"data_parallel": 2, "zero_stage": 2}, True),
+        ({"pipeline_parallel": 2}, True),
+        ({"tensor_parallel": 2}, False),
+        ({"sequence_parallel_degree": 2}, False),
+        ({"data_parallel": 2, "zero_stage": 3}, False),
+    ],
+)
+def test_what_is_compiled_whole_may_make_results_again(fields: dict[str, Any], *, expected: bool) -> None:
+    columns = stages(**fields).layouts
+    assert set(may_recompute_pointwise(asked(recomputes_pointwise=True), columns).tolist()) == {expected}
+    assert not may_recompute_pointwise(asked(), columns).any()
+    assert not may_recompute_pointwise(asked(compiled=False, recomputes_pointwise=True), columns).any()
 
 
 def test_the_built_in_stack_keeps_less_when_compiled() -> None:

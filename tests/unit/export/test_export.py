@@ -214,3 +214,13 @@ def test_names_of_files_are_nothing_but_names(gptplan: Run, to: str) -> None:
         # Up to the command nothing runs that a name holds.
         bash(text=before, HEAD="a", SLURM_JOB_ID="1", SLURM_JOB_NUM_NODES="1", HOSTS="a")
         assert not Path("here").exists()
+
+
+def test_a_script_cannot_have_pointwise_recomputation(gptplan: Run, tmp_path: Path) -> None:
+    plan = tmp_path / "p.plan"
+    asked = ("--model", "gpt2-small", "--gpus", 1, "--gpu", "h200-141g", "--pin", "recompute_pointwise=true")
+    assert gptplan("solve", *asked, "-o", plan).code == 0
+    outcome = gptplan("export", plan, "--to", "python")
+    assert outcome.code == 1
+    assert "a script without gptplan cannot have this: pointwise recomputation" in outcome.err
+    assert gptplan("solve", *asked, "--no-compile", "-o", plan, "--force").code == 1

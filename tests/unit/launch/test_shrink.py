@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,6 +12,8 @@ from planner.launch.shrink import Shrunken, shrink
 from planner.layouts.layout import Offload
 from planner.plans.plan import Plan
 from planner.rules import violations
+from planner.specs.stack import CompiledSpec
+from planner.specs.units import Seconds
 from tests.runtime.conftest import make_plan
 from tests.runtime.family_models import MIXTRAL
 
@@ -232,6 +235,16 @@ def test_sequences_shrink_before_tensor_parallelism_and_after_the_pipeline() -> 
     assert degrees(16, **fields) == (2, 2, 2, 2)
     with pytest.raises(PlanError):
         degrees(8, **fields)
+
+
+@pytest.mark.parametrize("on_gpus", [False, True])
+def test_pointwise_recomputation_goes_with_compilation(*, on_gpus: bool) -> None:
+    plan = large(recompute_pointwise=True)
+    spec = CompiledSpec(families=("gpt2",), start_s=Seconds(1.0), recomputes_pointwise=True)
+    stack = msgspec.structs.replace(plan.problem.stack, compiled=spec)
+    problem = msgspec.structs.replace(plan.problem, stack=stack, compiled=True)
+    small = shrunken(msgspec.structs.replace(plan, problem=problem), on_gpus=on_gpus).plan
+    assert (small.problem.compiled, small.layout.recompute_pointwise) == (on_gpus, on_gpus)
 
 
 DEGREES = st.tuples(st.sampled_from([1, 2, 3, 4, 6, 8]), st.sampled_from([1, 2, 3, 8]), st.sampled_from([1, 2, 16]))

@@ -2,7 +2,12 @@
 
 import pytest
 
+from planner.layouts.compilation import is_compiled, may_recompute_pointwise
+from planner.layouts.layout import columns_of
 from planner.layouts.zero_bubble import CHUNKS, most_held, node_order, slot_of, stage_of
+from planner.specs.stack import CompiledSpec
+from planner.specs.units import Seconds
+from tests.helpers import changed, layout, problem
 
 
 def written(num_stages: int, num_microbatches: int) -> list[str]:
@@ -41,3 +46,11 @@ def test_node_order_needs_stages_and_micro_batches() -> None:
         node_order(0, 4)
     with pytest.raises(ValueError, match="2 stages and 0 micro batches"):
         node_order(2, 0)
+
+
+def test_products_of_a_v_keep_their_inputs_in_compiled_blocks() -> None:
+    compiled = CompiledSpec(families=("gpt2",), start_s=Seconds(1.0), recomputes_pointwise=True)
+    asked = changed(problem(stack={"compiled": compiled}), compiled=True)
+    in_turn, in_v = layout(pipeline_parallel=2), layout(pipeline_parallel=2, schedule="zbv", num_model_chunks=2)
+    assert [bool(may_recompute_pointwise(asked, columns_of(one))[0]) for one in (in_turn, in_v)] == [True, False]
+    assert is_compiled(asked, in_v)

@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 
 from planner.layouts.layout import Layout, Offload
 from planner.layouts.problem import Problem
+from planner.specs.stack import CompiledSpec
+from planner.specs.units import Seconds
 from tests.helpers import layout, problem
 
 
@@ -31,10 +33,19 @@ class Case(NamedTuple):
         return problem(**{**self.asked, **self.asked_of_broken})
 
 
+COMPILED = CompiledSpec(families=("gpt2",), start_s=Seconds(1.0), recomputes_pointwise=True)
 V: dict[str, Any] = {"pipeline_parallel": 2, "schedule": "zbv", "num_model_chunks": 2}
 """A layout under the zero-bubble schedule, and below a stack that runs GPT-2 under it."""
 IN_V = {"schedules": ("none", "1f1b", "zbv"), "zero_bubble_families": ("gpt2",), "zero_bubble_tied_families": ("gpt2",)}
 CASES = (
+    Case(
+        "RCP001", layout(data_parallel=4, recompute_pointwise=True),
+        layout(tensor_parallel=2, data_parallel=2, recompute_pointwise=True),
+        "tiny-stack cannot make outputs of norms and activation functions again in this layout",
+        "set recompute_pointwise to false",
+        {"compiled": "yes", "tensor_parallel": 2, "divided": 1, "zero_stage": 0},
+        asked={"compiled": True, "stack": {"compiled": COMPILED}},
+    ),
     Case(
         "DEV001", layout(tensor_parallel=2, pipeline_parallel=2), layout(tensor_parallel=2),
         "TP x PP x DP has to be 4 GPUs, and it is 2",

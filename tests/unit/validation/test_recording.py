@@ -41,6 +41,7 @@ LAYOUTS: list[dict[str, Any]] = [
         "micro_batch": 4,
     },
     {"tensor_mode": "2.5d", "tensor_parallel": 2, "tensor_depth": 2, "num_microbatches": 4, "micro_batch": 8},
+    {"recompute_pointwise": True, "recompute_layers_per_stage": (3,), "num_microbatches": 2, "micro_batch": 16},
     {"data_parallel": 2, "zero_stage": 1, "offload": Offload(optimizer=1.0, tier="cpu"), "micro_batch": 16},
     {
         "data_parallel": 2,

@@ -57,6 +57,7 @@ OTHER: dict[str, Any] = {
     "num_model_chunks": 3,
     "layers_per_stage": (6, 7),
     "recompute_layers_per_stage": (3, 4),
+    "recompute_pointwise": True,
     "offload": Offload(optimizer=1.0, parameters=0.5, tier="cpu"),
     "precision": "fp16",
 }

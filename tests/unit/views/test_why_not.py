@@ -88,7 +88,7 @@ def test_a_near_miss_has_a_way_by_gpus_offload_card_and_reserve() -> None:
 
 def test_recompute_that_a_pin_forbids_is_a_way() -> None:
     options: Options = {"model": "gpt3-1.3b", "gpus": 1, "global_batch": 8}
-    pinned = ("recompute_layers_per_stage=none", "micro_batch=8")
+    pinned = ("recompute_layers_per_stage=none", "recompute_pointwise=false", "micro_batch=8")
     found = ways(options | {"pin": pinned})
     unpinned = [way for way in found if way.values.get("field") == "recompute_layers_per_stage"]
     assert [way.hint for way in unpinned] == [
