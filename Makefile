@@ -50,7 +50,6 @@ lint-types: $(VENV)/dev.stamp
 plans: $(VENV)/planner.stamp ## Solve the questions of plans/questions.toml again; writes plans/ and docs/plans.md
 	$(BIN)/python -m plans.make
 	$(BIN)/python -m docs.plans_page
-	$(BIN)/python -m docs.schedules_page
 
 bench: $(VENV)/planner.stamp ## Wall time and peak memory of start-up and of solving; writes docs/solver_scaling.md
 	$(BIN)/python benchmarks/startup_and_solve.py --runs $(BENCH_RUNS)
@@ -68,6 +67,7 @@ docs: $(VENV)/planner.stamp ## Write the pages that are generated from code
 	$(BIN)/python -m docs.cli_page
 	$(BIN)/python -m docs.check_page
 	$(BIN)/python -m docs.plans_page
+	$(BIN)/python -m docs.schedules_page
 	$(BIN)/python -m docs.speed_page tests/validation/h200_runs.csv tests/validation/library_runs.csv benchmarks/against_pytorch.csv
 
 clean: ## Remove the environment, caches and builds; plans and runs stay

@@ -186,6 +186,13 @@ CASES = (
         hybrid("model.gradient_checkpointing_enable()", **PP, pp_style="interleaved", num_model_chunks=2),
         "gradient checkpointing under pp_style zbv loses weight gradients unless it is reentrant",
     ),
+    Case(
+        "HPP028",
+        "a.py",
+        hybrid(**PP, pp_style="zbv", num_model_chunks=2).replace("gpt2-small", "qwen2.5-0.5b"),
+        hybrid(**PP, pp_style="interleaved", num_model_chunks=2).replace("gpt2-small", "qwen2.5-0.5b"),
+        "pp_style zbv fails for models of qwen2 with tp_size 1",
+    ),
     Case("GEM001", "a.py", gemini(tp_size=3), gemini(tp_size=2), "8 GPUs do not divide by tp_size x extra_dp_size = 3"),
     Case("GEM002", "a.py", gemini(precision="fp32"), gemini(precision="bf16"), "precision fp32 is none of fp16, bf16"),
     Case(

@@ -100,9 +100,11 @@ _OF_HYBRID = {
         bool, "whether the sequence is divided", default=False, field="sequence_parallel"
     ),
     "ep_size": Fact(int, "ranks that divide the experts, of the plugin that has some"),
+    "family": Fact(str, "family of the model"),
     "has_microbatches": Fact(bool, "whether the number or the size of micro batches is given"),
     "has_scheduler_nodes": Fact(bool, "whether a zero-bubble schedule is given"),
     "inner_ring_size": Fact(int, "ranks of an inner ring"),
+    "is_tied": Fact(bool, "whether the embedding is the head as well"),
     "max_norm": Fact(float, "norm to which gradients are clipped", default=0.0),
     "microbatch_size": Fact(int, "sequences of a micro batch", field="micro_batch"),
     "missing_argument": Fact(str, "an argument without a default that a call lacks", "tp_size"),

@@ -177,6 +177,8 @@ def _hybrid(keys: Keys, reading: Reading) -> None:
         has_microbatches=keys.given("num_microbatches", "microbatch_size"),
         num_layers_per_stage=reading.fields["layers_per_stage"],
         num_layers=reading.model.num_layers if reading.model else None,
+        family=reading.model.family if reading.model else None,
+        is_tied=reading.model.tied_embeddings if reading.model else None,
         seq_len=reading.fields["seq_len"],
     )
     keys.read("num_microbatches", "microbatch_size", "inner_ring_size", "max_norm")

@@ -8,6 +8,8 @@ from planner.rules.rule import listed
 
 _HP = f"{PLUGINS}/hybrid_parallel_plugin.py"
 _hybrid = rules_of(FACTS[HYBRID], HYBRID)
+_ZBV_UNDIVIDED, _ZBV_TIED = ("qwen2",), ("mistral", "mixtral")
+"""Families that fail under zbv: without tensor parallelism, and with tied embeddings."""
 _CHUNKS = {"1f1b": "1", "zbv": "2", "interleaved": "2 or more"}
 
 
@@ -179,12 +181,13 @@ RULES = (
         source="colossalai 0.5.0: shardformer/layer/attn.py (get_double_ring_groups)",
         holds=lambda inner_ring_size, sp_size: sp_size % inner_ring_size == 0,
     ),
-    _hybrid("HPP021", "zero-bubble pipeline with GPT-2", severity="warning")(
+    _hybrid("HPP021", "zero-bubble pipeline with GPT-2")(
         fact="pp_style",
         message="pp_style zbv places GPT-2's last norm on another device than its last layers",
         hint="use pp_style = '1f1b'",
-        source="colossalai 0.5.0: shardformer/policies/gpt2.py:311-312,452",
-        why="Under zbv the last chunk is on the first device, and the GPT-2 policy puts the final norm on the last.",
+        source="colossalai 0.5.0: shardformer/policies/gpt2.py:147,311-312,452",
+        why="Under zbv the last chunk is on the first device, and the GPT-2 policy puts the final norm on the last: it "
+        "trains another model, and raises with tp_size 1.",
         holds=lambda model, pp_style, pp_size: pp_size == 1 or pp_style != "zbv",
     ),
     _hybrid("HPP022", "sequence parallelism that spoils bias gradients", severity="warning")(
@@ -240,6 +243,21 @@ RULES = (
         source=f"{_HP}:1139, which warns of the opposite; pipeline/weight_grad_store.py",
         why="Without reentry the products that forward is run again for put no weight gradient off.",
         holds=lambda recomputes, pp_style, pp_size: pp_size == 1 or pp_style != "zbv" or not recomputes,
+    ),
+    _hybrid("HPP028", "zero-bubble pipeline that the model's policy fails in")(
+        fact="pp_style",
+        message="pp_style zbv fails for models of {family} with {what}",
+        detail="pp_size = {pp_size}",
+        hint="use pp_style = 'interleaved', or a model without them",
+        values=lambda family: {"what": "tp_size 1" if family in _ZBV_UNDIVIDED else "tied embeddings"},
+        source="colossalai 0.5.0: shardformer/policies/qwen2.py:183; mistral.py:420-434; mixtral.py:433-447",
+        why="Qwen2's policy reads a variable that only tensor parallelism sets; those of Mistral and Mixtral share the "
+        "embedding with the last device, which has no head then.",
+        holds=lambda family, is_tied, tp_size, pp_style, pp_size: (
+            pp_size == 1
+            or pp_style != "zbv"
+            or not ((family in _ZBV_UNDIVIDED and tp_size == 1) or (family in _ZBV_TIED and is_tied))
+        ),
     ),
     rules_of(FACTS[HYBRID], *FACTS)("GPT001", "hidden units of GPT2Config do not divide by the heads")(
         fact="n_head",
