@@ -84,7 +84,7 @@ class HybridEngine(Engine):
             share_without_barrier(self.model)
 
     def _boost(self, model: Any, optimizer: Optimizer, *, wrapped: bool) -> None:
-        """Have the library divide and wrap both, by DDP too where they are ``wrapped``, and put right what it leaves."""
+        """Have the library divide and wrap both, by DDP too if they are ``wrapped``, and put right what it leaves."""
         with contextlib.nullcontext() if wrapped else without_ddp():
             self.model, self.optimizer, *_ = self.booster.boost(model, optimizer)
         if not wrapped:
