@@ -159,8 +159,11 @@ def share_without_barrier(model: Any) -> None:
 def late_gradients(model: Any) -> list[Tensor]:
     """Parameters to whose gradients the library adds after the last backward.
 
-    Those that two stages share, and those of which ranks that divide sequences have parts.
+    Those that two stages share, and those of which ranks that divide sequences have parts. Under a zero-bubble schedule
+    all of them: what adds to a gradient there, and how often, depends on the parameter.
     """
+    if model.stage_manager is not None and model.stage_manager.use_zbv:
+        return list(model.module.parameters())
     shared = [one for stages in model.shared_params for one in stages.values()]
     return shared + [one for one in model.module.parameters() if _of_slice(one)]
 

@@ -28,6 +28,7 @@ TWICE: dict[str, Any] = {"data_parallel": 2, "num_microbatches": 2, "precision":
 PADDED: dict[str, Any] = {"model": {"vocab_size": 251, "hidden_size": 36}}
 STAGES: dict[str, Any] = {**TWICE, "pipeline_parallel": 2}
 CHUNKS: dict[str, Any] = {**STAGES, "schedule": "interleaved", "num_model_chunks": 2}
+V: dict[str, Any] = {**CHUNKS, "schedule": "zbv", "num_microbatches": 4}
 SLICES: dict[str, Any] = {**TWICE, "tensor_parallel": 2, "sequence_parallel": True}
 FAR = 0.05
 IN_ONE_PASS = ("zero 1, slices, padded", "zero 2, slices", "zero 1, stages", "stages")
@@ -38,6 +39,8 @@ LAYOUTS: dict[str, dict[str, Any]] = {
     "zero 1, chunks, untied": {**CHUNKS, "zero_stage": 1, "model": MODELS["llama"]},
     "stages": STAGES,
     "stages in fp16": {**STAGES, "precision": "fp16"},
+    "V": V,
+    "zero 1, V": {**V, "zero_stage": 1},
     "zero 2 in fp16": {**TWICE, "tensor_parallel": 2, "zero_stage": 2, "precision": "fp16"},
     "tensor parallel in fp32": {**TWICE, "tensor_parallel": 2, "precision": "fp32"},
 }

@@ -64,3 +64,6 @@ def test_compiled_replica_seconds_of_pipelines_hide_by_layer() -> None:
     slow = asked(bandwidth=2e7)
     left = [L * (2 * 3280 / 1e7 - 0.5 * 2 * LAYER_S) + 2 * (e / 1e7 + 1e-6) for L, e in ((1, 2176), (3, 2080))]
     assert replica_seconds(slow, plain).tolist() == pytest.approx(left)
+    of_v = stages(**fields | {"layers_per_stage": (2, 2)}, schedule="zbv", num_model_chunks=2)
+    whole = replica_seconds(asked(compiled=False, bandwidth=2e7), of_v)
+    assert replica_seconds(slow, of_v).tolist() == pytest.approx(whole.tolist())
