@@ -9,20 +9,34 @@ import triton.language as tl
 
 @triton.jit
 def update(
-    places, counts, groups, owners, starts, slopes, numbers, TYPE: tl.constexpr, SPAN: tl.constexpr, BLOCK: tl.constexpr
+    places,
+    counts,
+    groups,
+    owners,
+    starts,
+    slopes,
+    numbers,
+    TYPE: tl.constexpr,
+    SPAN: tl.constexpr,
+    BLOCK: tl.constexpr,
+    ALIGN: tl.constexpr,
 ):
-    """Each program updates ``SPAN`` elements of one weight, the upper half of which computes."""
+    """Each program updates ``SPAN`` elements of one weight, the upper half of which computes.
+
+    Addresses are multiples of ``ALIGN``: of 4, each thread has pairs of elements.
+    """
     owner = tl.load(owners + tl.program_id(0))
     start, count = tl.load(starts + tl.program_id(0)), tl.load(counts + owner)
     place, number = places + 4 * owner, numbers + 7 * tl.load(groups + owner)
-    rest = tl.load(place).to(tl.pointer_type(tl.int16))
-    working = tl.load(place + 1).to(tl.pointer_type(tl.int16))
-    mean = tl.load(place + 2).to(tl.pointer_type(tl.float32))
-    square = tl.load(place + 3).to(tl.pointer_type(tl.float32))
-    gradient = tl.load(slopes + owner).to(tl.pointer_type(TYPE))
+    rest = tl.multiple_of(tl.load(place).to(tl.pointer_type(tl.int16)), ALIGN)
+    working = tl.multiple_of(tl.load(place + 1).to(tl.pointer_type(tl.int16)), ALIGN)
+    mean = tl.multiple_of(tl.load(place + 2).to(tl.pointer_type(tl.float32)), 4)
+    square = tl.multiple_of(tl.load(place + 3).to(tl.pointer_type(tl.float32)), 4)
+    gradient = tl.multiple_of(tl.load(slopes + owner).to(tl.pointer_type(TYPE)), ALIGN)
     beta1, beta2, kept = tl.load(number), tl.load(number + 1), tl.load(number + 2)
     rate, root, epsilon = tl.load(number + 3), tl.load(number + 4), tl.load(number + 5)
     scale = tl.load(number + 6)
+    start = tl.multiple_of(start, BLOCK)
     for offset in range(0, SPAN, BLOCK):
         at = start + offset + tl.arange(0, BLOCK)
         inside = at < count

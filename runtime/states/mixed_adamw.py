@@ -8,6 +8,7 @@ rounded to nearest, halves away from zero, so that the rest tells whether it was
 exact halves.
 """
 
+import itertools
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
@@ -18,7 +19,8 @@ from torch.optim import AdamW
 
 HOLDS_OTHER_GRADIENTS = hasattr(Tensor, "grad_dtype")
 """Whether a tensor of this PyTorch may have a gradient in another precision."""
-SPAN, BLOCK = 2**15, 2**10
+PAIR_BYTES = 4
+SPAN, BLOCK = 2**15, 2**9
 """Elements that a program of the kernel updates, and of those at once."""
 
 Numbers = tuple[float, float, float, float, float, float, float]
@@ -130,6 +132,8 @@ class _Tables(NamedTuple):
     """``[programs]``: the weight of each."""
     starts: Tensor
     """``[programs]``: its first element."""
+    in_pairs: bool
+    """Whether two elements of 16 bits begin where one of 32 may."""
 
     @classmethod
     def of(cls, groups: list[list[Updated]]) -> "_Tables":
@@ -141,7 +145,9 @@ class _Tables(NamedTuple):
         owners, starts = zip(*programs, strict=True)
         places = [[tensor.data_ptr() for tensor in one] for _, one in own]
         columns = (places, sizes, [number for number, _ in own], owners, starts)
-        return cls(*(torch.tensor(column, device=own[0][1].rest.device) for column in columns))
+        in_pairs = all(place % PAIR_BYTES == 0 for place in itertools.chain(*places))
+        tables = [torch.tensor(column, device=own[0][1].rest.device) for column in columns]
+        return cls(*tables, in_pairs=in_pairs)  # type: ignore[call-arg, misc]
 
     def launch(self, gradients: list[Tensor], numbers: list[Numbers]) -> None:
         """Update all weights in one kernel."""
@@ -153,7 +159,9 @@ class _Tables(NamedTuple):
         whole = [gradient.contiguous() for gradient in gradients]
         slopes = torch.tensor([gradient.data_ptr() for gradient in whole]).to(device, non_blocking=True)
         values = torch.tensor(numbers, dtype=torch.float32).to(device, non_blocking=True)
-        update[(len(self.owners),)](*self, slopes, values, TYPE=tl.bfloat16, SPAN=SPAN, BLOCK=BLOCK)
+        aligned = self.in_pairs and all(gradient.data_ptr() % PAIR_BYTES == 0 for gradient in whole)
+        shape = {"SPAN": SPAN, "BLOCK": BLOCK, "ALIGN": PAIR_BYTES if aligned else PAIR_BYTES // 2}
+        update[(len(self.owners),)](*self[:-1], slopes, values, TYPE=tl.bfloat16, **shape)
 
 
 def update_in_one_pass(optimizer: Any) -> None:
