@@ -6,10 +6,10 @@ each piece of work took the same time, as the planner has it when it puts work i
 """
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from planner.layouts.zero_bubble import CHUNKS, Node, node_order, slot_of, stage_of
+from planner.layouts.zero_bubble import CHUNKS, Node, node_sequence, slot_of, stage_of
 
 
 class Action(NamedTuple):
@@ -31,18 +31,17 @@ Actions = tuple[Action, ...]
 @functools.cache
 def step_actions(num_stages: int, num_microbatches: int) -> tuple[Actions, ...]:
     """What each stage does in a training step."""
-    return with_messages(node_order(num_stages, num_microbatches))
+    return _with_messages(node_sequence(num_stages, num_microbatches), num_stages)
 
 
 @functools.cache
 def forward_actions(num_stages: int, num_microbatches: int) -> tuple[Actions, ...]:
     """What each stage does in forward alone: in tick ``t`` micro batch ``t - k`` passes slot ``k``."""
-    work: list[list[Node]] = [[] for _ in range(num_stages)]
-    for tick in range(num_microbatches + CHUNKS * num_stages - 1):
-        for slot in range(CHUNKS * num_stages):
-            if 0 <= tick - slot < num_microbatches:
-                work[stage_of(slot, num_stages)].append(Node("F", int(slot >= num_stages), tick - slot))
-    return with_messages(work)
+    slots = CHUNKS * num_stages
+    ticks = range(num_microbatches + slots - 1)
+    passed = ((tick - slot, slot) for tick in ticks for slot in range(slots) if 0 <= tick - slot < num_microbatches)
+    work = ((stage_of(slot, num_stages), Node("F", int(slot >= num_stages), number)) for number, slot in passed)
+    return _with_messages(work, num_stages)
 
 
 class _Place(NamedTuple):
@@ -54,15 +53,13 @@ class _Place(NamedTuple):
     microbatch: int
 
 
-def with_messages(work: Sequence[Sequence[Node]]) -> tuple[Actions, ...]:
+def _with_messages(work: Iterable[tuple[int, Node]], num_stages: int) -> tuple[Actions, ...]:
     """The work of each stage with its messages: each is sent, and awaited, when it is ready, before other work begins.
 
-    Raises:
-        ValueError: some work waits for other work that comes after it.
+    ``work`` is that of all stages, each piece with its stage and after what it waits for.
     """
-    num_stages = len(work)
-    timed: list[list[tuple[int, int, _Place, Action]]] = [[] for _ in work]
-    for stage, node, start in _timed(work):
+    timed: list[list[tuple[int, int, _Place, Action]]] = [[] for _ in range(num_stages)]
+    for stage, node, start in _timed(work, num_stages):
         computed = _Place(start, 0, node.microbatch)
         timed[stage].append((start, 1, computed, Action(node.kind, node.chunk, stage, node.microbatch)))
         number = _number(node, stage, num_stages)
@@ -74,6 +71,19 @@ def with_messages(work: Sequence[Sequence[Node]]) -> tuple[Actions, ...]:
         for end in ends:
             timed[end.stage].append((sent.time, 0, sent, end))
     return tuple(tuple(action for *_, action in sorted(own, key=lambda one: one[:3])) for own in timed)
+
+
+def _timed(work: Iterable[tuple[int, Node]], num_stages: int) -> Iterator[tuple[int, Node, int]]:
+    """Each piece of work with its stage and when it begins, if each takes one unit of time."""
+    ends: dict[tuple[int, int], int] = {}
+    clocks = [0] * num_stages
+    for stage, node in work:
+        number = _number(node, stage, num_stages)
+        start = max(clocks[stage], ends[number - 1, node.microbatch] if number else 0)
+        clocks[stage] = start + 1
+        if number is not None:
+            ends[number, node.microbatch] = start + 1
+        yield stage, node, start
 
 
 def _number(node: Node, stage: int, num_stages: int) -> int | None:
@@ -89,25 +99,3 @@ def _after(number: int, num_stages: int) -> tuple[int, int] | None:
     if there < 0 or stage_of(here, num_stages) == stage_of(there, num_stages):
         return None
     return int(there >= num_stages), stage_of(there, num_stages)
-
-
-def _timed(work: Sequence[Sequence[Node]]) -> Iterator[tuple[int, Node, int]]:
-    """Each piece of work with its stage and when it begins, if each takes one unit of time."""
-    ends: dict[tuple[int, int], int] = {}
-    clocks, left = [0] * len(work), [list(reversed(own)) for own in work]
-    while any(left):
-        before = sum(map(len, left))
-        for stage, own in enumerate(left):
-            while own:
-                number = _number(own[-1], stage, len(work))
-                awaited = (number - 1, own[-1].microbatch) if number else None
-                if awaited is not None and awaited not in ends:
-                    break
-                node = own.pop()
-                start = max(clocks[stage], 0 if awaited is None else ends[awaited])
-                clocks[stage] = start + 1
-                if number is not None:
-                    ends[number, node.microbatch] = start + 1
-                yield stage, node, start
-        if sum(map(len, left)) == before:
-            raise ValueError(f"work that waits for itself: {[own[-1] for own in left if own]}")

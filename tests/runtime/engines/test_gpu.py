@@ -26,6 +26,7 @@ MakePlan = Callable[..., Plan]
 HARDWARE = {"device": "cuda", "device_names": ["NVIDIA"]}
 MODEL = {"hidden_size": 256, "num_heads": 4, "ffn_hidden_size": 1024, "vocab_size": 1000}
 TOLERANCE = {"fp32": 1e-4, "bf16": 3e-3, "fp16": 3e-3}
+V: dict[str, Any] = {"pipeline_parallel": 2, "schedule": "zbv", "num_model_chunks": 2}
 
 LAYOUTS: list[dict[str, Any]] = [
     {"precision": "fp32", "tensor_parallel": 2},
@@ -35,6 +36,9 @@ LAYOUTS: list[dict[str, Any]] = [
     {"precision": "bf16", "data_parallel": 2, "zero_stage": 1, "num_microbatches": 2},
     {"precision": "bf16", "data_parallel": 2, "zero_stage": 2},
     {"precision": "fp16", "pipeline_parallel": 2, "num_microbatches": 4},
+    {"precision": "fp32", "num_microbatches": 4, **V},
+    {"precision": "fp16", "num_microbatches": 8, **V},
+    {"precision": "bf16", "num_microbatches": 2, **V, "tensor_parallel": 2, "data_parallel": 2, "zero_stage": 1},
     {"precision": "fp32", "tensor_mode": "2.5d", "tensor_parallel": 2, "tensor_depth": 2},
     {"precision": "fp16", "tensor_mode": "2.5d", "tensor_parallel": 2, "tensor_depth": 2},
     {"precision": "fp32", "tensor_mode": "2d", "tensor_parallel": 4},

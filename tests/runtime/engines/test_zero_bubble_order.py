@@ -72,12 +72,3 @@ def test_no_stage_waits_for_one_that_waits_for_it(kind: str, num_stages: int, nu
         if name.startswith("SEND"):
             work = name.removeprefix("SEND_")[0]
             assert at[work, stage, chunk, microbatch] < at[name, stage, chunk, microbatch]
-
-
-def test_an_order_that_waits_for_itself_is_refused() -> None:
-    from planner.layouts.zero_bubble import Node
-    from runtime.engines.zero_bubble_order import with_messages
-
-    first = [Node("F", 1, 0), Node("F", 0, 0)]
-    with pytest.raises(ValueError, match="waits for itself"):
-        with_messages([first, [Node("F", 0, 0), Node("F", 1, 0)]])

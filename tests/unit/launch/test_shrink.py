@@ -155,15 +155,16 @@ def test_stages_stay_uneven_and_recompute_in_part() -> None:
     assert two.recompute_layers_per_stage == (1, 1)
 
 
-def test_interleaving_keeps_its_chunks_and_rounds() -> None:
+@pytest.mark.parametrize(("schedule", "chunks"), [("interleaved", 3), ("zbv", 2)])
+def test_schedules_keep_their_chunks_and_rounds(schedule: str, chunks: int) -> None:
     fields: dict[str, Any] = {
         "pipeline_parallel": 4,
-        "schedule": "interleaved",
-        "num_model_chunks": 3,
+        "schedule": schedule,
+        "num_model_chunks": chunks,
         "layers_per_stage": (24,) * 4,
     }
     layout = shrunken(large(**fields, num_microbatches=32)).plan.layout
-    assert layout.layers_per_stage == (3,) * 4
+    assert layout.layers_per_stage == (chunks,) * 4
     assert layout.num_microbatches == 8
     assert shrunken(large(**fields, num_microbatches=4)).plan.layout.num_microbatches == 4
 
