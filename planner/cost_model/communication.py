@@ -11,6 +11,7 @@ from planner.cost_model.parts import block
 from planner.cost_model.shares import rank_tokens, shares
 from planner.cost_model.sources import formula
 from planner.cost_model.terms import Terms, total
+from planner.layouts.compilation import shards_itself
 from planner.layouts.layout import SHARDS_GRADIENTS, SHARDS_WEIGHTS, LayoutColumns
 from planner.layouts.problem import Problem
 from planner.layouts.stages import Floats, Integers, StageColumns, microbatch_tokens, once_per_places, padded_vocab
@@ -18,6 +19,8 @@ from planner.layouts.topology import Cluster, link_columns
 from planner.specs import ELEMENT_BYTES
 
 PAIR_OF_STAGES = 2
+SCATTER_AND_GATHER = 2.0
+"""Ring steps of a reduce-scatter and an all-gather: runtime/engines/reduction.py and gathering.py."""
 PARTS_BEFORE_DATA = 2.0 / 3.0
 """Of the three parts of a message, those that are not its data."""
 
@@ -222,9 +225,9 @@ def data_parallel_seconds(problem: Problem, stages: StageColumns) -> Floats:
     """Reduction of a stage's gradients, and under ZeRO the gathering of its weights; nothing hidden yet.
 
     Gradient bytes times the stack's ring steps for the ZeRO stage. ZeRO 2 keeps only its own share of
-    the gradients, so it scatters them after every micro batch; its weights are gathered once. Stacks that
-    reduce by layer wait for the links once for each. ZeRO 3 communicates with every micro batch:
-    :func:`sharded_seconds`. Units: s.
+    the gradients, so it scatters them after every micro batch; its weights are gathered once. Compiled ZeRO 1
+    scatters too, once. Stacks that reduce by layer wait for the links once for each. ZeRO 3 communicates with every
+    micro batch: :func:`sharded_seconds`. Units: s.
     """
     return reduction_seconds(
         problem, stages, copied_parameters(problem, stages), stages.layouts.replicas, replica_links(problem, stages)
@@ -239,7 +242,8 @@ def reduction_seconds(
     bandwidth, latency = links
     weights = parameters * ELEMENT_BYTES[problem.precision]
     every_microbatch = 1.0 + (traffic.stage2 - 1.0) * columns.num_microbatches
-    fixed = np.where(columns.zero_stage == 0, traffic.stage0, traffic.stage1)
+    sharded = np.where(shards_itself(problem, columns), SCATTER_AND_GATHER, traffic.stage1)
+    fixed = np.where(columns.zero_stage == 0, traffic.stage0, sharded)
     steps = np.where(columns.zero_stage >= SHARDS_GRADIENTS, every_microbatch, fixed)
     steps = np.where(columns.zero_stage >= SHARDS_WEIGHTS, 0.0, steps)
     collectives = np.maximum(stages.num_layers, 1) if traffic.by_layer else 1.0

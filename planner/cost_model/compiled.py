@@ -14,14 +14,6 @@ Formula = TypeVar("Formula", bound=Callable[[Problem, StageColumns], Any])
 Where = Callable[[Problem, StageColumns], Booleans]
 
 
-def updates_in_one_pass(problem: Problem, stages: StageColumns) -> Booleans:
-    """Where the optimizer reads gradients as they are, and writes what computes: there, without ZeRO."""
-    own = problem.stack.compiled
-    if own is None or problem.precision not in own.one_pass:
-        return np.zeros(len(stages), dtype=np.bool_)
-    return are_compiled(problem, stages.layouts) & (stages.layouts.zero_stage == 0)
-
-
 def with_compiled_counts(formula: Formula) -> Formula:
     """Ask ``formula`` with the counts of compiled blocks where they are compiled, and with the others elsewhere."""
 

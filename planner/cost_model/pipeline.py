@@ -5,8 +5,9 @@ from typing import NamedTuple
 import numpy as np
 
 from planner.cost_model import communication, compute, update
-from planner.cost_model.expert_communication import expert_collectives, expert_gradient_seconds
+from planner.cost_model.expert_communication import expert_collectives
 from planner.cost_model.grid_communication import grid_collectives, grid_gradient_seconds, grid_seconds
+from planner.cost_model.hiding import exposed, replica_seconds
 from planner.cost_model.sources import formula
 from planner.cost_model.terms import Terms, total
 from planner.layouts.problem import Problem
@@ -28,8 +29,9 @@ def stage_times(problem: Problem, stages: StageColumns) -> StageTimes:
     """Time of one micro batch and of the end of the step, for each stage.
 
     Both are affine in the layers and recomputed layers of the stage, unless communication hides behind
-    computation, which that of data parallelism and ZeRO does only without a pipeline, and not behind
-    recomputation. Grids reduce their gradients after the last backward. Units: s.
+    computation, which that of data parallelism and ZeRO does, and not behind recomputation: with a pipeline layer by
+    layer, :func:`planner.cost_model.hiding.replica_seconds`. Grids reduce their gradients after the last backward.
+    Units: s.
     """
     computed = compute.microbatch_compute(problem, stages)
     tensor = communication.tensor_parallel_seconds(problem, stages)
@@ -44,7 +46,7 @@ def stage_times(problem: Problem, stages: StageColumns) -> StageTimes:
         "loss_head": computed["loss_head"],
         "tensor_parallel_communication": total(tensor) + total(grid_seconds(problem, stages)),
         "pipeline_communication": communication.pipeline_seconds(problem, stages),
-        "weight_gathering": _exposed(stages, gathering, overlap.sharded, layers)
+        "weight_gathering": exposed(stages, gathering, overlap.sharded * layers)
         + update.gather_copy_seconds(problem, stages),
     }
     if problem.model.experts is not None:
@@ -52,17 +54,8 @@ def stage_times(problem: Problem, stages: StageColumns) -> StageTimes:
         microbatch["expert_communication"] = (
             stages.num_layers * between.once + stages.recompute_layers * between.recomputed
         )
-    gather = communication.zero_gather_seconds(problem, stages)
-    reduction = communication.data_parallel_seconds(problem, stages) - gather
-    if problem.model.experts is not None:
-        of_experts, gather_of_experts = expert_gradient_seconds(problem, stages)
-        gather = gather + gather_of_experts
-        reduction = reduction + of_experts - gather_of_experts
-    hides = (stages.layouts.zero_stage == 0) | overlap.zero_hides
-    exposed = _exposed(stages, reduction, overlap.data_parallel * hides, computed["layers_backward"])
-    exposed = exposed * np.where(stages.layouts.pipeline_parallel > 1, 1.0 - overlap.data_parallel_pipeline, 1.0)
     tail = {
-        "data_parallel_communication": _grid_or(problem, stages, exposed + gather),
+        "data_parallel_communication": _grid_or(problem, stages, replica_seconds(problem, stages)),
         "optimizer": update.optimizer_seconds(problem, stages),
         "offload": update.offload_seconds(problem, stages),
     }
@@ -111,11 +104,6 @@ def _grid_or(problem: Problem, stages: StageColumns, seconds: Floats) -> Floats:
     """Gradient reduction: a grid's own where there is one, else the given."""
     in_grid = stages.layouts.mode_is("2d", "2.5d", "3d")
     return np.where(in_grid, grid_gradient_seconds(problem, stages), seconds) if in_grid.any() else seconds
-
-
-def _exposed(stages: StageColumns, seconds: Floats, share: Floats | float, compute_s: Floats) -> Floats:
-    """What is left of communication that can hide behind ``share`` of a computation, without a pipeline."""
-    return np.where(stages.layouts.pipeline_parallel == 1, np.maximum(seconds - share * compute_s, 0.0), seconds)
 
 
 @formula("narayanan2021")

@@ -3,12 +3,12 @@
 import numpy as np
 
 from planner.cost_model.chunks import pieces
-from planner.cost_model.compiled import updates_in_one_pass, with_compiled_counts
 from planner.cost_model.parameters import stage_parameters, updated_parameters, weight_shards
 from planner.cost_model.parts import block
 from planner.cost_model.shares import shares
 from planner.cost_model.sources import formula
 from planner.cost_model.terms import Terms, total
+from planner.layouts.compilation import are_compiled, in_one_pass, reduces_itself, shards_itself
 from planner.layouts.layout import SHARDS_GRADIENTS, SHARDS_OPTIMIZER, SHARDS_WEIGHTS
 from planner.layouts.problem import Problem
 from planner.layouts.stages import Booleans, Floats, StageColumns, once_per_places, once_per_stages
@@ -32,7 +32,7 @@ def state_bytes(problem: Problem, stages: StageColumns) -> Terms:
     in_pieces = columns.zero_stage >= SHARDS_WEIGHTS
     gradient_shards = np.where(columns.zero_stage >= SHARDS_GRADIENTS, columns.replicas, 1)
     on_device = 1.0 - columns.offload_optimizer
-    own, at_once = problem.stack.compiled, updates_in_one_pass(problem, stages)
+    own, at_once = problem.stack.compiled, in_one_pass(problem, columns)
     master = np.where(at_once, own.one_pass_master_bytes if own else 0.0, per_parameter.master)
     reused = sharded.gradients_reuse_weights & (columns.num_microbatches == 1)
     held = np.where(in_pieces, updated * sharded.keeps_weights, parameters)
@@ -49,7 +49,6 @@ def state_bytes(problem: Problem, stages: StageColumns) -> Terms:
 
 
 @formula("colossalai0.5.0")
-@with_compiled_counts
 def bucket_bytes(problem: Problem, stages: StageColumns) -> Floats:
     """Communication buckets alive in backward.
 
@@ -58,7 +57,9 @@ def bucket_bytes(problem: Problem, stages: StageColumns) -> Floats:
     them out anew, and NCCL may not have let go of the first ones. With ZeRO 1 and 2 two reduce buckets:
     the flattened gradients and the copy in flight, no larger than the gradients; with a pipeline, or where
     the stack has one engine for both, they come after the last backward: :func:`step_bytes`. ZeRO 3 has
-    pieces: :func:`gathered_bytes`. Some stacks have DDP in pipelines too, where ranks share weights.
+    pieces: :func:`gathered_bytes`. Some stacks have DDP in pipelines too, where ranks share weights. Compiled
+    layouts reduce gradients where they are, under ZeRO 2 those of a block, which come at once, and of two buckets on
+    their way.
     """
     columns, stack = stages.layouts, problem.stack
     parameters = total(stage_parameters(problem, stages))
@@ -71,7 +72,9 @@ def bucket_bytes(problem: Problem, stages: StageColumns) -> Floats:
     buckets = np.where(columns.zero_stage >= SHARDS_OPTIMIZER, zero, 0.0)
     buckets = np.where(_reduces_late(problem, stages), 0.0, buckets)
     alone = (columns.pipeline_parallel == 1) | stack.ddp_with_pipeline
-    wrapped = wrapped & (shared | stack.ddp_alone)
+    compiled = stack.compiled is not None and stack.compiled.ddp_alone
+    wrapped = wrapped & ~reduces_itself(problem, columns)
+    wrapped = wrapped & (shared | np.where(are_compiled(problem, columns), compiled, stack.ddp_alone))
     during = np.where(alone, np.where(wrapped, ddp, 0.0), 0.0) + buckets
     return np.where(in_pieces, 0.0, during)
 
@@ -82,7 +85,13 @@ def _reduces_late(problem: Problem, stages: StageColumns) -> Booleans:
 
 def _zero_buckets(problem: Problem, stages: StageColumns) -> Floats:
     gradients = total(stage_parameters(problem, stages)) * ELEMENT_BYTES[problem.precision]
-    return 2.0 * np.minimum(float(problem.stack.zero_bucket_bytes), gradients)
+    buckets = 2.0 * np.minimum(float(problem.stack.zero_bucket_bytes), gradients)
+    own = shards_itself(problem, stages.layouts)
+    if not own.any():
+        return buckets
+    block = stage_parameters(problem, stages)["layers"] / np.maximum(stages.num_layers, 1)
+    whole = block * ELEMENT_BYTES[problem.precision] + buckets
+    return np.where(own, np.where(stages.layouts.zero_stage < SHARDS_GRADIENTS, 0.0, whole), buckets)
 
 
 @formula("rajbhandari2020", "colossalai0.5.0")
@@ -113,7 +122,7 @@ def step_gradient_bytes(problem: Problem, stages: StageColumns) -> Floats:
     growth = np.where(
         columns.zero_stage >= SHARDS_OPTIMIZER, per_parameter.zero_step_gradient, per_parameter.step_gradient
     )
-    growth = np.where(updates_in_one_pass(problem, stages), 0.0, growth)
+    growth = np.where(in_one_pass(problem, columns), 0.0, growth)
     of_pieces = problem.stack.sharded.step_gradient * (1.0 - columns.offload_optimizer)
     return updated_parameters(problem, stages) * np.where(in_pieces, of_pieces, growth)
 
@@ -122,7 +131,8 @@ def step_gradient_bytes(problem: Problem, stages: StageColumns) -> Floats:
 def gather_bytes(problem: Problem, stages: StageColumns) -> Floats:
     """Buffer of the parameter all-gather after a ZeRO 1 or 2 step: at most all weights.
 
-    A bucket per rank; or all weights in as many equal parts as reach the size that the stack sets.
+    A bucket per rank; or all weights in as many equal parts as reach the size that the stack sets. None where they
+    arrive in place, as they do under compiled ZeRO.
     """
     columns, stack = stages.layouts, problem.stack
     weights = total(stage_parameters(problem, stages)) * ELEMENT_BYTES[problem.precision]
@@ -131,7 +141,8 @@ def gather_bytes(problem: Problem, stages: StageColumns) -> Floats:
         gathered = weights / np.maximum(weights // float(stack.zero_gather_bytes), 1.0)
     whole = weight_shards(problem, stages) == 1
     gathers = (columns.zero_stage >= SHARDS_OPTIMIZER) & (columns.zero_stage < SHARDS_WEIGHTS) & whole
-    return np.where(gathers & (columns.replicas > 1) & (not stack.zero_gathers_in_place), gathered, 0.0)
+    in_place = stack.zero_gathers_in_place | shards_itself(problem, columns)
+    return np.where(gathers & (columns.replicas > 1) & ~in_place, gathered, 0.0)
 
 
 @formula("colossalai0.5.0")

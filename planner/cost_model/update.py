@@ -2,7 +2,6 @@
 
 import numpy as np
 
-from planner.cost_model.compiled import updates_in_one_pass
 from planner.cost_model.expert_shares import expert_layers, expert_mesh, routed_of
 from planner.cost_model.host import nvme_bytes_per_rank
 from planner.cost_model.parameters import stage_parameters, updated_parameters
@@ -10,9 +9,11 @@ from planner.cost_model.parts import block, end_tensors
 from planner.cost_model.products import traffic_seconds
 from planner.cost_model.sources import formula
 from planner.cost_model.terms import Terms, total
+from planner.layouts.compilation import in_one_pass, shards_itself
 from planner.layouts.layout import SHARDS_GRADIENTS, SHARDS_WEIGHTS
 from planner.layouts.problem import Problem
 from planner.layouts.stages import Floats, StageColumns
+from planner.specs import ELEMENT_BYTES
 
 ADDED_BY_PRODUCTS = 1.0 / 3.0
 """Of reading both gradients and writing their sum, what is left where the product of one of them adds the other."""
@@ -67,22 +68,25 @@ def optimizer_seconds(problem: Problem, stages: StageColumns) -> Floats:
     buckets. And the host's work for each tensor of the stage: without ZeRO what the device does not hide,
     under ZeRO 1 and 2 all of it, as the host waits for results, and a launch for each slice that arrives where the
     stack copies them by themselves; in fp16 the check for an overflow. Compiled blocks come with an
-    update in one pass, which moves less and is one kernel.
+    update in one pass, which moves less and is one kernel. Under ZeRO their gradients go through no buckets, the
+    host's work is that without ZeRO, and in fp16 one more pass over gradients looks for an overflow.
     """
     columns, traffic = stages.layouts, problem.stack.traffic
     on_device = updated_parameters(problem, stages) * (1.0 - columns.offload_optimizer)
     zero = (columns.zero_stage >= 1) & (columns.zero_stage < SHARDS_WEIGHTS) & (columns.replicas > 1)
-    plain = (columns.zero_stage == 0) | (columns.replicas == 1)
-    tensors = stage_tensors(problem, stages)
-    checked = traffic.overflow_tensor_host_s if problem.precision == "fp16" else 0.0
+    sharded = shards_itself(problem, columns)
+    zero, plain = zero & ~sharded, (columns.zero_stage == 0) | (columns.replicas == 1) | sharded
+    tensors, looks = stage_tensors(problem, stages), problem.precision == "fp16"
+    checked = np.where(sharded, 0.0, traffic.overflow_tensor_host_s) * looks
     host = total(tensors) * (np.where(zero, traffic.zero_tensor_host_s, 0.0) + checked)
     if problem.stack.zero_copies_slices:
         host = host + total(tensors) * np.where(zero, columns.replicas * float(problem.hardware.kernel_launch_s), 0.0)
-    waits, at_once, own = np.zeros(len(stages)), updates_in_one_pass(problem, stages), problem.stack.compiled
+    waits, at_once, own = np.zeros(len(stages)), in_one_pass(problem, columns), problem.stack.compiled
     moved_bytes = np.where(at_once, own.one_pass_bytes if own else 0.0, traffic.optimizer_bytes)
+    moved_bytes = moved_bytes + np.where(sharded & looks, ELEMENT_BYTES[problem.precision], 0.0)
     # Part by part, which keeps the sum affine in the layers of a stage.
     for name, parameters in stage_parameters(problem, stages).items():
-        moved = traffic_seconds(problem, parameters * moved_bytes)
+        moved = traffic_seconds(problem, parameters * moved_bytes) / np.where(sharded, columns.replicas, 1)
         waits = waits + np.maximum(tensors[name] * float(traffic.tensor_host_s) - moved, 0.0)
     in_buckets = np.where(zero, total(stage_parameters(problem, stages)) * traffic.zero_gradient_bytes, 0.0)
     moved = traffic_seconds(problem, on_device * moved_bytes + in_buckets)

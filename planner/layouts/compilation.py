@@ -1,9 +1,12 @@
-"""Which layouts run compiled: those without a grid and below ZeRO stage 3, where a problem asks for it."""
+"""Which layouts run compiled: those without a grid and below ZeRO stage 3, where a problem asks for it.
+
+And what comes with it: an update in one pass, and communication behind computation where the library waits.
+"""
 
 import numpy as np
 from numpy.typing import NDArray
 
-from planner.layouts.layout import SHARDS_WEIGHTS, Layout, LayoutColumns, columns_of
+from planner.layouts.layout import SHARDS_OPTIMIZER, SHARDS_WEIGHTS, Layout, LayoutColumns, columns_of
 from planner.layouts.problem import Problem
 from planner.specs import ModelSpec, StackSpec
 
@@ -23,6 +26,26 @@ def are_compiled(problem: Problem, columns: LayoutColumns) -> NDArray[np.bool_]:
 def is_compiled(problem: Problem, layout: Layout) -> bool:
     """Whether blocks and loss of one layout are compiled."""
     return bool(are_compiled(problem, columns_of(layout))[0])
+
+
+def in_one_pass(problem: Problem, columns: LayoutColumns) -> NDArray[np.bool_]:
+    """In which layouts the optimizer reads gradients as they are, and writes what computes."""
+    own = problem.stack.compiled
+    if own is None or problem.precision not in own.one_pass:
+        return np.zeros(len(columns), dtype=np.bool_)
+    plain = columns.zero_stage == 0
+    return are_compiled(problem, columns) & (plain | shards_itself(problem, columns))
+
+
+def shards_itself(problem: Problem, columns: LayoutColumns) -> NDArray[np.bool_]:
+    """Which layouts with ZeRO 1 and 2 scatter gradients behind backward, and gather weights behind forward."""
+    sharded = (columns.zero_stage >= SHARDS_OPTIMIZER) & (columns.replicas > 1) & (columns.expert_parallel == 1)
+    return are_compiled(problem, columns) & sharded & (columns.offload_optimizer == 0)
+
+
+def reduces_itself(problem: Problem, columns: LayoutColumns) -> NDArray[np.bool_]:
+    """Which layouts without ZeRO reduce gradients where they are behind the last backward, without DDP."""
+    return are_compiled(problem, columns) & (columns.zero_stage == 0) & (columns.replicas > 1)
 
 
 def may_recompute_pointwise(problem: Problem, columns: LayoutColumns) -> NDArray[np.bool_]:

@@ -42,7 +42,10 @@ class CompiledSpec(Spec, frozen=True, kw_only=True):
     start_s: Seconds = field(name="start")
     """What the first step takes longer."""
     one_pass: Annotated[tuple[Precision, ...], Meta(max_length=16)] = ()
-    """Precisions in which an update without ZeRO reads gradients as they are, in one pass over memory."""
+    """Precisions in which an update on the device reads gradients as they are, in one pass over memory.
+
+    And in which gradients under ZeRO 1 and 2 are scattered behind backward, and weights gathered behind forward, in
+    place."""
     one_pass_bytes: FloatBytes = 0.0
     """Bytes that such an update moves per parameter."""
     one_pass_master_bytes: FloatBytes = 4.0

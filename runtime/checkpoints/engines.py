@@ -11,7 +11,7 @@ from runtime.checkpoints.parts import Block, Part, blocked_part, tensor_part, vo
 from runtime.engines.engine import Engine
 from runtime.engines.gemini import GeminiEngine
 from runtime.engines.hybrid import HybridEngine
-from runtime.states.mixed_adamw import MixedAdamW
+from runtime.states.mixed_adamw import MixedAdamW, divided
 
 Shapes = Mapping[str, Sequence[int]]
 _EMBEDDINGS = ("transformer.wte.weight", "model.embed_tokens.weight")
@@ -74,9 +74,18 @@ def _of_hybrid(engine: HybridEngine, shapes: Shapes) -> Iterator[Held]:
             weights=partial(plain.weight, updated) if in_halves else lambda updated=updated: updated,  # type: ignore[misc]
             optimizer=plain,
             working=None if working is updated else working,
-            take=partial(plain.take, updated) if in_halves else None,
+            take=partial(_take_halves, updated, working, start) if in_halves else None,
             is_copy=is_copy,
         )
+
+
+def _take_halves(rest: Tensor, working: Tensor, start: int, own: Tensor) -> None:
+    """Divide a part in float32 into what computes, all of it, and the rest of what this rank updates from ``start``."""
+    upper, lower = divided(own.float().to(rest.device))
+    working.detach().copy_(upper.view(working.shape))
+    mine = lower.flatten()[start : start + rest.numel()]
+    rest.view(-1)[: len(mine)].copy_(mine)
+    rest.view(-1)[len(mine) :].zero_()
 
 
 def _owners(model: nn.Module) -> dict[int, tuple[str, nn.Module]]:

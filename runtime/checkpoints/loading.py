@@ -45,6 +45,7 @@ def load(engine: Engine, folder: Path) -> Manifest:
     """
     manifest = _judge(engine, folder)
     reader = TensorReader(folder, manifest)
+    engine.complete_weights()
     with torch.no_grad():
         for held in held_states(engine):
             _load(held, reader, manifest.facts.optimizer_step)
@@ -96,6 +97,7 @@ def start_from(engine: Engine, folder: Path) -> None:
         message = f"the weights are of another model than the plan's: {len(wrong)} things differ"
         found = Diagnostic(rule=OTHER_MODEL, message=message, location=str(folder), detail="\n".join(wrong[:10]))
         raise PlanError(found, exit_code=ExitCode.NEGATIVE)
+    engine.complete_weights()
     with torch.no_grad():
         for held in held_states(engine):
             held.write_weights(held.part.cut(files.slice(held.name)))

@@ -154,6 +154,9 @@ class Engine(ABC):
         self.optimizer.step()
         self.optimizer.zero_grad()
 
+    def complete_weights(self) -> None:  # noqa: B027 - most engines have nothing to do
+        """Have what follows find all weights whole; what writes them outside of a step has to call it before."""
+
     def agree(self) -> None:
         """Tell all ranks what each wishes, where there is no step that would."""
         self._summed(None)

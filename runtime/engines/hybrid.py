@@ -10,12 +10,14 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import AdamW, Optimizer
 
-from planner.layouts.compilation import is_compiled
+from planner.layouts.compilation import in_one_pass, is_compiled, reduces_itself, shards_itself
+from planner.layouts.layout import columns_of
 from planner.plans.plan import Plan
 from runtime.compiled import can_compile, compile_regions, leave_out_collectives, without_ddp
 from runtime.engines.engine import Batch, Engine, mixed_seed
 from runtime.engines.plugins import ExpertPlugin, hybrid_plugin
 from runtime.engines.schedules import forward_only
+from runtime.engines.sharding import Sharding, reduce_behind_backward, share_without_barrier
 from runtime.patches import rotary
 from runtime.patches.host_accelerator import Device
 from runtime.patches.policy import ReplicatedDropout
@@ -31,6 +33,7 @@ from runtime.states.placement import held_experts, held_layers, recomputed_layer
 class HybridEngine(Engine):
     """A boosted model and its optimizer on this rank."""
 
+    _sharding: Sharding | None = None
     attention: str | None = None
     """What Transformers calls the attention to use instead of the family's own."""
 
@@ -56,26 +59,37 @@ class HybridEngine(Engine):
         self.compiles = is_compiled(plan.problem, plan.layout) and can_compile(self.device)
         documents = None if end_of_document is None else Documents(end_of_document)
         model = self._build(plan, seed, documents)
-        in_one_pass = self.compiles and optimizer is None and HOLDS_OTHER_GRADIENTS
-        in_one_pass &= plan.layout.precision == "bf16" and plan.layout.zero_stage == 0
-        make = optimizer or (MixedAdamW if in_one_pass else AdamW)
+        columns = columns_of(plan.layout)
+        shards = self.compiles and bool(shards_itself(plan.problem, columns)[0])
+        at_once = self.compiles and optimizer is None and HOLDS_OTHER_GRADIENTS
+        at_once = at_once and bool(in_one_pass(plan.problem, columns)[0])
+        make = optimizer or (MixedAdamW if at_once else AdamW)
         plain_optimizer = make(decay_groups(model), lr=learning_rate)
         self.plugin = hybrid_plugin(plan, device)
         self.booster = Booster(plugin=self.plugin)
         alone = self.compiles and plan.layout.data_parallel == plan.layout.sequence_parallel_degree == 1
-        with without_ddp() if alone else contextlib.nullcontext():
+        self._reduces = self.compiles and bool(reduces_itself(plan.problem, columns)[0])
+        with without_ddp() if alone or self._reduces else contextlib.nullcontext():
             self.model, self.optimizer, *_ = self.booster.boost(model, plain_optimizer)
-        if alone:
+        if alone or self._reduces:
             self.model.use_ddp = False
         rotary.keep_wave_lengths(self.model)
         if plan.layout.schedule == "zbv":
             defer_products(blocks_of(self.model.unwrap()))
         if self.compiles:
             leave_out_collectives(self.model)
-        if in_one_pass:
+        if at_once and not shards:
             update_in_one_pass(self.optimizer)
         elif type(plain_optimizer) is AdamW and device == "cuda":
             fuse_adamw(self.optimizer)
+        if shards:
+            self._sharding = Sharding(
+                self.model, self.optimizer, lambda: self.num_microbatches, stage=plan.layout.zero_stage
+            )
+        elif self._reduces:
+            reduce_behind_backward(self.model, lambda: self.num_microbatches)
+        if self.compiles and plan.layout.pipeline_parallel > 1:
+            share_without_barrier(self.model)
 
     def _build(self, plan: Plan, seed: int, documents: Documents | None) -> Any:
         layout, stage = self.layout, self.position.stage
@@ -102,6 +116,11 @@ class HybridEngine(Engine):
         self._seed(*place, slice_of_sequence)
         if self._replicated is not None:
             self._replicated.seed(mixed_seed(*place))
+
+    def complete_weights(self) -> None:
+        """Wait for weights that are still being gathered."""
+        if self._sharding is not None:
+            self._sharding.complete_weights()
 
     @property
     def pipeline_schedule(self) -> Any:
@@ -144,8 +163,8 @@ class HybridEngine(Engine):
                 loss = self.model(**self.micro_batch(batch, index))["loss"] / self.num_microbatches
                 self.optimizer.backward(loss)
             total += loss.detach()
-        if isinstance(self.plugin, ExpertPlugin) and not self.layout.zero_stage:
-            self.model.sync_dp_grads()  # torch's DDP does it for other models
+        if self._reduces or (isinstance(self.plugin, ExpertPlugin) and not self.layout.zero_stage):
+            self.model.sync_dp_grads()  # torch's DDP does it elsewhere
         return total
 
     @contextlib.contextmanager

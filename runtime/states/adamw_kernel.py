@@ -14,7 +14,7 @@ def update(
     """Each program updates ``SPAN`` elements of one weight, the upper half of which computes."""
     owner = tl.load(owners + tl.program_id(0))
     start, count = tl.load(starts + tl.program_id(0)), tl.load(counts + owner)
-    place, number = places + 4 * owner, numbers + 6 * tl.load(groups + owner)
+    place, number = places + 4 * owner, numbers + 7 * tl.load(groups + owner)
     rest = tl.load(place).to(tl.pointer_type(tl.int16))
     working = tl.load(place + 1).to(tl.pointer_type(tl.int16))
     mean = tl.load(place + 2).to(tl.pointer_type(tl.float32))
@@ -22,10 +22,11 @@ def update(
     gradient = tl.load(slopes + owner).to(tl.pointer_type(TYPE))
     beta1, beta2, kept = tl.load(number), tl.load(number + 1), tl.load(number + 2)
     rate, root, epsilon = tl.load(number + 3), tl.load(number + 4), tl.load(number + 5)
+    scale = tl.load(number + 6)
     for offset in range(0, SPAN, BLOCK):
         at = start + offset + tl.arange(0, BLOCK)
         inside = at < count
-        slope = tl.load(gradient + at, mask=inside).to(tl.float32)
+        slope = tl.load(gradient + at, mask=inside).to(tl.float32) * scale
         m = tl.load(mean + at, mask=inside)
         v = tl.load(square + at, mask=inside)
         low = tl.load(rest + at, mask=inside, other=0).to(tl.int32)

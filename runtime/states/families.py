@@ -36,6 +36,7 @@ class ModelFamily:
     """Completes a model without storage."""
     blocks: str
     embedding: str
+    final_norm: str
     positions: str = ""
     """A learned table, which is on the first stage."""
     experts: str = ""
@@ -144,6 +145,7 @@ def _rotary_family(name: str, settings: Callable[[ModelSpec], dict[str, Any]], *
         prepare=_with_wave_lengths,
         blocks="model.layers",
         embedding="model.embed_tokens.weight",
+        final_norm="model.norm",
         experts=experts,
         split_axes={
             **{".o_proj.": 1, ".down_proj.": 1, "_proj.": 0, ".embed_tokens.": 0, "lm_head.": 0},
@@ -161,6 +163,7 @@ FAMILIES: Mapping[str, ModelFamily] = {
         prepare=_without_masks,
         blocks="transformer.h",
         embedding="transformer.wte.weight",
+        final_norm="transformer.ln_f",
         positions="transformer.wpe.weight",
         residual_outputs="c_proj.weight",
         # Its weights are stored as inputs by outputs.

@@ -8,7 +8,7 @@ rounded to nearest, halves away from zero, so that the rest tells whether it was
 exact halves.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -21,9 +21,9 @@ HOLDS_OTHER_GRADIENTS = hasattr(Tensor, "grad_dtype")
 SPAN, BLOCK = 2**15, 2**10
 """Elements that a program of the kernel updates, and of those at once."""
 
-Numbers = tuple[float, float, float, float, float, float]
-"""Both betas, what decay leaves of a weight, the rate over the first bias correction, the root of the second one, and
-epsilon."""
+Numbers = tuple[float, float, float, float, float, float, float]
+"""Both betas, what decay leaves of a weight, the rate over the first bias correction, the root of the second one,
+epsilon, and by what gradients are multiplied."""
 
 
 class Updated(NamedTuple):
@@ -60,7 +60,9 @@ class MixedAdamW(AdamW):
     """
 
     working: dict[Tensor, Tensor]
-    """What computes, by the rest; told by :func:`update_in_one_pass`."""
+    """What computes, by the rest; told by :func:`hold_halves`."""
+    gradient_scale: float = 1.0
+    """By what the next step multiplies gradients: clipping takes no pass of its own."""
     _found: "tuple[Any, list[list[Updated]], Tensor] | None" = None
     """The state of the first weight; all that is updated, by group; the count of steps: while that state is the same
     object, no checkpoint was read."""
@@ -74,7 +76,8 @@ class MixedAdamW(AdamW):
             self._found, self._tables = self._find(), None
         _, groups, count = self._found
         count += 1
-        numbers = [_numbers(group, float(count)) for group in self.param_groups]
+        numbers = [_numbers(group, float(count), self.gradient_scale) for group in self.param_groups]
+        self.gradient_scale = 1.0
         if not first.is_cuda:
             for group, own in zip(groups, numbers, strict=True):
                 for updated in group:
@@ -87,12 +90,6 @@ class MixedAdamW(AdamW):
     def weight(self, rest: Tensor) -> Tensor:
         """The float32 weight of a rest."""
         return joined(self.working[rest].detach(), rest)
-
-    @torch.no_grad()
-    def take(self, rest: Tensor, weight: Tensor) -> None:
-        """Have another weight in the place of that of a rest."""
-        for target, half in zip((self.working[rest], rest), divided(weight.float()), strict=True):
-            target.copy_(half.view(target.shape))
 
     def _find(self) -> "tuple[Any, list[list[Updated]], Tensor]":
         rests = [rest for group in self.param_groups for rest in group["params"]]
@@ -113,11 +110,11 @@ class MixedAdamW(AdamW):
         return Updated(rest, self.working[rest], state["exp_avg"], state["exp_avg_sq"])
 
 
-def _numbers(group: dict[str, Any], step: float) -> Numbers:
+def _numbers(group: dict[str, Any], step: float, scale: float) -> Numbers:
     # After Loshchilov and Hutter 2019, algorithm 2, as torch.optim.AdamW orders it.
     lr, (beta1, beta2) = float(group["lr"]), group["betas"]
     rate, root = lr / (1.0 - beta1**step), (1.0 - beta2**step) ** 0.5
-    return beta1, beta2, 1.0 - lr * group["weight_decay"], rate, root, group["eps"]
+    return beta1, beta2, 1.0 - lr * group["weight_decay"], rate, root, group["eps"], scale
 
 
 class _Tables(NamedTuple):
@@ -159,13 +156,24 @@ class _Tables(NamedTuple):
         update[(len(self.owners),)](*self, slopes, values, TYPE=tl.bfloat16, SPAN=SPAN, BLOCK=BLOCK)
 
 
-@torch.no_grad()
 def update_in_one_pass(optimizer: Any) -> None:
     """Have the wrapper of Colossal-AI's mixed precision hand gradients to a :class:`MixedAdamW` as they are.
 
-    To be called after boosting, in bf16 and without ZeRO: there is nothing to divide them by then.
+    To be called after boosting, in bf16 and without ZeRO: there is nothing to divide them by then. With ZeRO that is
+    :class:`runtime.engines.sharding.Sharding`.
     """
-    plain, working_of = optimizer.optim, optimizer.master_to_working_map
+    working = hold_halves(optimizer.optim, optimizer.master_to_working_map)
+    optimizer.master_to_working_map = working
+    optimizer.working_to_master_map = {half: rest for rest, half in working.items()}
+    optimizer.step = partial(_step, optimizer)
+
+
+@torch.no_grad()
+def hold_halves(plain: MixedAdamW, working_of: Mapping[Tensor, Tensor]) -> dict[Tensor, Tensor]:
+    """Have the rests of weights in the place of weights that were to be updated; what computes, by the rest.
+
+    ``working_of`` is that by the weight.
+    """
     plain.working = {}
     for group in plain.param_groups:
         for at, weight in enumerate(group["params"]):
@@ -174,9 +182,7 @@ def update_in_one_pass(optimizer: Any) -> None:
             rest.grad_dtype = None
             plain.working[rest] = working_of[weight]
             group["params"][at] = rest
-    optimizer.master_to_working_map = dict(plain.working)
-    optimizer.working_to_master_map = {working: rest for rest, working in plain.working.items()}
-    optimizer.step = partial(_step, optimizer)
+    return dict(plain.working)
 
 
 def _step(optimizer: Any) -> None:
@@ -195,8 +201,8 @@ def update_by_operations(updated: Updated, gradient: Tensor, numbers: Numbers) -
     """The same update by operations of PyTorch, one after the other."""
     rest, working, mean, square = updated
     weight = joined(working, rest)
-    beta1, beta2, kept, rate, root, epsilon = numbers
-    gradient = gradient.float()
+    beta1, beta2, kept, rate, root, epsilon, scale = numbers
+    gradient = gradient.float() * scale
     mean.lerp_(gradient, 1.0 - beta1)
     square.mul_(beta2).addcmul_(gradient, gradient, value=1.0 - beta2)
     weight.mul_(kept).addcdiv_(mean, square.sqrt().div_(root).add_(epsilon), value=-rate)

@@ -17,6 +17,7 @@ from runtime.checkpoints.engines import held_states
 from runtime.checkpoints.held import Held, innermost
 from runtime.checkpoints.routes import routes, stage_group
 from runtime.engines.engine import Engine
+from runtime.states.mixed_adamw import MixedAdamW
 
 _LEAST = 1e-6
 """Added to a norm that divides, as torch.nn.utils.clip_grad_norm_ does."""
@@ -26,7 +27,7 @@ class Clipping:
     """Scales gradients whose norm is too long, just before the innermost optimizer updates.
 
     There every wrapper has them ready: averaged, summed over stages and sequences, and divided by the scale of the loss
-    (but for ZeRO stage 3, which hands that on).
+    (but for ZeRO stage 3 and the update in one pass, which are told it).
     """
 
     def __init__(self, engine: Engine, longest: float) -> None:
@@ -42,9 +43,9 @@ class Clipping:
         me = dist.get_rank()
         counted = {route.name for route in found for source in route.sources if source.rank == me}
         self._counted = [one for one in self._held if one.name in counted and not one.is_copy]
-        plain = innermost(engine.optimizer)
-        self._update: Callable[..., Any] = plain.step
-        plain.step = self._clipped
+        self._plain = innermost(engine.optimizer)
+        self._update: Callable[..., Any] = self._plain.step
+        self._plain.step = self._clipped
 
     def _clipped(self, *arguments: Any, **settings: Any) -> Any:
         """The update of the innermost optimizer, if the norm is a number."""
@@ -54,14 +55,21 @@ class Clipping:
         for one in self._counted:
             squares += _square(one).to(self._device)
         dist.all_reduce(squares)
-        self.norm = math.sqrt(float(squares)) / scale
+        own = self._plain.gradient_scale if isinstance(self._plain, MixedAdamW) else 1.0
+        self.norm = math.sqrt(float(squares)) * own / scale
         if not math.isfinite(self.norm):
             return None
         if self.norm > self._longest:
-            for one in self._held:
-                if one.updated.grad is not None:
-                    one.updated.grad.mul_(self._longest / (self.norm + _LEAST))
+            self._multiply(self._longest / (self.norm + _LEAST))
         return self._update(*arguments, **settings)
+
+    def _multiply(self, factor: float) -> None:
+        if isinstance(self._plain, MixedAdamW):
+            self._plain.gradient_scale *= factor
+            return
+        for one in self._held:
+            if one.updated.grad is not None:
+                one.updated.grad.mul_(factor)
 
 
 def _square(one: Held) -> Tensor:

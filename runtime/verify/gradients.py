@@ -51,11 +51,12 @@ def _of_shards(engine: HybridEngine) -> Iterator[tuple[str, Tensor]]:
     optimizer: Any = engine.optimizer
     # Without ZeRO, mixed precision updates a float32 copy of each parameter.
     working_of = getattr(optimizer, "master_to_working_map", {})
+    scale = getattr(optimizer.optim, "gradient_scale", 1.0)
     for group in optimizer.optim.param_groups:
         for updated in group["params"]:
             if updated.grad is None:
                 continue
-            working, gradient = working_of.get(updated, updated), updated.grad
+            working, gradient = working_of.get(updated, updated), updated.grad.float() * scale
             if engine.layout.zero_stage:
                 working = optimizer.master_to_working_param[id(updated)]
                 parts = _gather(gradient.to(engine.device), optimizer.pid_to_grad_store[id(working)].torch_pg)

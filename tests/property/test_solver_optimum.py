@@ -10,7 +10,8 @@ from planner.plans.plan import canonical_json
 from planner.rules import screen, violations
 from planner.solver import Answer, solve
 from planner.solver.candidates import enumerate_layouts
-from planner.specs.units import Bytes
+from planner.specs.stack import CompiledSpec
+from planner.specs.units import Bytes, Seconds
 from planner.views.why_not import reasons_of
 from tests.property.brute_force import fits, layouts, objective_of, optimum
 from tests.property.strategies import problems
@@ -18,6 +19,11 @@ from tests.property.strategies import problems
 SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
 RELATIVE = 1e-6
 """A whole nanosecond against steps of milliseconds; a byte against peaks of 40 kB is less exact."""
+
+
+COMPILED = CompiledSpec(
+    families=("gpt2",), start_s=Seconds(1.0), one_pass=("bf16",), one_pass_bytes=26.0, recomputes_pointwise=True
+)
 
 
 def tolerance(problem: Problem) -> float:
@@ -46,6 +52,18 @@ def test_stages_that_recompute_alike_have_the_optimum_of_all_that_do(problem: Pr
     best = optimum(asked)
     expected = pytest.approx(float("inf") if best is None else best, rel=RELATIVE, abs=tolerance(problem))
     assert worth(solve(asked)) == expected
+
+
+@settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=SLOW)
+@given(problems())
+def test_compiled_blocks_that_may_make_results_again_have_their_optimum(problem: Problem) -> None:
+    stack = msgspec.structs.replace(problem.stack, compiled=COMPILED)
+    asked = msgspec.structs.replace(problem, stack=stack, compiled=True)
+    best = optimum(asked)
+    expected = pytest.approx(float("inf") if best is None else best, rel=RELATIVE, abs=tolerance(problem))
+    assert worth(solve(asked)) == expected
+    without = msgspec.structs.replace(asked, pins={"recompute_pointwise": "false"})
+    assert worth(solve(asked)) <= worth(solve(without)) * (1 + RELATIVE)
 
 
 @settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=SLOW)

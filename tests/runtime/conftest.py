@@ -19,6 +19,8 @@ from planner.layouts.problem import Problem
 from planner.plans.plan import Evidence, Plan, seal
 from planner.plans.prediction import Prediction, StagePrediction
 from planner.specs import HardwareSpec, ModelSpec, Precision, StackSpec
+from planner.specs.stack import CompiledSpec
+from planner.specs.units import Seconds
 from tests.runtime import launched
 
 _NEEDS_TORCH = re.compile(
@@ -150,6 +152,16 @@ def make_plan(
         evidence=_spec(Evidence, {}),
     )
     return seal(plan)
+
+
+def compiled(plan: Plan) -> Plan:
+    """The plan with blocks compiled, and an update in one pass in bf16."""
+    families: Any = ("gpt2", "llama", "qwen2")
+    spec = CompiledSpec(families=families, start_s=Seconds(0.0), one_pass=("bf16",), recomputes_pointwise=True)
+    stack = msgspec.structs.replace(plan.problem.stack, compiled=spec)
+    return seal(
+        msgspec.structs.replace(plan, problem=msgspec.structs.replace(plan.problem, stack=stack, compiled=True))
+    )
 
 
 def _rank_main(function: Callable[[int], Any], rank: int, world: int, rendezvous: Path, results: Connection) -> None:

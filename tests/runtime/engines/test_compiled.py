@@ -7,16 +7,13 @@ the time here. Ranks are started once for all layouts of as many processes.
 from functools import partial
 from typing import Any
 
-import msgspec
 import pytest
 import torch
 
 from planner.cost_model.parts import remade_elements
 from planner.handover.verification import Verification
-from planner.plans.plan import Plan, seal
-from planner.specs.stack import CompiledSpec
-from planner.specs.units import Seconds
-from tests.runtime.conftest import make_plan, run_ranks
+from planner.plans.plan import Plan
+from tests.runtime.conftest import compiled, make_plan, run_ranks
 from tests.runtime.family_models import MODELS
 
 pytestmark = pytest.mark.runtime
@@ -33,9 +30,10 @@ LAYOUTS: dict[str, dict[str, Any]] = {
     "tp2, sequence parallel": {**{"tensor_parallel": 2, "sequence_parallel": True, "recompute_layers_per_stage": (2,)}},
     "llama tp2, padded": {**PADDED, "tensor_parallel": 2},
     "interleaved": {**STAGES, "schedule": "interleaved", "num_model_chunks": 2},
+    "zero1": {"precision": "bf16", "data_parallel": 2, "zero_stage": 1, "recompute_layers_per_stage": (2,)},
+    "llama zero2, in two": {**LLAMA, "precision": "bf16", "data_parallel": 2, "zero_stage": 2, "num_microbatches": 2},
     "zero-bubble": {**STAGES, "schedule": "zbv", "num_model_chunks": 2},
     "llama zero-bubble, in bf16": {**LLAMA, **STAGES, "schedule": "zbv", "num_model_chunks": 2, "precision": "bf16"},
-    "zero1": {"precision": "bf16", "data_parallel": 2, "zero_stage": 1},
     "dp2, in bf16": {"precision": "bf16", "data_parallel": 2},
     "all-to-all": {**LLAMA, "sequence_parallel_degree": 2},
 }
@@ -45,15 +43,6 @@ CHUNK_TOKENS = 48
 TIMEOUT_S = 480
 
 Found = dict[Any, Any]
-
-
-def compiled_plan(**fields: Any) -> Plan:
-    plan = make_plan(**fields)
-    spec = CompiledSpec(families=("gpt2", "llama", "qwen2"), start_s=Seconds(0.0), recomputes_pointwise=True)
-    stack = msgspec.structs.replace(plan.problem.stack, compiled=spec)
-    return seal(
-        msgspec.structs.replace(plan, problem=msgspec.structs.replace(plan.problem, stack=stack, compiled=True))
-    )
 
 
 def _kept(plan: Plan, *, recomputes_pointwise: bool) -> tuple[int, float]:
@@ -90,7 +79,7 @@ def _all_of(world: int, _: int) -> Found:
     torch.compile = partial(compiler, backend="aot_eager")
     found: Found = {}
     for name, fields in LAYOUTS.items():
-        plan = compiled_plan(**fields)
+        plan = compiled(make_plan(**fields))
         if plan.layout.num_devices != world:
             continue
         clear_layout_converter()

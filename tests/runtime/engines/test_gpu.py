@@ -14,6 +14,7 @@ from planner.launch.jobs import job_of, make_ready, write_job
 from planner.launch.machine import check_machine, present_gpus
 from planner.launch.processes import execute, training
 from planner.plans.plan import Plan
+from tests.runtime.conftest import compiled
 
 pytestmark = [
     pytest.mark.gpu,
@@ -49,6 +50,12 @@ LAYOUTS: list[dict[str, Any]] = [
     {"precision": "fp32", "tensor_mode": "3d", "tensor_parallel": 8},
     {"precision": "bf16", "tensor_mode": "3d", "tensor_parallel": 8, "num_microbatches": 2},
 ]
+COMPILED: list[dict[str, Any]] = [
+    {"data_parallel": 2, "zero_stage": 1, "num_microbatches": 2},
+    {"data_parallel": 2, "zero_stage": 2, "num_microbatches": 2},
+    {"data_parallel": 2, "num_microbatches": 2},
+    {"data_parallel": 2, "pipeline_parallel": 2, "num_microbatches": 2},
+]
 
 
 @pytest.fixture
@@ -57,8 +64,9 @@ def losses(plan: MakePlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> C
     root = Path(__file__).parents[3]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, (str(root), os.environ.get("PYTHONPATH")))))
 
-    def run(**layout: Any) -> list[float]:
+    def run(*, compiles: bool = False, **layout: Any) -> list[float]:
         chosen, options = plan(model=MODEL, hardware=HARDWARE, **layout), RunOptions(steps=6, output=tmp_path)
+        chosen = compiled(chosen) if compiles else chosen
         check_machine(chosen, "gpu.plan")
         ready = make_ready(job_of(options, {}), chosen)
         with run_folder(chosen, "gpu", options) as folder:
@@ -80,3 +88,13 @@ def test_gpus_train_like_one(layout: dict[str, Any], losses: Callable[..., list[
     alone = losses(precision=layout["precision"])
     assert alone[-1] < alone[0] - 0.1
     assert losses(**layout) == pytest.approx(alone, rel=TOLERANCE[layout["precision"]])
+
+
+@pytest.mark.parametrize("layout", COMPILED, ids=lambda layout: "-".join(map(str, layout.values())))
+def test_compiled_replicas_train_like_one(
+    layout: dict[str, Any], losses: Callable[..., list[float]], plan: MakePlan
+) -> None:
+    if len(present_gpus()) < plan(**layout).layout.num_devices:
+        pytest.skip("needs four GPUs")
+    alone = losses(precision="bf16", compiles=True)
+    assert losses(precision="bf16", compiles=True, **layout) == pytest.approx(alone, rel=TOLERANCE["bf16"])

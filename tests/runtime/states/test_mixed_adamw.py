@@ -90,13 +90,33 @@ def test_it_updates_as_pytorch_does_and_rounds_what_computes() -> None:
         assert _agree(wrapper, plain)
 
 
+def put(optimizer: MixedAdamW, rest: torch.Tensor, weight: torch.Tensor) -> None:
+    for target, half in zip((optimizer.working[rest].detach(), rest), divided(weight), strict=True):
+        target.copy_(half)
+
+
+def test_gradients_are_multiplied_in_one_step_alone() -> None:
+    wrapper, plain = _both()
+    own = [one for group in plain.param_groups for one in group["params"]]
+    for seed, scale in enumerate((0.3, 1.0)):
+        torch.manual_seed(seed)
+        for rest, parameter in zip(wrapper.optim.working, own, strict=True):
+            rest.grad = torch.randn(parameter.shape, dtype=torch.bfloat16)
+            parameter.grad = rest.grad.float() * scale
+        if scale != 1.0:
+            wrapper.optim.gradient_scale = scale
+        wrapper.optim.step()
+        plain.step()
+        assert all(torch.equal(*pair) for pair in zip(wrapper.weights(), own, strict=True))
+
+
 def test_states_that_a_checkpoint_puts_back_are_gone_on_from(tmp_path: Path) -> None:
     (resumed, plain), (first, _) = _both(), _both()
     weights, firsts = list(resumed.optim.working), list(first.optim.working)
     _step(first, plain, 0)
     for weight, other in zip(weights, firsts, strict=True):
         state = first.optim.state[other]
-        resumed.optim.take(weight, first.optim.weight(other))
+        put(resumed.optim, weight, first.optim.weight(other))
         resumed.optim.state[weight] = {name: value.clone() for name, value in state.items()}
     _step(resumed, plain, 1)
     assert _agree(resumed, plain)

@@ -8,15 +8,17 @@ import pytest
 
 from planner.cost_model.activations import layer_activation_bytes, logits_bytes
 from planner.cost_model.compute import element_wise_seconds, layer_seconds, loss_seconds
-from planner.cost_model.states import bucket_bytes, state_bytes, step_gradient_bytes
+from planner.cost_model.states import bucket_bytes, state_bytes, step_buffers, step_gradient_bytes
 from planner.cost_model.update import optimizer_seconds
-from planner.layouts.compilation import are_compiled, may_recompute_pointwise
+from planner.layouts.compilation import are_compiled, in_one_pass, may_recompute_pointwise, shards_itself
+from planner.layouts.layout import Offload
 from planner.layouts.problem import Problem
 from planner.layouts.stages import StageColumns
 from planner.specs import StackSpec
 from planner.specs.files import load_spec
 from planner.specs.stack import CompiledSpec
-from tests.helpers import problem, stages
+from planner.specs.units import Bytes
+from tests.helpers import changed, problem, stages
 
 COUNTS: dict[str, Any] = {
     "families": ("gpt2",),
@@ -84,15 +86,44 @@ def test_an_update_in_one_pass_moves_less_and_casts_nothing() -> None:
     assert moved < plain
     assert both(step_gradient_bytes, stages())[0] == 0
     assert both(bucket_bytes, stages())[0] == 0
-    sharded = stages(data_parallel=2, zero_stage=1)
-    assert len(set(both(optimizer_seconds, sharded))) == 1
+    # Without DDP's copy of 15328 gradients of two bytes.
+    assert both(bucket_bytes, stages(data_parallel=2)) == (0, 30656)
     half = msgspec.structs.replace(asked(), precision="fp16")
     assert step_gradient_bytes(half, stages())[0] == step_gradient_bytes(asked(compiled=False), stages())[0]
 
 
+def test_zero_in_fp16_takes_the_host_what_it_takes_without_and_reads_gradients_once_more() -> None:
+    half = msgspec.structs.replace(asked(), precision="fp16")
+    costs = {"overflow_tensor_host_s": 1.0, "zero_tensor_host_s": 1.0, "tensor_host_s": 1e-9, "optimizer_bytes": 60.0}
+    half = msgspec.structs.replace(half, stack=changed(half.stack, traffic=costs))
+    rows = stages(data_parallel=2, zero_stage=1)
+    assert optimizer_seconds(half, rows).tolist() == pytest.approx([7664 * 62 / 5e8])
+    slow = msgspec.structs.replace(half, stack=changed(half.stack, traffic={"tensor_host_s": 1.0}))
+    # 52 tensors, whose updates on the device hide as long as they take of that.
+    assert optimizer_seconds(slow, rows).tolist() == pytest.approx([52])
+
+
+@pytest.mark.parametrize(("zero_stage", "buckets"), [(1, 0), (2, 8560)])
+def test_zero_updates_in_one_pass_and_in_place(zero_stage: int, buckets: int) -> None:
+    traffic = {"zero_gradient_bytes": 30.0, "zero_tensor_host_s": 1.0, "optimizer_bytes": 60.0}
+    rows = stages(data_parallel=2, zero_stage=zero_stage)
+    one, plain = (
+        msgspec.structs.replace(own, stack=changed(own.stack, traffic=traffic, zero_bucket_bytes=Bytes(1000)))
+        for own in (asked(), asked(compiled=False))
+    )
+    # Half of 15328 parameters, each moved once; 4 layers of 12 tensors and 4 outside of them. Under ZeRO 2 gradients of
+    # 3280 parameters of a layer and of two buckets.
+    assert optimizer_seconds(one, rows).tolist() == pytest.approx([7664 * 28 / 5e8])
+    assert optimizer_seconds(plain, rows).tolist() == pytest.approx([(7664 * 60 + 15328 * 30) / 5e8 + 52])
+    assert [bucket_bytes(own, rows).tolist() for own in (one, plain)] == [[buckets], [2000]]
+    assert step_buffers(one, rows)[1].tolist() == [0]
+    assert step_buffers(plain, rows)[1].tolist() == [2000]
+    assert step_gradient_bytes(one, rows).tolist() == [0]
+
+
 def test_a_lower_half_takes_the_place_of_master_weights() -> None:
     halves, whole = asked(one_pass_master_bytes=2.0), asked()
-    for fields, share in (({}, 0.5), ({"data_parallel": 2, "zero_stage": 1}, 1.0)):
+    for fields, share in (({}, 0.5), ({"data_parallel": 2, "zero_stage": 1}, 0.5), ({"zero_stage": 1}, 1.0)):
         masters = [state_bytes(one, stages(**fields))["master_weights"][0] for one in (halves, whole)]
         assert masters[0] == share * masters[1] > 0
 
@@ -107,6 +138,27 @@ def test_what_backward_makes_again_is_not_kept_and_is_written_once_more() -> Non
     slower = [element_wise_seconds(asked(), one).backward[0] for one in (again, keeping)]
     assert slower[0] - slower[1] == pytest.approx(elements * 2 / 5e8)
     assert element_wise_seconds(asked(), again).forward == element_wise_seconds(asked(), keeping).forward
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"data_parallel": 2, "zero_stage": 1}, True),
+        ({"data_parallel": 2, "zero_stage": 2, "num_microbatches": 2}, True),
+        ({"sequence_parallel_degree": 2, "zero_stage": 1}, True),
+        ({"data_parallel": 2, "pipeline_parallel": 2, "zero_stage": 1}, True),
+        ({"zero_stage": 1}, False),
+        ({"data_parallel": 2, "zero_stage": 3}, False),
+        ({"data_parallel": 2}, False),
+        ({"data_parallel": 2, "zero_stage": 1, "offload": Offload(optimizer=1.0, tier="cpu")}, False),
+    ],
+)
+def test_which_layouts_shard_by_themselves(fields: dict[str, Any], expected: bool) -> None:
+    columns = stages(**fields).layouts
+    assert shards_itself(asked(), columns).all() == expected
+    assert in_one_pass(asked(), columns).all() == (expected or columns.zero_stage[0] == 0)
+    assert not in_one_pass(msgspec.structs.replace(asked(), precision="fp16"), columns).any()
+    assert not shards_itself(asked(compiled=False), columns).any()
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,78 @@
+"""What is left of communication over data parallelism once computation has hidden what it can."""
+
+import numpy as np
+
+from planner.cost_model.communication import (
+    data_parallel_seconds,
+    gathering_seconds,
+    reduction_seconds,
+    replica_links,
+    zero_gather_seconds,
+)
+from planner.cost_model.compute import microbatch_compute
+from planner.cost_model.expert_communication import expert_gradient_seconds
+from planner.cost_model.parameters import stage_parameters
+from planner.cost_model.sources import formula
+from planner.cost_model.terms import total
+from planner.layouts.compilation import reduces_itself, shards_itself
+from planner.layouts.layout import SHARDS_GRADIENTS
+from planner.layouts.problem import Problem
+from planner.layouts.stages import Floats, StageColumns
+
+
+def exposed(stages: StageColumns, seconds: Floats, hidden: Floats) -> Floats:
+    """What is left of communication that can hide behind ``hidden`` seconds of computation, without a pipeline."""
+    return np.where(stages.layouts.pipeline_parallel == 1, np.maximum(seconds - hidden, 0.0), seconds)
+
+
+@formula("rajbhandari2020", "colossalai0.5.0")
+def replica_seconds(problem: Problem, stages: StageColumns) -> Floats:
+    """Reduction of gradients and gathering of weights that a stage waits for at the end of a step.
+
+    Without a pipeline the reduction hides behind a share of the backward of the layers; gathers behind nothing, unless
+    the stack says otherwise. Where blocks are compiled, under ZeRO and with a pipeline,
+    :func:`compiled_replica_seconds`. Units: s.
+    """
+    computed, overlap = microbatch_compute(problem, stages), problem.stack.overlap
+    gather = zero_gather_seconds(problem, stages)
+    reduction = data_parallel_seconds(problem, stages) - gather
+    if problem.model.experts is not None:
+        of_experts, gather_of_experts = expert_gradient_seconds(problem, stages)
+        gather = gather + gather_of_experts
+        reduction = reduction + of_experts - gather_of_experts
+    hides = (stages.layouts.zero_stage == 0) | overlap.zero_hides
+    left = exposed(stages, reduction, overlap.data_parallel * hides * computed["layers_backward"])
+    left = left * np.where(stages.layouts.pipeline_parallel > 1, 1.0 - overlap.data_parallel_pipeline, 1.0)
+    in_pipeline = reduces_itself(problem, stages.layouts) & (stages.layouts.pipeline_parallel > 1)
+    own = in_pipeline | shards_itself(problem, stages.layouts)
+    if not own.any():
+        return left + gather
+    return np.where(own, compiled_replica_seconds(problem, stages), left + gather)
+
+
+@formula("rajbhandari2020", "definition")
+def compiled_replica_seconds(problem: Problem, stages: StageColumns) -> Floats:
+    """The same where gradients are reduced behind backward and weights gathered behind forward, with a pipeline too.
+
+    Of the parameters of layers what takes longer than the stack's share of their backward in the last micro batch, or
+    of their forward in the next one; ZeRO 2 reduces, and hides, with every micro batch. What is outside of the layers
+    is the last to be reduced and the first to be needed, and hides behind nothing; nor do latencies. So the sum stays
+    affine in the layers of a stage. Units: s.
+    """
+    columns, share = stages.layouts, problem.stack.overlap.data_parallel
+    computed, held = microbatch_compute(problem, stages), stage_parameters(problem, stages)
+    links = replica_links(problem, stages)
+    microbatches = np.where(columns.zero_stage >= SHARDS_GRADIENTS, columns.num_microbatches, 1)
+
+    def both(parameters: Floats) -> tuple[Floats, Floats]:
+        moved = reduction_seconds(problem, stages, parameters, columns.replicas, links)
+        gather = gathering_seconds(problem, stages, parameters, columns.replicas, links)
+        return moved - gather, gather
+
+    nothing, layers, whole = both(np.zeros(len(stages))), both(held["layers"]), both(total(held))
+    hidden = (share * microbatches * computed["layers_backward"], share * computed["layers_forward"])
+    left = [
+        np.maximum(of_layers - fixed - behind, 0.0) + every - of_layers + fixed
+        for fixed, of_layers, every, behind in zip(nothing, layers, whole, hidden, strict=True)
+    ]
+    return np.asarray(left[0] + left[1])
