@@ -5,6 +5,7 @@ import numpy as np
 from planner.cost_model.intervals import confidence_of, memory_bounds
 from planner.cost_model.parameters import updated_parameters
 from planner.cost_model.sources import formula
+from planner.layouts.compilation import are_compiled
 from planner.layouts.degrees import edge_of
 from planner.layouts.layout import SHARDS_WEIGHTS, TENSOR_MODES
 from planner.layouts.problem import Problem
@@ -52,7 +53,10 @@ def fragmentation_share(problem: Problem, stages: StageColumns) -> Floats:
     """Share of the peak that the caching allocator reserves on top."""
     stack, in_pieces = problem.stack, stages.layouts.zero_stage >= SHARDS_WEIGHTS
     of_pieces = stack.fragmentation if stack.sharded.fragmentation is None else stack.sharded.fragmentation
-    return np.where(in_pieces, of_pieces, stack.fragmentation).astype(np.float64)
+    plain: Floats = np.where(in_pieces, of_pieces, stack.fragmentation).astype(np.float64)
+    if stack.compiled is None or stack.compiled.fragmentation is None:
+        return plain
+    return np.where(are_compiled(problem, stages.layouts), stack.compiled.fragmentation, plain)
 
 
 @formula("pytorch-allocator", "colossalai0.5.0")

@@ -52,6 +52,8 @@ class CompiledSpec(Spec, frozen=True, kw_only=True):
     """Bytes per parameter of what it keeps of master weights beside the weights that compute."""
     recomputes_pointwise: bool = False
     """Whether backward of a compiled block can make outputs of norms and activation functions again."""
+    fragmentation: Fraction | None = None
+    """Share of the peak that the caching allocator reserves on top, if not that of the stack."""
     ddp_alone: bool = True
     """Whether DDP wraps a single data-parallel rank too."""
     activations: Counts = field(default_factory=dict)

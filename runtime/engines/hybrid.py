@@ -69,15 +69,7 @@ class HybridEngine(Engine):
         self.booster = Booster(plugin=self.plugin)
         alone = self.compiles and plan.layout.data_parallel == plan.layout.sequence_parallel_degree == 1
         self._reduces = self.compiles and bool(reduces_itself(plan.problem, columns)[0])
-        with without_ddp() if alone or self._reduces else contextlib.nullcontext():
-            self.model, self.optimizer, *_ = self.booster.boost(model, plain_optimizer)
-        if alone or self._reduces:
-            self.model.use_ddp = False
-        rotary.keep_wave_lengths(self.model)
-        if plan.layout.schedule == "zbv":
-            defer_products(blocks_of(self.model.unwrap()))
-        if self.compiles:
-            leave_out_collectives(self.model)
+        self._boost(model, plain_optimizer, wrapped=not alone and not self._reduces)
         if at_once and not shards:
             update_in_one_pass(self.optimizer)
         elif type(plain_optimizer) is AdamW and device == "cuda":
@@ -90,6 +82,18 @@ class HybridEngine(Engine):
             reduce_behind_backward(self.model, lambda: self.num_microbatches)
         if self.compiles and plan.layout.pipeline_parallel > 1:
             share_without_barrier(self.model)
+
+    def _boost(self, model: Any, optimizer: Optimizer, *, wrapped: bool) -> None:
+        """Have the library divide and wrap both, by DDP too if they are ``wrapped``, and put right what it leaves."""
+        with contextlib.nullcontext() if wrapped else without_ddp():
+            self.model, self.optimizer, *_ = self.booster.boost(model, optimizer)
+        if not wrapped:
+            self.model.use_ddp = False
+        rotary.keep_wave_lengths(self.model)
+        if self.layout.schedule == "zbv":
+            defer_products(blocks_of(self.model.unwrap()))
+        if self.compiles:
+            leave_out_collectives(self.model)
 
     def _build(self, plan: Plan, seed: int, documents: Documents | None) -> Any:
         layout, stage = self.layout, self.position.stage
