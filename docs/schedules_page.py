@@ -76,9 +76,10 @@ what goes from slot to slot is needed in the round after; W fills what waits are
 ```
 
 **Time.** Each piece of work starts when the work before it on its stage is done and its input has arrived;
-messages block nobody. All of it is played for every layout that fits, up to where micro batches follow each
-other at the same distance, so that the optimum stays proven. What stages wait, as a share of their work, where
-B takes 1.2 times as long as F and W 0.8 times:
+messages block nobody. The order is played for every layout that fits, up to where micro batches follow each
+other at the same distance; where stages still drift apart after twelve times as many micro batches as stages,
+all go on at the pace of the slowest. The search and the plan have the same number, so that the optimum stays
+proven. What stages wait, as a share of their work, where B takes 1.2 times as long as F and W 0.8 times:
 
 {bubbles()}
 

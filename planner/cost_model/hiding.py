@@ -56,9 +56,9 @@ def compiled_replica_seconds(problem: Problem, stages: StageColumns) -> Floats:
 
     Of the parameters of layers what takes longer than the stack's share of their backward in the last micro batch, or
     of their forward in the next one; ZeRO 2 reduces, and hides, with every micro batch. What is outside of the layers
-    is the last to be reduced and the first to be needed, and hides behind nothing; nor do latencies, nor any reduction
-    under a zero-bubble schedule, which puts weight gradients off. So the sum stays affine in the layers of a stage.
-    Units: s.
+    is the last to be reduced and the first to be needed, and hides behind nothing; nor do latencies, nor the reduction
+    of gradients that a schedule puts off, which are complete after backward. So the sum stays affine in the layers of
+    a stage. Units: s.
     """
     columns, share = stages.layouts, problem.stack.overlap.data_parallel
     computed, held = microbatch_compute(problem, stages), stage_parameters(problem, stages)
@@ -71,7 +71,7 @@ def compiled_replica_seconds(problem: Problem, stages: StageColumns) -> Floats:
         return moved - gather, gather
 
     nothing, layers, whole = both(np.zeros(len(stages))), both(held["layers"]), both(total(held))
-    backward = np.where(columns.schedule_is("zbv"), 0.0, computed["layers_backward"])
+    backward = computed["layers_backward"] * ~columns.schedule_is("zbv")
     hidden = (share * microbatches * backward, share * computed["layers_forward"])
     left = [
         np.maximum(of_layers - fixed - behind, 0.0) + every - of_layers + fixed

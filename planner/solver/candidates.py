@@ -46,6 +46,8 @@ _STATES = (
 )
 MOST_LAYOUTS = 2_000_000
 """What is judged within 2 GB of memory."""
+MOST_IN_V = 128
+"""Stages of which a V is tried unless it is pinned; the order of more takes seconds to put together."""
 _ENUMERATED = (*_MESH, *_BATCH, *_SCHEDULE, *_STATES)
 """Columns that candidates differ in; every other one has its neutral value."""
 
@@ -212,6 +214,8 @@ def _schedules(problem: Problem, mode: str, pipeline_parallel: int) -> list[_Row
     some = counts[:1] if mode in GRID_MODES else counts
     chunks = {"none": [1], "1f1b": [1], "interleaved": some, "zbv": _v_chunks(problem)}
     possible = [word for word in _schedule_words(problem) if (word == "none") == (pipeline_parallel == 1)]
+    if pipeline_parallel > MOST_IN_V and "schedule" not in problem.pins:
+        possible = [word for word in possible if word != "zbv"]
     return [(SCHEDULES.index(word), count) for word in possible for count in chunks[word]]
 
 

@@ -147,7 +147,7 @@ class _Tables(NamedTuple):
         columns = (places, sizes, [number for number, _ in own], owners, starts)
         in_pairs = all(place % PAIR_BYTES == 0 for place in itertools.chain(*places))
         tables = [torch.tensor(column, device=own[0][1].rest.device) for column in columns]
-        return cls(*tables, in_pairs=in_pairs)  # type: ignore[call-arg, misc]
+        return cls._make([*tables, in_pairs])
 
     def launch(self, gradients: list[Tensor], numbers: list[Numbers]) -> None:
         """Update all weights in one kernel."""

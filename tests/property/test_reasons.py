@@ -195,7 +195,8 @@ def applied(problem: Problem, way: Diagnostic) -> Problem:
         card = load_spec(values["hardware"], HardwareSpec)
         return change(problem, hardware=card, devices_per_node=values["devices_per_node"])
     if way.rule == "WAY006":
-        return change(problem, reserve=Reserve(num_bytes=Bytes(values["reserve_bytes"])))
+        # As with `--reserve`, no probability is asked for.
+        return change(problem, reserve=Reserve(num_bytes=Bytes(values["reserve_bytes"])), confidence=None)
     if values["field"] == "all":
         return problem
     if "forbidden" in values:
