@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from planner.cost_model.checks import layer_check_seconds
 from planner.cost_model.compiled import with_compiled_counts
 from planner.cost_model.expert_time import expert_kernels, expert_seconds
 from planner.cost_model.flops import attended_share, head_product, layer_products
@@ -145,10 +146,7 @@ def layer_host_seconds(problem: Problem, stages: StageColumns) -> Floats:
         usual = usual + expert_kernels(problem, stages) * float(problem.stack.experts.kernel_host_s)
     stated = usual + np.where(stages.layouts.tensor_parallel > 1, traffic.tensor_parallel_host_s, 0.0)
     stated = stated + np.where(stages.layouts.sequence_parallel == 1, traffic.sequence_parallel_host_s, 0.0)
-    several = (stages.layouts.pipeline_parallel > 1) & (stages.layouts.tensor_parallel > 1) & (problem.num_nodes > 1)
-    further = -(-stages.layouts.tensor_parallel // problem.devices_per_node) - 1
-    each = float(traffic.rank_host_s) + further * float(traffic.rank_node_host_s)
-    stated = stated + np.where(several, stages.layouts.tensor_parallel * each, 0.0)
+    stated = stated + layer_check_seconds(problem, stages) / (1.0 + BACKWARD_PRODUCTS)
     zero, in_pieces = stages.layouts.zero_stage, stages.layouts.zero_stage >= SHARDS_WEIGHTS
     reduced = (zero >= 1) & ~in_pieces & (stages.layouts.replicas > 1)
     share = np.where(zero >= SHARDS_GRADIENTS, 1.0, 1.0 / stages.layouts.num_microbatches)

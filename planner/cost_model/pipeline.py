@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from planner.cost_model import communication, compute, update
+from planner.cost_model import checks, communication, compute, update
 from planner.cost_model.expert_communication import expert_collectives, expert_gradient_seconds
 from planner.cost_model.grid_communication import grid_collectives, grid_gradient_seconds, grid_seconds
 from planner.cost_model.sources import formula
@@ -42,7 +42,9 @@ def stage_times(problem: Problem, stages: StageColumns) -> StageTimes:
         "host": host_seconds(problem, stages),
         "embedding": computed["embedding"],
         "loss_head": computed["loss_head"],
-        "tensor_parallel_communication": total(tensor) + total(grid_seconds(problem, stages)),
+        "tensor_parallel_communication": total(tensor)
+        + total(grid_seconds(problem, stages))
+        + checks.end_check_seconds(problem, stages),
         "pipeline_communication": communication.pipeline_seconds(problem, stages),
         "weight_gathering": _exposed(stages, gathering, overlap.sharded, layers)
         + update.gather_copy_seconds(problem, stages),
@@ -62,7 +64,8 @@ def stage_times(problem: Problem, stages: StageColumns) -> StageTimes:
     exposed = _exposed(stages, reduction, overlap.data_parallel * hides, computed["layers_backward"])
     exposed = exposed * np.where(stages.layouts.pipeline_parallel > 1, 1.0 - overlap.data_parallel_pipeline, 1.0)
     tail = {
-        "data_parallel_communication": _grid_or(problem, stages, exposed + gather),
+        "data_parallel_communication": _grid_or(problem, stages, exposed + gather)
+        + checks.reduction_check_seconds(problem, stages),
         "optimizer": update.optimizer_seconds(problem, stages),
         "offload": update.offload_seconds(problem, stages),
     }

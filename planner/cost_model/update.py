@@ -19,11 +19,13 @@ from planner.layouts.stages import Floats, StageColumns
 def accumulation_seconds(problem: Problem, stages: StageColumns) -> Floats:
     """Adding the gradients of one micro batch to those of the ones before, where there are several.
 
-    From ZeRO 2 on a rank adds up its own share alone. Units: s.
+    A stack with permanent buffers of gradients adds to them those of a single micro batch as well. From ZeRO 2 on a
+    rank adds up its own share alone. Units: s.
     """
     columns = stages.layouts
     shards = np.where(columns.zero_stage >= SHARDS_GRADIENTS, columns.replicas, 1)
-    added = np.where(columns.num_microbatches > 1, total(stage_parameters(problem, stages)) / shards, 0.0)
+    adds = (columns.num_microbatches > 1) | (problem.stack.state_bytes(problem.precision).gradient_buffer > 0)
+    added = np.where(adds, total(stage_parameters(problem, stages)) / shards, 0.0)
     return traffic_seconds(problem, added * problem.stack.traffic.gradient_bytes)
 
 

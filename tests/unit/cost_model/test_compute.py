@@ -82,14 +82,11 @@ def test_layer_host_seconds_by_hand() -> None:
     assert layer_host_seconds(stated, stages(data_parallel=2, zero_stage=3)).tolist() == [12.0]
 
 
-def test_layer_host_seconds_of_tensor_parallel_ranks_in_a_pipeline_over_nodes() -> None:
-    """4 ranks on nodes of 2 are on one node more than the first."""
-    traffic = {"layer_host_s": 4.0, "rank_host_s": 0.5, "rank_node_host_s": 0.25}
-    asked = problem(stack={"traffic": traffic}, num_devices=8, devices_per_node=2)
-    assert layer_host_seconds(asked, stages(tensor_parallel=2, pipeline_parallel=4)).tolist() == [4.0 + 2 * 0.5] * 4
-    wide = stages(tensor_parallel=4, pipeline_parallel=2)
-    assert layer_host_seconds(asked, wide).tolist() == [4.0 + 4 * (0.5 + 0.25)] * 2
-    assert layer_host_seconds(asked, stages(tensor_parallel=8)).tolist() == [4.0]
+def test_layer_host_seconds_wait_before_collectives() -> None:
+    """Four all-reduces in three passes over two ranks."""
+    asked = problem(stack={"traffic": {"layer_host_s": 4.0, "collective_rank_host_s": 0.75}})
+    assert layer_host_seconds(asked, stages(tensor_parallel=2)).tolist() == pytest.approx([4.0 + 4 * 2 * 0.75 / 3])
+    assert layer_host_seconds(asked, stages()).tolist() == [4.0]
 
 
 def test_head_forward_seconds_by_hand() -> None:
