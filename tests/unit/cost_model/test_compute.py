@@ -222,7 +222,13 @@ def test_kernel_attention_seconds_by_hand() -> None:
     asked = problem(stack={"traffic": {"attention_efficiency": 0.2}}, hardware={"efficiency": NATIVE})
     flops = np.array([1000.0])
     passes = kernel_attention_seconds(asked, flops, causal=True)
-    assert (passes.forward[0], passes.backward[0]) == pytest.approx((1000 / 2e11, 2000 / 2e11))
+    assert (passes.forward[0], passes.backward[0]) == pytest.approx((1000 / 2e11, 2500 / 2e11))
+    slower = problem(stack={"traffic": {"attention_efficiency": 0.2}, "parts": {"head_share": 0.5}})
+    assert kernel_attention_seconds(slower, flops, causal=True).forward[0] == pytest.approx(2 * 1000 / 2e11)
+    long = problem(
+        stack={"traffic": {"attention_efficiency": 0.2}, "parts": {"head_share": 0.5}}, model={"hidden_size": 512}
+    )
+    assert kernel_attention_seconds(long, flops, causal=True).forward[0] == pytest.approx(1000 / 2e11)
     native = problem(
         model={"dropout": 0.1},
         hardware={"efficiency": NATIVE},
@@ -234,7 +240,7 @@ def test_kernel_attention_seconds_by_hand() -> None:
     masked = kernel_attention_seconds(native, flops, causal=False)
     assert masked.forward[0] == pytest.approx(1000 / 2e11)
     older = problem(stack={"traffic": {"attention_efficiency": 0.2, "native_attention": True}})
-    assert kernel_attention_seconds(older, flops, causal=True).backward[0] == pytest.approx(2000 / 2e11)
+    assert kernel_attention_seconds(older, flops, causal=True).backward[0] == pytest.approx(2500 / 2e11)
 
 
 def test_native_attention_shares_of_short_sequences_and_small_heads_by_hand() -> None:
