@@ -56,7 +56,9 @@ in `specs/` say:
 - off Narayanan2021-T2, Megatron-2020, Korthikanti2022 and vTrain-single together, one of three round values: the
   share of its peak that an A100 reaches in full waves of its best tiles, 0.83;
 - off Ultrascale-playbook, the rows on 8, 32, 128 and 512 GPUs: of `nanotron` the host's times, the share of products,
-  the fragments and cached blocks of the allocator, and what messages of pipelines waited on 64 nodes;
+  the fragments and cached blocks of the allocator, how much of DDP's reductions hides, and what hosts of pipelines
+  waited before collectives; and which rows were made with a revision that polls for its messages, which both models'
+  rows tell alike;
 - off colossalai-h100: of `colossalai-hf` the host's times of layers, tensors and Gemini, its attention with a mask,
   kept elements, logits, and dropout 0;
 - off colossalai-h100 and colossalai-h200-library together: up to how many parameters the buckets of DDP exist twice;

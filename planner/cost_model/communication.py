@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from planner.cost_model.activations import boundary_bytes
+from planner.cost_model.buckets import bucket_seconds
 from planner.cost_model.chunks import pieces
 from planner.cost_model.parameters import copied_parameters, stage_parameters
 from planner.cost_model.parts import block
@@ -21,8 +22,6 @@ from planner.specs import ELEMENT_BYTES
 PAIR_OF_STAGES = 2
 SCATTER_AND_GATHER = 2.0
 """Ring steps of a reduce-scatter and an all-gather: runtime/engines/reduction.py and gathering.py."""
-PARTS_BEFORE_DATA = 2.0 / 3.0
-"""Of the three parts of a message, those that are not its data."""
 
 
 @formula("thakur2005")
@@ -210,14 +209,16 @@ def message_seconds(problem: Problem, stages: StageColumns) -> Floats:
 def message_wait_seconds(problem: Problem, stages: StageColumns) -> Floats:
     """What the hosts of a pipeline wait for its messages in one step, beside what these take the links.
 
-    The hosts of a stage receive and send for every micro batch, two messages at the ends and four in between, and
-    wait for each. A message has three parts, its rank, its shape and its data; in fill and drain the next stage can go
-    on when the third arrives, after two waits. The same for all stages of a layout. Units: s.
+    A host waits ``w`` for each tensor that it sends or receives, ``t`` of them over a boundary for a micro batch and
+    its gradient. Stages between two others have two boundaries, and the first of them is ``p - 2`` boundaries from the
+    last stage: it waits ``w t (2 M + p - 2)`` from its first message to its last, less ``w t`` that both ends of those
+    boundaries wait together. Two stages have one boundary: ``w t M``. The same for all stages of a layout. Units: s.
     """
-    columns, each = stages.layouts, float(problem.stack.traffic.message_host_s)
-    messages = np.where(columns.pipeline_parallel > PAIR_OF_STAGES, 4.0, 2.0) * columns.num_microbatches
-    hops = 2.0 * (columns.pipeline_parallel - 1.0) * PARTS_BEFORE_DATA
-    return np.where(columns.pipeline_parallel > 1, each * (messages + hops), 0.0)
+    columns, traffic = stages.layouts, problem.stack.traffic
+    each = float(traffic.message_host_s) * traffic.message_tensors
+    depth, count = columns.pipeline_parallel, columns.num_microbatches
+    waits = np.where(depth > PAIR_OF_STAGES, 2.0 * count + depth - 3.0, count)
+    return np.where(depth > 1, each * waits, 0.0)
 
 
 @formula("rajbhandari2020", "colossalai0.5.0")
@@ -229,7 +230,7 @@ def data_parallel_seconds(problem: Problem, stages: StageColumns) -> Floats:
     scatters too, once. Stacks that reduce by layer wait for the links once for each. ZeRO 3 communicates with every
     micro batch: :func:`sharded_seconds`. Units: s.
     """
-    return reduction_seconds(
+    return bucket_seconds(problem, stages) + reduction_seconds(
         problem, stages, copied_parameters(problem, stages), stages.layouts.replicas, replica_links(problem, stages)
     )
 

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from planner.cost_model.checks import layer_check_seconds
 from planner.cost_model.compiled import with_compiled_counts
 from planner.cost_model.expert_time import expert_kernels, expert_seconds
 from planner.cost_model.flops import attended_share, head_product, layer_products
@@ -31,6 +32,8 @@ from planner.specs import ELEMENT_BYTES, Attention
 
 BACKWARD_PRODUCTS = 2.0
 """Backward computes a weight and an input gradient for every product of forward."""
+FLASH_BACKWARD = 2.5
+"""FLOP of backward for each of forward in kernels that store no scores: five products to two, scores made again."""
 SMALL_HEAD = 64
 """Units that the smallest tiles of attention kernels hold."""
 _USUAL_TOKENS = 2048
@@ -155,10 +158,7 @@ def layer_host_seconds(problem: Problem, stages: StageColumns) -> Floats:
         usual = usual + expert_kernels(problem, stages) * float(problem.stack.experts.kernel_host_s)
     stated = usual + np.where(stages.layouts.tensor_parallel > 1, traffic.tensor_parallel_host_s, 0.0)
     stated = stated + np.where(stages.layouts.sequence_parallel == 1, traffic.sequence_parallel_host_s, 0.0)
-    several = (stages.layouts.pipeline_parallel > 1) & (stages.layouts.tensor_parallel > 1) & (problem.num_nodes > 1)
-    further = -(-stages.layouts.tensor_parallel // problem.devices_per_node) - 1
-    each = float(traffic.rank_host_s) + further * float(traffic.rank_node_host_s)
-    stated = stated + np.where(several, stages.layouts.tensor_parallel * each, 0.0)
+    stated = stated + layer_check_seconds(problem, stages) / (1.0 + BACKWARD_PRODUCTS)
     zero, in_pieces = stages.layouts.zero_stage, stages.layouts.zero_stage >= SHARDS_WEIGHTS
     reduced = (zero >= 1) & ~in_pieces & (stages.layouts.replicas > 1)
     share = np.where(zero >= SHARDS_GRADIENTS, 1.0, 1.0 / stages.layouts.num_microbatches)
@@ -204,17 +204,19 @@ def _attention(problem: Problem, stages: StageColumns, kind: Attention | None) -
 
 @formula("dao2022")
 def kernel_attention_seconds(problem: Problem, flops: Floats, causal: bool) -> Passes:
-    """Attention kernels that store no scores: ``flops`` of forward, twice as many in backward.
+    """Attention kernels that store no scores, of which ``flops`` are those of forward.
 
-    Either at the stack's share of the peak times the card's; or, by causal kernels written for the card, at its
-    shares for forward and backward, with heads filled up to whole tiles and, where the model drops
-    scores, the FLOP that this takes for each. Units: s.
+    Either at the stack's share of the peak times the card's, which counts five products in backward to the two of
+    forward; or, by causal kernels written for the card, at its shares for forward and, of twice the FLOP, for
+    backward, with heads filled up to whole tiles and, where the model drops scores, the FLOP that this takes for
+    each. Units: s.
     """
     traffic, efficiency, model = problem.stack.traffic, problem.hardware.efficiency, problem.model
     peak = problem.hardware.peak_flops_per_s[problem.precision]
     if not (traffic.native_attention and causal) or efficiency.native_attention is None:
-        seconds = flops / (peak * (traffic.attention_efficiency or 1.0) * efficiency.attention)
-        return Passes(seconds, BACKWARD_PRODUCTS * seconds)
+        small = problem.stack.parts.head_share if model.head_size <= SMALL_HEAD else 1.0
+        seconds = flops / (peak * (traffic.attention_efficiency or 1.0) * efficiency.attention * small)
+        return Passes(seconds, FLASH_BACKWARD * seconds)
     head, tile = model.head_size, efficiency.native_attention_head
     filled = -(-head // tile) * tile / head
     # Two products of 2 FLOP for each score and unit of a head.

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from planner.cost_model import communication, compute, update
+from planner.cost_model import checks, communication, compute, update
 from planner.cost_model.expert_communication import expert_collectives
 from planner.cost_model.grid_communication import grid_collectives, grid_gradient_seconds, grid_seconds
 from planner.cost_model.hiding import exposed, replica_seconds
@@ -44,7 +44,9 @@ def stage_times(problem: Problem, stages: StageColumns) -> StageTimes:
         "host": host_seconds(problem, stages),
         "embedding": computed["embedding"],
         "loss_head": computed["loss_head"],
-        "tensor_parallel_communication": total(tensor) + total(grid_seconds(problem, stages)),
+        "tensor_parallel_communication": total(tensor)
+        + total(grid_seconds(problem, stages))
+        + checks.end_check_seconds(problem, stages),
         "pipeline_communication": communication.pipeline_seconds(problem, stages),
         "weight_gathering": exposed(stages, gathering, overlap.sharded * layers)
         + update.gather_copy_seconds(problem, stages),
@@ -55,7 +57,8 @@ def stage_times(problem: Problem, stages: StageColumns) -> StageTimes:
             stages.num_layers * between.once + stages.recompute_layers * between.recomputed
         )
     tail = {
-        "data_parallel_communication": _grid_or(problem, stages, replica_seconds(problem, stages)),
+        "data_parallel_communication": _grid_or(problem, stages, replica_seconds(problem, stages))
+        + checks.reduction_check_seconds(problem, stages),
         "optimizer": update.optimizer_seconds(problem, stages),
         "offload": update.offload_seconds(problem, stages),
     }

@@ -47,6 +47,14 @@ SOURCES = {
     "pytorch-checkpoint": Source(
         "PyTorch documentation, torch.utils.checkpoint: early stopping of the recomputation", "PyTorch 2.5"
     ),
+    "pytorch-checks": Source(
+        "PyTorch, torch/csrc/distributed/c10d/ProcessGroupWrapper.cpp: under TORCH_DISTRIBUTED_DEBUG=DETAIL the ranks "
+        "of a group meet over Gloo before each collective",
+        "PyTorch 2.1",
+    ),
+    "pytorch-ddp": Source(
+        "PyTorch, torch/csrc/distributed/c10d/reducer.cpp, compute_bucket_assignment_by_size", "PyTorch 2.1"
+    ),
     "shazeer2017": Source(
         "Outrageously Large Neural Networks: The Sparsely-Gated Mixture-of-Experts Layer", "arXiv 1701.06538"
     ),

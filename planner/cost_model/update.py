@@ -23,13 +23,14 @@ ADDED_BY_PRODUCTS = 1.0 / 3.0
 def accumulation_seconds(problem: Problem, stages: StageColumns) -> Floats:
     """Adding the gradients of one micro batch to those of the ones before, where there are several.
 
-    From ZeRO 2 on a rank adds up its own share alone. Products that a schedule has put off add to the gradients of
-    layers themselves (runtime/patches/weight_gradients.py), which takes one pass more over them and not three.
-    Units: s.
+    A stack with permanent buffers of gradients adds to them those of a single micro batch as well. From ZeRO 2 on a
+    rank adds up its own share alone. Products that a schedule has put off add to the gradients of layers themselves
+    (runtime/patches/weight_gradients.py), which takes one pass more over them and not three. Units: s.
     """
     columns, parameters = stages.layouts, stage_parameters(problem, stages)
     shards = np.where(columns.zero_stage >= SHARDS_GRADIENTS, columns.replicas, 1)
-    added = np.where(columns.num_microbatches > 1, (total(parameters) - of_products(problem, stages)) / shards, 0.0)
+    adds = (columns.num_microbatches > 1) | (problem.stack.state_bytes(problem.precision).gradient_buffer > 0)
+    added = np.where(adds, (total(parameters) - of_products(problem, stages)) / shards, 0.0)
     others = traffic_seconds(problem, added * problem.stack.traffic.gradient_bytes)
     return others + put_off_addition_seconds(problem, stages)
 

@@ -172,6 +172,8 @@ class StackSpec(Spec, frozen=True, kw_only=True):
     """Whether each rank's slice of each tensor is copied by a kernel of its own after ZeRO 1 and 2 have gathered."""
     ddp_with_pipeline: bool = False
     """Whether DDP wraps the model without ZeRO in a pipeline too, and nowhere a model without data parallelism."""
+    ddp_bucket_cap_bytes: Bytes = field(name="ddp_bucket_cap", default=Bytes(0))
+    """Gradients that a bucket of DDP takes before it is reduced; 0: buckets take nothing beside their bytes."""
     ddp_twice_up_to: Annotated[float, Meta(ge=0.0, le=1e15)] = 0.0
     """Parameters of a rank up to which the buckets of the first step outlive DDP's new ones of the second."""
     offload_copy_bandwidth_bytes_per_s: BytesPerSecond = field(name="offload_copy_bandwidth")

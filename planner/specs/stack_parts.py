@@ -67,4 +67,4 @@ class PartsSpec(Spec, frozen=True, kw_only=True):
     layer_host_s: Seconds = field(name="layer_host", default=Seconds(0))
     """Host time of one such block's forward, its launches included; 0: as ``traffic`` has it."""
     head_share: Annotated[float, Meta(gt=0.0, le=1.0)] = 1.0
-    """Share of their rate that attention kernels keep with heads smaller than those of 128 units they are known for."""
+    """Share of their rate that attention kernels keep with heads of 64 units and less; they are known for 128."""

@@ -67,10 +67,6 @@ class TrafficSpec(Spec, frozen=True, kw_only=True):
     """More of a layer's host time where tensor parallelism divides the layer."""
     sequence_parallel_host_s: Seconds = field(name="sequence_parallel_host", default=Seconds(0))
     """More of a layer's host time under sequence parallelism."""
-    rank_host_s: Seconds = field(name="rank_host", default=Seconds(0))
-    """More of a layer's host time for each tensor-parallel rank, with a pipeline over several nodes."""
-    rank_node_host_s: Seconds = field(name="rank_node_host", default=Seconds(0))
-    """More of that for each node that the tensor-parallel group is on beyond the first."""
     tensor_host_s: Seconds = field(name="tensor_host", default=Seconds(0))
     """Host time per parameter tensor of an optimizer step without ZeRO; the device's work hides it."""
     zero_layer_host_s: Seconds = field(name="zero_layer_host", default=Seconds(0))
@@ -86,13 +82,19 @@ class TrafficSpec(Spec, frozen=True, kw_only=True):
     outside_host_s: Seconds = field(name="outside_host", default=Seconds(0))
     """Host time of a micro batch outside of its layers; 0: not known, and the device waits layer by layer."""
     message_host_s: Seconds = field(name="message_host", default=Seconds(0))
-    """What a message between stages keeps the hosts of both from going on, whatever its size."""
+    """What a tensor sent between stages keeps the hosts of both from going on, whatever its size."""
+    message_tensors: Number = 2.0
+    """Tensors that a stage sends on for a micro batch and that come back for it, together."""
     blocking_launches: bool = False
     """Whether the host waits for every kernel (CUDA_LAUNCH_BLOCKING=1), so that nothing hides its time."""
 
     # Waits in collectives
     slice_collective_s: Seconds = field(name="slice_collective", default=Seconds(0))
     """What a gather or scatter of the slices of sequence parallelism takes beside that of its bytes."""
+    collective_rank_host_s: Seconds = field(name="collective_rank_host", default=Seconds(0))
+    """What hosts wait for each other before any collective, for each rank of its group on the node of the first."""
+    collective_far_rank_host_s: Seconds = field(name="collective_far_rank_host", default=Seconds(0))
+    """The same for each rank on another node."""
     collective_s: Seconds = field(name="collective", default=Seconds(0))
     """What ranks of a tensor-parallel all-reduce wait for each other, for each doubling of them."""
 

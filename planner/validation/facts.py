@@ -29,6 +29,42 @@ Attention = Literal["flash", "materialised"]
 MAX_FACTS_BYTES = 1024**2
 
 
+Range = tuple[Count, Count]
+"""The least and the most, both included."""
+
+
+class OtherRuns(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which runs of a set were made under the conditions of another one: those within all ranges that are stated."""
+
+    facts: str
+    """The set of facts of these runs."""
+    nodes: Range | None = None
+    """Nodes of the run."""
+    tensor_parallel: Range | None = None
+    """Degree of tensor parallelism."""
+    pipeline_parallel: Range | None = None
+    """Number of pipeline stages."""
+    data_parallel: Range | None = None
+    """Degree of data parallelism."""
+    zero_stage: Annotated[int, Meta(ge=0, le=3)] | None = None
+    """ZeRO stage."""
+    global_batch: Range | None = None
+    """Sequences of a step."""
+    num_microbatches: Range | None = None
+    """Micro batches of a step on each rank."""
+
+    def fits(self, row: Row) -> bool:
+        """Whether a row is within all ranges; a blank is one rank, and no ZeRO."""
+        nodes = -(-(row.count("n_gpus") or 1) // (row.count("gpus_per_node") or NODE_GPUS))
+        counts = {"tp": self.tensor_parallel, "pp": self.pipeline_parallel, "dp": self.data_parallel}
+        stated = [(within, row.count(column) or 1) for column, within in counts.items()]
+        batch = row.count("global_batch") or 1
+        each = (row.count("dp") or 1) * (row.count("micro_batch") or 1)
+        stated += [(self.nodes, nodes), (self.global_batch, batch), (self.num_microbatches, batch // each)]
+        inside = all(within is None or within[0] <= value <= within[1] for within, value in stated)
+        return inside and self.zero_stage in (None, row.whole("zero_stage") or 0)
+
+
 class SetFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Fillings for the blanks of one set; a row's own cell always wins."""
 
@@ -73,9 +109,13 @@ class SetFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     blocking_launches: bool = False
     """Whether the runs were made with CUDA_LAUNCH_BLOCKING=1."""
     message_host_s: Seconds = msgspec.field(name="message_host", default=Seconds(0))
-    """What each message of a pipeline kept the hosts of both stages from going on."""
-    on_nodes: dict[str, str] = {}
-    """Number of nodes to the set of facts of runs on that many or more, if their conditions were others."""
+    """What each tensor that is sent between stages kept the hosts of both from going on."""
+    collective_rank_host_s: Seconds = msgspec.field(name="collective_rank_host", default=Seconds(0))
+    """What hosts waited for each other before any collective, for each rank of its group on the node of the first."""
+    collective_far_rank_host_s: Seconds = msgspec.field(name="collective_far_rank_host", default=Seconds(0))
+    """The same for each rank on another node."""
+    others: tuple[OtherRuns, ...] = ()
+    """Runs of the set whose conditions were others; the first entry that a row fits tells."""
     stage_read: StageRead = "fullest"
     """The pipeline stage whose memory the set's readings show."""
     hosts: str = ""
@@ -134,16 +174,14 @@ class KnownFacts:
     def of_row(self, row: Row, otherwise: str = ANY_SET) -> SetFacts:
         """The fillings of a row's set, with what the row itself states in the columns :data:`ROW_FACTS`.
 
-        Those of runs on as many nodes as the row's stand in for them where the set has such.
+        Those of other runs stand in for them where the set says so of such a row.
 
         Raises:
             PlanError: a cell is no word or number that its column takes.
         """
         facts, stated = self.of(row.set_name, otherwise), dict(_stated(row))
-        if facts.on_nodes:
-            nodes = -(-(row.count("n_gpus") or 1) // (row.count("gpus_per_node") or NODE_GPUS))
-            reached = [least for least in facts.on_nodes if nodes >= int(least)]
-            facts = self.of(facts.on_nodes[max(reached, key=int)]) if reached else facts
+        other = next((runs.facts for runs in facts.others if runs.fits(row)), None)
+        facts = facts if other is None else self.of(other)
         if "stack" in stated:
             stated |= {"bf16_stack": None, "zero3_stack": None, "llama": None}
         return msgspec.structs.replace(facts, **stated) if stated else facts
@@ -244,11 +282,7 @@ def _check_set(facts: KnownFacts, name: str, location: str) -> None:
 
 def _check_others(facts: KnownFacts, found: SetFacts, location: str) -> None:
     """Refuse a set that names others which there are not."""
-    for nodes in found.on_nodes:
-        if not (nodes.isascii() and nodes.isdigit()):
-            hint = 'write it like `on_nodes = { 64 = "SET" }`'
-            raise usage_error(f"`{nodes}` is no number of nodes", location=f"{location}: on_nodes", hint=hint)
-    others = {"llama": found.llama} | {f"on_nodes: {nodes}": other for nodes, other in found.on_nodes.items()}
+    others = {"llama": found.llama} | {f"others[{place}]": runs.facts for place, runs in enumerate(found.others)}
     for field_name, other in others.items():
         if other is not None and other not in facts.tables:
             hint = did_you_mean(other, facts.tables)

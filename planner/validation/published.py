@@ -145,9 +145,9 @@ def _filled(row: Row, facts: SetFacts, assumed: Assumptions) -> _Filled:
     traffic = msgspec.structs.replace(stack.traffic, blocking_launches=facts.blocking_launches)
     if facts.blocking_launches:
         fill("blocking_launches", None, facts.blocking_launches)
-    if facts.message_host_s:
-        fill("message_host_s", None, facts.message_host_s)
-        traffic = msgspec.structs.replace(traffic, message_host_s=facts.message_host_s)
+    for waits in ("message_host_s", "collective_rank_host_s", "collective_far_rank_host_s"):
+        if seconds := getattr(facts, waits):
+            traffic = msgspec.structs.replace(traffic, **{waits: fill(waits, None, seconds)})
     if not facts.pads_whole_vocab:
         fill("pads_whole_vocab", None, facts.pads_whole_vocab)
     return _Filled(

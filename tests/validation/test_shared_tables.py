@@ -63,6 +63,17 @@ def test_memory_of_other_stacks(name: str, mean: float, report: Report) -> None:
     assert error.mean_abs_pct < mean
 
 
+def test_runs_of_nanotron(report: Report) -> None:
+    playbook = report.sets["Ultrascale-playbook"]
+    assert playbook.step_time.mean_abs_pct is not None
+    assert playbook.step_time.mean_abs_pct < 15
+    assert playbook.memory.mean_abs_pct is not None
+    assert playbook.memory.mean_abs_pct < 8
+    assert playbook.outcome.fit_as_oom == 0
+    assert playbook.ranking.kendall_tau is not None
+    assert playbook.ranking.kendall_tau > 0.84
+
+
 def test_what_fits_is_told_from_what_does_not(report: Report) -> None:
     for name in (
         "vTrain-single",

@@ -123,14 +123,62 @@ def test_pipeline_seconds_use_the_network_where_a_boundary_crosses_nodes() -> No
     assert seconds[0] == pytest.approx(256 / 1e8 + 12e-6)
 
 
-def test_message_wait_seconds_are_four_messages_a_micro_batch_and_two_parts_a_hop() -> None:
-    waits = problem(stack={"traffic": {"message_host_s": 0.3}})
+def test_message_wait_seconds_are_those_of_the_first_stage_between_two_others() -> None:
+    """Of four stages the second: 2 boundaries with 8 micro batches, and one from it to the last less one it shares."""
+    waits = problem(stack={"traffic": {"message_host_s": 0.25, "message_tensors": 3.0}})
     two, four = (stages(pipeline_parallel=count, num_microbatches=8) for count in (2, 4))
-    assert message_wait_seconds(waits, two).tolist() == pytest.approx([0.3 * (2 * 8 + 2 * 2 / 3)] * 2)
-    assert message_wait_seconds(waits, four).tolist() == pytest.approx([0.3 * (4 * 8 + 6 * 2 / 3)] * 4)
+    assert message_wait_seconds(waits, two).tolist() == pytest.approx([0.75 * 8] * 2)
+    assert message_wait_seconds(waits, four).tolist() == pytest.approx([0.75 * (2 * 8 + 1)] * 4)
     assert message_wait_seconds(waits, stages()).tolist() == [0.0]
     plain, waiting = (predict(asked, layout(pipeline_parallel=4)).step_s for asked in (problem(), waits))
     assert waiting - plain == pytest.approx(message_wait_seconds(waits, stages(pipeline_parallel=4))[0])
+
+
+@pytest.mark.parametrize(("depth", "count"), [(2, 3), (3, 4), (4, 8), (6, 5)])
+def test_message_wait_seconds_are_what_one_stage_after_the_other_waits(depth: int, count: int) -> None:
+    """A schedule played, in which computation takes nothing: both ends of a tensor wait once the later one is there."""
+    order = [one_forward_one_backward(stage, depth, count) for stage in range(depth)]
+    clocks, at = [0.0] * depth, [0] * depth
+    posted: dict[tuple[int, int, tuple[str, int, int]], tuple[float, int]] = {}
+    while any(place < len(own) for place, own in zip(at, order, strict=True)):
+        for stage, own in enumerate(order):
+            if at[stage] == len(own):
+                continue
+            peer, message = own[at[stage]]
+            if (peer, stage, message) in posted and at[peer] >= posted[peer, stage, message][1]:
+                began = max(clocks[stage], posted[peer, stage, message][0])
+                clocks[stage] = clocks[peer] = began + 1.0
+                at[stage] += 1
+                at[peer] += 1
+            else:
+                posted[stage, peer, message] = (clocks[stage], at[stage])
+    waits = problem(stack={"traffic": {"message_host_s": 1.0, "message_tensors": 3.0}}, num_devices=depth)
+    asked = stages(pipeline_parallel=depth, layers_per_stage=(1,) * depth, num_microbatches=count)
+    assert message_wait_seconds(waits, asked)[0] == max(clocks)
+
+
+def one_forward_one_backward(stage: int, depth: int, count: int) -> list[tuple[int, tuple[str, int, int]]]:
+    """Messages of a stage in their order, with the stage at the other end: two tensors forward, one backward."""
+    before, after = stage - 1, stage + 1
+    warm_up = min(count, depth - 1 - stage)
+
+    def forward(number: int, peer: int) -> list[tuple[int, tuple[str, int, int]]]:
+        return [(peer, ("forward", number, part)) for part in range(2)] if 0 <= peer < depth else []
+
+    def backward(number: int, peer: int) -> list[tuple[int, tuple[str, int, int]]]:
+        return [(peer, ("backward", number, 0))] if 0 <= peer < depth else []
+
+    sent = []
+    for number in range(warm_up):
+        sent += forward(number, before) + forward(number, after)
+    for number in range(count - warm_up):
+        sent += forward(warm_up + number, before)
+        sent += backward(number - 1, before) if number else []
+        sent += forward(warm_up + number, after) + backward(number, after)
+    sent += backward(count - warm_up - 1, before)
+    for number in range(count - warm_up, count):
+        sent += backward(number, after) + backward(number, before)
+    return sent
 
 
 def test_pipeline_seconds_are_zero_for_one_stage() -> None:

@@ -83,14 +83,11 @@ def test_layer_host_seconds_by_hand() -> None:
     assert layer_host_seconds(stated, stages(data_parallel=2, zero_stage=3)).tolist() == [12.0]
 
 
-def test_layer_host_seconds_of_tensor_parallel_ranks_in_a_pipeline_over_nodes() -> None:
-    """4 ranks on nodes of 2 are on one node more than the first."""
-    traffic = {"layer_host_s": 4.0, "rank_host_s": 0.5, "rank_node_host_s": 0.25}
-    asked = problem(stack={"traffic": traffic}, num_devices=8, devices_per_node=2)
-    assert layer_host_seconds(asked, stages(tensor_parallel=2, pipeline_parallel=4)).tolist() == [4.0 + 2 * 0.5] * 4
-    wide = stages(tensor_parallel=4, pipeline_parallel=2)
-    assert layer_host_seconds(asked, wide).tolist() == [4.0 + 4 * (0.5 + 0.25)] * 2
-    assert layer_host_seconds(asked, stages(tensor_parallel=8)).tolist() == [4.0]
+def test_layer_host_seconds_wait_before_collectives() -> None:
+    """Four all-reduces in three passes over two ranks."""
+    asked = problem(stack={"traffic": {"layer_host_s": 4.0, "collective_rank_host_s": 0.75}})
+    assert layer_host_seconds(asked, stages(tensor_parallel=2)).tolist() == pytest.approx([4.0 + 4 * 2 * 0.75 / 3])
+    assert layer_host_seconds(asked, stages()).tolist() == [4.0]
 
 
 def test_head_forward_seconds_by_hand() -> None:
@@ -226,7 +223,13 @@ def test_kernel_attention_seconds_by_hand() -> None:
     asked = problem(stack={"traffic": {"attention_efficiency": 0.2}}, hardware={"efficiency": NATIVE})
     flops = np.array([1000.0])
     passes = kernel_attention_seconds(asked, flops, causal=True)
-    assert (passes.forward[0], passes.backward[0]) == pytest.approx((1000 / 2e11, 2000 / 2e11))
+    assert (passes.forward[0], passes.backward[0]) == pytest.approx((1000 / 2e11, 2500 / 2e11))
+    slower = problem(stack={"traffic": {"attention_efficiency": 0.2}, "parts": {"head_share": 0.5}})
+    assert kernel_attention_seconds(slower, flops, causal=True).forward[0] == pytest.approx(2 * 1000 / 2e11)
+    long = problem(
+        stack={"traffic": {"attention_efficiency": 0.2}, "parts": {"head_share": 0.5}}, model={"hidden_size": 512}
+    )
+    assert kernel_attention_seconds(long, flops, causal=True).forward[0] == pytest.approx(1000 / 2e11)
     native = problem(
         model={"dropout": 0.1},
         hardware={"efficiency": NATIVE},
@@ -238,7 +241,7 @@ def test_kernel_attention_seconds_by_hand() -> None:
     masked = kernel_attention_seconds(native, flops, causal=False)
     assert masked.forward[0] == pytest.approx(1000 / 2e11)
     older = problem(stack={"traffic": {"attention_efficiency": 0.2, "native_attention": True}})
-    assert kernel_attention_seconds(older, flops, causal=True).backward[0] == pytest.approx(2000 / 2e11)
+    assert kernel_attention_seconds(older, flops, causal=True).backward[0] == pytest.approx(2500 / 2e11)
 
 
 def test_native_attention_shares_of_short_sequences_and_small_heads_by_hand() -> None:

@@ -1,6 +1,10 @@
 """Blocks that wait for collectives, by hand: a hidden state is 8 tokens of 16 two-byte elements, two a layer wait."""
 
-from planner.cost_model.held import held_bytes, host_lead
+import pytest
+
+from planner.cost_model.compute import layer_seconds
+from planner.cost_model.held import held_bytes, host_lead, layer_device_seconds, seconds_ahead
+from planner.cost_model.pipeline import outside_layers_seconds
 from planner.specs.units import Seconds
 from tests.helpers import problem, stages
 
@@ -17,6 +21,25 @@ def test_layers_ahead_without_a_pipeline_are_those_that_the_queue_of_launches_ho
         ahead = problem(stack={"process": {"held_launches": layers * LAUNCHES}})
         assert held_bytes(ahead, stages(**deep, **both)).tolist() == [held * LAYER]
         assert held_bytes(ahead, stages(**deep, **forward)).tolist() == [min(held, 2) * LAYER]
+
+
+def test_seconds_ahead_are_those_of_all_micro_batches_and_none_with_a_busy_host() -> None:
+    asked = stages(tensor_parallel=2, num_microbatches=8)
+    leading = problem(hardware={"kernel_launch_s": Seconds(0)})
+    forward, backward = layer_device_seconds(leading, asked)
+    device = 4 * (forward + backward)[0] + outside_layers_seconds(leading, asked)[0]
+    assert seconds_ahead(leading, asked).tolist() == pytest.approx([8 * device])
+    assert seconds_ahead(problem(stack={"traffic": BUSY_HOST}), asked).tolist() == [0.0]
+    launches = {"process": {"held_launches": 100 * LAUNCHES}}
+    assert held_bytes(problem(stack=launches | {"traffic": BUSY_HOST}), asked).tolist() == [0.0]
+
+
+def test_layer_device_seconds_share_collectives_out_over_three_passes() -> None:
+    alone, two = stages(), stages(tensor_parallel=2)
+    assert layer_device_seconds(problem(), alone) == layer_seconds(problem(), alone)
+    forward, backward = layer_device_seconds(problem(), two)
+    own = layer_seconds(problem(), two)
+    assert (backward - own.backward).tolist() == pytest.approx((2 * (forward - own.forward)).tolist())
 
 
 def test_host_lead_and_the_fill_are_ahead_in_a_pipeline() -> None:

@@ -118,6 +118,8 @@ def test_accumulation_seconds_by_hand() -> None:
     adds = problem(stack={"traffic": {"gradient_bytes": 6.0}})
     assert accumulation_seconds(adds, stages(num_microbatches=1)).tolist() == [0]
     assert accumulation_seconds(adds, stages(num_microbatches=2)).tolist() == pytest.approx([15328 * 6 / 5e8])
+    buffered = problem(stack={"traffic": {"gradient_bytes": 6.0}, "mixed_precision": {"gradient_buffer": 4.0}})
+    assert accumulation_seconds(buffered, stages(num_microbatches=1)).tolist() == pytest.approx([15328 * 6 / 5e8])
     own_share = stages(num_microbatches=2, data_parallel=4, zero_stage=2)
     assert accumulation_seconds(adds, own_share).tolist() == pytest.approx([15328 * 6 / 4 / 5e8])
 

@@ -23,11 +23,24 @@ def test_a_set_like_another_has_its_facts_and_reasons_where_it_states_none() -> 
     assert facts_of("a set of nobody") == facts_of("any-set")
 
 
-def test_runs_on_many_nodes_may_have_facts_of_their_own() -> None:
+def test_runs_under_other_conditions_have_facts_of_their_own() -> None:
     known = builtin_facts()
-    few, many = (known.of_row(row(PUBLISHED, set="Ultrascale-playbook", n_gpus=gpus)) for gpus in ("256", "512"))
-    assert (few.message_host_s, few.ends_at_share) == (0.0, True)
-    assert (many.message_host_s, many.ends_at_share, many.stack) == (0.26, False, few.stack)
+
+    def waits(zero_stage: str = "1", **cells: str) -> tuple[float, float, bool]:
+        given = {"set": "Ultrascale-playbook", "gpus_per_node": "8", "micro_batch": "1", "global_batch": "256"} | cells
+        facts = known.of_row(row(PUBLISHED, zero_stage=zero_stage, **given))
+        return facts.message_host_s, facts.collective_rank_host_s, facts.ends_at_share
+
+    plain, checked, polled = (0.0, 0.0, True), (0.0, 0.2e-3, True), (0.2, 0.2e-3, False)
+    assert waits(n_gpus="512", pp="1") == waits(n_gpus="8", pp="4", tp="2", dp="1") == plain
+    assert waits(n_gpus="64", pp="4", tp="8", dp="2") == checked
+    assert waits(n_gpus="64", pp="1", tp="8", dp="8", global_batch="4096") == checked
+    assert waits(n_gpus="512", pp="2", tp="8", dp="32") == polled
+    assert waits(n_gpus="64", pp="2", tp="32", dp="1") == polled
+    assert waits(n_gpus="256", pp="2", tp="2", dp="64") == polled
+    assert waits("0", n_gpus="64", pp="2", tp="2", dp="16") == polled
+    assert waits("0", n_gpus="64", pp="2", tp="2", dp="16", micro_batch="16") == checked
+    assert waits(n_gpus="256", pp="2", tp="1", dp="128") == waits(n_gpus="128", pp="2", tp="1", dp="64") == checked
 
 
 def test_a_row_states_its_own_facts_which_are_no_assumptions() -> None:
