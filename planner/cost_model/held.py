@@ -5,6 +5,7 @@ import numpy as np
 from planner.cost_model import activations, compute
 from planner.cost_model.communication import layer_collectives
 from planner.cost_model.parts import block
+from planner.cost_model.products import BACKWARD_PRODUCTS
 from planner.cost_model.sources import formula
 from planner.layouts.problem import Problem
 from planner.layouts.stages import Floats, StageColumns, microbatch_tokens
@@ -50,7 +51,7 @@ def layers_ahead(problem: Problem, stages: StageColumns) -> Floats:
     columns, layers = stages.layouts, stages.num_layers.astype(np.float64)
     queued = problem.stack.process.held_launches / block(problem).kernels
     forward = np.minimum(layers, queued)
-    backward = np.minimum(layers, (queued - forward) / compute.BACKWARD_PRODUCTS)
+    backward = np.minimum(layers, (queued - forward) / BACKWARD_PRODUCTS)
     alone = forward + np.where(columns.num_microbatches > 1, backward, 0.0)
     in_flight = activations.in_flight_microbatches(stages)
     filling = np.where(stages.is_first & (in_flight > FEW_IN_FLIGHT), in_flight - 2.0, 0.0)
@@ -64,5 +65,5 @@ def layers_ahead(problem: Problem, stages: StageColumns) -> Floats:
 def host_lead(problem: Problem, stages: StageColumns) -> Floats:
     """Share of a layer by which the host gets ahead of the device with each layer: ``1 - host / device``, from 0 on."""
     layer, collectives = compute.layer_seconds(problem, stages), layer_collectives(problem, stages).once
-    host_s = (1.0 + compute.BACKWARD_PRODUCTS) * compute.layer_host_seconds(problem, stages)
+    host_s = (1.0 + BACKWARD_PRODUCTS) * compute.layer_host_seconds(problem, stages)
     return np.maximum(1.0 - host_s / (layer.forward + layer.backward + collectives), 0.0)

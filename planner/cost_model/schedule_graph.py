@@ -12,6 +12,7 @@ import numpy as np
 from planner.cost_model import communication, compute
 from planner.cost_model.grid_communication import grid_collectives
 from planner.cost_model.pipeline import StageTimes, stage_times
+from planner.cost_model.products import BACKWARD_PRODUCTS
 from planner.cost_model.sources import formula
 from planner.cost_model.terms import total
 from planner.layouts.problem import Problem
@@ -46,8 +47,8 @@ def pass_times(problem: Problem, stages: StageColumns, times: StageTimes) -> Pas
     line, grid = communication.layer_collectives(problem, stages), grid_collectives(problem, stages)
     parts, columns = times.microbatch, stages.layouts
     loss = np.where(stages.is_last, compute.loss_seconds(problem, stages), 0.0)
-    head = (computed["loss_head"] - loss) / (1.0 + compute.BACKWARD_PRODUCTS) + loss / 2.0
-    passes = (1.0 + compute.BACKWARD_PRODUCTS) * stages.num_layers + stages.recompute_layers
+    head = (computed["loss_head"] - loss) / (1.0 + BACKWARD_PRODUCTS) + loss / 2.0
+    passes = (1.0 + BACKWARD_PRODUCTS) * stages.num_layers + stages.recompute_layers
     reductions = stages.num_layers * (line.recomputed + grid.recomputed)
     forward = (
         computed["layers_forward"]

@@ -27,7 +27,8 @@ class TilesSpec(Spec, frozen=True, kw_only=True):
     split: Fraction = 0.0
     """How far products of less than a wave are divided along their depth: a power of the part of a wave."""
     droop: Fraction = 0.0
-    """Slower by this share for each factor of ten from 1e11 to 1e13 FLOP, as power limits lower the clock."""
+    """Slower by this share for each factor of ten from 1e11 to 1e13 FLOP, as power limits lower the clock. In a step,
+    products of every size are slower by twice this share, times the part of a layer's time that is products."""
 
 
 class EfficiencySpec(Spec, frozen=True, kw_only=True):
