@@ -80,6 +80,8 @@ class LinkSpec(Spec, frozen=True, kw_only=True):
     """Time of an all-reduce beside its ring steps, half of it for a gathering or a scattering."""
     pair_efficiency: Share | None = None
     """The same of a collective over two devices, if it differs."""
+    quad_efficiency: Share | None = None
+    """The same over four devices of a node of more, if it differs: links of a mesh reach some of the others alone."""
     exchange_efficiency: Share | None = None
     """The same of an all-to-all, if it differs."""
     exchange_start_s: Seconds = field(name="exchange_start", default=Seconds(0))

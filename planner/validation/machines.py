@@ -69,4 +69,7 @@ def _with_network(hardware: HardwareSpec, words: str, assumed: Assumptions, foun
         efficiency=found.efficiency or hardware.network.efficiency,
         latency_s=found.latency_s or hardware.network.latency_s,
     )
-    return msgspec.structs.replace(hardware, network=network)
+    link = hardware.node_link
+    if found.switched:
+        link = msgspec.structs.replace(link, pair_efficiency=None, quad_efficiency=None)
+    return msgspec.structs.replace(hardware, network=network, node_link=link)

@@ -25,3 +25,13 @@ def test_a_network_may_mean_something_in_one_set_alone() -> None:
     assert (own.nics_per_node, own.bandwidth_bytes_per_s) == (4, 12.5e9)
     other = published.case_of(row(PUBLISHED, **stated)).problem.hardware.network
     assert other == load_spec("a100-80g", HardwareSpec).network
+
+
+def test_a_switch_joins_few_cards_as_well_as_all() -> None:
+    card = {"gpu": "V100", "gpu_mem_gb": "32"}
+    mesh = published.case_of(row(PUBLISHED, **card)).problem.hardware.node_link
+    assert mesh.pair_efficiency is not None
+    assert mesh.quad_efficiency is not None
+    switched = published.case_of(row(PUBLISHED, interconnect="DGX-2", **card)).problem.hardware.node_link
+    assert (switched.pair_efficiency, switched.quad_efficiency) == (None, None)
+    assert switched.efficiency == mesh.efficiency
