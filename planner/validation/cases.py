@@ -226,7 +226,8 @@ def recomputed_share(row: Row) -> float | None:
     Recomputing every layer adds a forward to the three of a step: the share is three times what the first has more of.
     ``None`` where a row does not state both, or they leave no share from 0 to 1 but for what rounding adds.
     """
-    of_model, of_hardware = row.number("measured_mfu"), re.search(r"\bHFU (\d+(?:\.\d+)?)%", row.text("note"))
+    of_hardware = re.search(r"\bHFU (\d+(?:\.\d+)?)%", row.text("note"))
+    of_model = row.number("measured_mfu") if of_hardware else None
     if of_model is None or of_hardware is None:
         return None
     share = 3.0 * (float(of_hardware[1]) / of_model - 1.0)

@@ -16,6 +16,7 @@ def test_selective_recomputation_of_whole_layers_is_told_by_both_utilisations() 
     for unlikely in ({"measured_mfu": ""}, {"note": "HFU 70%"}, {"note": "HFU 39%"}, {"note": "fast"}):
         kept = published.case_of(row(PUBLISHED, **(changes | unlikely)))
         assert kept.layout.recompute_layers_per_stage == (0, 0, 0, 0)
+    assert recomputed_share(row(PUBLISHED, measured_mfu="0.0")) is None
     assert recomputed_share(row(PUBLISHED, **(changes | {"note": "HFU 54%"}))) == 1.0
 
 
