@@ -53,8 +53,6 @@ in `specs/` say:
 - off Narayanan2021-T2, the three ZeRO-3 rows of its 174.6B model, not those of its 529.6B one: the share of the links
   that ZeRO-3 reaches in `megatron-deepspeed-2021`;
 - off MosaicML, rows on A100 of 40 GB: that nothing hides behind the gathers of `llm-foundry`;
-- off Narayanan2021-T2, Megatron-2020, Korthikanti2022 and vTrain-single together, one of three round values: the
-  share of its peak that an A100 reaches in full waves of its best tiles, 0.83;
 - off Ultrascale-playbook, the rows on 8, 32, 128 and 512 GPUs: of `nanotron` the host's times, the share of products,
   the fragments and cached blocks of the allocator, how much of DDP's reductions hides, and what hosts of pipelines
   waited before collectives; and which rows were made with a revision that polls for its messages, which both models'
@@ -65,14 +63,22 @@ in `specs/` say:
   all other constants were fixed before colossalai-h200-library was measured;
 - off colossalai-h200, mostly off the kernels of eight of its steps that were profiled: of `colossalai` the host's
   times, copies and updates on the host, and passes of its kernels over memory, of which `colossalai-hf` has those
-  of biases, of the divided loss and of the optimizers; of H100 and H200 the curve of products, attention, the head
-  with an unpadded vocabulary, and rings over two cards.
+  of biases, of the divided loss and of the optimizers; of H100 and H200 attention, the head with an unpadded
+  vocabulary, and rings over two cards.
 
 Everything else is a count, a datasheet or a measurement published elsewhere. Among those: all-reduces of two to eight
 A100 by size (vTrain's tables of nccl-tests), the one adapter that a ring reaches of Jean Zay's network (BigScience's
-benchmark), tiles and multiprocessors of A100 (NVIDIA), the order of ranks and the sends of slices of Megatron-LM and
-DeepSpeed (their sources), and the passes over logits of LLM Foundry's train metrics (its source). The share of
-the peak that Transformer Engine's attention reaches is an estimate.
+benchmark), the order of ranks and the sends of slices of Megatron-LM and DeepSpeed (their sources), and the passes over
+logits of LLM Foundry's train metrics (its source).
+
+Products of A100, H100 and H200 are those of public tables of kernels, in which a product is run a few times by itself
+(GitHub ai-dynamo/aiconfigurator): `gptplan calibrate --kernels` fits how each card cuts them into tiles, and where long
+products are slower than shorter ones how far its clock falls. In a step the clock falls by what products are of a
+layer's time. No constant of it is from the runs below; that no clock falls where the tables show none, as on A100, was
+settled after two sets of A100 had been seen with a fit that let it fall. Of the two libraries in those tables one
+multiplies random numbers and the other weights that nobody set, which is why they differ by up to a fifth in long
+products of H100 and H200. Those of random numbers reach 0.71 and 0.69 of the peak there, medians, less than the model
+gives a step that is all products.
 
 What the other stacks had wrong in memory was found on BLOOM-prequel, BigScience-1B3, Megatron-golden-mem and MosaicML;
 the values are counts in the code of the time and published figures, not fits. Memory of `megatron-deepspeed-2021` was
@@ -124,11 +130,11 @@ carry step times. About fitting decides the finest reading that a stack's runs h
 Below, every set is judged by the others alone: its own errors bear neither on its intervals nor on the scales. `held`
 are the rows within their 90 % intervals, of which half of the rest should lie on either side; `above` took more than
 the interval says. The last columns say what fits with a probability of 95 %. Where a set holds far fewer than 90 %, the
-sets are no draw from one urn, and the guarantee does not reach it: models with Llama's parts on PyTorch's FSDP (four
-rows), a cluster of V100 whose network is known from one benchmark, and Colossal-AI with another library's models on
-another host, faster than predicted. The constants of `colossalai`, `colossalai-hf` and of half of the playbook's
-cluster sizes were read off runs that are among these, so that their errors are smaller than those of runs never seen;
-so were the share and the width of what was not measured chosen by what these sets hold.
+sets are no draw from one urn, and the guarantee does not reach it: a cluster of V100 whose network is known from one
+benchmark, and Colossal-AI with another library's models on another host, faster than predicted. The constants of
+`colossalai`, `colossalai-hf` and of half of the playbook's cluster sizes were read off runs that are among these, so
+that their errors are smaller than those of runs never seen; so were the share and the width of what was not measured
+chosen by what these sets hold.
 """
 _CLASS_HEADINGS = (
     "class",

@@ -17,14 +17,15 @@ from planner.layouts.problem import Problem
 from planner.layouts.stages import StageColumns, stages_of_layout
 from planner.plans.prediction import Prediction
 
+_THROTTLING = "clock throttling and stragglers"
 NOT_MODELLED = (
     "loading of data, logging, evaluation and checkpoints",
     "contention between kinds of communication, and network congestion by other jobs",
-    "clock throttling and stragglers",
+    _THROTTLING,
     "allocator fragmentation beyond the reserved share, and how it rounds blocks of some MiB",
     "gradient buckets that communication still holds when DDP lays them out anew",
 )
-"""What a prediction leaves out, for every layout."""
+"""What a prediction leaves out, for every layout; of a card whose clock is known to fall, stragglers alone."""
 
 
 _ATTENTION_WORDS = {
@@ -56,11 +57,16 @@ def predict(problem: Problem, layout: Layout) -> Prediction:
         nvme_bytes_per_node=round(float(nvme_bytes_per_rank(problem, stages).max()) * ranks),
         expected_error=expected_error(problem, stages.layouts),
         assumptions=_assumptions(problem, layout),
-        not_modelled=NOT_MODELLED,
+        not_modelled=_not_modelled(problem),
         schedule_step_s=schedule_step_seconds(problem, stages),
         fits_probability=min(stage.fits_probability or 0.0 for stage in predicted),
         step_s_interval=(fewest * low, most * high),
     )
+
+
+def _not_modelled(problem: Problem) -> tuple[str, ...]:
+    falls = problem.hardware.efficiency.tiles is not None and problem.hardware.efficiency.tiles.droop > 0
+    return tuple("stragglers" if falls and one == _THROTTLING else one for one in NOT_MODELLED)
 
 
 def _routed_range(problem: Problem, stages: StageColumns, step_s: float) -> tuple[float, float]:
@@ -78,7 +84,10 @@ def _routed_range(problem: Problem, stages: StageColumns, step_s: float) -> tupl
 
 def _assumptions(problem: Problem, layout: Layout) -> tuple[str, ...]:
     """What the prediction takes for granted, in words."""
-    rate = "the efficiency curve" if problem.hardware.efficiency.tiles is None else "the rate of the tiles"
+    tiles = problem.hardware.efficiency.tiles
+    rate = "the efficiency curve" if tiles is None else "the rate of the tiles"
+    if tiles is not None and tiles.droop:
+        rate = f"{rate}, at the clock that a step full of them leaves,"
     stated = [
         f"matrix products reach {rate} of hardware spec {problem.hardware.name}",
         f"ranks fill nodes of {problem.devices_per_node} in order, tensor-parallel ranks next to each other",

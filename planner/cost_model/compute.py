@@ -4,20 +4,22 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from planner.cost_model.attention_time import attention_seconds
 from planner.cost_model.checks import layer_check_seconds
 from planner.cost_model.compiled import with_compiled_counts
-from planner.cost_model.expert_time import expert_kernels, expert_seconds
-from planner.cost_model.flops import attended_share, head_product, layer_products
+from planner.cost_model.expert_time import dispatch_seconds, expert_kernels, expert_products
+from planner.cost_model.flops import head_product, layer_products
 from planner.cost_model.parts import block, counted_whole, final_norm, moved_elements, remade_elements
 from planner.cost_model.parts.part import Divided
 from planner.cost_model.products import (
+    BACKWARD_PRODUCTS,
+    DROOP_DECADES,
     Passes,
     Products,
     Side,
     alignment_share,
     matrix_seconds,
     odd_share,
-    product_seconds,
     traffic_seconds,
     with_gradients,
 )
@@ -28,16 +30,8 @@ from planner.layouts.degrees import edge_of
 from planner.layouts.layout import SHARDS_GRADIENTS, SHARDS_WEIGHTS
 from planner.layouts.problem import Problem
 from planner.layouts.stages import Floats, StageColumns, once_per_places, once_per_stages, padded_vocab
-from planner.specs import ELEMENT_BYTES, Attention
+from planner.specs import ELEMENT_BYTES
 
-BACKWARD_PRODUCTS = 2.0
-"""Backward computes a weight and an input gradient for every product of forward."""
-FLASH_BACKWARD = 2.5
-"""FLOP of backward for each of forward in kernels that store no scores: five products to two, scores made again."""
-SMALL_HEAD = 64
-"""Units that the smallest tiles of attention kernels hold."""
-_USUAL_TOKENS = 2048
-"""Tokens of the sequences with which the rates of attention kernels are measured."""
 SUMMA_KERNELS = 4
 """Kernels of one step of a product in a 2D or 2.5D grid: two broadcasts, the product and its addition."""
 
@@ -80,7 +74,8 @@ def weight_product_seconds(problem: Problem, stages: StageColumns) -> Passes:
 @once_per_places
 def weight_gradient_seconds(problem: Problem, stages: StageColumns) -> Floats:
     """Of backward of one layer, what a schedule can put off: the gradients of the weights of its products. Units: s."""
-    return np.sum([product.of_weight for product in weight_products(problem, stages).values()], axis=0, dtype=float)
+    alone = np.sum([product.of_weight for product in weight_products(problem, stages).values()], axis=0, dtype=float)
+    return np.asarray(alone * product_slowdown(problem, stages))
 
 
 @formula("definition")
@@ -118,15 +113,46 @@ def _bias_outputs(problem: Problem, side: Divided) -> float:
 def layer_seconds(problem: Problem, stages: StageColumns) -> Passes:
     """One layer for one micro batch on the device: products, attention, element-wise traffic, experts. Units: s."""
     attention, element_wise = attention_seconds(problem, stages), element_wise_seconds(problem, stages)
-    parts = [weight_product_seconds(problem, stages), attention, element_wise]
-    moved = _sum(parts if problem.model.experts is None else [*parts, expert_seconds(problem, stages)])
-    fixed = float(problem.stack.traffic.layer_fixed_s)
+    slower = product_slowdown(problem, stages)
+    parts = [_slowed(weight_product_seconds(problem, stages), slower), attention, element_wise]
+    if problem.model.experts is not None:
+        routed = _slowed(expert_products(problem, stages), slower)
+        parts.append(_sum([routed, dispatch_seconds(problem, stages)]))
+    moved, fixed = _sum(parts), float(problem.stack.traffic.layer_fixed_s)
     return Passes(moved.forward + fixed, moved.backward + BACKWARD_PRODUCTS * fixed)
 
 
 def _sum(parts: Iterable[Passes]) -> Passes:
     forward, backward = (np.sum(passes, axis=0, dtype=np.float64) for passes in zip(*parts, strict=True))
     return Passes(np.asarray(forward), np.asarray(backward))
+
+
+@formula("definition")
+@once_per_places
+@with_compiled_counts
+def product_slowdown(problem: Problem, stages: StageColumns) -> Floats:
+    """How many times as long products take at the clock of a training step as at the card's full clock.
+
+    Power limits lower the clock by what the device does over many milliseconds, not by the size of one product. Long
+    products one after the other take ``1 + 2 droop`` times as long (:func:`planner.cost_model.products.alone_seconds`),
+    and in a step the part of it that products are of what a layer takes on the device.
+    """
+    tiles = problem.hardware.efficiency.tiles
+    if tiles is None or tiles.droop == 0:
+        return np.ones(len(stages))
+    products = [weight_product_seconds(problem, stages)]
+    others = [attention_seconds(problem, stages), element_wise_seconds(problem, stages)]
+    if problem.model.experts is not None:
+        products.append(expert_products(problem, stages))
+        others.append(dispatch_seconds(problem, stages))
+    fixed = (1.0 + BACKWARD_PRODUCTS) * float(problem.stack.traffic.layer_fixed_s)
+    taken, other = (np.sum(_sum(parts), axis=0) for parts in (products, others))
+    busy = np.divide(taken, taken + other + fixed, out=np.zeros(len(stages)), where=taken > 0)
+    return 1.0 + DROOP_DECADES * tiles.droop * busy
+
+
+def _slowed(passes: Passes, slower: Floats) -> Passes:
+    return Passes(passes.forward * slower, passes.backward * slower)
 
 
 @formula("pytorch-checkpoint")
@@ -141,7 +167,7 @@ def recomputed_layer_seconds(problem: Problem, stages: StageColumns) -> Floats:
     if problem.model.experts is not None:
         return layer_seconds(problem, stages).forward
     stops = problem.stack.traffic.recompute_stops_early and problem.model.dropout == 0
-    last = weight_products(problem, stages)["ffn_out"].output
+    last = weight_products(problem, stages)["ffn_out"].output * product_slowdown(problem, stages)
     left_out = np.where(stops & (stages.layouts.tensor_parallel == 1), last, 0.0)
     return np.asarray(layer_seconds(problem, stages).forward - left_out)
 
@@ -165,85 +191,6 @@ def layer_host_seconds(problem: Problem, stages: StageColumns) -> Floats:
     stated = stated + np.where(reduced, traffic.zero_layer_host_s * share, 0.0)
     stated = stated + np.where(in_pieces, problem.stack.sharded.layer_host_s, 0.0)
     return np.maximum(layer_kernels(problem, stages) * problem.hardware.kernel_launch_s, stated)
-
-
-@formula("dao2022", "korthikanti2022")
-@once_per_places
-def attention_seconds(problem: Problem, stages: StageColumns) -> Passes:
-    """The attention products of one layer, and the scores' way through memory.
-
-    A flash kernel computes half of the scores, the others all; kernels that store scores move each as
-    often as the stack counts. Kernels that store none run at an efficiency of their own, if the stack or
-    the card has one: :func:`kernel_attention_seconds`. Units: s.
-    """
-    kind, under_zero_3 = problem.stack.activations.attention, problem.stack.sharded.attention
-    plain = _attention(problem, stages, kind)
-    if under_zero_3 in (None, kind):
-        return plain
-    other, in_pieces = _attention(problem, stages, under_zero_3), stages.layouts.zero_stage >= SHARDS_WEIGHTS
-    return Passes(*(np.where(in_pieces, own, usual) for own, usual in zip(other, plain, strict=True)))
-
-
-def _attention(problem: Problem, stages: StageColumns, kind: Attention | None) -> Passes:
-    stack, products = problem.stack, layer_products(problem, stages)
-    computed = attended_share(problem) if kind == "flash" else 1.0
-    flops = (products.attention_scores * computed, products.attention_values * computed)
-    stores_scores = kind in ("materialised", "recomputed")
-    if stack.traffic.attention_efficiency is not None and not stores_scores:
-        return kernel_attention_seconds(problem, flops[0] + flops[1], kind == "flash")
-    if not stores_scores:
-        seconds = product_seconds(problem, flops[0]) + product_seconds(problem, flops[1])
-        return Passes(seconds, BACKWARD_PRODUCTS * seconds)
-    side, depth = float(problem.seq_len), float(problem.model.head_size)
-    heads = rank_tokens(problem, stages) / side * problem.model.num_heads * shares(stages.layouts).split_hidden
-    seconds = matrix_seconds(problem, side, side, depth, heads) + matrix_seconds(problem, side, depth, side, heads)
-    scores = heads * side * side * ELEMENT_BYTES[problem.precision]
-    seconds = seconds + traffic_seconds(problem, scores * stack.traffic.score_elements)
-    return Passes(seconds, BACKWARD_PRODUCTS * seconds)
-
-
-@formula("dao2022")
-def kernel_attention_seconds(problem: Problem, flops: Floats, causal: bool) -> Passes:
-    """Attention kernels that store no scores, of which ``flops`` are those of forward.
-
-    Either at the stack's share of the peak times the card's, which counts five products in backward to the two of
-    forward; or, by causal kernels written for the card, at its shares for forward and, of twice the FLOP, for
-    backward, with heads filled up to whole tiles and, where the model drops scores, the FLOP that this takes for
-    each. Units: s.
-    """
-    traffic, efficiency, model = problem.stack.traffic, problem.hardware.efficiency, problem.model
-    peak = problem.hardware.peak_flops_per_s[problem.precision]
-    if not (traffic.native_attention and causal) or efficiency.native_attention is None:
-        small = problem.stack.parts.head_share if model.head_size <= SMALL_HEAD else 1.0
-        seconds = flops / (peak * (traffic.attention_efficiency or 1.0) * efficiency.attention * small)
-        return Passes(seconds, FLASH_BACKWARD * seconds)
-    head, tile = model.head_size, efficiency.native_attention_head
-    filled = -(-head // tile) * tile / head
-    # Two products of 2 FLOP for each score and unit of a head.
-    dropped = flops / (4.0 * head) * traffic.attention_dropout_flops * (model.dropout > 0)
-    forward, backward = native_attention_shares(problem, head * filled)
-    usual = efficiency.native_attention
-    return Passes(
-        flops * filled / (peak * forward) + dropped / (peak * usual[0]),
-        BACKWARD_PRODUCTS * flops * filled / (peak * backward) + dropped / (peak * usual[1]),
-    )
-
-
-@formula("definition")
-def native_attention_shares(problem: Problem, head: float) -> tuple[float, float]:
-    """Shares of the peak that kernels written for the card reach forward and backward, with heads filled to ``head``.
-
-    Each sequence takes what ``s`` tokens more would, so that the share of 2,048 tokens becomes
-    ``(2048 + s) / 2048 T / (T + s)`` of it with ``T`` tokens; small heads keep a part.
-    """
-    efficiency, tokens = problem.hardware.efficiency, float(problem.seq_len)
-    assert efficiency.native_attention is not None, "the card has such kernels"
-    small = efficiency.native_attention_small_head if head <= SMALL_HEAD else (1.0, 1.0)
-    longer = [(_USUAL_TOKENS + s) / _USUAL_TOKENS * tokens / (tokens + s) for s in efficiency.native_attention_tokens]
-    forward, backward = (
-        share * part * factor for share, part, factor in zip(efficiency.native_attention, small, longer, strict=True)
-    )
-    return forward, backward
 
 
 @formula("xu2021", "wang2021")
@@ -278,7 +225,7 @@ def head_forward_seconds(problem: Problem, stages: StageColumns) -> Floats:
     outer = padded_vocab(problem, columns) * part
     rows = head_product(problem, stages) / (2.0 * inner * outer * steps)
     reached = odd_share(problem, vocab) * problem.stack.traffic.product_share
-    return steps * matrix_seconds(problem, rows, outer, inner) / reached
+    return steps * matrix_seconds(problem, rows, outer, inner) / reached * product_slowdown(problem, stages)
 
 
 @formula("definition")

@@ -93,14 +93,6 @@ def dispatch_seconds(problem: Problem, stages: StageColumns) -> Passes:
     return Passes(moved[0] + own.syncs * float(own.sync_s), moved[1])
 
 
-@formula("definition")
-@once_per_places
-def expert_seconds(problem: Problem, stages: StageColumns) -> Passes:
-    """Experts of one layer for one micro batch on the device: :func:`expert_products`, :func:`dispatch_seconds`."""
-    products, dispatch = expert_products(problem, stages), dispatch_seconds(problem, stages)
-    return Passes(products.forward + dispatch.forward, products.backward + dispatch.backward)
-
-
 @formula("colossalai0.5.0", "megatron-core")
 @once_per_places
 def expert_kernels(problem: Problem, stages: StageColumns) -> Floats:

@@ -6,7 +6,7 @@ from planner.cost_model import activations, compute
 from planner.cost_model.communication import layer_collectives
 from planner.cost_model.parts import block
 from planner.cost_model.pipeline import outside_layers_seconds
-from planner.cost_model.products import Passes
+from planner.cost_model.products import BACKWARD_PRODUCTS, Passes
 from planner.cost_model.sources import formula
 from planner.layouts.problem import Problem
 from planner.layouts.stages import Floats, StageColumns, microbatch_tokens
@@ -53,7 +53,7 @@ def layers_ahead(problem: Problem, stages: StageColumns) -> Floats:
     queued = problem.stack.process.held_launches / block(problem).kernels
     ahead_s, passes_s = seconds_ahead(problem, stages), layer_device_seconds(problem, stages)
     forward = np.minimum(np.minimum(layers, queued), ahead_s / passes_s.forward)
-    backward = np.minimum(layers, (queued - forward) / compute.BACKWARD_PRODUCTS)
+    backward = np.minimum(layers, (queued - forward) / BACKWARD_PRODUCTS)
     backward = np.minimum(backward, np.maximum(ahead_s - forward * passes_s.forward, 0.0) / passes_s.backward)
     alone = forward + np.where(columns.num_microbatches > 1, backward, 0.0)
     in_flight = activations.in_flight_microbatches(stages)
@@ -74,7 +74,7 @@ def seconds_ahead(problem: Problem, stages: StageColumns) -> Floats:
     layers, traffic = stages.num_layers, problem.stack.traffic
     forward, backward = layer_device_seconds(problem, stages)
     device = layers * (forward + backward) + outside_layers_seconds(problem, stages)
-    passes = 1.0 + compute.BACKWARD_PRODUCTS
+    passes = 1.0 + BACKWARD_PRODUCTS
     host = passes * layers * compute.layer_host_seconds(problem, stages) + float(traffic.outside_host_s)
     return np.maximum(device - host, 0.0) * stages.layouts.num_microbatches
 
@@ -83,13 +83,13 @@ def seconds_ahead(problem: Problem, stages: StageColumns) -> Floats:
 def layer_device_seconds(problem: Problem, stages: StageColumns) -> Passes:
     """One layer for one micro batch on the device with its collectives, a third of them in forward. Units: s."""
     layer, collectives = compute.layer_seconds(problem, stages), layer_collectives(problem, stages).once
-    share = collectives / (1.0 + compute.BACKWARD_PRODUCTS)
+    share = collectives / (1.0 + BACKWARD_PRODUCTS)
     return Passes(layer.forward + share, layer.backward + collectives - share)
 
 
 @formula("definition")
 def host_lead(problem: Problem, stages: StageColumns) -> Floats:
     """Share of a layer by which the host gets ahead of the device with each layer: ``1 - host / device``, from 0 on."""
-    host_s = (1.0 + compute.BACKWARD_PRODUCTS) * compute.layer_host_seconds(problem, stages)
+    host_s = (1.0 + BACKWARD_PRODUCTS) * compute.layer_host_seconds(problem, stages)
     forward, backward = layer_device_seconds(problem, stages)
     return np.maximum(1.0 - host_s / (forward + backward), 0.0)

@@ -7,7 +7,7 @@ import numpy as np
 from planner.cost_model import communication, compute
 from planner.cost_model.grid_communication import grid_collectives
 from planner.cost_model.pipeline import StageTimes
-from planner.cost_model.products import Passes
+from planner.cost_model.products import BACKWARD_PRODUCTS, Passes
 from planner.cost_model.sources import formula
 from planner.cost_model.terms import total
 from planner.layouts.problem import Problem
@@ -40,7 +40,7 @@ def pass_times(problem: Problem, stages: StageColumns, times: StageTimes) -> Pas
     line, grid = communication.layer_collectives(problem, stages), grid_collectives(problem, stages)
     parts, columns = times.microbatch, stages.layouts
     embedding, head = (end.forward for end in end_passes(problem, stages))
-    passes = (1.0 + compute.BACKWARD_PRODUCTS) * stages.num_layers + stages.recompute_layers
+    passes = (1.0 + BACKWARD_PRODUCTS) * stages.num_layers + stages.recompute_layers
     reductions = stages.num_layers * (line.recomputed + grid.recomputed)
     forward = (
         computed["layers_forward"]
@@ -62,7 +62,7 @@ def end_passes(problem: Problem, stages: StageColumns) -> tuple[Passes, Passes]:
     computed = compute.microbatch_compute(problem, stages)
     embedding, whole = computed["embedding"], computed["loss_head"]
     loss = np.where(stages.is_last, compute.loss_seconds(problem, stages), 0.0)
-    head = (whole - loss) / (1.0 + compute.BACKWARD_PRODUCTS) + loss / 2.0
+    head = (whole - loss) / (1.0 + BACKWARD_PRODUCTS) + loss / 2.0
     looked_up = EMBEDDING_FORWARD * embedding
     return Passes(looked_up, embedding - looked_up), Passes(head, whole - head)
 

@@ -8,6 +8,7 @@ from planner.cost_model import checks, communication, compute, update
 from planner.cost_model.expert_communication import expert_collectives
 from planner.cost_model.grid_communication import grid_collectives, grid_gradient_seconds, grid_seconds
 from planner.cost_model.hiding import exposed, replica_seconds
+from planner.cost_model.products import BACKWARD_PRODUCTS
 from planner.cost_model.sources import formula
 from planner.cost_model.terms import Terms, total
 from planner.layouts.problem import Problem
@@ -77,9 +78,9 @@ def host_seconds(problem: Problem, stages: StageColumns) -> Floats:
     """
     layer, host = compute.layer_seconds(problem, stages), compute.layer_host_seconds(problem, stages)
     if problem.stack.traffic.blocking_launches:
-        return host * ((1.0 + compute.BACKWARD_PRODUCTS) * stages.num_layers + stages.recompute_layers)
+        return host * ((1.0 + BACKWARD_PRODUCTS) * stages.num_layers + stages.recompute_layers)
     line, grid = communication.layer_collectives(problem, stages), grid_collectives(problem, stages)
-    passes = 1.0 + compute.BACKWARD_PRODUCTS
+    passes = 1.0 + BACKWARD_PRODUCTS
     plain = passes * host - layer.forward - layer.backward - line.once - grid.once
     recomputing = plain + host - compute.recomputed_layer_seconds(problem, stages) - line.recomputed - grid.recomputed
     if problem.model.experts is not None:

@@ -12,6 +12,8 @@ from planner.specs import TilesSpec
 
 Side = Floats | float
 """A side of a matrix, of one product or of one for each row."""
+BACKWARD_PRODUCTS = 2.0
+"""Backward computes a weight and an input gradient for every product of forward."""
 VECTOR_ELEMENTS = 8
 """Two-byte elements of an aligned vector of 16 bytes."""
 DROOP_FLOPS, DROOP_DECADES = 1e11, 2.0
@@ -47,7 +49,7 @@ def product_seconds(problem: Problem, flops: Floats) -> Floats:
 
 @formula("nvidia-matmul")
 def matrix_seconds(problem: Problem, rows: Side, columns: Side, depth: Side, batch: Floats | float = 1.0) -> Floats:
-    """Time of ``batch`` products of ``rows x depth`` by ``depth x columns`` at once.
+    """Time of ``batch`` products of ``rows x depth`` by ``depth x columns`` at once, at the full clock.
 
     By tiles, :func:`tile_seconds`, or along the curve where the card has none. Units: s.
     """
@@ -61,12 +63,11 @@ def matrix_seconds(problem: Problem, rows: Side, columns: Side, depth: Side, bat
 def tile_seconds(
     tiles: TilesSpec, peak_flops_per_s: float, sides: tuple[Side, Side, Side], batch: Floats | float = 1.0
 ) -> Floats:
-    """Time of ``batch`` products of ``(rows, columns, depth)`` at once, which are cut into tiles.
+    """Time of ``batch`` products of ``(rows, columns, depth)`` at once, which are cut into tiles, at the full clock.
 
     The multiprocessors compute the tiles of the result wave after wave; a last wave takes as long as a full one,
     or the spec's share of that; less than one wave is divided along the depth as far as the spec says. Each tile
-    fills and empties a pipeline, and the clock falls in long products. Of the card's tiles the one that ends
-    first is taken. Units: s.
+    fills and empties a pipeline. Of the card's tiles the one that ends first is taken. Units: s.
     """
     rows, columns, depth = sides
     flops = np.asarray(2.0 * batch * rows * columns * depth)
@@ -76,10 +77,21 @@ def tile_seconds(
         whole = tiles.tail * np.ceil(waves) + (1.0 - tiles.tail) * waves
         taken = np.where(waves < 1.0, waves**tiles.split, whole)
         best = np.minimum(best, taken * (high * wide / share))
-    decades = np.log10(np.maximum(flops, DROOP_FLOPS)) - np.log10(DROOP_FLOPS)
-    slower = 1.0 + tiles.droop * np.minimum(decades, DROOP_DECADES)
     work = 2.0 * tiles.multiprocessors * (depth + tiles.fill) / (peak_flops_per_s * tiles.rate)
-    return np.where(flops > 0, best * work * slower + tiles.start_s, 0.0)
+    return np.where(flops > 0, best * work + tiles.start_s, 0.0)
+
+
+@formula("nvidia-matmul")
+def alone_seconds(tiles: TilesSpec, peak_flops_per_s: float, sides: tuple[Side, Side, Side]) -> Floats:
+    """Time of one product that is run a few times by itself, as benchmarks of kernels do. Units: s.
+
+    :func:`tile_seconds`, and longer by ``droop`` for each factor of ten from 1e11 to 1e13 FLOP: the runs of a longer
+    product heat the card for longer.
+    """
+    rows, columns, depth = sides
+    flops = np.asarray(2.0 * rows * columns * depth)
+    decades = np.log10(np.maximum(flops, DROOP_FLOPS)) - np.log10(DROOP_FLOPS)
+    return tile_seconds(tiles, peak_flops_per_s, sides) * (1.0 + tiles.droop * np.minimum(decades, DROOP_DECADES))
 
 
 class Products(NamedTuple):

@@ -70,7 +70,8 @@ def piece_times(problem: Problem, stages: StageColumns, times: StageTimes) -> Pi
     passes, (embedding, head) = pass_times(problem, stages, times), end_passes(problem, stages)
     backward_ends = embedding.backward + head.backward
     put_off = stages.num_layers * compute.weight_gradient_seconds(problem, stages)
-    put_off = put_off + expert_layers(problem, stages) * expert_weight_gradient_seconds(problem, stages)
+    of_experts = expert_weight_gradient_seconds(problem, stages) * compute.product_slowdown(problem, stages)
+    put_off = put_off + expert_layers(problem, stages) * of_experts
     put_off = put_off + update.put_off_addition_seconds(problem, stages)
     put_off = np.minimum(put_off, np.maximum(passes.backward_s - backward_ends, 0.0))
     forward = (passes.forward_s - embedding.forward - head.forward) / CHUNKS

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from planner.specs import HardwareSpec
 
-PAIR = 2
+PAIR, QUAD = 2, 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,10 +134,13 @@ class Cluster:
             bandwidth_bytes_per_s=float(link.bandwidth_bytes_per_s) * link.efficiency, latency_s=float(link.latency_s)
         )
 
-    def _pair(self) -> GroupLink:
-        """The link of a collective over two devices of a node, whose rings are shorter but reach less of it."""
+    def _few(self, members: int) -> GroupLink:
+        """The link of a collective over some devices of a node: two, or four of more, may reach less of it than all."""
         link, inside = self.hardware.node_link, self._inside()
-        share = (link.pair_efficiency or link.efficiency) / link.efficiency
+        reached = link.pair_efficiency if members == PAIR else None
+        if members == QUAD and self.devices_per_node > QUAD:
+            reached = link.quad_efficiency
+        share = (reached or link.efficiency) / link.efficiency
         return replace(inside, bandwidth_bytes_per_s=inside.bandwidth_bytes_per_s * share)
 
     def _between_nodes(self) -> GroupLink:
@@ -176,7 +179,7 @@ class Cluster:
             linked = self._linked_pair(stride, size, adjacent) if spacing == 1 else None
             if linked is not None:
                 return linked
-            return self._pair() if size * adjacent == PAIR else self._inside()
+            return self._few(size * adjacent)
         outside = self._outside()
         bandwidth, latency = outside.bandwidth_bytes_per_s * members, outside.latency_s
         if members > 1:
@@ -207,7 +210,7 @@ class Cluster:
         """The node link of an all-to-all."""
         link = self.hardware.node_link
         if link.exchange_efficiency is None:
-            return self._pair() if size == PAIR else self._inside()
+            return self._few(size)
         inside = self._inside()
         bandwidth = inside.bandwidth_bytes_per_s * link.exchange_efficiency / link.efficiency
         return replace(inside, bandwidth_bytes_per_s=bandwidth)

@@ -27,7 +27,8 @@ class TilesSpec(Spec, frozen=True, kw_only=True):
     split: Fraction = 0.0
     """How far products of less than a wave are divided along their depth: a power of the part of a wave."""
     droop: Fraction = 0.0
-    """Slower by this share for each factor of ten from 1e11 to 1e13 FLOP, as power limits lower the clock."""
+    """Slower by this share for each factor of ten from 1e11 to 1e13 FLOP, as power limits lower the clock. In a step,
+    products of every size are slower by twice this share, times the part of a layer's time that is products."""
 
 
 class EfficiencySpec(Spec, frozen=True, kw_only=True):
@@ -79,6 +80,8 @@ class LinkSpec(Spec, frozen=True, kw_only=True):
     """Time of an all-reduce beside its ring steps, half of it for a gathering or a scattering."""
     pair_efficiency: Share | None = None
     """The same of a collective over two devices, if it differs."""
+    quad_efficiency: Share | None = None
+    """The same over four devices of a node of more, if it differs: links of a mesh reach some of the others alone."""
     exchange_efficiency: Share | None = None
     """The same of an all-to-all, if it differs."""
     exchange_start_s: Seconds = field(name="exchange_start", default=Seconds(0))

@@ -35,6 +35,8 @@ class SkippedRow(Exception):  # noqa: N818 - no error: a row that says why it is
 
 EIGHT_BIT = ("fp8", "fp4", "int8")
 OUTCOMES = ("fit", "oom", "failed")
+MFU_ROUNDING = 0.1
+"""What whole percents leave unsure of three times a ratio of utilisations."""
 StageRead = Literal["fullest", "first", "last"]
 
 
@@ -216,6 +218,20 @@ def head_count(hidden: int, tensor_parallel: int) -> int:
     """The number of heads that TP divides and whose size is nearest to 128."""
     counts = [heads for heads in range(tensor_parallel, hidden + 1, tensor_parallel) if hidden % heads == 0]
     return min(counts, key=lambda heads: abs(hidden // heads - 128)) if counts else 1
+
+
+def recomputed_share(row: Row) -> float | None:
+    """Share of the layers that recompute, of a row that states the utilisation by the hardware's FLOP and the model's.
+
+    Recomputing every layer adds a forward to the three of a step: the share is three times what the first has more of.
+    ``None`` where a row does not state both, or they leave no share from 0 to 1 but for what rounding adds.
+    """
+    of_hardware = re.search(r"\bHFU (\d+(?:\.\d+)?)%", row.text("note"))
+    of_model = row.number("measured_mfu") if of_hardware else None
+    if of_model is None or of_hardware is None:
+        return None
+    share = 3.0 * (float(of_hardware[1]) / of_model - 1.0)
+    return min(share, 1.0) if 0.0 <= share <= 1.0 + MFU_ROUNDING else None
 
 
 def stage_layers(layers: int, stages: int, *, middle: bool, assumed: Assumptions) -> tuple[int, ...]:

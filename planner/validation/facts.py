@@ -137,6 +137,8 @@ class KnownNetwork(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Share of it that collectives reach, if that was measured there; else the card's spec has it."""
     latency_s: Seconds | None = msgspec.field(name="latency", default=None)
     """Of one message, if it is another one than in the card's spec."""
+    switched: bool = False
+    """Whether a switch joins the devices of a node, so that few of them reach as much of its links as all."""
     why: str = ""
     """Where these are from."""
 

@@ -25,10 +25,14 @@ CARDS = {
 def hardware_of(row: Row, default_gb: int, assumed: Assumptions, known: KnownFacts, network: str = "") -> HardwareSpec:
     """The built-in spec of the row's card, with the network that the row names, else the one that is given.
 
+    What a name means in one set alone has the set before it, ``IBM-fms: 400 Gbps``.
+
     Raises:
         SkippedRow: there is no spec for the card.
     """
-    return _with_network(_card(row, default_gb, assumed), row.text("interconnect") or network, assumed, known)
+    words = row.text("interconnect") or network
+    found = known.networks.get(f"{row.set_name}: {words}") or known.networks.get(words)
+    return _with_network(_card(row, default_gb, assumed), words, assumed, found)
 
 
 def _card(row: Row, default_gb: int, assumed: Assumptions) -> HardwareSpec:
@@ -49,9 +53,8 @@ def _default_gb(kind: str, default_gb: int) -> int:
     return 32 if kind == "V100" else default_gb
 
 
-def _with_network(hardware: HardwareSpec, words: str, assumed: Assumptions, known: KnownFacts) -> HardwareSpec:
+def _with_network(hardware: HardwareSpec, words: str, assumed: Assumptions, found: KnownNetwork | None) -> HardwareSpec:
     """The card with the network that ``words`` name or write out; its own where they tell no adapters."""
-    found = known.networks.get(words)
     try:
         nics, rate = parse_network(found.adapters if found else words)
     except ValueError:
@@ -66,4 +69,7 @@ def _with_network(hardware: HardwareSpec, words: str, assumed: Assumptions, know
         efficiency=found.efficiency or hardware.network.efficiency,
         latency_s=found.latency_s or hardware.network.latency_s,
     )
-    return msgspec.structs.replace(hardware, network=network)
+    link = hardware.node_link
+    if found.switched:
+        link = msgspec.structs.replace(link, pair_efficiency=None, quad_efficiency=None)
+    return msgspec.structs.replace(hardware, network=network, node_link=link)

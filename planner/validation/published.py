@@ -141,6 +141,8 @@ def _filled(row: Row, facts: SetFacts, assumed: Assumptions) -> _Filled:
     attention: str = fill("attention", _stated_attention(row), facts.attention)
     if recompute == SELECTIVE and attention == "materialised":
         attention = "recomputed"
+    if recompute == SELECTIVE and attention == "flash" and cases.recomputed_share(row) is not None:
+        stack = msgspec.structs.replace(stack, recompute="per-layer")
     activations = msgspec.structs.replace(stack.activations, attention=attention)
     traffic = msgspec.structs.replace(stack.traffic, blocking_launches=facts.blocking_launches)
     if facts.blocking_launches:
@@ -222,10 +224,19 @@ def _layout(row: Row, filled: _Filled, model: ModelSpec, assumed: Assumptions, f
         schedule=schedule,
         num_model_chunks=chunks if schedule == "interleaved" else 1,
         layers_per_stage=layers,
-        recompute_layers_per_stage=layers if filled.recompute else (0,) * stages,
+        recompute_layers_per_stage=_recomputed(row, layers, filled, assumed),
         offload=_offload(row),
         precision=filled.precision,
     )
+
+
+def _recomputed(row: Row, layers: tuple[int, ...], filled: _Filled, assumed: Assumptions) -> tuple[int, ...]:
+    """Recomputed layers of each stage: all, none, or the share that both utilisations of a selective row tell."""
+    share, told = 1.0 if filled.recompute else 0.0, cases.recomputed_share(row)
+    if row.text("recompute") == SELECTIVE and filled.stack.activations.attention == "flash" and told is not None:
+        share = told
+        assumed.note("selective recomputation: the layers that the hardware's FLOP beside the model's tell")
+    return tuple(round(one * share) for one in layers)
 
 
 def _stage_layers(row: Row, model: ModelSpec, assumed: Assumptions, facts: SetFacts) -> tuple[int, ...]:

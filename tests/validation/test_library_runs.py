@@ -40,7 +40,7 @@ def test_step_time_of_models_that_do_not_wait_for_the_host_is_within_a_few_perce
     ]
     assert len(errors) == 9
     assert sum(errors) / len(errors) < 0.04
-    assert max(errors) < 0.06
+    assert max(errors) < 0.07
 
 
 def test_a_calibrated_spec_predicts_runs_that_it_does_not_know() -> None:

@@ -74,6 +74,27 @@ def test_runs_of_nanotron(report: Report) -> None:
     assert playbook.ranking.kendall_tau > 0.84
 
 
+@pytest.mark.parametrize(
+    ("name", "mean"),
+    [
+        ("colossalai-h100", 5),
+        ("vTrain-single", 7),
+        ("vTrain-multi", 9),
+        ("Megatron-2020", 5),
+        ("Narayanan2021-T2", 5),
+        ("BLOOM-prequel", 9),
+        ("MosaicML", 8),
+        ("NVIDIA-dgxc", 3),
+        ("IBM-fms", 5),
+    ],
+)
+def test_step_times(name: str, mean: float, report: Report) -> None:
+    error = report.sets[name].step_time
+    assert error.n >= 3
+    assert error.mean_abs_pct is not None
+    assert error.mean_abs_pct < mean
+
+
 def test_what_fits_is_told_from_what_does_not(report: Report) -> None:
     for name in (
         "vTrain-single",

@@ -7,12 +7,13 @@ import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
 from planner.calibration.tiles import LEAST_PRODUCTS, fit_tiles
 from planner.cli import app as cli
-from planner.cost_model.products import tile_seconds
+from planner.cost_model.products import alone_seconds
 from planner.handover.measurements import Product
 from planner.specs import HardwareSpec, TilesSpec
 from planner.specs.files import load_spec
@@ -40,13 +41,13 @@ def gptplan(capsys: pytest.CaptureFixture[str]) -> Run:
     return run
 
 
-def products() -> Iterator[Product]:
-    """Products of a device with the true tiles, a few percent of noise on each."""
+def products(tiles: TilesSpec = TRUE) -> Iterator[Product]:
+    """Products of a device with these tiles, a few percent of noise on each."""
     noise = np.random.default_rng(1)
     for m in (1024, 1500, 2048, 4096, 6000, 8192):
         for n in (512, 768, 1024, 2560, 4096, 12288):
             for k in (512, 1024, 4096, 12288, 51200):
-                seconds = float(tile_seconds(TRUE, PEAK, (float(m), float(n), float(k))))
+                seconds = float(alone_seconds(tiles, PEAK, (float(m), float(n), float(k))))
                 yield Product(precision="bf16", m=m, n=n, k=k, seconds=seconds * noise.uniform(0.97, 1.03))
 
 
@@ -86,6 +87,12 @@ def test_tiles_predict_products_that_were_held_out() -> None:
     assert fit.error < 0.035
     assert fit.tiles.droop == pytest.approx(TRUE.droop, abs=0.04)
     assert fit.tiles.start_s == pytest.approx(TRUE.start_s, rel=0.5)
+
+
+def test_the_clock_of_tiles_falls_only_where_long_products_are_slower() -> None:
+    steady = msgspec.structs.replace(TRUE, droop=0.0)
+    assert fit_tiles(list(products(steady)), 132, PEAK).tiles.droop == 0.0
+    assert fit_tiles(list(products()), 132, PEAK).tiles.droop > 0.0
 
 
 def test_too_few_products_are_no_tiles() -> None:

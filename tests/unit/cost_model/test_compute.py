@@ -3,21 +3,20 @@
 from typing import Any
 
 import msgspec
-import numpy as np
 import pytest
 
+from planner.cost_model.attention_time import attention_seconds
 from planner.cost_model.compute import (
-    attention_seconds,
     element_wise_seconds,
     embedding_seconds,
     final_norm_seconds,
     head_forward_seconds,
-    kernel_attention_seconds,
     layer_host_seconds,
     layer_kernels,
     layer_seconds,
     loss_seconds,
     microbatch_compute,
+    product_slowdown,
     recomputed_layer_seconds,
     summa_steps,
     weight_gradient_seconds,
@@ -126,28 +125,6 @@ def test_microbatch_compute_by_hand() -> None:
     )
 
 
-def test_attention_seconds_at_an_efficiency_of_their_own() -> None:
-    asked = problem(stack={"traffic": {"attention_efficiency": 0.25}})
-    assert attention_seconds(asked, stages()).forward.tolist() == pytest.approx([2048 / 2.5e11])
-
-
-@pytest.mark.parametrize(
-    ("kind", "seconds"),
-    [
-        ("flash", 2048 / 5e11),
-        ("unskipped", 4096 / 5e11),
-        # 8 * 8 * 4 scores of two bytes, three times over the memory.
-        ("materialised", 4096 / 5e11 + 256 * 2 * 3 / 5e8),
-        ("recomputed", 4096 / 5e11 + 256 * 2 * 3 / 5e8),
-    ],
-)
-def test_attention_seconds_by_hand(kind: str, seconds: float) -> None:
-    asked = problem(stack={"activations": {"attention": kind}, "traffic": {"score_elements": 3.0}})
-    attention = attention_seconds(asked, stages())
-    assert attention.forward.tolist() == pytest.approx([seconds])
-    assert attention.backward.tolist() == pytest.approx([2 * seconds])
-
-
 def test_microbatch_compute_recomputes_attention_alone_where_the_stack_does() -> None:
     stack = {"activations": {"attention": "recomputed"}, "traffic": {"score_elements": 3.0}}
     asked, kept = problem(stack=stack), problem(stack=stack | {"activations": {"attention": "materialised"}})
@@ -214,57 +191,6 @@ def test_element_wise_seconds_of_a_grid() -> None:
     passes = element_wise_seconds(asked, stages(tensor_mode="2d", tensor_parallel=4))
     assert passes.forward.tolist() == pytest.approx([HIDDEN_BYTES / 2 * (30 + 12) / 2 / 5e8])
     assert passes.backward.tolist() == pytest.approx([HIDDEN_BYTES / 2 * (60 + 24) / 2 / 5e8])
-
-
-NATIVE = {"native_attention": (0.5, 0.25), "native_attention_head": 8}
-
-
-def test_kernel_attention_seconds_by_hand() -> None:
-    asked = problem(stack={"traffic": {"attention_efficiency": 0.2}}, hardware={"efficiency": NATIVE})
-    flops = np.array([1000.0])
-    passes = kernel_attention_seconds(asked, flops, causal=True)
-    assert (passes.forward[0], passes.backward[0]) == pytest.approx((1000 / 2e11, 2500 / 2e11))
-    slower = problem(stack={"traffic": {"attention_efficiency": 0.2}, "parts": {"head_share": 0.5}})
-    assert kernel_attention_seconds(slower, flops, causal=True).forward[0] == pytest.approx(2 * 1000 / 2e11)
-    long = problem(
-        stack={"traffic": {"attention_efficiency": 0.2}, "parts": {"head_share": 0.5}}, model={"hidden_size": 512}
-    )
-    assert kernel_attention_seconds(long, flops, causal=True).forward[0] == pytest.approx(1000 / 2e11)
-    native = problem(
-        model={"dropout": 0.1},
-        hardware={"efficiency": NATIVE},
-        stack={"traffic": {"attention_efficiency": 0.2, "native_attention": True, "attention_dropout_flops": 32.0}},
-    )
-    # Heads of 4 fill half of a tile; 1000 FLOP are 1000 / 16 scores, each dropped for 32 FLOP.
-    passes = kernel_attention_seconds(native, flops, causal=True)
-    assert (passes.forward[0], passes.backward[0]) == pytest.approx(((2000 + 2000) / 5e11, (4000 + 2000) / 2.5e11))
-    masked = kernel_attention_seconds(native, flops, causal=False)
-    assert masked.forward[0] == pytest.approx(1000 / 2e11)
-    older = problem(stack={"traffic": {"attention_efficiency": 0.2, "native_attention": True}})
-    assert kernel_attention_seconds(older, flops, causal=True).backward[0] == pytest.approx(2500 / 2e11)
-
-
-def test_native_attention_shares_of_short_sequences_and_small_heads_by_hand() -> None:
-    slower = NATIVE | {"native_attention_tokens": (8.0, 24.0), "native_attention_small_head": (0.8, 0.5)}
-    asked = problem(
-        model={"dropout": 0.1},
-        hardware={"efficiency": slower},
-        stack={"traffic": {"native_attention": True, "attention_efficiency": 0.2, "attention_dropout_flops": 32.0}},
-    )
-    tokens = asked.seq_len
-    forward = 0.5 * 0.8 * (2048 + 8) / 2048 * tokens / (tokens + 8)
-    backward = 0.25 * 0.5 * (2048 + 24) / 2048 * tokens / (tokens + 24)
-    passes = kernel_attention_seconds(asked, np.array([1000.0]), causal=True)
-    # What dropping takes is the same for every shape.
-    expected = (2000 / (forward * 1e12) + 2000 / 5e11, 4000 / (backward * 1e12) + 2000 / 2.5e11)
-    assert (passes.forward[0], passes.backward[0]) == pytest.approx(expected)
-
-
-def test_attention_seconds_under_zero_3_by_its_own_kernels() -> None:
-    stack = {"activations": {"attention": "unskipped"}, "sharded": {"attention": "flash"}}
-    rows = stages(data_parallel=2, zero_stage=3)
-    assert attention_seconds(problem(stack=stack), rows).forward.tolist() == pytest.approx([2048 / 5e11])
-    assert attention_seconds(problem(stack=stack), stages()).forward.tolist() == pytest.approx([4096 / 5e11])
 
 
 def test_head_forward_seconds_of_an_unpadded_vocabulary_under_zero_3() -> None:
@@ -342,3 +268,33 @@ def test_weight_products_by_hand() -> None:
 def test_weight_gradient_seconds_by_hand() -> None:
     # Of each product as long as its forward: all are bound by the same memory traffic.
     assert weight_gradient_seconds(problem(), stages()).tolist() == pytest.approx([(2560 + 1024 + 3328 + 3328) / 5e8])
+
+
+DROOPING = TilesSpec(multiprocessors=1, rate=0.5, start_s=Seconds(0), shapes=((8, 16, 1.0),), droop=0.25)
+"""Half slower where products follow each other."""
+
+
+def test_product_slowdown_by_hand() -> None:
+    asked = problem(hardware=FAST_MEMORY | {"efficiency": {"tiles": DROOPING}})
+    # Beside the products half of 2 * 2048 FLOP of attention, three times, and what their element-wise kernels move.
+    products = 3 * 49152 / 5e11
+    busy = products / (products + 3 * 2048 / 5e11 + HIDDEN_BYTES * 90 / 5e14)
+    assert product_slowdown(asked, stages()).tolist() == pytest.approx([1 + 2 * 0.25 * busy])
+    assert product_slowdown(problem(), stages()).tolist() == [1.0]
+
+
+def test_product_slowdown_is_that_of_layers_recomputation_and_head() -> None:
+    steady = msgspec.structs.replace(DROOPING, droop=0.0)
+    hot, cold = (problem(hardware=FAST_MEMORY | {"efficiency": {"tiles": one}}) for one in (DROOPING, steady))
+    slower, products = product_slowdown(hot, stages())[0], weight_product_seconds(cold, stages())
+    assert slower > 1.4
+    for way in (0, 1):
+        longer = layer_seconds(hot, stages())[way] - layer_seconds(cold, stages())[way]
+        assert longer.tolist() == pytest.approx(((slower - 1) * products[way]).tolist())
+    head = head_forward_seconds(cold, stages())
+    assert head_forward_seconds(hot, stages()).tolist() == pytest.approx((slower * head).tolist())
+    early = {"traffic": {"recompute_stops_early": True}}
+    stopped = problem(hardware=FAST_MEMORY | {"efficiency": {"tiles": DROOPING}}, stack=early)
+    last = weight_products(stopped, stages())["ffn_out"].output * slower
+    left = layer_seconds(stopped, stages()).forward - recomputed_layer_seconds(stopped, stages())
+    assert left.tolist() == pytest.approx(last.tolist())

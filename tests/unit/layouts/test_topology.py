@@ -186,6 +186,18 @@ def test_a_ring_of_two_has_an_efficiency_of_its_own() -> None:
     assert paired.neighbours(1, 2) == usual.neighbours(1, 2)
 
 
+def test_a_ring_of_four_of_more_has_an_efficiency_of_its_own() -> None:
+    link = {"quad_efficiency": 0.25}
+    in_nodes_of = {
+        each: Cluster(hardware=tiny_hardware(node_link=link), devices_per_node=each, num_devices=16) for each in (4, 8)
+    }
+    assert in_nodes_of[8].ring(1, 4).bandwidth_bytes_per_s == pytest.approx(5e8)
+    assert in_nodes_of[8].ring(2, 4).bandwidth_bytes_per_s == pytest.approx(5e8)
+    assert in_nodes_of[8].ring(1, 8).bandwidth_bytes_per_s == pytest.approx(1e9)
+    assert in_nodes_of[8].ring(1, 2).bandwidth_bytes_per_s == pytest.approx(1e9)
+    assert in_nodes_of[4].ring(1, 4).bandwidth_bytes_per_s == pytest.approx(1e9)
+
+
 def test_what_a_collective_takes_to_start_is_shared_by_its_steps() -> None:
     ring = cluster(8, node_link={"start_s": 6e-6}).ring(stride=1, size=4)
     # An all-reduce over four ranks has six steps.

@@ -35,6 +35,7 @@ PUBLISHED = {
     "tokens_per_s_per_gpu": "",
     "measured_tflops_per_gpu": "",
     "tflops_kind": "",
+    "measured_mfu": "",
     "measured_mem_gib": "31",
     "mem_kind": "nvidia-smi",
     "outcome": "fit",

@@ -1,0 +1,38 @@
+"""What rows tell beside their columns: recomputed layers by two utilisations, networks by what their set means."""
+
+from planner.specs import HardwareSpec
+from planner.specs.files import load_spec
+from planner.validation import published
+from planner.validation.cases import recomputed_share
+from tests.unit.validation.validation_rows import PUBLISHED, row
+
+
+def test_selective_recomputation_of_whole_layers_is_told_by_both_utilisations() -> None:
+    changes = {"recompute": "selective", "flash_attention": "yes", "measured_mfu": "40", "note": "FSDP; HFU 46%; 4k"}
+    case = published.case_of(row(PUBLISHED, **changes))
+    # 46 / 40 - 1 of three parts: 0.45 of the ten layers of a stage.
+    assert case.layout.recompute_layers_per_stage == (4, 4, 4, 4)
+    assert any("the hardware's FLOP beside the model's" in text for text in case.assumptions)
+    for unlikely in ({"measured_mfu": ""}, {"note": "HFU 70%"}, {"note": "HFU 39%"}, {"note": "fast"}):
+        kept = published.case_of(row(PUBLISHED, **(changes | unlikely)))
+        assert kept.layout.recompute_layers_per_stage == (0, 0, 0, 0)
+    assert recomputed_share(row(PUBLISHED, measured_mfu="0.0")) is None
+    assert recomputed_share(row(PUBLISHED, **(changes | {"note": "HFU 54%"}))) == 1.0
+
+
+def test_a_network_may_mean_something_in_one_set_alone() -> None:
+    stated = {"interconnect": "400 Gbps", "gpu": "A100"}
+    own = published.case_of(row(PUBLISHED, set="IBM-fms", **stated)).problem.hardware.network
+    assert (own.nics_per_node, own.bandwidth_bytes_per_s) == (4, 12.5e9)
+    other = published.case_of(row(PUBLISHED, **stated)).problem.hardware.network
+    assert other == load_spec("a100-80g", HardwareSpec).network
+
+
+def test_a_switch_joins_few_cards_as_well_as_all() -> None:
+    card = {"gpu": "V100", "gpu_mem_gb": "32"}
+    mesh = published.case_of(row(PUBLISHED, **card)).problem.hardware.node_link
+    assert mesh.pair_efficiency is not None
+    assert mesh.quad_efficiency is not None
+    switched = published.case_of(row(PUBLISHED, interconnect="DGX-2", **card)).problem.hardware.node_link
+    assert (switched.pair_efficiency, switched.quad_efficiency) == (None, None)
+    assert switched.efficiency == mesh.efficiency
