@@ -182,6 +182,7 @@ def _model_cells(plan: Plan) -> dict[str, str]:
         "heads": str(model.num_heads),
         "vocab": str(model.vocab_size),
         "seq_len": str(problem.seq_len),
+        "kv_heads": "" if model.kv_heads == model.num_heads else str(model.kv_heads),
         "ffn_hidden": "" if model.ffn_hidden_size == 4 * model.hidden_size else str(model.ffn_hidden_size),
         "tied_embeddings": "" if model.tied_embeddings else "no",
         "dropout": str(model.dropout),

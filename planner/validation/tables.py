@@ -62,8 +62,8 @@ RECORDED = Dialect(
     "zero_stage pp_style? num_model_chunks? layers_per_stage? micro_batch batch_per_dp_rank global_batch recompute "
     "precision flash_attention? attn sequence_parallel? shard_param_frac? offload_optim_frac? optimizer? outcome "
     "step_s peak_allocated_mib_per_rank peak_reserved_mib_max? device_used_mib_max? after_boost_allocated_mib? "
-    "fresh_process? gpus_per_node? ffn_hidden? tied_embeddings? dropout? compiled? recompute_pointwise? tensor_mode? "
-    "tensor_depth? offload_param_frac? offload_tier? interconnect? stack?",
+    "fresh_process? gpus_per_node? kv_heads? ffn_hidden? tied_embeddings? dropout? compiled? recompute_pointwise? "
+    "tensor_mode? tensor_depth? offload_param_frac? offload_tier? interconnect? stack?",
 )
 SEED = Dialect(
     "seed",

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from planner.cost_model import predict
 from planner.diagnostics import PlanError
 from planner.layouts.layout import Layout, Offload
 from planner.plans.plan import Plan
@@ -123,6 +124,19 @@ def test_rows_are_appended_below_one_header(solved: Plan, tmp_path: Path) -> Non
         append_run(table, solved, name="x", outcome="fit", metrics=metrics_of(tmp_path, 2))
     assert table.read_text().count("id,set,gpu") == 1
     assert [row.id for row in read_table(table).rows] == ["x-000", "x-001", "x-002"]
+
+
+def test_a_model_of_grouped_queries_is_read_back(tmp_path: Path) -> None:
+    asked = Question(model="llama3-8b", gpu="h200-141g", gpus=1, global_batch=8, seq_len=8192, precision="bf16")
+    plan = solve(build_problem(asked)).plan
+    assert plan
+    table = tmp_path / "runs.csv"
+    append_run(table, plan, name="x", outcome="oom", metrics=None)
+    (row,) = read_table(table).rows
+    case = recorded.case_of(row)
+    assert case.layout == plan.layout
+    (own,), (replayed,) = plan.predicted.stages, predict(case.problem, case.layout).stages
+    assert replayed.peak_bytes == own.peak_bytes
 
 
 def test_a_run_out_of_memory_has_no_figures(solved: Plan, tmp_path: Path) -> None:
