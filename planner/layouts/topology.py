@@ -240,6 +240,10 @@ class Cluster:
         return self._outside() if apart.any() else self._inside()
 
 
+SMALL_TABLE = 2**22
+"""Numbers below which a table of them all is filled sooner than a column of them is sorted."""
+
+
 def link_columns(
     link_of: Callable[..., GroupLink], strides: NDArray[np.int64], *sizes: NDArray[np.int64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -251,11 +255,24 @@ def link_columns(
     above, numbers = [int(column.max(initial=0)) + 1 for column in sizes], strides
     for column, base in zip(sizes, above, strict=True):
         numbers = numbers * base + column
-    keys, inverse = np.unique(numbers, return_inverse=True)
+    keys, inverse = _distinct(numbers)
     links = [link_of(*_digits(int(key), above)) for key in keys]
     bandwidth = np.array([link.bandwidth_bytes_per_s for link in links])
     latency = np.array([link.latency_s for link in links])
-    return bandwidth[inverse.ravel()], latency[inverse.ravel()]
+    return bandwidth[inverse], latency[inverse]
+
+
+def _distinct(numbers: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The distinct numbers, none below 0, in order, and which of them each is."""
+    most = int(numbers.max(initial=0))
+    if most >= SMALL_TABLE:
+        keys, inverse = np.unique(numbers, return_inverse=True)
+        return keys, inverse.ravel()
+    table = np.zeros(most + 1, dtype=np.int64)
+    table[numbers] = 1
+    keys = np.flatnonzero(table)
+    table[keys] = np.arange(len(keys))
+    return keys, table[numbers]
 
 
 def _digits(number: int, bases: list[int]) -> list[int]:

