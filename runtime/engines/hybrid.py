@@ -24,7 +24,7 @@ from runtime.patches.policy import ReplicatedDropout
 from runtime.patches.weight_gradients import defer_products
 from runtime.recompute import recompute_blocks
 from runtime.states.documents import Documents
-from runtime.states.mixed_adamw import HOLDS_OTHER_GRADIENTS, MixedAdamW, update_in_one_pass
+from runtime.states.mixed_adamw import MixedAdamW, update_in_one_pass
 from runtime.states.model import DTYPES, blocks_of, build_model
 from runtime.states.optimizers import decay_groups, fuse_adamw
 from runtime.states.placement import held_experts, held_layers, recomputed_layers
@@ -61,7 +61,7 @@ class HybridEngine(Engine):
         model = self._build(plan, seed, documents)
         columns = columns_of(plan.layout)
         shards = self.compiles and bool(shards_itself(plan.problem, columns)[0])
-        at_once = self.compiles and optimizer is None and HOLDS_OTHER_GRADIENTS
+        at_once = self.compiles and optimizer is None
         at_once = at_once and bool(in_one_pass(plan.problem, columns)[0])
         make = optimizer or (MixedAdamW if at_once else AdamW)
         plain_optimizer = make(decay_groups(model), lr=learning_rate)

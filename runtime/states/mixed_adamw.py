@@ -17,8 +17,6 @@ import torch
 from torch import Tensor
 from torch.optim import AdamW
 
-HOLDS_OTHER_GRADIENTS = hasattr(Tensor, "grad_dtype")
-"""Whether a tensor of this PyTorch may have a gradient in another precision."""
 PAIR_BYTES = 4
 SPAN, BLOCK = 2**15, 2**9
 """Elements that a program of the kernel updates, and of those at once."""
@@ -42,16 +40,22 @@ NOT_A_NUMBER = 0x7FC00000
 
 
 def divided(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """What computes, in bf16, and the rest of a float32 weight: the 16 bits that it lacks."""
+    """What computes, in bf16, and the rest of a float32 weight: the 16 bits that it lacks.
+
+    The rest has the type of what computes too, so that it may have the gradient of the whole; as a number it means
+    nothing.
+    """
     bits = weight.contiguous().view(torch.int32)
     bits = torch.where(weight.isnan(), NOT_A_NUMBER, bits)
-    return ((bits + 0x8000) >> 16).to(torch.int16).view(torch.bfloat16), bits.to(torch.int16)
+    upper, lower = ((bits + 0x8000) >> 16).to(torch.int16), bits.to(torch.int16)
+    return upper.view(torch.bfloat16), lower.view(torch.bfloat16)
 
 
 def joined(working: Tensor, rest: Tensor) -> Tensor:
     """The float32 weight of what computes and the rest."""
-    upper = working.view(torch.int16).to(torch.int32) - (rest < 0).to(torch.int32)
-    return ((upper << 16) | (rest.to(torch.int32) & 0xFFFF)).view(torch.float32)
+    lower = rest.view(torch.int16).to(torch.int32)
+    upper = working.view(torch.int16).to(torch.int32) - (lower < 0).to(torch.int32)
+    return ((upper << 16) | (lower & 0xFFFF)).view(torch.float32)
 
 
 class MixedAdamW(AdamW):
@@ -187,7 +191,6 @@ def hold_halves(plain: MixedAdamW, working_of: Mapping[Tensor, Tensor]) -> dict[
         for at, weight in enumerate(group["params"]):
             working, rest = divided(weight)
             working_of[weight].copy_(working)
-            rest.grad_dtype = None
             plain.working[rest] = working_of[weight]
             group["params"][at] = rest
     return dict(plain.working)

@@ -62,7 +62,7 @@ def test_a_weight_is_the_half_that_computes_and_the_rest() -> None:
     bits = (upper << 16) | torch.arange(2**16, dtype=torch.int32)
     weights = torch.cat([bits.view(torch.float32), torch.tensor([0.0, -0.0, 1.0, torch.inf, -torch.inf, 3.4e38])])
     working, rest = divided(weights)
-    assert (working.dtype, rest.dtype) == (torch.bfloat16, torch.int16)
+    assert (working.dtype, rest.dtype) == (torch.bfloat16, torch.bfloat16)
     number = ~weights.isnan()
     assert torch.equal(joined(working, rest)[number].view(torch.int32), weights[number].view(torch.int32))
     assert joined(working, rest)[~number].isnan().all()
@@ -79,7 +79,7 @@ def test_a_weight_is_the_half_that_computes_and_the_rest() -> None:
 def test_only_the_halves_are_held() -> None:
     wrapper, _ = _both()
     held = [one for group in wrapper.optim.param_groups for one in group["params"]]
-    assert {one.dtype for one in held} == {torch.int16}
+    assert {one.dtype for one in held} == {torch.bfloat16}
     assert list(wrapper.working_to_master_map.values()) == held == list(wrapper.master_to_working_map)
 
 
