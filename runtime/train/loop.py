@@ -177,7 +177,7 @@ def _steps(run: _Run) -> list[Step]:
     data, saving = run.data, run.saving
     steps: list[Step] = []
     if not run.engine.compiles and is_compiled(run.plan.problem, run.plan.layout):
-        run.display.say("blocks and loss are not compiled: no C compiler, no Triton, or no PyTorch 2.4; steps take longer")
+        run.display.say("nothing is compiled without a C compiler, Triton and PyTorch 2.4: steps take longer")
     for number in range(saving.done, data.steps):
         learning_rate = learning_rate_at(number, data.training.sizes, run.job)
         run.engine.set_learning_rate(learning_rate)
