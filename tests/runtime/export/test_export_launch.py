@@ -200,7 +200,13 @@ def test_slurm_runs_it_on_two_nodes_and_puts_it_back_once_saved(
     wait_until(lambda: slurm("squeue", "--noheader", "--format=%T", "--job", job).strip() == "PENDING")
     done = len(records(run))
     assert 2 < done < STEPS
-    slurm("scontrol", "update", f"JobId={job}", "StartTime=now")  # instead of some two minutes later
+
+    def goes_on() -> bool:
+        """Whether it is no longer waiting, as told: instead of some two minutes later, once it may be told."""
+        slurm("scontrol", "update", f"JobId={job}", "StartTime=now")
+        return slurm("squeue", "--noheader", "--format=%T", "--job", job).strip() != "PENDING"
+
+    wait_until(goes_on)
     wait_until(lambda: records(run, "summary"))
     assert [one["step"] for one in records(run)] == list(range(1, STEPS + 1))
     assert f"step-{done:08}" in log.read_text()
