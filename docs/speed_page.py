@@ -24,10 +24,10 @@ _HEAD = """\
 
 This page is written by `make docs` from the rows of `tests/validation/h200_runs.csv`; do not edit it. Every row is a
 run of `gptplan run` in fresh processes: GPT blocks of gptplan on Colossal-AI 0.5.0, torch 2.11, on one or two NVIDIA
-H200 SXM of one host, sequences of 2,048 tokens, 8,192 of llama3-8b, bf16, the optimizer step included. The step time is
-the median of the steps after the third, the memory what PyTorch allocated at most on the fullest GPU. Blocks, loss and
-update are compiled in the rows h200x1-34 and h200x1-35 alone. The kernel of their update took 71 and 86 ms; it has since
-come to take 7.2 ms for 1.07e9 parameters where it took 11.5, which no row shows.
+H200 SXM of one host, sequences of 2,048 tokens, 8,192 of llama3-8b, bf16, the optimizer step included. The step time
+is the median of the steps after the third, the memory what PyTorch allocated at most on the fullest GPU. Blocks, loss
+and update are compiled in the rows h200x1-34 and h200x1-35 alone. The kernel of their update took 71 and 86 ms; it has
+since come to take 7.2 ms for 1.07e9 parameters where it took 11.5, which no row shows.
 
 TFLOP/s count the model's own operations per GPU, 6 for each weight and token and the whole attention matrix; recomputed
 ones do not count. The share is that of 989 TFLOP/s, the dense bf16 peak on the data sheets of both H200 and H100. The
