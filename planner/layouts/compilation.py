@@ -48,14 +48,20 @@ def reduces_itself(problem: Problem, columns: LayoutColumns) -> NDArray[np.bool_
     return are_compiled(problem, columns) & (columns.zero_stage == 0) & (columns.replicas > 1)
 
 
+def offers_pointwise(problem: Problem) -> bool:
+    """Whether a problem asks for compiled blocks that can recompute pointwise: :func:`may_recompute_pointwise`."""
+    own = problem.stack.compiled
+    compiled = problem.compiled and compiles(problem.stack, problem.model)
+    return compiled and own is not None and own.recomputes_pointwise
+
+
 def may_recompute_pointwise(problem: Problem, columns: LayoutColumns) -> NDArray[np.bool_]:
     """Of which layouts compiled blocks can make outputs of norms and activation functions again in backward.
 
     Where all products of a block are compiled with what is between them: what a collective is handed, or a product
     that has one, is kept, and so is what a product is handed that puts its weight gradient off.
     """
-    own = problem.stack.compiled
-    if own is None or not own.recomputes_pointwise:
+    if not offers_pointwise(problem):
         return np.zeros(len(columns), dtype=np.bool_)
     whole = (columns.tensor_parallel == 1) & (columns.sequence_parallel_degree == 1)
     return are_compiled(problem, columns) & whole & ~columns.schedule_is("zbv")

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from planner.diagnostics import PlanError, usage_error
 from planner.layouts import pins, zero_bubble
-from planner.layouts.compilation import compiles
+from planner.layouts.compilation import offers_pointwise
 from planner.layouts.degrees import GRID_MODES, divisors, expert_ranks, grid_edge, grid_ranks
 from planner.layouts.division import END_LAYERS
 from planner.layouts.layout import (
@@ -272,8 +272,7 @@ def _recomputes(problem: Problem) -> list[int]:
 
 def _recomputes_pointwise(problem: Problem, zero_stage: int, *, whole: bool) -> list[int]:
     """Whether compiled blocks that are ``whole`` make again what they can; where they may."""
-    may = problem.compiled and compiles(problem.stack, problem.model) and zero_stage < SHARDS_WEIGHTS and whole
-    may = may and problem.stack.compiled is not None and problem.stack.compiled.recomputes_pointwise
+    may = offers_pointwise(problem) and zero_stage < SHARDS_WEIGHTS and whole
     return _options(problem, "recompute_pointwise", ("false", "true") if may else ("false",))
 
 

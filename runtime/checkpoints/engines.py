@@ -52,6 +52,7 @@ def _of_hybrid(engine: HybridEngine, shapes: Shapes) -> Iterator[Held]:
     model, optimizer, plain = engine.model.unwrap(), engine.optimizer, innermost(engine.optimizer)
     owners = _owners(model)
     vocabulary = [one for one in (model.get_input_embeddings(), model.get_output_embeddings()) if one is not None]
+    in_halves = isinstance(plain, MixedAdamW)
     for updated, working in _updated(optimizer, plain):
         own_name, module = owners[id(working)]
         name, is_copy = _named(own_name, shapes)
@@ -64,7 +65,6 @@ def _of_hybrid(engine: HybridEngine, shapes: Shapes) -> Iterator[Held]:
         if engine.layout.zero_stage:
             shard = optimizer.pid_to_bucket_store[id(working)].local_rank
             start, stop = (min(number * updated.numel(), working.numel()) for number in (shard, shard + 1))
-        in_halves = isinstance(plain, MixedAdamW)
         yield Held(
             name=name,
             part=part,

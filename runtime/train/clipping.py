@@ -27,7 +27,7 @@ class Clipping:
     """Scales gradients whose norm is too long, just before the innermost optimizer updates.
 
     There every wrapper has them ready: averaged, summed over stages and sequences, and divided by the scale of the loss
-    (but for ZeRO stage 3 and the update in one pass, which are told it).
+    (but for ZeRO stage 3, which hands that on).
     """
 
     def __init__(self, engine: Engine, longest: float) -> None:
@@ -55,8 +55,7 @@ class Clipping:
         for one in self._counted:
             squares += _square(one).to(self._device)
         dist.all_reduce(squares)
-        own = self._plain.gradient_scale if isinstance(self._plain, MixedAdamW) else 1.0
-        self.norm = math.sqrt(float(squares)) * own / scale
+        self.norm = math.sqrt(float(squares)) / scale
         if not math.isfinite(self.norm):
             return None
         if self.norm > self._longest:
@@ -65,7 +64,7 @@ class Clipping:
 
     def _multiply(self, factor: float) -> None:
         if isinstance(self._plain, MixedAdamW):
-            self._plain.gradient_scale *= factor
+            self._plain.gradient_scale = factor
             return
         for one in self._held:
             if one.updated.grad is not None:
