@@ -9,6 +9,7 @@ The spread says how far apart likes are whatever is predicted: rows that differ 
 the larger ratio of measured to predicted step time over the smaller one.
 """
 
+import argparse
 import math
 import sys
 from collections.abc import Hashable, Iterator, Mapping, Sequence
@@ -17,6 +18,7 @@ from pathlib import Path
 from statistics import fmean, quantiles
 from typing import NamedTuple
 
+from planner.diagnostics import PlanError
 from planner.validation.facts import KnownFacts, builtin_facts
 from planner.validation.replay import Replay, replay
 from planner.validation.report import memory_pairs, time_pair
@@ -94,9 +96,26 @@ def _cells(one: Replay, columns: Sequence[str]) -> str:
     return " ".join(one.row.text(column) for column in columns)
 
 
-if __name__ == "__main__":
-    rows = judged(read_table(Path(sys.argv[1])), sys.argv[2])
+def main() -> int:
+    """Print both scores and both spreads of a set."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.conditions")
+    parser.add_argument("table", type=Path)
+    parser.add_argument("set", help="a set of the table whose facts name other conditions")
+    options = parser.parse_args()
+    if options.set not in builtin_facts().tables:
+        parser.error(f"no facts of a set `{options.set}` are built in; docs/validation-facts.md lists those that are")
+    try:
+        rows = judged(read_table(options.table), options.set)
+    except PlanError as error:
+        parser.error(f"{options.table}: {error}")
+    if not rows:
+        parser.error(f"{options.table} has no row of `{options.set}` with a step time that can be replayed")
     print("as the facts tell:          ", report([one.told for one in rows]))
     print("under the nearest condition:", report([one.nearest for one in rows]))
     print(spread([one.told for one in rows]))
     print("under the nearest condition,", spread([one.nearest for one in rows]))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
