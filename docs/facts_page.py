@@ -39,7 +39,8 @@ latency = "10 us"
 
 A table of a set that gptplan knows stands over what it knows, key by key. `like` takes the facts and reasons of another
 set where the table states none. `why` has a reason by key, which is printed with the filling. Names in the column
-`interconnect` that `[networks]` explains stand for its adapters; `8 x 200 Gbit/s` there, or as `network`, needs none.
+`interconnect` that `[networks]` explains stand for its adapters; `8 x 200 Gbit/s` there, or as `network`, needs none,
+nor do words around it that name its kind, as in `NVLink; 1 x InfiniBand EDR 100 Gb/s`.
 
 This page is written by `make docs` from the structs in `planner/validation/`; do not edit it.
 """

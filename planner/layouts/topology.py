@@ -137,11 +137,28 @@ class Cluster:
     def _few(self, members: int) -> GroupLink:
         """The link of a collective over some devices of a node: two, or four of more, may reach less of it than all."""
         link, inside = self.hardware.node_link, self._inside()
-        reached = link.pair_efficiency if members == PAIR else None
-        if members == QUAD and self.devices_per_node > QUAD:
-            reached = link.quad_efficiency
-        share = (reached or link.efficiency) / link.efficiency
+        share = self._reached(members) / link.efficiency
         return replace(inside, bandwidth_bytes_per_s=inside.bandwidth_bytes_per_s * share)
+
+    def _reached(self, members: int) -> float:
+        """Share of the node link's bandwidth that a collective over that many devices of a node reaches.
+
+        A mesh, whose spec knows four of more, joins those of a node of four each to each, so that two of them have an
+        equal share of their links.
+        """
+        link, devices = self.hardware.node_link, self.devices_per_node
+        if members == PAIR and self._is_mesh and devices <= QUAD:
+            return link.efficiency / (devices - 1)
+        if members == PAIR:
+            return link.pair_efficiency or link.efficiency
+        if members == QUAD and devices > QUAD:
+            return link.quad_efficiency or link.efficiency
+        return link.efficiency
+
+    @property
+    def _is_mesh(self) -> bool:
+        """Whether links join devices of a node to each other, and no switch all of them."""
+        return self.hardware.node_link.quad_efficiency is not None
 
     def _between_nodes(self) -> GroupLink:
         """One device's way to another node, with a NIC to itself."""
@@ -225,7 +242,7 @@ class Cluster:
         nics = self.hardware.network.nics_per_node
         senders = senders_per_nic(stride, size, self.num_devices, self.devices_per_node, nics)
         if not senders:
-            return self._linked_pair(stride, size) or self._inside()
+            return self._linked_pair(stride, size) or (self._few(PAIR) if self._is_mesh else self._inside())
         path = self._between_nodes()
         return replace(path, bandwidth_bytes_per_s=path.bandwidth_bytes_per_s / senders)
 

@@ -81,7 +81,8 @@ class LinkSpec(Spec, frozen=True, kw_only=True):
     pair_efficiency: Share | None = None
     """The same of a collective over two devices, if it differs."""
     quad_efficiency: Share | None = None
-    """The same over four devices of a node of more, if it differs: links of a mesh reach some of the others alone."""
+    """The same over four devices of a node of more, if it differs: links of a mesh reach some of the others alone.
+    Where it is stated, two devices of a node of up to four share their links evenly with the others."""
     exchange_efficiency: Share | None = None
     """The same of an all-to-all, if it differs."""
     exchange_start_s: Seconds = field(name="exchange_start", default=Seconds(0))

@@ -12,6 +12,8 @@ EXAMPLE = "8 x 200 Gbit/s"
 BITS = 8
 
 _WORDS = re.compile(r"\s*([0-9]{1,4})\s*[x*]\s*(\S.*)")
+_KINDS = r"(?i:(?:InfiniBand|IB|FDR|EDR|HDR|NDR|RoCE|Ethernet|Omni-Path|EFA|Mellanox|ConnectX-?[0-9])[\s,]+)*"
+_WITHIN = re.compile(rf"\b([0-9]{{1,2}})\s*[x*]\s*{_KINDS}([0-9.]+)\s*G(?:bit/s|b/s|bps|bit|b|bE)(?![A-Za-z/])")
 
 
 def parse_network(text: str) -> tuple[int, BytesPerSecond]:
@@ -33,6 +35,18 @@ def parse_network(text: str) -> tuple[int, BytesPerSecond]:
         return count, parse_quantity(match[2], BytesPerSecond)
     except ValueError as error:
         raise ValueError(f"{error}; a node's network is written like `{EXAMPLE}`") from error
+
+
+def network_in(text: str) -> tuple[int, BytesPerSecond]:
+    """:func:`parse_network` of what tables write: the kind of network may stand before or after the rate.
+
+    ``4 * 100Gb RoCE`` and ``NVLink; 1 x InfiniBand EDR 100 Gb/s`` tell both; a rate alone tells nothing here either.
+
+    Raises:
+        ValueError: as :func:`parse_network` does.
+    """
+    match = _WITHIN.search(text)
+    return parse_network(f"{match[1]} x {match[2]} Gbit/s" if match else text)
 
 
 def network_text(network: NetworkSpec) -> str:

@@ -76,8 +76,8 @@ class SetFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """The stack of rows under ZeRO stage 3, if that is another one."""
     precision: Precision = "bf16"
     """Format of weights and activations."""
-    attention: Attention = "flash"
-    """Whether attention is one kernel or materialises its scores."""
+    attention: Attention | None = None
+    """Whether attention is one kernel or materialises its scores; ``None``: what the stack does."""
     recompute: Literal["full", "none"] = "none"
     """Whether every layer is recomputed."""
     states_recompute: bool = True
@@ -139,6 +139,8 @@ class KnownNetwork(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Of one message, if it is another one than in the card's spec."""
     switched: bool = False
     """Whether a switch joins the devices of a node, so that few of them reach as much of its links as all."""
+    peak: Annotated[float, Meta(gt=0.0, le=4.0)] = 1.0
+    """Peaks of the cards in machines of that name, as a multiple of the spec's, where their clock is another one."""
     why: str = ""
     """Where these are from."""
 

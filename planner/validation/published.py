@@ -32,6 +32,7 @@ _UNKNOWN_PARTS = ("nemotron", "rope", "rotary", "swiglu", "mixtral", "grok", "de
 _EVEN = "routers are made to send equally many tokens to every rank, as benchmarks do; degree of expert parallelism: ep"
 
 
+_NO_FLASH = "FlashAttention's README: no kernels for cards before Ampere"
 _OPTIONS = {
     "cross-entropy-loss-fusion": "a fused loss (cross-entropy-loss-fusion) is not modelled",
     "defer-embedding-wgrad-compute": "a deferred gradient of the head (defer-embedding-wgrad-compute) is not modelled",
@@ -97,8 +98,10 @@ def case_of(row: Row, known: KnownFacts | None = None) -> Case:
     check_replayable(row)
     known = known or builtin_facts()
     facts, assumed = _facts(row, known), Assumptions()
-    filled = _filled(row, facts, assumed)
+    cases.precision_of(row.text("precision"))  # a format that is not modelled is the reason to tell, on any card
     hardware = _hardware(row, facts, assumed, known)
+    facts = _possible(facts, hardware)
+    filled = _filled(row, facts, assumed)
     model = _model(row, filled, assumed)
     if filled.precision not in hardware.peak_flops_per_s:
         raise SkippedRow(f"{hardware.name} has no {filled.precision}")
@@ -113,6 +116,14 @@ def _facts(row: Row, known: KnownFacts) -> SetFacts:
     facts = known.of_row(row)
     parts = cases.family_of(row) or cases.expert_model(row)
     return known.of(facts.llama) if facts.llama and parts else facts
+
+
+def _possible(facts: SetFacts, hardware: HardwareSpec) -> SetFacts:
+    """Facts as far as the card can: one without bf16 runs in fp16, and FlashAttention has no kernels for it."""
+    if hardware.device != "cuda" or "bf16" in hardware.peak_flops_per_s or facts.precision != "bf16":
+        return facts
+    why = facts.why | {"precision": f"{hardware.name} has no bf16", "attention": _NO_FLASH}
+    return msgspec.structs.replace(facts, precision="fp16", attention=facts.attention or "materialised", why=why)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,7 +149,7 @@ def _filled(row: Row, facts: SetFacts, assumed: Assumptions) -> _Filled:
     other = facts.bf16_stack if precision == "bf16" else None
     other = facts.zero3_stack if other is None and zero_stage == SHARDS_WEIGHTS else other
     stack = load_spec(fill("stack", None, other or facts.stack), StackSpec)
-    attention: str = fill("attention", _stated_attention(row), facts.attention)
+    attention: str = fill("attention", _stated_attention(row), facts.attention or stack.activations.attention)
     if recompute == SELECTIVE and attention == "materialised":
         attention = "recomputed"
     if recompute == SELECTIVE and attention == "flash" and cases.recomputed_share(row) is not None:

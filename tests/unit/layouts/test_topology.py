@@ -198,6 +198,21 @@ def test_a_ring_of_four_of_more_has_an_efficiency_of_its_own() -> None:
     assert in_nodes_of[4].ring(1, 4).bandwidth_bytes_per_s == pytest.approx(1e9)
 
 
+def test_two_devices_of_a_mesh_have_their_own_links_alone() -> None:
+    link = {"pair_efficiency": 0.125, "quad_efficiency": 0.25}
+    in_nodes_of = {
+        each: Cluster(hardware=tiny_hardware(node_link=link), devices_per_node=each, num_devices=16)
+        for each in (2, 4, 8)
+    }
+    assert in_nodes_of[8].ring(1, 2).bandwidth_bytes_per_s == pytest.approx(2e9 * 0.125)
+    # Each of four has a third of its links to each of the others, one of two all of them.
+    assert in_nodes_of[4].ring(1, 2).bandwidth_bytes_per_s == pytest.approx(1e9 / 3)
+    assert in_nodes_of[2].ring(1, 2).bandwidth_bytes_per_s == pytest.approx(1e9)
+    # What one device sends to the next goes over the links that both share.
+    assert in_nodes_of[8].neighbours(1, 8).bandwidth_bytes_per_s == pytest.approx(2e9 * 0.125)
+    assert in_nodes_of[4].neighbours(1, 4).bandwidth_bytes_per_s == pytest.approx(1e9 / 3)
+
+
 def test_what_a_collective_takes_to_start_is_shared_by_its_steps() -> None:
     ring = cluster(8, node_link={"start_s": 6e-6}).ring(stride=1, size=4)
     # An all-reduce over four ranks has six steps.

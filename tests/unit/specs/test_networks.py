@@ -6,7 +6,7 @@ from planner.diagnostics import PlanError
 from planner.plans.question import Question, build_problem
 from planner.specs import HardwareSpec
 from planner.specs.files import load_spec
-from planner.specs.networks import network_text, parse_network, with_network
+from planner.specs.networks import network_in, network_text, parse_network, with_network
 from planner.views.plan import conventions
 
 
@@ -27,6 +27,25 @@ def test_what_does_not_say_the_adapters_is_none(text: str) -> None:
 def test_a_rate_needs_its_unit(text: str) -> None:
     with pytest.raises(ValueError, match="a node's network is written like `8 x 200 Gbit/s`"):
         parse_network(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("4 * 100Gb RoCE", (4, 12.5e9)),
+        ("NVLink; 1 x InfiniBand EDR 100 Gb/s", (1, 12.5e9)),
+        ("8x200Gbps HDR", (8, 25e9)),
+        ("2 x 25 GB/s", (2, 25e9)),
+    ],
+)
+def test_tables_write_the_kind_of_network_around_it(text: str, expected: tuple[int, float]) -> None:
+    assert network_in(text) == expected
+
+
+@pytest.mark.parametrize("text", ["100 Gbps", "8 x V100, 100 Gb/s", "NVLink; 400 Gb/s RDMA per GPU", "4x Omni-Path"])
+def test_tables_may_tell_no_adapters(text: str) -> None:
+    with pytest.raises(ValueError, match=r"a node.s network|write it like"):
+        network_in(text)
 
 
 def test_words_read_back() -> None:
