@@ -35,6 +35,7 @@ zero_stage = 1
 adapters = "4 x 200 Gbit/s"
 efficiency = 0.7
 latency = "10 us"
+ring = "90 Gbit/s"
 ```
 
 A table of a set that gptplan knows stands over what it knows, key by key. `like` takes the facts and reasons of another

@@ -177,7 +177,8 @@ class Cluster:
         Those that follow each other may be ``spacing`` apart.
 
         Between nodes a group runs one ring for each member it has on a node, each leaving through
-        its own share of the NICs; inside the node the rings share the node link. Of a ring's steps one
+        its own share of the NICs, all of them together at no more than the network's rate of one collective where the
+        spec has it; inside the node the rings share the node link. Of a ring's steps one
         for each node leaves it, so that the latency of a step is the mean over a node's members. What a
         collective takes to start counts to the latencies of its steps.
         """
@@ -197,8 +198,9 @@ class Cluster:
             if linked is not None:
                 return linked
             return self._few(size * adjacent)
-        outside = self._outside()
+        outside, most = self._outside(), self.hardware.network.ring_bytes_per_s
         bandwidth, latency = outside.bandwidth_bytes_per_s * members, outside.latency_s
+        bandwidth = bandwidth if most is None else min(bandwidth, float(most))
         if members > 1:
             inside = self._inside()
             bandwidth = min(bandwidth, inside.bandwidth_bytes_per_s)

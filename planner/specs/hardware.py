@@ -104,6 +104,9 @@ class NetworkSpec(Spec, frozen=True, kw_only=True):
     """Share of the bandwidth that a large collective reaches."""
     oversubscription: Annotated[float, Meta(ge=1e-3, le=1000.0)]
     """Injection bandwidth of the nodes over the bisection the switches offer; 1 is full."""
+    ring_bytes_per_s: BytesPerSecond | None = field(name="ring", default=None)
+    """One-way, the most that one collective reaches out of a node, whatever the members it has there, where that was
+    measured: a library may use few of the adapters for one ring."""
 
 
 class HostSpec(Spec, frozen=True, kw_only=True):

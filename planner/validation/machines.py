@@ -69,6 +69,7 @@ def _with_network(hardware: HardwareSpec, words: str, assumed: Assumptions, foun
         kind=words,
         efficiency=found.efficiency or hardware.network.efficiency,
         latency_s=found.latency_s or hardware.network.latency_s,
+        ring_bytes_per_s=found.ring,
     )
     link = hardware.node_link
     if found.switched:

@@ -213,6 +213,15 @@ def test_two_devices_of_a_mesh_have_their_own_links_alone() -> None:
     assert in_nodes_of[4].neighbours(1, 4).bandwidth_bytes_per_s == pytest.approx(1e9 / 3)
 
 
+def test_one_collective_may_reach_few_adapters_of_a_node() -> None:
+    limited = cluster(8, network={"ring_bytes_per_s": 1.5e8})
+    # Four members would share four adapters of 1e8 B/s, one has its own.
+    assert limited.ring(1, 8).bandwidth_bytes_per_s == pytest.approx(1.5e8)
+    assert limited.ring(4, 2) == cluster(8).ring(4, 2)
+    assert limited.ring(1, 4) == cluster(8).ring(1, 4)
+    assert limited.neighbours(4, 2) == cluster(8).neighbours(4, 2)
+
+
 def test_what_a_collective_takes_to_start_is_shared_by_its_steps() -> None:
     ring = cluster(8, node_link={"start_s": 6e-6}).ring(stride=1, size=4)
     # An all-reduce over four ranks has six steps.
