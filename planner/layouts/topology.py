@@ -134,17 +134,17 @@ class Cluster:
             bandwidth_bytes_per_s=float(link.bandwidth_bytes_per_s) * link.efficiency, latency_s=float(link.latency_s)
         )
 
-    def _few(self, members: int) -> GroupLink:
+    def _few(self, members: int, stride: int = 1) -> GroupLink:
         """The link of a collective over some devices of a node: two, or four of more, may reach less of it than all."""
         link, inside = self.hardware.node_link, self._inside()
-        share = self._reached(members) / link.efficiency
+        share = self._reached(members, stride) / link.efficiency
         return replace(inside, bandwidth_bytes_per_s=inside.bandwidth_bytes_per_s * share)
 
-    def _reached(self, members: int) -> float:
+    def _reached(self, members: int, stride: int) -> float:
         """Share of the node link's bandwidth that a collective over that many devices of a node reaches.
 
         A mesh, whose spec knows four of more, joins those of a node of four each to each, so that two of them have an
-        equal share of their links.
+        equal share of their links. Four that do not follow each other have single links, a ring each way.
         """
         link, devices = self.hardware.node_link, self.devices_per_node
         if members == PAIR and self._is_mesh and devices <= QUAD:
@@ -152,7 +152,8 @@ class Cluster:
         if members == PAIR:
             return link.pair_efficiency or link.efficiency
         if members == QUAD and devices > QUAD:
-            return link.quad_efficiency or link.efficiency
+            apart = 2.0 * (link.pair_efficiency or 1.0) if self._is_mesh and stride > 1 else 1.0
+            return min(link.quad_efficiency or link.efficiency, apart)
         return link.efficiency
 
     @property
@@ -197,7 +198,7 @@ class Cluster:
             linked = self._linked_pair(stride, size, adjacent) if spacing == 1 else None
             if linked is not None:
                 return linked
-            return self._few(size * adjacent)
+            return self._few(size * adjacent, stride if adjacent == 1 else 1)
         outside, most = self._outside(), self.hardware.network.ring_bytes_per_s
         bandwidth, latency = outside.bandwidth_bytes_per_s * members, outside.latency_s
         bandwidth = bandwidth if most is None else min(bandwidth, float(most))

@@ -208,9 +208,17 @@ def test_two_devices_of_a_mesh_have_their_own_links_alone() -> None:
     # Each of four has a third of its links to each of the others, one of two all of them.
     assert in_nodes_of[4].ring(1, 2).bandwidth_bytes_per_s == pytest.approx(1e9 / 3)
     assert in_nodes_of[2].ring(1, 2).bandwidth_bytes_per_s == pytest.approx(1e9)
+    assert in_nodes_of[8].ring(1, 4).bandwidth_bytes_per_s == pytest.approx(2e9 * 0.25)
     # What one device sends to the next goes over the links that both share.
     assert in_nodes_of[8].neighbours(1, 8).bandwidth_bytes_per_s == pytest.approx(2e9 * 0.125)
     assert in_nodes_of[4].neighbours(1, 4).bandwidth_bytes_per_s == pytest.approx(1e9 / 3)
+
+
+def test_four_devices_of_a_mesh_that_do_not_follow_each_other_have_a_ring_each_way() -> None:
+    mesh = tiny_hardware(node_link={"pair_efficiency": 0.0625, "quad_efficiency": 0.25})
+    apart = Cluster(hardware=mesh, devices_per_node=8, num_devices=16)
+    assert apart.ring(1, 4).bandwidth_bytes_per_s == pytest.approx(2e9 * 0.25)
+    assert apart.ring(2, 4).bandwidth_bytes_per_s == pytest.approx(2e9 * 2 * 0.0625)
 
 
 def test_one_collective_may_reach_few_adapters_of_a_node() -> None:
