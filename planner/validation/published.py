@@ -14,6 +14,7 @@ from planner.specs import HardwareSpec, ModelSpec, Precision, Schedule, StackSpe
 from planner.specs.files import load_spec
 from planner.specs.units import GIB, MIB, Bytes
 from planner.validation import cases
+from planner.validation.attention import possible, stated_attention, with_scores
 from planner.validation.cases import OUTCOMES, Assumptions, Case, Measured, MemoryKind, SkippedRow
 from planner.validation.facts import KnownFacts, SetFacts, builtin_facts, filled_value
 from planner.validation.machines import hardware_of
@@ -32,7 +33,6 @@ _UNKNOWN_PARTS = ("nemotron", "rope", "rotary", "swiglu", "mixtral", "grok", "de
 _EVEN = "routers are made to send equally many tokens to every rank, as benchmarks do; degree of expert parallelism: ep"
 
 
-_NO_FLASH = "FlashAttention's README: no kernels for cards before Ampere"
 _OPTIONS = {
     "cross-entropy-loss-fusion": "a fused loss (cross-entropy-loss-fusion) is not modelled",
     "defer-embedding-wgrad-compute": "a deferred gradient of the head (defer-embedding-wgrad-compute) is not modelled",
@@ -100,7 +100,7 @@ def case_of(row: Row, known: KnownFacts | None = None) -> Case:
     facts, assumed = _facts(row, known), Assumptions()
     cases.precision_of(row.text("precision"))  # a format that is not modelled is the reason to tell, on any card
     hardware = _hardware(row, facts, assumed, known)
-    facts = _possible(facts, hardware)
+    facts = possible(facts, hardware)
     filled = _filled(row, facts, assumed)
     model = _model(row, filled, assumed)
     if filled.precision not in hardware.peak_flops_per_s:
@@ -116,14 +116,6 @@ def _facts(row: Row, known: KnownFacts) -> SetFacts:
     facts = known.of_row(row)
     parts = cases.family_of(row) or cases.expert_model(row)
     return known.of(facts.llama) if facts.llama and parts else facts
-
-
-def _possible(facts: SetFacts, hardware: HardwareSpec) -> SetFacts:
-    """Facts as far as the card can: one without bf16 runs in fp16, and FlashAttention has no kernels for it."""
-    if hardware.device != "cuda" or "bf16" in hardware.peak_flops_per_s or facts.precision != "bf16":
-        return facts
-    why = facts.why | {"precision": f"{hardware.name} has no bf16", "attention": _NO_FLASH}
-    return msgspec.structs.replace(facts, precision="fp16", attention=facts.attention or "materialised", why=why)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,13 +141,14 @@ def _filled(row: Row, facts: SetFacts, assumed: Assumptions) -> _Filled:
     other = facts.bf16_stack if precision == "bf16" else None
     other = facts.zero3_stack if other is None and zero_stage == SHARDS_WEIGHTS else other
     stack = load_spec(fill("stack", None, other or facts.stack), StackSpec)
-    attention: str = fill("attention", _stated_attention(row), facts.attention or stack.activations.attention)
+    attention: str = fill("attention", stated_attention(row), facts.attention or stack.activations.attention)
     if recompute == SELECTIVE and attention == "materialised":
         attention = "recomputed"
     if recompute == SELECTIVE and attention == "flash" and cases.recomputed_share(row) is not None:
         stack = msgspec.structs.replace(stack, recompute="per-layer")
     activations = msgspec.structs.replace(stack.activations, attention=attention)
-    traffic = msgspec.structs.replace(stack.traffic, blocking_launches=facts.blocking_launches)
+    traffic = with_scores(stack, attention, assumed)
+    traffic = msgspec.structs.replace(traffic, blocking_launches=facts.blocking_launches)
     if facts.blocking_launches:
         fill("blocking_launches", None, facts.blocking_launches)
     for waits in ("message_host_s", "collective_rank_host_s", "collective_far_rank_host_s"):
@@ -174,12 +167,6 @@ def _filled(row: Row, facts: SetFacts, assumed: Assumptions) -> _Filled:
             stack, activations=activations, traffic=traffic, pads_whole_vocab=facts.pads_whole_vocab
         ),
     )
-
-
-def _stated_attention(row: Row) -> str | None:
-    """Megatron Core's own blocks (`impl local`) have no fused attention."""
-    flash = row.choice("flash_attention", {"yes": "flash", "no": "materialised", "unknown": ""})
-    return flash or ("materialised" if "impl local" in row.text("note") else None)
 
 
 def _micro_batch(row: Row, facts: SetFacts) -> int:

@@ -1,6 +1,6 @@
 """What rows tell beside their columns: recomputed layers by two utilisations, networks by what their set means."""
 
-from planner.specs import HardwareSpec
+from planner.specs import HardwareSpec, StackSpec
 from planner.specs.files import load_spec
 from planner.validation import published
 from planner.validation.cases import recomputed_share
@@ -61,3 +61,13 @@ def test_a_card_without_bf16_runs_in_fp16_without_flash_attention() -> None:
     assert "somebody-else: precision fp16 (v100-16g has no bf16)" in case.assumptions
     usual = published.case_of(row(PUBLISHED, **silent | {"gpu": "A100", "gpu_mem_gb": "80"})).problem
     assert (usual.precision, usual.stack.activations.attention) == ("bf16", "flash")
+
+
+def test_scores_of_a_run_are_moved_though_its_stack_stores_none() -> None:
+    stated = {"set": "somebody-else", "precision": "bf16", "recompute": "none"}
+    stored = published.case_of(row(PUBLISHED, flash_attention="no", **stated))
+    counted = load_spec("megatron-2021", StackSpec).traffic.score_elements
+    assert (stored.problem.stack.name, stored.problem.stack.traffic.score_elements) == ("colossalai", counted)
+    assert any("stores no scores" in words for words in stored.assumptions)
+    fused = published.case_of(row(PUBLISHED, flash_attention="yes", **stated)).problem.stack
+    assert fused.traffic == load_spec("colossalai", StackSpec).traffic
