@@ -10,6 +10,9 @@ from planner.validation.tables import Row
 
 STORED_SCORES = 5.5
 """Elements moved for each score that attention stores where the row's stack stores none: those of ``megatron-2021``."""
+FLASH_SHARE = 0.61
+"""Share of the peak that attention without stored scores reaches where the row's stack has no share: that of
+``megatron``, published for FlashAttention-2 on A100 (arXiv 2307.08691)."""
 _NO_FLASH = "FlashAttention's README: no kernels for cards before Ampere"
 
 
@@ -27,9 +30,13 @@ def possible(facts: SetFacts, hardware: HardwareSpec) -> SetFacts:
     return msgspec.structs.replace(facts, precision="fp16", attention=facts.attention or "materialised", why=why)
 
 
-def with_scores(stack: StackSpec, attention: str, assumed: Assumptions) -> TrafficSpec:
-    """The stack's traffic, with that of scores where a run stores them and the stack knows of none."""
-    if attention not in ("materialised", "recomputed") or stack.traffic.score_elements:
-        return stack.traffic
-    assumed.note(f"stack {stack.name} stores no scores; those of the run are moved as Megatron-LM's of 2021 are")
-    return msgspec.structs.replace(stack.traffic, score_elements=STORED_SCORES)
+def attention_traffic(stack: StackSpec, attention: str, assumed: Assumptions) -> TrafficSpec:
+    """The stack's traffic, with what it does not know of a run's attention that is not its own."""
+    traffic, stores_scores = stack.traffic, attention in ("materialised", "recomputed")
+    if stores_scores and not traffic.score_elements:
+        assumed.note(f"stack {stack.name} stores no scores; those of the run are moved as Megatron-LM's of 2021 are")
+        return msgspec.structs.replace(traffic, score_elements=STORED_SCORES)
+    if not stores_scores and traffic.attention_efficiency is None:
+        assumed.note(f"stack {stack.name} has no fused attention; that of the run is FlashAttention-2")
+        return msgspec.structs.replace(traffic, attention_efficiency=FLASH_SHARE)
+    return traffic

@@ -14,7 +14,7 @@ from planner.specs import HardwareSpec, ModelSpec, Precision, Schedule, StackSpe
 from planner.specs.files import load_spec
 from planner.specs.units import GIB, MIB, Bytes
 from planner.validation import cases
-from planner.validation.attention import possible, stated_attention, with_scores
+from planner.validation.attention import attention_traffic, possible, stated_attention
 from planner.validation.cases import OUTCOMES, Assumptions, Case, Measured, MemoryKind, SkippedRow
 from planner.validation.facts import KnownFacts, SetFacts, builtin_facts, filled_value
 from planner.validation.machines import hardware_of
@@ -147,7 +147,7 @@ def _filled(row: Row, facts: SetFacts, assumed: Assumptions) -> _Filled:
     if recompute == SELECTIVE and attention == "flash" and cases.recomputed_share(row) is not None:
         stack = msgspec.structs.replace(stack, recompute="per-layer")
     activations = msgspec.structs.replace(stack.activations, attention=attention)
-    traffic = with_scores(stack, attention, assumed)
+    traffic = attention_traffic(stack, attention, assumed)
     traffic = msgspec.structs.replace(traffic, blocking_launches=facts.blocking_launches)
     if facts.blocking_launches:
         fill("blocking_launches", None, facts.blocking_launches)

@@ -71,3 +71,12 @@ def test_scores_of_a_run_are_moved_though_its_stack_stores_none() -> None:
     assert any("stores no scores" in words for words in stored.assumptions)
     fused = published.case_of(row(PUBLISHED, flash_attention="yes", **stated)).problem.stack
     assert fused.traffic == load_spec("colossalai", StackSpec).traffic
+
+
+def test_fused_attention_of_a_run_has_a_rate_of_its_own_though_its_stack_has_none() -> None:
+    fused = published.case_of(row(PUBLISHED, flash_attention="yes"))
+    assert fused.problem.stack.name == "megatron-deepspeed"
+    usual = load_spec("megatron", StackSpec).traffic.attention_efficiency
+    assert fused.problem.stack.traffic.attention_efficiency == usual == 0.61
+    assert any("FlashAttention-2" in words for words in fused.assumptions)
+    assert published.case_of(row(PUBLISHED)).problem.stack.traffic.attention_efficiency is None
