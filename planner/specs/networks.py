@@ -56,6 +56,11 @@ def network_text(network: NetworkSpec) -> str:
 
 
 def with_network(hardware: HardwareSpec, nics: int, bandwidth: BytesPerSecond) -> HardwareSpec:
-    """The card in nodes with other adapters, which reach as much of their rate and take as long for a message."""
-    network = msgspec.structs.replace(hardware.network, nics_per_node=nics, bandwidth_bytes_per_s=bandwidth)
+    """The card in nodes with other adapters, which reach as much of their rate and take as long for a message.
+
+    What one collective was measured to reach of the spec's adapters says nothing of others.
+    """
+    network = msgspec.structs.replace(
+        hardware.network, nics_per_node=nics, bandwidth_bytes_per_s=bandwidth, ring_bytes_per_s=None
+    )
     return msgspec.structs.replace(hardware, network=network)

@@ -8,6 +8,7 @@ from planner.specs import HardwareSpec
 from planner.specs.files import load_spec
 from planner.specs.networks import network_in, network_text, parse_network, with_network
 from planner.views.plan import conventions
+from tests.helpers import tiny_hardware
 
 
 @pytest.mark.parametrize(
@@ -53,6 +54,12 @@ def test_words_read_back() -> None:
     stated = with_network(card, *parse_network("2 x 100 Gbit/s")).network
     assert parse_network(network_text(stated)) == (2, 12.5e9)
     assert (stated.efficiency, stated.latency_s) == (card.network.efficiency, card.network.latency_s)
+
+
+def test_what_one_collective_reaches_of_other_adapters_is_not_known() -> None:
+    measured = tiny_hardware(network={"ring_bytes_per_s": 1e8})
+    assert measured.network.ring_bytes_per_s == 1e8
+    assert with_network(measured, *parse_network("2 x 100 Gbit/s")).network.ring_bytes_per_s is None
 
 
 def test_a_question_states_the_network_and_is_told_it() -> None:
