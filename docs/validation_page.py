@@ -86,6 +86,10 @@ compared stage by stage with peaks that BigScience logged of a 52B model (TP 4, 
 GitHub bigscience-workshop/bigscience), which are in no table. `colossalai-legacy` has one amount of cached blocks, and
 communicators, read off seed-gpt2.
 
+Of tables that are not among these some figures were seen while the model of other clusters was mended: tokens a second
+of InternLM's 7B model on 8 to 1,024 A100 (its train_performance.md), and runs of Llama and Aquila 2 in FlagPerf and
+FlagScale. No constant was chosen by them.
+
 Readings that disagree with each other are left as they are. seed-11 trains with mixed precision as the other rows do,
 and takes less beside its tensors than their communicators alone: the README of its time prints 5287, 4590 and 4901 MiB
 for the configurations that seed-03, seed-04 and seed-06 have at 6269, 6167 and 6167, so that the table joins machines
