@@ -69,14 +69,16 @@ def seconds_ahead(problem: Problem, stages: StageColumns) -> Floats:
     """What the host is ahead of the device at the end of a step without a pipeline, if no queue held it. Units: s.
 
     Micro batch by micro batch what the device takes longer for it, with the embedding, the head and the additions of
-    gradients; nothing where the host takes longer.
+    gradients. Where the host takes longer, the devices of a group wait for the slowest of its hosts, and the others
+    get ahead by what that one takes longer than they do, unless they wait for each other.
     """
     layers, traffic = stages.num_layers, problem.stack.traffic
     forward, backward = layer_device_seconds(problem, stages)
     device = layers * (forward + backward) + outside_layers_seconds(problem, stages)
     passes = 1.0 + BACKWARD_PRODUCTS
     host = passes * layers * compute.layer_host_seconds(problem, stages) + float(traffic.outside_host_s)
-    return np.maximum(device - host, 0.0) * stages.layouts.num_microbatches
+    spread = 0.0 if traffic.collective_rank_host_s > 0 else traffic.host_spread
+    return np.maximum(device - host, spread * host) * stages.layouts.num_microbatches
 
 
 @formula("definition")

@@ -95,6 +95,8 @@ class TrafficSpec(Spec, frozen=True, kw_only=True):
     """What hosts wait for each other before any collective, for each rank of its group on the node of the first."""
     collective_far_rank_host_s: Seconds = field(name="collective_far_rank_host", default=Seconds(0))
     """The same for each rank on another node."""
+    host_spread: Fraction = 0.0
+    """Share by which the slowest host of a tensor-parallel group takes longer than the others."""
     collective_s: Seconds = field(name="collective", default=Seconds(0))
     """What ranks of a tensor-parallel all-reduce wait for each other, for each doubling of them."""
 

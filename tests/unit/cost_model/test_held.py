@@ -34,6 +34,15 @@ def test_seconds_ahead_are_those_of_all_micro_batches_and_none_with_a_busy_host(
     assert held_bytes(problem(stack=launches | {"traffic": BUSY_HOST}), asked).tolist() == [0.0]
 
 
+def test_seconds_ahead_of_a_host_whose_devices_wait_for_the_slowest_one() -> None:
+    asked, spread = stages(tensor_parallel=2, num_microbatches=8), BUSY_HOST | {"host_spread": 0.01}
+    # Forward and twice as much backward of four layers of a second each.
+    expected = pytest.approx([8 * 0.01 * 3 * 4], rel=1e-2)
+    assert seconds_ahead(problem(stack={"traffic": spread}), asked).tolist() == expected
+    together = spread | {"collective_rank_host_s": Seconds(0.001)}
+    assert seconds_ahead(problem(stack={"traffic": together}), asked).tolist() == [0.0]
+
+
 def test_layer_device_seconds_share_collectives_out_over_three_passes() -> None:
     alone, two = stages(), stages(tensor_parallel=2)
     assert layer_device_seconds(problem(), alone) == layer_seconds(problem(), alone)
