@@ -106,6 +106,8 @@ class OverlapSpec(Spec, frozen=True, kw_only=True):
 
     data_parallel: Fraction
     """Gradient reduction behind backward, without a pipeline."""
+    behind_collectives: bool = False
+    """Whether it hides behind backward's collectives of tensor parallelism inside a node as behind its computation."""
     tensor_parallel: Fraction
     """Backward all-reduce of the tensor-parallel input gradient behind the weight gradient."""
     sharded: Fraction = 0.0
