@@ -44,6 +44,8 @@ def _layout_arguments(plan: Plan) -> Iterator[Argument]:
     layout = plan.layout
     yield "--tensor-model-parallel-size", str(layout.tensor_parallel)
     yield "--pipeline-model-parallel-size", str(layout.pipeline_parallel)
+    if layout.sequence_parallel_degree > 1:
+        yield "--context-parallel-size", str(layout.sequence_parallel_degree)
     if layout.num_model_chunks > 1:
         yield "--num-virtual-stages-per-pipeline-rank", str(layout.num_model_chunks)
     yield from ((option,) for option, is_taken in zip(ENDS, ends_taken(layout), strict=True) if is_taken)
