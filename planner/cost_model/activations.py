@@ -200,17 +200,6 @@ def shorter_chunk(problem: Problem, stages: StageColumns) -> tuple[Integers, Int
 
 
 @formula("definition")
-@once_per_places
-def largest_tensor_bytes(problem: Problem, stages: StageColumns) -> Floats:
-    """The largest tensor of a micro batch: the output of the widest product, and on the last stage logits in fp32."""
-    columns, element = stages.layouts, float(ELEMENT_BYTES[problem.precision])
-    tokens, part = rank_tokens(problem, stages), shares(columns).split_hidden
-    widest = max(product.outer for product in block(problem).products) * element
-    logits = padded_vocab(problem, columns) * float(ELEMENT_BYTES["fp32"])
-    return tokens * part * np.where(stages.is_last, np.maximum(widest, logits), widest)
-
-
-@formula("definition")
 def apart_bytes(problem: Problem, stages: StageColumns) -> Floats:
     """What a stage keeps more, at most, where a job keeps the documents of a sequence apart.
 

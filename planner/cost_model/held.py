@@ -7,9 +7,10 @@ from planner.cost_model.communication import layer_collectives
 from planner.cost_model.parts import block
 from planner.cost_model.pipeline import outside_layers_seconds
 from planner.cost_model.products import BACKWARD_PRODUCTS, Passes
+from planner.cost_model.shares import rank_tokens, shares
 from planner.cost_model.sources import formula
 from planner.layouts.problem import Problem
-from planner.layouts.stages import Floats, StageColumns, microbatch_tokens
+from planner.layouts.stages import Floats, StageColumns, microbatch_tokens, once_per_places, padded_vocab
 from planner.specs import ELEMENT_BYTES
 
 PASSES_BETWEEN_MESSAGES = 3.0
@@ -95,3 +96,14 @@ def host_lead(problem: Problem, stages: StageColumns) -> Floats:
     host_s = (1.0 + BACKWARD_PRODUCTS) * compute.layer_host_seconds(problem, stages)
     forward, backward = layer_device_seconds(problem, stages)
     return np.maximum(1.0 - host_s / (forward + backward), 0.0)
+
+
+@formula("definition")
+@once_per_places
+def largest_tensor_bytes(problem: Problem, stages: StageColumns) -> Floats:
+    """The largest tensor of a micro batch: the output of the widest product, and on the last stage logits in fp32."""
+    columns, element = stages.layouts, float(ELEMENT_BYTES[problem.precision])
+    tokens, part = rank_tokens(problem, stages), shares(columns).split_hidden
+    widest = max(product.outer for product in block(problem).products) * element
+    logits = padded_vocab(problem, columns) * float(ELEMENT_BYTES["fp32"])
+    return tokens * part * np.where(stages.is_last, np.maximum(widest, logits), widest)

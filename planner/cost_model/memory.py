@@ -6,7 +6,7 @@ import numpy as np
 
 from planner.cost_model import activations
 from planner.cost_model.errors import KINDS, kind_columns
-from planner.cost_model.held import held_bytes
+from planner.cost_model.held import held_bytes, largest_tensor_bytes
 from planner.cost_model.imbalance import judged_probability
 from planner.cost_model.intervals import fits_probabilities
 from planner.cost_model.parameters import stage_parameters
@@ -130,7 +130,7 @@ def flat_bytes(problem: Problem, stages: StageColumns) -> Floats:
     """
     gradients, gathered, late = step_buffers(problem, stages)
     each = slice_bytes(problem, stages)
-    fits = each <= activations.largest_tensor_bytes(problem, stages)
+    fits = each <= largest_tensor_bytes(problem, stages)
     in_blocks = np.where(fits, each * (stages.layouts.replicas + 1.0), 0.0) * (gathered > 0)
     flat = np.maximum(gradients, late) + gathered - in_blocks + cast_bytes(problem, stages)
     if not problem.stack.process.moments_in_blocks:

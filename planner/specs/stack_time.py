@@ -110,6 +110,8 @@ class OverlapSpec(Spec, frozen=True, kw_only=True):
     """Whether it hides behind backward's collectives of tensor parallelism inside a node as behind its computation."""
     tensor_parallel: Fraction
     """Backward all-reduce of the tensor-parallel input gradient behind the weight gradient."""
+    far_slices: Fraction = 0.0
+    """Collectives of slices between nodes, each behind the product that is issued beside it, as a share of that."""
     sharded: Fraction = 0.0
     """Gathers and scatters of ZeRO stage 3 behind the computation of layers."""
     pipeline: Fraction = 0.0

@@ -15,7 +15,6 @@ from planner.cost_model.activations import (
     gathered_operand_bytes,
     in_flight_microbatches,
     kept_bytes,
-    largest_tensor_bytes,
     layer_activation_bytes,
     layer_backward_bytes,
     logits_bytes,
@@ -312,10 +311,3 @@ def test_gather_buffer_bytes_are_whole_hidden_states() -> None:
     assert gather_buffer_bytes(buffers, in_slices).tolist() == [3 * 256]
     assert gather_buffer_bytes(buffers, stages(tensor_parallel=2)).tolist() == [0.0]
     assert stage_memory(buffers, in_slices).phases["forward"]["gather_buffers"].tolist() == [3 * 256]
-
-
-def test_largest_tensor_bytes_are_of_the_widest_product_or_the_logits() -> None:
-    halves = stages(pipeline_parallel=2, layers_per_stage=(2, 2))
-    # 8 tokens, 64 units of the feed-forward in two bytes and 128 logits in four.
-    assert largest_tensor_bytes(problem(), halves).tolist() == [8 * 64 * 2, 8 * 128 * 4]
-    assert largest_tensor_bytes(problem(), stages(tensor_parallel=2)).tolist() == [8 * 128 * 4 / 2]

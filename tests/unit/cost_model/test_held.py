@@ -3,7 +3,7 @@
 import pytest
 
 from planner.cost_model.compute import layer_seconds
-from planner.cost_model.held import held_bytes, host_lead, layer_device_seconds, seconds_ahead
+from planner.cost_model.held import held_bytes, host_lead, largest_tensor_bytes, layer_device_seconds, seconds_ahead
 from planner.cost_model.pipeline import outside_layers_seconds
 from planner.specs.units import Seconds
 from tests.helpers import problem, stages
@@ -70,3 +70,10 @@ def test_held_bytes_are_none_without_tensor_parallelism_or_launches_ahead() -> N
     launches = {"process": {"held_launches": 54}}
     assert held_bytes(problem(stack=launches), stages()).tolist() == [0.0]
     assert held_bytes(problem(), stages(tensor_parallel=2)).tolist() == [0.0]
+
+
+def test_largest_tensor_bytes_are_of_the_widest_product_or_the_logits() -> None:
+    halves = stages(pipeline_parallel=2, layers_per_stage=(2, 2))
+    # 8 tokens, 64 units of the feed-forward in two bytes and 128 logits in four.
+    assert largest_tensor_bytes(problem(), halves).tolist() == [8 * 64 * 2, 8 * 128 * 4]
+    assert largest_tensor_bytes(problem(), stages(tensor_parallel=2)).tolist() == [8 * 128 * 4 / 2]

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from planner.cost_model.activations import largest_tensor_bytes
+from planner.cost_model.held import largest_tensor_bytes
 from planner.cost_model.memory import (
     batch_bytes,
     buffered_gradients,
