@@ -39,6 +39,8 @@ def test_seconds_ahead_of_a_host_whose_devices_wait_for_the_slowest_one() -> Non
     # Forward and twice as much backward of four layers of a second each.
     expected = pytest.approx([8 * 0.01 * 3 * 4], rel=1e-2)
     assert seconds_ahead(problem(stack={"traffic": spread}), asked).tolist() == expected
+    piped = stages(tensor_parallel=2, pipeline_parallel=2, num_microbatches=8)
+    assert seconds_ahead(problem(stack={"traffic": spread}), piped).tolist() == [0.0, 0.0]
     together = spread | {"collective_rank_host_s": Seconds(0.001)}
     assert seconds_ahead(problem(stack={"traffic": together}), asked).tolist() == [0.0]
 
@@ -61,7 +63,7 @@ def test_host_lead_and_the_fill_are_ahead_in_a_pipeline() -> None:
     assert held_bytes(busy, four).tolist() == [2 * 2 * LAYER, 0.0, 0.0, 0.0]
     leading = problem(stack=launches, hardware={"kernel_launch_s": Seconds(0)})
     assert host_lead(leading, two).tolist() == [1.0, 1.0]
-    assert held_bytes(leading, two).tolist() == [3 * 2 * LAYER, 2 * LAYER]
+    assert held_bytes(leading, two).tolist() == [(2 + 2) * LAYER, 2 * LAYER]  # Forward and backward; forward.
     waiting = problem(stack=launches | {"traffic": {"message_host_s": Seconds(0.1)}})
     assert held_bytes(waiting, four).tolist() == [0.0] * 4
 
