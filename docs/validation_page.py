@@ -54,9 +54,10 @@ in `specs/` say:
   that ZeRO-3 reaches in `megatron-deepspeed-2021`;
 - off MosaicML, rows on A100 of 40 GB: that nothing hides behind the gathers of `llm-foundry`;
 - off Ultrascale-playbook, the rows on 8, 32, 128 and 512 GPUs: of `nanotron` the host's times, the share of products,
-  the fragments and cached blocks of the allocator, and how much of DDP's reductions hides; off all of its rows, what
-  hosts of pipelines waited before collectives, and which rows were made with a revision that polls for its messages,
-  which both models' rows tell alike;
+  cached blocks of the allocator, and how much of DDP's reductions hides; off all of its rows, what hosts of pipelines
+  waited before collectives, the allocator's fragments, how far apart the hosts of a group are, the latency of the
+  network, and which rows were made with a revision that polls for its messages or waited, which both models' rows
+  tell alike;
 - off colossalai-h100: of `colossalai-hf` the host's times of layers, tensors and Gemini, its attention with a mask,
   kept elements, logits, and dropout 0;
 - off colossalai-h100 and colossalai-h200-library together: up to how many parameters the buckets of DDP exist twice;
