@@ -39,8 +39,6 @@ def test_runs_under_other_conditions_have_facts_of_their_own() -> None:
     assert waits(n_gpus="64", pp="1", tp="8", dp="8", micro_batch="16") == checked
     assert waits(n_gpus="64", pp="1", tp="8", dp="8") == waits(n_gpus="128", pp="1", dp="16", micro_batch="16") == plain
     assert waits(n_gpus="512", pp="2", tp="8", dp="32") == polled
-    assert waits("0", n_gpus="128", pp="16", tp="8", dp="1") == plain
-    assert waits("0", n_gpus="128", pp="16", tp="8", dp="1", micro_batch="2") == checked
     assert waits(n_gpus="64", pp="2", tp="32", dp="1") == polled
     assert waits(n_gpus="256", pp="2", tp="2", dp="64") == polled
     assert waits("0", n_gpus="256", pp="2", tp="2", dp="64") == checked
