@@ -42,6 +42,11 @@ def checkpoints_in(folder: Path) -> list[Path]:
     return sorted(found, key=lambda path: step_of(path.with_suffix("")) or 0)
 
 
+def later_than(folder: Path, step: int) -> list[Path]:
+    """Whole checkpoints in a folder after more than ``step`` steps, by their steps."""
+    return [path for path in checkpoints_in(folder) if (step_of(path.with_suffix("")) or 0) > step]
+
+
 def _is_named(path: Path) -> bool:
     """Whether it is a checkpoint by its name, or was one until a crash came before that of its step anew."""
     final = path.with_suffix("")

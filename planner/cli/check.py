@@ -33,7 +33,7 @@ class Check(msgspec.Struct, frozen=True, kw_only=True):
     gpus: Annotated[int | None, Option("How many GPUs it is for. A plan says so itself.", range=question.GPUS)] = None
     gpu: question.Gpu = "a100-40g"
     model: Annotated[
-        str | None, Option("Built-in model or a TOML file. [default: what the file names]", known=question.MODEL_NAMES)
+        str | None, Option("A model as `solve` takes it. [default: what the file names]", known=question.MODEL_NAMES)
     ] = None
     plan: Annotated[Path | None, Option("The plan that a job file is for.", metavar="FILE.plan")] = None
     gpus_per_node: question.GpusPerNode = None

@@ -63,17 +63,24 @@ def command(function: Callable[[Any], int]) -> Callable[..., None]:
 
 def _parameter(one: Declared) -> inspect.Parameter:
     option, kind, default = one.option, one.type, one.default
+    more: dict[str, Any] = {"help": _help(option), "metavar": option.metavar}
+    more["show_default"] = "[default: " not in option.help
     if get_origin(kind) is tuple:
-        kind = GenericAlias(list, (option.reads or get_args(kind)[0],))
+        item = option.reads or get_args(kind)[0]
+        kind = GenericAlias(list, (item,))
         default = default or None
+        more["metavar"] = option.metavar or (f"<{item.__name__.lower()}>" if isinstance(item, type) else None)
     if default is msgspec.NODEFAULT:
         default = inspect.Parameter.empty
-    more: dict[str, Any] = {"help": option.help, "metavar": option.metavar}
     if (known := option.known) is not None:
         more["autocompletion"] = lambda: list(known())  # Typer itself leaves out what does not begin as typed
     info = typer.Argument(**more) if option.is_argument else typer.Option(*one.names, **more)
     annotation = Annotated[kind, info]  # type: ignore[valid-type]
     return inspect.Parameter(one.field, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
+def _help(option: Option) -> str:
+    return option.help if option.range is None else f"{option.help} [{option.range}]".lstrip()
 
 
 def print_json(document: Any) -> None:

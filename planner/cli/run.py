@@ -28,7 +28,9 @@ class Run(RunOptions, frozen=True, kw_only=True):
     keep_going: Annotated[
         bool, Option("Start ranks that have died again, from the last checkpoint; with fewer devices, planned again.")
     ] = False
-    force: Annotated[bool, Option("Use a --run-dir that has files, and replace those of an earlier run.")] = False
+    force: Annotated[
+        bool, Option("Use a --run-dir that has files: those of an earlier run are replaced, its checkpoints put aside.")
+    ] = False
 
 
 def run(options: Run) -> int:
@@ -47,7 +49,8 @@ def run(options: Run) -> int:
         told, goes_on = found.options, found.goes_on
         job, batches = _job(plan, found)
         _check(plan, told, options.plan, force=options.force or goes_on)
-        with run_folder(plan, name, told, force=options.force, goes_on=goes_on) as folder:
+        done = found.step if goes_on else 0
+        with run_folder(plan, name, told, force=options.force, goes_on=goes_on, done=done) as folder:
             say(f"folder of this run: {folder}")
             _make_ready(plan, job, told, folder, force=options.force or goes_on)
             for warning in moved(found, batches):

@@ -25,9 +25,9 @@ class Sweep(msgspec.Struct, frozen=True, kw_only=True):
             "300GB/s)."
         ),
     ]
-    model: Annotated[
-        str | None, Option("Built-in model or a TOML file, unless varied.", known=question.MODEL_NAMES)
-    ] = None
+    model: Annotated[str | None, Option("A model as `solve` takes it, unless varied.", known=question.MODEL_NAMES)] = (
+        None
+    )
     gpus: Annotated[int | None, Option("How many GPUs, unless varied.", range=question.GPUS)] = None
     gpu: Annotated[
         str | None, Option("Built-in card or a TOML file. [default: a100-40g]", known=question.GPU_NAMES)
