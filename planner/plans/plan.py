@@ -170,7 +170,7 @@ def _check_format(fields: dict[str, Any], path: Path) -> None:
         raise _refusal(
             "PLAN001",
             path,
-            f"the plan has format {found}, this gptplan reads format {FORMAT_VERSION}",
+            f"the plan has format {found!r}, this gptplan reads format {FORMAT_VERSION}",
             f"it was written by gptplan {fields.get('gptplan_version', 'unknown')}",
         )
 

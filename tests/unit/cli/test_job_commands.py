@@ -65,7 +65,7 @@ def test_everything_that_stands_in_the_way_is_said(typed: Run) -> None:
     np.full(3000, 7, "<u2").tofile("bare.bin")
     Path("short.txt").write_text("short")
     Path("empty.txt").write_text("")
-    Path("latin.txt").write_bytes("café".encode("latin1"))
+    Path("latin.txt").write_bytes("café au lait".encode("latin1"))
     found = {
         "two weights": (["data.paths=corpus", "data.weights=[1, 2]"], "2 weights for 1 paths"),
         "vocabulary": (["data.paths=large.bin"], "vocabulary of 3000 or more, the model's is 256"),
