@@ -17,7 +17,7 @@ from planner.lint.files import PLAN_SUFFIX, byte_order_mark, files_of, is_plan, 
 from planner.lint.fixing import listed_changes
 from planner.lint.freezing import by_hand
 from planner.outputs import tell, write_output
-from planner.plans.plan import Plan, read_plan, write_plan
+from planner.plans.plan import Plan, holds_frozen_plan, read_plan, write_plan
 from planner.rules import violations
 from planner.rules.capacity import misfits
 from planner.specs.files import to_builtins
@@ -120,7 +120,7 @@ def freeze(path: Path, text: str, asked: Asked, target: Path, *, force: bool, as
         )
     if first.valid and not first.misfits:
         plan = by_hand(first)
-        write_plan(plan, target, force=force)
+        write_plan(plan, target, force=force, ours=holds_frozen_plan)
     if as_json:
         print_json(_document(checked) | {"plan_file": str(target) if plan else None})
     else:

@@ -6,6 +6,7 @@ message.
 """
 
 import hashlib
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ EDITED_HINT = "solve again instead of editing a plan: `gptplan solve` takes `--p
 
 BY_HAND = "by-hand"
 """Status of a layout that a person wrote: nothing was chosen, and the bound is that of the best layout found."""
+_STATED_BY_HAND = re.compile(rb'"status":\s*"by-hand"')
 
 
 class Space(msgspec.Struct, frozen=True, kw_only=True):
@@ -105,6 +107,16 @@ def write_plan(plan: Plan, path: Path, *, force: bool = False, ours: Ours | None
 def holds_plan(content: bytes) -> bool:
     """Whether a file holds a plan of any format, whole or not."""
     return content.lstrip().startswith(b"{") and b'"format_version"' in content and b'"gptplan_version"' in content
+
+
+def holds_found_plan(content: bytes) -> bool:
+    """Whether a file holds a plan that a search has found."""
+    return holds_plan(content) and _STATED_BY_HAND.search(content) is None
+
+
+def holds_frozen_plan(content: bytes) -> bool:
+    """Whether a file holds a plan of a layout that somebody wrote."""
+    return holds_plan(content) and _STATED_BY_HAND.search(content) is not None
 
 
 def read_plan(path: Path) -> Plan:
