@@ -181,7 +181,9 @@ def _range(least: str, most: str) -> str:
 
 
 def _size(parameters: int) -> str:
-    scale, letter = next(one for one in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1, "")) if parameters >= one[0])
+    scale, letter = next(
+        one for one in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k"), (1, "")) if parameters >= one[0]
+    )
     return f"{parameters / scale:.3g}{letter}"
 
 
