@@ -74,8 +74,8 @@ def busy_words(load: float, cores: int) -> str:
     if load <= cores / 2:
         return ""
     return (
-        f"note: other processes ran here in the last minute, {load:.1f} at a time on {cores} cores: what is measured beside "
-        "them is too slow; calibrate again when the machine is idle"
+        f"note: other processes ran here in the last minute, {load:.1f} at a time on {cores} cores: what is measured "
+        "beside them is too slow; calibrate again when the machine is idle"
     )
 
 
