@@ -348,4 +348,3 @@ def test_halves_keep_the_rows_of_a_layout_together(tmp_path: Path) -> None:
 def test_a_busy_machine_is_said() -> None:
     assert busy_words(1.0, 2) == busy_words(0.4, 1) == ""
     assert "3.1 at a time on 2 cores" in busy_words(3.1, 2)
-    assert busy_words(0.6, 1).startswith("note: ")
