@@ -79,7 +79,7 @@ def check(options: Check) -> int:
     if path.suffix == PLAN_SUFFIX or is_plan(text := read_text(path, str(path))):
         _refuse_unused(options, "a plan", ("--fix", "--as-plan", "--set"))
         return checking.check_plan(path, form)
-    if is_job(text):
+    if options.plan is not None or is_job(text):
         _refuse_unused(options, "a job", ("--fix", "--as-plan"))
         return check_job(path, options.plan, form, options.given)
     asked = _asked(options)

@@ -199,3 +199,9 @@ def test_options_for_configurations_are_refused_for_plans_and_jobs(option: str, 
     assert typed("check", PLAN, option).code == 2
     typed("job", "-o", "job.toml")
     assert typed("check", "job.toml", "--plan", PLAN, option).code == 2
+
+
+def test_with_a_plan_it_is_a_job_even_where_it_cannot_be_read(typed: Run) -> None:
+    Path("job.toml").write_text("[schedule]\nsteps = 5\nsteps = 6\n")
+    refused = typed("check", "job.toml", "--plan", PLAN)
+    assert (refused.code, "the job is not TOML" in refused.err) == (2, True)
