@@ -39,7 +39,7 @@ def run(options: Run) -> int:
     from planner.launch.keeping import Keeper
     from planner.launch.placing import excusing, placed
     from planner.launch.processes import say_interrupted
-    from planner.launch.resuming import moved, resumed
+    from planner.launch.resuming import moved, reordered, resumed
     from planner.rules.reading import read_sound_plan
 
     plan, name = read_sound_plan(options.plan), options.plan.stem
@@ -52,8 +52,8 @@ def run(options: Run) -> int:
         done = found.step if goes_on else 0
         with run_folder(plan, name, told, force=options.force, goes_on=goes_on, done=done) as folder:
             say(f"folder of this run: {folder}")
-            _make_ready(plan, job, told, folder, force=options.force or goes_on)
-            for warning in moved(found, batches):
+            data = _make_ready(plan, job, told, folder, force=options.force or goes_on)
+            for warning in [*moved(found, batches), *reordered(found, job.seed, data)]:
                 say(render(warning))
             meets()
             outcome = Keeper(plan, folder, job, told, keep_going=options.keep_going).run(began_s)
@@ -65,8 +65,8 @@ def run(options: Run) -> int:
             return outcome.code
 
 
-def _make_ready(plan: "Plan", job: "Job", options: RunOptions, folder: Path, *, force: bool) -> None:
-    """Have everything in the folder that the ranks need, and say what they will use."""
+def _make_ready(plan: "Plan", job: "Job", options: RunOptions, folder: Path, *, force: bool) -> str:
+    """Have everything in the folder that the ranks need, and say what they will use; the fingerprint of the data."""
     from planner.launch.jobs import make_ready, write_job
     from planner.launch.saving import check_room
     from planner.views.caveats import tight_memory
@@ -82,6 +82,7 @@ def _make_ready(plan: "Plan", job: "Job", options: RunOptions, folder: Path, *, 
         say(render(warning))
     if options.resume is not None:
         say(f"goes on from {options.resume}")
+    return ready.prepared.sources.fingerprint
 
 
 def _tell_end(outcome: "Outcome", folder: Path, plan_path: Path) -> None:
