@@ -157,8 +157,8 @@ def check_files(folder: Path, manifest: Manifest, contents_of: Sequence[str] | N
         check_content(folder / name, manifest.files[name].sha256)
 
 
-def check_content(path: Path, sha256: str) -> None:
-    """Refuse a file with other content.
+def check_content(path: Path, sha256: str, original: Path | None = None) -> None:
+    """Refuse a file with other content; where it is a copy, by the name of its ``original``.
 
     Raises:
         PlanError: it cannot be read, or its digest is another.
@@ -171,4 +171,6 @@ def check_content(path: Path, sha256: str) -> None:
     except OSError as error:
         raise damaged(path, f"a file of the checkpoint cannot be read: {error.strerror}") from error
     if digest.hexdigest() != sha256:
-        raise damaged(path, f"a file of the checkpoint was changed: its SHA-256 is {digest.hexdigest()}, not {sha256}")
+        raise damaged(
+            original or path, f"a file of the checkpoint was changed: its SHA-256 is {digest.hexdigest()}, not {sha256}"
+        )

@@ -35,7 +35,7 @@ class Run(RunOptions, frozen=True, kw_only=True):
 
 def run(options: Run) -> int:
     """Execute a plan on Colossal-AI, on this machine's GPUs or CPU cores."""
-    from planner.launch.folder import run_folder
+    from planner.launch.folder import never_stepped, run_folder
     from planner.launch.keeping import Keeper
     from planner.launch.placing import excusing, placed
     from planner.launch.processes import say_interrupted
@@ -48,11 +48,12 @@ def run(options: Run) -> int:
         found = resumed(plan, name, placed_options)
         told, goes_on = found.options, found.goes_on
         job, batches = _job(plan, found)
-        _check(plan, told, options.plan, force=options.force or goes_on)
+        force = options.force or never_stepped(told)
+        _check(plan, told, options.plan, force=force or goes_on)
         done = found.step if goes_on else 0
-        with run_folder(plan, name, told, force=options.force, goes_on=goes_on, done=done) as folder:
+        with run_folder(plan, name, told, force=force, goes_on=goes_on, done=done) as folder:
             say(f"folder of this run: {folder}")
-            data = _make_ready(plan, job, told, folder, force=options.force or goes_on)
+            data = _make_ready(plan, job, told, folder, force=force or goes_on)
             for warning in [*moved(found, batches), *reordered(found, job.seed, data)]:
                 say(render(warning))
             meets()

@@ -193,7 +193,9 @@ def _parts_folder(parts: Path, recipe: Recipe, *, wait: bool) -> Iterator[None]:
         raise
     except OSError as error:
         raise unusable(
-            f"cannot write the tokens: {error.strerror}", error.filename or parts, "name another place with `-o`"
+            f"cannot write the tokens: {error.strerror}",
+            error.filename or parts,
+            "name another place with `-o`, or for a run with `--set data.cache=FOLDER`",
         ) from error
 
 

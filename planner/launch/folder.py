@@ -134,6 +134,17 @@ def _put_aside(folder: Path, done: int) -> None:
     say(f"this run {where}: {names} of the one before are in {aside} now, and `--resume {aside}` goes on from them")
 
 
+def never_stepped(options: RunOptions) -> bool:
+    """Whether ``--run-dir`` has nothing but what a run has left that ended before its first step."""
+    if options.run_dir is None:
+        return False
+    folder = _of_node(options.run_dir, options.node_rank)
+    with _told(folder):
+        if not (folder / LOCK_FILE).is_file() or not all(map(_is_ours, _others(folder))):
+            return False
+        return not (options.run_dir / CHECKPOINTS).exists() and not steps_done(options.run_dir)
+
+
 def steps_done(folder: Path) -> int:
     """How many steps the metrics in a folder have; a line that was cut off is none."""
     return sum(record["record"] == "step" for record in read_records(folder / METRICS_FILE))
@@ -181,14 +192,23 @@ def _lock(descriptor: int, folder: Path) -> None:
         ) from None
 
 
-def _refuse_files(folder: Path) -> None:
+def _others(folder: Path) -> list[str]:
+    """Names in the folder of a run, but for its lock and the folders of other nodes."""
     names = sorted(path.name for path in folder.iterdir())
-    others = [name for name in names if name != LOCK_FILE and not _OF_NODES.fullmatch(name)]
-    if not others:
-        return
+    return [name for name in names if name != LOCK_FILE and not _OF_NODES.fullmatch(name)]
+
+
+def _is_ours(name: str) -> bool:
     ours = {PLAN_FILE, JOB_FILE, SOURCES_FILE, METRICS_FILE, REWIND_FILE, REPORT_FILE, CHECKPOINTS}
     ours |= {TENSORBOARD_FOLDER, WANDB_FOLDER}
-    if all(name in ours or name.endswith(".log") or name.startswith((f"{PLAN_FILE}-", EARLIER)) for name in others):
+    return name in ours or name.endswith(".log") or name.startswith((f"{PLAN_FILE}-", EARLIER))
+
+
+def _refuse_files(folder: Path) -> None:
+    others = _others(folder)
+    if not others:
+        return
+    if all(map(_is_ours, others)):
         message = "there is a run in this folder already"
     else:
         more = len(others) - _MOST_NAMED

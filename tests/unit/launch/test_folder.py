@@ -13,7 +13,7 @@ from planner.checkpoints.folders import find_checkpoint
 from planner.diagnostics import ExitCode, PlanError
 from planner.handover.work import METRICS_FILE, PLAN_FILE, RunOptions
 from planner.launch import folder as folders
-from planner.launch.folder import check_run_dir, run_folder, steps_done
+from planner.launch.folder import check_run_dir, never_stepped, run_folder, steps_done
 from planner.launch.runs import is_run
 from planner.plans.plan import Plan, canonical_json, read_plan
 
@@ -182,3 +182,25 @@ def test_other_nodes_put_nothing_aside(plan: Plan, tmp_path: Path) -> None:
     saved(tmp_path / "run" / "node1", 7)
     with run_folder(plan, "some", RunOptions(run_dir=tmp_path / "run", node=1), force=True) as folder:
         assert names(folder) == ["step-00000007"]
+
+
+def test_a_run_that_ended_before_its_first_step_does_not_keep_its_folder(plan: Plan, tmp_path: Path) -> None:
+    options = RunOptions(run_dir=tmp_path / "run")
+    assert not never_stepped(options)
+    with run_folder(plan, "some", options) as folder:
+        (folder / METRICS_FILE).write_text('{"record": "event", "event": "end"}\n')
+        (folder / "rank-0.log").write_text("it failed")
+    assert never_stepped(options)
+    assert not never_stepped(RunOptions())
+    with run_folder(plan, "some", options, force=never_stepped(options)):
+        assert not (folder / METRICS_FILE).exists()
+    other = RunOptions(run_dir=tmp_path / "run", node=1)
+    with run_folder(plan, "some", other):
+        pass
+    assert never_stepped(other)
+    (folder / METRICS_FILE).write_text('{"record": "step", "step": 1}\n')
+    assert not never_stepped(options)
+    assert not never_stepped(other)
+    (folder / METRICS_FILE).unlink()
+    (folder / "note.txt").write_text("mine")
+    assert not never_stepped(options)
