@@ -75,10 +75,12 @@ def load_spec(name_or_path: str, kind: type[SpecType]) -> SpecType:
         return read_config(config, name_or_path)  # type: ignore[return-value]
     if path.suffix != ".toml" and not os.path.exists(path):  # noqa: PTH110 (a name too long to be one is none)
         names = known_names(kind)
+        begun = [one for one in names if name_or_path and one.startswith(name_or_path.lower())]
+        names = begun if len(begun) > MOST_MEANT else names
         listed = f"use one of {', '.join(names)}, or a .toml file" + ", or a config.json" * (kind is ModelSpec)
         raise usage_error(
             f"there is no {folder.rstrip('s')} spec named `{name_or_path}`",
-            hint=" ".join(filter(None, (did_you_mean(name_or_path, names), listed))),
+            hint=listed if names is begun else " ".join(filter(None, (did_you_mean(name_or_path, names), listed))),
         )
     return _decode_file(path, kind, name_or_path)
 

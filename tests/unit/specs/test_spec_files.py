@@ -214,3 +214,11 @@ def test_what_was_typed_and_what_may_be_is_said(tmp_path: Path) -> None:
     assert "Expected one of `cuda`, `cpu`, and it is 'tpu' - at `$.device`" in first
     assert "Expected `int` >= 1, and it is -64 - at `$.efficiency.alignment`" in second
     assert "docs/specs.md" in hint
+
+
+def test_where_many_names_begin_as_typed_only_these_are_listed() -> None:
+    with pytest.raises(PlanError) as refused:
+        load_spec("Qwen", ModelSpec)
+    hint = refused.value.diagnostics[0].hint
+    assert hint.startswith("use one of qwen2-tiny, qwen2.5-0.5b, ")
+    assert "gpt" not in hint
