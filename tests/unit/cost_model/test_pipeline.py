@@ -125,6 +125,20 @@ def test_host_seconds_of_a_forward_that_nothing_before_it_hides() -> None:
     )
 
 
+def test_stage_times_of_a_host_that_is_not_ahead_in_forward_are_affine() -> None:
+    traffic = {"layer_host_s": 0.9 * LAYER_S, "forward_host_share": 0.6, "forward_waits": True}
+    asked = problem(num_devices=2, stack={"traffic": traffic})
+    times = [
+        total(stage_times(asked, stages(pipeline_parallel=2, layers_per_stage=(1 + more, 3 - more))).microbatch)
+        for more in range(3)
+    ]
+    first, last = np.diff(np.array(times), axis=0).T
+    assert first.tolist() == pytest.approx([first[0]] * 2)
+    assert last.tolist() == pytest.approx([-first[0]] * 2)
+    # What the forward of a layer takes the host longer than the device.
+    assert first[0] == pytest.approx(3 * LAYER_S + 0.62 * LAYER_S)
+
+
 def test_stage_times_hide_reductions_of_zero_where_the_stack_does() -> None:
     shared = {"data_parallel": 2, "num_microbatches": 4}
     hides, waits = (
