@@ -1,6 +1,6 @@
 """What the host takes for one kind of block as a multiple of another: ``python -m benchmarks.library.host_ratio``.
 
-Tiny blocks are issued on the CPU in turn, so that a machine that is busy with other things slows all of them. The
+Tiny blocks are issued in turn, on the CPU or, with ``ROUNDS cuda`` behind the command, on a GPU, so that a machine that is busy with other things slows all of them. The
 ratios are properties of the code more than of the host: by them host times that were measured on one machine with one
 kind of block are carried over to another machine, of which the host time of another kind of block is known.
 """
@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from runtime.calibrate.host import BlockTimer, gpt2_blocks
+from runtime.calibrate.timing import wait
 from runtime.states.families import ATTENTION
 from runtime.states.model import causal_attention
 
@@ -23,10 +24,9 @@ ROUNDS = 200
 OWN = "gptplan's GPT-2"
 
 
-def timers() -> dict[str, BlockTimer]:
+def timers(device: torch.device) -> dict[str, BlockTimer]:
     """What is measured, by name; gptplan's block is Hugging Face's with another attention and GELU in one kernel."""
     ALL_ATTENTION_FUNCTIONS.register(ATTENTION, causal_attention)
-    device = torch.device("cpu")
     library = gpt2_blocks(device)
     own = gpt2_blocks(device, attn_implementation=ATTENTION, activation_function="gelu_pytorch_tanh")
 
@@ -39,25 +39,29 @@ def timers() -> dict[str, BlockTimer]:
         OWN: list(own),
         "gptplan's GPT-2, recomputed": [again(block, use_reentrant=False) for block in own],
     }
-    return {name: BlockTimer(some, device, time.thread_time) for name, some in blocks.items()}
+    # On a GPU backward is issued by a thread of its own.
+    clock = time.perf_counter if device.type == "cuda" else time.thread_time
+    return {name: BlockTimer(some, device, clock) for name, some in blocks.items()}
 
 
-def measured(rounds: int) -> dict[str, list[tuple[float, float]]]:
+def measured(rounds: int, device: torch.device) -> dict[str, list[tuple[float, float]]]:
     """Seconds of forward and of backward of one block, by name and round."""
-    found = timers()
+    found = timers(device)
     for timer in found.values():
         timer.seconds()
     seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in found}
     for _ in range(rounds):
         for name, timer in found.items():
             seconds[name].append(timer.seconds())
+            wait(device)
     return seconds
 
 
 def main() -> None:
     """Print the time of each kind of block, forward's share, and its multiple of the time of gptplan's; medians."""
     torch.set_num_threads(1)
-    seconds = measured(int(sys.argv[1]) if len(sys.argv) > 1 else ROUNDS)
+    rounds, kind, *_ = [*sys.argv[1:], *(str(ROUNDS), "cpu")[len(sys.argv) - 1 :]]
+    seconds = measured(int(rounds), torch.device(kind))
     own = [sum(both) for both in seconds[OWN]]
     for name, samples in seconds.items():
         whole = [sum(both) for both in samples]
