@@ -1,8 +1,9 @@
 """What the host takes for one kind of block as a multiple of another: ``python -m benchmarks.library.host_ratio``.
 
-Tiny blocks are issued in turn, on the CPU or, with ``ROUNDS cuda`` behind the command, on a GPU, so that a machine that is busy with other things slows all of them. The
-ratios are properties of the code more than of the host: by them host times that were measured on one machine with one
-kind of block are carried over to another machine, of which the host time of another kind of block is known.
+Tiny blocks are issued in turn, so that a machine that is busy with other things slows all of them: on the CPU, or with
+``200 cuda`` behind the command 200 rounds of them on a GPU. The ratios are properties of the code more than of the
+host: by them host times that were measured on one machine with one kind of block are carried over to another machine,
+of which the host time of another kind of block is known.
 """
 
 import statistics
