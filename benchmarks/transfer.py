@@ -4,9 +4,9 @@ Rows of each stack are predicted once with its own host times, which were measur
 once with those of the other stack, measured on another machine. The difference of the mean errors is the
 ``transfer_error`` of both: what a step-time prediction may miss by more on a machine that nobody measured.
 
-A calibration measures the devices and not how fast the host is for a stack. The runs by hand were on another machine
-than the host times of their stack; how much further off they are with a calibrated spec of that machine than the runs
-that the host times were read off is the ``calibrated_transfer_error``.
+The runs by hand were on another machine than the host times of their stack; how much further off they are with a
+calibrated spec of that machine, which does not have the host's time for a block, than the runs that the host times were
+read off is the ``calibrated_transfer_error``. A calibration that has that time is not known to be as far off.
 """
 
 import statistics

@@ -253,6 +253,7 @@ def _host(measured: Measurements, origin: Origin) -> Fields:
         nvme_read_bytes_per_s=BytesPerSecond(measured.disk_read_bytes_per_s),
         nvme_write_bytes_per_s=BytesPerSecond(measured.disk_write_bytes_per_s),
         process_bytes=base.process_bytes,
+        gpt2_block_s=Seconds(measured.gpt2_block_s),
     )
     sources = {
         "host.memory": "what this process may use of the host",
@@ -265,6 +266,7 @@ def _host(measured: Measurements, origin: Origin) -> Fields:
             f"the slower direction with page-locked memory; {format_rate(measured.pageable_bytes_per_s, 'B/s')} with "
             "ordinary memory"
         ),
+        "host.gpt2_block": "host time to issue forward and backward of a tiny block in bf16, the median over the ranks",
         "host.nvme_capacity": "free on the drive of the folder that was measured",
         "host.nvme_read": "one file, read back past the page cache",
         "host.nvme_write": "one file, until fsync returned",

@@ -9,6 +9,7 @@ from planner.cost_model.checks import layer_check_seconds
 from planner.cost_model.compiled import with_compiled_counts
 from planner.cost_model.expert_time import dispatch_seconds, expert_kernels, expert_products
 from planner.cost_model.flops import head_product, layer_products
+from planner.cost_model.host_speed import host_slowness
 from planner.cost_model.parts import block, counted_whole, final_norm, moved_elements, remade_elements
 from planner.cost_model.parts.part import Divided
 from planner.cost_model.products import (
@@ -176,7 +177,11 @@ def recomputed_layer_seconds(problem: Problem, stages: StageColumns) -> Floats:
 @once_per_places
 @with_compiled_counts
 def layer_host_seconds(problem: Problem, stages: StageColumns) -> Floats:
-    """Host time of one layer's forward: launches of its kernels, or what the stack takes if that is longer."""
+    """Host time of one layer's forward: launches of its kernels, or what the stack takes if that is longer.
+
+    The stack's times are those of the host that they were measured on, and scaled to another whose speed is known;
+    what ranks wait for each other is not.
+    """
     traffic, parts = problem.stack.traffic, problem.stack.parts
     own = 0.0 if counted_whole(problem.model) else parts.layer_host_s
     usual: Floats | float = own or traffic.layer_host_s
@@ -184,12 +189,12 @@ def layer_host_seconds(problem: Problem, stages: StageColumns) -> Floats:
         usual = usual + expert_kernels(problem, stages) * float(problem.stack.experts.kernel_host_s)
     stated = usual + np.where(stages.layouts.tensor_parallel > 1, traffic.tensor_parallel_host_s, 0.0)
     stated = stated + np.where(stages.layouts.sequence_parallel == 1, traffic.sequence_parallel_host_s, 0.0)
-    stated = stated + layer_check_seconds(problem, stages) / (1.0 + BACKWARD_PRODUCTS)
     zero, in_pieces = stages.layouts.zero_stage, stages.layouts.zero_stage >= SHARDS_WEIGHTS
     reduced = (zero >= 1) & ~in_pieces & (stages.layouts.replicas > 1)
     share = np.where(zero >= SHARDS_GRADIENTS, 1.0, 1.0 / stages.layouts.num_microbatches)
     stated = stated + np.where(reduced, traffic.zero_layer_host_s * share, 0.0)
     stated = stated + np.where(in_pieces, problem.stack.sharded.layer_host_s, 0.0)
+    stated = stated * host_slowness(problem) + layer_check_seconds(problem, stages) / (1.0 + BACKWARD_PRODUCTS)
     return np.maximum(layer_kernels(problem, stages) * problem.hardware.kernel_launch_s, stated)
 
 

@@ -33,20 +33,21 @@ class PassTimes(NamedTuple):
 def pass_times(problem: Problem, stages: StageColumns, times: StageTimes) -> PassTimes:
     """Forward and backward of each stage, which with its sends add up to its time of a micro batch.
 
-    What computation and collectives take is divided as their formulas have it; host waits as the passes
-    over the layers; gathered weights evenly. Backward is the rest. Units: s.
+    What computation and collectives take is divided as their formulas have it; host waits as the host's time of
+    the layers; gathered weights evenly. Backward is the rest. Units: s.
     """
     computed = compute.microbatch_compute(problem, stages)
     line, grid = communication.layer_collectives(problem, stages), grid_collectives(problem, stages)
     parts, columns = times.microbatch, stages.layouts
     embedding, head = (end.forward for end in end_passes(problem, stages))
-    passes = (1.0 + BACKWARD_PRODUCTS) * stages.num_layers + stages.recompute_layers
+    share = float(problem.stack.traffic.forward_host_share)
+    passes = stages.num_layers + share * stages.recompute_layers
     reductions = stages.num_layers * (line.recomputed + grid.recomputed)
     forward = (
         computed["layers_forward"]
         + embedding
         + head
-        + parts["host"] * stages.num_layers / np.maximum(passes, 1.0)
+        + parts["host"] * share * stages.num_layers / np.maximum(passes, 1.0)
         + np.minimum(reductions, parts["tensor_parallel_communication"])
         + parts["weight_gathering"] / 2.0
     )

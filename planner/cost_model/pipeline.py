@@ -71,25 +71,29 @@ def host_seconds(problem: Problem, stages: StageColumns) -> Floats:
     """What the device waits for the host in the layers of one micro batch. Units: s.
 
     The host runs ahead of the device and of communication. In a pipeline it waits for every message that it
-    receives, and a layer takes what the longer of the two takes for its forward and backward, and once more forward
-    where it recomputes. Without one it waits for nothing: a micro batch takes the longer of the two as a whole, with
-    the embedding, the loss head and the additions of gradients on the device. Where the host waits for every kernel,
-    neither hides the other.
+    receives, and a layer takes what the longer of the two takes for its forward and backward, and forward's share once
+    more where it recomputes. Where it reads a result of the device before each forward pass it begins that with
+    nothing ahead, and what its forward takes longer than the device's is waited for in any case. Without a pipeline
+    it waits for nothing: a micro batch takes the longer of the two as a whole, with the embedding, the loss head and
+    the additions of gradients on the device. Where the host waits for every kernel, neither hides the other.
     """
-    layer, host = compute.layer_seconds(problem, stages), compute.layer_host_seconds(problem, stages)
+    layer, share = compute.layer_seconds(problem, stages), float(problem.stack.traffic.forward_host_share)
+    host = (1.0 + BACKWARD_PRODUCTS) * compute.layer_host_seconds(problem, stages)
     if problem.stack.traffic.blocking_launches:
-        return host * ((1.0 + BACKWARD_PRODUCTS) * stages.num_layers + stages.recompute_layers)
+        return host * (stages.num_layers + share * stages.recompute_layers)
     line, grid = communication.layer_collectives(problem, stages), grid_collectives(problem, stages)
-    passes = 1.0 + BACKWARD_PRODUCTS
-    plain = passes * host - layer.forward - layer.backward - line.once - grid.once
-    recomputing = plain + host - compute.recomputed_layer_seconds(problem, stages) - line.recomputed - grid.recomputed
+    once, recomputed = line.once + grid.once, line.recomputed + grid.recomputed
     if problem.model.experts is not None:
         between = expert_collectives(problem, stages)
-        plain = plain - between.once
-        recomputing = recomputing - between.once - between.recomputed
+        once, recomputed = once + between.once, recomputed + between.recomputed
+    plain = host - layer.forward - layer.backward - once
+    recomputing = plain + share * host - compute.recomputed_layer_seconds(problem, stages) - recomputed
+    waits = problem.stack.traffic.forward_waits & (stages.layouts.pipeline_parallel > 1)
+    behind = np.where(waits, share * host - layer.forward - once / (1.0 + BACKWARD_PRODUCTS), 0.0)
+    least = np.maximum(behind, 0.0)
     whole = stages.num_layers - stages.recompute_layers
-    each = np.multiply(whole, np.maximum(plain, 0.0), dtype=np.float64)
-    each = each + stages.recompute_layers * np.maximum(recomputing, 0.0)
+    each = np.multiply(whole, np.maximum(plain, least), dtype=np.float64)
+    each = each + stages.recompute_layers * np.maximum(recomputing, least)
     outside, alone = float(problem.stack.traffic.outside_host_s), stages.layouts.pipeline_parallel == 1
     if not outside or not alone.any():
         return each

@@ -4,6 +4,7 @@ import numpy as np
 
 from planner.cost_model.expert_shares import expert_layers, expert_mesh, routed_of
 from planner.cost_model.host import nvme_bytes_per_rank
+from planner.cost_model.host_speed import host_slowness
 from planner.cost_model.parameters import stage_parameters, updated_parameters
 from planner.cost_model.parts import block, end_tensors
 from planner.cost_model.products import traffic_seconds
@@ -79,7 +80,7 @@ def optimizer_seconds(problem: Problem, stages: StageColumns) -> Floats:
     zero, plain = zero & ~sharded, (columns.zero_stage == 0) | (columns.replicas == 1) | sharded
     tensors, looks = stage_tensors(problem, stages), problem.precision == "fp16"
     checked = np.where(sharded, 0.0, traffic.overflow_tensor_host_s) * looks
-    host = total(tensors) * (np.where(zero, traffic.zero_tensor_host_s, 0.0) + checked)
+    host = total(tensors) * (np.where(zero, traffic.zero_tensor_host_s * host_slowness(problem), 0.0) + checked)
     if problem.stack.zero_copies_slices:
         host = host + total(tensors) * np.where(zero, columns.replicas * float(problem.hardware.kernel_launch_s), 0.0)
     waits, at_once, own = np.zeros(len(stages)), in_one_pass(problem, columns), problem.stack.compiled

@@ -69,6 +69,8 @@ class Measurements(msgspec.Struct, frozen=True, kw_only=True):
     memory_bytes_per_s: float
     """Reads and writes of an element-wise kernel."""
     kernel_launch_s: float
+    gpt2_block_s: float
+    """Time in which the host issues forward and backward of a tiny block of Hugging Face's GPT-2."""
     collectives: tuple[Collective, ...]
     """Empty with one device."""
     device_memory: DeviceMemory | None

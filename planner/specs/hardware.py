@@ -126,6 +126,8 @@ class HostSpec(Spec, frozen=True, kw_only=True):
     """All drives of the node together."""
     process_bytes: Bytes = field(name="process", default=Bytes(0))
     """Host memory of one rank's process and data loader, beside everything that is offloaded."""
+    gpt2_block_s: Seconds | None = field(name="gpt2_block", default=None)
+    """Time to issue forward and backward of a block of Hugging Face's GPT-2, a measure of its speed, if it is known."""
 
 
 class HardwareSpec(Spec, frozen=True, kw_only=True):

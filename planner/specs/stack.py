@@ -197,7 +197,7 @@ class StackSpec(Spec, frozen=True, kw_only=True):
     transfer_error: Error = 0.0
     """What is added to the step-time error on other hardware that nobody calibrated, as a share of the step time."""
     calibrated_transfer_error: Error = 0.0
-    """The same on other hardware that was calibrated, which does not tell how fast its host is for the stack."""
+    """The same on other hardware that was calibrated, of runs whose calibration did not tell how fast the host is."""
 
     sources: dict[str, str]
     """Where each number is from, by its key."""

@@ -59,8 +59,14 @@ class TrafficSpec(Spec, frozen=True, kw_only=True):
     # Host, gaps and gradients
     host_bandwidth_bytes_per_s: BytesPerSecond = field(name="host_bandwidth", default=BytesPerSecond(float("inf")))
     """Host memory traffic that one process reaches in an optimizer step there, if its share of the host's is more."""
+    gpt2_block_s: Seconds | None = field(name="gpt2_block", default=None)
+    """``host.gpt2_block`` of the machine of the host times of layers and of ZeRO, by which those of another scale."""
     layer_host_s: Seconds = field(name="layer_host", default=Seconds(0))
-    """Host time to run one layer's forward, its launches included; backward takes twice as long."""
+    """A third of what the host takes for one layer's forward and backward, its launches included."""
+    forward_host_share: Share = 1.0 / 3.0
+    """Share of that time that forward takes, and what comes on top where the layer recomputes."""
+    forward_waits: bool = False
+    """Whether the host reads a result of the device before each forward pass, of which it so cannot be ahead."""
     layer_fixed_s: Seconds = field(name="layer_fixed", default=Seconds(0))
     """Device time of one layer's forward that no shape changes: gaps between kernels, and kernels too small for it."""
     tensor_parallel_host_s: Seconds = field(name="tensor_parallel_host", default=Seconds(0))

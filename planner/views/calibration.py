@@ -40,6 +40,7 @@ def _rows(measured: Measurements, spec: HardwareSpec, base: HardwareSpec) -> lis
     both: list[tuple[str, Callable[[HardwareSpec], str]]] = [
         ("memory bandwidth", lambda s: _rate(s.memory_bandwidth_bytes_per_s * s.efficiency.memory)),
         ("kernel launch", lambda s: format_seconds(s.kernel_launch_s)),
+        ("host time of a block of GPT-2", _block),
         *(links if measured.collectives else ()),
         ("host memory", lambda s: format_bytes(s.host.memory_bytes)),
         ("host memory bandwidth, in Adam", lambda s: _rate(s.host.memory_bandwidth_bytes_per_s)),
@@ -63,6 +64,10 @@ def derived(found: Derived, base: HardwareSpec, path: str) -> list[str | Table]:
     latency, before = (format_seconds(one.node_link.latency_s) for one in (spec, base))
     rows = [("node link", _link(spec), _link(base)), ("node link latency", latency, before)]
     return [*lines, Table(("", "from kernels", base.name), rows), f"wrote {path}; use it with `--gpu {path}`"]
+
+
+def _block(spec: HardwareSpec) -> str:
+    return "" if spec.host.gpt2_block_s is None else format_seconds(spec.host.gpt2_block_s)
 
 
 def _rate(bytes_per_s: float) -> str:

@@ -24,6 +24,7 @@ from planner.specs import Precision
 from runtime.calibrate.adam import AdamRate, measure_adam
 from runtime.calibrate.attention import measure_attention
 from runtime.calibrate.collectives import measure_collectives
+from runtime.calibrate.host import gpt2_block_s
 from runtime.calibrate.memory import (
     host_copy_bytes_per_s,
     host_memory_bytes,
@@ -53,11 +54,12 @@ SHARES = {
     ATTENTION: 0.03,
     "memory bandwidth": 0.05,
     "kernel launches": 0.02,
+    "a block on the host": 0.02,
     "collectives": 0.22,
     "host copies": 0.05,
     "host to device": 0.07,
     "Adam on the host": 0.08,
-    "disk": 0.10,
+    "disk": 0.08,
 }
 """Parts of the time limit that the measurements get."""
 COLLECTIVE_TIMEOUT = datetime.timedelta(minutes=5)
@@ -116,6 +118,7 @@ class Calibration:
             attention = self._attention()
             memory_rate = ranks.median(memory_bytes_per_s(device, self._phase("memory bandwidth")))
             launch = ranks.median(kernel_launch_s(device, self._phase("kernel launches")))
+            block = ranks.median(gpt2_block_s(device, self._phase("a block on the host")))
             collectives = self._collectives()
             copies = sum(ranks.gathered(host_copy_bytes_per_s(self._phase("host copies"))))
             half = self._phase("host to device") / 2
@@ -133,6 +136,7 @@ class Calibration:
             attention=attention,
             memory_bytes_per_s=memory_rate,
             kernel_launch_s=launch,
+            gpt2_block_s=block,
             collectives=tuple(collectives),
             device_memory=memory,
             host_memory_bytes=host_memory_bytes(),

@@ -39,7 +39,7 @@ def test_two_processes_measure_the_machine_and_the_link(tmp_path: Path) -> None:
     result = gptplan(tmp_path, "calibrate", "-o", "mine.toml", "--devices", 2, "--time-limit", LIMIT_S, "--json")
     assert result.returncode == 0, result.stderr
     document = json.loads(result.stdout)
-    assert "1/9 matrix products" in result.stderr
+    assert "1/10 matrix products" in result.stderr
     spec, base = load_spec(str(tmp_path / "mine.toml"), HardwareSpec), load_spec("local-cpu", HardwareSpec)
     assert (document["name"], document["base"], spec.device) == ("mine", "local-cpu", "cpu")
     assert document["digest"] == spec_digest(spec)
@@ -52,6 +52,9 @@ def test_two_processes_measure_the_machine_and_the_link(tmp_path: Path) -> None:
     assert 1e8 < spec.memory_bandwidth_bytes_per_s < 1e13
     assert 1e6 < spec.node_link.bandwidth_bytes_per_s < 1e12
     assert 1e-7 < spec.kernel_launch_s < 1e-3
+    assert spec.host.gpt2_block_s == pytest.approx(measured["gpt2_block_s"], rel=1e-4)
+    # Some hundred operations of Python and PyTorch.
+    assert 1e-4 < measured["gpt2_block_s"] < 1.0
     assert 1e5 < spec.host.nvme_write_bytes_per_s < 1e12
     assert len(spec.efficiency.matmul) >= 3
     assert spec.network == base.network

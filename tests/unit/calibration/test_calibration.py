@@ -81,6 +81,7 @@ def measurements(**changes: object) -> Measurements:
         products=(product(1e9, 2e14), product(1e12, 8e14), product(1e12, 4e13, "fp32")),
         memory_bytes_per_s=4e12,
         kernel_launch_s=5e-6,
+        gpt2_block_s=2e-3,
         collectives=LINKS,
         device_memory=DeviceMemory(total_bytes=140 * GIB, context_bytes=1000 * MIB, communicator_bytes=700 * MIB),
         host_memory_bytes=1000 * GIB,

@@ -52,3 +52,13 @@ def test_end_passes_by_hand() -> None:
     ]
     forward = (HEAD_S - LOGITS_S) / 3 + LOGITS_S / 2
     assert [column.tolist() for column in head] == [pytest.approx([forward, 0]), pytest.approx([HEAD_S - forward, 0])]
+
+
+def test_pass_times_give_forward_its_share_of_what_the_host_takes() -> None:
+    asked = problem(num_devices=2, stack={"traffic": {"layer_host_s": 1.0, "forward_host_share": 0.5}})
+    columns = stages(pipeline_parallel=2, recompute_layers_per_stage=(2, 0))
+    whole, found = stage_times(asked, columns).microbatch, divided(asked, columns)
+    # Of the host's time of two layers, a half and again a half to recompute; without recomputation a half of it.
+    assert found.forward_s[0] - 2 * LAYER_S - 3 / 8 * EMBEDDING_S == pytest.approx(whole["host"][0] / 3)
+    alone = divided(asked, columns.with_recompute(np.array([0, 0])))
+    assert alone.forward_s[0] - 2 * LAYER_S - 3 / 8 * EMBEDDING_S == pytest.approx((6 - 6 * LAYER_S) / 2)

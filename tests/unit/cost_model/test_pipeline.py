@@ -100,6 +100,45 @@ def test_host_seconds_that_nothing_hides() -> None:
     assert host_seconds(waits, stages(recompute_layers_per_stage=(3,))).tolist() == [3 * 4 + 3]
 
 
+def test_host_seconds_recompute_with_the_share_of_forward() -> None:
+    some = stages(recompute_layers_per_stage=(3,))
+    half = problem(stack={"traffic": {"layer_host_s": 1.0, "forward_host_share": 0.5}})
+    # Three layers of 3 s of the host each once and a half, and one of 3 s.
+    assert host_seconds(half, some).tolist() == pytest.approx([3 * (4.5 - 4 * LAYER_S) + 3 - 3 * LAYER_S])
+    waits = problem(stack={"traffic": {"blocking_launches": True, "layer_host_s": 1.0, "forward_host_share": 0.5}})
+    assert host_seconds(waits, some).tolist() == [3 * (4 + 3 / 2)]
+
+
+def test_host_seconds_of_a_forward_that_nothing_before_it_hides() -> None:
+    # The host takes 0.9 of a layer's time, 0.6 of it in forward, where the device takes a third.
+    traffic = {"layer_host_s": 0.9 * LAYER_S, "forward_host_share": 2 / 3}
+    waits = problem(num_devices=2, stack={"traffic": {**traffic, "forward_waits": True}})
+    two = {"pipeline_parallel": 2, "recompute_layers_per_stage": (1, 0)}
+    assert host_seconds(waits, stages(**two)).tolist() == pytest.approx([2 * 0.8 * LAYER_S] * 2)
+    assert host_seconds(waits, stages()).tolist() == [0.0]
+    ahead = problem(num_devices=2, stack={"traffic": traffic})
+    assert host_seconds(ahead, stages(pipeline_parallel=2)).tolist() == [0.0, 0.0]
+    # A host that takes longer for both passes hides what its forward takes longer.
+    slow = {"layer_host_s": 4 * LAYER_S, "forward_host_share": 1 / 3, "forward_waits": True}
+    assert host_seconds(problem(num_devices=2, stack={"traffic": slow}), stages(pipeline_parallel=2)).tolist() == (
+        pytest.approx([2 * 9 * LAYER_S] * 2)
+    )
+
+
+def test_stage_times_of_a_host_that_is_not_ahead_in_forward_are_affine() -> None:
+    traffic = {"layer_host_s": 0.9 * LAYER_S, "forward_host_share": 0.6, "forward_waits": True}
+    asked = problem(num_devices=2, stack={"traffic": traffic})
+    times = [
+        total(stage_times(asked, stages(pipeline_parallel=2, layers_per_stage=(1 + more, 3 - more))).microbatch)
+        for more in range(3)
+    ]
+    first, last = np.diff(np.array(times), axis=0).T
+    assert first.tolist() == pytest.approx([first[0]] * 2)
+    assert last.tolist() == pytest.approx([-first[0]] * 2)
+    # What the forward of a layer takes the host longer than the device.
+    assert first[0] == pytest.approx(3 * LAYER_S + 0.62 * LAYER_S)
+
+
 def test_stage_times_hide_reductions_of_zero_where_the_stack_does() -> None:
     shared = {"data_parallel": 2, "num_microbatches": 4}
     hides, waits = (
