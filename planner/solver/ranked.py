@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from planner.layouts.layout import SHARDS_WEIGHTS, TENSOR_MODES, Layout, LayoutColumns
+from planner.layouts.layout import FREE_RECOMPUTE, NO_RECOMPUTE, SHARDS_WEIGHTS, TENSOR_MODES, Layout, LayoutColumns
 from planner.layouts.stages import Floats, Integers
 from planner.solver.limits import StageLimits
 from planner.specs import Precision
@@ -18,13 +18,15 @@ _VARIED = {"tensor_depth", "num_model_chunks"}
 def choices(columns: LayoutColumns) -> Integers:
     """The number of the choice that each layout is a variant of: what a person would tell apart.
 
-    Chunks of a stage and the depth of 2.5D are tuned within a choice. ZeRO 0, 1 and 2 divide nothing over one rank,
-    2.5D of depth 1 is 2D, and one tensor-parallel rank has no mode.
+    Chunks of a stage and the depth of 2.5D are tuned within a choice, and so is whether a V recomputes. ZeRO 0, 1 and 2
+    divide nothing over one rank, 2.5D of depth 1 is 2D, and one tensor-parallel rank has no mode.
     """
     keys = {field.name: getattr(columns, field.name) for field in fields(columns) if field.name not in _VARIED}
     mode, whole = keys["tensor_mode"], (columns.data_parallel == 1) & (columns.zero_stage < SHARDS_WEIGHTS)
     mode = np.where(columns.mode_is("2.5d") & (columns.tensor_depth == 1), TENSOR_MODES.index("2d"), mode)
     keys["tensor_mode"] = np.where(columns.tensor_parallel == 1, TENSOR_MODES.index("none"), mode)
+    in_v = columns.schedule_is("zbv")
+    keys["recompute"] = np.where(in_v & (columns.recompute == NO_RECOMPUTE), FREE_RECOMPUTE, columns.recompute)
     keys["zero_stage"] = np.where(whole, 0, columns.zero_stage)
     return np.unique(np.stack(list(keys.values()), axis=1), axis=0, return_inverse=True)[1].reshape(-1)
 
