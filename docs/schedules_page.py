@@ -88,7 +88,8 @@ which nothing waits. Norms, biases, the embedding and the head make theirs in B.
 The order is gptplan's own and depends on nothing but the numbers of stages and of micro batches, and whether
 stages recompute: the runtime follows the one that was timed. In its steady state every stage does one F, one
 B and one W in each round, and what goes from slot to slot is needed in the round after; W fills what waits
-are left. {STAGES} stages and {MICRO_BATCHES} micro batches, small letters for the second chunk, as if all pieces of work took the same time:
+are left. {STAGES} stages and {MICRO_BATCHES} micro batches, small letters for the second chunk, as if all
+pieces of work took the same time:
 
 ```
 {figure()}

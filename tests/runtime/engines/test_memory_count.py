@@ -126,6 +126,8 @@ def test_a_step_holds_what_is_predicted(name: str, plan: MakePlan, ranks: Ranks)
     of_stage = len(found) // len(predicted)
     for stage, expected in enumerate(predicted):
         measured = max(found[stage * of_stage : (stage + 1) * of_stage])
-        # Stages without the loss peak in the backward of a layer, whose own gradients are a round count.
-        slack = 0.035 if holds_loss(chosen.layout, stage) else 0.1
+        # Stages without the loss peak in the backward of a layer, whose own gradients are a round count; and of four
+        # processes on fewer cores some send faster than others receive.
+        exact = holds_loss(chosen.layout, stage) and chosen.layout.pipeline_parallel <= 2
+        slack = 0.035 if exact else 0.1
         assert expected == pytest.approx(measured, rel=slack), f"stage {stage}: {expected / measured}"
