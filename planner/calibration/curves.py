@@ -55,7 +55,7 @@ def fit_link(collectives: Sequence[Collective]) -> Link:
     """Bandwidth and latency by least squares of relative errors, neither below zero.
 
     A collective takes ``steps ((n-1)/n bytes / bandwidth + (n-1) latency)`` with 2 steps for an all-reduce
-    and 1 for an all-gather, as :func:`planner.cost_model.communication.ring_seconds` has it; a send takes
+    and 1 for an all-gather, as :func:`planner.cost_model.rings.ring_seconds` has it; a send takes
     ``bytes / bandwidth + latency``. Raises ``ValueError`` with fewer than two collectives.
     """
     if len(collectives) < LEAST_TIMINGS:

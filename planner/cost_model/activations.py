@@ -13,6 +13,7 @@ from planner.layouts.degrees import edge_of
 from planner.layouts.division import full_stage, missing_layers
 from planner.layouts.layout import SHARDS_WEIGHTS
 from planner.layouts.problem import Problem
+from planner.layouts.sequences import passes_keys
 from planner.layouts.stages import Floats, Integers, StageColumns, once_per_places, once_per_stages, padded_vocab
 from planner.layouts.zero_bubble import most_held
 from planner.specs import ELEMENT_BYTES
@@ -105,7 +106,7 @@ def exchanged_bytes(problem: Problem, stages: StageColumns) -> Floats:
     Where attention keeps its output twice, this takes the place of the second.
     """
     columns, element = stages.layouts, ELEMENT_BYTES[problem.precision]
-    exchanges = columns.sequence_parallel_degree > 1
+    exchanges = (columns.sequence_parallel_degree > 1) & (not passes_keys(problem))
     kept_twice = problem.stack.parts.contiguous_attention and not counted_whole(problem.model)
     if kept_twice or not exchanges.any():
         return np.zeros(len(stages))

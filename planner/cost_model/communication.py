@@ -9,43 +9,22 @@ from planner.cost_model.buckets import bucket_seconds
 from planner.cost_model.chunks import pieces
 from planner.cost_model.parameters import copied_parameters, stage_parameters
 from planner.cost_model.parts import block
-from planner.cost_model.shares import rank_tokens, shares
+from planner.cost_model.rings import cluster_of, ring_links, ring_seconds
+from planner.cost_model.sequence_communication import sequence_seconds
+from planner.cost_model.shares import shares
 from planner.cost_model.sources import formula
 from planner.cost_model.terms import Terms, total
 from planner.layouts.compilation import shards_itself
 from planner.layouts.layout import SHARDS_GRADIENTS, SHARDS_WEIGHTS, LayoutColumns
 from planner.layouts.problem import Problem
+from planner.layouts.sequences import tensor_stride
 from planner.layouts.stages import Floats, Integers, StageColumns, microbatch_tokens, once_per_places, padded_vocab
-from planner.layouts.topology import Cluster, link_columns
+from planner.layouts.topology import link_columns
 from planner.specs import ELEMENT_BYTES
 
 PAIR_OF_STAGES = 2
 SCATTER_AND_GATHER = 2.0
 """Ring steps of a reduce-scatter and an all-gather: runtime/engines/reduction.py and gathering.py."""
-
-
-@formula("thakur2005")
-def ring_seconds(
-    num_bytes: Floats, size: Integers, steps: float, bandwidth_bytes_per_s: Floats, latency_s: Floats
-) -> Floats:
-    """A ring collective over ``size`` ranks: ``steps (n-1)/n bytes / bandwidth + steps (n-1) latency``.
-
-    ``steps`` is 2 for all-reduce, 1 for reduce-scatter and all-gather. No time for one rank. Units: s.
-    """
-    share = (size - 1) / size
-    return np.where(size > 1, steps * (share * num_bytes / bandwidth_bytes_per_s + (size - 1) * latency_s), 0.0)
-
-
-def cluster_of(problem: Problem) -> Cluster:
-    """The devices of a problem."""
-    return Cluster(
-        hardware=problem.hardware, devices_per_node=problem.devices_per_node, num_devices=problem.num_devices
-    )
-
-
-def ring_links(problem: Problem, strides: Integers, sizes: Integers) -> tuple[Floats, Floats]:
-    """Bandwidth (bytes/s) and latency (s) of rings over groups of that stride and size, row by row."""
-    return link_columns(cluster_of(problem).ring, strides, sizes)
 
 
 @once_per_places
@@ -95,7 +74,7 @@ def _tensor_parallel_ring(problem: Problem, stages: StageColumns, num_bytes: Flo
     """A collective over the 1D tensor-parallel group, whose ranks wait for each other; nothing in a grid."""
     columns = stages.layouts
     size = np.where(columns.mode_is("2d", "2.5d", "3d"), 1, columns.tensor_parallel)
-    bandwidth, latency = ring_links(problem, columns.sequence_parallel_degree, size)
+    bandwidth, latency = ring_links(problem, tensor_stride(problem, columns), size)
     fixed = np.log2(size) * float(problem.stack.traffic.collective_s) * steps / 2.0
     return ring_seconds(num_bytes, size, steps, bandwidth, latency) + fixed
 
@@ -112,7 +91,7 @@ def layer_collectives(problem: Problem, stages: StageColumns) -> LayerCollective
     all-reduce, each with what its ranks take to meet; backward gathers the output gradients and, unless the stack
     keeps them, inputs, and hides a share of its scatters. A library may gather the input of several products once.
     """
-    own, exchange = block(problem), exchange_seconds(problem, stages)
+    own, exchange = block(problem), sequence_seconds(problem, stages)
     columns, inner = stages.layouts, float(own.divided("inner"))
     exposed = 1.0 - problem.stack.overlap.tensor_parallel * ~columns.schedule_is("zbv")
     in_slices = columns.sequence_parallel == 1
@@ -124,25 +103,7 @@ def layer_collectives(problem: Problem, stages: StageColumns) -> LayerCollective
     gathers = inner + outer * (problem.stack.activations.gathered_elements == 0)
     backward = np.where(in_slices, (gathers + outer * exposed) * gather, outer * exposed * reduce)
     forward = np.where(in_slices, (inner + outer) / 2.0, inner) * reduce
-    return LayerCollectives(forward + backward + 2.0 * exchange, forward + exchange)
-
-
-@formula("jacobs2023", "colossalai0.5.0")
-def exchange_seconds(problem: Problem, stages: StageColumns) -> Floats:
-    """All-to-all of one layer's forward: queries and output, keys and values, from tokens to heads and back. Units: s.
-
-    Each rank sends all but its own share of its part of a tensor, as in a ring's single round.
-    """
-    columns, model = stages.layouts, problem.model
-    size = columns.sequence_parallel_degree
-    if (size == 1).all():
-        return np.zeros(len(stages))
-    bandwidth, latency = ring_links(problem, np.ones_like(size), size)
-    width = 2.0 * (model.query_size + model.kv_size) * shares(columns).split_hidden
-    moved = rank_tokens(problem, stages) * width * ELEMENT_BYTES[problem.precision]
-    collectives = 4.0
-    meeting = np.where(size > 1, collectives * float(problem.stack.traffic.slice_collective_s), 0.0)
-    return ring_seconds(moved, size, 1.0, bandwidth, latency * collectives) + meeting
+    return LayerCollectives(forward + backward + exchange.forward + exchange.backward, forward + exchange.forward)
 
 
 @formula("shoeybi2019", "colossalai0.5.0")

@@ -2,18 +2,13 @@
 
 import numpy as np
 
-from planner.cost_model.communication import (
-    LayerCollectives,
-    cluster_of,
-    gathering_seconds,
-    reduction_seconds,
-    ring_links,
-    ring_seconds,
-)
+from planner.cost_model.communication import LayerCollectives, gathering_seconds, reduction_seconds
 from planner.cost_model.expert_shares import expert_mesh, routed_of, worked_tokens
 from planner.cost_model.parameters import stage_parameters
+from planner.cost_model.rings import cluster_of, ring_links, ring_seconds
 from planner.cost_model.sources import formula
 from planner.layouts.problem import Problem
+from planner.layouts.sequences import tensor_stride
 from planner.layouts.stages import Floats, StageColumns, once_per_places
 from planner.layouts.topology import link_columns
 from planner.specs import ELEMENT_BYTES
@@ -69,7 +64,7 @@ def divided_expert_seconds(problem: Problem, stages: StageColumns) -> tuple[Floa
     if routed is None or not problem.stack.experts.by_tensor or (columns.tensor_parallel == 1).all():
         return nothing, nothing
     held = routed.count / columns.expert_parallel
-    bandwidth, latency = ring_links(problem, columns.sequence_parallel_degree, columns.tensor_parallel)
+    bandwidth, latency = ring_links(problem, tensor_stride(problem, columns), columns.tensor_parallel)
     size = worked_tokens(problem, stages) * problem.model.hidden_size * float(ELEMENT_BYTES[problem.precision])
     one = ring_seconds(size, columns.tensor_parallel, 2.0, bandwidth, latency * held)
     inner = sum(product.divided == "inner" for product in routed.products)

@@ -7,8 +7,9 @@ strides 1, ``c`` and ``c^2``.
 
 import numpy as np
 
-from planner.cost_model.communication import LayerCollectives, ring_links, ring_seconds
+from planner.cost_model.communication import LayerCollectives
 from planner.cost_model.parameters import layer_parameters, stage_parameters
+from planner.cost_model.rings import ring_links, ring_seconds
 from planner.cost_model.shares import rank_tokens
 from planner.cost_model.sources import formula
 from planner.cost_model.terms import Terms, total

@@ -40,6 +40,12 @@ SOURCES = {
     "zhang2019": Source("Root Mean Square Layer Normalization", "arXiv 1910.07467"),
     "ainslie2023": Source("GQA: Training Generalized Multi-Query Transformer Models", "arXiv 2305.13245"),
     "jiang2023": Source("Mistral 7B", "arXiv 2310.06825"),
+    "liu2023": Source("Ring Attention with Blockwise Transformers for Near-Infinite Context", "arXiv 2310.01889"),
+    "transformer-engine": Source(
+        "TransformerEngine, pytorch/attention, AttnFuncWithCPAndKVP2P: keys and values sent behind attention, outputs "
+        "of parts added one by one",
+        "v1.11 to v2.2",
+    ),
     "jacobs2023": Source("DeepSpeed Ulysses: System Optimizations for Extreme Long Sequences", "arXiv 2309.14509"),
     "pytorch-allocator": Source(
         "PyTorch documentation, CUDA semantics and Tensor.record_stream: blocks in use on another stream", "PyTorch 2.5"

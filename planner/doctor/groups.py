@@ -8,7 +8,8 @@ from planner.calibration.curves import LEAST_TIMINGS, fit_link
 from planner.cost_model.communication import axis_strides
 from planner.handover.doctor import Axis, GroupTime, RankGroup
 from planner.handover.measurements import Collective
-from planner.layouts.layout import Layout
+from planner.layouts.layout import Layout, columns_of
+from planner.layouts.sequences import sequence_stride, tensor_stride
 from planner.layouts.stages import stages_of_layout
 from planner.layouts.topology import Cluster, GroupLink
 from planner.plans.plan import Plan
@@ -26,10 +27,11 @@ def axes_of(plan: Plan) -> list[AxisGroups]:
     """The axes of a layout that have groups of more than one rank."""
     layout: Layout = plan.layout
     data, pipeline = (int(column[0]) for column in axis_strides(plan.problem, stages_of_layout(layout)))
-    adjacent = layout.sequence_parallel_degree
+    columns = columns_of(layout)
+    tensor, sequence = (int(stride(plan.problem, columns)[0]) for stride in (tensor_stride, sequence_stride))
     found = [
-        AxisGroups("sequence", 1, adjacent),
-        AxisGroups("tensor", adjacent, layout.tensor_parallel),
+        AxisGroups("sequence", sequence, layout.sequence_parallel_degree),
+        AxisGroups("tensor", tensor, layout.tensor_parallel),
         AxisGroups("pipeline", pipeline, layout.pipeline_parallel),
         AxisGroups("data", data, layout.data_parallel),
     ]

@@ -13,6 +13,7 @@ from planner.export.options import ExportOptions
 from planner.handover.work import STACK
 from planner.jobs.reading import read_job
 from planner.launch.nvme import moment_bytes
+from planner.layouts.sequences import passes_keys
 from planner.layouts.words import in_one_line
 from planner.plans.plan import Plan
 from planner.specs.units import format_bytes, format_seconds
@@ -83,7 +84,9 @@ def rank_lines(plan: Plan) -> tuple[str, ...]:
         f"PP {layout.pipeline_parallel}, DP {layout.data_parallel}"
     ]
     if inside > 1:
-        lines.append(f"and times {inside}: ranks that exchange heads by all-to-all are next to each other")
+        ring = passes_keys(plan.problem)
+        told = f"TP {layout.tensor_parallel}: ranks that pass keys on" if ring else "1: ranks that exchange heads"
+        lines.append(f"and times {inside}, at a distance of {told}")
     if plan.problem.num_nodes > 1:
         lines.append(f"node n has ranks {per_node} n to {per_node} n + {per_node - 1}, in the order of its devices;")
         lines.append("neighbours in the list of nodes should be near each other in the network")

@@ -42,8 +42,11 @@ def megatron(plan: Plan, path: Path, options: ExportOptions) -> str:
 
 def _layout_arguments(plan: Plan) -> Iterator[Argument]:
     layout = plan.layout
+    reduces = layout.data_parallel * layout.sequence_parallel_degree > 1
     yield "--tensor-model-parallel-size", str(layout.tensor_parallel)
     yield "--pipeline-model-parallel-size", str(layout.pipeline_parallel)
+    if layout.sequence_parallel_degree > 1:
+        yield "--context-parallel-size", str(layout.sequence_parallel_degree)
     if layout.num_model_chunks > 1:
         yield "--num-virtual-stages-per-pipeline-rank", str(layout.num_model_chunks)
     yield from ((option,) for option, is_taken in zip(ENDS, ends_taken(layout), strict=True) if is_taken)
@@ -51,10 +54,10 @@ def _layout_arguments(plan: Plan) -> Iterator[Argument]:
         yield ("--sequence-parallel",)
     if layout.zero_stage:
         yield ("--use-distributed-optimizer",)
-        if layout.data_parallel > 1:
+        if reduces:
             yield ("--overlap-grad-reduce",)
             yield ("--overlap-param-gather",)
-    elif layout.data_parallel > 1:
+    elif reduces:
         yield ("--overlap-grad-reduce",)
     if layout.precision == "fp16":
         yield ("--accumulate-allreduce-grads-in-fp32",)

@@ -74,7 +74,7 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     zero_stage: Annotated[int, Meta(ge=0, le=3)] = 0
     sequence_parallel: bool = False
     sequence_parallel_degree: Degree = 1
-    """Ranks that divide each sequence among them outside of attention, and the heads inside of it, by all-to-all."""
+    """Ranks that divide each sequence: inside of attention they exchange heads, or pass keys and values around."""
     expert_parallel: Degree = 1
     """Ranks that divide the experts of each layer among them, and work on different sequences: part of data
     parallelism, and of tensor parallelism where the stack does not divide each expert by that."""

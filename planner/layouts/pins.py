@@ -28,7 +28,7 @@ MEANINGS = {
     "data_parallel": "copies of the model that divide the batch",
     "zero_stage": "what data-parallel ranks divide: 1 the optimizer's states, 2 gradients too, 3 weights too",
     "sequence_parallel": "whether tensor-parallel ranks divide the sequence between their products",
-    "sequence_parallel_degree": "ranks that divide every sequence and exchange heads by all-to-all",
+    "sequence_parallel_degree": "ranks that divide every sequence and exchange heads, or pass keys and values around",
     "expert_parallel": "ranks that divide the experts of every layer among them",
     "micro_batch": "sequences that one data-parallel rank pushes through the model at once",
     "num_microbatches": "micro batches of one step on each data-parallel rank",

@@ -74,12 +74,12 @@ def _divides(layout: Layout) -> bool:
     return layout.sequence_parallel_degree > 1
 
 
-def _all_to_all(layout: Layout) -> str:
-    return f"{layout.sequence_parallel_degree} by all-to-all" if _divides(layout) else ""
+def _sequence_ranks(layout: Layout) -> str:
+    return f"{layout.sequence_parallel_degree} ranks of its own" if _divides(layout) else ""
 
 
 def _sp(layout: Layout) -> str:
-    return f"SP {layout.sequence_parallel_degree} (all-to-all)" if _divides(layout) else ""
+    return f"SP {layout.sequence_parallel_degree} (own ranks)" if _divides(layout) else ""
 
 
 def _experts(layout: Layout) -> str:
@@ -127,8 +127,8 @@ ZERO = Fact(
 SEQUENCE = Fact(
     name="sequence parallel",
     fields=("sequence_parallel", "sequence_parallel_degree"),
-    value=lambda layout: _all_to_all(layout) or ("yes" if layout.sequence_parallel else "no"),
-    notes=lambda layout: "and in the TP group" if _all_to_all(layout) and layout.sequence_parallel else "",
+    value=lambda layout: _sequence_ranks(layout) or ("yes" if layout.sequence_parallel else "no"),
+    notes=lambda layout: "and in the TP group" if _sequence_ranks(layout) and layout.sequence_parallel else "",
     short=lambda layout: ", ".join(filter(None, ("sequence parallel" * layout.sequence_parallel, _sp(layout)))),
     otherwise=lambda layout: ", ".join(
         filter(None, (f"{'with' if layout.sequence_parallel else 'without'} sequence parallelism", _sp(layout)))

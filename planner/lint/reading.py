@@ -65,6 +65,12 @@ class Reading(Fields):
         }
         self.schedule(stages, chunks)
 
+    def divide_sequences(self, name: str) -> None:
+        """Have the ranks of that field divide sequences in the layout as well: the stack has a formula for it."""
+        self.fields["sequence_parallel_degree"] = self.fields[name]
+        if name in self.keys:
+            self.keys["sequence_parallel_degree"] = self.keys[name]
+
     def schedule(self, stages: Any, chunks: Any) -> None:
         """Set the schedule of a pipeline whose stages have some chunks of layers each."""
         known = UNDECIDED not in (stages, chunks)

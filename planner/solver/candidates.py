@@ -32,6 +32,7 @@ from planner.layouts.layout import (
     LayoutColumns,
 )
 from planner.layouts.problem import Problem
+from planner.layouts.sequences import passes_keys, pieces_of_sequence
 
 _Row = tuple[float, ...]
 _MESH = (
@@ -169,11 +170,13 @@ def _tensor_modes(problem: Problem) -> list[int]:
 
 
 def _sequence_degrees(problem: Problem, num_devices: int) -> list[int]:
-    """Degrees of all-to-all to try: those that divide heads and tokens where the stack has it for the model."""
+    """Degrees to try: those that divide heads and tokens, or in a ring tokens alone, where the stack has it."""
     model, pinned = problem.model, problem.pins.get("sequence_parallel_degree")
     tried = {1, *([int(pinned)] if pinned else [])}
     if model.family in problem.stack.all_to_all_families:
         tried |= {*divisors(math.gcd(model.num_heads, model.kv_heads, problem.seq_len))}
+    if passes_keys(problem):
+        tried |= {*divisors(problem.seq_len // pieces_of_sequence(problem))}
     return sorted(degree for degree in tried if num_devices % degree == 0)
 
 

@@ -1,7 +1,7 @@
 """How many layers each stage can hold: what the memory model, the host and the pins leave."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +31,18 @@ class StageLimits:
         possible = np.logical_and.reduceat(self.fewest <= self.most, starts)
         least, room = np.add.reduceat(self.fewest, starts), np.add.reduceat(self.most, starts)
         return np.asarray(possible & (least <= num_layers) & (num_layers <= room))
+
+    def within_sum(self, num_layers: int) -> "StageLimits":
+        """The same limits without counts that leave the other stages of a layout too many or too few layers."""
+        starts = self.stages.first_rows()
+        least, room = (
+            self.stages.spread(np.add.reduceat(counts, starts)) - counts for counts in (self.fewest, self.most)
+        )
+        possible = self.stages.spread(self.fitting_layouts(num_layers))
+        fewest = np.where(possible, np.maximum(self.fewest, num_layers - room), self.fewest)
+        return replace(
+            self, fewest=fewest, most=np.where(possible, np.minimum(self.most, num_layers - least), self.most)
+        )
 
     def take_layouts(self, kept: NDArray[np.bool_]) -> "StageLimits":
         """The limits of the layouts that a mask over layouts keeps."""

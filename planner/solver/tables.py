@@ -242,7 +242,7 @@ def window(tables: TimeTables, step_ticks: float) -> Window:
     """The window of steps of at most ``step_ticks``, which take at least ``fixed + M max t_s``."""
     slowest = ((step_ticks - tables.fixed) // tables.num_microbatches).astype(np.int64)
     most = np.minimum(tables.limits.most, tables.microbatch.layers_within(tables.spread(slowest)))
-    limits = replace(tables.limits, most=most)
+    limits = replace(tables.limits, most=most).within_sum(tables.num_layers)
     return Window(limits=limits, slowest=slowest, possible=limits.fitting_layouts(tables.num_layers))
 
 

@@ -103,6 +103,8 @@ class StackSpec(Spec, frozen=True, kw_only=True):
     """Those of them whose sequences ranks of their own can divide, which exchange heads by all-to-all."""
     all_to_all_tensor_families: Families = ()
     """Those of these for which that goes with tensor parallelism."""
+    ring_families: Families = ()
+    """Those of them whose sequences ranks of their own can divide, which pass keys and values around."""
     window_pipeline_families: Families = ()
     """Those of them that keep a sliding window in a pipeline."""
     zero_bubble_families: Families = ()

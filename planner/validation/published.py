@@ -63,7 +63,6 @@ REASONS: tuple[tuple[str, Callable[[Row], bool]], ...] = (
         "its own source doubts the memory reading (suspect)",
         lambda row: "suspect" in row.text("note") and row.number("measured_mem_gib") is not None,
     ),
-    ("context parallelism is not modelled", lambda row: (row.count("cp") or 1) > 1),
     (
         "recomputation of single operators or layers is not modelled",
         lambda row: row.text("recompute").startswith("selective("),
@@ -206,7 +205,9 @@ def _model(row: Row, filled: _Filled, assumed: Assumptions) -> ModelSpec:
 
 
 def _layout(row: Row, filled: _Filled, model: ModelSpec, assumed: Assumptions, facts: SetFacts) -> Layout:
-    stages, tensor = row.needed_count("pp"), row.needed_count("tp")
+    stages, tensor, context = row.needed_count("pp"), row.needed_count("tp"), row.count("cp") or 1
+    if context > 1 and model.family not in filled.stack.ring_families:
+        raise SkippedRow(f"context parallelism of {filled.stack.name} is not modelled")
     layers = _stage_layers(row, model, assumed, facts)
     chunks = row.count("vpp") or _chunks(row, layers, assumed, facts)
     schedule: Schedule = "none" if stages == 1 else "1f1b" if chunks == 1 else "interleaved"
@@ -214,6 +215,7 @@ def _layout(row: Row, filled: _Filled, model: ModelSpec, assumed: Assumptions, f
     return Layout(
         tensor_mode="1d" if tensor > 1 else "none",
         tensor_parallel=tensor,
+        sequence_parallel_degree=context,
         expert_parallel=1 if model.experts is None else row.needed_count("ep"),
         pipeline_parallel=stages,
         data_parallel=row.needed_count("dp"),

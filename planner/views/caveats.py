@@ -23,7 +23,7 @@ from planner.layouts.layout import SHARDS_WEIGHTS
 from planner.layouts.stages import stages_of_layout
 from planner.plans.plan import Plan
 from planner.specs.units import format_gib, format_probability, format_seconds
-from planner.validation.evidence import Evidence, evidence_of, parameters_of
+from planner.validation.evidence import FEWEST_RUNS, Evidence, evidence_of, parameters_of
 
 _KINDS = {
     "grid": " with grids",
@@ -145,7 +145,7 @@ def expected_error(plan: Plan) -> str:
             known += f"; {error.transfer:.1%} more as none was on {hardware.name}"
             known += "" if hardware.calibrated else ", which is not calibrated"
     else:
-        known = f"a rule, as no run of stack {plan.problem.stack.name} was measured for it"
+        known = f"a rule, as gptplan measured fewer than {FEWEST_RUNS} runs of stack {plan.problem.stack.name} for it"
         known += "".join(f"; {missed}" for missed in _missed(rests))
     return f"{error.step_time:.1%} of the step time ({known}), {error.memory:.1%} of the memory"
 

@@ -140,17 +140,18 @@ class Engine(ABC):
         loss = self.accumulate_gradients({name: tensor.to(self.device) for name, tensor in batch.items()})
         self.own_loss = loss
         if keeps is None:
-            self._update()
+            self.update()
             return self._global_mean(loss)
         mean = self._global_mean(loss)
         if keeps(mean):
-            self._update()
+            self.update()
         else:
             with instead_of_update(self.optimizer, lambda *_, **__: None):
-                self._update()
+                self.update()
         return mean
 
-    def _update(self) -> None:
+    def update(self) -> None:
+        """The optimizer's step, after which no gradients are left."""
         self.optimizer.step()
         self.optimizer.zero_grad()
 

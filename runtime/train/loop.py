@@ -34,7 +34,7 @@ from runtime.train.expert_load import expert_load
 from runtime.train.faults import History, Return, ending, tell_fault
 from runtime.train.measure import MetricsFile, header, prediction_record, result_lines
 from runtime.train.memory import FIRST_STEPS, RankMemory, forget_peaks, gather_memory, memory_records
-from runtime.train.profile import StepProfile, profiled_step, slowest_rank
+from runtime.train.profile import NO_PROFILE, StepProfile, profiled_step, slowest_rank
 from runtime.train.steps import WARM_UP_STEPS, Step, has_updated, line_every, median_step_s, skipped_updates
 from runtime.train.trackers import Trackers
 
@@ -97,7 +97,7 @@ def run_training(plan: Plan, folder: Path, begins: Beginning) -> ExitCode:
         profile = _profile(engine, data)
         metrics.write("summary", **_summary(steps, memory), predicted=prediction_record(plan), **profile._asdict())
     if is_first:
-        lines = result_lines(plan, steps, memory, profile.terms_s)
+        lines = result_lines(plan, steps, memory, profile)
         learned = [number for number in range(saving.done + 1, data.steps + 1) if number not in saving.passed_over]
         show_result(steps, lines, str(metrics_path), ends=(learned[0], learned[-1]))
     return ExitCode.OK
@@ -287,12 +287,12 @@ def _is_whole(data: _Data, step: int) -> bool:
 
 
 def _profile(engine: Engine, data: _Data) -> StepProfile:
-    """Terms of one more step, after the measured ones; none of a run too short to be measured, or to come to it."""
+    """Terms of more steps, after the measured ones; none of a run too short to be measured, or to come to it."""
     if data.steps <= WARM_UP_STEPS or not _is_whole(data, data.steps - 1):
-        return StepProfile({}, {})
+        return NO_PROFILE
     last = _batch(engine, data, data.steps - 1)
     batch = {name: tensor.to(engine.device) for name, tensor in last.items()}
-    return slowest_rank(profiled_step(engine.device, lambda: engine.accumulate_gradients(batch), engine.optimizer.step))
+    return slowest_rank(profiled_step(engine.device, lambda: engine.accumulate_gradients(batch), engine.update))
 
 
 def _finite(number: float | None) -> float | None:

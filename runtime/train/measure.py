@@ -20,6 +20,7 @@ from planner.plans.plan import Plan
 from planner.plans.prediction import StagePrediction
 from planner.specs.units import format_bytes, format_seconds
 from runtime.train.memory import RankMemory
+from runtime.train.profile import StepProfile
 from runtime.train.steps import Step, median_step_s
 
 TERMS: dict[str, tuple[str, ...]] = {
@@ -158,7 +159,7 @@ class ResultLine(NamedTuple):
 
 
 def result_lines(
-    plan: Plan, steps: Sequence[Step], memory: Sequence[RankMemory], terms_s: dict[str, float]
+    plan: Plan, steps: Sequence[Step], memory: Sequence[RankMemory], profile: StepProfile
 ) -> list[ResultLine]:
     """The prediction beside the measurement: step time, its terms, and peak memory of each stage's ranks."""
     expected = plan.predicted
@@ -169,7 +170,8 @@ def result_lines(
         measured = (format_seconds(measured_s), f"{expected.step_s / measured_s:.2f}")
     lines = [ResultLine("step time (median)", format_seconds(expected.step_s), *measured)]
     words = {"communication": communication_words(plan.layout)}
-    lines += _step_terms(predicted_terms(expected.breakdown_s), terms_s, words)
+    lines += _step_terms(predicted_terms(expected.breakdown_s), profile.terms_s, words)
+    lines += _hidden(profile.collectives_s)
     on_gpu = plan.problem.hardware.device == "cuda"
     for number, stage in enumerate(expected.stages):
         largest = max((m for m in memory if m.stage == number), key=lambda m: m.allocated_bytes)
@@ -212,6 +214,14 @@ def _step_terms(expected_s: dict[str, float], measured_s: dict[str, float], word
         for name, measured in measured_s.items()
         if measured or expected_s[name]
     ]
+
+
+def _hidden(collectives_s: dict[str, float]) -> list[ResultLine]:
+    """What of the collectives ran beside computation, which is in no term of the step; none where there are none."""
+    if not collectives_s.get("all"):
+        return []
+    beside, whole = (format_seconds(collectives_s[name]) for name in ("beside_compute", "all"))
+    return [ResultLine("  hidden beside computation", "", f"{beside} of {whole}", "")]
 
 
 def _process_memory(stage: int, predicted_bytes: int, measured: RankMemory) -> ResultLine:

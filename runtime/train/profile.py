@@ -11,6 +11,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from runtime.exchange import of_everyone
 
+STEPS_IN_A_ROW = 2
 LONGEST_KERNELS = 40
 """How many of them a profile names."""
 _POINT_TO_POINT = ("sendrecv", "_send", "_recv")
@@ -41,22 +42,42 @@ class StepProfile(NamedTuple):
     """They sum to the step."""
     kernels_s: dict[str, float]
     """The kernels that take most of the device's time, by name, longest first."""
+    collectives_s: dict[str, float]
+    """What collectives run in a step, without messages between stages, and what of that ``beside_compute``."""
+
+
+NO_PROFILE = StepProfile({}, {}, {})
 
 
 def profiled_step(
     device: torch.device, accumulate_gradients: Callable[[], object], update: Callable[[], object]
 ) -> StepProfile:
-    """One more training step of this rank, in its two parts, under the profiler. Every rank has to ask."""
+    """More training steps of this rank under the profiler: one in its two parts, then some in a row.
+
+    What one step leaves to the next, as the gathering of its weights, runs beside that one only in a row. Every rank
+    has to ask.
+    """
     if device.type != "cuda":
-        return StepProfile({}, {})
+        return NO_PROFILE
     found: list[Phase] = []
-    for part in (accumulate_gradients, update):
+    for parts in ((accumulate_gradients,), (update,), (accumulate_gradients, update) * STEPS_IN_A_ROW):
         with _phase(found):
-            part()
-    gradients, updating = found
+            for part in parts:
+                part()
+    gradients, updating, row = found
     if not gradients.kernels:
-        return StepProfile({}, {})
-    return StepProfile(step_terms(gradients, updating), longest_kernels((*gradients.kernels, *updating.kernels)))
+        return NO_PROFILE
+    collectives_s = overlap(row, STEPS_IN_A_ROW)
+    kernels = longest_kernels((*gradients.kernels, *updating.kernels))
+    return StepProfile(step_terms(gradients, updating, collectives_s), kernels, collectives_s)
+
+
+def overlap(row: Phase, steps: int) -> dict[str, float]:
+    """How long the collectives of a step run, and how long something is computed meanwhile, in seconds."""
+    computing = _union(kernel for kernel in row.kernels if not _is_communication(kernel))
+    reducing = _union(kernel for kernel in row.kernels if _is_communication(kernel) and not _is_pipeline(kernel))
+    both_s = _length(computing) + _length(reducing) - _length(_merged(computing + reducing))
+    return {"all": _length(reducing) / steps, "beside_compute": both_s / steps}
 
 
 def longest_kernels(kernels: Iterable[Kernel]) -> dict[str, float]:
@@ -72,11 +93,11 @@ def slowest_rank(own: StepProfile) -> StepProfile:
     return max(of_everyone(own, StepProfile), key=lambda one: one.terms_s.get("compute", 0.0))
 
 
-def step_terms(gradients: Phase, update: Phase) -> dict[str, float]:
+def step_terms(gradients: Phase, update: Phase, collectives_s: dict[str, float]) -> dict[str, float]:
     """Terms of a step from its two phases, in seconds: forward and backward, then the optimizer.
 
-    Communication counts where nothing is computed meanwhile. Waiting for another stage is a
-    point-to-point kernel that spins, and belongs to ``pipeline``. What the device idles before the
+    Communication counts where nothing is computed meanwhile, in steps that follow each other. Waiting for another
+    stage is a point-to-point kernel that spins, and belongs to ``pipeline``. What the device idles before the
     optimizer is ``host``; the optimizer's own idling belongs to it, as its formula is one of host and device.
     """
     computing = _union(kernel for kernel in gradients.kernels if not _is_communication(kernel))
@@ -88,7 +109,7 @@ def step_terms(gradients: Phase, update: Phase) -> dict[str, float]:
     update_s = _length(_merged(updating + _union(filter(_is_communication, update.kernels)))) - _length(updating)
     return {
         "compute": compute_s,
-        "communication": with_reducing_s - compute_s + update_s,
+        "communication": collectives_s["all"] - collectives_s["beside_compute"],
         "pipeline": busy_s - with_reducing_s,
         "optimizer": update.wall_s - update_s,
         "host": max(gradients.wall_s - busy_s, 0.0),

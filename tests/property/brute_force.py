@@ -1,14 +1,38 @@
 """The optimum by trying every candidate with every division of its layers, without the solver."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import combinations, pairwise, product
 
+import numpy as np
+
 from planner.cost_model import predict
-from planner.layouts.layout import FREE_RECOMPUTE, FULL_RECOMPUTE, NO_RECOMPUTE, SOME_RECOMPUTE, Layout
+from planner.cost_model.communication import message_wait_seconds, tied_embedding_seconds
+from planner.cost_model.host import host_bytes_per_rank, nvme_bytes_per_rank
+from planner.cost_model.memory import stage_memory
+from planner.cost_model.pipeline import pipeline_bubble, stage_times
+from planner.cost_model.reserve import reserve_bytes
+from planner.cost_model.terms import total
+from planner.cost_model.zero_bubble import v_seconds
+from planner.layouts.layout import (
+    FIELDS,
+    FREE_RECOMPUTE,
+    FULL_RECOMPUTE,
+    NO_RECOMPUTE,
+    SOME_RECOMPUTE,
+    Layout,
+    LayoutColumns,
+    columns_of,
+)
 from planner.layouts.problem import Problem
+from planner.layouts.stages import Floats, StageColumns, stages_of
 from planner.plans.prediction import Prediction
 from planner.rules import RULES, screen
 from planner.solver.candidates import enumerate_layouts
+
+EXACT = 1e-9
+ROUNDING_BYTES = 64
+"""More than the terms of a peak, each of which a prediction rounds to a whole byte."""
 
 
 def compositions(num_layers: int, parts: int) -> Iterator[tuple[int, ...]]:
@@ -67,6 +91,60 @@ def objective_of(problem: Problem, predicted: Prediction) -> float:
 
 
 def optimum(problem: Problem) -> float | None:
-    """The best objective of all layouts that fit; ``None`` if none does."""
-    predictions = [predict(problem, layout) for layout in layouts(problem)]
-    return min((objective_of(problem, p) for p in predictions if fits(problem, p)), default=None)
+    """The best objective of all layouts that fit; ``None`` if none does.
+
+    All are looked at in columns. Those that may fit are predicted one by one, from the best on, until no better one can
+    follow, and so is the one that misses by the least: what counts is the prediction of a single layout.
+    """
+    found = list(layouts(problem))
+    if not found:
+        return None
+    objectives, missing_bytes = in_columns(problem, found)
+    missing = np.flatnonzero(missing_bytes > ROUNDING_BYTES)
+    if len(missing):
+        assert not fits(problem, predict(problem, found[missing[missing_bytes[missing].argmin()]]))
+    best = None
+    for row in np.argsort(objectives).tolist():
+        if best is not None and objectives[row] > best * (1 - EXACT):
+            break
+        if missing_bytes[row] <= ROUNDING_BYTES:
+            predicted = predict(problem, found[row])
+            worth = objective_of(problem, predicted)
+            assert abs(worth - objectives[row]) <= EXACT * worth + ROUNDING_BYTES * (problem.objective == "memory")
+            best = min(worth, best or worth) if fits(problem, predicted) else best
+    return best
+
+
+def in_columns(problem: Problem, found: Sequence[Layout]) -> tuple[Floats, Floats]:
+    """Of each layout its objective, and by how many bytes it misses the fullest device, host and drive."""
+    each = [columns_of(layout) for layout in found]
+    names = [field.column for field in FIELDS.values()]
+    joined = {name: np.concatenate([getattr(one, name) for one in each]) for name in names}
+    stages = replace(
+        stages_of(LayoutColumns(**joined)),
+        num_layers=np.concatenate([layout.layers_per_stage for layout in found]),
+        recompute_layers=np.concatenate([layout.recompute_layers_per_stage for layout in found]),
+    )
+    starts, host = stages.first_rows(), problem.hardware.host
+    peaks, ranks = stage_memory(problem, stages).peak_bytes(), min(problem.devices_per_node, problem.num_devices)
+    kept = (
+        (peaks, int(problem.hardware.memory_bytes) - reserve_bytes(problem, stages)),
+        (host_bytes_per_rank(problem, stages) * ranks, int(host.memory_bytes)),
+        (nvme_bytes_per_rank(problem, stages) * ranks, int(host.nvme_capacity_bytes)),
+    )
+    missing_bytes = np.max([np.maximum.reduceat(held - room, starts) for held, room in kept], axis=0)
+    if problem.objective == "memory":
+        return np.maximum.reduceat(peaks, starts), missing_bytes
+    return step_seconds(problem, stages), missing_bytes
+
+
+def step_seconds(problem: Problem, stages: StageColumns) -> Floats:
+    """The step time of each layout, as :func:`planner.cost_model.breakdown.step_breakdown` has it of one."""
+    starts, times = stages.first_rows(), stage_times(problem, stages)
+    per_stage, columns = total(times.microbatch), stages.layouts.take(starts)
+    slowest = np.maximum.reduceat(per_stage, starts)
+    bubble = pipeline_bubble(np.add.reduceat(per_stage, starts), slowest, columns.num_model_chunks)
+    played = columns.num_microbatches * slowest + bubble
+    once = message_wait_seconds(problem, stages) + tied_embedding_seconds(problem, stages)
+    played = np.where(columns.schedule_is("zbv"), v_seconds(problem, stages), played)
+    return played + np.maximum.reduceat(total(times.tail), starts) + once[starts]

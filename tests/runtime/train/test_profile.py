@@ -3,16 +3,30 @@
 import pytest
 
 from planner.cost_model import predict
-from runtime.train.measure import TERMS, communication_words, predicted_terms
-from runtime.train.profile import Kernel, Phase, longest_kernels, step_terms
+from runtime.train.measure import TERMS, communication_words, predicted_terms, result_lines
+from runtime.train.memory import RankMemory
+from runtime.train.profile import Kernel, Phase, StepProfile, longest_kernels, overlap, step_terms
 from tests.helpers import layout, problem
+from tests.runtime.training import MakePlan
 
 ALL_REDUCE, SEND = "ncclDevKernel_AllReduce_Sum_bf16_RING_LL", "ncclDevKernel_SendRecv"
 
 
+def test_collectives_run_beside_what_computes_or_not() -> None:
+    kernels = (Kernel("gemm", 0.0, 0.4), Kernel(ALL_REDUCE, 0.3, 0.6), Kernel("gemm", 0.5, 0.7), Kernel(SEND, 0.0, 0.7))
+    assert overlap(Phase(1.0, kernels), 1) == pytest.approx({"all": 0.3, "beside_compute": 0.2})
+
+
+def test_what_a_step_leaves_to_the_next_counts_once() -> None:
+    gathers = (Kernel("adam", 0.0, 0.2), Kernel(ALL_REDUCE, 0.1, 0.4), Kernel("gemm", 0.2, 1.0))
+    row = Phase(2.0, (*gathers, *(Kernel(name, start + 1.0, end + 1.0) for name, start, end in gathers)))
+    assert overlap(row, 2) == pytest.approx({"all": 0.3, "beside_compute": 0.3})
+
+
 def test_communication_counts_where_nothing_is_computed() -> None:
     kernels = (Kernel("gemm", 0.0, 0.4), Kernel(ALL_REDUCE, 0.3, 0.6), Kernel("gemm", 0.5, 0.7))
-    terms = step_terms(Phase(1.0, kernels), Phase(0.2, (Kernel("adam", 1.0, 1.1),)))
+    gradients, update = Phase(1.0, kernels), Phase(0.2, (Kernel("adam", 1.0, 1.1),))
+    terms = step_terms(gradients, update, overlap(Phase(1.2, (*kernels, *update.kernels)), 1))
     assert terms == pytest.approx(
         {"compute": 0.6, "communication": 0.1, "pipeline": 0.0, "optimizer": 0.2, "host": 0.3}
     )
@@ -21,17 +35,26 @@ def test_communication_counts_where_nothing_is_computed() -> None:
 
 def test_waiting_for_another_stage_is_the_pipeline() -> None:
     kernels = (Kernel("gemm", 0.0, 0.4), Kernel(SEND, 0.1, 0.9))
-    terms = step_terms(Phase(0.9, kernels), Phase(0.1, ()))
+    terms = step_terms(Phase(0.9, kernels), Phase(0.1, ()), overlap(Phase(1.0, kernels), 1))
     assert terms == pytest.approx(
         {"compute": 0.4, "communication": 0.0, "pipeline": 0.5, "optimizer": 0.1, "host": 0.0}
     )
 
 
 def test_gathering_of_weights_after_the_update_is_communication() -> None:
+    gradients = Phase(1.0, (Kernel("gemm", 0.0, 1.0),))
     update = Phase(0.5, (Kernel("adam", 1.0, 1.2), Kernel(ALL_REDUCE, 1.1, 1.4)))
-    terms = step_terms(Phase(1.0, (Kernel("gemm", 0.0, 1.0),)), update)
-    assert terms["communication"] == pytest.approx(0.2)
-    assert terms["optimizer"] == pytest.approx(0.3)
+    behind = Phase(2.9, (*gradients.kernels, *update.kernels, Kernel("gemm", 1.3, 2.3)))
+    terms = [step_terms(gradients, update, overlap(row, 1)) for row in (update, behind)]
+    assert [one["communication"] for one in terms] == pytest.approx([0.2, 0.1])
+    assert [one["optimizer"] for one in terms] == pytest.approx([0.3, 0.3])
+
+
+def test_the_closing_table_says_what_was_hidden(plan: MakePlan) -> None:
+    told = [StepProfile({}, {}, collectives) for collectives in ({"all": 0.4, "beside_compute": 0.3}, {"all": 0.0}, {})]
+    memory, asked = [RankMemory(0, 0, 1, 1, 1, 1)], plan()
+    names = [[line.name.strip() for line in result_lines(asked, [], memory, one)] for one in told]
+    assert ["hidden beside computation" in of_one for of_one in names] == [True, False, False]
 
 
 def test_predicted_terms_sum_to_the_predicted_step() -> None:

@@ -1,46 +1,28 @@
 """Communication time by hand: inside a node 1e9 B/s and 1 us a message on the tiny device."""
 
-import numpy as np
 import pytest
 
 from planner.cost_model import predict
 from planner.cost_model.communication import (
     axis_strides,
     data_parallel_seconds,
-    exchange_seconds,
     layer_collectives,
     message_seconds,
     message_wait_seconds,
     pipeline_seconds,
     replica_links,
-    ring_seconds,
     sharded_seconds,
     tensor_parallel_seconds,
     tied_embedding_seconds,
     zero_gather_seconds,
 )
-from tests.helpers import changed, layout, problem, problem_of, stages, tiny_llama
+from tests.helpers import layout, problem, problem_of, stages
 
 REDUCE_S = 2 * (128 / 1e9 + 1e-6)
 """All-reduce of 8 * 16 * 2 = 256 bytes over two ranks."""
 GATHER_S = 128 / 1e9 + 1e-6
 LOSS_S = 3 * 2 * (16 / 1e9 + 1e-6)
 """Three all-reduces of 8 tokens * 4 bytes over two ranks."""
-
-
-def ring(size: int, steps: float) -> float:
-    """A ring over ``size`` ranks with 1000 bytes, 1000 B/s and half a second a message."""
-    seconds = ring_seconds(np.array([1000.0]), np.array([size]), steps, np.array([1000.0]), np.array([0.5]))
-    return float(seconds[0])
-
-
-def test_ring_seconds_by_hand() -> None:
-    assert ring(4, 2.0) == 2 * (750 / 1000 + 3 * 0.5) == 4.5
-    assert ring(4, 1.0) == 2.25
-
-
-def test_ring_seconds_of_one_rank_are_zero() -> None:
-    assert ring(1, 2.0) == 0.0
 
 
 def test_layer_collectives_by_hand() -> None:
@@ -308,17 +290,6 @@ def test_layer_collectives_of_slices_take_time_to_meet() -> None:
     assert met.recomputed[0] - plain.recomputed[0] == pytest.approx(4 * 0.5)
     whole = stages(tensor_parallel=2)
     assert layer_collectives(slow, whole).once[0] == layer_collectives(problem(), whole).once[0]
-
-
-def test_exchange_seconds_of_queries_output_keys_and_values() -> None:
-    link = {"latency_s": 0.0, "bandwidth_bytes_per_s": 2e9, "efficiency": 0.5}
-    question = changed(problem(hardware={"node_link": link}), model=tiny_llama())
-    row = stages(sequence_parallel_degree=2)
-    # Queries and output of 16, keys and values of 8 for each of 4 tokens in two bytes; half of each leaves the rank.
-    seconds = 0.5 * 4 * 2 * (2 * 16 + 2 * 8) / 1e9
-    assert exchange_seconds(question, row).tolist() == pytest.approx([seconds])
-    assert layer_collectives(question, row).once.tolist() == pytest.approx([2 * seconds])
-    assert exchange_seconds(question, stages()).tolist() == [0.0]
 
 
 def test_replica_links_reach_over_both_axes_of_ranks_with_the_same_weights() -> None:

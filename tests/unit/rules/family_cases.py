@@ -25,7 +25,7 @@ CASES = (
     ),
     Case(
         "SP003", layout(sequence_parallel_degree=2), layout(sequence_parallel_degree=2, tensor_parallel=2),
-        "stack tiny-stack does not divide sequences of tiny over 2 ranks by all-to-all here",
+        "stack tiny-stack does not divide sequences of tiny over 2 ranks of their own here",
         "set sequence_parallel_degree to 1", {"families": "gpt2", "with_tensor": "no family"},
         asked={"stack": {"all_to_all_families": ("gpt2",)}},
     ),

@@ -124,6 +124,14 @@ def test_ends_that_count_as_layers_leave_one_layer_fewer_there() -> None:
     assert even.fitting_layouts(NUM_LAYERS).tolist() == [True, True]
 
 
+def test_ends_hold_what_the_sum_of_layers_leaves_them() -> None:
+    stages = stages_of(table(layout(pipeline_parallel=3, layers_per_stage=(1, 2, 1)), layout(pipeline_parallel=2)))
+    even = StageLimits(stages=stages, fewest=np.array([1, 2, 1, 1, 1]), most=np.array([2, 2, 2, 1, 2]))
+    summed = even.within_sum(NUM_LAYERS)
+    # Two stages that hold three layers at most, of four, stay as they are.
+    assert (summed.fewest.tolist(), summed.most.tolist()) == ([1, 2, 1, 1, 1], [1, 2, 1, 1, 2])
+
+
 def test_left_over_layers_go_to_the_middle() -> None:
     stages = stages_of(table(layout(pipeline_parallel=4)))
     free = StageLimits(stages=stages, fewest=np.ones(4, dtype=np.int64), most=np.full(4, 9))

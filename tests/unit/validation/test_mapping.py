@@ -152,7 +152,7 @@ def test_a_row_of_a_known_mixture_is_that_model_with_even_routing() -> None:
         ({"model": "Mixtral 8x7B", "ep": "2"}, "not the layers and hidden units of mixtral-8x7b"),
         ({"precision": "FP8 (current scaling)"}, "8-bit or 4-bit matrix products are not modelled"),
         ({"precision": "NVFP4"}, "8-bit or 4-bit matrix products are not modelled"),
-        ({"cp": "2"}, "context parallelism is not modelled"),
+        ({"cp": "2"}, "context parallelism of megatron-deepspeed is not modelled"),
         ({"recompute": "selective(op)"}, "recomputation of single operators or layers is not modelled"),
         ({"zero_stage": "hybrid"}, "sharding within a node and replication between nodes is not modelled"),
         ({"layers": ""}, "layers not stated"),

@@ -84,7 +84,8 @@ def test_a_stack_of_which_nothing_is_known_says_so() -> None:
     unmeasured = changed(with_error(ExpectedError(memory=0.01, step_time=0.087, runs=0, basis="none")), problem={})
     unmeasured = changed(unmeasured, problem={"stack": {"name": "of-my-own"}})
     assert expected_error(unmeasured) == (
-        "8.7% of the step time (a rule, as no run of stack of-my-own was measured for it), 1.0% of the memory"
+        "8.7% of the step time (a rule, as gptplan measured fewer than 3 runs of stack of-my-own for it), "
+        "1.0% of the memory"
     )
     assert "none of stack of-my-own is recorded" in caveats(unknown)[-1].message
 

@@ -100,6 +100,7 @@ def read_megatron(source: Source, asked: Asked) -> Draft:
     read_unmodelled(keys, reading)
     _schedule(keys, reading, layers)
     read_states(keys, reading)
+    _sequences(reading)
     _batch(keys, reading)
     _facts(keys, reading)
     _options(keys, reading)
@@ -120,8 +121,17 @@ def _mesh(keys: Keys, reading: Reading) -> None:
     # Without tensor parallelism the arguments switch it off.
     divided = keys.flag("--sequence-parallel", name="sequence_parallel") is True and degree != 1
     reading.fields["sequence_parallel"] = divided
-    if context != 1:
-        reading.no_formula("gptplan has no context parallelism")
+
+
+def _sequences(reading: Reading) -> None:
+    """Ranks of a sequence, of which there is a formula where Megatron-LM itself passes keys and values around."""
+    context = reading.fields["context_parallel"]
+    if context != 1 and (
+        context is UNDECIDED or reading.dialect.stack != DIALECT.stack or "ds_sequence_parallel" in reading.facts
+    ):
+        reading.no_formula("gptplan has a formula for context parallelism of Megatron-LM alone")
+    elif context != 1:
+        reading.divide_sequences("context_parallel")
 
 
 def _schedule(keys: Keys, reading: Reading, layers: int | None) -> None:

@@ -1,0 +1,27 @@
+"""How ranks that divide sequences come to whole attention: by all-to-all over heads, or keys and values in a ring."""
+
+from planner.layouts.layout import LayoutColumns
+from planner.layouts.problem import Problem
+from planner.layouts.stages import Integers
+
+
+def passes_keys(problem: Problem) -> bool:
+    """Whether keys and values go around the ranks that divide a sequence, which is context parallelism."""
+    return problem.model.family in problem.stack.ring_families
+
+
+def pieces_of_sequence(problem: Problem) -> int:
+    """Equal pieces of a sequence that each rank has: in a ring one of the front and one of the back."""
+    return 2 if passes_keys(problem) else 1
+
+
+def tensor_stride(problem: Problem, columns: LayoutColumns) -> Integers:
+    """Distance of neighbours in the tensor-parallel group, in ranks: those of a ring are outside of it."""
+    degree = columns.sequence_parallel_degree
+    return degree // degree if passes_keys(problem) else degree
+
+
+def sequence_stride(problem: Problem, columns: LayoutColumns) -> Integers:
+    """Distance of neighbours among the ranks that divide a sequence, in ranks: those of all-to-all are next door."""
+    degree = columns.tensor_parallel
+    return degree if passes_keys(problem) else degree // degree
