@@ -127,19 +127,7 @@ def _rows_of(
     divided = np.array([(*mesh, *batch, *schedule) for batch in batches for schedule in schedules])
     if not len(divided) or not len(states):
         return np.empty((0, len(_ENUMERATED)))
-    rows = np.hstack([np.repeat(divided, len(states), axis=0), np.tile(states, (len(divided), 1))])
-    return _also_without_recompute(rows)
-
-
-def _also_without_recompute(rows: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The candidates, and those in a V of which all stages may recompute, which do or do not, without it too."""
-    schedule, recompute = (_ENUMERATED.index(name) for name in ("schedule", "recompute"))
-    in_v = (rows[:, schedule] == SCHEDULES.index("zbv")) & (rows[:, recompute] == FREE_RECOMPUTE)
-    if not in_v.any():
-        return rows
-    without = rows[in_v]
-    without[:, recompute] = NO_RECOMPUTE
-    return np.vstack([rows, without])
+    return np.hstack([np.repeat(divided, len(states), axis=0), np.tile(states, (len(divided), 1))])
 
 
 def _options(problem: Problem, field: str, executable: Sequence[str]) -> list[int]:
