@@ -45,14 +45,15 @@ def bubbles() -> str:
 
 def recomputation() -> str:
     """What is another way where stages recompute."""
-    return f"""**Recomputation.** What W waits with is about what recomputing frees: on the last stage, which puts off up
-to `2 p` of them, next to nothing would be saved. So where stages recompute, every W follows its B, and one
-micro batch of a chunk holds products. All stages recompute a layer or more, or none does (RC004); they
-recompute those of their first chunk first, whose activations wait longest. Held are inputs of layers that
-recompute, whole activations of the others, and of the chunk that goes backward what its products have so
-far, beside the layer at work: stage `s` has `2 p - 1 - s` micro batches of its first chunk and `s + 1` of
-its second when that goes backward, or `2 p - s` and `s`. Stages wait about as long as under an interleaved
-schedule. {STAGES} stages and {MICRO_BATCHES} micro batches:
+    return f"""**Recomputation.** What W waits with is about what recomputing frees: on the last stage, which puts
+off up to `2 p` of them, next to nothing would be saved. So where stages recompute, every W follows
+its B, and one micro batch of a chunk holds products. All stages recompute a layer or more, or none
+does (RC004); they recompute those of their first chunk first, whose activations wait longest. Held
+are inputs of layers that recompute, whole activations of the others, and of the chunk that goes
+backward what its products have so far, beside the layer at work: stage `s` has `2 p - 1 - s` micro
+batches of its first chunk and `s + 1` of its second when that goes backward, or `2 p - s` and `s`.
+Stages wait about as long as under an interleaved schedule. {STAGES} stages and {MICRO_BATCHES} micro
+batches:
 
 ```
 {figure(recomputes=True)}
