@@ -35,11 +35,15 @@ zero_stage = 1
 adapters = "4 x 200 Gbit/s"
 efficiency = 0.7
 latency = "10 us"
+ring = "90 Gbit/s"
 ```
 
 A table of a set that gptplan knows stands over what it knows, key by key. `like` takes the facts and reasons of another
 set where the table states none. `why` has a reason by key, which is printed with the filling. Names in the column
-`interconnect` that `[networks]` explains stand for its adapters; `8 x 200 Gbit/s` there, or as `network`, needs none.
+`interconnect` that `[networks]` explains stand for its adapters; `8 x 200 Gbit/s` there, or as `network`, needs none,
+nor do words around it that name its kind, as in `NVLink; 1 x InfiniBand EDR 100 Gb/s`.
+A network may also have `ring`, the most that one collective reaches out of a node, `switched`, where a switch joins the
+cards of a node, and `peak`, the peaks of the cards in such machines as a multiple of the spec's.
 
 This page is written by `make docs` from the structs in `planner/validation/`; do not edit it.
 """

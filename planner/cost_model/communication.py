@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import msgspec
 import numpy as np
 
 from planner.cost_model.activations import boundary_bytes
@@ -242,7 +243,7 @@ def sharded_seconds(problem: Problem, stages: StageColumns) -> Floats:
     """
     columns, sharded, plan = stages.layouts, problem.stack.sharded, pieces(problem)
     size = columns.replicas
-    bandwidth, latency = replica_links(problem, stages)
+    bandwidth, latency = _piece_links(problem, stages)
     parts = stage_parameters(problem, stages)
     layers = parts["layers"] + parts["experts"] if "experts" in parts else parts["layers"]
     recomputed = layers * stages.recompute_layers / np.maximum(stages.num_layers, 1)
@@ -251,8 +252,23 @@ def sharded_seconds(problem: Problem, stages: StageColumns) -> Floats:
     moved = (passes * total(parts) + again * recomputed) * plan.padding
     collectives = moved * columns.tensor_parallel / plan.layer * sharded.collectives_per_unit
     bytes_moved = moved * ELEMENT_BYTES[problem.precision]
-    seconds = ring_seconds(bytes_moved, size, 1.0, bandwidth * sharded.link_share, latency * collectives)
+    seconds = ring_seconds(bytes_moved, size, 1.0, bandwidth, latency * collectives)
     return np.where(columns.zero_stage >= SHARDS_WEIGHTS, seconds, 0.0)
+
+
+def _piece_links(problem: Problem, stages: StageColumns) -> tuple[Floats, Floats]:
+    """Of :func:`replica_links` what collectives of pieces reach: the stack's share of all adapters of a node.
+
+    What one collective reaches of them at most limits that, and is not shared again.
+    """
+    (most, latency), share = replica_links(problem, stages), problem.stack.sharded.link_share
+    network = problem.hardware.network
+    if network.ring_bytes_per_s is None:
+        return most * share, latency
+    free = msgspec.structs.replace(network, ring_bytes_per_s=None)
+    hardware = msgspec.structs.replace(problem.hardware, network=free)
+    bandwidth, _ = replica_links(msgspec.structs.replace(problem, hardware=hardware), stages)
+    return np.minimum(bandwidth * share, most), latency
 
 
 @formula("colossalai0.5.0")

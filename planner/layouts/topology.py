@@ -134,14 +134,32 @@ class Cluster:
             bandwidth_bytes_per_s=float(link.bandwidth_bytes_per_s) * link.efficiency, latency_s=float(link.latency_s)
         )
 
-    def _few(self, members: int) -> GroupLink:
+    def _few(self, members: int, stride: int = 1) -> GroupLink:
         """The link of a collective over some devices of a node: two, or four of more, may reach less of it than all."""
         link, inside = self.hardware.node_link, self._inside()
-        reached = link.pair_efficiency if members == PAIR else None
-        if members == QUAD and self.devices_per_node > QUAD:
-            reached = link.quad_efficiency
-        share = (reached or link.efficiency) / link.efficiency
+        share = self._reached(members, stride) / link.efficiency
         return replace(inside, bandwidth_bytes_per_s=inside.bandwidth_bytes_per_s * share)
+
+    def _reached(self, members: int, stride: int) -> float:
+        """Share of the node link's bandwidth that a collective over that many devices of a node reaches.
+
+        A mesh, whose spec knows four of more, joins those of a node of four each to each, so that two of them have an
+        equal share of their links. Four that do not follow each other have single links, a ring each way.
+        """
+        link, devices = self.hardware.node_link, self.devices_per_node
+        if members == PAIR and self._is_mesh and devices <= QUAD:
+            return link.efficiency / (devices - 1)
+        if members == PAIR:
+            return link.pair_efficiency or link.efficiency
+        if members == QUAD and devices > QUAD:
+            apart = 2.0 * (link.pair_efficiency or 1.0) if self._is_mesh and stride > 1 else 1.0
+            return min(link.quad_efficiency or link.efficiency, apart)
+        return link.efficiency
+
+    @property
+    def _is_mesh(self) -> bool:
+        """Whether links join devices of a node to each other, and no switch all of them."""
+        return self.hardware.node_link.quad_efficiency is not None
 
     def _between_nodes(self) -> GroupLink:
         """One device's way to another node, with a NIC to itself."""
@@ -160,7 +178,8 @@ class Cluster:
         Those that follow each other may be ``spacing`` apart.
 
         Between nodes a group runs one ring for each member it has on a node, each leaving through
-        its own share of the NICs; inside the node the rings share the node link. Of a ring's steps one
+        its own share of the NICs, all of them together at no more than the network's rate of one collective where the
+        spec has it; inside the node the rings share the node link. Of a ring's steps one
         for each node leaves it, so that the latency of a step is the mean over a node's members. What a
         collective takes to start counts to the latencies of its steps.
         """
@@ -179,9 +198,10 @@ class Cluster:
             linked = self._linked_pair(stride, size, adjacent) if spacing == 1 else None
             if linked is not None:
                 return linked
-            return self._few(size * adjacent)
-        outside = self._outside()
+            return self._few(size * adjacent, stride if adjacent == 1 else 1)
+        outside, most = self._outside(), self.hardware.network.ring_bytes_per_s
         bandwidth, latency = outside.bandwidth_bytes_per_s * members, outside.latency_s
+        bandwidth = bandwidth if most is None else min(bandwidth, float(most))
         if members > 1:
             inside = self._inside()
             bandwidth = min(bandwidth, inside.bandwidth_bytes_per_s)
@@ -225,7 +245,7 @@ class Cluster:
         nics = self.hardware.network.nics_per_node
         senders = senders_per_nic(stride, size, self.num_devices, self.devices_per_node, nics)
         if not senders:
-            return self._linked_pair(stride, size) or self._inside()
+            return self._linked_pair(stride, size) or (self._few(PAIR) if self._is_mesh else self._inside())
         path = self._between_nodes()
         return replace(path, bandwidth_bytes_per_s=path.bandwidth_bytes_per_s / senders)
 

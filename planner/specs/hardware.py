@@ -81,7 +81,8 @@ class LinkSpec(Spec, frozen=True, kw_only=True):
     pair_efficiency: Share | None = None
     """The same of a collective over two devices, if it differs."""
     quad_efficiency: Share | None = None
-    """The same over four devices of a node of more, if it differs: links of a mesh reach some of the others alone."""
+    """The same over four devices of a node of more, if it differs: links of a mesh reach some of the others alone.
+    Where it is stated, two devices of a node of up to four share their links evenly with the others."""
     exchange_efficiency: Share | None = None
     """The same of an all-to-all, if it differs."""
     exchange_start_s: Seconds = field(name="exchange_start", default=Seconds(0))
@@ -103,6 +104,9 @@ class NetworkSpec(Spec, frozen=True, kw_only=True):
     """Share of the bandwidth that a large collective reaches."""
     oversubscription: Annotated[float, Meta(ge=1e-3, le=1000.0)]
     """Injection bandwidth of the nodes over the bisection the switches offer; 1 is full."""
+    ring_bytes_per_s: BytesPerSecond | None = field(name="ring", default=None)
+    """One-way, the most that one collective reaches out of a node, whatever the members it has there, where that was
+    measured: a library may use few of the adapters for one ring."""
 
 
 class HostSpec(Spec, frozen=True, kw_only=True):

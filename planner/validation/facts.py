@@ -20,7 +20,7 @@ from planner.specs import Precision, StackSpec
 from planner.specs.base import Batch, Count, Fraction, Layers, Share, Width
 from planner.specs.files import builtin_names, decode, did_you_mean, load_spec
 from planner.specs.networks import parse_network
-from planner.specs.units import Seconds
+from planner.specs.units import BytesPerSecond, Seconds
 from planner.validation.cases import Assumptions, StageRead
 from planner.validation.tables import Row
 
@@ -76,8 +76,8 @@ class SetFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """The stack of rows under ZeRO stage 3, if that is another one."""
     precision: Precision = "bf16"
     """Format of weights and activations."""
-    attention: Attention = "flash"
-    """Whether attention is one kernel or materialises its scores."""
+    attention: Attention | None = None
+    """Whether attention is one kernel or materialises its scores; ``None``: what the stack does."""
     recompute: Literal["full", "none"] = "none"
     """Whether every layer is recomputed."""
     states_recompute: bool = True
@@ -137,8 +137,12 @@ class KnownNetwork(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Share of it that collectives reach, if that was measured there; else the card's spec has it."""
     latency_s: Seconds | None = msgspec.field(name="latency", default=None)
     """Of one message, if it is another one than in the card's spec."""
+    ring: BytesPerSecond | None = None
+    """The most that one collective reaches out of a node, if that was measured there."""
     switched: bool = False
     """Whether a switch joins the devices of a node, so that few of them reach as much of its links as all."""
+    peak: Annotated[float, Meta(gt=0.0, le=4.0)] = 1.0
+    """Peaks of the cards in machines of that name, as a multiple of the spec's, where their clock is another one."""
     why: str = ""
     """Where these are from."""
 

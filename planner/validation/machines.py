@@ -6,7 +6,8 @@ import msgspec
 
 from planner.specs import HardwareSpec
 from planner.specs.files import builtin_names, load_spec
-from planner.specs.networks import network_text, parse_network, with_network
+from planner.specs.networks import network_in, network_text, with_network
+from planner.specs.units import FlopsPerSecond
 from planner.validation.cases import Assumptions, SkippedRow
 from planner.validation.facts import KnownFacts, KnownNetwork
 from planner.validation.tables import Row
@@ -56,7 +57,7 @@ def _default_gb(kind: str, default_gb: int) -> int:
 def _with_network(hardware: HardwareSpec, words: str, assumed: Assumptions, found: KnownNetwork | None) -> HardwareSpec:
     """The card with the network that ``words`` name or write out; its own where they tell no adapters."""
     try:
-        nics, rate = parse_network(found.adapters if found else words)
+        nics, rate = network_in(found.adapters if found else words)
     except ValueError:
         return hardware  # what else tables write, such as the kind of links inside a node
     found = found or KnownNetwork(adapters=words)
@@ -68,8 +69,10 @@ def _with_network(hardware: HardwareSpec, words: str, assumed: Assumptions, foun
         kind=words,
         efficiency=found.efficiency or hardware.network.efficiency,
         latency_s=found.latency_s or hardware.network.latency_s,
+        ring_bytes_per_s=found.ring,
     )
     link = hardware.node_link
     if found.switched:
         link = msgspec.structs.replace(link, pair_efficiency=None, quad_efficiency=None)
-    return msgspec.structs.replace(hardware, network=network, node_link=link)
+    peaks = {precision: FlopsPerSecond(peak * found.peak) for precision, peak in hardware.peak_flops_per_s.items()}
+    return msgspec.structs.replace(hardware, network=network, node_link=link, peak_flops_per_s=peaks)

@@ -14,6 +14,7 @@ from planner.specs import HardwareSpec, ModelSpec, Precision, Schedule, StackSpe
 from planner.specs.files import load_spec
 from planner.specs.units import GIB, MIB, Bytes
 from planner.validation import cases
+from planner.validation.attention import attention_traffic, possible, stated_attention
 from planner.validation.cases import OUTCOMES, Assumptions, Case, Measured, MemoryKind, SkippedRow
 from planner.validation.facts import KnownFacts, SetFacts, builtin_facts, filled_value
 from planner.validation.machines import hardware_of
@@ -96,8 +97,10 @@ def case_of(row: Row, known: KnownFacts | None = None) -> Case:
     check_replayable(row)
     known = known or builtin_facts()
     facts, assumed = _facts(row, known), Assumptions()
-    filled = _filled(row, facts, assumed)
+    cases.precision_of(row.text("precision"))  # a format that is not modelled is the reason to tell, on any card
     hardware = _hardware(row, facts, assumed, known)
+    facts = possible(facts, hardware)
+    filled = _filled(row, facts, assumed)
     model = _model(row, filled, assumed)
     if filled.precision not in hardware.peak_flops_per_s:
         raise SkippedRow(f"{hardware.name} has no {filled.precision}")
@@ -137,13 +140,14 @@ def _filled(row: Row, facts: SetFacts, assumed: Assumptions) -> _Filled:
     other = facts.bf16_stack if precision == "bf16" else None
     other = facts.zero3_stack if other is None and zero_stage == SHARDS_WEIGHTS else other
     stack = load_spec(fill("stack", None, other or facts.stack), StackSpec)
-    attention: str = fill("attention", _stated_attention(row), facts.attention)
+    attention: str = fill("attention", stated_attention(row), facts.attention or stack.activations.attention)
     if recompute == SELECTIVE and attention == "materialised":
         attention = "recomputed"
     if recompute == SELECTIVE and attention == "flash" and cases.recomputed_share(row) is not None:
         stack = msgspec.structs.replace(stack, recompute="per-layer")
     activations = msgspec.structs.replace(stack.activations, attention=attention)
-    traffic = msgspec.structs.replace(stack.traffic, blocking_launches=facts.blocking_launches)
+    traffic = attention_traffic(stack, attention, assumed)
+    traffic = msgspec.structs.replace(traffic, blocking_launches=facts.blocking_launches)
     if facts.blocking_launches:
         fill("blocking_launches", None, facts.blocking_launches)
     for waits in ("message_host_s", "collective_rank_host_s", "collective_far_rank_host_s"):
@@ -162,12 +166,6 @@ def _filled(row: Row, facts: SetFacts, assumed: Assumptions) -> _Filled:
             stack, activations=activations, traffic=traffic, pads_whole_vocab=facts.pads_whole_vocab
         ),
     )
-
-
-def _stated_attention(row: Row) -> str | None:
-    """Megatron Core's own blocks (`impl local`) have no fused attention."""
-    flash = row.choice("flash_attention", {"yes": "flash", "no": "materialised", "unknown": ""})
-    return flash or ("materialised" if "impl local" in row.text("note") else None)
 
 
 def _micro_batch(row: Row, facts: SetFacts) -> int:

@@ -84,7 +84,8 @@ def test_runs_of_nanotron(report: Report) -> None:
         ("Narayanan2021-T2", 5),
         ("BLOOM-prequel", 9),
         ("MosaicML", 8),
-        ("NVIDIA-dgxc", 3),
+        ("NVIDIA-dgxc", 4),
+        ("BigScience-1B3-V100", 7),
         ("IBM-fms", 5),
     ],
 )

@@ -3,8 +3,9 @@
 import pytest
 
 from planner.cost_model.chunks import Pieces, pieces, pinned_ratio, tensor_sizes
+from planner.cost_model.communication import sharded_seconds
 from planner.specs import ShardedSpec
-from tests.helpers import problem, tiny_model
+from tests.helpers import problem, stages, tiny_model
 
 
 def test_tensor_sizes_are_those_of_the_model() -> None:
@@ -64,3 +65,22 @@ def test_pinned_blocks_are_powers_of_two() -> None:
     assert pinned_ratio(blocks, 1000.0) == 1.024
     assert pinned_ratio(blocks, 1024.0) == 1.0
     assert pinned_ratio(ShardedSpec(), 1000.0) == 1.0
+
+
+def test_pieces_move_at_what_one_collective_reaches_out_of_a_node() -> None:
+    def bandwidth(share: float, most: float | None) -> float:
+        asked = problem(
+            num_devices=8,
+            stack={"sharded": {"link_share": share}},
+            hardware={"network": {"ring_bytes_per_s": most, "latency_s": 0.0}, "node_link": {"latency_s": 0.0}},
+        )
+        seconds = float(sharded_seconds(asked, stages(data_parallel=8, zero_stage=3))[0])
+        # Two gatherings and a scattering of 2 bytes a parameter, seven eighths of which come from other ranks.
+        return 3 * 15328 * 2 * 7 / 8 / seconds
+
+    assert bandwidth(1.0, None) == pytest.approx(4e8)
+    assert bandwidth(0.5, None) == pytest.approx(2e8)
+    assert bandwidth(1.0, 1.5e8) == pytest.approx(1.5e8)
+    # The share is of all adapters, of which one collective reaches a part anyway.
+    assert bandwidth(0.5, 1.5e8) == pytest.approx(1.5e8)
+    assert bandwidth(0.25, 1.5e8) == pytest.approx(1e8)

@@ -198,6 +198,38 @@ def test_a_ring_of_four_of_more_has_an_efficiency_of_its_own() -> None:
     assert in_nodes_of[4].ring(1, 4).bandwidth_bytes_per_s == pytest.approx(1e9)
 
 
+def test_two_devices_of_a_mesh_have_their_own_links_alone() -> None:
+    link = {"pair_efficiency": 0.125, "quad_efficiency": 0.25}
+    in_nodes_of = {
+        each: Cluster(hardware=tiny_hardware(node_link=link), devices_per_node=each, num_devices=16)
+        for each in (2, 4, 8)
+    }
+    assert in_nodes_of[8].ring(1, 2).bandwidth_bytes_per_s == pytest.approx(2e9 * 0.125)
+    # Each of four has a third of its links to each of the others, one of two all of them.
+    assert in_nodes_of[4].ring(1, 2).bandwidth_bytes_per_s == pytest.approx(1e9 / 3)
+    assert in_nodes_of[2].ring(1, 2).bandwidth_bytes_per_s == pytest.approx(1e9)
+    assert in_nodes_of[8].ring(1, 4).bandwidth_bytes_per_s == pytest.approx(2e9 * 0.25)
+    # What one device sends to the next goes over the links that both share.
+    assert in_nodes_of[8].neighbours(1, 8).bandwidth_bytes_per_s == pytest.approx(2e9 * 0.125)
+    assert in_nodes_of[4].neighbours(1, 4).bandwidth_bytes_per_s == pytest.approx(1e9 / 3)
+
+
+def test_four_devices_of_a_mesh_that_do_not_follow_each_other_have_a_ring_each_way() -> None:
+    mesh = tiny_hardware(node_link={"pair_efficiency": 0.0625, "quad_efficiency": 0.25})
+    apart = Cluster(hardware=mesh, devices_per_node=8, num_devices=16)
+    assert apart.ring(1, 4).bandwidth_bytes_per_s == pytest.approx(2e9 * 0.25)
+    assert apart.ring(2, 4).bandwidth_bytes_per_s == pytest.approx(2e9 * 2 * 0.0625)
+
+
+def test_one_collective_may_reach_few_adapters_of_a_node() -> None:
+    limited = cluster(8, network={"ring_bytes_per_s": 1.5e8})
+    # Four members would share four adapters of 1e8 B/s, one has its own.
+    assert limited.ring(1, 8).bandwidth_bytes_per_s == pytest.approx(1.5e8)
+    assert limited.ring(4, 2) == cluster(8).ring(4, 2)
+    assert limited.ring(1, 4) == cluster(8).ring(1, 4)
+    assert limited.neighbours(4, 2) == cluster(8).neighbours(4, 2)
+
+
 def test_what_a_collective_takes_to_start_is_shared_by_its_steps() -> None:
     ring = cluster(8, node_link={"start_s": 6e-6}).ring(stride=1, size=4)
     # An all-reduce over four ranks has six steps.

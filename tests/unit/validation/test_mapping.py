@@ -76,6 +76,7 @@ def test_chunks_and_slices_that_a_table_leaves_out() -> None:
 def test_a_network_may_be_known_by_measurement() -> None:
     network = published.case_of(row(PUBLISHED, interconnect="NVLink; 4x Omni-Path per node")).problem.hardware.network
     assert (network.nics_per_node, network.bandwidth_bytes_per_s, network.efficiency) == (4, 12.5e9, 0.405)
+    assert network.ring_bytes_per_s == pytest.approx(40.5e9 / 8)
 
 
 def test_a_named_network_replaces_that_of_the_card() -> None:

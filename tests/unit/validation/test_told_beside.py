@@ -1,6 +1,6 @@
 """What rows tell beside their columns: recomputed layers by two utilisations, networks by what their set means."""
 
-from planner.specs import HardwareSpec
+from planner.specs import HardwareSpec, StackSpec
 from planner.specs.files import load_spec
 from planner.validation import published
 from planner.validation.cases import recomputed_share
@@ -36,3 +36,47 @@ def test_a_switch_joins_few_cards_as_well_as_all() -> None:
     switched = published.case_of(row(PUBLISHED, interconnect="DGX-2", **card)).problem.hardware.node_link
     assert (switched.pair_efficiency, switched.quad_efficiency) == (None, None)
     assert switched.efficiency == mesh.efficiency
+
+
+def test_a_machine_may_have_cards_of_another_clock() -> None:
+    card = {"gpu": "V100", "gpu_mem_gb": "32", "precision": "fp16"}
+    usual = published.case_of(row(PUBLISHED, **card)).problem.hardware.peak_flops_per_s["fp16"]
+    faster = published.case_of(row(PUBLISHED, interconnect="DGX-2", **card)).problem.hardware.peak_flops_per_s["fp16"]
+    assert (usual, faster) == (125e12, 130e12)
+
+
+def test_a_row_of_an_unknown_set_has_the_attention_of_its_stack() -> None:
+    silent = {"set": "somebody-else", "flash_attention": "", "precision": "bf16"}
+    own = PUBLISHED | {"stack": "megatron-2021"}
+    assert published.case_of(row(own, **silent)).problem.stack.activations.attention == "materialised"
+    assert published.case_of(row(PUBLISHED, **silent)).problem.stack.activations.attention == "flash"
+    stated = published.case_of(row(own, **silent | {"flash_attention": "yes"}))
+    assert stated.problem.stack.activations.attention == "flash"
+
+
+def test_a_card_without_bf16_runs_in_fp16_without_flash_attention() -> None:
+    silent = {"set": "somebody-else", "flash_attention": "", "precision": "", "gpu": "V100", "gpu_mem_gb": "16"}
+    case = published.case_of(row(PUBLISHED, **silent))
+    assert (case.problem.precision, case.problem.stack.activations.attention) == ("fp16", "materialised")
+    assert "somebody-else: precision fp16 (v100-16g has no bf16)" in case.assumptions
+    usual = published.case_of(row(PUBLISHED, **silent | {"gpu": "A100", "gpu_mem_gb": "80"})).problem
+    assert (usual.precision, usual.stack.activations.attention) == ("bf16", "flash")
+
+
+def test_scores_of_a_run_are_moved_though_its_stack_stores_none() -> None:
+    stated = {"set": "somebody-else", "precision": "bf16", "recompute": "none"}
+    stored = published.case_of(row(PUBLISHED, flash_attention="no", **stated))
+    counted = load_spec("megatron-2021", StackSpec).traffic.score_elements
+    assert (stored.problem.stack.name, stored.problem.stack.traffic.score_elements) == ("colossalai", counted)
+    assert any("stores no scores" in words for words in stored.assumptions)
+    fused = published.case_of(row(PUBLISHED, flash_attention="yes", **stated)).problem.stack
+    assert fused.traffic == load_spec("colossalai", StackSpec).traffic
+
+
+def test_fused_attention_of_a_run_has_a_rate_of_its_own_though_its_stack_has_none() -> None:
+    fused = published.case_of(row(PUBLISHED, flash_attention="yes"))
+    assert fused.problem.stack.name == "megatron-deepspeed"
+    usual = load_spec("megatron", StackSpec).traffic.attention_efficiency
+    assert fused.problem.stack.traffic.attention_efficiency == usual == 0.61
+    assert any("FlashAttention-2" in words for words in fused.assumptions)
+    assert published.case_of(row(PUBLISHED)).problem.stack.traffic.attention_efficiency is None
