@@ -60,7 +60,8 @@ def _required(one: Declared) -> str:
 
 def _cells(one: Declared) -> Iterator[str]:
     says, _, default = one.option.help.partition("[default: ")
-    yield f"`{one.option.metavar or one.field.upper()}`" if one.option.is_argument else f"`{', '.join(one.names)}`"
+    argument = (one.option.metavar or one.field.upper()).replace("|", "\\|")  # a table's own sign, also inside code
+    yield f"`{argument}`" if one.option.is_argument else f"`{', '.join(one.names)}`"
     yield _takes(one)
     yield default.removesuffix("]") or _default(one.default)
     yield says.strip()

@@ -54,9 +54,10 @@ in `specs/` say:
   that ZeRO-3 reaches in `megatron-deepspeed-2021`;
 - off MosaicML, rows on A100 of 40 GB: that nothing hides behind the gathers of `llm-foundry`;
 - off Ultrascale-playbook, the rows on 8, 32, 128 and 512 GPUs: of `nanotron` the host's times, the share of products,
-  the fragments and cached blocks of the allocator, and how much of DDP's reductions hides; off all of its rows, what
-  hosts of pipelines waited before collectives, and which rows were made with a revision that polls for its messages,
-  which both models' rows tell alike;
+  cached blocks of the allocator, and how much of DDP's reductions hides; off all of its rows, what hosts of pipelines
+  waited before collectives, the allocator's fragments, how far apart the hosts of a group are, the latency of the
+  network, and which rows were made with a revision that polls for its messages or waited, which both models' rows
+  tell alike;
 - off colossalai-h100: of `colossalai-hf` the host's times of layers, tensors and Gemini, its attention with a mask,
   kept elements, logits, and dropout 0;
 - off colossalai-h100 and colossalai-h200-library together: up to how many parameters the buckets of DDP exist twice;
@@ -85,6 +86,10 @@ the values are counts in the code of the time and published figures, not fits. M
 compared stage by stage with peaks that BigScience logged of a 52B model (TP 4, PP 16; experiments/gpt2-meg-ds-3d of
 GitHub bigscience-workshop/bigscience), which are in no table. `colossalai-legacy` has one amount of cached blocks, and
 communicators, read off seed-gpt2.
+
+Of tables that are not among these some figures were seen while the model of other clusters was mended: tokens a second
+of InternLM's 7B model on 8 to 1,024 A100 (its train_performance.md), and runs of Llama and Aquila 2 in FlagPerf and
+FlagScale. No constant was chosen by them.
 
 Readings that disagree with each other are left as they are. seed-11 trains with mixed precision as the other rows do,
 and takes less beside its tensors than their communicators alone: the README of its time prints 5287, 4590 and 4901 MiB

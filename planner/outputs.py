@@ -10,7 +10,7 @@ import os
 import stat
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -37,6 +37,12 @@ Ours = Callable[[bytes], bool]
 def nobodys(content: bytes) -> bool:
     """For output that nothing marks as gptplan's: every file that exists is somebody else's."""
     return False
+
+
+def tabled(columns: Sequence[str]) -> Ours:
+    """For a table in CSV: it is that of the same command if its first line ends with ``columns``."""
+    end = ",".join(columns).encode()
+    return lambda content: content.partition(b"\n")[0].rstrip(b"\r").endswith(end)
 
 
 def say(text: str) -> None:

@@ -58,6 +58,8 @@ def measure(
         folder=folder,
         free_bytes=shutil.disk_usage(folder).free,
     )
+    if busy := busy_words(os.getloadavg()[0], os.cpu_count() or 1):
+        say(busy)
     with tempfile.TemporaryDirectory(prefix="gptplan-") as temporary:
         result = Path(temporary) / "measurements.json"
         outcome = execute(calibrating(result, num_devices, work), stdout=STDERR)
@@ -65,6 +67,16 @@ def measure(
         if outcome.code or not result.is_file():
             return outcome.code or ExitCode.BUG
         return msgspec.json.decode(result.read_bytes(), type=Measurements), origin
+
+
+def busy_words(load: float, cores: int) -> str:
+    """What to know of a machine on which ``load`` processes ran on average in the last minute; ``""`` where few did."""
+    if load <= cores / 2:
+        return ""
+    return (
+        f"note: other processes ran here in the last minute, {load:.1f} at a time on {cores} cores: what is measured "
+        "beside them is too slow; calibrate again when the machine is idle"
+    )
 
 
 def _origin(name: str, base: str | None, gpus: list[str]) -> Origin:

@@ -102,7 +102,7 @@ def _write(checkpoint: Path, manifest: Manifest, folder: Path, tokenizer: list[P
         names = _exported_names(manifest)
         for name, exported in names.items():
             shutil.copyfile(checkpoint / name, beside / exported)
-            check_content(beside / exported, manifest.files[name].sha256)
+            check_content(beside / exported, manifest.files[name].sha256, checkpoint / name)
         if len(names) > 1:
             (beside / INDEX).write_bytes(_renamed_index(manifest, names))
         shutil.copyfile(checkpoint / CONFIG, beside / CONFIG)

@@ -42,6 +42,11 @@ def checkpoints_in(folder: Path) -> list[Path]:
     return sorted(found, key=lambda path: step_of(path.with_suffix("")) or 0)
 
 
+def later_than(folder: Path, step: int) -> list[Path]:
+    """Whole checkpoints in a folder after more than ``step`` steps, by their steps."""
+    return [path for path in checkpoints_in(folder) if (step_of(path.with_suffix("")) or 0) > step]
+
+
 def _is_named(path: Path) -> bool:
     """Whether it is a checkpoint by its name, or was one until a crash came before that of its step anew."""
     final = path.with_suffix("")
@@ -152,8 +157,8 @@ def check_files(folder: Path, manifest: Manifest, contents_of: Sequence[str] | N
         check_content(folder / name, manifest.files[name].sha256)
 
 
-def check_content(path: Path, sha256: str) -> None:
-    """Refuse a file with other content.
+def check_content(path: Path, sha256: str, original: Path | None = None) -> None:
+    """Refuse a file with other content; where it is a copy, by the name of its ``original``.
 
     Raises:
         PlanError: it cannot be read, or its digest is another.
@@ -166,4 +171,6 @@ def check_content(path: Path, sha256: str) -> None:
     except OSError as error:
         raise damaged(path, f"a file of the checkpoint cannot be read: {error.strerror}") from error
     if digest.hexdigest() != sha256:
-        raise damaged(path, f"a file of the checkpoint was changed: its SHA-256 is {digest.hexdigest()}, not {sha256}")
+        raise damaged(
+            original or path, f"a file of the checkpoint was changed: its SHA-256 is {digest.hexdigest()}, not {sha256}"
+        )

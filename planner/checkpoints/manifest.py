@@ -133,9 +133,11 @@ def read_manifest(folder: Path) -> Manifest:
     return manifest
 
 
-def damaged(where: Path, message: str) -> PlanError:
+EARLIER_ONE = "resume from an earlier checkpoint of the run: name its folder with `--resume FOLDER`"
+
+
+def damaged(where: Path, message: str, hint: str = EARLIER_ONE) -> PlanError:
     """What is wrong with a checkpoint that was once whole."""
-    hint = "resume from an earlier checkpoint of the run: name its folder with `--resume FOLDER`"
     return _negative(Diagnostic(rule=DAMAGED, message=message, location=str(where), hint=hint))
 
 

@@ -33,7 +33,7 @@ class Check(msgspec.Struct, frozen=True, kw_only=True):
     gpus: Annotated[int | None, Option("How many GPUs it is for. A plan says so itself.", range=question.GPUS)] = None
     gpu: question.Gpu = "a100-40g"
     model: Annotated[
-        str | None, Option("Built-in model or a TOML file. [default: what the file names]", known=question.MODEL_NAMES)
+        str | None, Option("A model as `solve` takes it. [default: what the file names]", known=question.MODEL_NAMES)
     ] = None
     plan: Annotated[Path | None, Option("The plan that a job file is for.", metavar="FILE.plan")] = None
     gpus_per_node: question.GpusPerNode = None
@@ -50,7 +50,10 @@ class Check(msgspec.Struct, frozen=True, kw_only=True):
     strict: Annotated[bool, Option("Take what only running the file would tell for an error.")] = False
     given: Annotated[
         tuple[str, ...],
-        Option("The value of a name that is only known when it runs, as name=value; repeatable.", ("--set",)),
+        Option(
+            "A name that is only known when it runs, as name=value; of a job a key, as for `run`; repeatable.",
+            ("--set",),
+        ),
     ] = ()
     form: Annotated[Form, Option("What is printed. [default: text]", ("--format",))] = "text"
     as_json: Json = False
@@ -74,9 +77,11 @@ def check(options: Check) -> int:
             raise usage_error("--fix and --as-plan take one file", location=str(path), hint="name a file of the folder")
         return checking.check_folder(path, _asked(options), form, strict=options.strict)
     if path.suffix == PLAN_SUFFIX or is_plan(text := read_text(path, str(path))):
+        _refuse_unused(options, "a plan", ("--fix", "--as-plan", "--set"))
         return checking.check_plan(path, form)
-    if is_job(text):
-        return check_job(path, options.plan, as_json=as_json)
+    if options.plan is not None or is_job(text):
+        _refuse_unused(options, "a job", ("--fix", "--as-plan"))
+        return check_job(path, options.plan, form, options.given)
     asked = _asked(options)
     if options.fix:
         target = options.output or path.with_name(f"{path.stem}.fixed{path.suffix}")
@@ -85,6 +90,17 @@ def check(options: Check) -> int:
         target = options.output or Path("plans") / f"{path.stem}{PLAN_SUFFIX}"
         return checking.freeze(path, text, asked, target, force=options.force, as_json=as_json)
     return checking.check_configuration(path, text, asked, form, strict=options.strict)
+
+
+def _refuse_unused(options: Check, what: str, names: tuple[str, ...]) -> None:
+    given = {"--fix": options.fix, "--as-plan": options.as_plan, "--set": options.given}
+    for name in names:
+        if given[name]:
+            raise usage_error(
+                f"{name} is for a configuration written by hand, and this is {what}",
+                location=str(options.config),
+                hint=f"leave `{name}` out",
+            )
 
 
 def _asked(options: Check) -> "Asked":

@@ -17,7 +17,7 @@ from planner.lint.files import PLAN_SUFFIX, byte_order_mark, files_of, is_plan, 
 from planner.lint.fixing import listed_changes
 from planner.lint.freezing import by_hand
 from planner.outputs import tell, write_output
-from planner.plans.plan import Plan, read_plan, write_plan
+from planner.plans.plan import Plan, holds_frozen_plan, read_plan, write_plan
 from planner.rules import violations
 from planner.rules.capacity import misfits
 from planner.specs.files import to_builtins
@@ -27,7 +27,7 @@ from planner.views import plan as plan_view
 from planner.views.terminal import print_content
 
 
-def _listed(files: list[tuple[Path, list[Diagnostic]]], form: str) -> None:
+def print_listed(files: list[tuple[Path, list[Diagnostic]]], form: str) -> None:
     """Findings as other programs read them: ``github`` or ``sarif``."""
     if form == "sarif":
         print_json(findings.sarif(files))
@@ -44,7 +44,7 @@ def check_plan(path: Path, form: str) -> int:
     if form == "json":
         print_json(document)
     elif form != "text":
-        _listed([(path, [*broken, *unfit])], form)
+        print_listed([(path, [*broken, *unfit])], form)
     else:
         print_content(*plan_view.judgement(plan, [*broken, *unfit]))
     return ExitCode.NEGATIVE if broken or unfit else ExitCode.OK
@@ -71,7 +71,7 @@ def check_configuration(path: Path, text: str, asked: Asked, form: str, *, stric
     if form == "json":
         print_json(_document(checked))
     elif form != "text":
-        _listed([(path, _findings(checked))], form)
+        print_listed([(path, _findings(checked))], form)
     else:
         for number, one in enumerate(checked):
             sys.stdout.write("\n" if number else "")
@@ -120,7 +120,7 @@ def freeze(path: Path, text: str, asked: Asked, target: Path, *, force: bool, as
         )
     if first.valid and not first.misfits:
         plan = by_hand(first)
-        write_plan(plan, target, force=force)
+        write_plan(plan, target, force=force, ours=holds_frozen_plan)
     if as_json:
         print_json(_document(checked) | {"plan_file": str(target) if plan else None})
     else:
@@ -156,7 +156,7 @@ def check_folder(folder: Path, asked: Asked, form: str, *, strict: bool) -> int:
     if form == "json":
         print_json({"files": documents})
     elif form != "text":
-        _listed(files, form)
+        print_listed(files, form)
     return code
 
 

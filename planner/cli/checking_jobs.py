@@ -1,8 +1,10 @@
 """What ``check`` does with a job."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
+from planner.cli.checking import print_listed
 from planner.cli.parameters import print_json
 from planner.diagnostics import ExitCode, usage_error
 from planner.jobs.judge import judge
@@ -13,14 +15,14 @@ from planner.views import data as data_view
 from planner.views.terminal import print_content
 
 
-def check_job(path: Path, plan_path: Path | None, *, as_json: bool) -> int:
-    """Judge a job under the plan that it is for."""
-    job = read_job(path, environ=os.environ)
+def check_job(path: Path, plan_path: Path | None, form: str, settings: Sequence[str] = ()) -> int:
+    """Judge a job, with ``settings`` over it as ``--set`` takes them, under the plan that it is for."""
+    job = read_job(path, settings, environ=os.environ)
     if plan_path is None:
         hint = f"`gptplan check {path} --plan FILE.plan`"
         raise usage_error("which plan is the job for", location="--plan", hint=hint)
     found = judge(job, read_plan(plan_path))
-    if as_json:
+    if form == "json":
         print_json(
             {
                 "valid": found.valid,
@@ -33,6 +35,8 @@ def check_job(path: Path, plan_path: Path | None, *, as_json: bool) -> int:
                 "checkpoint_bytes": found.checkpoint_bytes,
             }
         )
+    elif form != "text":
+        print_listed([(path, found.findings)], form)
     else:
         print_content(*data_view.job_judgement(found))
     return ExitCode.OK if found.valid else ExitCode.NEGATIVE

@@ -13,10 +13,10 @@ import msgspec
 import typer
 
 from planner.cli.interrupting import interruptible
-from planner.diagnostics import ExitCode, usage_error
+from planner.diagnostics import ExitCode, PlanError, usage_error
 from planner.handover.options import Declared, Option, check_ranges, declared
 from planner.inputs import is_folder
-from planner.outputs import say
+from planner.outputs import Ours, check_output, say, write_output
 
 Json = Annotated[bool, Option("Print one JSON document.", ("--json",))]
 Force = Annotated[bool, Option("Replace a file that another command or a person wrote.")]
@@ -63,17 +63,24 @@ def command(function: Callable[[Any], int]) -> Callable[..., None]:
 
 def _parameter(one: Declared) -> inspect.Parameter:
     option, kind, default = one.option, one.type, one.default
+    more: dict[str, Any] = {"help": _help(option), "metavar": option.metavar}
+    more["show_default"] = "[default: " not in option.help
     if get_origin(kind) is tuple:
-        kind = GenericAlias(list, (option.reads or get_args(kind)[0],))
+        item = option.reads or get_args(kind)[0]
+        kind = GenericAlias(list, (item,))
         default = default or None
+        more["metavar"] = option.metavar or (f"<{item.__name__.lower()}>" if isinstance(item, type) else None)
     if default is msgspec.NODEFAULT:
         default = inspect.Parameter.empty
-    more: dict[str, Any] = {"help": option.help, "metavar": option.metavar}
     if (known := option.known) is not None:
         more["autocompletion"] = lambda: list(known())  # Typer itself leaves out what does not begin as typed
     info = typer.Argument(**more) if option.is_argument else typer.Option(*one.names, **more)
     annotation = Annotated[kind, info]  # type: ignore[valid-type]
     return inspect.Parameter(one.field, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
+def _help(option: Option) -> str:
+    return option.help if option.range is None else f"{option.help} [{option.range}]".lstrip()
 
 
 def print_json(document: Any) -> None:
@@ -93,12 +100,42 @@ def _as_json(match: re.Match[str]) -> str:
     return match[0] if match[0].isprintable() else json.dumps(match[0])[1:-1]
 
 
-def check_table(out: Path | None, example: str) -> None:
-    """Refuse to write rows to a folder, or into one that does not exist.
+def check_table(out: Path | None, example: str, ours: Ours, *, force: bool) -> None:
+    """Refuse to write rows to a folder, into one that does not exist, or over what another command wrote.
 
     Raises:
         PlanError: that is what ``--out`` names.
     """
-    if out is not None and (is_folder(out) or not is_folder(out.parent)):
+    if out is None:
+        return
+    if is_folder(out) or not is_folder(out.parent):
         what = "this is a folder" if is_folder(out) else "there is no such folder to write into"
         raise usage_error(what, location=str(out), hint=f"name a file with `--out {example}`")
+    check_output(out, what="table", ours=ours, force=force, option="--out")
+
+
+def answer_with_table(
+    out: Path | None, table: Callable[[], bytes], ours: Ours, document: Any, show: Callable[[], None], *, force: bool
+) -> None:
+    """Write the rows of an answer where ``--out`` says, and the answer itself also where that fails.
+
+    Args:
+        out: where to; ``None``: nowhere.
+        table: makes the rows, as CSV.
+        ours: tells a table of the same command.
+        document: the answer for ``--json``.
+        show: prints the answer.
+        force: whether to replace a file whoever wrote it.
+
+    Raises:
+        PlanError: the rows cannot be written; it has the answer where nothing is printed.
+    """
+    try:
+        if out is not None:
+            write_output(table(), out, what="table", ours=ours, force=force, option="--out")
+    except PlanError as error:
+        error.answer = document
+        if document is None:
+            show()
+        raise
+    show()

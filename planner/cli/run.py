@@ -28,16 +28,18 @@ class Run(RunOptions, frozen=True, kw_only=True):
     keep_going: Annotated[
         bool, Option("Start ranks that have died again, from the last checkpoint; with fewer devices, planned again.")
     ] = False
-    force: Annotated[bool, Option("Use a --run-dir that has files, and replace those of an earlier run.")] = False
+    force: Annotated[
+        bool, Option("Use a --run-dir that has files: those of an earlier run are replaced, its checkpoints put aside.")
+    ] = False
 
 
 def run(options: Run) -> int:
     """Execute a plan on Colossal-AI, on this machine's GPUs or CPU cores."""
-    from planner.launch.folder import run_folder
+    from planner.launch.folder import never_stepped, run_folder
     from planner.launch.keeping import Keeper
     from planner.launch.placing import excusing, placed
     from planner.launch.processes import say_interrupted
-    from planner.launch.resuming import moved, resumed
+    from planner.launch.resuming import moved, reordered, resumed
     from planner.rules.reading import read_sound_plan
 
     plan, name = read_sound_plan(options.plan), options.plan.stem
@@ -46,11 +48,13 @@ def run(options: Run) -> int:
         found = resumed(plan, name, placed_options)
         told, goes_on = found.options, found.goes_on
         job, batches = _job(plan, found)
-        _check(plan, told, options.plan, force=options.force or goes_on)
-        with run_folder(plan, name, told, force=options.force, goes_on=goes_on) as folder:
+        force = options.force or never_stepped(told)
+        _check(plan, told, options.plan, force=force or goes_on)
+        done = found.step if goes_on else 0
+        with run_folder(plan, name, told, force=force, goes_on=goes_on, done=done) as folder:
             say(f"folder of this run: {folder}")
-            _make_ready(plan, job, told, folder, force=options.force or goes_on)
-            for warning in moved(found, batches):
+            data = _make_ready(plan, job, told, folder, force=force or goes_on)
+            for warning in [*moved(found, batches), *reordered(found, job.seed, data)]:
                 say(render(warning))
             meets()
             outcome = Keeper(plan, folder, job, told, keep_going=options.keep_going).run(began_s)
@@ -62,8 +66,8 @@ def run(options: Run) -> int:
             return outcome.code
 
 
-def _make_ready(plan: "Plan", job: "Job", options: RunOptions, folder: Path, *, force: bool) -> None:
-    """Have everything in the folder that the ranks need, and say what they will use."""
+def _make_ready(plan: "Plan", job: "Job", options: RunOptions, folder: Path, *, force: bool) -> str:
+    """Have everything in the folder that the ranks need, and say what they will use; the fingerprint of the data."""
     from planner.launch.jobs import make_ready, write_job
     from planner.launch.saving import check_room
     from planner.views.caveats import tight_memory
@@ -79,6 +83,7 @@ def _make_ready(plan: "Plan", job: "Job", options: RunOptions, folder: Path, *, 
         say(render(warning))
     if options.resume is not None:
         say(f"goes on from {options.resume}")
+    return ready.prepared.sources.fingerprint
 
 
 def _tell_end(outcome: "Outcome", folder: Path, plan_path: Path) -> None:

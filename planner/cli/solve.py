@@ -36,11 +36,11 @@ class Solve(Question, frozen=True, kw_only=True):
 
 def solve(options: Solve) -> int:
     """Find the best layout and write it to a plan file."""
-    from planner.plans.plan import holds_plan, write_plan
+    from planner.plans.plan import holds_found_plan, write_plan
 
     problem = build_problem(options)
     if options.output is not None:
-        check_output(options.output, what="plan", ours=holds_plan, force=options.force)
+        check_output(options.output, what="plan", ours=holds_found_plan, force=options.force)
     try:
         answer, least = _search(problem, options)
     except KeyboardInterrupt:
@@ -53,7 +53,7 @@ def solve(options: Solve) -> int:
     try:
         if options.output is None and not options.force:
             _check_question(answer.plan, path)
-        write_plan(answer.plan, path, force=options.force)
+        write_plan(answer.plan, path, force=options.force, ours=holds_found_plan)
     except PlanError as error:
         if options.as_json:
             error.answer = _document(answer, least, None)

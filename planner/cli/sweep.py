@@ -5,11 +5,11 @@ from typing import Annotated
 
 import msgspec
 
-from planner.cli.parameters import Json, check_table, print_json
+from planner.cli.parameters import Force, Json, answer_with_table, check_table, print_json
 from planner.cli.solve import SEARCH_TIME
 from planner.diagnostics import ExitCode
 from planner.handover.options import Option, Range
-from planner.outputs import say
+from planner.outputs import say, tabled
 from planner.plans import question
 from planner.specs import OffloadTier
 
@@ -25,9 +25,9 @@ class Sweep(msgspec.Struct, frozen=True, kw_only=True):
             "300GB/s)."
         ),
     ]
-    model: Annotated[
-        str | None, Option("Built-in model or a TOML file, unless varied.", known=question.MODEL_NAMES)
-    ] = None
+    model: Annotated[str | None, Option("A model as `solve` takes it, unless varied.", known=question.MODEL_NAMES)] = (
+        None
+    )
     gpus: Annotated[int | None, Option("How many GPUs, unless varied.", range=question.GPUS)] = None
     gpu: Annotated[
         str | None, Option("Built-in card or a TOML file. [default: a100-40g]", known=question.GPU_NAMES)
@@ -51,6 +51,7 @@ class Sweep(msgspec.Struct, frozen=True, kw_only=True):
     ] = None
     jobs: Annotated[int | None, Option("Processes. [default: one a core]", range=Range(example="2"))] = None
     out: Annotated[Path | None, Option("Write the rows to a CSV file.")] = None
+    force: Force = False
     as_json: Json = False
 
 
@@ -58,11 +59,11 @@ def sweep(options: Sweep) -> int:
     """Solve a grid of questions and show how the best layout moves."""
     from planner.plans.grid import grid, parse_axes
     from planner.solver import parallel
-    from planner.solver.sweep import Row, write_rows
+    from planner.solver.sweep import COLUMNS, Row, rows_csv
     from planner.views import sweep as sweep_view
     from planner.views.terminal import print_content, track
 
-    check_table(options.out, "sweep.csv")
+    check_table(options.out, "sweep.csv", tabled(COLUMNS), force=options.force)
     asked = {field: getattr(options, field) for field in question.Question.__struct_fields__}
     given = {field: value for field, value in asked.items() if value is not None}
     points = grid(given, parse_axes(options.vary))
@@ -73,12 +74,15 @@ def sweep(options: Sweep) -> int:
     except KeyboardInterrupt:
         complete = False  # what is done is kept
     done = [rows[number] for number in sorted(rows)]
-    if options.out is not None:
-        write_rows(options.out, list(points[0].varied), done)
-    if options.as_json:
-        print_json({"complete": complete, "points": len(points), "rows": msgspec.to_builtins(done)})
-    else:
-        print_content(sweep_view.rows_table(done))
+    document = {"complete": complete, "points": len(points), "rows": msgspec.to_builtins(done)}
+    answer_with_table(
+        options.out,
+        lambda: rows_csv(list(points[0].varied), done),
+        tabled(COLUMNS),
+        document if options.as_json else None,
+        lambda: print_json(document) if options.as_json else print_content(sweep_view.rows_table(done)),
+        force=options.force,
+    )
     if not complete:
         say(f"interrupted after {len(done)} of {len(points)} points")
         return ExitCode.INTERRUPTED

@@ -5,10 +5,10 @@ from typing import Annotated
 
 import msgspec
 
-from planner.cli.parameters import Json, check_table, print_json
+from planner.cli.parameters import Force, Json, answer_with_table, check_table, print_json
 from planner.diagnostics import Diagnostic, ExitCode, render
 from planner.handover.options import Option, Range
-from planner.outputs import say
+from planner.outputs import say, tabled
 from planner.plans.question import GPU_NAMES
 from planner.specs import HardwareSpec
 from planner.specs.files import load_spec
@@ -37,6 +37,7 @@ class Validate(msgspec.Struct, frozen=True, kw_only=True):
         Path | None, Option("What the tables do not say of their sets, in TOML (docs/validation-facts.md).")
     ] = None
     out: Annotated[Path | None, Option("Write the rows with predictions to a CSV file.")] = None
+    force: Force = False
     as_json: Json = False
 
 
@@ -45,21 +46,25 @@ def validate(options: Validate) -> int:
     from planner.validation import Limits
     from planner.validation import validate as replayed
     from planner.validation.facts import read_facts
-    from planner.validation.report import document, write_rows
+    from planner.validation.report import document, rows_csv
+    from planner.validation.tables import OUTPUT_COLUMNS
     from planner.views.terminal import print_content
     from planner.views.validation import scores
 
-    check_table(options.out, "predicted.csv")
+    check_table(options.out, "predicted.csv", tabled(OUTPUT_COLUMNS), force=options.force)
     limits = Limits(options.max_memory_error, options.max_time_error)
     hardware = load_spec(options.gpu, HardwareSpec) if options.gpu is not None else None
     known = read_facts(options.facts) if options.facts is not None else None
     report = replayed(options.tables, options.sets, hardware, known)
-    if options.out is not None:
-        write_rows(options.out, report)
-    if options.as_json:
-        print_json(document(report, limits))
-    else:
-        print_content(*scores(report, most=options.worst))
+    answer = document(report, limits) if options.as_json else None
+    answer_with_table(
+        options.out,
+        lambda: rows_csv(report),
+        tabled(OUTPUT_COLUMNS),
+        answer,
+        lambda: print_json(answer) if options.as_json else print_content(*scores(report, most=options.worst)),
+        force=options.force,
+    )
     over = report.over(limits)
     for message in over:
         say(render(Diagnostic(rule="VAL001", message=message)))

@@ -3,8 +3,8 @@
 import numpy as np
 
 from planner.cost_model.buckets import gradient_buckets
-from planner.cost_model.communication import axis_strides
 from planner.cost_model.parts import block
+from planner.cost_model.rings import axis_strides
 from planner.cost_model.sources import formula
 from planner.layouts.layout import SHARDS_WEIGHTS
 from planner.layouts.problem import Problem

@@ -8,15 +8,17 @@ import numpy as np
 from planner.cost_model.activations import boundary_bytes
 from planner.cost_model.buckets import bucket_seconds
 from planner.cost_model.chunks import pieces
+from planner.cost_model.compute import weight_products
 from planner.cost_model.parameters import copied_parameters, stage_parameters
 from planner.cost_model.parts import block
-from planner.cost_model.rings import cluster_of, ring_links, ring_seconds
+from planner.cost_model.products import Passes, Products
+from planner.cost_model.rings import axis_strides, cluster_of, expert_axis_apart, ring_links, ring_seconds
 from planner.cost_model.sequence_communication import sequence_seconds
 from planner.cost_model.shares import shares
 from planner.cost_model.sources import formula
 from planner.cost_model.terms import Terms, total
 from planner.layouts.compilation import shards_itself
-from planner.layouts.layout import SHARDS_GRADIENTS, SHARDS_WEIGHTS, LayoutColumns
+from planner.layouts.layout import SHARDS_GRADIENTS, SHARDS_WEIGHTS
 from planner.layouts.problem import Problem
 from planner.layouts.sequences import tensor_stride
 from planner.layouts.stages import Floats, Integers, StageColumns, microbatch_tokens, once_per_places, padded_vocab
@@ -39,27 +41,6 @@ def replica_links(problem: Problem, stages: StageColumns) -> tuple[Floats, Float
         return link_columns(cluster_of(problem).ring, stride, columns.data_parallel // expert, expert, tensor)
     sizes = (columns.data_parallel,) if (adjacent == 1).all() else (columns.data_parallel, adjacent)
     return link_columns(cluster_of(problem).ring, stride, *sizes)
-
-
-def expert_axis_apart(problem: Problem, columns: LayoutColumns) -> bool:
-    """Whether the ranks that divide experts are an axis between the pipeline's and the tensor-parallel one."""
-    inside = problem.stack.rank_order == "data-pipeline-tensor" and problem.stack.experts.by_tensor
-    return inside and bool((columns.expert_parallel > 1).any())
-
-
-@formula("narayanan2021", "colossalai0.5.0")
-def axis_strides(problem: Problem, stages: StageColumns) -> tuple[Integers, Integers]:
-    """Distance of neighbouring ranks along the data and the pipeline axis, in ranks, by the stack's order.
-
-    Where the order puts the pipeline inside of data parallelism, ranks that divide experts are inside of the pipeline.
-    """
-    columns = stages.layouts
-    tensor = columns.tensor_parallel * columns.sequence_parallel_degree
-    if expert_axis_apart(problem, columns):
-        tensor = tensor * columns.expert_parallel
-    if problem.stack.rank_order == "pipeline-data-tensor":
-        return tensor, tensor * columns.data_parallel
-    return tensor * columns.pipeline_parallel, tensor
 
 
 class LayerCollectives(NamedTuple):
@@ -91,6 +72,7 @@ def layer_collectives(problem: Problem, stages: StageColumns) -> LayerCollective
     parallelism has a scatter in place of each of the one kind and a gather for each of the other, half of an
     all-reduce, each with what its ranks take to meet; backward gathers the output gradients and, unless the stack
     keeps them, inputs, and hides a share of its scatters. A library may gather the input of several products once.
+    Between nodes a stack may hide those of slices otherwise: :func:`behind_products`.
     """
     own, exchange = block(problem), sequence_seconds(problem, stages)
     columns, inner = stages.layouts, float(own.divided("inner"))
@@ -102,9 +84,37 @@ def layer_collectives(problem: Problem, stages: StageColumns) -> LayerCollective
     reduce = _tensor_parallel_ring(problem, stages, full, 2.0) + 2.0 * meeting
     gather = _tensor_parallel_ring(problem, stages, full, 1.0) + meeting
     gathers = inner + outer * (problem.stack.activations.gathered_elements == 0)
-    backward = np.where(in_slices, (gathers + outer * exposed) * gather, outer * exposed * reduce)
-    forward = np.where(in_slices, (inner + outer) / 2.0, inner) * reduce
+    hidden = behind_products(problem, stages, gather)
+    scatters = outer * np.where(hidden.backward > 0, 1.0, exposed)
+    backward = np.where(in_slices, (gathers + scatters) * gather - hidden.backward, outer * exposed * reduce)
+    forward = np.where(in_slices, (inner + outer) / 2.0, inner) * reduce - hidden.forward
     return LayerCollectives(forward + backward + exchange.forward + exchange.backward, forward + exchange.forward)
+
+
+@formula("definition")
+def behind_products(problem: Problem, stages: StageColumns, gather: Floats) -> Passes:
+    """What the products of a layer hide of the collectives of slices between nodes, forward and backward. Units: s.
+
+    Each collective hides behind the product that the stack issues beside it, as far as that is as long: where the
+    output is divided, gathers of inputs in forward behind a rank's own slice of the product, and in backward behind
+    the input gradient, and scatters behind the weight gradient; where the input is, gathers of gradients behind a
+    rank's own slice. Inside a node the links and the products slow each other: ``overlap.tensor_parallel``.
+    """
+    columns, share = stages.layouts, problem.stack.overlap.far_slices
+    far = (columns.sequence_parallel == 1) & (columns.tensor_parallel > problem.devices_per_node)
+    nothing = np.zeros(len(stages))
+    if not share or not far.any():
+        return Passes(nothing, nothing)
+    forward, backward, seconds = nothing, nothing, weight_products(problem, stages)
+    for product in block(problem).products:
+        made = seconds[product.name]
+        own = Products(*(np.minimum(gather, one / columns.tensor_parallel) for one in made))
+        whole = Products(*(np.minimum(gather, one) for one in made))
+        if product.divided == "outer":
+            forward, backward = forward + own.output, backward + whole.of_input + whole.of_weight
+        elif product.divided == "inner":
+            backward = backward + own.of_input
+    return Passes(share * far * forward, share * far * backward)
 
 
 @formula("shoeybi2019", "colossalai0.5.0")

@@ -5,6 +5,7 @@ import numpy as np
 from planner.cost_model.communication import (
     data_parallel_seconds,
     gathering_seconds,
+    layer_collectives,
     reduction_seconds,
     replica_links,
     zero_gather_seconds,
@@ -12,6 +13,7 @@ from planner.cost_model.communication import (
 from planner.cost_model.compute import microbatch_compute
 from planner.cost_model.expert_communication import expert_gradient_seconds
 from planner.cost_model.parameters import stage_parameters
+from planner.cost_model.products import BACKWARD_PRODUCTS
 from planner.cost_model.sources import formula
 from planner.cost_model.terms import total
 from planner.layouts.compilation import reduces_itself, shards_itself
@@ -25,15 +27,31 @@ def exposed(stages: StageColumns, seconds: Floats, hidden: Floats) -> Floats:
     return np.where(stages.layouts.pipeline_parallel == 1, np.maximum(seconds - hidden, 0.0), seconds)
 
 
+@formula("definition")
+def hiding_seconds(problem: Problem, stages: StageColumns) -> Floats:
+    """What reductions of gradients can hide a share of theirs behind: the backward of the layers. Units: s.
+
+    With its collectives of tensor parallelism, where those stay inside of a node and the ranks that reduce do not:
+    the ones take the links of the node, the others the network. Two thirds of them are in backward.
+    """
+    columns, computed = stages.layouts, microbatch_compute(problem, stages)["layers_backward"]
+    if not problem.stack.overlap.behind_collectives:
+        return computed
+    node, tensor = problem.devices_per_node, columns.tensor_parallel
+    apart = (tensor <= node) & (tensor * columns.replicas > node)
+    collectives = stages.num_layers * layer_collectives(problem, stages).once
+    return computed + np.where(apart, collectives * BACKWARD_PRODUCTS / (1.0 + BACKWARD_PRODUCTS), 0.0)
+
+
 @formula("rajbhandari2020", "colossalai0.5.0")
 def replica_seconds(problem: Problem, stages: StageColumns) -> Floats:
     """Reduction of gradients and gathering of weights that a stage waits for at the end of a step.
 
-    Without a pipeline the reduction hides behind a share of the backward of the layers; gathers behind nothing, unless
+    Without a pipeline the reduction hides behind a share of :func:`hiding_seconds`; gathers behind nothing, unless
     the stack says otherwise. Where blocks are compiled, under ZeRO and with a pipeline,
     :func:`compiled_replica_seconds`. Units: s.
     """
-    computed, overlap = microbatch_compute(problem, stages), problem.stack.overlap
+    overlap = problem.stack.overlap
     gather = zero_gather_seconds(problem, stages)
     reduction = data_parallel_seconds(problem, stages) - gather
     if problem.model.experts is not None:
@@ -41,7 +59,7 @@ def replica_seconds(problem: Problem, stages: StageColumns) -> Floats:
         gather = gather + gather_of_experts
         reduction = reduction + of_experts - gather_of_experts
     hides = (stages.layouts.zero_stage == 0) | overlap.zero_hides
-    left = exposed(stages, reduction, overlap.data_parallel * hides * computed["layers_backward"])
+    left = exposed(stages, reduction, overlap.data_parallel * hides * hiding_seconds(problem, stages))
     left = left * np.where(stages.layouts.pipeline_parallel > 1, 1.0 - overlap.data_parallel_pipeline, 1.0)
     in_pipeline = reduces_itself(problem, stages.layouts) & (stages.layouts.pipeline_parallel > 1)
     own = in_pipeline | shards_itself(problem, stages.layouts)

@@ -6,13 +6,21 @@ import numpy as np
 
 from planner.cost_model import activations
 from planner.cost_model.errors import KINDS, kind_columns
-from planner.cost_model.held import held_bytes
+from planner.cost_model.held import held_bytes, largest_tensor_bytes
 from planner.cost_model.imbalance import judged_probability
 from planner.cost_model.intervals import fits_probabilities
 from planner.cost_model.parameters import stage_parameters
 from planner.cost_model.reserve import device_overhead_bytes, fragmentation_share, reserve_bytes, room
 from planner.cost_model.sources import formula
-from planner.cost_model.states import bucket_bytes, cast_bytes, gathered_bytes, state_bytes, step_buffers, step_bytes
+from planner.cost_model.states import (
+    bucket_bytes,
+    cast_bytes,
+    gathered_bytes,
+    slice_bytes,
+    state_bytes,
+    step_buffers,
+    step_bytes,
+)
 from planner.cost_model.terms import Terms, at_row, total
 from planner.cost_model.v_memory import kept_in_phases
 from planner.layouts.layout import SHARDS_OPTIMIZER
@@ -115,6 +123,24 @@ def buffered_gradients(problem: Problem, stages: StageColumns) -> Floats:
     return total(stage_parameters(problem, stages)) * per_parameter
 
 
+@formula("pytorch-allocator", "definition")
+def flat_bytes(problem: Problem, stages: StageColumns) -> Floats:
+    """What the allocator holds of flat buffers of an optimizer step beside the peak of everything else.
+
+    Flat gradients, where the reduce buckets were, and gathered weights; of the slices for each rank only those that
+    are larger than any tensor of a micro batch, in whose blocks the others find room. Moments that are made in the
+    first step stand in blocks of its activations, and those of later steps in the flat buffers. Units: bytes.
+    """
+    gradients, gathered, late = step_buffers(problem, stages)
+    each = slice_bytes(problem, stages)
+    fits = each <= largest_tensor_bytes(problem, stages)
+    in_blocks = np.where(fits, each * (stages.layouts.replicas + 1.0), 0.0) * (gathered > 0)
+    flat = np.maximum(gradients, late) + gathered - in_blocks + cast_bytes(problem, stages)
+    if not problem.stack.process.moments_in_blocks:
+        return flat
+    return np.maximum(flat - state_bytes(problem, stages)["optimizer_moments"], 0.0)
+
+
 @formula("definition")
 def reserved_bytes(problem: Problem, stages: StageColumns) -> Floats:
     """What the allocator holds on a roomy card: the peak, its fragments, and cached blocks.
@@ -130,9 +156,7 @@ def reserved_bytes(problem: Problem, stages: StageColumns) -> Floats:
     needed = peak
     if process.flat_step_buffers:
         rest = [total(terms) - sum(terms.get(name, 0.0) for name in FLAT_TERMS) for terms in phases.values()]
-        gradients, gathered, late = step_buffers(problem, stages)
-        flat = np.maximum(gradients, late) + gathered + cast_bytes(problem, stages)
-        needed = np.max(rest, axis=0) + flat
+        needed = np.max(rest, axis=0) + flat_bytes(problem, stages)
     taken = needed * share + cached
     if process.flat_step_buffers:
         taken = np.maximum(peak, np.minimum(taken, room))

@@ -132,17 +132,27 @@ def gather_bytes(problem: Problem, stages: StageColumns) -> Floats:
     """Buffer of the parameter all-gather after a ZeRO 1 or 2 step: at most all weights.
 
     A bucket per rank; or all weights in as many equal parts as reach the size that the stack sets. None where they
-    arrive in place, as they do under compiled ZeRO.
+    arrive in place, as they do under compiled ZeRO. A stack that copies slices has them apart as well, and its own one.
     """
     columns, stack = stages.layouts, problem.stack
     weights = total(stage_parameters(problem, stages)) * ELEMENT_BYTES[problem.precision]
     gathered: Floats = np.minimum(columns.replicas * float(stack.zero_bucket_bytes), weights)
     if stack.zero_gather_bytes is not None:
         gathered = weights / np.maximum(weights // float(stack.zero_gather_bytes), 1.0)
+    gathered = gathered + slice_bytes(problem, stages) * (columns.replicas + 1.0)
     whole = weight_shards(problem, stages) == 1
     gathers = (columns.zero_stage >= SHARDS_OPTIMIZER) & (columns.zero_stage < SHARDS_WEIGHTS) & whole
     in_place = stack.zero_gathers_in_place | shards_itself(problem, columns)
     return np.where(gathers & (columns.replicas > 1) & ~in_place, gathered, 0.0)
+
+
+@formula("definition")
+def slice_bytes(problem: Problem, stages: StageColumns) -> Floats:
+    """One rank's slice of all weights of a stage, where the stack gathers ZeRO's into a flat tensor for each rank."""
+    if not problem.stack.zero_copies_slices:
+        return np.zeros(len(stages))
+    weights = total(stage_parameters(problem, stages)) * ELEMENT_BYTES[problem.precision]
+    return np.where(stages.layouts.zero_stage == SHARDS_OPTIMIZER, weights / stages.layouts.replicas, 0.0)
 
 
 @formula("colossalai0.5.0")

@@ -117,8 +117,18 @@ def _named(path: Path) -> File:
         return File(path.with_suffix(".bin"), "tokens")
     kind = kind_of(path)
     if kind is None:
-        raise unusable("this is not a text file", path, "gptplan reads text, JSONL, Parquet, Arrow, .bin")
+        raise _no_text(path)
     return File(path, kind)
+
+
+def _no_text(path: Path) -> PlanError:
+    start = _start(path) or b""
+    is_wide = start[:2] in {codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE}
+    if b"\0" not in start or is_wide:
+        code = "UTF-16" if is_wide else "LATIN1"
+        hint = f"if it is text, `iconv -f {code} -t UTF-8` converts it; the code may be another"
+        return unusable("this is no UTF-8", path, hint)
+    return unusable("this is not a text file", path, "gptplan reads text, JSONL, Parquet, Arrow, .bin")
 
 
 def kind_of(path: Path) -> Kind | None:

@@ -22,7 +22,7 @@ from planner.data.inputs import File, find
 from planner.data.part import Part, Task, make_part
 from planner.data.pool import run_all
 from planner.data.records import PIECE_BYTES, Piece, pieces_of
-from planner.data.refusal import unusable
+from planner.data.refusal import no_document, unusable
 from planner.data.token_files import index_bytes, token_type_of
 from planner.data.tokenizers import Tokenizer
 from planner.diagnostics import PlanError
@@ -193,7 +193,9 @@ def _parts_folder(parts: Path, recipe: Recipe, *, wait: bool) -> Iterator[None]:
         raise
     except OSError as error:
         raise unusable(
-            f"cannot write the tokens: {error.strerror}", error.filename or parts, "name another place with `-o`"
+            f"cannot write the tokens: {error.strerror}",
+            error.filename or parts,
+            "name another place with `-o`, or for a run with `--set data.cache=FOLDER`",
         ) from error
 
 
@@ -256,10 +258,7 @@ def _manifest(recipe: Recipe, tokenizer: Tokenizer, made: Sequence[Part]) -> Man
         first = dict(part.first_bad) | first
     documents = sum(part.documents for part in made)
     if not documents:
-        found = ", ".join(f"{count:,} {what}" for what, count in bad.items())
-        where = next(iter(first.values()), recipe.files[0][0])
-        hint = f"JSONL, Parquet and Arrow are read by their field `{recipe.field}`; name another with `data.field`"
-        raise unusable(f"there is no document in it: {found or 'nothing'}", where, hint if set(bad) - {"empty"} else "")
+        raise no_document(bad, next(iter(first.values()), recipe.files[0][0]), recipe.field)
     return Manifest(
         recipe=recipe.digest,
         tokenizer=tokenizer.path,

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from planner.calibration.curves import LEAST_TIMINGS, fit_link
-from planner.cost_model.communication import axis_strides
+from planner.cost_model.rings import axis_strides
 from planner.handover.doctor import Axis, GroupTime, RankGroup
 from planner.handover.measurements import Collective
 from planner.layouts.layout import Layout, columns_of

@@ -191,7 +191,7 @@ class VerifyOptions(msgspec.Struct, frozen=True, kw_only=True):
 class SampleOptions(msgspec.Struct, frozen=True, kw_only=True):
     """What `gptplan sample` may be told beside the checkpoint."""
 
-    prompt: Annotated[str, Option("What the text begins with.", metavar="TEXT")] = "\n"
+    prompt: Annotated[str, Option("What the text begins with. [default: a line break]", metavar="TEXT")] = "\n"
     tokens: Annotated[int, Option("Tokens to write.", range=Range(most=10**6, example="100"))] = 100
     temperature: Annotated[
         float,

@@ -16,7 +16,7 @@ from planner.cost_model.checkpoints import checkpoint_cost
 from planner.data.compressed import COMPRESSED
 from planner.data.inputs import File, Found, find
 from planner.data.records import Piece, Tally, documents
-from planner.data.refusal import unusable
+from planner.data.refusal import no_document, unusable
 from planner.data.token_files import open_token_file
 from planner.data.tokenizers import Tokenizer
 from planner.data.tokenizing import read_manifest, recipe_of_files
@@ -259,7 +259,7 @@ def _count(text: list[File], job: Job, tokenizer: Tokenizer) -> tuple[int, bool]
         if looked_at_bytes >= _PROBE_BYTES:
             break
     if not tokens:
-        raise unusable(f"there is no document in it: {dict(tally.bad)}", recipe.files[0][0])
+        raise no_document(tally.bad, next(iter(tally.first.values()), recipe.files[0][0]), recipe.field)
     size = sum(piece.size_bytes for piece in recipe.pieces)
     return round(tokens * size / max(looked_at_bytes, 1)), False
 

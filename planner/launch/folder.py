@@ -9,6 +9,7 @@ import fcntl
 import json
 import os
 import re
+import shutil
 import socket
 import time
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from planner.checkpoints.folders import CHECKPOINTS
+from planner.checkpoints.folders import CHECKPOINTS, later_than
 from planner.diagnostics import PlanError, usage_error
 from planner.handover.metrics import read_records
 from planner.handover.work import (
@@ -31,11 +32,13 @@ from planner.handover.work import (
     WANDB_FOLDER,
     RunOptions,
 )
-from planner.outputs import write_output
+from planner.outputs import say, write_output
 from planner.plans.plan import Plan, canonical_json
 
 RUNS = Path("runs")
 LOCK_FILE = ".lock"
+EARLIER = "before-"
+"""Begins the name of a folder inside that of a run, with checkpoints that the run no longer comes from."""
 _OF_NODES = re.compile(r"node\d+")
 _MOST_NAMED = 3
 _HINT = "name a new or an empty folder with `--run-dir`, or leave it out"
@@ -66,11 +69,12 @@ def check_run_dir(options: RunOptions, *, force: bool = False) -> None:
 
 @contextmanager
 def run_folder(
-    plan: Plan, name: str, options: RunOptions, *, force: bool = False, goes_on: bool = False
+    plan: Plan, name: str, options: RunOptions, *, force: bool = False, goes_on: bool = False, done: int = 0
 ) -> Iterator[Path]:
     """The folder of a run of ``plan``, with the plan in it; nobody else gets it until this ends.
 
-    It is held by a lock of the kernel, which goes with this process.
+    It is held by a lock of the kernel, which goes with this process. Checkpoints after ``done`` steps, which an earlier
+    run has left in it, are put aside: among them the new ones would be taken for old, and removed.
 
     Args:
         plan: what runs.
@@ -78,6 +82,7 @@ def run_folder(
         options: of the run; ``--run-dir`` names the folder, else it is a new one.
         force: use a folder that has files.
         goes_on: use the folder of an earlier run, whose metrics stay.
+        done: steps that it goes on after; 0 where it begins anew.
 
     Raises:
         PlanError: another run has it, it has files, or it cannot be written.
@@ -94,6 +99,8 @@ def run_folder(
             _lock(descriptor, folder)
             if not force and not goes_on:
                 _refuse_files(folder)
+            if not options.node_rank:
+                _put_aside(folder, done)
             if (folder / METRICS_FILE).is_file() and not goes_on:
                 (folder / METRICS_FILE).unlink()  # whose steps are none of this run
             os.truncate(descriptor, 0)
@@ -108,6 +115,34 @@ def run_folder(
             raise
     finally:
         os.close(descriptor)
+
+
+def _put_aside(folder: Path, done: int) -> None:
+    """Move checkpoints after ``done`` steps into a run's folder of their own, with what was recorded of them."""
+    later = later_than(folder / CHECKPOINTS, done)
+    if not later:
+        return
+    aside = next(path for number in count(1) if not (path := folder / f"{EARLIER}{number}").exists())
+    (aside / CHECKPOINTS).mkdir(parents=True)
+    for name in (PLAN_FILE, JOB_FILE, SOURCES_FILE, METRICS_FILE, LOCK_FILE):
+        if (folder / name).is_file():
+            shutil.copy2(folder / name, aside / name)
+    for path in later:
+        path.rename(aside / CHECKPOINTS / path.with_suffix("").name)
+    names = ", ".join(path.with_suffix("").name for path in later)
+    where = f"goes on after step {done}" if done else "begins anew"
+    say(f"this run {where}: {names} of the one before are in {aside} now, and `--resume {aside}` goes on from them")
+
+
+def never_stepped(options: RunOptions) -> bool:
+    """Whether ``--run-dir`` has nothing but what a run has left that ended before its first step."""
+    if options.run_dir is None:
+        return False
+    folder = _of_node(options.run_dir, options.node_rank)
+    with _told(folder):
+        if not (folder / LOCK_FILE).is_file() or not all(map(_is_ours, _others(folder))):
+            return False
+        return not (options.run_dir / CHECKPOINTS).exists() and not steps_done(options.run_dir)
 
 
 def steps_done(folder: Path) -> int:
@@ -157,14 +192,23 @@ def _lock(descriptor: int, folder: Path) -> None:
         ) from None
 
 
-def _refuse_files(folder: Path) -> None:
+def _others(folder: Path) -> list[str]:
+    """Names in the folder of a run, but for its lock and the folders of other nodes."""
     names = sorted(path.name for path in folder.iterdir())
-    others = [name for name in names if name != LOCK_FILE and not _OF_NODES.fullmatch(name)]
-    if not others:
-        return
+    return [name for name in names if name != LOCK_FILE and not _OF_NODES.fullmatch(name)]
+
+
+def _is_ours(name: str) -> bool:
     ours = {PLAN_FILE, JOB_FILE, SOURCES_FILE, METRICS_FILE, REWIND_FILE, REPORT_FILE, CHECKPOINTS}
     ours |= {TENSORBOARD_FOLDER, WANDB_FOLDER}
-    if all(name in ours or name.endswith(".log") or name.startswith(f"{PLAN_FILE}-") for name in others):
+    return name in ours or name.endswith(".log") or name.startswith((f"{PLAN_FILE}-", EARLIER))
+
+
+def _refuse_files(folder: Path) -> None:
+    others = _others(folder)
+    if not others:
+        return
+    if all(map(_is_ours, others)):
         message = "there is a run in this folder already"
     else:
         more = len(others) - _MOST_NAMED

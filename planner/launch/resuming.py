@@ -8,7 +8,8 @@ import msgspec
 from planner.checkpoints.folders import CHECKPOINTS, check_files, checkpoints_in, find_checkpoint, run_of
 from planner.checkpoints.manifest import check_model, read_manifest
 from planner.diagnostics import Diagnostic, usage_error
-from planner.handover.work import JOB_FILE, NEWEST, RunOptions
+from planner.handover.metrics import read_records
+from planner.handover.work import JOB_FILE, METRICS_FILE, NEWEST, RunOptions
 from planner.jobs.batches import BatchSchedule
 from planner.launch.folder import RUNS
 from planner.plans.plan import Plan
@@ -25,6 +26,10 @@ class Resumed(NamedTuple):
     """Steps that are done; 0 where node 0 knows them, or none are."""
     consumed_sequences: int = 0
     """What they have learned from."""
+    seed: int | None = None
+    """Of the order in which they took it."""
+    data_fingerprint: str = ""
+    """Of the files that it was in; empty where the metrics of their run do not tell."""
 
 
 def resumed(plan: Plan, name: str, options: RunOptions) -> Resumed:
@@ -53,7 +58,15 @@ def resumed(plan: Plan, name: str, options: RunOptions) -> Resumed:
         run_dir=folder if goes_on else options.run_dir,
         job=job if job is not None and job.exists() else options.job,
     )
-    return Resumed(told, goes_on, manifest.facts.step, manifest.facts.consumed_sequences)
+    facts = manifest.facts
+    data = "" if own is None else _data_of(own / METRICS_FILE, facts.step)
+    return Resumed(told, goes_on, facts.step, facts.consumed_sequences, facts.seed, data)
+
+
+def _data_of(metrics: Path, step: int) -> str:
+    """The fingerprint of what the last start of a run before the end of ``step`` learned from."""
+    headers = [one for one in read_records(metrics) if one["record"] == "header" and one.get("step", 0) < step]
+    return str(headers[-1].get("data_fingerprint", "")) if headers else ""
 
 
 def check_steps(found: Resumed, steps: int) -> None:
@@ -84,6 +97,26 @@ def moved(found: Resumed, batches: BatchSchedule) -> list[Diagnostic]:
         f"{found.consumed_sequences:,}: {what}",
         location=str(found.options.resume),
         hint="go on with the global batch and the ramp of the run that saved, or begin anew with `--init-from`",
+    )
+    return [warning]
+
+
+def reordered(found: Resumed, seed: int, data_fingerprint: str) -> list[Diagnostic]:
+    """A warning where samples no longer come in the order of the steps that are done."""
+    changes = []
+    if found.seed not in (None, seed):
+        changes.append(f"the seed is {seed}, and was {found.seed}")
+    if found.data_fingerprint not in ("", data_fingerprint):
+        changes.append("the data, with that of evaluations, is in other files, or these have changed")
+    if not changes:
+        return []
+    warning = Diagnostic(
+        rule="USAGE",
+        severity="warning",
+        message=f"{'; '.join(changes)}: of the samples of the {found.step:,} steps that are done some may come again, "
+        "others never, and what was held out may have been learned from",
+        location=str(found.options.resume),
+        hint="go on with the seed and the files of before, or begin anew with `--init-from`",
     )
     return [warning]
 

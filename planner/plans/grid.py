@@ -25,6 +25,13 @@ def _number(text: str) -> int:
     return int(text)
 
 
+def _probability(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError("it is no probability between 0 and 1") from None
+
+
 def _one_of(words: Sequence[str]) -> Callable[[str], str]:
     def read(text: str) -> str:
         if text not in words:
@@ -53,6 +60,7 @@ READERS: dict[str, Callable[[str], Any]] = {
     "precision": _one_of(get_args(Precision)),
     "stack": str,
     "reserve": str,
+    "confidence": _probability,
     "allow_offload": _one_of(get_args(OffloadTier)),
     "node_link": _bandwidth,
     "network": _network,
@@ -120,6 +128,7 @@ _EXAMPLES = {
     "precision": "precision=fp16,bf16",
     "stack": "stack=colossalai,megatron",
     "reserve": "reserve=2GiB,6%",
+    "confidence": "confidence=0.9,0.95",
     "allow_offload": "allow_offload=none,cpu",
     "node_link": "node_link=300GB/s,600GB/s",
     "network": "network=4x200Gbit/s,8x200Gbit/s",

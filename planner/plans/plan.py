@@ -6,6 +6,7 @@ message.
 """
 
 import hashlib
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ EDITED_HINT = "solve again instead of editing a plan: `gptplan solve` takes `--p
 
 BY_HAND = "by-hand"
 """Status of a layout that a person wrote: nothing was chosen, and the bound is that of the best layout found."""
+_STATED_BY_HAND = re.compile(rb'"status":\s*"by-hand"')
 
 
 class Space(msgspec.Struct, frozen=True, kw_only=True):
@@ -107,6 +109,16 @@ def holds_plan(content: bytes) -> bool:
     return content.lstrip().startswith(b"{") and b'"format_version"' in content and b'"gptplan_version"' in content
 
 
+def holds_found_plan(content: bytes) -> bool:
+    """Whether a file holds a plan that a search has found."""
+    return holds_plan(content) and _STATED_BY_HAND.search(content) is None
+
+
+def holds_frozen_plan(content: bytes) -> bool:
+    """Whether a file holds a plan of a layout that somebody wrote."""
+    return holds_plan(content) and _STATED_BY_HAND.search(content) is not None
+
+
 def read_plan(path: Path) -> Plan:
     """Read and verify a plan file.
 
@@ -170,7 +182,7 @@ def _check_format(fields: dict[str, Any], path: Path) -> None:
         raise _refusal(
             "PLAN001",
             path,
-            f"the plan has format {found}, this gptplan reads format {FORMAT_VERSION}",
+            f"the plan has format {found!r}, this gptplan reads format {FORMAT_VERSION}",
             f"it was written by gptplan {fields.get('gptplan_version', 'unknown')}",
         )
 

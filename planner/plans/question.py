@@ -55,10 +55,17 @@ NoCompile = Annotated[bool, Option("Run blocks and loss as they are, not compile
 class Question(msgspec.Struct, frozen=True, kw_only=True):
     """What `gptplan solve` may be told of the question; ``None`` takes the default of a spec."""
 
-    model: Annotated[str, Option("Built-in model (see `gptplan models`) or a TOML file.", known=MODEL_NAMES)]
+    model: Annotated[
+        str,
+        Option(
+            "Built-in model (see `gptplan models`), a TOML file, or a config.json or its folder.", known=MODEL_NAMES
+        ),
+    ]
     gpus: Annotated[int, Option("How many GPUs; TP x PP x DP is exactly this.", range=GPUS)]
     gpu: Gpu = "a100-40g"
-    stack: Annotated[str, Option("Training framework: colossalai, megatron or a TOML file.", known=STACK_NAMES)] = STACK
+    stack: Annotated[
+        str, Option("Training framework: built-in (see `gptplan stacks`) or a TOML file.", known=STACK_NAMES)
+    ] = STACK
     gpus_per_node: GpusPerNode = None
     network: Network = None
     global_batch: GlobalBatch = None

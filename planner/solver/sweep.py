@@ -1,11 +1,11 @@
 """How the optimum moves: one row for the answer to each question of a grid.
 
-Everything but the writing is a pure function; :mod:`planner.solver.parallel` spreads it over processes.
+Everything is a pure function; :mod:`planner.solver.parallel` spreads it over processes.
 """
 
 import csv
+import io
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -83,12 +83,13 @@ def _row(point: Point, answer: Answer, plan: Plan) -> Row:
     )
 
 
-def write_rows(path: Path, keys: Sequence[str], rows: Iterable[Row]) -> None:
-    """Write rows as CSV: the varied ``keys``, then :data:`COLUMNS`."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow([*keys, *COLUMNS])
-        for row in rows:
-            cells = {name: getattr(row, name) for name in COLUMNS} | {"rules": " ".join(row.rules)}
-            # Nothing is written for None.
-            writer.writerow([*row.varied.values(), *cells.values()])
+def rows_csv(keys: Sequence[str], rows: Iterable[Row]) -> bytes:
+    """Rows as CSV: the varied ``keys``, then :data:`COLUMNS`."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow([*keys, *COLUMNS])
+    for row in rows:
+        cells = {name: getattr(row, name) for name in COLUMNS} | {"rules": " ".join(row.rules)}
+        # Nothing is written for None.
+        writer.writerow([*row.varied.values(), *cells.values()])
+    return text.getvalue().encode(errors="surrogateescape")

@@ -7,7 +7,7 @@ import tomllib
 from collections.abc import Iterable, Iterator
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_origin
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import msgspec
 
@@ -24,6 +24,7 @@ Struct = TypeVar("Struct")
 
 FOLDERS: dict[type, str] = {ModelSpec: "models", HardwareSpec: "hardware", StackSpec: "stacks"}
 _LISTING: dict[type, str] = {ModelSpec: "models", HardwareSpec: "hardware", StackSpec: "stacks"}
+_OPTIONS: dict[type, str] = {ModelSpec: "--model", HardwareSpec: "--gpu", StackSpec: "--stack"}
 ALIASES = {"gpt2": "gpt2-small", "gpt3": "gpt3-175b"}
 MAX_SPEC_BYTES = 1024**2
 MOST_FINDINGS = 20
@@ -54,6 +55,11 @@ def known_names(kind: type[object]) -> list[str]:
     return sorted([*names, *(short for short, full in ALIASES.items() if full in names)])
 
 
+def short_names(name: str) -> list[str]:
+    """What else a built-in spec may be called."""
+    return [short for short, full in ALIASES.items() if full == name]
+
+
 def load_spec(name_or_path: str, kind: type[SpecType]) -> SpecType:
     """The built-in spec of that name, or the one in that TOML file; a model may be a ``config.json`` or its folder.
 
@@ -69,10 +75,12 @@ def load_spec(name_or_path: str, kind: type[SpecType]) -> SpecType:
         return read_config(config, name_or_path)  # type: ignore[return-value]
     if path.suffix != ".toml" and not os.path.exists(path):  # noqa: PTH110 (a name too long to be one is none)
         names = known_names(kind)
+        begun = [one for one in names if name_or_path and one.startswith(name_or_path.lower())]
+        names = begun if len(begun) > MOST_MEANT else names
         listed = f"use one of {', '.join(names)}, or a .toml file" + ", or a config.json" * (kind is ModelSpec)
         raise usage_error(
             f"there is no {folder.rstrip('s')} spec named `{name_or_path}`",
-            hint=" ".join(filter(None, (did_you_mean(name_or_path, names), listed))),
+            hint=listed if names is begun else " ".join(filter(None, (did_you_mean(name_or_path, names), listed))),
         )
     return _decode_file(path, kind, name_or_path)
 
@@ -88,9 +96,25 @@ def _decode_file(path: Path, kind: type[SpecType], shown: str) -> SpecType:
     hint = f"see `gptplan {_LISTING[kind]}`"
     text = read_input(path, what="spec", most_bytes=MAX_SPEC_BYTES, shown=shown, hint=hint)
     try:
-        return decode(tomllib.loads(text.decode()), kind, shown, what="spec")
+        fields = tomllib.loads(text.decode())
+        _refuse_other_kind(fields, kind, shown)
+        return decode(fields, kind, shown, what="spec")
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise usage_error(f"the spec is not TOML: {error}", location=shown) from error
+
+
+def _refuse_other_kind(fields: dict[str, Any], kind: type, shown: str) -> None:
+    """Refuse a whole spec of another kind in one message."""
+    for other, option in _OPTIONS.items():
+        known = {field.encode_name: field.required for field in msgspec.structs.fields(other)}
+        needed = {key for key, required in known.items() if required}
+        if other is not kind and needed <= fields.keys() <= known.keys():
+            wanted, found = (FOLDERS[one].rstrip("s") for one in (kind, other))
+            raise usage_error(
+                f"this is a {found} spec, and a {wanted} spec is asked for",
+                location=shown,
+                hint=f"use `{option} {shown}`",
+            )
 
 
 def decode(fields: dict[str, Any], struct: type[Struct], shown: str, *, what: str) -> Struct:
@@ -166,8 +190,13 @@ def _refusals(value: Any, kind: Any, path: str, *, what: str) -> Iterator[tuple[
         msgspec.convert(value, kind, dec_hook=_TYPED)
     except msgspec.ValidationError as error:
         message, _, inside = str(error).partition(" - at `$")
+        if get_origin(kind) is Literal:
+            message = f"Expected one of {', '.join(f'`{word}`' for word in get_args(kind))}"
         where = f"{path}{inside.rstrip('`')}"
-        yield f"the {what} is not valid: {message}" + (f" - at `$.{where}`" if where else ""), ""
+        is_plain = not inside and isinstance(value, str | int | float)
+        found = f", and it is {value!r:.60}" if is_plain and not message.startswith("`") else ""
+        shown = f" - at `$.{where}`" if where else ""
+        yield f"the {what} is not valid: {message}{found}{shown}", "docs/specs.md says what each key takes"
 
 
 def nearest(typed: str, known: Iterable[str]) -> list[str]:

@@ -15,6 +15,30 @@ ACTIVATIONS = {
 SCALINGS = ("linear", "dynamic", "yarn", "llama3")
 
 
+_ALL_PLAIN = {"vocab_size": "vocab_size", "tied_embeddings": "tie_word_embeddings"}
+_GPT2_PLAIN = {
+    **_ALL_PLAIN,
+    "num_layers": "n_layer",
+    "hidden_size": "n_embd",
+    "num_heads": "n_head",
+    "max_seq_len": "n_positions",
+    "norm.epsilon": "layer_norm_epsilon",
+}
+_LLAMA_PLAIN = {
+    **_ALL_PLAIN,
+    "num_layers": "num_hidden_layers",
+    "hidden_size": "hidden_size",
+    "num_heads": "num_attention_heads",
+    "ffn_hidden_size": "intermediate_size",
+    "max_seq_len": "max_position_embeddings",
+    "dropout": "attention_dropout",
+    "attention.kv_heads": "num_key_value_heads",
+    "attention.head_size": "head_dim",
+    "positions.base": "rope_theta",
+    "norm.epsilon": "rms_norm_eps",
+}
+
+
 class Family(NamedTuple):
     """How the classes of one family read their config."""
 
@@ -25,6 +49,14 @@ class Family(NamedTuple):
     """Keys of which only some values are modelled."""
     idle: tuple[str, ...] = ()
     """Keys of its own that change neither parts nor sizes."""
+    plain: Mapping[str, str] = _LLAMA_PLAIN
+    """Fields of a model spec, and the key whose value each has as it stands."""
+
+
+def _plain(keys: Mapping[str, Any], names: Mapping[str, str], table: str = "") -> dict[str, Any]:
+    """The fields of one table of a spec, ``""``: those outside of all, whose values are those of keys."""
+    fields = {tuple(name.rpartition(".")[::2]): keys[key] for name, key in names.items()}
+    return {field: value for (within, field), value in fields.items() if within == table and value is not None}
 
 
 def _gpt2(keys: Mapping[str, Any]) -> dict[str, Any]:
@@ -32,38 +64,29 @@ def _gpt2(keys: Mapping[str, Any]) -> dict[str, Any]:
     if len(drops) > 1:
         raise ValueError(f"resid_pdrop, embd_pdrop and attn_pdrop differ ({', '.join(map(str, sorted(drops)))})")
     return {
-        "num_layers": keys["n_layer"],
-        "hidden_size": keys["n_embd"],
-        "num_heads": keys["n_head"],
-        "ffn_hidden_size": keys["n_inner"] or 4 * keys["n_embd"],
-        "max_seq_len": keys["n_positions"],
+        **_plain(keys, _GPT2_PLAIN),
+        "ffn_hidden_size": 4 * keys["n_embd"] if keys["n_inner"] is None else keys["n_inner"],
         "dropout": float(drops.pop()),
         "mlp": {"activation": ACTIVATIONS[keys["activation_function"]]},
-        "norm": {"epsilon": keys["layer_norm_epsilon"]},
+        "norm": _plain(keys, _GPT2_PLAIN, "norm"),
     }
 
 
 def _llama(keys: Mapping[str, Any], *, biased: bool = False) -> dict[str, Any]:
     bias = biased or keys.get("attention_bias", False)
-    heads = keys["num_attention_heads"]
     attention = {
-        "kv_heads": keys["num_key_value_heads"] or heads,
-        "head_size": keys["head_dim"],
+        "kv_heads": keys["num_attention_heads"],
+        **_plain(keys, _LLAMA_PLAIN, "attention"),
         "qkv_bias": bias,
         "output_bias": bias and not biased,
         "sliding_window": keys.get("sliding_window") if keys.get("use_sliding_window", True) else None,
     }
     return {
-        "num_layers": keys["num_hidden_layers"],
-        "hidden_size": keys["hidden_size"],
-        "num_heads": heads,
-        "ffn_hidden_size": keys["intermediate_size"],
-        "max_seq_len": keys["max_position_embeddings"],
-        "dropout": keys["attention_dropout"],
+        **_plain(keys, _LLAMA_PLAIN),
         "attention": {name: value for name, value in attention.items() if value is not None},
         "positions": _rotary(keys),
         "mlp": {"gated": True, "activation": ACTIVATIONS[keys["hidden_act"]], "bias": keys.get("mlp_bias", False)},
-        "norm": {"kind": "rmsnorm", "epsilon": keys["rms_norm_eps"]},
+        "norm": {"kind": "rmsnorm", **_plain(keys, _LLAMA_PLAIN, "norm")},
     }
 
 
@@ -137,7 +160,9 @@ def _without_yarn_shape(scaling: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 def _rotary(keys: Mapping[str, Any]) -> dict[str, Any]:
-    positions: dict[str, Any] = {"kind": "rotary", "base": float(keys["rope_theta"])}
+    positions: dict[str, Any] = {"kind": "rotary", **_plain(keys, _LLAMA_PLAIN, "positions")}
+    if not isinstance(keys["rope_scaling"], dict | None):
+        raise TypeError(f"`rope_scaling` is {keys['rope_scaling']!r}, and has to be a table")
     scaling = dict(keys["rope_scaling"] or {})
     kind = scaling.pop("rope_type", scaling.pop("type", "default"))
     scaling.pop("type", None)
@@ -184,6 +209,7 @@ FAMILIES = {
             "reorder_and_upcast_attn": (False,),
             "add_cross_attention": (False,),
         },
+        plain=_GPT2_PLAIN,
     ),
     "llama": Family(
         _llama,
@@ -217,7 +243,7 @@ FAMILIES = {
             "sliding_window": 4096,
             "use_sliding_window": False,
         },
-        {"hidden_act": tuple(ACTIVATIONS), "use_mrope": (False,), "layer_types": ()},
+        {"hidden_act": tuple(ACTIVATIONS), "use_mrope": (False,)},
     ),
     "mixtral": Family(
         _mixtral,

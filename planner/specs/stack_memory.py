@@ -196,6 +196,8 @@ class ProcessSpec(Spec, frozen=True, kw_only=True):
     blocks, which the allocator reserves anew until they end; 0: collectives hold none."""
     flat_step_buffers: bool = False
     """Whether the optimizer step works on flat buffers that no cached block of activations has room for."""
+    moments_in_blocks: bool = False
+    """Whether moments are made in the first step, in blocks of its activations, whose place is then in flat buffers."""
 
     # Number of communicators
     all_ranks: Number = 0.0

@@ -32,6 +32,8 @@ class PartsSpec(Spec, frozen=True, kw_only=True):
     """Whether keys and values are kept once for each query head."""
     contiguous_attention: bool = False
     """Whether attention's kernel is given contiguous heads: its output is copied back to tokens, and kept twice."""
+    queries_in_stack: bool = False
+    """Whether queries stay part of one tensor with keys and values, of which attention reads copies, if not grouped."""
     norm_kept: Elements = 0.0
     """Kept by a norm beside its input and its output, per hidden unit, in fp16 and bf16."""
     norm_kept_full: Elements = 0.0

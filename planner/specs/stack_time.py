@@ -95,6 +95,8 @@ class TrafficSpec(Spec, frozen=True, kw_only=True):
     """What hosts wait for each other before any collective, for each rank of its group on the node of the first."""
     collective_far_rank_host_s: Seconds = field(name="collective_far_rank_host", default=Seconds(0))
     """The same for each rank on another node."""
+    host_spread: Fraction = 0.0
+    """Share by which the slowest host of a tensor-parallel group takes longer than the others."""
     collective_s: Seconds = field(name="collective", default=Seconds(0))
     """What ranks of a tensor-parallel all-reduce wait for each other, for each doubling of them."""
 
@@ -104,8 +106,12 @@ class OverlapSpec(Spec, frozen=True, kw_only=True):
 
     data_parallel: Fraction
     """Gradient reduction behind backward, without a pipeline."""
+    behind_collectives: bool = False
+    """Whether it hides behind backward's collectives of tensor parallelism inside a node as behind its computation."""
     tensor_parallel: Fraction
     """Backward all-reduce of the tensor-parallel input gradient behind the weight gradient."""
+    far_slices: Fraction = 0.0
+    """Collectives of slices between nodes, each behind the product that is issued beside it, as a share of that."""
     sharded: Fraction = 0.0
     """Gathers and scatters of ZeRO stage 3 behind the computation of layers."""
     pipeline: Fraction = 0.0

@@ -127,8 +127,14 @@ def format_bytes(num_bytes: float) -> str:
     return f"{num_bytes:.0f} B"
 
 
+TENTH_OF_GIB = GIB / 10
+"""Of less, two digits after the point would leave one that says something, or none."""
+
+
 def format_gib(num_bytes: float) -> str:
-    """A memory amount in GiB, with the unit, for figures that stand beside each other."""
+    """A memory amount in GiB, with the unit, for figures that stand beside each other; of less than a tenth in MiB."""
+    if 0 < abs(num_bytes) < TENTH_OF_GIB:
+        return f"{num_bytes / MIB:.2f} MiB"
     return f"{num_bytes / GIB:.2f} GiB"
 
 

@@ -50,6 +50,8 @@ class OtherRuns(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """ZeRO stage."""
     global_batch: Range | None = None
     """Sequences of a step."""
+    micro_batch: Range | None = None
+    """Sequences of a micro batch; a row that does not state it is within none."""
     num_microbatches: Range | None = None
     """Micro batches of a step on each rank."""
 
@@ -60,6 +62,7 @@ class OtherRuns(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         stated = [(within, row.count(column) or 1) for column, within in counts.items()]
         batch = row.count("global_batch") or 1
         each = (row.count("dp") or 1) * (row.count("micro_batch") or 1)
+        stated += [(self.micro_batch, row.count("micro_batch") or 0)]
         stated += [(self.nodes, nodes), (self.global_batch, batch), (self.num_microbatches, batch // each)]
         inside = all(within is None or within[0] <= value <= within[1] for within, value in stated)
         return inside and self.zero_stage in (None, row.whole("zero_stage") or 0)

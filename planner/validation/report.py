@@ -1,6 +1,7 @@
 """Replays whole tables, sums their errors up by set, and says both in words, JSON and CSV."""
 
 import csv
+import io
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
@@ -264,27 +265,21 @@ def row_document(one: Replay) -> dict[str, Any]:
     }
 
 
-def write_rows(path: Path, report: Report) -> None:
-    """Write the rows as they were read, with the predicted columns behind them.
-
-    Raises:
-        PlanError: the file cannot be written.
-    """
+def rows_csv(report: Report) -> bytes:
+    """The rows as they were read, with the predicted columns behind them, as CSV."""
     columns = list(
         dict.fromkeys(name for table in report.tables for name in table.columns if name not in OUTPUT_COLUMNS)
     )
-    try:
-        with path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow([*columns, *OUTPUT_COLUMNS])
-            for one in report.replays:
-                predicted = row_document(one)
-                for name in INTERVALS:
-                    low, high = predicted[name] or (None, None)
-                    predicted |= {f"{name.removesuffix('_interval')}_low": low} | {
-                        f"{name.removesuffix('_interval')}_high": high
-                    }
-                # Nothing is written for None.
-                writer.writerow([*map(one.row.cells.get, columns), *map(predicted.get, OUTPUT_COLUMNS)])
-    except OSError as error:
-        raise usage_error(f"cannot write the rows: {error.strerror}", location=str(path)) from error
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([*columns, *OUTPUT_COLUMNS])
+    for one in report.replays:
+        predicted = row_document(one)
+        for name in INTERVALS:
+            low, high = predicted[name] or (None, None)
+            predicted |= {f"{name.removesuffix('_interval')}_low": low} | {
+                f"{name.removesuffix('_interval')}_high": high
+            }
+        # Nothing is written for None.
+        writer.writerow([*map(one.row.cells.get, columns), *map(predicted.get, OUTPUT_COLUMNS)])
+    return text.getvalue().encode(errors="surrogateescape")

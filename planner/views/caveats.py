@@ -121,7 +121,9 @@ def certainty(plan: Plan) -> list[str]:
     sure = f"{format_probability(chances[least])} at least, {confidence_of(problem):.0%} asked"
     spare_words = f"stage {least} has {format_gib(spare)} more free than its reserve"
     lines = [f"fits: with a probability of {sure}; {spare_words} ({far['memory']})"]
-    if predicted.step_s_interval is not None:
+    if problem.hardware.device == "cpu":
+        lines.append("step time: no interval, as all measured runs are of GPUs; cores that others use too take longer")
+    elif predicted.step_s_interval is not None:
         low, high = map(format_seconds, predicted.step_s_interval)
         nodes = NODES[int(problem.num_nodes > 1)]
         lines.append(
@@ -181,7 +183,9 @@ def _range(least: str, most: str) -> str:
 
 
 def _size(parameters: int) -> str:
-    scale, letter = next(one for one in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1, "")) if parameters >= one[0])
+    scale, letter = next(
+        one for one in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k"), (1, "")) if parameters >= one[0]
+    )
     return f"{parameters / scale:.3g}{letter}"
 
 

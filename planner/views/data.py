@@ -78,7 +78,7 @@ def job_judgement(found: Judgement) -> list[str | Fields | Table]:
             )
             for one in found.sources
         ]
-        lines += ["", Table(("source", "files", "tokens", "epochs"), rows)]
+        lines += [*([""] if lines else []), Table(("source", "files", "tokens", "epochs"), rows)]
     steps = f"{found.batches.steps:,} steps of {found.batches.whole:,} x {found.seq_len:,} tokens"
     size, free = format_bytes(found.checkpoint_bytes), format_bytes(found.free_bytes)
     return [

@@ -6,6 +6,8 @@ from planner.cost_model.parameters import active_parameters, model_parameters
 from planner.layouts.pins import Pinnable
 from planner.rules import RuleText
 from planner.specs import HardwareSpec, ModelSpec, StackSpec
+from planner.specs.files import short_names
+from planner.specs.networks import network_text
 from planner.specs.units import format_gib, format_rate
 from planner.views.content import Table
 
@@ -26,7 +28,7 @@ def models_table(specs: Sequence[ModelSpec]) -> Table:
     sized = sorted(((sum(model_parameters(spec).values()), spec) for spec in specs), key=lambda pair: pair[0])
     rows = [
         [
-            s.name,
+            ", ".join((s.name, *short_names(s.name))),
             f"{n:,}{_active(s)}",
             *map(str, (s.num_layers, s.hidden_size, s.num_heads, s.max_seq_len, s.global_batch)),
         ]
@@ -48,9 +50,9 @@ def hardware_table(specs: Sequence[HardwareSpec]) -> Table:
             format_gib(spec.memory_bytes),
             format_rate(spec.memory_bandwidth_bytes_per_s, "B/s"),
             format_rate(max(spec.peak_flops_per_s.values()), "FLOP/s"),
-            f"{spec.devices_per_node} devices",
+            f"{spec.devices_per_node} device{'s' * (spec.devices_per_node > 1)}",
             format_rate(spec.node_link.bandwidth_bytes_per_s, "B/s"),
-            f"{spec.network.nics_per_node} x {format_rate(spec.network.bandwidth_bytes_per_s, 'B/s')}",
+            network_text(spec.network),
         )
         for spec in specs
     ]

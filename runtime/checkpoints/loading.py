@@ -120,7 +120,7 @@ class _Weights:
             try:
                 self._opened[path] = safe_open(path, framework="pt")
             except (OSError, SafetensorError) as error:
-                raise damaged(path, f"the weights cannot be read: {error}") from error
+                raise damaged(path, f"the weights cannot be read: {error}", "copy or export them again") from error
         return self._opened[path]
 
     def _name(self, name: str) -> str | None:

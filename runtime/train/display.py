@@ -131,13 +131,17 @@ class StepDisplay(_Display):
             "loss": f"loss {step.loss:.4f}",
             "learning_rate": f"rate {learning_rate:.3g}",
             "tokens_per_s": format_rate(batch * problem.seq_len / step.seconds, "tokens/s"),
-            "mfu": f"MFU {predicted.mfu * predicted.step_s / step.seconds * batch / whole:.1%}",
+            "mfu": self._mfu(predicted.mfu * predicted.step_s / step.seconds * batch / whole),
             "memory": format_bytes(self._memory_bytes),
             "step_s": f"{format_seconds(step.seconds)} a step, {compared}",
             "no_update": "" if step.updated else "no update",
             "left": self._left(number),
         }
         return {name: text for name, text in parts.items() if text}
+
+    def _mfu(self, share: float) -> str:
+        """Of the rate that the hardware spec states, which may be less than the device's."""
+        return f"MFU {share:.1%}" if share <= 1 else f"MFU over 100% of {self._plan.problem.hardware.name}'s rate"
 
     def _left(self, number: int) -> str:
         """How long the rest of the sequences take at the pace so far, once there is one."""

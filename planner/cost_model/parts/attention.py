@@ -12,8 +12,9 @@ def attention(made: Made) -> Part:
     it keeps them. One whose kernel reads contiguous heads copies queries, the output and, unless repeating did that
     already, keys and values. It keeps the output as the kernel left it beside the copy that the next product reads,
     and copies the gradients of queries, keys and values; those of their biases are sums that read them once.
-    Keys and values may be repeated again in backward. Learned positions are added before the first block and move
-    nothing here.
+    One that rotates queries where they stand, in one tensor with keys and values, keeps all of it beside the keys and
+    values that it copied out. Keys and values may be repeated again in backward. Learned positions are added before
+    the first block and move nothing here.
     """
     model, library = made.model, made.library
     own, q, k = model.attention, model.query_size, model.kv_size
@@ -23,6 +24,7 @@ def attention(made: Made) -> Part:
     copied, output = (q + 2 * k, q + 2 * k), q
     if library.contiguous_attention:
         copied, output = (2 * q + 2 * k * (not repeats), q + 2 * k), 2 * q
+    stacked = 2 * k * (library.queries_in_stack and k == q)
     normed = (q + k) * own.qk_norm
     moved = (
         library.rotary_elements[at] * rotated
@@ -35,7 +37,7 @@ def attention(made: Made) -> Part:
     return Part(
         products=(*inputs, Product("attention_output", q, model.hidden_size, "inner", own.output_bias)),
         vectors=(model.head_size, model.head_size) * own.qk_norm,
-        kept=Elements(split=float(q + output + 2 * keys + 2 * normed)),
+        kept=Elements(split=float(q + output + 2 * keys + stacked + 2 * normed)),
         forward=Elements(split=forward),
         backward=Elements(whole=gradient_sums(made, inputs), split=backward + (q + 2 * k) * own.qkv_bias),
         working=Elements(split=library.backward_attention * (2 * q + 2 * keys)),

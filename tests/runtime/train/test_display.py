@@ -58,3 +58,9 @@ def test_a_wide_line_says_everything(plan: MakePlan, monkeypatch: pytest.MonkeyP
 
 def test_a_file_has_whole_lines(plan: MakePlan, monkeypatch: pytest.MonkeyPatch) -> None:
     assert lines(plan, monkeypatch, 40, is_terminal=False)[1] == f"step 3/1200: {WHOLE}"
+
+
+def test_no_step_uses_more_than_a_whole_device(plan: MakePlan) -> None:
+    shown = StepDisplay(plan(), BATCHES, every=3, shown=False)
+    parts = [shown._parts(3, Step(2.5, seconds), 3e-4)["mfu"] for seconds in (0.01, 0.005)]
+    assert parts == ["MFU 100.0%", "MFU over 100% of test-cpu's rate"]

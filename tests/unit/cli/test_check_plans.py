@@ -43,6 +43,21 @@ def test_as_plan_is_a_plan_that_says_it_was_written_by_hand(check: Run, gptplan:
     assert plan.problem.pins == {}
     assert check("plans/gpt2_pp1d.plan").code == 0
     assert "written by hand, not chosen; at most" in gptplan("show", "plans/gpt2_pp1d.plan").out
+    assert check(path, "--gpus", 8, "--as-plan").code == 0
+
+
+def test_neither_command_replaces_a_plan_of_the_other(check: Run, gptplan: Run) -> None:
+    frozen = (CONFIGS / "valid" / "gpt2_pp1d.py", "--gpus", 8, "--as-plan", "-o", "a.plan")
+    found = ("solve", "--model", "gpt2-tiny", "--gpu", "local-cpu", "--gpus", 1, "-o", "a.plan")
+    assert check(*frozen).code == 0
+    before = Path("a.plan").read_bytes()
+    refused = gptplan(*found)
+    assert (refused.code, "there is a file already" in refused.err) == (2, True)
+    assert Path("a.plan").read_bytes() == before
+    assert gptplan(*found, "--force").code == 0
+    before = Path("a.plan").read_bytes()
+    assert check(*frozen).code == 2
+    assert Path("a.plan").read_bytes() == before
 
 
 @pytest.mark.parametrize(

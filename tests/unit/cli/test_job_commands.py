@@ -64,12 +64,16 @@ def test_everything_that_stands_in_the_way_is_said(typed: Run) -> None:
     np.arange(3000, dtype="<u2").tofile("large.bin")
     np.full(3000, 7, "<u2").tofile("bare.bin")
     Path("short.txt").write_text("short")
+    Path("empty.txt").write_text("")
+    Path("latin.txt").write_bytes("café au lait".encode("latin1"))
     found = {
         "two weights": (["data.paths=corpus", "data.weights=[1, 2]"], "2 weights for 1 paths"),
         "vocabulary": (["data.paths=large.bin"], "vocabulary of 3000 or more, the model's is 256"),
         "missing": (["data.paths=nowhere"], "no such file or folder"),
         "short": (["data.paths=short.txt"], "6 tokens, and one sequence needs 129"),
-        "field": (["data.paths=corpus", "data.field=body"], "no document in it"),
+        "field": (["data.paths=corpus", "data.field=body"], " without the field"),
+        "empty": (["data.paths=empty.txt"], "no document in it: 1 empty"),
+        "latin": (["data.paths=latin.txt"], "this is no UTF-8"),
         "tokenizer": (["data.paths=corpus", "tokenizer.path=nowhere.json"], "no such tokenizer"),
         "end": (["data.paths=bare.bin", "data.documents=apart"], "nothing says which token ends a document"),
         "evaluation": (["data.paths=corpus", "evaluation.every_steps=5"], "nothing to evaluate on"),
@@ -174,3 +178,30 @@ def test_what_is_typed_wrong(typed: Run) -> None:
     assert (refused.code, Path("there.bin").read_bytes()) == (2, b"somebody's")
     assert "there is a file already" in refused.err
     assert typed("tokenize", "corpus/*.jsonl", "-o", "there", "--force", "--workers", 1).code == 0
+
+
+def test_check_judges_a_job_with_what_set_changes(typed: Run) -> None:
+    typed("job", "--set", "data.paths=corpus", "-o", "job.toml")
+    judged = typed("check", "job.toml", "--plan", PLAN)
+    assert judged.code == 0
+    assert judged.out.startswith("source ")
+    longer = typed("check", "job.toml", "--plan", PLAN, "--set", "schedule.steps=7")
+    assert "valid: 7 steps of" in longer.out
+    missing = typed("check", "job.toml", "--plan", PLAN, "--set", "data.paths=nowhere")
+    assert (missing.code, "no such file or folder" in missing.out) == (1, True)
+    assert typed("check", "job.toml", "--plan", PLAN, "--set", "data.pats=nowhere").code == 2
+    lines = typed("check", "job.toml", "--plan", PLAN, "--set", "data.paths=nowhere", "--format", "github")
+    assert (lines.code, lines.out.startswith("::error ")) == (1, True)
+
+
+@pytest.mark.parametrize("option", ["--fix", "--as-plan", "--set=a=1"])
+def test_options_for_configurations_are_refused_for_plans_and_jobs(option: str, typed: Run) -> None:
+    assert typed("check", PLAN, option).code == 2
+    typed("job", "-o", "job.toml")
+    assert typed("check", "job.toml", "--plan", PLAN, option).code == 2
+
+
+def test_with_a_plan_it_is_a_job_even_where_it_cannot_be_read(typed: Run) -> None:
+    Path("job.toml").write_text("[schedule]\nsteps = 5\nsteps = 6\n")
+    refused = typed("check", "job.toml", "--plan", PLAN)
+    assert (refused.code, "the job is not TOML" in refused.err) == (2, True)

@@ -55,3 +55,15 @@ def test_a_shell_completes(
         typer.main.get_command(app).main(args=[], prog_name="gptplan")
     assert finished.value.code == 0
     assert {*capsys.readouterr().out.split()} == completed
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_help_says_bounds_and_defaults_once(name: str, gptplan: Run) -> None:
+    text = " ".join(gptplan(name, "-h").out.split())
+    function = COMMANDS[NAMES.index(name)]
+    for one in declared(function.__annotations__["options"]):
+        if one.option.range is not None:
+            assert f"[{one.option.range}]" in text
+    assert "list[" not in text.partition("Options:")[2]
+    for part in text.split(" -")[1:]:
+        assert part.count("[default:") <= 1, part

@@ -59,6 +59,10 @@ def test_json_has_the_promised_fields(validate: Run, table: Path) -> None:
 def test_out_writes_the_rows_with_predictions_and_can_be_read_again(validate: Run, table: Path, tmp_path: Path) -> None:
     out = tmp_path / "predicted.csv"
     assert validate(table, "--out", out)[0] == 0
+    assert validate(table, "--out", out)[0] == 0
+    before = table.read_bytes()
+    code, _, err = validate(table, "--out", table)
+    assert (code, "there is a file already" in err, table.read_bytes() == before) == (2, True, True)
     with out.open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["id"] for row in rows] == ["p-1", "p-2", "p-3"]

@@ -40,3 +40,11 @@ def test_attention_moves_what_it_rotates() -> None:
     rotated = attention(Made(tiny_llama(), library))
     assert (rotated.forward.split, rotated.backward.split) == (3 * 24, 5 * 24)
     assert attention(Made(tiny_model(), library)).forward == Elements()
+
+
+def test_attention_keeps_the_tensor_that_queries_are_part_of() -> None:
+    library = PartsSpec(queries_in_stack=True)
+    assert attention(Made(tiny_llama(), library)).kept == Elements(split=16 + 8 + 8 + 16)
+    equal = changed(tiny_llama(), attention={"kv_heads": None})
+    # Queries, keys and values as one tensor, copies of keys and values, the output.
+    assert attention(Made(equal, library)).kept == Elements(split=3 * 16 + 2 * 16 + 16)

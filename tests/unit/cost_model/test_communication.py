@@ -1,10 +1,11 @@
 """Communication time by hand: inside a node 1e9 B/s and 1 us a message on the tiny device."""
 
+import numpy as np
 import pytest
 
 from planner.cost_model import predict
 from planner.cost_model.communication import (
-    axis_strides,
+    behind_products,
     data_parallel_seconds,
     layer_collectives,
     message_seconds,
@@ -16,6 +17,7 @@ from planner.cost_model.communication import (
     tied_embedding_seconds,
     zero_gather_seconds,
 )
+from planner.cost_model.compute import weight_products
 from tests.helpers import layout, problem, problem_of, stages
 
 REDUCE_S = 2 * (128 / 1e9 + 1e-6)
@@ -252,12 +254,6 @@ def test_zero_gather_seconds_by_hand() -> None:
 MEGATRON = {"rank_order": "pipeline-data-tensor"}
 
 
-def test_axis_strides_by_the_order_of_the_stack() -> None:
-    cube = stages(tensor_parallel=2, pipeline_parallel=4, data_parallel=3)
-    assert [stride[0] for stride in axis_strides(problem(), cube)] == [8, 2]
-    assert [stride[0] for stride in axis_strides(problem(stack=MEGATRON), cube)] == [2, 6]
-
-
 def test_pipeline_seconds_leave_the_node_where_replicas_fill_it() -> None:
     """Two replicas of two stages on two nodes of two: a stage is a node, or half of each."""
     replicas = stages(pipeline_parallel=2, data_parallel=2)
@@ -305,3 +301,20 @@ def test_message_seconds_by_hand() -> None:
     in_v = stages(pipeline_parallel=2, schedule="zbv", num_model_chunks=2)
     assert message_seconds(problem(), in_v).tolist() == pytest.approx([256 / 1e9 + 1e-6] * 2)
     assert pipeline_seconds(problem(), in_v).tolist() == [0, 0]
+
+
+def test_behind_products_hides_each_collective_of_slices_behind_the_product_beside_it() -> None:
+    own = {"overlap": {"far_slices": 1.0, "tensor_parallel": 0.5}}
+    far, near = (problem(num_devices=4, devices_per_node=nodes, stack=own) for nodes in (2, 4))
+    rows, gather = stages(tensor_parallel=4, sequence_parallel=True), np.array([1e9])
+    seconds = weight_products(far, rows).values()
+    (qkv, output, inner, outer) = seconds
+    hidden = behind_products(far, rows, gather)
+    assert hidden.forward[0] == pytest.approx((qkv.output + inner.output)[0] / 4)
+    whole = qkv.of_input + qkv.of_weight + inner.of_input + inner.of_weight
+    assert hidden.backward[0] == pytest.approx((whole + (output.of_input + outer.of_input) / 4)[0])
+    # No more than the collectives themselves: two gathers and two scatters, in forward two gathers of slices.
+    short = behind_products(far, rows, np.array([1e-12]))
+    assert (short.forward[0], short.backward[0]) == pytest.approx((2e-12, 6e-12))
+    for asked, columns in ((near, rows), (far, stages(tensor_parallel=4)), (problem(devices_per_node=2), rows)):
+        assert [one.tolist() for one in behind_products(asked, columns, gather)] == [[0.0], [0.0]]

@@ -3,7 +3,7 @@
 import pytest
 
 from planner.cost_model.compute import layer_seconds
-from planner.cost_model.held import held_bytes, host_lead, layer_device_seconds, seconds_ahead
+from planner.cost_model.held import held_bytes, host_lead, largest_tensor_bytes, layer_device_seconds, seconds_ahead
 from planner.cost_model.pipeline import outside_layers_seconds
 from planner.specs.units import Seconds
 from tests.helpers import problem, stages
@@ -34,6 +34,17 @@ def test_seconds_ahead_are_those_of_all_micro_batches_and_none_with_a_busy_host(
     assert held_bytes(problem(stack=launches | {"traffic": BUSY_HOST}), asked).tolist() == [0.0]
 
 
+def test_seconds_ahead_of_a_host_whose_devices_wait_for_the_slowest_one() -> None:
+    asked, spread = stages(tensor_parallel=2, num_microbatches=8), BUSY_HOST | {"host_spread": 0.01}
+    # Forward and twice as much backward of four layers of a second each.
+    expected = pytest.approx([8 * 0.01 * 3 * 4], rel=1e-2)
+    assert seconds_ahead(problem(stack={"traffic": spread}), asked).tolist() == expected
+    piped = stages(tensor_parallel=2, pipeline_parallel=2, num_microbatches=8)
+    assert seconds_ahead(problem(stack={"traffic": spread}), piped).tolist() == [0.0, 0.0]
+    together = spread | {"collective_rank_host_s": Seconds(0.001)}
+    assert seconds_ahead(problem(stack={"traffic": together}), asked).tolist() == [0.0]
+
+
 def test_layer_device_seconds_share_collectives_out_over_three_passes() -> None:
     alone, two = stages(), stages(tensor_parallel=2)
     assert layer_device_seconds(problem(), alone) == layer_seconds(problem(), alone)
@@ -52,7 +63,7 @@ def test_host_lead_and_the_fill_are_ahead_in_a_pipeline() -> None:
     assert held_bytes(busy, four).tolist() == [2 * 2 * LAYER, 0.0, 0.0, 0.0]
     leading = problem(stack=launches, hardware={"kernel_launch_s": Seconds(0)})
     assert host_lead(leading, two).tolist() == [1.0, 1.0]
-    assert held_bytes(leading, two).tolist() == [3 * 2 * LAYER, 2 * LAYER]
+    assert held_bytes(leading, two).tolist() == [(2 + 2) * LAYER, 2 * LAYER]  # Forward and backward; forward.
     waiting = problem(stack=launches | {"traffic": {"message_host_s": Seconds(0.1)}})
     assert held_bytes(waiting, four).tolist() == [0.0] * 4
 
@@ -61,3 +72,10 @@ def test_held_bytes_are_none_without_tensor_parallelism_or_launches_ahead() -> N
     launches = {"process": {"held_launches": 54}}
     assert held_bytes(problem(stack=launches), stages()).tolist() == [0.0]
     assert held_bytes(problem(), stages(tensor_parallel=2)).tolist() == [0.0]
+
+
+def test_largest_tensor_bytes_are_of_the_widest_product_or_the_logits() -> None:
+    halves = stages(pipeline_parallel=2, layers_per_stage=(2, 2))
+    # 8 tokens, 64 units of the feed-forward in two bytes and 128 logits in four.
+    assert largest_tensor_bytes(problem(), halves).tolist() == [8 * 64 * 2, 8 * 128 * 4]
+    assert largest_tensor_bytes(problem(), stages(tensor_parallel=2)).tolist() == [8 * 128 * 4 / 2]

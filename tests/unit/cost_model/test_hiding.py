@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 
-from planner.cost_model.communication import data_parallel_seconds
-from planner.cost_model.hiding import compiled_replica_seconds, replica_seconds
+from planner.cost_model.communication import data_parallel_seconds, layer_collectives
+from planner.cost_model.compute import microbatch_compute
+from planner.cost_model.hiding import compiled_replica_seconds, hiding_seconds, replica_seconds
 from planner.layouts.problem import Problem
 from planner.specs.stack import CompiledSpec
 from planner.specs.units import Seconds
@@ -74,3 +75,14 @@ def test_compiled_replica_seconds_hide_no_reduction_of_gradients_that_are_put_of
     # Under ZeRO 1 one step scatters and the other gathers, behind forward.
     sharded = [(2 * 3280 + ends) / 1e9 + 1e-6 + ends / 1e9 + 1e-6 for ends in (2208, 0)]
     assert replica_seconds(asked(), stages(**in_v, zero_stage=1)).tolist() == pytest.approx(sharded)
+
+
+def test_hiding_seconds_have_collectives_of_a_node_beside_reductions_between_nodes() -> None:
+    stack = {"overlap": {"behind_collectives": True}}
+    inside = stages(tensor_parallel=2, data_parallel=2)
+    backward = microbatch_compute(problem(), inside)["layers_backward"]
+    assert hiding_seconds(problem(), inside).tolist() == backward.tolist()
+    for devices, hidden in ((4, 0.0), (2, 1.0), (1, 0.0)):  # On one node, on two, and each rank on its own.
+        asked = problem(devices_per_node=devices, stack=stack)
+        collectives = 4 * layer_collectives(asked, inside).once * 2 / 3
+        assert hiding_seconds(asked, inside).tolist() == pytest.approx((backward + hidden * collectives).tolist())

@@ -2,9 +2,11 @@
 
 import numpy as np
 
+from planner.cost_model.held import largest_tensor_bytes
 from planner.cost_model.memory import (
     batch_bytes,
     buffered_gradients,
+    flat_bytes,
     head_gradient_bytes,
     predicted_stages,
     reserved_bytes,
@@ -120,3 +122,22 @@ def test_stage_memory_has_buckets_of_zero_in_backward_alone() -> None:
     phases = stage_memory(problem(), stages(data_parallel=4, zero_stage=1)).phases
     in_phases = {name: terms["communication_buckets"].tolist() for name, terms in phases.items()}
     assert in_phases == {"forward": [0], "backward": [2000], "end_of_backward": [2000], "optimizer": [0]}
+
+
+def test_flat_bytes_have_slices_apart_that_no_tensor_of_a_micro_batch_makes_room_for() -> None:
+    stack = {"process": {"flat_step_buffers": True}, "zero_copies_slices": True, "zero_gather_bytes": Bytes(10**6)}
+    cast_s = {"mixed_precision": {"zero_step_gradient": 0.0}}
+    asked, weights = problem(stack=stack | cast_s), 30656
+    few, many = stages(data_parallel=4, zero_stage=1), stages(data_parallel=8, zero_stage=1)
+    assert largest_tensor_bytes(asked, few).tolist() == [4096]
+    assert flat_bytes(asked, few).tolist() == [weights + 5 * weights / 4]
+    assert flat_bytes(asked, many).tolist() == [weights]
+
+
+def test_flat_bytes_are_less_by_moments_that_stand_in_blocks_of_activations() -> None:
+    process = {"flat_step_buffers": True, "moments_in_blocks": True}
+    stack = {"process": process, "zero_gather_bytes": Bytes(10**6), "mixed_precision": {"zero_step_gradient": 0.0}}
+    asked = problem(stack=stack)
+    # 15328 parameters, of which each of eight ranks has the eighth's moments in 8 bytes, and all of them as weights.
+    assert flat_bytes(asked, stages(data_parallel=8, zero_stage=1)).tolist() == [2 * 15328 - 15328]
+    assert flat_bytes(asked, stages(data_parallel=2, zero_stage=1)).tolist() == [0]

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from planner.cost_model.rings import ring_seconds
+from planner.cost_model.rings import axis_strides, ring_seconds
+from tests.helpers import problem, stages
 
 
 def ring(size: int, steps: float) -> float:
@@ -18,3 +19,9 @@ def test_ring_seconds_by_hand() -> None:
 
 def test_ring_seconds_of_one_rank_are_zero() -> None:
     assert ring(1, 2.0) == 0.0
+
+
+def test_axis_strides_by_the_order_of_the_stack() -> None:
+    cube = stages(tensor_parallel=2, pipeline_parallel=4, data_parallel=3)
+    assert [stride[0] for stride in axis_strides(problem(), cube)] == [8, 2]
+    assert [stride[0] for stride in axis_strides(problem(stack={"rank_order": "pipeline-data-tensor"}), cube)] == [2, 6]

@@ -10,6 +10,7 @@ from planner.cost_model.states import (
     cast_bytes,
     gather_bytes,
     gathered_bytes,
+    slice_bytes,
     state_bytes,
     step_buffers,
     step_bytes,
@@ -18,7 +19,7 @@ from planner.cost_model.states import (
 from planner.cost_model.terms import total
 from planner.layouts.layout import Offload
 from planner.specs.units import Bytes
-from tests.helpers import problem, stages
+from tests.helpers import changed, problem, stages
 
 WHOLE = {"weights": 30656, "gradients": 30656, "master_weights": 61312, "optimizer_moments": 122624}
 """2, 2, 4 and 8 bytes of 15328 parameters."""
@@ -207,3 +208,13 @@ def test_bucket_bytes_of_ddp_in_a_pipeline_are_there_without_zero_alone() -> Non
     assert bucket_bytes(wrapped, stages(**divided, zero_stage=1)).tolist()[0] < parameters[0]
     for other in ({"pipeline_parallel": 2}, {}):
         assert bucket_bytes(wrapped, stages(**other)).tolist()[0] == 0.0
+
+
+def test_slice_bytes_are_there_for_each_rank_where_the_stack_copies_them() -> None:
+    divided, apart = stages(data_parallel=4, zero_stage=1), problem(stack={"zero_copies_slices": True})
+    assert slice_bytes(problem(), divided).tolist() == [0]
+    assert slice_bytes(apart, stages(data_parallel=4)).tolist() == [0]
+    assert slice_bytes(apart, divided).tolist() == [30656 / 4]
+    # One flat tensor of all weights, the slices of four ranks and the rank's own.
+    flat = changed(apart, stack={"zero_gather_bytes": Bytes(10**6)})
+    assert gather_bytes(flat, divided).tolist() == [30656 + 5 * 30656 / 4]

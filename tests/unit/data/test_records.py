@@ -186,7 +186,7 @@ def test_an_index_without_its_tokens_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("path", "message"),
-    [("latin.txt", "not a text file"), ("none.txt", "no such file"), ("*.parquet", "nothing to learn from")],
+    [("latin.txt", "no UTF-8"), ("none.txt", "no such file"), ("*.parquet", "nothing to learn from")],
 )
 def test_what_is_named_and_is_nothing_is_refused(path: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "latin.txt").write_bytes(b"\xff\xfe")

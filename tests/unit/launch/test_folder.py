@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 
+from planner.checkpoints.folders import find_checkpoint
 from planner.diagnostics import ExitCode, PlanError
 from planner.handover.work import METRICS_FILE, PLAN_FILE, RunOptions
 from planner.launch import folder as folders
-from planner.launch.folder import check_run_dir, run_folder, steps_done
+from planner.launch.folder import check_run_dir, never_stepped, run_folder, steps_done
+from planner.launch.runs import is_run
 from planner.plans.plan import Plan, canonical_json, read_plan
 
 ROOT = Path(__file__).parents[3]
@@ -127,3 +129,78 @@ def test_steps_are_counted_without_a_line_that_was_cut_off(tmp_path: Path) -> No
     lines = b'{"record": "header"}\n{"record": "step", "step": 1}\n{"record": "step", "step": 2}\n{"record": "st'
     (tmp_path / METRICS_FILE).write_bytes(lines)
     assert steps_done(tmp_path) == 2
+
+
+def saved(run: Path, *steps: int) -> None:
+    for step in steps:
+        (run / "checkpoints" / f"step-{step:08d}").mkdir(parents=True)
+        (run / "checkpoints" / f"step-{step:08d}" / "manifest.json").write_text(str(step))
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in (folder / "checkpoints").iterdir())
+
+
+def test_checkpoints_after_the_one_that_a_run_goes_on_from_are_put_aside_with_their_records(
+    plan: Plan, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = RunOptions(run_dir=tmp_path / "run")
+    with run_folder(plan, "some", options) as folder:
+        (folder / METRICS_FILE).write_text('{"record": "step", "step": 30}\n')
+        saved(folder, 10, 20, 30)
+    with run_folder(plan, "some", options, goes_on=True, done=10) as folder:
+        assert names(folder) == ["step-00000010"]
+        assert names(folder / "before-1") == ["step-00000020", "step-00000030"]
+        assert steps_done(folder) == steps_done(folder / "before-1") == 1
+        assert is_run(folder / "before-1")
+        assert find_checkpoint(folder / "before-1").name == "step-00000030"
+        saved(folder, 20)
+    message = capsys.readouterr().err
+    assert "goes on after step 10: step-00000020, step-00000030 of the one before are in" in message
+    assert f"--resume {tmp_path / 'run' / 'before-1'}" in message
+    with run_folder(plan, "some", options, goes_on=True, done=20) as folder:
+        assert names(folder) == ["step-00000010", "step-00000020"]
+    assert capsys.readouterr().err == ""
+
+
+def test_a_run_that_begins_anew_in_a_folder_leaves_the_checkpoints_of_the_one_before(
+    plan: Plan, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = RunOptions(run_dir=tmp_path / "run")
+    for number in (1, 2):
+        with run_folder(plan, "some", options, force=True) as folder:
+            saved(folder, 70)
+        assert ("begins anew: step-00000070" in capsys.readouterr().err) == (number == 2)
+    assert names(tmp_path / "run" / "before-1") == ["step-00000070"]
+    assert "there is a run in this folder already" in refused(options).message
+    with run_folder(plan, "some", options, force=True) as folder:
+        assert names(folder / "before-2") == ["step-00000070"]
+        assert names(folder) == []
+
+
+def test_other_nodes_put_nothing_aside(plan: Plan, tmp_path: Path) -> None:
+    saved(tmp_path / "run" / "node1", 7)
+    with run_folder(plan, "some", RunOptions(run_dir=tmp_path / "run", node=1), force=True) as folder:
+        assert names(folder) == ["step-00000007"]
+
+
+def test_a_run_that_ended_before_its_first_step_does_not_keep_its_folder(plan: Plan, tmp_path: Path) -> None:
+    options = RunOptions(run_dir=tmp_path / "run")
+    assert not never_stepped(options)
+    with run_folder(plan, "some", options) as folder:
+        (folder / METRICS_FILE).write_text('{"record": "event", "event": "end"}\n')
+        (folder / "rank-0.log").write_text("it failed")
+    assert never_stepped(options)
+    assert not never_stepped(RunOptions())
+    with run_folder(plan, "some", options, force=never_stepped(options)):
+        assert not (folder / METRICS_FILE).exists()
+    other = RunOptions(run_dir=tmp_path / "run", node=1)
+    with run_folder(plan, "some", other):
+        pass
+    assert never_stepped(other)
+    (folder / METRICS_FILE).write_text('{"record": "step", "step": 1}\n')
+    assert not never_stepped(options)
+    assert not never_stepped(other)
+    (folder / METRICS_FILE).unlink()
+    (folder / "note.txt").write_text("mine")
+    assert not never_stepped(options)

@@ -7,7 +7,7 @@ import pytest
 from planner.checkpoints.manifest import MANIFEST
 from planner.diagnostics import PlanError
 from planner.handover.work import NEWEST, RunOptions
-from planner.launch.resuming import Resumed, _named, check_steps
+from planner.launch.resuming import Resumed, _data_of, _named, check_steps, reordered
 
 
 @pytest.fixture
@@ -40,3 +40,26 @@ def test_a_checkpoint_with_all_steps_of_the_run_is_refused() -> None:
     with pytest.raises(PlanError, match="the checkpoint is after step 50, and the run has 50 steps"):
         check_steps(found, 50)
     check_steps(Resumed(RunOptions(), goes_on=False), 1)
+
+
+def test_another_seed_or_other_data_is_a_warning() -> None:
+    found = Resumed(RunOptions(), goes_on=True, step=50, seed=3, data_fingerprint="sha256:a")
+    assert reordered(found, 3, "sha256:a") == []
+    assert reordered(Resumed(RunOptions(), goes_on=False), 3, "sha256:a") == []
+    (seed,) = reordered(found, 4, "sha256:a")
+    assert "the seed is 4, and was 3: of the samples of the 50 steps" in seed.message
+    (data,) = reordered(found, 3, "sha256:b")
+    assert data.message.startswith("the data, with that of evaluations, is in other files")
+    assert data.severity == "warning"
+
+
+def test_the_data_of_a_checkpoint_is_that_of_the_start_that_made_it(tmp_path: Path) -> None:
+    metrics = tmp_path / "metrics.jsonl"
+    assert _data_of(metrics, 10) == ""
+    metrics.write_text(
+        '{"record": "header", "data_fingerprint": "a"}\n'
+        '{"record": "step", "step": 10}\n'
+        '{"record": "header", "step": 10, "data_fingerprint": "b"}\n'
+        '{"record": "head'
+    )
+    assert [_data_of(metrics, step) for step in (5, 10, 11)] == ["a", "a", "b"]

@@ -119,7 +119,7 @@ def test_nvme_without_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     text = NVME_FILE.replace("/data/states", str(tmp_path))
     messages = {d.rule: d.message for d in found("a.json", text, model=load_spec("gpt3-13b", ModelSpec))}
     assert messages["NVM002"].startswith("the states need 143.")
-    assert f"nvme_path {tmp_path} has 0.00 GiB free" in messages["NVM002"]
+    assert f"nvme_path {tmp_path} has 1.00 MiB free" in messages["NVM002"]
 
 
 def test_libaio_is_named_with_the_command_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,12 +1,15 @@
 """Reading what varies, and the questions of a grid."""
 
+import re
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from planner.cli.sweep import Sweep
 from planner.diagnostics import PlanError
-from planner.plans.grid import Point, grid, parse_axes
+from planner.handover.options import declared
+from planner.plans.grid import READERS, Point, grid, parse_axes
 
 SMALL = {"model": "gpt2-small"}
 
@@ -35,6 +38,7 @@ def test_the_grid_has_every_combination_in_order() -> None:
         ("precision=fp16,fp32", lambda p: p.precision, ["fp16", "fp32"]),
         ("stack=colossalai,megatron", lambda p: p.stack.name, ["colossalai", "megatron"]),
         ("allow_offload=none,cpu", lambda p: p.allow_offload, ["none", "cpu"]),
+        ("confidence=0.9,0.95", lambda p: p.confidence, [0.9, 0.95]),
         ("reserve=2GiB,6%", lambda p: (p.reserve.num_bytes, p.reserve.fraction), [(2 * 1024**3, 0), (0, 0.06)]),
         ("node_link=300GB/s,1GB/s", lambda p: p.hardware.node_link.bandwidth_bytes_per_s, [3e11, 1e9]),
         ("network=1x100Gbit/s,8 x 25GB/s", lambda p: p.hardware.network.nics_per_node, [1, 8]),
@@ -56,3 +60,9 @@ def test_varying_a_link_leaves_the_rest_of_the_hardware() -> None:
 def test_nothing_to_vary_is_refused() -> None:
     with pytest.raises(PlanError, match="varies something"):
         parse_axes([])
+
+
+def test_help_names_what_can_be_varied() -> None:
+    (vary,) = (one for one in declared(Sweep) if one.field == "vary")
+    keys = re.sub(r"\([^)]*\)", "", vary.option.help.partition("Keys:")[2])
+    assert set(re.findall(r"[a-z_]+", keys)) - {"and"} == set(READERS)

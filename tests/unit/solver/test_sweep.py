@@ -177,3 +177,20 @@ def test_ctrl_c_ends_the_command(tmp_path: Path) -> None:
     document = json.loads(out)
     assert not document["complete"]
     assert err == f"interrupted after {len(document['rows'])} of 600 points\n"
+
+
+def test_a_table_replaces_one_of_its_own_and_no_other_file(tmp_path: Path) -> None:
+    asked = ("sweep", "--model", "gpt2-tiny", "--gpu", "local-cpu", "--vary", "gpus=1,2", "--out", "rows.csv")
+    rows = tmp_path / "rows.csv"
+    rows.write_text("mine")
+    refused = gptplan(*asked, cwd=tmp_path)
+    assert (refused.returncode, "there is a file already" in refused.stderr, refused.stdout) == (2, True, "")
+    assert rows.read_text() == "mine"
+    for more in (("--force",), ("--jobs", "1")):
+        assert gptplan(*asked, *more, cwd=tmp_path).returncode == 0
+        assert rows.read_text().startswith("gpus,status,step_s,")
+    full = gptplan(*asked[:-1], "/dev/full", cwd=tmp_path)
+    assert (full.returncode, "cannot write the table: No space left on device" in full.stderr) == (2, True)
+    assert "optimal" in full.stdout
+    document = json.loads(gptplan(*asked[:-1], "/dev/full", "--json", cwd=tmp_path).stdout)
+    assert (document["error"]["rule"], len(document["rows"])) == ("USAGE", 2)

@@ -12,7 +12,7 @@ from planner.diagnostics import PlanError
 from planner.specs import ModelSpec
 from planner.specs.files import load_spec
 
-LLAMA3 = {
+LLAMA3: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"],
     "attention_bias": False,
     "attention_dropout": 0.0,
@@ -57,7 +57,7 @@ MISTRAL = {
     "torch_dtype": "bfloat16",
     "vocab_size": 32000,
 }
-QWEN = {
+QWEN: dict[str, Any] = {
     "model_type": "qwen2",
     "attention_dropout": 0.0,
     "hidden_act": "silu",
@@ -247,8 +247,16 @@ def test_rotations_are_stretched(scaling: dict[str, Any], kind: str, factor: flo
         ({"hidden_act": "relu2"}, ["`hidden_act` is 'relu2', of which"]),
         ({"rope_scaling": {"rope_type": "longrope", "factor": 2.0}}, ["'longrope', and linear, dynamic, yarn, llama3"]),
         ({"rope_scaling": {"rope_type": "yarn", "mscale": 1.0}}, ["unknown keys: mscale"]),
-        ({"num_attention_heads": "many"}, ["the config is not valid"]),
-        ({"num_key_value_heads": 5}, ["`num_heads` has to divide by `attention.kv_heads`"]),
+        ({"num_attention_heads": "many"}, ["`num_attention_heads` is 'many': Expected `int`, got `str`"]),
+        ({"num_hidden_layers": -2}, ["`num_hidden_layers` is -2: Expected `int` >= 1"]),
+        ({"max_position_embeddings": "8k"}, ["`max_position_embeddings` is '8k': Expected `int`, got `str`"]),
+        ({"num_key_value_heads": 0}, ["`num_key_value_heads` is 0: Expected `int` >= 1"]),
+        ({"tie_word_embeddings": "no"}, ["`tie_word_embeddings` is 'no': Expected `bool`, got `str`"]),
+        ({"hidden_size": None}, ["`hidden_size` is missing"]),
+        ({"rope_theta": "x"}, ["`rope_theta` is 'x': Expected `float`, got `str`"]),
+        ({"rope_scaling": "linear"}, ["`rope_scaling` is 'linear', and has to be a table"]),
+        ({"layer_types": ["sliding_attention"]}, ["`layer_types` is ['sliding_attention'], which no part"]),
+        ({"num_key_value_heads": 5}, ["`num_attention_heads` has to divide by `num_key_value_heads`"]),
     ],
 )
 def test_what_no_part_stands_for_is_refused_by_name(changes: dict[str, Any], named: list[str], tmp_path: Path) -> None:
@@ -256,6 +264,7 @@ def test_what_no_part_stands_for_is_refused_by_name(changes: dict[str, Any], nam
         read(tmp_path / "m", LLAMA3 | changes)
     messages = [one.message for one in refused.value.diagnostics]
     assert len(messages) == len(named)
+    assert all(one.hint and one.location.endswith("config.json") for one in refused.value.diagnostics)
     assert all(part in message for part, message in zip(named, messages, strict=True))
 
 
@@ -314,3 +323,19 @@ def test_what_is_no_json_object_is_bad_input(content: bytes, tmp_path: Path) -> 
 def test_a_bias_of_attention_is_one_of_its_output_too(tmp_path: Path) -> None:
     attention = read(tmp_path / "m", LLAMA3 | {"attention_bias": True}).attention
     assert msgspec.structs.astuple(attention)[2:4] == (True, True)
+
+
+@pytest.mark.parametrize(
+    ("folder", "name"), [("My Model (final)", "My-Model--final-"), ("模型", "model"), ("é7b", "7b")]
+)
+def test_a_folder_may_have_any_name(folder: str, name: str, tmp_path: Path) -> None:
+    assert read(tmp_path / folder, LLAMA3).name == name
+
+
+def test_keys_of_transformers_5_are_those_of_4(tmp_path: Path) -> None:
+    rotary = {"rope_theta": LLAMA3["rope_theta"], **LLAMA3["rope_scaling"]}
+    newer = {key: value for key, value in LLAMA3.items() if key not in {"rope_theta", "rope_scaling", "torch_dtype"}}
+    newer |= {"rope_parameters": rotary, "dtype": "bfloat16"}
+    assert read(tmp_path / "m", newer) == read(tmp_path / "m", LLAMA3)
+    layers = {"layer_types": ["full_attention"] * QWEN["num_hidden_layers"]}
+    assert read(tmp_path / "m", QWEN | layers) == read(tmp_path / "m", QWEN)

@@ -189,3 +189,36 @@ def test_a_spec_that_makes_no_sense_is_refused(
         load_spec(str(path), kind)
     assert raised.value.exit_code == 2
     assert message in raised.value.diagnostics[0].message
+
+
+@pytest.mark.parametrize(
+    ("kind", "path", "said"),
+    [
+        (ModelSpec, "hardware/a100-40g", "this is a hardware spec, and a model spec is asked for"),
+        (StackSpec, "models/gpt2-tiny", "this is a model spec, and a stack spec is asked for"),
+        (HardwareSpec, "stacks/colossalai", "this is a stack spec, and a hardware spec is asked for"),
+    ],
+)
+def test_a_spec_of_another_kind_is_named_once(kind: Any, path: str, said: str) -> None:
+    file = specs_root() / f"{path}.toml"
+    ((message, hint),) = findings(file, kind)
+    assert message == said
+    assert hint.startswith("use `--")
+
+
+def test_what_was_typed_and_what_may_be_is_said(tmp_path: Path) -> None:
+    text = (specs_root() / "hardware" / "a100-40g.toml").read_text()
+    path = tmp_path / "wrong.toml"
+    path.write_text(text.replace('device = "cuda"', 'device = "tpu"').replace("alignment = 64", "alignment = -64"))
+    (first, hint), (second, _) = findings(path, HardwareSpec)
+    assert "Expected one of `cuda`, `cpu`, and it is 'tpu' - at `$.device`" in first
+    assert "Expected `int` >= 1, and it is -64 - at `$.efficiency.alignment`" in second
+    assert "docs/specs.md" in hint
+
+
+def test_where_many_names_begin_as_typed_only_these_are_listed() -> None:
+    with pytest.raises(PlanError) as refused:
+        load_spec("Qwen", ModelSpec)
+    hint = refused.value.diagnostics[0].hint
+    assert hint.startswith("use one of qwen2-tiny, qwen2.5-0.5b, ")
+    assert "gpt" not in hint

@@ -209,8 +209,8 @@ def test_megatron_activations_are_those_of_korthikanti() -> None:
     ("replace", "by", "message", "hint"),
     [
         ("hidden_size", "hiden_size", "unknown key `hiden_size`", "did you mean `hidden_size`?"),
-        ('precision = "fp16"', 'precision = "fp17"', "precision", ""),
-        ("num_layers = 12", "num_layers = 0", "num_layers", ""),
+        ('precision = "fp16"', 'precision = "fp17"', "fp17", "docs/specs.md says what each key takes"),
+        ("num_layers = 12", "num_layers = 0", "num_layers", "docs/specs.md says what each key takes"),
     ],
 )
 def test_bad_model_spec_says_what_is_wrong(tmp_path: Path, replace: str, by: str, message: str, hint: str) -> None:

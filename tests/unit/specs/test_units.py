@@ -89,8 +89,15 @@ def test_bytes_are_shown_in_binary_units(num_bytes: int, expected: str) -> None:
     assert format_bytes(num_bytes) == expected
 
 
-def test_gib_never_changes_the_unit() -> None:
-    assert format_gib(512 * MIB) == "0.50 GiB"
+@pytest.mark.parametrize(
+    ("num_bytes", "expected"),
+    [
+        *((2048 * GIB, "2048.00 GiB"), (512 * MIB, "0.50 GiB"), (103 * MIB, "0.10 GiB"), (0, "0.00 GiB")),
+        *((102 * MIB, "102.00 MiB"), (-5 * MIB, "-5.00 MiB"), (MIB // 4, "0.25 MiB")),
+    ],
+)
+def test_gib_stay_gib_unless_they_would_say_nothing(num_bytes: int, expected: str) -> None:
+    assert format_gib(num_bytes) == expected
 
 
 @pytest.mark.parametrize(

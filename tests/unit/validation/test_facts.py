@@ -32,9 +32,12 @@ def test_runs_under_other_conditions_have_facts_of_their_own() -> None:
         return facts.message_host_s, facts.collective_rank_host_s, facts.ends_at_share
 
     plain, checked, polled = (0.0, 0.0, True), (0.0, 0.2e-3, True), (0.2, 0.2e-3, False)
-    assert waits(n_gpus="512", pp="1") == waits(n_gpus="8", pp="4", tp="2", dp="1") == plain
+    assert waits(n_gpus="512", pp="1") == waits("0", n_gpus="8", pp="4", tp="2", dp="1") == plain
+    assert waits(n_gpus="8", pp="4", tp="2", dp="1") == polled
     assert waits(n_gpus="64", pp="4", tp="8", dp="2") == checked
     assert waits(n_gpus="64", pp="1", tp="8", dp="8", global_batch="4096") == checked
+    assert waits(n_gpus="64", pp="1", tp="8", dp="8", micro_batch="16") == checked
+    assert waits(n_gpus="64", pp="1", tp="8", dp="8") == waits(n_gpus="128", pp="1", dp="16", micro_batch="16") == plain
     assert waits(n_gpus="512", pp="2", tp="8", dp="32") == polled
     assert waits(n_gpus="64", pp="2", tp="32", dp="1") == polled
     assert waits(n_gpus="256", pp="2", tp="2", dp="64") == polled

@@ -153,6 +153,12 @@ def test_how_sure_a_plan_is_stands_beside_it() -> None:
     assert re.match(r"runners-up: \d+ other choices' intervals overlap", others)
 
 
+def test_no_interval_is_shown_for_cores_as_runs_of_gpus_tell_none() -> None:
+    answer = solve(build_problem(Question(model="gpt2-tiny", gpus=1, gpu="local-cpu")))
+    assert answer.plan is not None
+    assert certainty(answer.plan)[1].startswith("step time: no interval, as all measured runs are of GPUs")
+
+
 def test_zero_3_without_room_for_its_second_stream_has_a_warning() -> None:
     """gpt3-2.7b on two cards: 2 bytes for each of a rank's 1.33 billion parameters, 2.5 GiB."""
     asked: dict[str, Any] = {"model": "gpt3-2.7b", "gpus": 2, "gpu": "a100-40g", "global_batch": 2, "reserve": "0"}
