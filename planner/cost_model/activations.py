@@ -3,7 +3,7 @@
 import numpy as np
 
 from planner.cost_model.compiled import with_compiled_counts
-from planner.cost_model.deferred import deferred_bytes, routed_deferred_bytes
+from planner.cost_model.deferred import deferred_bytes, output_gradient_bytes, routed_deferred_bytes
 from planner.cost_model.expert_shares import routed_kept_bytes, routed_working_bytes
 from planner.cost_model.parameters import layer_parameters
 from planner.cost_model.parts import block, counted_whole, final_norm, kept_elements, remade_elements, working_elements
@@ -246,11 +246,15 @@ def pipeline_buffer_bytes(problem: Problem, stages: StageColumns) -> Floats:
 def layer_backward_bytes(problem: Problem, stages: StageColumns) -> Floats:
     """What the layer that goes backward takes on top: its recomputed activations and their gradients.
 
-    Gradients of activations are the stack's counts of sharded and of whole elements.
+    Gradients of activations are the stack's counts of sharded and of whole elements. In a V those of the outputs of
+    products stay, from the layer's first to its last.
     """
     element, part, working = ELEMENT_BYTES[problem.precision], shares(stages.layouts), working_elements(problem)
     elements = part.split_hidden * working.split + part.whole_hidden * working.whole
     gradients = rank_tokens(problem, stages) * float(element) * problem.model.hidden_size * elements
+    in_v = stages.layouts.schedule_is("zbv")
+    if in_v.any():
+        gradients = gradients + in_v * output_gradient_bytes(problem, stages)
     again = layer_activation_bytes(problem, stages)
     if problem.model.experts is not None:
         gradients = np.maximum(gradients, routed_working_bytes(problem, stages))

@@ -163,13 +163,14 @@ def recomputed_layer_seconds(problem: Problem, stages: StageColumns) -> Floats:
 
     All of forward, or without its last product where the stack stops at the last tensor that backward
     needs: that is the product's input, unless dropout follows, tensor parallelism divides it or it is one of experts,
-    whose weights need their outputs. Units: s.
+    whose weights need their outputs. A V runs all of it, as its checkpoints are reentrant. Units: s.
     """
     if problem.model.experts is not None:
         return layer_seconds(problem, stages).forward
     stops = problem.stack.traffic.recompute_stops_early and problem.model.dropout == 0
     last = weight_products(problem, stages)["ffn_out"].output * product_slowdown(problem, stages)
-    left_out = np.where(stops & (stages.layouts.tensor_parallel == 1), last, 0.0)
+    early = (stages.layouts.tensor_parallel == 1) & ~stages.layouts.schedule_is("zbv")
+    left_out = np.where(stops & early, last, 0.0)
     return np.asarray(layer_seconds(problem, stages).forward - left_out)
 
 

@@ -21,18 +21,27 @@ def deferred_bytes(problem: Problem, stages: StageColumns) -> Floats:
     input, but each gathers its own where sequence parallelism divides it; what it scatters is gathered as well.
     Units: bytes.
     """
-    columns, own = stages.layouts, block(problem)
+    columns = stages.layouts
     in_slices, split = columns.sequence_parallel == 1, shares(columns).split_hidden
     hidden = float(problem.model.hidden_size)
     elements: Floats = np.zeros(len(stages))
-    for part in own.parts:
+    for part in block(problem).parts:
         outer = [product for product in part.products if product.divided != "inner"]
         inner = [product for product in part.products if product.divided == "inner"]
         elements = elements + hidden * np.where(in_slices, len(outer), min(len(outer), 1))
-        elements = elements + split * float(sum(product.outer for product in outer))
         elements = elements + split * float(sum(product.inner for product in inner))
-        elements = elements + float(sum(product.outer for product in inner))
-    return rank_tokens(problem, stages) * elements * ELEMENT_BYTES[problem.precision]
+    inputs = rank_tokens(problem, stages) * elements * ELEMENT_BYTES[problem.precision]
+    return inputs + output_gradient_bytes(problem, stages)
+
+
+@formula("qi2023", "colossalai0.5.0")
+@once_per_places
+def output_gradient_bytes(problem: Problem, stages: StageColumns) -> Floats:
+    """Of these the output gradients, which backward would give up one after the other. Units: bytes."""
+    split, products = shares(stages.layouts).split_hidden, block(problem).products
+    whole = float(sum(product.outer for product in products if product.divided == "inner"))
+    divided = float(sum(product.outer for product in products if product.divided != "inner"))
+    return rank_tokens(problem, stages) * (whole + split * divided) * ELEMENT_BYTES[problem.precision]
 
 
 @formula("qi2023", "colossalai0.5.0")

@@ -22,6 +22,7 @@ from planner.cost_model.states import (
     step_bytes,
 )
 from planner.cost_model.terms import Terms, at_row, total
+from planner.cost_model.v_memory import kept_in_phases
 from planner.layouts.layout import SHARDS_OPTIMIZER
 from planner.layouts.problem import Problem
 from planner.layouts.stages import Floats, StageColumns, microbatch_tokens, once_per_places
@@ -70,8 +71,9 @@ def stage_memory(problem: Problem, stages: StageColumns) -> StageMemory:
     held["gather_buffers"] = activations.gather_buffer_bytes(problem, stages)
     buckets = bucket_bytes(problem, stages)
     gathered = gathered_bytes(problem, stages)
+    in_forward_kept, in_backward_kept = kept_in_phases(problem, stages)
     kept = {
-        "activations": activations.kept_bytes(problem, stages),
+        "activations": in_forward_kept,
         "embedding_and_final_norm": activations.ends_bytes(problem, stages),
         "pipeline_buffers": activations.pipeline_buffer_bytes(problem, stages),
     }
@@ -89,7 +91,8 @@ def stage_memory(problem: Problem, stages: StageColumns) -> StageMemory:
     forward = held | kept | {"gradients": accumulated, "logits": logits, "inputs_of_the_micro_batch_before": late}
     forward |= {"communication_buckets": in_forward, "gathered_weights": gathered["head"]}
     forward |= {"product_buffers": head_buffer}
-    backward = held | kept | {"gradients": head_gradient, "layer_in_backward": working}
+    backward = held | kept | {"activations": in_backward_kept}
+    backward |= {"gradients": head_gradient, "layer_in_backward": working}
     backward |= {"communication_buckets": buckets, "gathered_weights": gathered["layer"]}
     ending = held | {"gradients": states["gradients"], "layer_in_backward": working, "activations": first_layer}
     ending |= {"communication_buckets": buckets, "gathered_weights": gathered["layer"]}

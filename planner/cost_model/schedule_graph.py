@@ -38,7 +38,7 @@ def schedule_step_seconds(problem: Problem, stages: StageColumns) -> float | Non
         return None
     in_v = bool(columns.schedule_is("zbv")[0])
     if in_v:
-        ends = zero_bubble.stage_ends(zero_bubble.piece_times(problem, stages, times), columns.num_microbatches[:1])[0]
+        ends = zero_bubble.v_ends(problem, stages)
     else:
         ends = np.array(stage_ends(pass_times(problem, stages, times), count, chunks))
     if len(ends) > 1 and not in_v:

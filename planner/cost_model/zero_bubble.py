@@ -18,8 +18,10 @@ from planner.cost_model.expert_time import expert_weight_gradient_seconds
 from planner.cost_model.passes import STEADY, end_passes, pass_times
 from planner.cost_model.pipeline import StageTimes, stage_times
 from planner.cost_model.sources import formula
+from planner.cost_model.terms import total
+from planner.cost_model.v_memory import recomputed_of_chunks
 from planner.layouts.problem import Problem
-from planner.layouts.stages import Booleans, Floats, Integers, StageColumns
+from planner.layouts.stages import Booleans, Floats, Integers, StageColumns, once_per_stages
 from planner.layouts.zero_bubble import CHUNKS, LEAST_STEADY, node_sequence, slot_of
 
 MOST_PLAYED = 12
@@ -65,9 +67,25 @@ def piece_times(problem: Problem, stages: StageColumns, times: StageTimes) -> Pi
     All of them add up to the stage's time of a micro batch. The chunks halve it, but for what the embedding computes,
     which is the first chunk's of the first stage, and the head, the second's there. Put off are the weight gradients
     of the products in layers, which add them to those that there are (runtime/patches/weight_gradients.py); the head's
-    are part of its backward.
+    are part of its backward, and so is what a chunk recomputes.
     """
-    passes, (embedding, head) = pass_times(problem, stages, times), end_passes(problem, stages)
+    num_stages = int(stages.layouts.pipeline_parallel[0])
+    return _of_stages(_chunk_times(problem, stages, times), num_stages)
+
+
+def _of_stages(chunks: Pieces, num_stages: int) -> Pieces:
+    """By layout and stage what is by stage alone, of layouts with as many stages."""
+    kinds = (chunks.forward_s, chunks.backward_s, chunks.weight_s)
+    forward, backward, weight = (column.reshape(-1, num_stages, CHUNKS) for column in kinds)
+    message = chunks.message_s.reshape(-1, num_stages).max(axis=1)
+    return Pieces(forward_s=forward, backward_s=backward, weight_s=weight, message_s=message)
+
+
+def _chunk_times(problem: Problem, stages: StageColumns, times: StageTimes) -> Pieces:
+    """The pieces by stage and chunk, and messages by stage."""
+    plain, again = _once(problem, stages, times), recomputed_of_chunks(problem, stages)
+    passes, (embedding, head) = pass_times(problem, *plain), end_passes(problem, stages)
+    each = (total(times.microbatch) - total(plain[1].microbatch)) / np.maximum(stages.recompute_layers, 1)
     backward_ends = embedding.backward + head.backward
     put_off = stages.num_layers * compute.weight_gradient_seconds(problem, stages)
     of_experts = expert_weight_gradient_seconds(problem, stages) * compute.product_slowdown(problem, stages)
@@ -76,17 +94,21 @@ def piece_times(problem: Problem, stages: StageColumns, times: StageTimes) -> Pi
     put_off = np.minimum(put_off, np.maximum(passes.backward_s - backward_ends, 0.0))
     forward = (passes.forward_s - embedding.forward - head.forward) / CHUNKS
     backward = (passes.backward_s - put_off - backward_ends) / CHUNKS
-    num_stages = int(stages.layouts.pipeline_parallel[0])
-
-    def of_stages(*chunks: Floats) -> Floats:
-        return np.stack(chunks, axis=-1).reshape(-1, num_stages, CHUNKS)
-
+    first, second = (backward + own * each for own in again)
     return Pieces(
-        forward_s=of_stages(forward + embedding.forward, forward + head.forward),
-        backward_s=of_stages(backward + embedding.backward, backward + head.backward),
-        weight_s=of_stages(put_off / CHUNKS, put_off / CHUNKS),
-        message_s=communication.message_seconds(problem, stages).reshape(-1, num_stages).max(axis=1),
+        forward_s=np.stack([forward + embedding.forward, forward + head.forward], axis=-1),
+        backward_s=np.stack([first + embedding.backward, second + head.backward], axis=-1),
+        weight_s=np.stack([put_off / CHUNKS] * CHUNKS, axis=-1),
+        message_s=communication.message_seconds(problem, stages),
     )
+
+
+def _once(problem: Problem, stages: StageColumns, times: StageTimes) -> tuple[StageColumns, StageTimes]:
+    """The stages as if they recomputed nothing, and their times then."""
+    if not stages.recompute_layers.any():
+        return stages, times
+    plain = stages.with_recompute(np.zeros_like(stages.recompute_layers))
+    return plain, stage_times(problem, plain)
 
 
 @formula("qi2024", "definition")
@@ -95,18 +117,56 @@ def v_seconds(problem: Problem, stages: StageColumns) -> Floats:
 
     NaN for layouts under other schedules. Units: s.
     """
+    return np.asarray(np.maximum.reduceat(v_ends(problem, stages), stages.first_rows()))
+
+
+@formula("qi2024", "definition")
+@once_per_stages
+def v_ends(problem: Problem, stages: StageColumns) -> Floats:
+    """The same for each stage: see :func:`stage_ends`."""
     starts = stages.first_rows()
-    columns = stages.layouts.take(starts)
-    seconds, in_v = np.full(len(starts), np.nan), columns.schedule_is("zbv")
-    for num_stages in np.unique(columns.pipeline_parallel[in_v]).tolist():
-        chosen = in_v & (columns.pipeline_parallel == num_stages)
-        own = stages.take(stages.spread(chosen))
-        pieces = piece_times(problem, own, stage_times(problem, own))
-        seconds[chosen] = stage_ends(pieces, columns.num_microbatches[chosen]).max(axis=1)
+    ends, in_v = np.full(len(stages), np.nan), stages.layouts.schedule_is("zbv")[starts]
+    for rows, pieces, counts in _by_stages(problem, stages, in_v):
+        recomputing = stages.recomputes_in_v[starts[rows]]
+        of_stages = starts[rows][:, None] + np.arange(pieces.forward_s.shape[1])
+        for recomputes in np.unique(recomputing).tolist():
+            own = np.flatnonzero(recomputing == recomputes)
+            ends[of_stages[own]] = stage_ends(pieces.take(own), counts[own], recomputes=recomputes)
+    return ends
+
+
+def _by_stages(problem: Problem, stages: StageColumns, chosen: Booleans) -> Iterator[tuple[Integers, Pieces, Integers]]:
+    """Of the chosen layouts those with as many stages at once: their rows, their pieces and their micro batches."""
+    some, rows = stages.take(stages.spread(chosen)), np.flatnonzero(chosen)
+    if not len(rows):
+        return
+    chunks, columns = _chunk_times(problem, some, stage_times(problem, some)), some.layouts.take(some.first_rows())
+    for num_stages in np.unique(columns.pipeline_parallel).tolist():
+        own = columns.pipeline_parallel == num_stages
+        pieces = _of_stages(chunks.take(np.flatnonzero(some.spread(own))), num_stages)
+        yield rows[own], pieces, columns.num_microbatches[own]
+
+
+@formula("definition")
+def least_v_seconds(problem: Problem, stages: StageColumns) -> Floats:
+    """What the schedule of each layout in a V that recomputes takes at least, for the stages of whole layouts.
+
+    A stage begins when the first micro batch came down to it; all of its work is done but the weights' gradients of the
+    last one when that goes on up to the first stage: ``sum (F + B + 2 messages)`` of the stages before, ``M t`` of its
+    own pieces. NaN for layouts that recompute nothing or have other schedules. Units: s.
+    """
+    starts = stages.first_rows()
+    seconds = np.full(len(starts), np.nan)
+    for rows, pieces, counts in _by_stages(problem, stages, stages.recomputes_in_v[starts]):
+        passed = pieces.forward_s[..., 0] + pieces.backward_s[..., 0] + 2.0 * pieces.message_s[:, None]
+        before = np.cumsum(passed, axis=1) - passed
+        work = (pieces.forward_s + pieces.backward_s + pieces.weight_s).sum(axis=2)
+        last = pieces.weight_s[..., 0]
+        seconds[rows] = (before + counts[:, None] * work - last + last[:, :1]).max(axis=1)
     return seconds
 
 
-def stage_ends(pieces: Pieces, num_microbatches: Integers) -> Floats:
+def stage_ends(pieces: Pieces, num_microbatches: Integers, *, recomputes: bool = False) -> Floats:
     """When each stage of each layout has done its last piece of work of a step, as (layouts, stages).
 
     Exact where the micro batches that a stage can hold at once all came the same time after the ones before: those
@@ -120,7 +180,7 @@ def stage_ends(pieces: Pieces, num_microbatches: Integers) -> Floats:
     while left.any():
         count = int(played[left].min())
         rows = np.flatnonzero(left & (played == count))[: max(MOST_TIMES // (2 * CHUNKS * num_stages * count), 1)]
-        clocks, done = _play(pieces.take(rows), count)
+        clocks, done = _play(pieces.take(rows), count, recomputes=recomputes)
         advance, steady = _advance(done, num_stages)
         more = num_microbatches[rows] - count
         ends[rows] = clocks + np.where(more > 0, advance * more, 0.0)[:, None]
@@ -160,7 +220,7 @@ def _places(num_stages: int) -> Iterator[tuple[tuple[int, str, int], _Place]]:
         yield (stage, "W", chunk), _Place(-1, -1, is_sent=False)
 
 
-def _play(pieces: Pieces, num_microbatches: int) -> tuple[Floats, NDArray[np.float64]]:
+def _play(pieces: Pieces, num_microbatches: int, *, recomputes: bool) -> tuple[Floats, NDArray[np.float64]]:
     """Run every piece of work as soon as its input is there and the work before it on its stage is done.
 
     Returns when stages are done, as (layouts, stages), and when each forward and backward was, as (row, micro batch,
@@ -170,8 +230,8 @@ def _play(pieces: Pieces, num_microbatches: int) -> tuple[Floats, NDArray[np.flo
     of_kinds = {kind: np.ascontiguousarray(np.moveaxis(of_kind, 0, -1)) for kind, of_kind in pieces.of_kinds.items()}
     done = np.zeros((2 * CHUNKS * num_stages, num_microbatches, num_layouts))
     clocks = np.zeros((num_stages, num_layouts))
-    places = dict(_places(num_stages))
-    for stage, (kind, chunk, microbatch) in node_sequence(num_stages, num_microbatches):
+    places, sequence = dict(_places(num_stages)), node_sequence(num_stages, num_microbatches, recomputes=recomputes)
+    for stage, (kind, chunk, microbatch) in sequence:
         clock, (own, before, is_sent) = clocks[stage], places[stage, kind, chunk]
         if before >= 0:
             ready = done[before, microbatch]

@@ -54,22 +54,27 @@ class StageColumns:
         return np.where(in_v, self.is_first, at_the_end) if in_v.any() else at_the_end
 
     def fewest_recomputed(self) -> Integers:
-        """The fewest of its layers that each stage may recompute, as its layout's column says."""
-        some = (self.layouts.recompute == SOME_RECOMPUTE).astype(np.int64)
+        """The fewest of its layers that each stage may recompute, as its layout's column says.
+
+        Stages of a V all do or none does, so that free ones recompute a layer at least.
+        """
+        some = (self.layouts.recompute == SOME_RECOMPUTE) | self.recomputes_in_v
+        some = some.astype(np.int64)
         return np.where(self.layouts.recompute == FULL_RECOMPUTE, self.num_layers, some)
 
     def most_recomputed(self) -> Integers:
         """The most of its layers that each stage may recompute; below the fewest where none is possible."""
         but_one = self.num_layers - (self.layouts.recompute == SOME_RECOMPUTE)
-        return np.where(self._recomputes_none, 0, but_one)
+        return np.where(self.layouts.recompute == NO_RECOMPUTE, 0, but_one)
 
     def may_recompute_more(self) -> Booleans:
         """Where a stage may choose how many layers it recomputes."""
-        return np.isin(self.layouts.recompute, (SOME_RECOMPUTE, FREE_RECOMPUTE)) & ~self._recomputes_none
+        return np.isin(self.layouts.recompute, (SOME_RECOMPUTE, FREE_RECOMPUTE))
 
     @property
-    def _recomputes_none(self) -> Booleans:
-        return (self.layouts.recompute == NO_RECOMPUTE) | self.layouts.schedule_is("zbv")
+    def recomputes_in_v(self) -> Booleans:
+        """Where stages of a V recompute, and compute the gradients of weights at once."""
+        return self.layouts.schedule_is("zbv") & (self.layouts.recompute != NO_RECOMPUTE)
 
     def with_layers(self, num_layers: Integers) -> "StageColumns":
         """The same stages with other layers, of which they recompute the fewest they may."""

@@ -6,7 +6,10 @@ embedding and the loss head (Qi et al., Pipeline Parallelism with Controllable M
 Backward is cut in two: the gradient of the input, for which the stage before waits, and those of the weights, for
 which nothing waits (Qi et al., Zero Bubble Pipeline Parallelism, arXiv 2401.10241, section 2).
 
-The order depends on nothing but the number of stages and of micro batches, so that a plan need not hold it.
+Where stages recompute, the weights' gradients follow those of the input at once: put off, they would hold about what
+recomputing frees, while one micro batch of a chunk holds them so. All stages recompute then, or none does.
+
+The order depends on nothing but that and the number of stages and of micro batches, so that a plan need not hold it.
 """
 
 import functools
@@ -56,18 +59,30 @@ def most_held(num_stages: Count) -> Count:
     return num_stages * CHUNKS
 
 
+def held_at_backward(
+    stage: NDArray[np.int64], chunk: int, num_stages: NDArray[np.int64], num_microbatches: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Micro batches of both chunks whose activations a stage holds, at most, when a chunk of it begins backward.
+
+    Of stages that recompute; the one that goes backward is among them, and no other waits for weight gradients. When
+    the second chunk begins they are the most that a stage holds at all, but for one of the first chunk in place of one
+    of the second.
+    """
+    return np.minimum(num_microbatches, CHUNKS * num_stages - stage - chunk), stage + chunk
+
+
 @functools.lru_cache(maxsize=64)
-def node_order(num_stages: int, num_microbatches: int) -> tuple[tuple[Node, ...], ...]:
+def node_order(num_stages: int, num_microbatches: int, *, recomputes: bool = False) -> tuple[tuple[Node, ...], ...]:
     """The work of each stage in its order; see :func:`node_sequence`."""
     orders: list[list[Node]] = [[] for _ in range(num_stages)]
-    for stage, node in node_sequence(num_stages, num_microbatches):
+    for stage, node in node_sequence(num_stages, num_microbatches, recomputes=recomputes):
         orders[stage].append(node)
     return tuple(map(tuple, orders))
 
 
 @functools.lru_cache(maxsize=64)
-def node_sequence(num_stages: int, num_microbatches: int) -> tuple[tuple[int, Node], ...]:
-    """All work of all stages, each with its stage and after what it waits for.
+def node_sequence(num_stages: int, num_microbatches: int, *, recomputes: bool = False) -> tuple[tuple[int, Node], ...]:
+    """All work of all stages, which recompute or do not, each with its stage and after what it waits for.
 
     As :func:`put_in_order` has it, of which it repeats the middle for micro batches beyond :data:`LEAST_STEADY`.
 
@@ -77,24 +92,24 @@ def node_sequence(num_stages: int, num_microbatches: int) -> tuple[tuple[int, No
         raise ValueError(f"{num_stages} stages and {num_microbatches} micro batches have no schedule")
     more = num_microbatches - LEAST_STEADY * num_stages
     if more <= 0:
-        return put_in_order(num_stages, num_microbatches)
-    shorter = node_sequence(num_stages, num_microbatches - more)
+        return put_in_order(num_stages, num_microbatches, recomputes=recomputes)
+    shorter = node_sequence(num_stages, num_microbatches - more, recomputes=recomputes)
     middle, each = len(shorter) // 2, 3 * CHUNKS * num_stages
     repeated = (_later(shorter[middle : middle + each], number) for number in range(more))
     return (*shorter[:middle], *itertools.chain(*repeated), *_later(shorter[middle:], more))
 
 
-def put_in_order(num_stages: int, num_microbatches: int) -> tuple[tuple[int, Node], ...]:
+def put_in_order(num_stages: int, num_microbatches: int, *, recomputes: bool = False) -> tuple[tuple[int, Node], ...]:
     """All work of all stages, each with its stage and after what it waits for, one piece after the other.
 
     In the steady state all stages do one forward, one backward and the gradients of one chunk's weights in every
     round, and what goes from a slot to the next is needed in the round after: :func:`_rounds`. Where a stage would
     wait, it computes weight gradients that it put off, or while the pipeline fills a forward of its first chunk that
-    would have its turn later; both as if each piece of work took the same time. A stage never holds the activations
-    of more than :func:`most_held` micro batches of a chunk.
+    would have its turn later; both as if each piece of work took the same time. Stages that recompute put none off.
+    A stage never holds the activations of more than :func:`most_held` micro batches of a chunk.
     """
     done = _Done(num_stages, num_microbatches)
-    stages = [_Stage(stage, done) for stage in range(num_stages)]
+    stages = [_Stage(stage, done, recomputes=recomputes) for stage in range(num_stages)]
     found: list[tuple[int, Node]] = []
     clock = 0
     while len(found) < 3 * CHUNKS * num_stages * num_microbatches:
@@ -148,8 +163,8 @@ def _rounds(stage: int, num_stages: int, num_microbatches: int) -> list[Node]:
 class _Stage:
     """One stage that puts its work in order."""
 
-    def __init__(self, stage: int, done: _Done) -> None:
-        self._stage, self._done = stage, done
+    def __init__(self, stage: int, done: _Done, *, recomputes: bool) -> None:
+        self._stage, self._done, self._recomputes = stage, done, recomputes
         self._rounds, self._next = _rounds(stage, done.num_stages, done.num_microbatches), 0
         self._put_off: deque[Node] = deque()
         self._entered = self._between = self._held = 0
@@ -175,6 +190,8 @@ class _Stage:
 
     def _choose(self, clock: int) -> Node | None:
         """What the stage does now: its next forward or backward, or what it may do while it waits for that."""
+        if self._recomputes and self._put_off:
+            return self._put_off.popleft()
         self._next = self._after_entered(self._next)
         node = self._rounds[self._next] if self._next < len(self._rounds) else None
         is_ready = node is not None and self._is_ready(node, clock)

@@ -244,18 +244,20 @@ RULES = (
     Rule(
         id="RC004",
         about=("library", "recompute"),
-        title="recomputation under a zero-bubble schedule",
+        title="stages of a V that recompute beside others that do not",
         field="recompute_layers_per_stage",
-        message="schedule {schedule} recomputes no layer, not {recompute} of {layers_per_stage}",
+        message="under schedule {schedule} all stages recompute a layer or none does, not {recompute} of "
+        "{layers_per_stage}",
         detail="recompute_layers_per_stage = {recompute}",
-        hint="recompute no layer, or use another {field.schedule}",
+        hint="recompute a layer or more of every stage, or none at all",
         values=_values,
-        why="Weight gradients are put off, on the last stage those of all micro batches that it holds, and keep the "
-        "inputs and output gradients of their products until then: no less than what recomputation frees.",
+        why="Weight gradients that are put off keep the inputs and output gradients of their products, about what "
+        "recomputation frees; where stages recompute, all of them compute those gradients at once.",
         source="colossalai 0.5.0: pipeline/weight_grad_store.py:12-20; planner/layouts/zero_bubble.py: node_order",
-        holds=lambda problem, columns: (
-            ~columns.schedule_is("zbv") | np.isin(columns.recompute, (NO_RECOMPUTE, FREE_RECOMPUTE))
+        holds_layout=lambda problem, layout: (
+            layout.schedule != "zbv"
+            or all(layout.recompute_layers_per_stage)
+            or not any(layout.recompute_layers_per_stage)
         ),
-        holds_layout=lambda problem, layout: layout.schedule != "zbv" or not any(layout.recompute_layers_per_stage),
     ),
 )

@@ -1,11 +1,12 @@
 """Which layouts fit which memories, decided with as few looks at the memory model as possible."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from planner.layouts.division import has_chunks
-from planner.layouts.layout import SOME_RECOMPUTE, LayoutColumns
+from planner.layouts.layout import FREE_RECOMPUTE, NO_RECOMPUTE, SOME_RECOMPUTE, LayoutColumns
 from planner.layouts.pins import LAYERS
 from planner.layouts.problem import Problem
 from planner.layouts.stages import Booleans, Integers, StageColumns, stages_of
@@ -24,13 +25,30 @@ from planner.solver.limits import (
 
 def fitting(problem: Problem, columns: LayoutColumns) -> tuple[StageLimits | None, Booleans]:
     """The limits of the layouts that fit every memory, and which of ``columns`` those are."""
-    fits = fit(problem, columns)
-    return stage_limits(problem, columns.take(fits)) if fits.any() else None, fits
+    table = FitTable(problem, columns)
+    fits = table.fit()
+    return stage_limits(problem, table.fitting()) if fits.any() else None, fits
 
 
 def fit(problem: Problem, columns: LayoutColumns, where: Sequence[Fits] = MEMORIES) -> Booleans:
     """Layouts of which some division of the layers fits all of ``where``."""
     return FitTable(problem, columns, where).fit()
+
+
+def with_and_without(columns: LayoutColumns) -> tuple[LayoutColumns, Integers]:
+    """The layouts, and those in a V whose stages are free to recompute without it too; with the rows they are of.
+
+    With it all of their stages do: :meth:`planner.layouts.stages.StageColumns.fewest_recomputed`.
+    """
+    rows = np.arange(len(columns))
+    free = np.flatnonzero(columns.schedule_is("zbv") & (columns.recompute == FREE_RECOMPUTE))
+    if not len(free):
+        return columns, rows
+    rows = np.concatenate([rows, free])
+    whole = columns.take(rows)
+    recompute = whole.recompute.copy()
+    recompute[len(columns) :] = NO_RECOMPUTE
+    return replace(whole, recompute=recompute), rows
 
 
 class FitTable:
@@ -49,6 +67,7 @@ class FitTable:
         interleaved_is_even: bool = True,
     ) -> None:
         """Look at every stage with its share of the layers."""
+        columns, self._asked = with_and_without(columns)
         self.problem, self.columns, self.where, self.even = problem, columns, where, interleaved_is_even
         self._most: dict[int, Integers] = {}
         pinned = _fits_as_pinned(problem, columns, where, interleaved_is_even=interleaved_is_even)
@@ -70,6 +89,15 @@ class FitTable:
 
     def fit(self, memories: Iterable[int] | None = None) -> Booleans:
         """Layouts that fit some of the memories, by number, all at once; all of them unless told."""
+        found = np.zeros(int(self._asked.max(initial=-1)) + 1, dtype=bool)
+        np.logical_or.at(found, self._asked, self._fit(memories))
+        return found
+
+    def fitting(self) -> LayoutColumns:
+        """The layouts that fit, those in a V that may recompute with it and without where either does."""
+        return self.columns.take(self._fit(None))
+
+    def _fit(self, memories: Iterable[int] | None) -> Booleans:
         numbers = list(range(len(self.where)) if memories is None else memories)
         if not numbers:
             return np.ones(len(self.columns), dtype=bool)

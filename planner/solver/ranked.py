@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from planner.layouts.layout import SHARDS_WEIGHTS, TENSOR_MODES, Layout, LayoutColumns
+from planner.layouts.layout import FREE_RECOMPUTE, NO_RECOMPUTE, SHARDS_WEIGHTS, TENSOR_MODES, Layout, LayoutColumns
 from planner.layouts.stages import Floats, Integers
 from planner.solver.limits import StageLimits
 from planner.specs import Precision
@@ -18,15 +18,33 @@ _VARIED = {"tensor_depth", "num_model_chunks"}
 def choices(columns: LayoutColumns) -> Integers:
     """The number of the choice that each layout is a variant of: what a person would tell apart.
 
-    Chunks of a stage and the depth of 2.5D are tuned within a choice. ZeRO 0, 1 and 2 divide nothing over one rank,
-    2.5D of depth 1 is 2D, and one tensor-parallel rank has no mode.
+    Chunks of a stage and the depth of 2.5D are tuned within a choice, and so is whether a V recomputes. ZeRO 0, 1 and 2
+    divide nothing over one rank, 2.5D of depth 1 is 2D, and one tensor-parallel rank has no mode.
     """
     keys = {field.name: getattr(columns, field.name) for field in fields(columns) if field.name not in _VARIED}
     mode, whole = keys["tensor_mode"], (columns.data_parallel == 1) & (columns.zero_stage < SHARDS_WEIGHTS)
     mode = np.where(columns.mode_is("2.5d") & (columns.tensor_depth == 1), TENSOR_MODES.index("2d"), mode)
     keys["tensor_mode"] = np.where(columns.tensor_parallel == 1, TENSOR_MODES.index("none"), mode)
+    keys["recompute"] = _recompute(columns)
     keys["zero_stage"] = np.where(whole, 0, columns.zero_stage)
     return np.unique(np.stack(list(keys.values()), axis=1), axis=0, return_inverse=True)[1].reshape(-1)
+
+
+def _recompute(columns: LayoutColumns) -> Integers:
+    """What layouts may recompute, the same of a V with and without it."""
+    without = columns.schedule_is("zbv") & (columns.recompute == NO_RECOMPUTE)
+    return np.where(without, FREE_RECOMPUTE, columns.recompute)
+
+
+def first_of_each(columns: LayoutColumns) -> NDArray[np.bool_]:
+    """Which layouts are the first that differ at most by whether a V recomputes."""
+    found = np.ones(len(columns), dtype=bool)
+    if not (columns.schedule_is("zbv") & (columns.recompute == FREE_RECOMPUTE)).any():
+        return found
+    keys = {field.name: getattr(columns, field.name) for field in fields(columns)} | {"recompute": _recompute(columns)}
+    found[:] = False
+    found[np.unique(np.stack(list(keys.values()), axis=1), axis=0, return_index=True)[1]] = True
+    return found
 
 
 class Division(NamedTuple):
@@ -57,6 +75,11 @@ class Ranked:
         """Number of layouts."""
         return len(self.achieved)
 
+    @property
+    def columns(self) -> LayoutColumns:
+        """The layouts without their layers per stage."""
+        return self.limits.stages.layouts.take(self.limits.stages.first_rows())
+
     def best_row(self) -> int:
         """The layout with the least achieved objective, the first one among equals."""
         return int(self.achieved.argmin())
@@ -78,10 +101,11 @@ class Ranked:
 
     def best_of_choices(self, best: int) -> tuple[list[int], list[int]]:
         """The best layout of every choice, and how many fitting layouts are variants of it; that of ``best`` first."""
-        columns = self.limits.stages.layouts.take(self.limits.stages.first_rows())
+        columns = self.columns
         order = np.argsort(self.achieved, kind="stable")
         order = np.concatenate([[best], order[order != best]])
-        _, first, counts = np.unique(choices(columns)[order], return_index=True, return_counts=True)
+        _, first, choice = np.unique(choices(columns)[order], return_index=True, return_inverse=True)
+        counts = np.bincount(choice.reshape(-1), weights=first_of_each(columns)[order]).astype(np.int64)
         place = np.argsort(first)
         return order[first[place]].tolist(), counts[place].tolist()
 

@@ -23,7 +23,7 @@ from planner.solver.candidates import enumerate_layouts, too_many
 from planner.solver.choice import ExactAnswer
 from planner.solver.fit import FitTable
 from planner.solver.limits import stage_limits
-from planner.solver.ranked import Division, Ranked
+from planner.solver.ranked import Division, Ranked, first_of_each
 from planner.solver.why_not.refusal import Refusal, why_infeasible
 
 MOST_STAGES = 1_000_000
@@ -62,6 +62,11 @@ class Found:
         """What no layout of the space beats, in base units; at most the objective."""
         best_of_all = max(self.exact.bound, float(self.ranked.lower_bound.min()))
         return min(best_of_all * self.ranked.unit, self.objective)
+
+    @property
+    def num_kept(self) -> int:
+        """Layouts that the exact model saw, a V with and without recomputation as one."""
+        return int(np.count_nonzero(first_of_each(self.ranked.take(self.kept).columns)))
 
     @property
     def lowest_bounded_out(self) -> float | None:
@@ -130,7 +135,7 @@ def solve(problem: Problem, *, time_limit_s: float | None = None, top: int = 1) 
     space = msgspec.structs.replace(space, fit=int(np.count_nonzero(fits)), rejected=rejected)
     if not fits.any():
         return _infeasible(space, why_infeasible(problem), started)
-    limits = stage_limits(problem, columns.take(fits))
+    limits = stage_limits(problem, table.fitting())
     objective = peak_memory if problem.objective == "memory" else step_time
     ranked = objective.rank(problem, limits)
     kept = ranked.promising()
@@ -174,7 +179,7 @@ def _answer(found: Found, space: Space, top: int, started: float) -> Answer:
         bound=bound,
         gap=(objective - bound) / objective,
         space=space,
-        bounded_out=int(np.count_nonzero(~found.kept)),
+        bounded_out=space.fit - found.num_kept,
         lowest_bounded_out=found.lowest_bounded_out,
         ortools_version=importlib.metadata.version("ortools"),
         overlapping=found.overlapping() if found.problem.objective == "step-time" else None,

@@ -5,8 +5,10 @@ from dataclasses import replace
 
 import numpy as np
 
+from planner.cost_model.zero_bubble import least_v_seconds, v_seconds
 from planner.layouts.problem import Problem
 from planner.layouts.stages import Booleans, Floats, Integers
+from planner.layouts.zero_bubble import LEAST_STEADY
 from planner.solver.choice import ChoiceModel, ExactAnswer, Place
 from planner.solver.dividing import best_division
 from planner.solver.limits import StageLimits
@@ -32,10 +34,11 @@ def rank(problem: Problem, limits: StageLimits) -> Ranked:
     """Bound every fitting layout from below and give each a good division of its layers.
 
     First as if each stage recomputed as little as it may, with the recomputation that its division then
-    needs on top. Where that leaves a layout in the race, once more with what every number of layers needs.
+    needs on top. Where that leaves a layout in the race, once more with what every number of layers needs. Of a V that
+    recomputes the steps are played that can be the best; of others it is told what they take at least.
     """
     tables = time_tables(problem, limits)
-    ranked = _ranked(problem, tables)
+    ranked = _with_played(problem, tables, _ranked(problem, tables))
     chosen = ranked.promising() & _chooses(tables)
     if not chosen.any():
         return ranked
@@ -43,8 +46,9 @@ def rank(problem: Problem, limits: StageLimits) -> Ranked:
 
 
 def _chooses(tables: TimeTables) -> Booleans:
-    """Layouts whose stages choose how many layers they recompute."""
-    return tables.limits.stages.may_recompute_more()[tables.starts]
+    """Layouts whose stages choose how many layers they recompute; in a V they have one division, which tells it."""
+    stages = tables.limits.stages
+    return (stages.may_recompute_more() & ~stages.layouts.schedule_is("zbv"))[tables.starts]
 
 
 def _ranked(problem: Problem, tables: TimeTables) -> Ranked:
@@ -63,6 +67,36 @@ def _ranked(problem: Problem, tables: TimeTables) -> Ranked:
         recompute=divided.recompute_layers,
         unit=tables.tick_s,
     )
+
+
+def _with_played(problem: Problem, tables: TimeTables, ranked: Ranked) -> Ranked:
+    """The layouts with the steps of those in a V that recompute as they are played, where these can be the best.
+
+    The others of them are no faster than their bounds, and have what the formula of other schedules gives them.
+    """
+    stages, starts, unit = tables.limits.stages, tables.starts, ranked.unit
+    waiting = stages.recomputes_in_v[starts]
+    if not waiting.any():
+        return ranked
+    outside = tables.fixed + np.maximum.reduceat(tables.tail.at(ranked.layers), starts)
+    slowest = np.maximum.reduceat(tables.microbatch.at(ranked.layers), starts)
+    bounds, achieved = ranked.lower_bound.copy(), ranked.achieved.copy()
+    bounds[waiting] = (outside + tables.num_microbatches * slowest)[waiting]
+    best = achieved[~waiting].min(initial=np.inf)
+    whole = stages.with_layers(ranked.layers).with_recompute(ranked.recompute)
+    near = waiting & (bounds <= best)
+    if near.any():
+        least_s = least_v_seconds(problem, whole.take(stages.spread(near)))
+        bounds[near] = np.floor(outside[near] + least_s / unit)
+    stages_each, count = tables.num_stages, np.minimum(tables.num_microbatches, LEAST_STEADY * tables.num_stages)
+    while (left := waiting & (bounds <= best)).any():
+        first = np.flatnonzero(left)[bounds[left].argmin()]
+        alike = left & (stages_each == stages_each[first]) & (count == count[first])
+        seconds = v_seconds(problem, whole.take(stages.spread(alike)))
+        achieved[alike] = bounds[alike] = np.rint(outside[alike] + seconds / unit)
+        best, waiting = min(best, achieved[alike].min()), waiting & ~alike
+    achieved[waiting] = np.maximum(achieved, bounds)[waiting]
+    return replace(ranked, achieved=achieved, lower_bound=bounds)
 
 
 def _with_steps(problem: Problem, ranked: Ranked, chosen: Booleans) -> Ranked:

@@ -183,13 +183,15 @@ def time_tables(
 def _with_played(problem: Problem, tables: TimeTables, steps: Floats | None) -> TimeTables:
     """The tables with the steps of layouts in a V as they are played, which have one division of their layers each.
 
-    What that takes more than the formula of the others, or less, is put to the time outside of stages.
+    What that takes more than the formula of the others, or less, is put to the time outside of stages. Steps that
+    recompute are left out unless they are known: see :func:`planner.solver.step_time.rank`.
     """
     in_v = tables.limits.stages.layouts.schedule_is("zbv")[tables.starts]
     if not in_v.any():
         return tables
     layers, formula = tables.limits.fewest, tables.step(tables.limits.fewest)
     if steps is None:
+        in_v = in_v & ~tables.limits.stages.recomputes_in_v[tables.starts]
         own = tables.limits.stages.with_layers(layers).take(tables.limits.stages.spread(in_v))
         last = np.maximum.reduceat(tables.tail.at(layers), tables.starts)
         steps = (tables.fixed + last).astype(np.float64)
@@ -245,7 +247,10 @@ def window(tables: TimeTables, step_ticks: float) -> Window:
 
 
 def stepped(problem: Problem, tables: TimeTables, limits: StageLimits) -> TimeTables:
-    """The tables with the layers of ``limits`` and with what each number of them has to recompute."""
+    """The tables with the layers of ``limits`` and with what each number of them has to recompute.
+
+    In a V that is part of the step as it was played, outside of stages.
+    """
     if not isinstance(tables.microbatch, Affine):
         raise TypeError("the tables are stepped already")
     counts = limits.most - limits.fewest + 1
@@ -253,8 +258,9 @@ def stepped(problem: Problem, tables: TimeTables, limits: StageLimits) -> TimeTa
     firsts = np.cumsum(counts) - counts
     layers = np.arange(len(rows)) - np.repeat(firsts - limits.fewest, counts)
     options = with_needed(problem, limits.stages.take(rows).with_layers(layers))
+    added = np.where(options.recomputes_in_v, 0, recompute_ticks(problem, options, tables.tick_s))
     affine = Affine(base=tables.microbatch.base[rows], slope=tables.microbatch.slope[rows])
-    values = affine.at(layers) + recompute_ticks(problem, options, tables.tick_s)
+    values = affine.at(layers) + added
     return replace(tables, microbatch=Stepped(fewest=limits.fewest, counts=counts, values=values), limits=limits)
 
 

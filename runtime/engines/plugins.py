@@ -30,7 +30,7 @@ def hybrid_plugin(plan: Plan, device: Device) -> HybridParallelPlugin:
         return _plugin(plan, device)
     with without_advice():  # to recompute in a way that loses gradients
         plugin = _plugin(plan, device)
-    plugin.scheduler = ZeroBubbleV(plugin.scheduler)
+    plugin.scheduler = ZeroBubbleV(plugin.scheduler, recomputes=any(plan.layout.recompute_layers_per_stage))
     return plugin
 
 

@@ -1,6 +1,7 @@
 """The zero-bubble V schedule: Colossal-AI's, in the order that the planner timed, with what it gets wrong put right."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,7 +23,8 @@ STATES = "hidden_states"
 class ZeroBubbleV(ZeroBubbleVPipeScheduler):  # type: ignore[misc]
     """The library's schedule with these corrections (colossalai 0.5.0: pipeline/schedule/zero_bubble_pp.py).
 
-    - The order may change with the number of micro batches, which grows in some jobs.
+    - The order may change with the number of micro batches, which grows in some jobs, and is another one where stages
+      recompute.
     - Sends are forgotten when a step ends, or before if they are done; the library waits for all there ever were
       (line 905), which gloo does not survive, and which keeps what was sent.
     - Forward alone has an order of its own. The library takes all devices' lists for one, drops the handles of its
@@ -32,9 +34,10 @@ class ZeroBubbleV(ZeroBubbleVPipeScheduler):  # type: ignore[misc]
     - Gradients find the values they are of by name, and whole numbers get none (lines 540, 684).
     """
 
-    def __init__(self, library: ZeroBubbleVPipeScheduler) -> None:
-        """Instead of ``library``, for as many stages and micro batches."""
+    def __init__(self, library: ZeroBubbleVPipeScheduler, *, recomputes: bool) -> None:
+        """Instead of ``library``, for as many stages, which recompute or do not, and micro batches."""
         manager = library.stage_manager
+        self._step_actions = partial(step_actions, recomputes=recomputes)
         super().__init__(manager, [], library.num_model_chunks, library.num_microbatch)
         self._turns_here = manager.is_last_stage(ignore_chunk=True)
         self.wait_handles: list[Any] = []
@@ -69,7 +72,7 @@ class ZeroBubbleV(ZeroBubbleVPipeScheduler):  # type: ignore[misc]
     ) -> dict[str, Any]:
         """Forward and backward of all micro batches; the first device gets their mean loss."""
         self.load_batch(data_iter)
-        return self._run(step_actions, model_chunk, criterion, optimizer)
+        return self._run(self._step_actions, model_chunk, criterion, optimizer)
 
     def _run(
         self,

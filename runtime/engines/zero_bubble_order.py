@@ -29,9 +29,9 @@ Actions = tuple[Action, ...]
 
 
 @functools.cache
-def step_actions(num_stages: int, num_microbatches: int) -> tuple[Actions, ...]:
-    """What each stage does in a training step."""
-    return _with_messages(node_sequence(num_stages, num_microbatches), num_stages)
+def step_actions(num_stages: int, num_microbatches: int, *, recomputes: bool = False) -> tuple[Actions, ...]:
+    """What each stage does in a training step, which recomputes or does not."""
+    return _with_messages(node_sequence(num_stages, num_microbatches, recomputes=recomputes), num_stages)
 
 
 @functools.cache

@@ -14,6 +14,7 @@ from planner.layouts.zero_bubble import (
     CHUNKS,
     LEAST_STEADY,
     Node,
+    held_at_backward,
     most_held,
     node_order,
     node_sequence,
@@ -31,10 +32,10 @@ def placed(order: Sequence[Node], stage: int, num_stages: int) -> list[Place]:
     return [(node.kind, slot_of(stage, node.chunk, num_stages), node.microbatch) for node in order]
 
 
-def dependencies(num_stages: int, num_microbatches: int) -> nx.DiGraph:
+def dependencies(num_stages: int, num_microbatches: int, *, recomputes: bool = False) -> nx.DiGraph:
     """Each piece of work waits for the one before it on its stage, and for its input: over an edge that is sent."""
     graph, last = nx.DiGraph(), CHUNKS * num_stages - 1
-    for stage, order in enumerate(node_order(num_stages, num_microbatches)):
+    for stage, order in enumerate(node_order(num_stages, num_microbatches, recomputes=recomputes)):
         graph.add_edges_from(pairwise(placed(order, stage, num_stages)), sent=False)
         graph.add_nodes_from(placed(order, stage, num_stages))
     for microbatch in range(num_microbatches):
@@ -52,23 +53,30 @@ def dependencies(num_stages: int, num_microbatches: int) -> nx.DiGraph:
 
 
 def played(
-    num_stages: int, num_microbatches: int, times: Mapping[str, Sequence[Sequence[float]]], message_s: float
+    num_stages: int,
+    num_microbatches: int,
+    times: Mapping[str, Sequence[Sequence[float]]],
+    message_s: float,
+    *,
+    recomputes: bool = False,
 ) -> list[float]:
     """When each stage has done its last piece of work; ``times`` by kind, stage and chunk."""
-    graph, end = dependencies(num_stages, num_microbatches), dict[Place, float]()
+    graph, end = dependencies(num_stages, num_microbatches, recomputes=recomputes), dict[Place, float]()
     for node in nx.topological_sort(graph):
         kind, slot, _ = node
         stage, chunk = (slot, 0) if slot < num_stages else (CHUNKS * num_stages - 1 - slot, 1)
         ready = (end[before] + message_s * graph.edges[before, node]["sent"] for before in graph.predecessors(node))
         end[node] = max(ready, default=0.0) + times[kind][stage][chunk]
-    orders = node_order(num_stages, num_microbatches)
+    orders = node_order(num_stages, num_microbatches, recomputes=recomputes)
     return [end[placed(order, stage, num_stages)[-1]] for stage, order in enumerate(orders)]
 
 
 @settings(max_examples=150, deadline=None, derandomize=True)
-@given(STAGES, MICRO_BATCHES)
-def test_every_stage_does_all_of_its_work_once_and_in_turn(num_stages: int, num_microbatches: int) -> None:
-    for order in node_order(num_stages, num_microbatches):
+@given(STAGES, MICRO_BATCHES, st.booleans())
+def test_every_stage_does_all_of_its_work_once_and_in_turn(
+    num_stages: int, num_microbatches: int, recomputes: bool
+) -> None:
+    for order in node_order(num_stages, num_microbatches, recomputes=recomputes):
         place = {node: at for at, node in enumerate(order)}
         assert len(place) == len(order) == 3 * CHUNKS * num_microbatches
         for kind in ("F", "B", "W"):
@@ -82,9 +90,32 @@ def test_every_stage_does_all_of_its_work_once_and_in_turn(num_stages: int, num_
 
 
 @settings(max_examples=100, deadline=None, derandomize=True)
-@given(STAGES, MICRO_BATCHES)
-def test_no_stage_waits_for_what_waits_for_it(num_stages: int, num_microbatches: int) -> None:
-    assert nx.is_directed_acyclic_graph(dependencies(num_stages, num_microbatches))
+@given(STAGES, MICRO_BATCHES, st.booleans())
+def test_no_stage_waits_for_what_waits_for_it(num_stages: int, num_microbatches: int, recomputes: bool) -> None:
+    assert nx.is_directed_acyclic_graph(dependencies(num_stages, num_microbatches, recomputes=recomputes))
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(STAGES, st.integers(1, 5))
+def test_stages_that_recompute_hold_what_is_told_of_them(num_stages: int, times: int) -> None:
+    count = times * num_stages
+    for stage, order in enumerate(node_order(num_stages, count, recomputes=True)):
+        here, stages, microbatches = (np.array(number) for number in (stage, num_stages, count))
+        told = [held_at_backward(here, chunk, stages, microbatches) for chunk in range(CHUNKS)]
+        most = [(int(first), int(second)) for first, second in told]
+        held, begun = [0, 0], {chunk: list[tuple[int, ...]]() for chunk in range(CHUNKS)}
+        for node, after in zip(order, [*order[1:], None], strict=True):
+            if node.kind == "B":
+                begun[node.chunk].append(tuple(held))
+                # Nothing is put off.
+                assert after == node._replace(kind="W")
+            held[node.chunk] += {"F": 1, "B": -1, "W": 0}[node.kind]
+            # No more than when the second chunk begins, but for one of the first in place of one of the second.
+            assert held[1] <= most[1][1]
+            assert sum(held) <= sum(most[1])
+        for chunk, found in begun.items():
+            assert most[chunk] in found
+            assert all(first <= most[chunk][0] and second <= most[chunk][1] for first, second in found)
 
 
 @settings(max_examples=150, deadline=None, derandomize=True)
@@ -110,18 +141,21 @@ def test_nothing_waits_where_all_work_takes_as_long(num_stages: int, more: int) 
     assert max(ends) == 6 * microbatches + num_stages - 1
 
 
+@pytest.mark.parametrize("recomputes", [False, True])
 @pytest.mark.parametrize("num_stages", [1, 2, 3, 4, 5, 8, 12])
-def test_further_micro_batches_are_worked_on_like_those_in_the_middle(num_stages: int) -> None:
+def test_further_micro_batches_are_worked_on_like_those_in_the_middle(num_stages: int, recomputes: bool) -> None:
     least = LEAST_STEADY * num_stages
     for count in (least - 1, least, least + 1, least + 2, least + 3 * num_stages):
-        assert node_sequence(num_stages, count) == put_in_order(num_stages, count)
+        found = node_sequence(num_stages, count, recomputes=recomputes)
+        assert found == put_in_order(num_stages, count, recomputes=recomputes)
 
 
+@pytest.mark.parametrize("recomputes", [False, True])
 @pytest.mark.parametrize("num_stages", [1, 2, 3, 4, 5, 8, 12])
-def test_micro_batches_that_time_is_told_from_repeat_each_other(num_stages: int) -> None:
+def test_micro_batches_that_time_is_told_from_repeat_each_other(num_stages: int, recomputes: bool) -> None:
     count, each = LEAST_STEADY * num_stages, 3 * CHUNKS
     told = set(range((LEAST_STEADY - DRAIN - WINDOW) * num_stages, count - DRAIN * num_stages))
-    for order in node_order(num_stages, count):
+    for order in node_order(num_stages, count, recomputes=recomputes):
         later = [node._replace(microbatch=node.microbatch + 1) for node in order]
         same = {at for at in range(len(order) - each) if order[at + each] == later[at]}
         places = {at for at, node in enumerate(order) if node.microbatch in told}
@@ -129,9 +163,15 @@ def test_micro_batches_that_time_is_told_from_repeat_each_other(num_stages: int)
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
-@given(st.data(), st.integers(2, 5), st.lists(st.integers(1, 60), min_size=3, max_size=3), st.floats(0.0, 0.5))
+@given(
+    st.data(),
+    st.integers(2, 5),
+    st.lists(st.integers(1, 60), min_size=3, max_size=3),
+    st.floats(0.0, 0.5),
+    st.booleans(),
+)
 def test_stage_ends_are_those_of_every_piece_played(
-    data: st.DataObject, num_stages: int, counts: list[int], message_s: float
+    data: st.DataObject, num_stages: int, counts: list[int], message_s: float, recomputes: bool
 ) -> None:
     """Also where micro batches in the middle are not played, and of several layouts at once."""
     shape = st.lists(st.lists(TIMES, min_size=2, max_size=2), min_size=num_stages, max_size=num_stages)
@@ -140,9 +180,9 @@ def test_stage_ends_are_those_of_every_piece_played(
     forward, backward, weight = (np.array([one[kind] for one in layouts]) for kind in ("F", "B", "W"))
     messages = np.full(len(layouts), message_s)
     pieces = Pieces(forward_s=forward, backward_s=backward, weight_s=weight, message_s=messages)
-    found = stage_ends(pieces, np.array(counts))
+    found = stage_ends(pieces, np.array(counts), recomputes=recomputes)
     for ends, times, count in zip(found, layouts, counts, strict=True):
-        exact = played(num_stages, count, times, message_s)
+        exact = played(num_stages, count, times, message_s, recomputes=recomputes)
         most = 1e-8 if count <= MOST_PLAYED * num_stages else 1e-2
         assert max(exact) * (1 - 1e-8) <= max(ends) <= max(exact) * (1 + most)
 

@@ -15,6 +15,7 @@ from planner.layouts.stages import stages_of_layout
 from planner.plans.plan import Plan
 from planner.specs import StackSpec
 from planner.specs.files import load_spec
+from runtime.states.placement import holds_loss
 from tests.runtime.conftest import SEQ_LEN
 from tests.runtime.training import SEED, MakePlan, Ranks
 
@@ -24,6 +25,13 @@ MODEL = {"hidden_size": 128, "ffn_hidden_size": 512, "vocab_size": 2048}
 RESIDENT = ("weights", "master_weights", "optimizer_moments", "workspaces", "batch", "communication_buckets")
 """Terms that exist before a step, or that the reducer allocates where Python does not see it."""
 
+V: dict[str, Any] = {
+    "pipeline_parallel": 2,
+    "num_microbatches": 4,
+    "schedule": "zbv",
+    "num_model_chunks": 2,
+    "model": {"num_layers": 8},
+}
 LAYOUTS: dict[str, dict[str, Any]] = {
     "single": {},
     "accumulation": {"num_microbatches": 4},
@@ -41,16 +49,28 @@ LAYOUTS: dict[str, dict[str, Any]] = {
     "pp2-sequence": {"pipeline_parallel": 2, "num_microbatches": 4, "tensor_parallel": 2, "sequence_parallel": True},
     "interleaved": {"pipeline_parallel": 2, "num_microbatches": 4, "schedule": "interleaved", "num_model_chunks": 2},
     "zero1": {"data_parallel": 2, "zero_stage": 1, "num_microbatches": 2},
+    "v": V,
+    "v-recompute": {**V, "recompute_layers_per_stage": (4, 4)},
+    "v-recompute-some": {**V, "recompute_layers_per_stage": (1, 3)},
+    "v-recompute-tp2": {**V, "tensor_parallel": 2, "recompute_layers_per_stage": (4, 4)},
+    "v-recompute-pp4": {
+        **V,
+        "pipeline_parallel": 4,
+        "num_microbatches": 8,
+        "model": {"num_layers": 16},
+        "recompute_layers_per_stage": (2,) * 4,
+    },
 }
 
 
 class Held(TorchDispatchMode):
-    """Counts storages from when an operation returns them until they are freed."""
+    """Counts storages from when an operation returns them until they are freed, or given up before."""
 
     def __init__(self, before: set[int]) -> None:
         """Count none of the storages ``before``."""
         super().__init__()
-        self.known, self.now, self.most = before, 0, 0
+        self.before, self.most = before, 0
+        self.storages: dict[int, weakref.ref[Any]] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run ``func`` and look at what it returns."""
@@ -58,18 +78,16 @@ class Held(TorchDispatchMode):
         for tensor in tree_leaves(returned):
             if isinstance(tensor, torch.Tensor):
                 self._add(tensor.untyped_storage())
-        self.most = max(self.most, self.now)
+        held = [storage for reference in list(self.storages.values()) if (storage := reference()) is not None]
+        # Stages of a V shrink what they have sent to nothing, while its graph still needs it.
+        self.most = max(self.most, sum(storage.nbytes() for storage in held))
         return returned
 
     def _add(self, storage: Any) -> None:
-        if storage._cdata not in self.known:
-            self.known.add(storage._cdata)
-            self.now += storage.nbytes()
-            weakref.finalize(storage, self._free, storage._cdata, storage.nbytes())
-
-    def _free(self, key: int, size: int) -> None:
-        self.known.discard(key)
-        self.now -= size
+        key = storage._cdata
+        if key not in self.before and key not in self.storages:
+            self.storages[key] = weakref.ref(storage)
+            weakref.finalize(storage, self.storages.pop, key)
 
 
 def most_bytes(plan: Plan) -> int:
@@ -101,12 +119,15 @@ def predicted_bytes(plan: Plan) -> list[float]:
 
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_a_step_holds_what_is_predicted(name: str, plan: MakePlan, ranks: Ranks) -> None:
-    chosen = plan(model=MODEL, precision="bf16", global_batch=64, **LAYOUTS[name])
+    fields = LAYOUTS[name] | {"model": MODEL | LAYOUTS[name].get("model", {})}
+    chosen = plan(precision="bf16", global_batch=64, **fields)
     found = ranks(chosen.layout.num_devices, lambda rank: most_bytes(chosen))
     predicted = predicted_bytes(chosen)
     of_stage = len(found) // len(predicted)
     for stage, expected in enumerate(predicted):
         measured = max(found[stage * of_stage : (stage + 1) * of_stage])
-        # Stages before the last peak in the backward of a layer, whose own gradients are a round count.
-        slack = 0.03 if stage == len(predicted) - 1 else 0.1
+        # Stages without the loss peak in the backward of a layer, whose own gradients are a round count; and of four
+        # processes on fewer cores some send faster than others receive.
+        exact = holds_loss(chosen.layout, stage) and chosen.layout.pipeline_parallel <= 2
+        slack = 0.035 if exact else 0.1
         assert expected == pytest.approx(measured, rel=slack), f"stage {stage}: {expected / measured}"

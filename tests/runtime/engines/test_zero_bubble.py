@@ -57,7 +57,8 @@ def test_stages_work_in_the_order_of_the_planner_and_put_off_all_products(
     name: str, found: dict[int, list[Found]]
 ) -> None:
     layout = case_plan(name).layout
-    orders = node_order(layout.pipeline_parallel, layout.num_microbatches)
+    recomputes = any(layout.recompute_layers_per_stage)
+    orders = node_order(layout.pipeline_parallel, layout.num_microbatches, recomputes=recomputes)
     layers = len(held_layers(layout, 0)) // CHUNKS
     for rank, of_rank in enumerate(found[layout.num_devices]):
         own = of_rank.work[name]

@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import pytest
@@ -40,25 +41,31 @@ def peer(node: Any, num_stages: int) -> int:
     return node.stage + (1 if down else -1)
 
 
+@pytest.mark.parametrize("recomputes", [False, True])
 @pytest.mark.parametrize(("num_stages", "num_microbatches"), SIZES)
-def test_stages_work_in_the_order_of_the_planner(num_stages: int, num_microbatches: int) -> None:
+def test_stages_work_in_the_order_of_the_planner(num_stages: int, num_microbatches: int, *, recomputes: bool) -> None:
     from runtime.engines.zero_bubble_order import step_actions
 
-    found = step_actions(num_stages, num_microbatches)
-    wanted = node_order(num_stages, num_microbatches)
+    found = step_actions(num_stages, num_microbatches, recomputes=recomputes)
+    wanted = node_order(num_stages, num_microbatches, recomputes=recomputes)
     assert [computed(nodes) for nodes in found] == [[tuple(node) for node in own] for own in wanted]
 
 
 @pytest.mark.parametrize(("num_stages", "num_microbatches"), [*SIZES, (3, 1), (4, 5)])
-@pytest.mark.parametrize("kind", ["step", "forward"])
+@pytest.mark.parametrize("kind", ["step", "recomputing", "forward"])
 def test_no_stage_waits_for_one_that_waits_for_it(kind: str, num_stages: int, num_microbatches: int) -> None:
     """Even where a message blocks both of its ends; and every message is there before it is needed."""
-    from runtime.engines import zero_bubble_order
+    from runtime.engines.zero_bubble_order import forward_actions, step_actions
 
-    orders = vars(zero_bubble_order)[f"{kind}_actions"](num_stages, num_microbatches)
+    of_kind: dict[str, Any] = {
+        "step": step_actions,
+        "recomputing": partial(step_actions, recomputes=True),
+        "forward": forward_actions,
+    }
+    orders = of_kind[kind](num_stages, num_microbatches)
     done = play(orders)
     at = {one: number for number, one in enumerate(done)}
-    kinds = "FBW" if kind == "step" else "F"
+    kinds = "F" if kind == "forward" else "FBW"
     assert len(at) == len(done)
     assert sum(one[0] in "FBW" for one in done) == len(kinds) * CHUNKS * num_stages * num_microbatches
     messages = {"F": "FORWARD", "B": "BACKWARD"}

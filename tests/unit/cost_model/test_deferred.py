@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from planner.cost_model.deferred import deferred_bytes, routed_deferred_bytes
+from planner.cost_model.deferred import deferred_bytes, output_gradient_bytes, routed_deferred_bytes
 from tests.helpers import changed, expert_problem, problem, tiny_llama
 from tests.unit.cost_model.test_zero_bubble import in_v
 
@@ -22,6 +22,12 @@ def test_deferred_bytes_count_each_gathered_input_of_a_divided_sequence() -> Non
     )
     # Queries, keys and values, and the two products into the feed-forward: three inputs more.
     assert (sliced - whole).tolist() == [8 * 2 * 3 * 16] * 2
+
+
+def test_output_gradient_bytes_are_those_of_the_outputs() -> None:
+    assert output_gradient_bytes(problem(), in_v()).tolist() == [8 * 2 * 144] * 2
+    halved = output_gradient_bytes(problem(), in_v(tensor_parallel=2))
+    assert halved.tolist() == [8 * 2 * (24 + 16 + 32 + 16)] * 2
 
 
 def test_routed_deferred_bytes_by_hand() -> None:

@@ -11,12 +11,13 @@ from planner.cost_model.activations import (
     pipeline_buffer_bytes,
 )
 from planner.cost_model.communication import layer_collectives, tied_embedding_seconds
+from planner.cost_model.compute import layer_seconds, recomputed_layer_seconds
 from planner.cost_model.deferred import deferred_bytes
 from planner.cost_model.parameters import stage_parameters
 from planner.cost_model.pipeline import stage_times
 from planner.cost_model.schedule_graph import schedule_step_seconds
 from planner.cost_model.terms import total
-from planner.cost_model.zero_bubble import Pieces, piece_times, stage_ends, v_seconds
+from planner.cost_model.zero_bubble import Pieces, least_v_seconds, piece_times, stage_ends, v_ends, v_seconds
 from planner.layouts.layout import LayoutColumns
 from planner.layouts.stages import StageColumns, stages_of
 from tests.helpers import layout, problem, problem_of, stages
@@ -95,6 +96,44 @@ def test_piece_times_add_up_to_the_time_of_a_microbatch() -> None:
     whole = sum(of_kind.sum(axis=2)[0] for of_kind in pieces.of_kinds.values())
     assert np.asarray(whole).tolist() == pytest.approx(total(times.microbatch).tolist())
     assert times.microbatch["gradient_accumulation"].min() > 0
+
+
+def test_piece_times_have_what_a_chunk_recomputes_in_its_backward() -> None:
+    asked = problem(num_devices=2)
+    plain, again = in_v(), in_v(recompute_layers_per_stage=(1, 2))
+    once, twice = (piece_times(asked, columns, stage_times(asked, columns)) for columns in (plain, again))
+    assert twice.forward_s.tolist() == once.forward_s.tolist()
+    assert twice.weight_s.tolist() == once.weight_s.tolist()
+    # All of forward, also with its last product.
+    layer_s = recomputed_layer_seconds(asked, again)
+    assert layer_s.tolist() == pytest.approx(layer_seconds(asked, again).forward.tolist())
+    more = (twice.backward_s - once.backward_s)[0]
+    assert more.tolist() == [pytest.approx([LAYER_S, 0.0]), pytest.approx([LAYER_S, LAYER_S])]
+
+
+def test_v_ends_of_stages_that_recompute_are_those_of_their_own_order() -> None:
+    asked, columns = problem(num_devices=2), in_v(recompute_layers_per_stage=(1, 1), num_microbatches=4)
+    pieces, counts = piece_times(asked, columns, stage_times(asked, columns)), np.array([4])
+    assert v_ends(asked, columns).tolist() == stage_ends(pieces, counts, recomputes=True)[0].tolist()
+    assert v_ends(asked, columns).tolist() != stage_ends(pieces, counts)[0].tolist()
+    assert v_seconds(asked, columns).tolist() == [v_ends(asked, columns).max()]
+
+
+def test_least_v_seconds_are_reached_where_all_pieces_take_as_long() -> None:
+    # Six pieces for each of four micro batches, and two on the way down to the second stage and back.
+    ones = np.ones((1, 2, 2))
+    pieces = Pieces(forward_s=ones, backward_s=ones, weight_s=ones, message_s=np.zeros(1))
+    assert stage_ends(pieces, np.array([4]), recomputes=True).max() == 6 * 4 + 2
+
+
+@pytest.mark.parametrize("recompute", [(1, 1), (2, 1), (2, 2)])
+@pytest.mark.parametrize("count", [2, 4, 40])
+def test_least_v_seconds_are_no_more_than_those_played(recompute: tuple[int, int], count: int) -> None:
+    asked, columns = problem(num_devices=2), in_v(recompute_layers_per_stage=recompute, num_microbatches=count)
+    least, played = least_v_seconds(asked, columns)[0], v_seconds(asked, columns)[0]
+    assert least <= played * (1 + 1e-12)
+    assert least >= 0.75 * played
+    assert np.isnan(least_v_seconds(asked, in_v())).tolist() == [True]
 
 
 def test_v_seconds_of_two_micro_batches_by_hand() -> None:

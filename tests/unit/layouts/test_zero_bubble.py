@@ -1,20 +1,21 @@
 """The slots of a V, and small orders by hand."""
 
+import numpy as np
 import pytest
 
 from planner.layouts.compilation import is_compiled, may_recompute_pointwise
 from planner.layouts.layout import columns_of
-from planner.layouts.zero_bubble import CHUNKS, most_held, node_order, slot_of, stage_of
+from planner.layouts.zero_bubble import CHUNKS, held_at_backward, most_held, node_order, slot_of, stage_of
 from planner.specs.stack import CompiledSpec
 from planner.specs.units import Seconds
 from tests.helpers import changed, layout, problem
 
 
-def written(num_stages: int, num_microbatches: int) -> list[str]:
+def written(num_stages: int, num_microbatches: int, *, recomputes: bool = False) -> list[str]:
     """Orders as words: small letters are the second chunk's."""
     return [
         " ".join((node.kind.lower() if node.chunk else node.kind) + str(node.microbatch) for node in order)
-        for order in node_order(num_stages, num_microbatches)
+        for order in node_order(num_stages, num_microbatches, recomputes=recomputes)
     ]
 
 
@@ -35,6 +36,16 @@ def test_node_order_of_two_stages_by_hand() -> None:
     # The first stage enters a second micro batch while the first one is on its way, and puts weight gradients off
     # until it would wait or have more than four in hand.
     assert written(2, 2) == ["F0 F1 f0 b0 f1 b1 B0 w0 B1 w1 W0 W1", "F0 f0 F1 f1 b0 B0 b1 B1 w0 W0 w1 W1"]
+
+
+def test_node_order_of_stages_that_recompute_puts_nothing_off() -> None:
+    assert written(2, 2, recomputes=True) == [
+        "F0 F1 f0 b0 w0 f1 b1 w1 B0 W0 B1 W1",
+        "F0 f0 F1 f1 b0 w0 B0 W0 b1 w1 B1 W1",
+    ]
+    both, two = np.arange(2), np.full(2, 2)
+    assert [held.tolist() for held in held_at_backward(both, 1, two, two)] == [[2, 2], [1, 2]]
+    assert [held.tolist() for held in held_at_backward(both, 0, two, two)] == [[2, 2], [0, 1]]
 
 
 def test_node_order_in_the_middle_does_one_of_each_in_turn() -> None:

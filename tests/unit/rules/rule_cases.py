@@ -242,9 +242,9 @@ CASES = (
         {"twice": 6, "half": 2}, asked={"stack": {"recompute": "per-layer"}},
     ),
     Case(
-        "RC004", layout(**V), layout(**V, recompute_layers_per_stage=(2, 2)),
-        "schedule zbv recomputes no layer, not [2, 2] of [2, 2]",
-        "recompute no layer, or use another schedule", {"recompute": [2, 2], "schedule": "zbv"},
+        "RC004", layout(**V, recompute_layers_per_stage=(1, 2)), layout(**V, recompute_layers_per_stage=(0, 2)),
+        "under schedule zbv all stages recompute a layer or none does, not [0, 2] of [2, 2]",
+        "recompute a layer or more of every stage, or none at all", {"recompute": [0, 2], "schedule": "zbv"},
         asked={"stack": IN_V},
     ),
     Case(

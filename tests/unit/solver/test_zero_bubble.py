@@ -8,14 +8,15 @@ import pytest
 from planner.cost_model import predict
 from planner.cost_model.zero_bubble import v_seconds
 from planner.layouts.layout import SCHEDULES
-from planner.layouts.problem import Problem
+from planner.layouts.problem import Problem, Reserve
 from planner.layouts.stages import stages_of_layout
 from planner.plans.plan import read_plan, write_plan
 from planner.plans.question import Question, build_problem
 from planner.solver import Answer, solve
 from planner.solver.candidates import enumerate_layouts
+from planner.specs.units import Bytes
 from planner.views.why_not import reasons_of
-from tests.helpers import problem
+from tests.helpers import changed, problem
 from tests.unit.rules.rule_cases import IN_V
 
 IN_A_PIPELINE = {"pipeline_parallel": "2", "tensor_parallel": "1"}
@@ -73,7 +74,6 @@ def test_a_plan_in_a_v_is_read_as_it_was_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("pins", "rule"),
     [
-        ({"recompute_layers_per_stage": "all"}, "RC004"),
         ({"layers_per_stage": "1,3"}, "PP011"),
         ({"num_model_chunks": "1"}, "PP003"),
         ({"num_microbatches": "1"}, "PP004"),
@@ -83,6 +83,38 @@ def test_what_a_v_cannot_have_is_named(pins: dict[str, str], rule: str) -> None:
     answer = ask(schedule="zbv", **pins)
     assert answer.status == "infeasible"
     assert rule in {reason.rule for reason in reasons_of(answer)}
+
+
+@pytest.mark.parametrize(("word", "layers"), [("all", (2, 2)), ("some", (1, 1)), ("none", (0, 0))])
+def test_a_v_recomputes_what_is_pinned(word: str, layers: tuple[int, ...]) -> None:
+    in_layers = changed(asked(schedule="zbv", recompute_layers_per_stage=word), stack={"recompute": "per-layer"})
+    answer = solve(in_layers)
+    assert answer.status == "optimal"
+    assert answer.plan is not None
+    assert answer.plan.layout.recompute_layers_per_stage == layers
+    assert answer.plan.predicted == predict(answer.plan.problem, answer.plan.layout)
+
+
+def tight(memory_bytes: int, **pins: str) -> Answer:
+    memory = {"memory_bytes": Bytes(memory_bytes)}
+    deep = {"num_layers": 16, "hidden_size": 64, "ffn_hidden_size": 256}
+    room = {"stack": {"recompute": "per-layer"}, "reserve": Reserve(num_bytes=Bytes(0))}
+    pins = {"micro_batch": "32", "zero_stage": "0"} | pins
+    return solve(changed(asked(**pins), global_batch=256, hardware=memory, model=deep, **room))
+
+
+def test_a_v_recomputes_as_little_as_fits_and_is_still_the_fastest() -> None:
+    roomy = tight(10**9, schedule="zbv")
+    assert roomy.plan is not None
+    peak = max(stage.peak_bytes for stage in roomy.plan.predicted.stages)
+    less, in_turn = tight(int(0.8 * peak)), tight(int(0.8 * peak), schedule="1f1b")
+    assert less.status == "optimal"
+    assert less.plan is not None
+    assert less.plan.layout.schedule == "zbv"
+    assert all(0 < own < 8 for own in less.plan.layout.recompute_layers_per_stage)
+    assert in_turn.plan is not None
+    assert less.plan.predicted.step_s < in_turn.plan.predicted.step_s
+    assert less.objective == pytest.approx(less.plan.predicted.step_s, rel=1e-6)
 
 
 def test_layers_of_a_v_are_two_equal_chunks_of_each_stage() -> None:

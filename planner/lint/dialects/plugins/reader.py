@@ -197,7 +197,7 @@ def _set_schedule(reading: Reading, stages: Any, style: Any, chunks: Any) -> Non
     reading.tell(recomputes=None if recomputes is UNDECIDED else recomputes)
     reading.keys["recomputes"] = reading.keys.get("recompute", "")
     if style == "zbv" and stages != 1 and recomputes is True:
-        reading.no_formula("what a zero-bubble schedule keeps of layers that recompute is not counted")
+        reading.no_formula("what scheduler_nodes keep of layers that recompute is not counted")
 
 
 def _set_sequence(keys: Keys, reading: Reading) -> None:
