@@ -13,7 +13,6 @@ from planner.calibration.constants import CONSTANTS
 from planner.calibration.curves import efficiency_curve, fit_link
 from planner.calibration.hardware import ADAM_BYTES, Origin, calibrated, spec_name
 from planner.calibration.least_squares import minimise
-from planner.calibration.measuring import busy_words
 from planner.calibration.refit import LEAST_ROWS, halves, refit
 from planner.cli import app as cli
 from planner.handover.measurements import (
@@ -344,8 +343,3 @@ def test_halves_keep_the_rows_of_a_layout_together(tmp_path: Path) -> None:
     assert not {str(case.layout) + case.problem.model.name for case in fit} & {
         str(case.layout) + case.problem.model.name for case in held_out
     }
-
-
-def test_a_busy_machine_is_said() -> None:
-    assert busy_words(1.0, 2) == busy_words(0.4, 1) == ""
-    assert "3.1 at a time on 2 cores" in busy_words(3.1, 2)

@@ -148,7 +148,9 @@ def test_a_plan_with_room_has_no_warning_and_one_tight_stage_is_enough() -> None
 
 def test_how_sure_a_plan_is_stands_beside_it() -> None:
     memory, step, others = certainty(plan("gpt3-96xa100-40g"))
-    assert re.match(r"fits: with a probability of 9\d\.\d% at least, 95% asked; stage \d+ has [\d.]+ GiB more", memory)
+    assert re.match(
+        r"fits: with a probability of 9\d\.\d% at least, 95% asked; stage \d+ has [\d.]+ [GM]iB more", memory
+    )
     assert re.match(r"step time: [\d,.]+ s to [\d,.]+ s with a probability of 90%", step)
     assert re.match(r"runners-up: \d+ other choices' intervals overlap", others)
 
