@@ -1,8 +1,12 @@
 """How ranks that divide sequences come to whole attention: by all-to-all over heads, or keys and values in a ring."""
 
+from planner.layouts.degrees import divisors
 from planner.layouts.layout import LayoutColumns
 from planner.layouts.problem import Problem
 from planner.layouts.stages import Integers
+
+TILE_TOKENS = 128
+"""Queries of one tile of an attention kernel (Dao 2023, arXiv 2307.08691, section 3.3): fewer leave it unfilled."""
 
 
 def passes_keys(problem: Problem) -> bool:
@@ -13,6 +17,14 @@ def passes_keys(problem: Problem) -> bool:
 def pieces_of_sequence(problem: Problem) -> int:
     """Equal pieces of a sequence that each rank has: in a ring one of the front and one of the back."""
     return 2 if passes_keys(problem) else 1
+
+
+def ring_degrees(problem: Problem) -> tuple[int, ...]:
+    """Ranks of a ring whose pieces of a sequence fill tiles of attention; none where the stack has no rings."""
+    if not passes_keys(problem):
+        return ()
+    pieces = problem.seq_len // pieces_of_sequence(problem)
+    return tuple(degree for degree in divisors(pieces) if pieces // degree >= TILE_TOKENS)
 
 
 def tensor_stride(problem: Problem, columns: LayoutColumns) -> Integers:

@@ -32,7 +32,7 @@ from planner.layouts.layout import (
     LayoutColumns,
 )
 from planner.layouts.problem import Problem
-from planner.layouts.sequences import passes_keys, pieces_of_sequence
+from planner.layouts.sequences import ring_degrees
 
 _Row = tuple[float, ...]
 _MESH = (
@@ -158,13 +158,12 @@ def _tensor_modes(problem: Problem) -> list[int]:
 
 
 def _sequence_degrees(problem: Problem, num_devices: int) -> list[int]:
-    """Degrees to try: those that divide heads and tokens, or in a ring tokens alone, where the stack has it."""
+    """Degrees to try where the stack has it: those that divide heads and tokens, in a ring tokens into tiles."""
     model, pinned = problem.model, problem.pins.get("sequence_parallel_degree")
     tried = {1, *([int(pinned)] if pinned else [])}
     if model.family in problem.stack.all_to_all_families:
         tried |= {*divisors(math.gcd(model.num_heads, model.kv_heads, problem.seq_len))}
-    if passes_keys(problem):
-        tried |= {*divisors(problem.seq_len // pieces_of_sequence(problem))}
+    tried |= {*ring_degrees(problem)}
     return sorted(degree for degree in tried if num_devices % degree == 0)
 
 

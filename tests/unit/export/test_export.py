@@ -192,7 +192,7 @@ def test_a_plan_of_another_stack_does_not_run_and_is_told_where_it_does(gptplan:
 
 
 def test_the_training_script_is_python_as_the_house_formats_it(gptplan: Run) -> None:
-    for name in ("gpt3-96xa100-40g", "gpt2-pp1d", "gpt2-zero2", "gpt2-tiny-2xlocal-cpu", "gpt3-pp1d"):
+    for name in ("gpt2-pp1d", "gpt2-zero2", "gpt2-tiny-2xlocal-cpu", "gpt3-pp1d"):
         script = exported(gptplan, PLANS / f"{name}.plan", "python", "--set", "schedule.kind=wsd")
         compile(script, name, "exec")
         assert max(map(len, script.splitlines())) <= 120
