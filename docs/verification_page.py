@@ -27,6 +27,7 @@ CASES: dict[str, tuple[str, ...]] = {
     "pipeline, uneven": ("pipeline_parallel=2", "layers_per_stage=7,5"),
     "interleaved": ("pipeline_parallel=2", "schedule=interleaved", "num_model_chunks=2"),
     "zero bubble": ("pipeline_parallel=2", "schedule=zbv"),
+    "zero bubble, recomputed": ("pipeline_parallel=2", "schedule=zbv", "recompute_layers_per_stage=all"),
     "zero bubble x TP, ZeRO 1": (*_TP2, "pipeline_parallel=2", "schedule=zbv", "data_parallel=2", "zero_stage=1"),
     "sequence": ("tensor_parallel=2", "tensor_mode=1d", "sequence_parallel=true"),
     "ZeRO 1": ("data_parallel=2", "zero_stage=1"),
@@ -41,7 +42,8 @@ CASES: dict[str, tuple[str, ...]] = {
 """Kind of layout to what is pinned of it for GPT-2; the other degrees are 1."""
 
 _EXCHANGE = "sequence_parallel_degree=2"
-_OF_ALL = ("1D", "interleaved", "zero bubble", "sequence", "ZeRO 1", "ZeRO 2", "ZeRO 1, offload", "TP x PP x DP")
+_IN_V = ("zero bubble", "zero bubble, recomputed")
+_OF_ALL = ("1D", "interleaved", *_IN_V, "sequence", "ZeRO 1", "ZeRO 2", "ZeRO 1, offload", "TP x PP x DP")
 FAMILY_CASES: dict[str, tuple[str, ...]] = {
     **{kind: CASES[kind] for kind in _OF_ALL},
     "pipeline, uneven": ("pipeline_parallel=2", "layers_per_stage=UNEVEN"),
@@ -55,7 +57,7 @@ FAMILY_CASES: dict[str, tuple[str, ...]] = {
 _PAIR = ("data_parallel=2", "expert_parallel=2")
 _COPIES = ("data_parallel=4", "expert_parallel=2")
 EXPERT_CASES: dict[str, tuple[str, ...]] = {
-    **{kind: CASES[kind] for kind in ("1D", "interleaved", "zero bubble", "ZeRO 2", "TP x PP x DP")},
+    **{kind: CASES[kind] for kind in ("1D", "interleaved", *_IN_V, "ZeRO 2", "TP x PP x DP")},
     "experts": _PAIR,
     "experts, copies": _COPIES,
     "experts x 1D": (*_PAIR, *CASES["1D"]),
