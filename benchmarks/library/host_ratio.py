@@ -6,8 +6,8 @@ host: by them host times that were measured on one machine with one kind of bloc
 of which the host time of another kind of block is known.
 """
 
+import argparse
 import statistics
-import sys
 import time
 from functools import partial
 from typing import Any
@@ -61,8 +61,15 @@ def measured(rounds: int, device: torch.device) -> dict[str, list[tuple[float, f
 def main() -> None:
     """Print the time of each kind of block, forward's share, and its multiple of the time of gptplan's; medians."""
     torch.set_num_threads(1)
-    rounds, kind, *_ = [*sys.argv[1:], *(str(ROUNDS), "cpu")[len(sys.argv) - 1 :]]
-    seconds = measured(int(rounds), torch.device(kind))
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.library.host_ratio")
+    parser.add_argument("rounds", type=int, nargs="?", default=ROUNDS)
+    parser.add_argument("device", choices=("cpu", "cuda"), nargs="?", default="cpu")
+    options = parser.parse_args()
+    if options.rounds < 1:
+        parser.error(f"rounds is {options.rounds}: measure 1 or more, such as {ROUNDS}")
+    if options.device == "cuda" and not torch.cuda.is_available():
+        parser.error("PyTorch sees no GPU here: measure on `cpu`")
+    seconds = measured(options.rounds, torch.device(options.device))
     own = [sum(both) for both in seconds[OWN]]
     for name, samples in seconds.items():
         whole = [sum(both) for both in samples]

@@ -13,6 +13,7 @@ from planner.cost_model.parameters import stage_parameters
 from planner.cost_model.reserve import device_overhead_bytes, fragmentation_share, reserve_bytes, room
 from planner.cost_model.sources import formula
 from planner.cost_model.states import (
+    all_slices_bytes,
     bucket_bytes,
     cast_bytes,
     gathered_bytes,
@@ -132,9 +133,8 @@ def flat_bytes(problem: Problem, stages: StageColumns) -> Floats:
     first step stand in blocks of its activations, and those of later steps in the flat buffers. Units: bytes.
     """
     gradients, gathered, late = step_buffers(problem, stages)
-    each = slice_bytes(problem, stages)
-    fits = each <= largest_tensor_bytes(problem, stages)
-    in_blocks = np.where(fits, each * (stages.layouts.replicas + 1.0), 0.0) * (gathered > 0)
+    fits = slice_bytes(problem, stages) <= largest_tensor_bytes(problem, stages)
+    in_blocks = np.where(fits, all_slices_bytes(problem, stages), 0.0) * (gathered > 0)
     flat = np.maximum(gradients, late) + gathered - in_blocks + cast_bytes(problem, stages)
     if not problem.stack.process.moments_in_blocks:
         return flat

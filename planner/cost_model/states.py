@@ -139,7 +139,7 @@ def gather_bytes(problem: Problem, stages: StageColumns) -> Floats:
     gathered: Floats = np.minimum(columns.replicas * float(stack.zero_bucket_bytes), weights)
     if stack.zero_gather_bytes is not None:
         gathered = weights / np.maximum(weights // float(stack.zero_gather_bytes), 1.0)
-    gathered = gathered + slice_bytes(problem, stages) * (columns.replicas + 1.0)
+    gathered = gathered + all_slices_bytes(problem, stages)
     whole = weight_shards(problem, stages) == 1
     gathers = (columns.zero_stage >= SHARDS_OPTIMIZER) & (columns.zero_stage < SHARDS_WEIGHTS) & whole
     in_place = stack.zero_gathers_in_place | shards_itself(problem, columns)
@@ -153,6 +153,11 @@ def slice_bytes(problem: Problem, stages: StageColumns) -> Floats:
         return np.zeros(len(stages))
     weights = total(stage_parameters(problem, stages)) * ELEMENT_BYTES[problem.precision]
     return np.where(stages.layouts.zero_stage == SHARDS_OPTIMIZER, weights / stages.layouts.replicas, 0.0)
+
+
+def all_slices_bytes(problem: Problem, stages: StageColumns) -> Floats:
+    """Such a slice of every rank, and the rank's own one once more."""
+    return slice_bytes(problem, stages) * (stages.layouts.replicas + 1.0)
 
 
 @formula("colossalai0.5.0")

@@ -1,5 +1,7 @@
 """How ranks that divide sequences come to whole attention: by all-to-all over heads, or keys and values in a ring."""
 
+import numpy as np
+
 from planner.layouts.degrees import divisors
 from planner.layouts.layout import LayoutColumns
 from planner.layouts.problem import Problem
@@ -30,10 +32,10 @@ def ring_degrees(problem: Problem) -> tuple[int, ...]:
 def tensor_stride(problem: Problem, columns: LayoutColumns) -> Integers:
     """Distance of neighbours in the tensor-parallel group, in ranks: those of a ring are outside of it."""
     degree = columns.sequence_parallel_degree
-    return degree // degree if passes_keys(problem) else degree
+    return np.ones_like(degree) if passes_keys(problem) else degree
 
 
 def sequence_stride(problem: Problem, columns: LayoutColumns) -> Integers:
     """Distance of neighbours among the ranks that divide a sequence, in ranks: those of all-to-all are next door."""
     degree = columns.tensor_parallel
-    return degree if passes_keys(problem) else degree // degree
+    return degree if passes_keys(problem) else np.ones_like(degree)

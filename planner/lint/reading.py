@@ -65,11 +65,11 @@ class Reading(Fields):
         }
         self.schedule(stages, chunks)
 
-    def divide_sequences(self, name: str) -> None:
-        """Have the ranks of that field divide sequences in the layout as well: the stack has a formula for it."""
-        self.fields["sequence_parallel_degree"] = self.fields[name]
-        if name in self.keys:
-            self.keys["sequence_parallel_degree"] = self.keys[name]
+    def divide_sequences(self) -> None:
+        """Have the layout's sequences divided by the ranks of the context: the stack has a formula for them."""
+        self.fields["sequence_parallel_degree"] = self.fields["context_parallel"]
+        if "context_parallel" in self.keys:
+            self.keys["sequence_parallel_degree"] = self.keys["context_parallel"]
 
     def schedule(self, stages: Any, chunks: Any) -> None:
         """Set the schedule of a pipeline whose stages have some chunks of layers each."""

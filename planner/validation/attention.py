@@ -3,16 +3,14 @@
 import msgspec
 
 from planner.specs import HardwareSpec, StackSpec
+from planner.specs.files import load_spec
 from planner.specs.stack_time import TrafficSpec
 from planner.validation.cases import Assumptions
 from planner.validation.facts import SetFacts
 from planner.validation.tables import Row
 
-STORED_SCORES = 5.5
-"""Elements moved for each score that attention stores where the row's stack stores none: those of ``megatron-2021``."""
-FLASH_SHARE = 0.61
-"""Share of the peak that attention without stored scores reaches where the row's stack has no share: that of
-``megatron``, published for FlashAttention-2 on A100 (arXiv 2307.08691)."""
+STORES_SCORES, FUSED = "megatron-2021", "megatron"
+"""Stacks whose counts of stored scores and whose share of FlashAttention-2 stand in for those that a stack lacks."""
 _NO_FLASH = "FlashAttention's README: no kernels for cards before Ampere"
 
 
@@ -35,8 +33,12 @@ def attention_traffic(stack: StackSpec, attention: str, assumed: Assumptions) ->
     traffic, stores_scores = stack.traffic, attention in ("materialised", "recomputed")
     if stores_scores and not traffic.score_elements:
         assumed.note(f"stack {stack.name} stores no scores; those of the run are moved as Megatron-LM's of 2021 are")
-        return msgspec.structs.replace(traffic, score_elements=STORED_SCORES)
+        return msgspec.structs.replace(traffic, score_elements=_traffic_of(STORES_SCORES).score_elements)
     if not stores_scores and traffic.attention_efficiency is None:
         assumed.note(f"stack {stack.name} has no fused attention; that of the run is FlashAttention-2")
-        return msgspec.structs.replace(traffic, attention_efficiency=FLASH_SHARE)
+        return msgspec.structs.replace(traffic, attention_efficiency=_traffic_of(FUSED).attention_efficiency)
     return traffic
+
+
+def _traffic_of(stack: str) -> TrafficSpec:
+    return load_spec(stack, StackSpec).traffic

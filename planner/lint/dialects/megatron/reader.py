@@ -131,7 +131,7 @@ def _sequences(reading: Reading) -> None:
     ):
         reading.no_formula("gptplan has a formula for context parallelism of Megatron-LM alone")
     elif context != 1:
-        reading.divide_sequences("context_parallel")
+        reading.divide_sequences()
 
 
 def _schedule(keys: Keys, reading: Reading, layers: int | None) -> None:

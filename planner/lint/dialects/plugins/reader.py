@@ -213,8 +213,7 @@ def _set_sequence(keys: Keys, reading: Reading) -> None:
         "context_parallel": 1 if in_tensor_group or on is not True else groups,
     }
     if on is True and mode == "all_to_all" and groups is not UNDECIDED:
-        reading.keys.setdefault("context_parallel", "sp_size")
-        reading.divide_sequences("context_parallel")
+        reading.divide_sequences()
     elif on is True and not in_tensor_group:
         reading.no_formula(f"gptplan has no sequence parallelism of mode {mode}")
 
