@@ -39,6 +39,12 @@ def test_a_ring_of_megatron_is_predicted(checked: Any) -> None:
     assert found["predicted"]["step_s"] > 0
 
 
+def test_pieces_of_a_ring_are_told_in_one_rule(checked: Any) -> None:
+    found = checked("a.sh", MEGATRON.replace("8192", "8190").format(more="--use-distributed-optimizer"))
+    errors = {one["rule"] for one in found["diagnostics"] if one["severity"] == "error"}
+    assert errors == {"MEG017"}
+
+
 def test_a_sequence_of_megatron_deepspeed_is_not(checked: Any) -> None:
     text = MEGATRON.replace("--context-parallel-size", "--ds-sequence-parallel-size").format(more="--deepspeed")
     found = checked("a.sh", text)

@@ -146,8 +146,8 @@ DIALECT = Dialect(
         "precision": "--bf16",
     },
     replaced=(
-        *("DEV001", "BAT001", "ZER001", "ZER003", "TP002", "SP001", "PP001", "PP002", "PP003", "PP004", "PP005"),
-        *("PP006", "PP010", "PP011", "EP002", "EP003"),
+        *("DEV001", "BAT001", "ZER001", "ZER003", "TP002", "SP001", "SP004", "PP001", "PP002", "PP003", "PP004"),
+        *("PP005", "PP006", "PP010", "PP011", "EP002", "EP003"),
     ),
     warns=("runtime", "library"),
 )
