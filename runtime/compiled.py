@@ -7,21 +7,26 @@ what is between them is compiled.
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
 from torch import nn
 
-from runtime.patches import rotary, weight_gradients
+from runtime.patches import compiled_products, rotary, weight_gradients
 from runtime.patches.loss_head import COMPILED
 from runtime.states.documents import Documents
 from runtime.states.model import blocks_of
 
-_RUN_AS_THEY_ARE = ("colossalai.shardformer.layer", weight_gradients.__name__)
+_RUN_AS_THEY_ARE = (weight_gradients.LIBRARY, weight_gradients.__name__)
 """Modules of layers that compiled regions call as they are."""
 REMAKES = "ban_recompute_materialized_backward"
 """Of torch._functorch.config: whether compiled regions keep what products in backward read."""
+WHOLE_ROWS = 8192
+"""Elements of the longest row that a norm holds whole: 32 for each of a block's 256 threads."""
+_WHOLE: Literal[2] = 2
+"""Of torch._inductor.config.triton.multi_kernel: rows of reductions whole, up to 16,384 elements instead of 1,024."""
+_IN_PARTS: Literal[0] = 0
 _LEFT_OUT = "is_left_out"
 """Attribute of a function that compiled regions call as it is."""
 
@@ -56,19 +61,29 @@ def without_ddp() -> Iterator[None]:
         library.DDP = wrapper
 
 
-def compile_regions(model: Any, *, recomputes_pointwise: bool = False) -> None:
+def compile_regions(model: Any, *, recomputes_pointwise: bool = False, defers: bool = False) -> None:
     """Compile every block of ``model``, all to the same code, and its loss; to be called before anything wraps blocks.
 
     Backward recomputes a compiled block as it does any other. One that ``recomputes_pointwise`` keeps no output of a
     norm or an activation function: PyTorch keeps them for products in backward, which fuse with nothing, unless told
-    that it may make them again (torch/_functorch/partitioners.py, ban_recompute_materialized_backward).
+    that it may make them again (torch/_functorch/partitioners.py, ban_recompute_materialized_backward). With ``defers``
+    products may leave the gradients of their weights to somebody else.
+
+    Dropout runs as it does uncompiled, and draws the same numbers: a kernel of Triton's draws one where PyTorch's own
+    draws four. Norms hold whole rows at a time up to ``WHOLE_ROWS`` elements, which is one pass over them, in the same
+    order on every rank.
     """
     from torch._functorch import config
+    from torch._inductor import config as inductor
 
     setattr(config, REMAKES, not recomputes_pointwise)
+    inductor.fallback_random = True
+    inductor.triton.multi_kernel = _WHOLE if model.config.hidden_size <= WHOLE_ROWS else _IN_PARTS
     setattr(model, COMPILED, True)
     for block in blocks_of(model):
         block.forward = torch.compile(block.forward, dynamic=False)
+        if defers:
+            compiled_products.attend(block)
 
 
 def leave_out_collectives(model: nn.Module) -> None:

@@ -102,7 +102,8 @@ class HybridEngine(Engine):
             held["experts"] = held_experts(layout, routed.count, self.position.expert)
         model = build_model(plan.problem.model, seed, attention=self.attention, **held)
         if self.compiles:
-            compile_regions(model, recomputes_pointwise=layout.recompute_pointwise)
+            defers = layout.schedule == "zbv"
+            compile_regions(model, recomputes_pointwise=layout.recompute_pointwise, defers=defers)
         recomputed = recomputed_layers(layout, stage)
         # W looks for weights where checkpoints that keep a graph put copies of them.
         without_graph = layout.sequence_parallel or layout.schedule == "zbv"

@@ -136,13 +136,14 @@ def all_of(world: int, folder: Path, rank: int) -> Found:
     for name, (workaround, fields) in ERRORS.items():
         with _restored(zero_bubble), _restored(weight_gradients):
             verified[name] = _verified(fields, world, workaround)
-    work = {name: _watched(case_plan(name)) for name in DEFERRED if case_plan(name).layout.num_devices == world}
+    work = {name: watched(case_plan(name)) for name in DEFERRED if case_plan(name).layout.num_devices == world}
     grown = _grown() if world == 2 else []
     faults = _visited(folder) if world == 4 else {}
     return Found(verified, work, grown, _refused(world), faults, _losses() if world == 2 else {})
 
 
-def _watched(plan: Plan) -> Work:
+def watched(plan: Plan) -> Work:
+    """What this rank does in a step."""
     from colossalai.pipeline.weight_grad_store import WeightGradStore
 
     from runtime.patches import weight_gradients
