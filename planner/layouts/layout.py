@@ -22,9 +22,9 @@ from planner.specs import Fraction, OffloadTier, Precision, Schedule, TensorMode
 TENSOR_MODES: tuple[TensorMode, ...] = get_args(TensorMode)
 SCHEDULES: tuple[Schedule, ...] = get_args(Schedule)
 OFFLOAD_TIERS: tuple[OffloadTier, ...] = get_args(OffloadTier)
-RECOMPUTES = ("none", "all", "some", "free")
-"""What the stages recompute: no layer, all of theirs, on each stage some but not all, or anything."""
-NO_RECOMPUTE, FULL_RECOMPUTE, SOME_RECOMPUTE, FREE_RECOMPUTE = range(len(RECOMPUTES))
+RECOMPUTES = ("none", "all", "some", "free", "listed")
+"""What the stages recompute: no layer, all of theirs, on each some but not all, anything, or what a pin lists."""
+NO_RECOMPUTE, FULL_RECOMPUTE, SOME_RECOMPUTE, FREE_RECOMPUTE, LISTED_RECOMPUTE = range(len(RECOMPUTES))
 RECOMPUTE = "recompute_layers_per_stage"
 """The field of which columns say one of :data:`RECOMPUTES`."""
 SHARDS_OPTIMIZER, SHARDS_GRADIENTS, SHARDS_WEIGHTS = 1, 2, 3
@@ -179,7 +179,8 @@ FIELDS: dict[str, Field] = {field.name: field for field in _fields_of(Layout)}
 class LayoutColumns:
     """Layouts without their layers per stage, as equally long columns of the numbers of :data:`FIELDS`.
 
-    ``recompute`` may also be :data:`FREE_RECOMPUTE`, which no whole layout asks for.
+    ``recompute`` may also be :data:`FREE_RECOMPUTE`, which no whole layout asks for, and in a search
+    :data:`LISTED_RECOMPUTE`: the layers that a pin lists, some on one stage at least.
     """
 
     tensor_mode: NDArray[np.int64]

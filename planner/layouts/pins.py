@@ -8,11 +8,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from planner.diagnostics import PlanError, usage_error
-from planner.layouts.layout import FIELDS, FREE_RECOMPUTE, RECOMPUTE, Field, Layout, LayoutColumns, columns_of
+from planner.layouts.layout import (
+    FIELDS,
+    FREE_RECOMPUTE,
+    LISTED_RECOMPUTE,
+    NO_RECOMPUTE,
+    RECOMPUTE,
+    Field,
+    Layout,
+    LayoutColumns,
+    columns_of,
+)
 from planner.specs import StackSpec
 from planner.specs.files import did_you_mean
 
 LAYERS = "layers_per_stage"
+LISTS = (LAYERS, RECOMPUTE)
+"""Fields that a list may pin, with a number for each stage."""
 _COUNTS, _WORDS, _SHARES = (
     [field.name for field in FIELDS.values() if (bool(field.values), field.is_share) == kind]
     for kind in ((False, False), (True, False), (False, True))
@@ -44,12 +56,14 @@ MEANINGS = {
 """What each field that can be pinned says."""
 
 EVEN = "even"
+RECOMPUTED = "12,12,6,0"
+"""A list of recomputed layers, as an example."""
 MAX_DIGITS = 9
 MAX_SHOWN = 60
 
 
 def parse_pin(text: str, option: str) -> tuple[str, str]:
-    """Split ``tensor_parallel=4`` and check field and value.
+    """Split ``tensor_parallel=4`` and check field and value; a list may stand in the brackets that JSON has.
 
     Raises:
         PlanError: no ``=``, no such field, or a value the field cannot have.
@@ -65,31 +79,42 @@ def parse_pin(text: str, option: str) -> tuple[str, str]:
             location=option,
             hint=did_you_mean(field, PINNABLE) or f"use one of {', '.join(PINNABLE)}",
         )
+    if field in LISTS and value[0] + value[-1] == "[]":
+        value = value[1:-1].strip()
     _check_value(field, value, option)
     return field, value
 
 
 def _check_value(field: str, value: str, option: str) -> None:
+    if not _is_value(field, value):
+        raise _bad_value(field, value, option)
+
+
+def _is_value(field: str, value: str) -> bool:
     if field == LAYERS:
-        if value != EVEN and not _is_list(value):
-            raise _bad_value(field, value, option, f"use `{EVEN}` or a list such as 24,24,24,24")
-    elif words := FIELDS[field].words:
-        if value not in words:
-            raise _bad_value(field, value, option, f"use one of {', '.join(words)}")
-    elif FIELDS[field].is_share:
-        if not _is_share(value):
-            raise _bad_value(field, value, option, "use a share from 0 to 1")
-    elif not _is_count(value):
-        raise _bad_value(field, value, option, f"use a whole number from 1 to {10**MAX_DIGITS - 1}")
+        return value == EVEN or _is_list(value)
+    known = FIELDS[field]
+    if known.words:
+        return value in known.words or (field == RECOMPUTE and _is_list(value, least=0))
+    return _is_share(value) if known.is_share else _is_count(value)
 
 
-def _bad_value(field: str, value: str, option: str, hint: str) -> PlanError:
+def _wanted(field: str) -> str:
+    if field == LAYERS:
+        return f"`{EVEN}` or a list such as 24,24,24,24"
+    known = FIELDS[field]
+    if known.words:
+        return f"one of {', '.join(known.words)}{f', or a list such as {RECOMPUTED}' * (field == RECOMPUTE)}"
+    return "a share from 0 to 1" if known.is_share else f"a whole number from 1 to {10**MAX_DIGITS - 1}"
+
+
+def _bad_value(field: str, value: str, option: str) -> PlanError:
     shown = value if len(value) <= MAX_SHOWN else value[:MAX_SHOWN] + "..."
-    return usage_error(f"`{shown}` is no value of {field}", location=option, hint=hint)
+    return usage_error(f"`{shown}` is no value of {field}", location=option, hint=f"use {_wanted(field)}")
 
 
-def _is_count(text: str) -> bool:
-    return text.isascii() and text.isdecimal() and len(text) <= MAX_DIGITS and int(text) >= 1
+def _is_count(text: str, least: int = 1) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) <= MAX_DIGITS and int(text) >= least
 
 
 def _is_share(text: str) -> bool:
@@ -99,14 +124,15 @@ def _is_share(text: str) -> bool:
         return False
 
 
-def _is_list(value: str) -> bool:
-    return all(_is_count(part.strip()) for part in value.split(","))
+def _is_list(value: str, least: int = 1) -> bool:
+    return all(_is_count(part.strip(), least) for part in value.split(","))
 
 
 def pinned_devices(pinned: Mapping[str, str]) -> int:
-    """What TP x SP x PP x DP is a multiple of, by the pinned ones of the four and a pinned list of layers."""
-    layers = pinned.get(LAYERS, EVEN)
+    """What TP x SP x PP x DP is a multiple of, by the pinned ones of the four and pinned lists per stage."""
+    layers, recomputed = pinned.get(LAYERS, EVEN), listed_recompute(pinned)
     stages = 1 if layers == EVEN else len(layers.split(","))
+    stages = len(recomputed) if recomputed and stages == 1 else stages
     degrees = {"tensor_parallel": 1, "sequence_parallel_degree": 1, "pipeline_parallel": stages, "data_parallel": 1}
     return math.prod(int(pinned.get(degree, default)) for degree, default in degrees.items())
 
@@ -120,27 +146,64 @@ def pinned_layers(value: str, num_layers: int, num_stages: int) -> tuple[int, ..
     """The layers per stage that ``even`` or a list asks for; ``None`` if these stages cannot have them."""
     if value == EVEN:
         return None if num_layers % num_stages else (num_layers // num_stages,) * num_stages
-    layers = tuple(int(part) for part in value.split(","))
+    layers = _counts(value)
     possible = len(layers) == num_stages and sum(layers) == num_layers and min(layers) >= 1
     return layers if possible else None
+
+
+def listed_recompute(pinned: Mapping[str, str]) -> tuple[int, ...] | None:
+    """The recomputed layers of each stage where a pin lists them; ``None`` where it is a word, or there is none."""
+    value = pinned.get(RECOMPUTE)
+    return None if value is None or value in FIELDS[RECOMPUTE].words else _counts(value)
+
+
+def layers_to_recompute(listed: tuple[int, ...]) -> int:
+    """The fewest layers of a model whose stages recompute what a pin lists; each stage has one."""
+    return sum(max(count, 1) for count in listed)
+
+
+def _counts(value: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in value.split(","))
+
+
+def listed_number(recomputed: tuple[int, ...]) -> int:
+    """The number that columns have for a list of recomputed layers."""
+    return LISTED_RECOMPUTE if any(recomputed) else NO_RECOMPUTE
 
 
 def may_match(columns: LayoutColumns, field: str, value: str) -> NDArray[np.bool_]:
     """Where a layout's ``field`` has ``value``, or is still free to have it."""
     matching = matches(columns, field, value)
-    return matching | (columns.recompute == FREE_RECOMPUTE) if field == RECOMPUTE else matching
+    unknown = np.isin(columns.recompute, (FREE_RECOMPUTE, LISTED_RECOMPUTE))
+    return matching | unknown if field == RECOMPUTE else matching
 
 
 def matches(columns: LayoutColumns, field: str, value: str) -> NDArray[np.bool_]:
-    """Where a layout's ``field`` has ``value``; true for ``layers_per_stage``, which is no column."""
+    """Where a layout's ``field`` has ``value``, as far as columns tell.
+
+    Of ``layers_per_stage`` they tell nothing. Of a list of recomputed layers they tell how many stages it is for, and
+    whether it has one: :func:`keeps` compares the lists of a whole layout.
+    """
     if field == LAYERS:
         return np.ones(len(columns), dtype=bool)
+    recomputed = listed_recompute({field: value})
+    if recomputed is not None:
+        as_many = columns.pipeline_parallel == len(recomputed)
+        return np.asarray(as_many & ((columns.recompute != NO_RECOMPUTE) == any(recomputed)))
     column, wanted = column_value(field, value)
     return np.asarray(getattr(columns, column) == wanted)
 
 
+def keeps(layout: Layout, field: str, value: str) -> bool:
+    """Whether a whole layout has a pinned value, lists per stage too."""
+    recomputed = listed_recompute({field: value})
+    if recomputed is not None:
+        return recomputed == layout.recompute_layers_per_stage
+    return layers_match(layout, value) if field == LAYERS else bool(matches(columns_of(layout), field, value)[0])
+
+
 def column_value(field: str, value: str) -> tuple[str, float]:
-    """Name and number of a pinned field in :class:`planner.layouts.layout.LayoutColumns`; not of layers per stage."""
+    """Name and number of a pinned field in :class:`planner.layouts.layout.LayoutColumns`; not of lists per stage."""
     known = FIELDS[field]
     if known.words:
         return known.column, known.words.index(value)
@@ -189,6 +252,7 @@ def pinnable() -> list[Pinnable]:
 def _pinnable(field: Field) -> Pinnable:
     if field.words:
         values, example = ", ".join(field.words), field.words[-1]
+        values += f", or a list such as {RECOMPUTED}" * (field.name == RECOMPUTE)
     elif field.is_share:
         values, example = "a share from 0 to 1", "0.5"
     else:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from planner.layouts.layout import (
     FREE_RECOMPUTE,
     FULL_RECOMPUTE,
+    LISTED_RECOMPUTE,
     NO_RECOMPUTE,
     SOME_RECOMPUTE,
     Layout,
@@ -17,6 +18,7 @@ from planner.layouts.layout import (
     once_per,
     once_per_table,
 )
+from planner.layouts.pins import listed_recompute
 from planner.layouts.problem import Problem
 
 Floats = NDArray[np.float64]
@@ -36,6 +38,8 @@ class StageColumns:
     stage: Integers
     num_layers: Integers
     recompute_layers: Integers
+    listed_recompute: Integers
+    """What a pin says that each stage recomputes; 0 where no pin lists it."""
 
     def __len__(self) -> int:
         """Number of stages over all layouts."""
@@ -60,12 +64,24 @@ class StageColumns:
         """
         some = (self.layouts.recompute == SOME_RECOMPUTE) | self.recomputes_in_v
         some = some.astype(np.int64)
-        return np.where(self.layouts.recompute == FULL_RECOMPUTE, self.num_layers, some)
+        fewest = np.where(self.layouts.recompute == FULL_RECOMPUTE, self.num_layers, some)
+        return self._as_listed(fewest)
 
     def most_recomputed(self) -> Integers:
         """The most of its layers that each stage may recompute; below the fewest where none is possible."""
         but_one = self.num_layers - (self.layouts.recompute == SOME_RECOMPUTE)
-        return np.where(self.layouts.recompute == NO_RECOMPUTE, 0, but_one)
+        most = np.where(self.layouts.recompute == NO_RECOMPUTE, 0, but_one)
+        return self._as_listed(most)
+
+    @property
+    def recomputes_as_listed(self) -> Booleans:
+        """Where a pin lists how many layers the stages recompute."""
+        return self.layouts.recompute == LISTED_RECOMPUTE
+
+    def _as_listed(self, others: Integers) -> Integers:
+        listed = self.recomputes_as_listed
+        # Of a stage with fewer layers than it has to recompute, which no layout has, all of them.
+        return np.where(listed, np.minimum(self.listed_recompute, self.num_layers), others) if listed.any() else others
 
     def may_recompute_more(self) -> Booleans:
         """Where a stage may choose how many layers it recomputes."""
@@ -93,6 +109,7 @@ class StageColumns:
             stage=self.stage[rows],
             num_layers=self.num_layers[rows],
             recompute_layers=self.recompute_layers[rows],
+            listed_recompute=self.listed_recompute[rows],
         )
 
     def first_rows(self) -> Integers:
@@ -127,8 +144,28 @@ def stages_of(columns: LayoutColumns) -> StageColumns:
         stage=np.arange(len(rows)) - np.repeat(starts, columns.pipeline_parallel),
         num_layers=ones,
         recompute_layers=ones,
+        listed_recompute=np.zeros_like(ones),
     )
     return stages.with_layers(ones)
+
+
+@once_per_table
+def asked_stages(problem: Problem, columns: LayoutColumns) -> StageColumns:
+    """:func:`stages_of` the layouts of a search, with what a pin of the problem says that they recompute.
+
+    Raises:
+        ValueError: a layout recomputes as listed, and no pin lists that for as many stages.
+    """
+    stages, listed = stages_of(columns), listed_recompute(problem.pins)
+    rows = np.flatnonzero(stages.recomputes_as_listed)
+    if not len(rows):
+        return stages
+    if listed is None or (stages.layouts.pipeline_parallel[rows] != len(listed)).any():
+        raise ValueError(f"layouts recompute as listed, and the list is {listed}")
+    counts = np.zeros_like(stages.num_layers)
+    counts[rows] = np.array(listed)[stages.stage[rows]]
+    stages = replace(stages, listed_recompute=counts)
+    return stages.with_layers(stages.num_layers)
 
 
 def stages_of_layout(layout: Layout) -> StageColumns:
@@ -140,6 +177,7 @@ def stages_of_layout(layout: Layout) -> StageColumns:
         stage=stages.stage,
         num_layers=np.array(layout.layers_per_stage, dtype=np.int64),
         recompute_layers=np.array(layout.recompute_layers_per_stage, dtype=np.int64),
+        listed_recompute=stages.listed_recompute,
     )
 
 

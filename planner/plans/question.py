@@ -88,6 +88,7 @@ def build_problem(question: Question) -> Problem:
         PlanError: a spec, a number, a pin or the reserve is not valid.
     """
     from planner.layouts.compilation import compiles
+    from planner.layouts.contradictions import check_listed_recompute
 
     GPUS.check("--gpus", question.gpus)
     model = load_spec(question.model, ModelSpec)
@@ -103,6 +104,8 @@ def build_problem(question: Question) -> Problem:
     seq_len = _given(question.seq_len, model.seq_len)
     Range(most=model.max_seq_len, example=str(model.seq_len)).check("--seq-len", seq_len)
     stack = load_spec(question.stack, StackSpec)
+    pins, forbids = _pins(question), _forbids(question.forbid)
+    check_listed_recompute(pins, forbids, model)
     return Problem(
         model=model,
         hardware=hardware,
@@ -117,8 +120,8 @@ def build_problem(question: Question) -> Problem:
         reserve=parse_reserve(question.reserve, hardware) if question.reserve is not None else None,
         confidence=parse_confidence(question.confidence),
         compiled=not question.no_compile and hardware.device == "cuda" and compiles(stack, model),
-        pins=_pins(question),
-        forbids=_forbids(question.forbid),
+        pins=pins,
+        forbids=forbids,
     )
 
 
@@ -158,7 +161,7 @@ def _pins(question: Question) -> dict[str, str]:
 
 
 def _forbids(typed: Iterable[str]) -> dict[str, tuple[str, ...]]:
-    from planner.layouts.pins import parse_pin
+    from planner.layouts.pins import listed_recompute, parse_pin
 
     forbids: dict[str, tuple[str, ...]] = {}
     for text in typed:
@@ -168,6 +171,12 @@ def _forbids(typed: Iterable[str]) -> dict[str, tuple[str, ...]]:
                 "layers_per_stage can be pinned, not forbidden",
                 location="--forbid",
                 hint="use `--pin layers_per_stage=even`",
+            )
+        if listed_recompute({field: value}) is not None:
+            raise usage_error(
+                "a list of recompute_layers_per_stage can be pinned, not forbidden",
+                location="--forbid",
+                hint=f"forbid a word, `--forbid {field}=all`, or use `--pin {field}={value}`",
             )
         forbids[field] = (*forbids.get(field, ()), value)
     return forbids

@@ -30,10 +30,7 @@ def nothing_forbidden(problem: Problem, columns: LayoutColumns) -> NDArray[np.bo
 
 def _values(problem: Problem, layout: Layout) -> dict[str, Any]:
     columns = columns_of(layout)
-    broken = [f"{f}={v}" for f, v in problem.pins.items() if not pins.matches(columns, f, v)[0]]
-    layers = problem.pins.get(pins.LAYERS)
-    if layers is not None and not pins.layers_match(layout, layers):
-        broken.append(f"layers_per_stage={layers}")
+    broken = [f"{f}={v}" for f, v in problem.pins.items() if not pins.keeps(layout, f, v)]
     hit = [f"{f}={v}" for f, values in problem.forbids.items() for v in values if pins.may_match(columns, f, v)[0]]
     return {"pins": ", ".join(broken), "forbids": ", ".join(hit)}
 
@@ -51,8 +48,8 @@ RULES = (
         why="A pin leaves only layouts that have its value.",
         source="what was pinned, and the tensor mode that was asked for",
         holds=pins_hold,
-        holds_layout=lambda problem, layout: (
-            pins.LAYERS not in problem.pins or pins.layers_match(layout, problem.pins[pins.LAYERS])
+        holds_layout=lambda problem, layout: all(
+            pins.keeps(layout, field, problem.pins[field]) for field in pins.LISTS if field in problem.pins
         ),
     ),
     Rule(

@@ -8,7 +8,16 @@ from numpy.typing import NDArray
 from planner.layouts import zero_bubble
 from planner.layouts.degrees import divisors
 from planner.layouts.division import END_LAYERS, divides_evenly, has_chunks, has_to_be_even, is_even, most_chunks
-from planner.layouts.layout import FREE_RECOMPUTE, NO_RECOMPUTE, SOME_RECOMPUTE, Layout, LayoutColumns, columns_of
+from planner.layouts.layout import (
+    FREE_RECOMPUTE,
+    LISTED_RECOMPUTE,
+    NO_RECOMPUTE,
+    SOME_RECOMPUTE,
+    Layout,
+    LayoutColumns,
+    columns_of,
+)
+from planner.layouts.pins import layers_to_recompute, listed_recompute
 from planner.layouts.problem import Problem
 from planner.rules.rule import Rule, listed
 
@@ -19,10 +28,12 @@ _STAGES = "colossalai 0.5.0: pipeline/stage_manager.py:41,216"
 def _values(problem: Problem, layout: Layout) -> dict[str, Any]:
     layers, stages = problem.model.num_layers, layout.pipeline_parallel
     wholes = range(layers, layers + (END_LAYERS if problem.stack.ends_as_layers else 0) + 1)
+    recomputed = layout.recompute_layers_per_stage
+    least = 2 * stages * _together(problem, layout.num_model_chunks)
     slots = [d for d in divisors(problem.num_devices) if any(whole % d == 0 for whole in wholes)]
     return {
         "num_layers": layers,
-        "twice": 2 * stages * _together(problem, layout.num_model_chunks),
+        "least": layers_to_recompute(recomputed) if recomputed == listed_recompute(problem.pins) else least,
         "half": layers // 2 // _together(problem, layout.num_model_chunks),
         "pipeline_parallel": stages,
         "chunks": layout.num_model_chunks,
@@ -35,7 +46,7 @@ def _values(problem: Problem, layout: Layout) -> dict[str, Any]:
         "recompute_hint": _RECOMPUTE_HINTS[problem.stack.recompute],
         "layers_per_stage": list(layout.layers_per_stage),
         "total": sum(layout.layers_per_stage),
-        "recompute": list(layout.recompute_layers_per_stage),
+        "recompute": list(recomputed),
         "next_microbatches": -(-layout.num_microbatches // stages) * stages,
     }
 
@@ -72,7 +83,43 @@ def _together(problem: Problem, chunks: Any) -> Any:
 
 def _recompute_known(problem: Problem, columns: LayoutColumns) -> NDArray[np.bool_]:
     partial = np.isin(columns.recompute, (SOME_RECOMPUTE, FREE_RECOMPUTE))
-    return ~partial | (problem.stack.recompute != "all-or-nothing")
+    known = ~partial | (problem.stack.recompute != "all-or-nothing")
+    listed = listed_recompute(problem.pins)
+    return known if listed is None else np.where(_is_listed(columns), _list_known(problem, columns, listed), known)
+
+
+def _is_listed(columns: LayoutColumns) -> NDArray[np.bool_]:
+    return columns.recompute == LISTED_RECOMPUTE
+
+
+def _list_known(problem: Problem, columns: LayoutColumns, listed: tuple[int, ...]) -> NDArray[np.bool_]:
+    """Where the stack can set a pinned list: stages with the listed layers and no others recompute all of theirs."""
+    everywhere = np.ones(len(columns), dtype=bool)
+    if sum(listed) == problem.model.num_layers or problem.stack.recompute in ("per-layer", "none"):
+        return everywhere
+    alike = problem.stack.recompute == "alike" and len(set(listed)) == 1
+    return everywhere & alike & (listed[0] % columns.num_model_chunks == 0)
+
+
+def _long_enough(problem: Problem, columns: LayoutColumns) -> NDArray[np.bool_]:
+    """Where the model has the layers that stages recompute, and one that they do not where they recompute some.
+
+    A chunk that lacks a layer, whose place one of the ends takes, recomputes its only one beside those of the others.
+    """
+    twice = 2 * columns.pipeline_parallel * _together(problem, columns.num_model_chunks)
+    alike = problem.stack.recompute == "alike"
+    num_layers = most_chunks(problem, columns) if alike else problem.model.num_layers
+    long_enough = (columns.recompute != SOME_RECOMPUTE) | (twice <= num_layers)
+    listed = listed_recompute(problem.pins)
+    if listed is None:
+        return np.asarray(long_enough)
+    return np.asarray(long_enough & (~_is_listed(columns) | (layers_to_recompute(listed) <= problem.model.num_layers)))
+
+
+def _fits_v(problem: Problem, columns: LayoutColumns) -> NDArray[np.bool_]:
+    """Where stages of a V do not recompute as a pin lists with none on one of them."""
+    listed = listed_recompute(problem.pins)
+    return ~(_is_listed(columns) & columns.schedule_is("zbv")) | (listed is None or all(listed))
 
 
 RULES = (
@@ -229,17 +276,14 @@ RULES = (
         about=("runtime",),
         title="stages too short to recompute some of their layers",
         field="recompute_layers_per_stage",
-        message="{pipeline_parallel} stages that recompute some of their layers need {twice} layers, not {num_layers}",
-        detail="{twice} > {num_layers}",
+        message="{pipeline_parallel} stages that recompute some of their layers need {least} layers, not {num_layers}",
+        detail="{least} > {num_layers}",
         hint="recompute none or all, or use at most {half} stages",
         values=_values,
         why="Some and not all layers of a stage can only recompute where it has two or more; so has each of its chunks "
-        "where all recompute alike.",
+        "where all recompute alike. A stage has as many as a pin lists for it.",
         source="definition of the layout fields",
-        holds=lambda problem, columns: (
-            (columns.recompute != SOME_RECOMPUTE)
-            | (2 * columns.pipeline_parallel * _together(problem, columns.num_model_chunks) <= problem.model.num_layers)
-        ),
+        holds=_long_enough,
     ),
     Rule(
         id="RC004",
@@ -254,6 +298,7 @@ RULES = (
         why="Weight gradients that are put off keep the inputs and output gradients of their products, about what "
         "recomputation frees; where stages recompute, all of them compute those gradients at once.",
         source="colossalai 0.5.0: pipeline/weight_grad_store.py:12-20; planner/layouts/zero_bubble.py: node_order",
+        holds=_fits_v,
         holds_layout=lambda problem, layout: (
             layout.schedule != "zbv"
             or all(layout.recompute_layers_per_stage)

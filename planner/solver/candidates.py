@@ -31,6 +31,7 @@ from planner.layouts.layout import (
     TENSOR_MODES,
     LayoutColumns,
 )
+from planner.layouts.pins import listed_number, listed_recompute
 from planner.layouts.problem import Problem
 from planner.layouts.sequences import ring_degrees
 
@@ -66,7 +67,7 @@ def enumerate_layouts(problem: Problem, *, keeping_pins: bool = False, most: int
     meshes = _kept(_meshes(problem), _MESH, pinned)
     rows, count = [], 0
     for mesh in meshes:
-        rows.append(_rows_of(problem, mesh, states(*_place(mesh)), pinned))
+        rows.append(_rows_of(problem, mesh, states(*_place(problem, mesh)), pinned))
         count += len(rows[-1])
         if count > most:
             raise too_many(problem, f"more than {most:,} layouts")
@@ -90,7 +91,10 @@ def _pinned_columns(problem: Problem) -> dict[str, float]:
     for field, value in problem.pins.items():
         if field == pins.LAYERS:
             pinned |= _pinned_stages(problem, value)
-        elif field != RECOMPUTE:
+        elif field == RECOMPUTE:
+            listed = listed_recompute(problem.pins)
+            pinned |= {} if listed is None else {"pipeline_parallel": len(listed)}
+        else:
             column, number = pins.column_value(field, value)
             pinned[column] = number
     return pinned
@@ -111,10 +115,14 @@ def _kept(rows: list[_Row], names: Sequence[str], pinned: Mapping[str, float]) -
     return [row for row in rows if all(row[at] == value for at, value in wanted)] if wanted else rows
 
 
-def _place(mesh: _Row) -> tuple[str, bool, bool]:
-    """What the options of a layout's states depend on: mode, and whether there is more than one rank and stage."""
+def _place(problem: Problem, mesh: _Row) -> tuple[str, bool, bool, bool]:
+    """What the options of a layout's states depend on.
+
+    Its mode, whether there is more than one rank and stage, and whether a pin lists what so many stages recompute.
+    """
     mode, tensor, _, _, pipeline, _, _ = map(int, mesh)
-    return TENSOR_MODES[mode], tensor > 1, pipeline > 1
+    listed = listed_recompute(problem.pins)
+    return TENSOR_MODES[mode], tensor > 1, pipeline > 1, listed is not None and len(listed) == pipeline
 
 
 def _rows_of(
@@ -243,10 +251,11 @@ def _chunk_counts(problem: Problem, pipeline_parallel: int) -> list[int]:
     return sorted({*whole, *([int(pinned)] if pinned else [])}) or [2]
 
 
-def _state_options(problem: Problem, mode: str, has_ranks: bool, has_stages: bool) -> list[_Row]:
+def _state_options(problem: Problem, mode: str, has_ranks: bool, has_stages: bool, is_listed: bool) -> list[_Row]:
     """(ZeRO, sequence parallel, recompute, also pointwise, tier, offloaded shares of the optimizer and of the weights).
 
-    ``has_ranks`` and ``has_stages``: whether tensor and pipeline parallelism divide anything.
+    ``has_ranks`` and ``has_stages``: whether tensor and pipeline parallelism divide anything; ``is_listed``: whether
+    a pin lists what the stages recompute.
     What a rule refuses whatever its other options are, such as offload without ZeRO, is there without them.
     """
     zeros = _options(problem, "zero_stage", [str(stage) for stage in problem.stack.zero_stages])
@@ -257,16 +266,19 @@ def _state_options(problem: Problem, mode: str, has_ranks: bool, has_stages: boo
     alone, grid = not has_ranks and (not has_stages or in_pipeline), mode in GRID_MODES
     return [
         (zero, sequence, recompute, pointwise, *offload)
-        for zero, sequence, recompute in itertools.product(zeros, sequences, _recomputes(problem))
+        for zero, sequence, recompute in itertools.product(zeros, sequences, recomputes(problem, is_listed=is_listed))
         for pointwise in _recomputes_pointwise(problem, zero, whole=mode == "none")
         for offload in _offloads(problem, zero, alone=alone, grid=grid)
     ]
 
 
-def _recomputes(problem: Problem) -> list[int]:
-    """What the stages may recompute: anything, or one word for all of them where the user names one."""
+def recomputes(problem: Problem, *, is_listed: bool) -> list[int]:
+    """What the stages may recompute: anything, as a pin lists it, or one word for all where the user names one."""
+    listed = listed_recompute(problem.pins)
+    if listed is not None and is_listed:
+        return [listed_number(listed)]
     if problem.stack.recompute in ("per-layer", "alike"):
-        named = RECOMPUTE in problem.pins or RECOMPUTE in problem.forbids
+        named = RECOMPUTE in problem.forbids or (RECOMPUTE in problem.pins and listed is None)
         return [NO_RECOMPUTE, FULL_RECOMPUTE, SOME_RECOMPUTE] if named else [FREE_RECOMPUTE]
     executable = ("none",) if problem.stack.recompute == "none" else ("none", "all")
     return _options(problem, RECOMPUTE, executable)

@@ -6,10 +6,10 @@ from dataclasses import replace
 import numpy as np
 
 from planner.layouts.division import has_chunks
-from planner.layouts.layout import FREE_RECOMPUTE, NO_RECOMPUTE, SOME_RECOMPUTE, LayoutColumns
+from planner.layouts.layout import FREE_RECOMPUTE, LISTED_RECOMPUTE, NO_RECOMPUTE, SOME_RECOMPUTE, LayoutColumns
 from planner.layouts.pins import LAYERS
 from planner.layouts.problem import Problem
-from planner.layouts.stages import Booleans, Integers, StageColumns, stages_of
+from planner.layouts.stages import Booleans, Integers, StageColumns, asked_stages
 from planner.solver.limits import (
     MEMORIES,
     Fits,
@@ -75,7 +75,7 @@ class FitTable:
             self.some = self.all = pinned
             self._rows, self._stages = np.zeros(0, dtype=np.int64), None
             return
-        stages = _telling_stages(columns)
+        stages = _telling_stages(problem, columns)
         share = -(-problem.model.num_layers // stages.layouts.pipeline_parallel)
         here, starts = stages.with_layers(share), stages.first_rows()
         each = [fits_somehow(problem, here, fits) for fits in where]
@@ -85,7 +85,7 @@ class FitTable:
         self.all = [np.logical_and.reduceat(fits, starts) & free for fits in each]
         """For each memory: layouts of which every stage can, if any division will do."""
         self._rows = np.flatnonzero(~np.logical_and.reduce(self.all))
-        self._stages = stages_of(columns.take(self._rows)) if len(self._rows) else None
+        self._stages = asked_stages(problem, columns.take(self._rows)) if len(self._rows) else None
 
     def fit(self, memories: Iterable[int] | None = None) -> Booleans:
         """Layouts that fit some of the memories, by number, all at once; all of them unless told."""
@@ -125,7 +125,7 @@ def _fits_as_pinned(
     problem: Problem, columns: LayoutColumns, where: Sequence[Fits], *, interleaved_is_even: bool
 ) -> list[Booleans] | None:
     """For each memory: layouts of which every stage fits with its pinned layers; ``None`` where none are pinned."""
-    stages = stages_of(columns)
+    stages = asked_stages(problem, columns)
     layers = pinned_stage_layers(problem, stages, interleaved_is_even=interleaved_is_even)
     if layers is None:
         return None
@@ -134,21 +134,22 @@ def _fits_as_pinned(
     return [np.logical_and.reduceat(possible & fits_somehow(problem, here, fits), starts) for fits in where]
 
 
-def _telling_stages(columns: LayoutColumns) -> StageColumns:
+def _telling_stages(problem: Problem, columns: LayoutColumns) -> StageColumns:
     """The stages that tell for all: the first, the last, and of those between the first and the last one.
 
-    Between the ends stages differ in the micro batches they hold, which fall from one to the next.
+    Between the ends stages differ in the micro batches they hold, which fall from one to the next. Where a pin lists
+    what they recompute each of them tells.
     """
-    stages = stages_of(columns)
+    stages = asked_stages(problem, columns)
     behind = stages.layouts.pipeline_parallel - stages.stage
-    return stages.take(np.minimum(stages.stage, behind - 1) <= 1)
+    return stages.take((np.minimum(stages.stage, behind - 1) <= 1) | stages.recomputes_as_listed)
 
 
 def _any_division(problem: Problem, columns: LayoutColumns, *, interleaved_is_even: bool) -> Booleans:
     """Where every division of at most an even share for each stage is allowed."""
     whole = problem.model.num_layers % columns.pipeline_parallel == 0
     enough = columns.pipeline_parallel * np.where(columns.recompute == SOME_RECOMPUTE, 2, 1) <= problem.model.num_layers
-    free = np.full(len(columns), LAYERS not in problem.pins)
+    free = (columns.recompute != LISTED_RECOMPUTE) & (LAYERS not in problem.pins)
     free &= (
         -(-problem.model.num_layers // columns.pipeline_parallel)
         >= problem.model.dense_layers * columns.num_model_chunks

@@ -13,7 +13,7 @@ from planner.layouts.division import even_layers, has_chunks, has_to_be_even, is
 from planner.layouts.layout import SOME_RECOMPUTE, LayoutColumns
 from planner.layouts.pins import asked_layers, pinned_layers
 from planner.layouts.problem import Problem
-from planner.layouts.stages import Integers, StageColumns, stages_of
+from planner.layouts.stages import Integers, StageColumns, asked_stages
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +83,7 @@ def stage_limits(
 
     ``interleaved_is_even``: whether an interleaved schedule gives every stage equally many layers.
     """
-    stages = stages_of(columns)
+    stages = asked_stages(problem, columns)
     most = np.min([most_layers(problem, stages, fits) for fits in where], axis=0)
     return limits_within(problem, stages, most, interleaved_is_even=interleaved_is_even)
 
@@ -112,9 +112,10 @@ def limits_within(
 def fewest_layers(problem: Problem, stages: StageColumns) -> Integers:
     """The fewest layers of each stage: one that it recomputes and one that it does not, where it has to have both.
 
-    The first stage has all blocks without experts of a model whose others have some, in the first of its chunks.
+    A stage has those that a pin lists for it to recompute. The first stage has all blocks without experts of a model
+    whose others have some, in the first of its chunks.
     """
-    fewest = np.where(stages.layouts.recompute == SOME_RECOMPUTE, 2, 1)
+    fewest = np.maximum(np.where(stages.layouts.recompute == SOME_RECOMPUTE, 2, 1), stages.listed_recompute)
     if problem.model.dense_layers:
         dense = problem.model.dense_layers * stages.layouts.num_model_chunks
         fewest = np.where(stages.is_first, np.maximum(fewest, dense), fewest)

@@ -16,7 +16,7 @@ from planner.diagnostics import Diagnostic, PlanError, usage_error
 from planner.layouts.layout import LayoutColumns
 from planner.layouts.pins import asked_layers, pinned_devices, pinned_layers
 from planner.layouts.problem import Problem
-from planner.layouts.stages import Booleans, StageColumns, stages_of
+from planner.layouts.stages import Booleans, StageColumns, asked_stages
 from planner.rules import capacity
 from planner.solver.answer import Answer, LeastDevices, NearestMiss
 from planner.solver.candidates import enumerate_layouts
@@ -141,7 +141,7 @@ def _short_bytes(problem: Problem, columns: LayoutColumns) -> int | None:
 
     ``None`` where no amount helps, because of the host or of pinned layers.
     """
-    stages = stages_of(columns)
+    stages = asked_stages(problem, columns)
     fullest = stages.with_layers(np.full(len(stages), problem.model.num_layers))
     excess = least_peak_bytes(problem, fullest) - usable_bytes(problem, fullest)
     too_little, enough = 0, max(1, math.ceil(excess.max()))

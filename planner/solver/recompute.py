@@ -59,7 +59,8 @@ def needed(stages: StageColumns, fits: Fit, *, alike: bool = False) -> Integers:
 def _alike(stages: StageColumns, recompute: Integers, fits: Fit) -> Integers:
     """The fewest with which all stages of each layout fit, the same for all of them and for each of their chunks."""
     chunks, choose = stages.layouts.num_model_chunks, stages.may_recompute_more()
-    most = stages.num_layers - np.where(stages.most_recomputed() < stages.num_layers, chunks, 0)
+    but_some = (stages.num_layers - 1) // chunks * chunks
+    most = np.where(stages.most_recomputed() < stages.num_layers, but_some, stages.num_layers)
     _, layout = np.unique(stages.layout_row, return_inverse=True)
     largest = np.zeros(len(stages), dtype=np.int64)
     np.maximum.at(largest, layout, recompute)

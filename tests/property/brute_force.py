@@ -3,7 +3,9 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import combinations, pairwise, product
+from operator import contains
 
+import msgspec
 import numpy as np
 
 from planner.cost_model import predict
@@ -19,6 +21,7 @@ from planner.layouts.layout import (
     FREE_RECOMPUTE,
     FULL_RECOMPUTE,
     NO_RECOMPUTE,
+    RECOMPUTE,
     SOME_RECOMPUTE,
     Layout,
     LayoutColumns,
@@ -43,29 +46,44 @@ def compositions(num_layers: int, parts: int) -> Iterator[tuple[int, ...]]:
 
 
 def layouts(problem: Problem) -> Iterator[Layout]:
-    """Every valid whole layout of the candidates of ``problem``."""
-    candidates = enumerate_layouts(problem)
-    columns = candidates.take(screen(problem, candidates)[0])
+    """Every valid whole layout of the candidates of ``problem``.
+
+    Of a list of recomputed layers that is pinned, those of the problem without it that recompute what it says.
+    """
+    listed = listed_recompute(problem)
+    pins = {field: value for field, value in problem.pins.items() if listed is None or field != RECOMPUTE}
+    asked = msgspec.structs.replace(problem, pins=pins)
+    candidates = enumerate_layouts(asked)
+    columns = candidates.take(screen(asked, candidates)[0])
     whole_rules = [rule for rule in RULES if rule.holds_layout is not None]
     for row in range(len(columns)):
         for layers in compositions(problem.model.num_layers, int(columns.pipeline_parallel[row])):
             if _pinned_away(problem, layers):
                 continue
-            for recompute in recomputed(int(columns.recompute[row]), layers):
+            for recompute in recomputed(int(columns.recompute[row]), layers, listed):
                 layout = columns.layout(row, layers, recompute, problem.precision)
                 if all(rule.holds_for(problem, layout) for rule in whole_rules):
                     yield layout
 
 
-def recomputed(word: int, layers: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
-    """Every way to recompute some of each stage's layers that a layout's column allows."""
+def listed_recompute(problem: Problem) -> tuple[int, ...] | None:
+    """The list of recomputed layers that is pinned, if one is."""
+    pinned = problem.pins.get(RECOMPUTE, "none")
+    return None if pinned.isalpha() else tuple(map(int, pinned.split(",")))
+
+
+def recomputed(word: int, layers: tuple[int, ...], listed: tuple[int, ...] | None = None) -> Iterator[tuple[int, ...]]:
+    """Every way to recompute some of each stage's layers that a layout's column allows, or ``listed`` if it does."""
     allowed = {
         NO_RECOMPUTE: [range(1) for _ in layers],
         FULL_RECOMPUTE: [range(n, n + 1) for n in layers],
         SOME_RECOMPUTE: [range(1, n) for n in layers],
         FREE_RECOMPUTE: [range(n + 1) for n in layers],
     }
-    return product(*allowed[word])
+    if listed is None:
+        yield from product(*allowed[word])
+    elif len(listed) == len(layers) and all(map(contains, allowed[word], listed)):
+        yield listed
 
 
 def _pinned_away(problem: Problem, layers: tuple[int, ...]) -> bool:

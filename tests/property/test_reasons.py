@@ -1,5 +1,6 @@
 """Reasons of small infeasible problems against every layout and every division tried one by one."""
 
+import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import fields
 from itertools import combinations
@@ -14,10 +15,10 @@ from planner.cost_model.host import host_bytes_per_rank
 from planner.cost_model.memory import stage_memory
 from planner.cost_model.reserve import usable_bytes
 from planner.diagnostics import Diagnostic
-from planner.layouts.layout import LayoutColumns
+from planner.layouts.layout import LISTED_RECOMPUTE, NO_RECOMPUTE, LayoutColumns
 from planner.layouts.pins import matches, may_match
 from planner.layouts.problem import Problem, Reserve
-from planner.layouts.stages import StageColumns, stages_of
+from planner.layouts.stages import StageColumns, asked_stages, stages_of
 from planner.rules import RULES
 from planner.solver import Answer, solve
 from planner.solver.candidates import enumerate_layouts
@@ -29,7 +30,7 @@ from planner.specs import HardwareSpec
 from planner.specs.files import load_spec
 from planner.specs.units import Bytes
 from planner.views.why_not import reasons_of
-from tests.property.brute_force import compositions
+from tests.property.brute_force import compositions, listed_recompute
 from tests.property.strategies import problems
 
 SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
@@ -45,7 +46,7 @@ PINS: dict[str, list[str]] = {
     "zero_stage": ["0", "1", "2", "3"],
     "tensor_mode": ["none", "1d", "2d"],
     "schedule": ["none", "1f1b"],
-    "recompute_layers_per_stage": ["none", "all", "some"],
+    "recompute_layers_per_stage": ["none", "all", "some", "1,1", "2,1", "0,3", "0,0", "1,0,1", "2"],
     "sequence_parallel": ["true"],
     "offload.tier": ["cpu"],
     "offload.optimizer": ["0.5", "1.0"],
@@ -86,30 +87,46 @@ def patterns(problem: Problem) -> set[frozenset[Key]]:
         if rule.holds is not None and not rule.id.startswith("PIN")
     }
     for field, value in problem.pins.items():
-        by_rules["PIN001", field, value] = matches(columns, field, value)
+        by_rules["PIN001", field, value] = has_value(columns, field, value)
     for field, values in problem.forbids.items():
         by_rules |= {("PIN002", field, value): ~may_match(columns, field, value) for value in values}
     broken = [frozenset(key for key, holds in by_rules.items() if not holds[row]) for row in range(len(columns))]
     found = set()
     for stages in np.unique(columns.pipeline_parallel).tolist():
         rows = np.flatnonzero(columns.pipeline_parallel == stages)
-        for layers, memories in divided(problem, columns.take(rows), stages):
-            for row, by_memory in zip(rows, memories, strict=True):
+        for layers, memories, possible in divided(problem, columns.take(rows), stages):
+            for row, by_memory in itertools.compress(zip(rows, memories, strict=True), possible):
                 chunks = int(columns.num_model_chunks[row]) if columns.schedule_is("interleaved")[row] else None
                 found.add(broken[row] | layers_broken(problem, layers, chunks) | by_memory)
     return found
 
 
+def has_value(columns: LayoutColumns, field: str, value: str) -> Any:
+    """Where columns have a pinned value; a list of recomputed layers where they say so, or none where it has none."""
+    if field != "recompute_layers_per_stage" or value.isalpha():
+        return matches(columns, field, value)
+    listed = [int(part) for part in value.split(",")]
+    as_many = columns.pipeline_parallel == len(listed)
+    return as_many & (columns.recompute == (LISTED_RECOMPUTE if any(listed) else NO_RECOMPUTE))
+
+
 def divided(
     problem: Problem, columns: LayoutColumns, stages: int
-) -> Iterator[tuple[tuple[int, ...], list[frozenset[Key]]]]:
-    """Every division of the layers over the stages, with the memories that each layout then breaks."""
+) -> Iterator[tuple[tuple[int, ...], list[frozenset[Key]], list[bool]]]:
+    """Every division of the layers over the stages, with the memories that each layout then breaks.
+
+    And which layouts can have it: their stages have the layers that a pin lists for them to recompute. Where the model
+    has too few of those, all, with every memory kept.
+    """
     kept: list[frozenset[Key]] = [frozenset()] * len(columns)
     if stages > problem.model.num_layers:
-        yield (), kept
+        yield (), kept, [True] * len(columns)
         return
+    plain = stages_of(columns) if listed_recompute(problem) is None else asked_stages(problem, columns)
+    too_few = np.add.reduceat(np.maximum(plain.listed_recompute, 1), plain.first_rows()) > problem.model.num_layers
     for layers in compositions(problem.model.num_layers, stages):
-        here = stages_of(columns).with_layers(np.tile(layers, len(columns)))
+        here = plain.with_layers(np.tile(layers, len(columns)))
+        have = np.logical_and.reduceat(here.listed_recompute <= here.num_layers, here.first_rows())
         ranks = min(problem.devices_per_node, problem.num_devices)
         device = fits_with_some_recompute(problem, here)
         possible = here.fewest_recomputed() <= here.most_recomputed()
@@ -119,9 +136,10 @@ def divided(
         yield (
             layers,
             [
-                frozenset(name for name, fits in zip(names, both, strict=True) if not fits[row])
+                frozenset(name for name, fits in zip(names, both, strict=True) if not (fits[row] or too_few[row]))
                 for row in range(len(columns))
             ],
+            (have | too_few).tolist(),
         )
 
 

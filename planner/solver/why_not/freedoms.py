@@ -8,11 +8,12 @@ import msgspec
 import numpy as np
 
 from planner.layouts.division import CHUNKED, divides_evenly, full_stage, has_chunks, is_even
-from planner.layouts.layout import SOME_RECOMPUTE, LayoutColumns
-from planner.layouts.pins import EVEN, LAYERS, pinned_layers
+from planner.layouts.layout import LISTED_RECOMPUTE, SOME_RECOMPUTE, LayoutColumns
+from planner.layouts.pins import EVEN, LAYERS, layers_to_recompute, listed_recompute, pinned_layers
 from planner.layouts.problem import Problem
-from planner.layouts.stages import Booleans
+from planner.layouts.stages import Booleans, asked_stages
 from planner.solver.fit import FitTable
+from planner.solver.limits import limits_within
 from planner.solver.why_not.requirements import EVEN_STAGES, MEMORIES, PIN, Requirement
 
 Broken = frozenset[Requirement]
@@ -39,7 +40,19 @@ class Freedom:
             asked = has_chunks(columns) == self.chunked
         if self.even:
             asked = asked & self._can_be_even(columns, pinned)
-        return asked if pinned is None else asked & self._can_have(columns, pinned)
+        asked = asked if pinned is None else asked & self._can_have(columns, pinned)
+        return asked & self._can_recompute_as_listed(columns) if self.even or pinned is not None else asked
+
+    def _can_recompute_as_listed(self, columns: LayoutColumns) -> Booleans:
+        """Where no stage has fewer layers than a pin lists for it to recompute; elsewhere than there true."""
+        rows = np.flatnonzero((columns.recompute == LISTED_RECOMPUTE) & judged_by_memory(self.problem, columns))
+        found, num_layers = np.ones(len(columns), dtype=bool), self.problem.model.num_layers
+        if len(rows):
+            stages = asked_stages(self.problem, columns.take(rows))
+            every = np.full(len(stages), num_layers)
+            limits = limits_within(self.problem, stages, every, interleaved_is_even=self.even)
+            found[rows] = limits.fitting_layouts(num_layers)
+        return found
 
     def _can_be_even(self, columns: LayoutColumns, pinned: str | None) -> Booleans:
         if pinned is not None:
@@ -85,7 +98,10 @@ def judged_by_memory(problem: Problem, columns: LayoutColumns) -> Booleans:
 
     The others keep all memories in a conflict, so that it names the rule against them.
     """
-    return np.asarray(columns.pipeline_parallel <= problem.model.num_layers)
+    enough, listed = columns.pipeline_parallel <= problem.model.num_layers, listed_recompute(problem.pins)
+    if listed is not None and layers_to_recompute(listed) > problem.model.num_layers:
+        enough &= columns.recompute != LISTED_RECOMPUTE
+    return np.asarray(enough)
 
 
 def freedoms(problem: Problem) -> list[Freedom]:

@@ -10,7 +10,7 @@ from planner.cost_model.memory import PHASES, stage_memory
 from planner.cost_model.reserve import reserve_bytes
 from planner.cost_model.terms import total
 from planner.diagnostics import Diagnostic
-from planner.layouts.layout import Layout, LayoutColumns
+from planner.layouts.layout import RECOMPUTE, Layout, LayoutColumns
 from planner.layouts.problem import Problem
 from planner.layouts.stages import Booleans, Floats, StageColumns
 from planner.rules import Rule
@@ -83,7 +83,10 @@ def _unlimited(problem: Problem, stages: StageColumns) -> Booleans:
 def _divided(problem: Problem, columns: LayoutColumns, where: Sequence[Fits]) -> StageColumns:
     """The stages of layouts that fit ``where``, or of all if none does, with a division of their layers."""
     num_layers = problem.model.num_layers
-    free = msgspec.structs.replace(problem, pins={}, stack=msgspec.structs.replace(problem.stack, uneven_stages=True))
+    listed = {field: value for field, value in problem.pins.items() if field == RECOMPUTE}
+    free = msgspec.structs.replace(
+        problem, pins=listed, stack=msgspec.structs.replace(problem.stack, uneven_stages=True)
+    )
     for asked, memories in ((problem, where), (problem, [_unlimited]), (free, [_unlimited])):
         limits = stage_limits(asked, columns, memories, interleaved_is_even=asked is problem)
         fits = limits.fitting_layouts(num_layers)

@@ -6,8 +6,8 @@ import msgspec
 import numpy as np
 
 from planner.diagnostics import Diagnostic
-from planner.layouts.layout import FULL_RECOMPUTE, Layout, LayoutColumns
-from planner.layouts.pins import LAYERS
+from planner.layouts.layout import FULL_RECOMPUTE, LISTED_RECOMPUTE, Layout, LayoutColumns
+from planner.layouts.pins import LAYERS, listed_recompute
 from planner.layouts.problem import Problem
 from planner.layouts.stages import Booleans
 from planner.rules import screen
@@ -19,7 +19,7 @@ from planner.solver.why_not.conflict import Conflict, Miss, conflicts_of
 from planner.solver.why_not.freedoms import freedoms, judged_by_memory
 from planner.solver.why_not.nearest import VALID, nearest_device_miss, nearest_node_miss
 from planner.solver.why_not.relaxed import relaxed_layouts
-from planner.solver.why_not.requirements import COUNT, FORBID, MEMORIES, PIN, Requirement, holds, rule_of
+from planner.solver.why_not.requirements import COUNT, FORBID, MEMORIES, PIN, Requirement, has_pinned, holds, rule_of
 from planner.solver.why_not.ways_out import Way, ways_out
 
 MOST_STAGES = 2_000_000
@@ -78,7 +78,8 @@ def _whole(problem: Problem, columns: LayoutColumns) -> Layout:
     num_stages = int(columns.pipeline_parallel[0])
     each, more = divmod(problem.model.num_layers, num_stages)
     layers = [each + (stage < more) for stage in range(num_stages)]
-    recompute = layers if columns.recompute[0] == FULL_RECOMPUTE else [0] * num_stages
+    as_column_says = {FULL_RECOMPUTE: layers, LISTED_RECOMPUTE: listed_recompute(problem.pins)}
+    recompute = as_column_says.get(int(columns.recompute[0])) or [0] * num_stages
     return columns.layout(0, layers, recompute, problem.precision)
 
 
@@ -97,6 +98,8 @@ def _contenders(
             kept &= holds(problem, other, relaxed)
     kept &= _fits_others(problem, relaxed, kept, conflict, memory)
     valid = kept & screen(problem, relaxed)[0]
+    for field, value in problem.pins.items():
+        valid &= has_pinned(relaxed, field, value)
     chosen, who = (valid, VALID) if valid.any() else (kept, "layout that keeps the other requirements")
     if (stages := int(relaxed.pipeline_parallel[chosen].sum())) > MOST_STAGES:
         raise too_many(problem, f"no answer, and {stages:,} stages of layouts that would come near one")

@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from planner.layouts import zero_bubble
 from planner.layouts.degrees import makes_grid
 from planner.layouts.division import has_chunks
-from planner.layouts.layout import OFFLOAD_TIERS, RECOMPUTE, SCHEDULES, TENSOR_MODES, LayoutColumns
-from planner.layouts.pins import EVEN, LAYERS, column_value
+from planner.layouts.layout import LISTED_RECOMPUTE, OFFLOAD_TIERS, RECOMPUTE, SCHEDULES, TENSOR_MODES, LayoutColumns
+from planner.layouts.pins import EVEN, LAYERS, column_value, listed_number, listed_recompute
 from planner.layouts.problem import Problem
-from planner.solver.candidates import enumerate_layouts, too_many
+from planner.solver.candidates import enumerate_layouts, recomputes, too_many
 
 MOST_RELAXED = 4_000_000
 """Layouts that are judged within 2 GB of memory."""
@@ -94,13 +94,19 @@ def _subsets(pins: list[str]) -> Iterator[tuple[str, ...]]:
 def _with_pins(problem: Problem, columns: LayoutColumns, pinned: tuple[str, ...]) -> LayoutColumns:
     """``columns`` with the values of some pins; degrees and batch split that are not pinned follow."""
     values: dict[str, Any] = {}
+    listed = listed_recompute(problem.pins)
     for field in pinned:
-        if field == LAYERS:
+        if field == RECOMPUTE and listed is not None:
+            values.setdefault("pipeline_parallel", len(listed))
+        elif field == LAYERS:
             if problem.pins[field] != EVEN:
                 values.setdefault("pipeline_parallel", len(problem.pins[field].split(",")))
         else:
             values.update([column_value(field, problem.pins[field])])
-    columns = _spelled(problem, _put(columns, values), values)
+    columns = _put(columns, values)
+    if listed is not None:
+        columns = _put(columns, _recompute(problem, columns, listed, is_put=RECOMPUTE in pinned))
+    columns = _spelled(problem, columns, values)
     if "data_parallel" not in values:
         group = columns.tensor_parallel * columns.sequence_parallel_degree * columns.pipeline_parallel
         columns = _put(columns, {"data_parallel": np.maximum(1, problem.num_devices // group)})
@@ -110,6 +116,16 @@ def _with_pins(problem: Problem, columns: LayoutColumns, pinned: tuple[str, ...]
         # What ranks that make no grid would need is a guess that nobody asked for.
         repeats |= ~makes_grid(columns)
     return columns.take(~repeats)
+
+
+def _recompute(problem: Problem, columns: LayoutColumns, listed: tuple[int, ...], *, is_put: bool) -> dict[str, Any]:
+    """What layouts recompute of which some now have another number of stages than a pin lists recomputed layers of."""
+    others = columns.recompute
+    if listed_number(listed) == LISTED_RECOMPUTE:
+        others = np.where(others == LISTED_RECOMPUTE, recomputes(problem, is_listed=False)[0], others)
+    as_many = columns.pipeline_parallel == len(listed)
+    kept = listed_number(listed) if is_put else columns.recompute
+    return {"recompute": np.where(as_many, kept, others)}
 
 
 def _spelled(problem: Problem, columns: LayoutColumns, values: dict[str, Any]) -> LayoutColumns:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from planner.layouts.layout import LayoutColumns
-from planner.layouts.pins import matches, may_match
+from planner.layouts.pins import listed_number, listed_recompute, matches, may_match
 from planner.layouts.problem import Problem
 from planner.layouts.stages import Booleans
 from planner.rules import ALL_RULES, RULES, Rule, capacity, rule_about
@@ -49,10 +49,17 @@ def requirements(problem: Problem) -> tuple[Requirement, ...]:
     return (Requirement(rule=COUNT), *pins, *forbids, *rules, *MEMORIES)
 
 
+def has_pinned(columns: LayoutColumns, field: str, value: str) -> Booleans:
+    """Where layouts of a search have a pinned value; what may recompute anything does not have a list."""
+    matching = matches(columns, field, value)
+    listed = listed_recompute({field: value})
+    return matching if listed is None else matching & (columns.recompute == listed_number(listed))
+
+
 def holds(problem: Problem, requirement: Requirement, columns: LayoutColumns) -> Booleans:
     """Where columns keep a requirement; true everywhere for what a division of the layers decides."""
     if requirement.rule == PIN:
-        return matches(columns, requirement.field, requirement.value)
+        return has_pinned(columns, requirement.field, requirement.value)
     if requirement.rule == FORBID:
         return ~may_match(columns, requirement.field, requirement.value)
     rule = rule_of(requirement)

@@ -1,13 +1,27 @@
 """What ``--pin`` and ``--forbid`` take, and which layouts match it."""
 
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from planner.diagnostics import ExitCode, PlanError
-from planner.layouts.layout import Offload, columns_of
-from planner.layouts.pins import PINNABLE, layers_match, matches, parse_pin, pinned_devices, pinned_layers
+from planner.layouts.layout import LISTED_RECOMPUTE, Offload, columns_of
+from planner.layouts.pins import (
+    PINNABLE,
+    keeps,
+    layers_match,
+    listed_recompute,
+    matches,
+    may_match,
+    parse_pin,
+    pinned_devices,
+    pinned_layers,
+)
 from tests.helpers import layout
+
+RECOMPUTED_HINT = "use one of none, all, some, or a list such as 12,12,6,0"
 
 
 @pytest.mark.parametrize(
@@ -25,6 +39,10 @@ from tests.helpers import layout
         ("layers_per_stage=even", ("layers_per_stage", "even")),
         ("layers_per_stage=1,3", ("layers_per_stage", "1,3")),
         ("layers_per_stage=1, 3", ("layers_per_stage", "1, 3")),
+        ("layers_per_stage=[1, 3]", ("layers_per_stage", "1, 3")),
+        ("recompute_layers_per_stage=1,0", ("recompute_layers_per_stage", "1,0")),
+        ("recompute_layers_per_stage=[ 1, 0 ]", ("recompute_layers_per_stage", "1, 0")),
+        ("recompute_layers_per_stage=12", ("recompute_layers_per_stage", "12")),
     ],
 )
 def test_a_pin_is_split(text: str, expected: tuple[str, str]) -> None:
@@ -48,6 +66,12 @@ def test_a_pin_is_split(text: str, expected: tuple[str, str]) -> None:
         ("offload.optimizer=2", "`2` is no value of offload.optimizer", "use a share from 0 to 1"),
         ("offload.optimizer=nan", "`nan` is no value of offload.optimizer", "use a share from 0 to 1"),
         ("offload.optimizer=x", "`x` is no value of offload.optimizer", "use a share from 0 to 1"),
+        ("recompute_layers_per_stage=half", "`half` is no value of recompute_layers_per_stage", RECOMPUTED_HINT),
+        ("recompute_layers_per_stage=1,-2", "`1,-2` is no value of recompute_layers_per_stage", RECOMPUTED_HINT),
+        ("recompute_layers_per_stage=1,all", "`1,all` is no value of recompute_layers_per_stage", RECOMPUTED_HINT),
+        ("recompute_layers_per_stage=[1,2", "`[1,2` is no value of recompute_layers_per_stage", RECOMPUTED_HINT),
+        ("recompute_layers_per_stage=[]", "`` is no value of recompute_layers_per_stage", RECOMPUTED_HINT),
+        ("layers_per_stage=0,4", "`0,4` is no value of layers_per_stage", "use `even` or a list such as 24,24,24,24"),
         ("layers_per_stage=1,,3", "`1,,3` is no value of layers_per_stage", "use `even` or a list such as 24,24,24,24"),
     ],
 )
@@ -152,7 +176,39 @@ def test_what_matches_parses(field: str) -> None:
         ({"tensor_parallel": "4", "data_parallel": "3", "micro_batch": "5"}, 12),
         ({"tensor_parallel": "4", "layers_per_stage": "1,2,1"}, 12),
         ({"pipeline_parallel": "2", "layers_per_stage": "even"}, 2),
+        ({"tensor_parallel": "4", "recompute_layers_per_stage": "1,0,2"}, 12),
+        ({"tensor_parallel": "4", "recompute_layers_per_stage": "some"}, 4),
+        ({"layers_per_stage": "2,2", "recompute_layers_per_stage": "1,0"}, 2),
     ],
 )
 def test_pinned_degrees_and_stages_divide_the_number_of_devices(pinned: dict[str, str], expected: int) -> None:
     assert pinned_devices(pinned) == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "columns_may", "is_kept"),
+    [
+        ("1,2", True, True),
+        ("2,1", True, False),
+        ("1,2,0", False, False),
+        ("0,0", False, False),
+        ("some", True, True),
+        ("all", False, False),
+    ],
+)
+def test_a_pinned_list_is_kept_by_the_layout_with_these_counts(value: str, columns_may: bool, is_kept: bool) -> None:
+    one = layout(pipeline_parallel=2, layers_per_stage=(2, 4), recompute_layers_per_stage=(1, 2))
+    assert matches(columns_of(one), "recompute_layers_per_stage", value).tolist() == [columns_may]
+    assert keeps(one, "recompute_layers_per_stage", value) is is_kept
+
+
+@pytest.mark.parametrize(("value", "expected"), [("1, 2", (1, 2)), ("7", (7,)), ("some", None), (None, None)])
+def test_a_pinned_list_is_read(value: str | None, expected: tuple[int, ...] | None) -> None:
+    assert listed_recompute({} if value is None else {"recompute_layers_per_stage": value}) == expected
+
+
+def test_what_recomputes_as_listed_may_have_every_word() -> None:
+    one = columns_of(layout(pipeline_parallel=2, recompute_layers_per_stage=(1, 1)))
+    listed = replace(one, recompute=np.array([LISTED_RECOMPUTE]))
+    assert may_match(listed, "recompute_layers_per_stage", "all").all()
+    assert not matches(listed, "recompute_layers_per_stage", "all").any()

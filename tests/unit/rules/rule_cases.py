@@ -239,7 +239,7 @@ CASES = (
         layout(pipeline_parallel=3, layers_per_stage=(2, 2, 2), recompute_layers_per_stage=(1, 1, 1)),
         "3 stages that recompute some of their layers need 6 layers, not 4",
         "recompute none or all, or use at most 2 stages",
-        {"twice": 6, "half": 2}, asked={"stack": {"recompute": "per-layer"}},
+        {"least": 6, "half": 2}, asked={"stack": {"recompute": "per-layer"}},
     ),
     Case(
         "RC004", layout(**V, recompute_layers_per_stage=(1, 2)), layout(**V, recompute_layers_per_stage=(0, 2)),

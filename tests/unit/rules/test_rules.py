@@ -53,10 +53,14 @@ def test_diagnostic_has_the_numbers_and_one_hint(case: Case) -> None:
     assert diagnostic.location.startswith(f"layout: {BY_ID[case.rule].field} = ")
 
 
+TOLD_BY_LISTS = {"RC004"}
+"""Rules that judge lists per stage, and columns of a search only where a pin lists what stages recompute."""
+
+
 @EACH_CASE
 def test_columns_agree_with_the_whole_layout(case: Case) -> None:
     rule = BY_ID[case.rule]
-    if rule.holds is None:
+    if rule.holds is None or case.rule in TOLD_BY_LISTS:
         return
     _, rejected = screen(case.problem_of_broken(), columns_of(case.broken))
     assert rejected[rule.id] == 1
