@@ -121,7 +121,7 @@ def _job(plan: "Plan", found: "Resumed") -> tuple["Job", "BatchSchedule"]:
 
 def _check(plan: "Plan", options: RunOptions, plan_path: Path, *, force: bool) -> None:
     """Refuse what cannot run: first what was typed, then what this machine lacks."""
-    from planner.checkpoints.exporting import weights_in
+    from planner.checkpoints.beginnings import check_weights
     from planner.launch.folder import check_run_dir
     from planner.launch.machine import check_machine, check_toolchain
     from planner.launch.meeting import resolved
@@ -130,7 +130,7 @@ def _check(plan: "Plan", options: RunOptions, plan_path: Path, *, force: bool) -
     from planner.validation.recording import check_record
 
     if options.init_from is not None:
-        weights_in(options.init_from)
+        check_weights(options.init_from, plan.problem.model)
     check_run_dir(options, force=force)
     if options.record is not None and options.node_rank == 0:
         check_record(options.record, plan)

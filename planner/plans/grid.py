@@ -1,13 +1,13 @@
 """A grid of questions, from what a user varies."""
 
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
 import msgspec
 
-from planner.diagnostics import usage_error
+from planner.diagnostics import Diagnostic, PlanError, usage_error
 from planner.layouts.problem import Problem
 from planner.plans.question import Question, build_problem
 from planner.specs import HardwareSpec, OffloadTier, Precision
@@ -165,19 +165,39 @@ def _check_options(options: dict[str, Any], axes: Sequence[Axis]) -> None:
         if key not in options and key not in varied:
             raise usage_error(f"no {key} is given", location=f"--{key}", hint=f"use `--{key}` or `--vary {key}=...`")
     for key in sorted(varied & set(options)):
-        option = "--" + key.replace("_", "-")
-        raise usage_error(f"{option} is given and varied", location=option, hint="keep one of them")
+        raise usage_error(f"{_option(key)} is given and varied", location=_option(key), hint="keep one of them")
 
 
 def _point(options: dict[str, Any], keys: Sequence[str], values: Sequence[tuple[str, Any]]) -> Point:
     read = {key: value for key, (_, value) in zip(keys, values, strict=True)}
     known = set(Question.__struct_fields__)
-    problem = build_problem(Question(**(options | {key: value for key, value in read.items() if key in known})))
+    try:
+        problem = build_problem(Question(**(options | {key: value for key, value in read.items() if key in known})))
+    except PlanError as error:
+        typed = {key: word for key, (word, _) in zip(keys, values, strict=True)}
+        raise PlanError(*(_as_varied(one, typed) for one in error.diagnostics), exit_code=error.exit_code) from error
     for link in LINKS:
         if link in read:
             hardware = _with_bandwidth(problem.hardware, link, read[link])
             problem = msgspec.structs.replace(problem, hardware=hardware)
     return Point(varied={key: word for key, (word, _) in zip(keys, values, strict=True)}, problem=problem)
+
+
+def _as_varied(diagnostic: Diagnostic, typed: Mapping[str, str]) -> Diagnostic:
+    """What is said of an option, said of the ``--vary`` that has its value where that was typed."""
+    key = next((key for key in typed if diagnostic.location == _option(key)), None)
+    if key is None:
+        return diagnostic
+    return msgspec.structs.replace(
+        diagnostic,
+        message=diagnostic.message.replace(_option(key), key),
+        location=f"--vary {key}={typed[key]}",
+        hint=f"write it like `--vary {_EXAMPLES[key]}`",
+    )
+
+
+def _option(key: str) -> str:
+    return "--" + key.replace("_", "-")
 
 
 def _with_bandwidth(hardware: HardwareSpec, link: str, bandwidth: BytesPerSecond) -> HardwareSpec:

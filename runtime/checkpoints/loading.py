@@ -96,7 +96,7 @@ def start_from(engine: Engine, folder: Path) -> None:
     if wrong:
         message = f"the weights are of another model than the plan's: {len(wrong)} things differ"
         found = Diagnostic(rule=OTHER_MODEL, message=message, location=str(folder), detail="\n".join(wrong[:10]))
-        raise PlanError(found, exit_code=ExitCode.NEGATIVE)
+        raise PlanError(found)
     engine.complete_weights()
     with torch.no_grad():
         for held in held_states(engine):

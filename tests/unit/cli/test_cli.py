@@ -102,6 +102,12 @@ def test_solve_finds_the_least_number_of_gpus(gptplan: Run) -> None:
         (("--gpus", 8, "--pin", "tp=4"), "a layout has no field `tp`"),
         (("--gpus", 8, "--mode", "1d", "--pin", "tensor_mode=none"), "pinned to none and to 1d"),
         (("--gpus", 8, "--forbid", "layers_per_stage=even"), "can be pinned, not forbidden"),
+        (("--gpus", 8, "--forbid", "recompute_layers_per_stage=1,2"), "can be pinned, not forbidden"),
+        (("--gpus", 8, "--pin", "recompute_layers_per_stage=1,-2"), "`1,-2` is no value of recompute_layers_per_stage"),
+        (
+            ("--gpus", 8, "--pin", "recompute_layers_per_stage=8,5"),
+            "need 13 in all, at least one each, and gpt2-small has 12",
+        ),
         (("--gpus", 8, "-o", "."), "this is a folder"),
     ],
     ids=lambda value: " ".join(map(str, value)) if isinstance(value, tuple) else "",

@@ -66,3 +66,25 @@ def test_help_names_what_can_be_varied() -> None:
     (vary,) = (one for one in declared(Sweep) if one.field == "vary")
     keys = re.sub(r"\([^)]*\)", "", vary.option.help.partition("Keys:")[2])
     assert set(re.findall(r"[a-z_]+", keys)) - {"and"} == set(READERS)
+
+
+@pytest.mark.parametrize(
+    ("vary", "message", "location"),
+    [
+        ("confidence=0.9,2", "confidence has to be a probability between 0 and 1, and it is 2", "confidence=2"),
+        ("global_batch=8,0", "global_batch has to be from 1 to 16777216, and it is 0", "global_batch=0"),
+        ("reserve=99TiB", "a reserve of 99TiB leaves nothing of a100-40g", "reserve=99TiB"),
+    ],
+)
+def test_a_varied_value_out_of_range_is_said_of_what_was_typed(vary: str, message: str, location: str) -> None:
+    with pytest.raises(PlanError) as raised:
+        points(vary, gpus=4)
+    (diagnostic,) = raised.value.diagnostics
+    assert (diagnostic.message, diagnostic.location) == (message, f"--vary {location}")
+    assert diagnostic.hint.startswith(f"write it like `--vary {vary.partition('=')[0]}=")
+
+
+def test_an_option_that_is_not_varied_is_said_by_its_name() -> None:
+    with pytest.raises(PlanError) as raised:
+        points("seq_len=512", gpus=4, confidence=2.0)
+    assert raised.value.diagnostics[0].location == "--confidence"
