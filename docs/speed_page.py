@@ -26,8 +26,12 @@ This page is written by `make docs` from the rows of `tests/validation/h200_runs
 run of `gptplan run` in fresh processes: GPT blocks of gptplan on Colossal-AI 0.5.0, torch 2.11, on one or two NVIDIA
 H200 SXM of one host, sequences of 2,048 tokens, 8,192 of llama3-8b, bf16, the optimizer step included. The step time
 is the median of the steps after the third, the memory what PyTorch allocated at most on the fullest GPU. Blocks, loss
-and update are compiled in the rows h200x1-34 and h200x1-35 alone. The kernel of their update took 71 and 86 ms; it has
-since come to take 7.2 ms for 1.07e9 parameters where it took 11.5, which no row shows.
+and update are compiled in the rows from 34 on; in rows 34 and 35 by an earlier version, whose update took 71 and 86 ms
+where that of rows 39 and 40 takes 47 and 57.
+
+Of the collectives of a step 9.5 of 15.4 ms run beside computation in row 44 (ZeRO 1), 5.1 of 13.2 in row 45 (DP 2) and
+51.6 of 102 in row 46 (TP 2), by a trace of two steps in a row, which `gptplan run` makes and sums up in its closing
+table.
 
 TFLOP/s count the model's own operations per GPU, 6 for each weight and token and the whole attention matrix; recomputed
 ones do not count. The share is that of 989 TFLOP/s, the dense bf16 peak on the data sheets of both H200 and H100. The
@@ -59,8 +63,8 @@ _PEER = """
 
 The same model, batch and dropout on one card: `gptplan run`, with blocks, loss and update compiled, and a plain GPT in
 PyTorch (`benchmarks/peer.py`: `torch.compile` of the whole model, PyTorch's attention kernels, fused AdamW, autocast to
-bf16). `python -m benchmarks.against_pytorch PLAN` compares both on any card. Both rows and what was
-predicted for them are of a version that kept float32 weights whole beside the bf16 ones.
+bf16), one after the other in the same process tree, on the same card. `python -m benchmarks.against_pytorch PLAN`
+compares both on any card. The predictions are of before the runs; the kernels of dropout were counted anew since.
 
 | model | sequences | step | predicted | peer | times as fast | memory | predicted | peer | |
 | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- |

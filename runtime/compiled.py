@@ -18,7 +18,7 @@ from runtime.patches.loss_head import COMPILED
 from runtime.states.documents import Documents
 from runtime.states.model import blocks_of
 
-_RUN_AS_THEY_ARE = (weight_gradients.LIBRARY, weight_gradients.__name__)
+_RUN_AS_THEY_ARE = (compiled_products.LIBRARY, weight_gradients.__name__)
 """Modules of layers that compiled regions call as they are."""
 REMAKES = "ban_recompute_materialized_backward"
 """Of torch._functorch.config: whether compiled regions keep what products in backward read."""
@@ -83,7 +83,7 @@ def compile_regions(model: Any, *, recomputes_pointwise: bool = False, defers: b
     for block in blocks_of(model):
         block.forward = torch.compile(block.forward, dynamic=False)
         if defers:
-            compiled_products.attend(block)
+            compiled_products.let_defer(block)
 
 
 def leave_out_collectives(model: nn.Module) -> None:

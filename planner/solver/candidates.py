@@ -64,10 +64,15 @@ def enumerate_layouts(problem: Problem, *, keeping_pins: bool = False, most: int
     """
     pinned = _pinned_columns(problem) if keeping_pins else {}
     states = functools.cache(lambda *place: np.array(_kept(_state_options(problem, *place), _STATES, pinned)))
+    batches = functools.cache(lambda data: _kept(_batch_splits(problem, data), _BATCH, pinned))
+    schedules = functools.cache(lambda *place: _kept(_schedules(problem, *place), _SCHEDULE, pinned))
     meshes = _kept(_meshes(problem), _MESH, pinned)
     rows, count = [], 0
     for mesh in meshes:
-        rows.append(_rows_of(problem, mesh, states(*_place(problem, mesh)), pinned))
+        mode, _, _, _, pipeline, data, _ = map(int, mesh)
+        rows.append(
+            _rows_of(mesh, batches(data), schedules(TENSOR_MODES[mode], pipeline), states(*_place(problem, mesh)))
+        )
         count += len(rows[-1])
         if count > most:
             raise too_many(problem, f"more than {most:,} layouts")
@@ -126,12 +131,9 @@ def _place(problem: Problem, mesh: _Row) -> tuple[str, bool, bool, bool]:
 
 
 def _rows_of(
-    problem: Problem, mesh: _Row, states: NDArray[np.float64], pinned: Mapping[str, float]
+    mesh: _Row, batches: list[_Row], schedules: list[_Row], states: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """The candidates of one mesh: every split of its batch and every schedule with every option of its states."""
-    mode, _, _, _, pipeline, data, _ = map(int, mesh)
-    batches = _kept(_batch_splits(problem, data), _BATCH, pinned)
-    schedules = _kept(_schedules(problem, TENSOR_MODES[mode], pipeline), _SCHEDULE, pinned)
     divided = np.array([(*mesh, *batch, *schedule) for batch in batches for schedule in schedules])
     if not len(divided) or not len(states):
         return np.empty((0, len(_ENUMERATED)))
@@ -147,13 +149,16 @@ def _options(problem: Problem, field: str, executable: Sequence[str]) -> list[in
 def _meshes(problem: Problem) -> list[_Row]:
     """(tensor mode, TP, depth, SP, PP, DP, EP) for every way to write the devices as TP x SP x PP x DP."""
     modes, num_devices = _tensor_modes(problem), problem.num_devices
+    grids = {
+        tensor: [(mode, depth) for mode in modes for depth in _depths(problem, TENSOR_MODES[mode], tensor)]
+        for tensor in divisors(num_devices)
+    }
     return [
         (mode, tensor, depth, sequence, pipeline, num_devices // tensor // sequence // pipeline, experts)
-        for tensor in divisors(num_devices)
+        for tensor in grids
         for sequence in _sequence_degrees(problem, num_devices // tensor)
         for pipeline in _pipelines(problem, num_devices // tensor // sequence)
-        for mode in modes
-        for depth in _depths(problem, TENSOR_MODES[mode], tensor)
+        for mode, depth in grids[tensor]
         for experts in _expert_degrees(problem, tensor, num_devices // tensor // pipeline)
     ]
 

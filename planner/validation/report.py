@@ -232,7 +232,8 @@ def layout_words(one: Replay) -> str:
     words = [f"{mode}TP{layout.tensor_parallel} PP{layout.pipeline_parallel} DP{layout.data_parallel}"]
     words += [f"ZeRO{layout.zero_stage}"] * bool(layout.zero_stage)
     words += [f"{layout.micro_batch} x {layout.num_microbatches}"]
-    words += [f"v{layout.num_model_chunks}"] * (layout.num_model_chunks > 1)
+    chunks = "zbv" if layout.schedule == "zbv" else f"v{layout.num_model_chunks}"
+    words += [chunks] * (layout.num_model_chunks > 1)
     words += ["recompute"] * any(layout.recompute_layers_per_stage) + ["SP"] * layout.sequence_parallel
     return " ".join(words + ["offload"] * (layout.offload.optimizer > 0))
 

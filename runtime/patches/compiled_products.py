@@ -16,14 +16,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers.pytorch_utils import Conv1D
 
-_TO_THE_STORE = "gives_to_the_store"
-"""Attribute of a block: what :func:`attend` put there."""
+LIBRARY = "colossalai.shardformer.layer"
+"""Where its layers are, which talk to other ranks."""
+_DEFERRING = "deferring"
+"""Attribute of a block: what :func:`let_defer` put there."""
 
 
 class CompiledLinear(nn.Linear):
     """PyTorch's product."""
 
-    make_gradient = partial(execute_w_pass, wgrad_gemm_func=torch.matmul)
+    make_gradient = staticmethod(partial(execute_w_pass, wgrad_gemm_func=torch.matmul))
     probe: Tensor | None = None
     inputs: Tensor | None = None
 
@@ -35,7 +37,7 @@ class CompiledLinear(nn.Linear):
 class CompiledConv1D(Conv1D):  # type: ignore[misc]
     """That of GPT-2, whose weight is ``[inputs, outputs]``."""
 
-    make_gradient = partial(execute_conv1d_w_pass, wgrad_gemm_func=torch.matmul)
+    make_gradient = staticmethod(partial(execute_conv1d_w_pass, wgrad_gemm_func=torch.matmul))
     probe: Tensor | None = None
     inputs: Tensor | None = None
 
@@ -97,8 +99,8 @@ def _outputs(product: Any) -> int:
     return int(product.nf if isinstance(product, Conv1D) else product.out_features)
 
 
-class ToTheStore:
-    """Forward of a compiled block, which leaves ``products`` to the store; all gradients are made where it has none."""
+class Deferring:
+    """Forward of a compiled block, whose backward leaves ``products`` to the store and makes all other gradients."""
 
     def __init__(self, forward: Callable[..., Any]) -> None:
         """Around ``forward``, which is compiled."""
@@ -124,22 +126,19 @@ class ToTheStore:
         return outputs
 
 
-def attend(block: Any) -> None:
+def let_defer(block: Any) -> None:
     """Have a compiled block be able to leave products to the store; before anything else wraps its forward."""
-    block.forward = ToTheStore(block.forward)
-    setattr(block, _TO_THE_STORE, block.forward)
+    block.forward = Deferring(block.forward)
+    setattr(block, _DEFERRING, block.forward)
 
 
-def defer_all(block: nn.Module, of: tuple[str, ...]) -> bool:
-    """Have a block that can leave all its products to the store; false, and nothing done, if it cannot.
-
-    Those of layers in modules ``of`` it cannot.
-    """
-    store: ToTheStore | None = getattr(block, _TO_THE_STORE, None)
+def defer_all(block: nn.Module) -> bool:
+    """Have a compiled block leave all its products to the store; false, and nothing done, if some are the library's."""
+    deferring: Deferring | None = getattr(block, _DEFERRING, None)
     modules = list(block.modules())
-    if store is None or any(type(module).__module__.startswith(of) for module in modules):
+    if deferring is None or any(type(module).__module__.startswith(LIBRARY) for module in modules):
         return False
-    store.products = [module for module in modules if type(module) in KINDS]
-    for module in store.products:
+    deferring.products = [module for module in modules if type(module) in KINDS]
+    for module in deferring.products:
         module.__class__ = KINDS[type(module)]
     return True

@@ -23,10 +23,8 @@ from colossalai.shardformer.layer.utils import execute_conv1d_w_pass, execute_co
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from runtime.patches import compiled_products
+from runtime.patches.compiled_products import defer_all
 
-LIBRARY = "colossalai.shardformer.layer"
-"""Where its layers are, which talk to other ranks."""
 _UNDIVIDED = (LinearWithGradAccum, GPT2FusedLinearConv)
 """What policies of the library put in the place of products that nothing divides."""
 
@@ -99,7 +97,7 @@ def leave_undivided(policy: dict[Any, Any]) -> None:
 def defer_products(blocks: Iterable[nn.Module]) -> None:
     """Have all products of ``blocks`` leave the gradients of their weights to W; to be called after boosting."""
     for block in blocks:
-        if compiled_products.defer_all(block, (LIBRARY,)):
+        if defer_all(block):
             continue
         module: Any
         for module in block.modules():

@@ -77,6 +77,6 @@ def test_the_readme_says_how_much_faster_gptplan_trains() -> None:
     lines = [line.split(" | ") for line in PAGE.read_text(encoding="utf-8").splitlines() if line.startswith("| gpt3-")]
     ratios = {line[0].removeprefix("| "): float(line[4].removesuffix(" |")) for line in lines if len(line) == 5}
     assert ratios.keys() == {"gpt3-1.3b", "gpt3-6.7b"}
-    assert {round(ratio, 1) for ratio in ratios.values()} == {1.5}
+    times = " and ".join(f"{round(ratio, 1)}" for ratio in ratios.values())
     readme = " ".join((FOLDER.parent.parent / "README.md").read_text(encoding="utf-8").split())
-    assert "the 1.3B and 6.7B models train 1.5 times as many tokens a second" in readme
+    assert f"the 1.3B and 6.7B models train {times} times as many tokens a second" in readme

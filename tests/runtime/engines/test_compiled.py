@@ -166,7 +166,7 @@ def test_a_block_with_layers_of_the_library_leaves_products_as_it_does_uncompile
         __module__ = Linear1D_Row.__module__
 
     block = torch.nn.Sequential(torch.nn.Linear(2, 2), Divided(2, 2))
-    compiled_products.attend(block)
+    compiled_products.let_defer(block)
     weight_gradients.defer_products([block])
     assert type(block[0]) is weight_gradients.DeferredLinear
     assert type(block[1]) is Divided

@@ -53,7 +53,7 @@ def test_an_infeasible_row_names_the_rules() -> None:
         (("--gpus", 8, "--vary", "precision=fp8"), "`fp8` is no value of precision: use one of fp16, bf16, fp32"),
         (("--vary", "gpus=8,1e3"), "`1e3` is no value of gpus: it is no whole number"),
         (("--vary", "gpus=8,,16"), "a value of gpus is empty"),
-        (("--vary", "gpus=8,0"), "--gpus has to be from 1"),
+        (("--vary", "gpus=8,0"), "gpus has to be from 1 to 131072, and it is 0\n  --> --vary gpus=0"),
         (("--vary", "gpus=8", "--vary", "gpus=16"), "`gpus` is varied twice"),
         (("--gpus", 8, "--vary", "gpus=16"), "--gpus is given and varied"),
         (("--vary", "gpu=a100-40g"), "no gpus is given"),

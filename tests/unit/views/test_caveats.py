@@ -106,7 +106,9 @@ def test_what_is_beyond_the_measured_runs_is_named_with_numbers() -> None:
     assert note.message == "the expected error is extrapolated: 124M parameters, and only 1.32B to 2.65B"
     like_measured = {**known_card, "model": {"num_layers": 48, "hidden_size": 1536, "ffn_hidden_size": 6144}}
     assert not caveats(changed(plan("gpt2-pp"), problem=like_measured))
-    (note,) = caveats(changed(plan("gpt2-pp"), problem=like_measured, layout={"schedule": "zbv"}))
+    assert not caveats(changed(plan("gpt2-pp"), problem=like_measured, layout={"schedule": "zbv"}))
+    by_hand = {**like_measured, "stack": {"name": "colossalai-hf"}}
+    (note,) = caveats(changed(plan("gpt2-pp"), problem=by_hand, layout={"schedule": "zbv"}))
     assert note.message == "the expected error is extrapolated: schedule zbv, and only 1f1b, interleaved"
 
 
