@@ -1,12 +1,13 @@
 """Divisions by dynamic programming are those of CP-SAT, and of brute force."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from planner.cost_model.terms import total
-from planner.layouts.layout import columns_of
+from planner.layouts.layout import FREE_RECOMPUTE, columns_of
 from planner.solver import step_time
 from planner.solver.dividing import best_division
 from planner.solver.limits import stage_limits
@@ -25,8 +26,7 @@ def test_a_division_is_the_best_of_all(stages: int, memory: int) -> None:
         reserve=None,
     )
     one = layout(pipeline_parallel=stages, layers_per_stage=(6 // stages,) * stages)
-    columns = columns_of(one)
-    columns.recompute[:] = 3
+    columns = replace(columns_of(one), recompute=np.array([FREE_RECOMPUTE]))
     limits = stage_limits(asked, columns)
     tables = time_tables(asked, limits)
     tables = stepped(asked, tables, limits)
