@@ -18,13 +18,14 @@ from planner.layouts.layout import (
     once_per,
     once_per_table,
 )
-from planner.layouts.pins import listed_recompute
 from planner.layouts.problem import Problem
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 Booleans = NDArray[np.bool_]
 Scalar = TypeVar("Scalar", bound=np.generic)
+EVERY_LAYER = 2**20
+"""More than any model has, as :data:`planner.layouts.layout.LayerCount` says."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +41,8 @@ class StageColumns:
     recompute_layers: Integers
     listed_recompute: Integers
     """What a pin says that each stage recomputes; 0 where no pin lists it."""
+    most_of_some: Integers
+    """The most layers that a stage recomputes where it recomputes some, beside one less than all of its own."""
 
     def __len__(self) -> int:
         """Number of stages over all layouts."""
@@ -69,8 +72,9 @@ class StageColumns:
 
     def most_recomputed(self) -> Integers:
         """The most of its layers that each stage may recompute; below the fewest where none is possible."""
-        but_one = self.num_layers - (self.layouts.recompute == SOME_RECOMPUTE)
-        most = np.where(self.layouts.recompute == NO_RECOMPUTE, 0, but_one)
+        some = np.minimum(self.num_layers - 1, self.most_of_some)
+        most = np.where(self.layouts.recompute == SOME_RECOMPUTE, some, self.num_layers)
+        most = np.where(self.layouts.recompute == NO_RECOMPUTE, 0, most)
         return self._as_listed(most)
 
     @property
@@ -110,6 +114,7 @@ class StageColumns:
             num_layers=self.num_layers[rows],
             recompute_layers=self.recompute_layers[rows],
             listed_recompute=self.listed_recompute[rows],
+            most_of_some=self.most_of_some[rows],
         )
 
     def first_rows(self) -> Integers:
@@ -145,27 +150,9 @@ def stages_of(columns: LayoutColumns) -> StageColumns:
         num_layers=ones,
         recompute_layers=ones,
         listed_recompute=np.zeros_like(ones),
+        most_of_some=np.full_like(ones, EVERY_LAYER),
     )
     return stages.with_layers(ones)
-
-
-@once_per_table
-def asked_stages(problem: Problem, columns: LayoutColumns) -> StageColumns:
-    """:func:`stages_of` the layouts of a search, with what a pin of the problem says that they recompute.
-
-    Raises:
-        ValueError: a layout recomputes as listed, and no pin lists that for as many stages.
-    """
-    stages, listed = stages_of(columns), listed_recompute(problem.pins)
-    rows = np.flatnonzero(stages.recomputes_as_listed)
-    if not len(rows):
-        return stages
-    if listed is None or (stages.layouts.pipeline_parallel[rows] != len(listed)).any():
-        raise ValueError(f"layouts recompute as listed, and the list is {listed}")
-    counts = np.zeros_like(stages.num_layers)
-    counts[rows] = np.array(listed)[stages.stage[rows]]
-    stages = replace(stages, listed_recompute=counts)
-    return stages.with_layers(stages.num_layers)
 
 
 def stages_of_layout(layout: Layout) -> StageColumns:
@@ -178,6 +165,7 @@ def stages_of_layout(layout: Layout) -> StageColumns:
         num_layers=np.array(layout.layers_per_stage, dtype=np.int64),
         recompute_layers=np.array(layout.recompute_layers_per_stage, dtype=np.int64),
         listed_recompute=stages.listed_recompute,
+        most_of_some=stages.most_of_some,
     )
 
 

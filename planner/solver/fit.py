@@ -5,11 +5,12 @@ from dataclasses import replace
 
 import numpy as np
 
+from planner.layouts.asked import asked_stages
 from planner.layouts.division import has_chunks
 from planner.layouts.layout import FREE_RECOMPUTE, LISTED_RECOMPUTE, NO_RECOMPUTE, SOME_RECOMPUTE, LayoutColumns
 from planner.layouts.pins import LAYERS
 from planner.layouts.problem import Problem
-from planner.layouts.stages import Booleans, Integers, StageColumns, asked_stages
+from planner.layouts.stages import Booleans, Integers, StageColumns
 from planner.solver.limits import (
     MEMORIES,
     Fits,
@@ -18,6 +19,7 @@ from planner.solver.limits import (
     fits_somehow,
     limits_within,
     most_layers,
+    one_division_each,
     pinned_stage_layers,
     stage_limits,
 )
@@ -27,7 +29,7 @@ def fitting(problem: Problem, columns: LayoutColumns) -> tuple[StageLimits | Non
     """The limits of the layouts that fit every memory, and which of ``columns`` those are."""
     table = FitTable(problem, columns)
     fits = table.fit()
-    return stage_limits(problem, table.fitting()) if fits.any() else None, fits
+    return one_division_each(problem, stage_limits(problem, table.fitting())) if fits.any() else None, fits
 
 
 def fit(problem: Problem, columns: LayoutColumns, where: Sequence[Fits] = MEMORIES) -> Booleans:

@@ -9,11 +9,12 @@ from numpy.typing import NDArray
 from planner.cost_model.host import host_bytes_per_rank, nvme_bytes_per_rank
 from planner.cost_model.memory import stage_memory
 from planner.cost_model.reserve import usable_bytes
+from planner.layouts.asked import asked_stages
 from planner.layouts.division import even_layers, has_chunks, has_to_be_even, is_even
 from planner.layouts.layout import SOME_RECOMPUTE, LayoutColumns
 from planner.layouts.pins import asked_layers, pinned_layers
 from planner.layouts.problem import Problem
-from planner.layouts.stages import Integers, StageColumns, asked_stages
+from planner.layouts.stages import Integers, StageColumns
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +49,40 @@ class StageLimits:
         """The limits of the layouts that a mask over layouts keeps."""
         rows = self.stages.spread(kept)
         return StageLimits(stages=self.stages.take(rows), fewest=self.fewest[rows], most=self.most[rows])
+
+
+def is_alike(problem: Problem) -> bool:
+    """Whether all stages of a layout, and all of their chunks, recompute as many layers.
+
+    Where stages may differ in layers, which no such stack allows, it is asked what would be possible.
+    """
+    return problem.stack.recompute == "alike" and not problem.stack.uneven_stages
+
+
+def one_division_each(problem: Problem, limits: StageLimits) -> StageLimits:
+    """Fitting layouts, one after the other for each division of their layers where all stages recompute alike.
+
+    What one stage recomputes then hangs on the layers of the others. Divisions are even, and of one layout differ by
+    whether the first or the last stage is the one with a layer less.
+    """
+    starts, num_layers = limits.stages.first_rows(), problem.model.num_layers
+    if not is_alike(problem):
+        return limits
+    limits = limits.within_sum(num_layers)
+    left = num_layers - np.add.reduceat(limits.fewest, starts)
+    if not left.any():
+        return limits
+    fewest, stages = limits.fewest, limits.stages
+    each = [np.where(end, limits.most, fewest) for end in (stages.is_first, stages.is_last)]
+    whole = [stages.spread(np.add.reduceat(layers, starts) == num_layers) for layers in each]
+    whole[1] &= stages.spread(left > 0)
+    rows = np.flatnonzero(np.concatenate(whole))
+    order = np.lexsort((rows // len(stages), stages.layout_row[rows % len(stages)]))
+    rows = rows[order]
+    taken, layers = stages.take(rows % len(stages)), np.concatenate(each)[rows]
+    return StageLimits(
+        stages=replace(taken, layout_row=np.cumsum(taken.stage == 0) - 1), fewest=layers, most=layers.copy()
+    )
 
 
 Fits = Callable[[Problem, StageColumns], NDArray[np.bool_]]

@@ -13,10 +13,11 @@ import numpy as np
 from planner.cost_model.memory import stage_memory
 from planner.cost_model.reserve import usable_bytes
 from planner.diagnostics import Diagnostic, PlanError, usage_error
+from planner.layouts.asked import asked_stages
 from planner.layouts.layout import LayoutColumns
 from planner.layouts.pins import asked_layers, pinned_devices, pinned_layers
 from planner.layouts.problem import Problem
-from planner.layouts.stages import Booleans, StageColumns, asked_stages
+from planner.layouts.stages import Booleans, StageColumns
 from planner.rules import capacity
 from planner.solver.answer import Answer, LeastDevices, NearestMiss
 from planner.solver.candidates import enumerate_layouts

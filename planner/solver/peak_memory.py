@@ -9,9 +9,9 @@ from planner.cost_model.memory import stage_memory
 from planner.layouts.problem import Problem
 from planner.layouts.stages import Booleans, Integers, StageColumns
 from planner.solver.choice import ChoiceModel, ExactAnswer
-from planner.solver.limits import StageLimits
+from planner.solver.limits import StageLimits, is_alike
 from planner.solver.ranked import Ranked
-from planner.solver.recompute import is_alike, least_peak_bytes, needed
+from planner.solver.recompute import least_peak_bytes, needed
 from planner.solver.tables import deal_evenly
 
 

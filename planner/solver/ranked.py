@@ -37,8 +37,10 @@ def _recompute(columns: LayoutColumns) -> Integers:
 
 
 def first_of_each(columns: LayoutColumns) -> NDArray[np.bool_]:
-    """Which layouts are the first that differ at most by whether a V recomputes."""
+    """Which layouts are the first that differ at most by whether a V recomputes, or by the division of their layers."""
     found = np.ones(len(columns), dtype=bool)
+    each = [getattr(columns, field.name) for field in fields(columns)]
+    found[1:] = np.logical_or.reduce([one[1:] != one[:-1] for one in each])
     if not (columns.schedule_is("zbv") & (columns.recompute == FREE_RECOMPUTE)).any():
         return found
     keys = {field.name: getattr(columns, field.name) for field in fields(columns)} | {"recompute": _recompute(columns)}

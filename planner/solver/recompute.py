@@ -7,7 +7,7 @@ import numpy as np
 from planner.cost_model.memory import stage_memory
 from planner.layouts.problem import Problem
 from planner.layouts.stages import Booleans, Floats, Integers, StageColumns
-from planner.solver.limits import fits_device
+from planner.solver.limits import fits_device, is_alike
 
 Fit = Callable[[StageColumns], Booleans]
 
@@ -37,14 +37,6 @@ def with_least_peak(problem: Problem, stages: StageColumns) -> StageColumns:
 def with_needed(problem: Problem, stages: StageColumns) -> StageColumns:
     """The stages with the fewest recomputed layers with which they fit their devices; see :func:`needed`."""
     return stages.with_recompute(needed(stages, lambda some: fits_device(problem, some), alike=is_alike(problem)))
-
-
-def is_alike(problem: Problem) -> bool:
-    """Whether all stages of a layout, and all of their chunks, recompute as many layers.
-
-    Where stages may differ in layers, which no such stack allows, it is asked what would be possible.
-    """
-    return problem.stack.recompute == "alike" and not problem.stack.uneven_stages
 
 
 def needed(stages: StageColumns, fits: Fit, *, alike: bool = False) -> Integers:

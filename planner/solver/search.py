@@ -22,7 +22,7 @@ from planner.solver.answer import Answer, RunnerUp
 from planner.solver.candidates import enumerate_layouts, too_many
 from planner.solver.choice import ExactAnswer
 from planner.solver.fit import FitTable
-from planner.solver.limits import stage_limits
+from planner.solver.limits import one_division_each, stage_limits
 from planner.solver.ranked import Division, Ranked, first_of_each
 from planner.solver.why_not.refusal import Refusal, why_infeasible
 
@@ -135,7 +135,7 @@ def solve(problem: Problem, *, time_limit_s: float | None = None, top: int = 1) 
     space = msgspec.structs.replace(space, fit=int(np.count_nonzero(fits)), rejected=rejected)
     if not fits.any():
         return _infeasible(space, why_infeasible(problem), started)
-    limits = stage_limits(problem, table.fitting())
+    limits = one_division_each(problem, stage_limits(problem, table.fitting()))
     objective = peak_memory if problem.objective == "memory" else step_time
     ranked = objective.rank(problem, limits)
     kept = ranked.promising()

@@ -15,10 +15,11 @@ from planner.cost_model.host import host_bytes_per_rank
 from planner.cost_model.memory import stage_memory
 from planner.cost_model.reserve import usable_bytes
 from planner.diagnostics import Diagnostic
+from planner.layouts.asked import asked_stages
 from planner.layouts.layout import LISTED_RECOMPUTE, NO_RECOMPUTE, LayoutColumns
 from planner.layouts.pins import matches, may_match
 from planner.layouts.problem import Problem, Reserve
-from planner.layouts.stages import StageColumns, asked_stages, stages_of
+from planner.layouts.stages import StageColumns, stages_of
 from planner.rules import RULES
 from planner.solver import Answer, solve
 from planner.solver.candidates import enumerate_layouts

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 import msgspec
 import numpy as np
 
+from planner.layouts.asked import asked_stages
 from planner.layouts.division import CHUNKED, divides_evenly, full_stage, has_chunks, is_even
 from planner.layouts.layout import LISTED_RECOMPUTE, SOME_RECOMPUTE, LayoutColumns
 from planner.layouts.pins import EVEN, LAYERS, layers_to_recompute, listed_recompute, pinned_layers
 from planner.layouts.problem import Problem
-from planner.layouts.stages import Booleans, asked_stages
+from planner.layouts.stages import Booleans
 from planner.solver.fit import FitTable
 from planner.solver.limits import limits_within
 from planner.solver.why_not.requirements import EVEN_STAGES, MEMORIES, PIN, Requirement

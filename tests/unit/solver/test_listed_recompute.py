@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from planner.cost_model import predict
+from planner.layouts.asked import asked_stages
 from planner.layouts.layout import FREE_RECOMPUTE, LISTED_RECOMPUTE, LayoutColumns, columns_of
 from planner.layouts.problem import Problem, Reserve
-from planner.layouts.stages import asked_stages
 from planner.rules import screen, violations
 from planner.solver import solve, solve_least_devices
 from planner.solver.candidates import enumerate_layouts
