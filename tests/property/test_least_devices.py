@@ -26,6 +26,7 @@ PINS = st.sampled_from(
         {"layers_per_stage": "even"},
         {"zero_stage": "1"},
         {"tensor_parallel": "2", "pipeline_parallel": "2"},
+        {"recompute_layers_per_stage": "1,0"},
         {"data_parallel": "1"},
     ]
 )
