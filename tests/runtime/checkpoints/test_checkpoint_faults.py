@@ -346,5 +346,5 @@ def test_weights_that_were_exported_begin_a_run_of_any_layout(plan: MakePlan, ra
     for expected, found, rounded, (rule, code, message) in ranks(2, begun):
         assert found == [pytest.approx(expected, rel=1e-6)] * 3
         assert rounded == pytest.approx(expected[0], rel=1e-3)
-        assert (rule, code) == ("CKP003", ExitCode.NEGATIVE)
+        assert (rule, code) == ("CKP003", ExitCode.USAGE)
         assert "transformer.h.0.mlp.c_fc.weight has shape [32, 64], the model's is [32, 128]" in message
