@@ -25,10 +25,9 @@ demo: $(VENV)/runtime.stamp ## Install, plan GPT-3 for 96 GPUs, then plan and tr
 	$(BIN)/gptplan solve --model gpt2-tiny --gpu local-cpu --gpus 2
 	$(BIN)/gptplan run plans/gpt2-tiny-2xlocal-cpu.plan
 
-# A file to a worker, as its tests share what they import; those that wait for processes leave a core to the others. In
-# the order of their folders: the files with most tests first would leave those with the longest tests to the end.
+# A file to a worker, as its tests share what they import; those that wait for processes leave a core to the others.
 test: lint ## Everything a change has to pass: lint, types, import directions, all tests, docs, wheel
-	$(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 # One target a tool, which the hooks of .pre-commit-config.yaml call one by one.
 lint: lint-style lint-format lint-spelling lint-imports lint-types ## Style, spelling, import directions and types
