@@ -2,11 +2,11 @@
 
 import msgspec
 import pytest
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import HealthCheck, assume, event, given, settings
 from hypothesis import strategies as st
 
 from planner.layouts.problem import Problem
-from planner.plans.plan import canonical_json
+from planner.plans.plan import Plan, canonical_json
 from planner.rules import screen, violations
 from planner.solver import Answer, solve
 from planner.solver.candidates import enumerate_layouts
@@ -114,6 +114,18 @@ def test_more_memory_is_never_worse(problem: Problem, extra: int) -> None:
     more = Bytes(problem.hardware.memory_bytes + extra)
     roomier = msgspec.structs.replace(problem, hardware=msgspec.structs.replace(problem.hardware, memory_bytes=more))
     assert worth(solve(roomier)) <= worth(solve(problem)) * (1 + RELATIVE)
+
+
+def optimal_plan(problem: Problem) -> Plan | None:
+    """What the search finds, which has to be as good as the best of all layouts, and to keep every rule."""
+    best, answer = optimum(problem), solve(problem)
+    found = float("inf") if best is None else best
+    assert worth(answer) == pytest.approx(found, rel=RELATIVE, abs=tolerance(problem))
+    if answer.plan is None:
+        event("none fits")
+        return None
+    assert violations(problem, answer.plan.layout) == []
+    return answer.plan
 
 
 def worth(answer: Answer) -> float:
