@@ -19,6 +19,8 @@ MOST_HEADER_BYTES = 100_000_000
 """What safetensors itself reads of a header."""
 
 SIZES = ("num_layers", "hidden_size", "num_heads", "ffn_hidden_size", "vocab_size")
+_TABLE = ("vocab_size", "hidden_size")
+"""What the two sizes of a token embedding are."""
 _LAYER = re.compile(r"(?:^|\.)(?:h|layers)\.([0-9]+)\.")
 _EMBEDDING = re.compile(r"(?:^|\.)(?:wte|embed_tokens)\.weight$")
 
@@ -78,9 +80,6 @@ def _of_tensors(files: Iterable[Path]) -> _Found:
     tables = [shape for name, shape in shapes.items() if _EMBEDDING.search(name) and len(shape) == len(_TABLE)]
     sizes = dict(zip(_TABLE, tables[0], strict=True)) if tables else {}
     return _Found(sizes | ({"num_layers": len(layers)} if layers else {}), "its tensors")
-
-
-_TABLE = ("vocab_size", "hidden_size")
 
 
 class _Tensor(msgspec.Struct):

@@ -4,7 +4,15 @@ from collections.abc import Mapping, Sequence
 
 from planner.diagnostics import PlanError, usage_error
 from planner.layouts.layout import RECOMPUTE
-from planner.layouts.pins import EVEN, LAYERS, layers_to_recompute, listed, listed_recompute, pinned_layers
+from planner.layouts.pins import (
+    EVEN,
+    LAYERS,
+    layers_to_recompute,
+    listed,
+    listed_recompute,
+    listed_stages,
+    pinned_layers,
+)
 from planner.specs import ModelSpec
 
 OPTION = "--pin"
@@ -44,8 +52,7 @@ def _check_length(recomputed: tuple[int, ...], pins: Mapping[str, str]) -> None:
     stages, asked = len(recomputed), int(pins.get("pipeline_parallel", len(recomputed)))
     if stages != asked:
         raise _for_stages(recomputed, f"pipeline_parallel is pinned to {asked}", asked, f"pipeline_parallel={stages}")
-    layers = pins.get(LAYERS, EVEN)
-    if layers != EVEN and stages != (asked := len(layers.split(","))):
+    if stages != (asked := listed_stages(pins.get(LAYERS, EVEN)) or stages):
         raise _for_stages(recomputed, f"{LAYERS} lists {asked}", asked, f"{LAYERS}={EVEN}")
 
 

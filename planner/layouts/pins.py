@@ -130,9 +130,7 @@ def _is_list(value: str, least: int = 1) -> bool:
 
 def pinned_devices(pinned: Mapping[str, str]) -> int:
     """What TP x SP x PP x DP is a multiple of, by the pinned ones of the four and pinned lists per stage."""
-    layers, recomputed = pinned.get(LAYERS, EVEN), listed_recompute(pinned)
-    stages = 1 if layers == EVEN else len(layers.split(","))
-    stages = len(recomputed) if recomputed and stages == 1 else stages
+    stages = listed_stages(pinned.get(LAYERS, EVEN)) or len(listed_recompute(pinned) or (1,))
     degrees = {"tensor_parallel": 1, "sequence_parallel_degree": 1, "pipeline_parallel": stages, "data_parallel": 1}
     return math.prod(int(pinned.get(degree, default)) for degree, default in degrees.items())
 
@@ -149,6 +147,11 @@ def pinned_layers(value: str, num_layers: int, num_stages: int) -> tuple[int, ..
     layers = _counts(value)
     possible = len(layers) == num_stages and sum(layers) == num_layers and min(layers) >= 1
     return layers if possible else None
+
+
+def listed_stages(layers_per_stage: str) -> int | None:
+    """For how many stages a pinned list of layers is; ``None`` for ``even``, which is for any number."""
+    return None if layers_per_stage == EVEN else len(layers_per_stage.split(","))
 
 
 def listed_recompute(pinned: Mapping[str, str]) -> tuple[int, ...] | None:

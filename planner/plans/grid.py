@@ -170,17 +170,17 @@ def _check_options(options: dict[str, Any], axes: Sequence[Axis]) -> None:
 
 def _point(options: dict[str, Any], keys: Sequence[str], values: Sequence[tuple[str, Any]]) -> Point:
     read = {key: value for key, (_, value) in zip(keys, values, strict=True)}
+    typed = {key: word for key, (word, _) in zip(keys, values, strict=True)}
     known = set(Question.__struct_fields__)
     try:
         problem = build_problem(Question(**(options | {key: value for key, value in read.items() if key in known})))
     except PlanError as error:
-        typed = {key: word for key, (word, _) in zip(keys, values, strict=True)}
         raise PlanError(*(_as_varied(one, typed) for one in error.diagnostics), exit_code=error.exit_code) from error
     for link in LINKS:
         if link in read:
             hardware = _with_bandwidth(problem.hardware, link, read[link])
             problem = msgspec.structs.replace(problem, hardware=hardware)
-    return Point(varied={key: word for key, (word, _) in zip(keys, values, strict=True)}, problem=problem)
+    return Point(varied=typed, problem=problem)
 
 
 def _as_varied(diagnostic: Diagnostic, typed: Mapping[str, str]) -> Diagnostic:

@@ -67,12 +67,11 @@ def enumerate_layouts(problem: Problem, *, keeping_pins: bool = False, most: int
     batches = functools.cache(lambda data: _kept(_batch_splits(problem, data), _BATCH, pinned))
     schedules = functools.cache(lambda *place: _kept(_schedules(problem, *place), _SCHEDULE, pinned))
     meshes = _kept(_meshes(problem), _MESH, pinned)
-    rows, count = [], 0
+    rows, count, listed = [], 0, len(listed_recompute(problem.pins) or ())
     for mesh in meshes:
-        mode, _, _, _, pipeline, data, _ = map(int, mesh)
-        rows.append(
-            _rows_of(mesh, batches(data), schedules(TENSOR_MODES[mode], pipeline), states(*_place(problem, mesh)))
-        )
+        number, tensor, _, _, pipeline, data, _ = map(int, mesh)
+        mode, options = TENSOR_MODES[number], (tensor > 1, pipeline > 1, pipeline == listed)
+        rows.append(_rows_of(mesh, batches(data), schedules(mode, pipeline), states(mode, *options)))
         count += len(rows[-1])
         if count > most:
             raise too_many(problem, f"more than {most:,} layouts")
@@ -107,9 +106,9 @@ def _pinned_columns(problem: Problem) -> dict[str, float]:
 
 def _pinned_stages(problem: Problem, layers_per_stage: str) -> dict[str, float]:
     """The number of stages that pinned layers leave; 0 where they are not those of the model."""
-    if layers_per_stage == pins.EVEN:
+    num_stages = pins.listed_stages(layers_per_stage)
+    if num_stages is None:
         return {}
-    num_stages = len(layers_per_stage.split(","))
     possible = pins.pinned_layers(layers_per_stage, problem.model.num_layers, num_stages) is not None
     return {"pipeline_parallel": num_stages if possible else 0}
 
@@ -118,16 +117,6 @@ def _kept(rows: list[_Row], names: Sequence[str], pinned: Mapping[str, float]) -
     """The rows with the pinned value in each of these columns that has one."""
     wanted = [(at, pinned[name]) for at, name in enumerate(names) if name in pinned]
     return [row for row in rows if all(row[at] == value for at, value in wanted)] if wanted else rows
-
-
-def _place(problem: Problem, mesh: _Row) -> tuple[str, bool, bool, bool]:
-    """What the options of a layout's states depend on.
-
-    Its mode, whether there is more than one rank and stage, and whether a pin lists what so many stages recompute.
-    """
-    mode, tensor, _, _, pipeline, _, _ = map(int, mesh)
-    listed = listed_recompute(problem.pins)
-    return TENSOR_MODES[mode], tensor > 1, pipeline > 1, listed is not None and len(listed) == pipeline
 
 
 def _rows_of(

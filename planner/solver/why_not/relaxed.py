@@ -19,7 +19,7 @@ from planner.layouts import zero_bubble
 from planner.layouts.degrees import makes_grid
 from planner.layouts.division import has_chunks
 from planner.layouts.layout import LISTED_RECOMPUTE, OFFLOAD_TIERS, RECOMPUTE, SCHEDULES, TENSOR_MODES, LayoutColumns
-from planner.layouts.pins import EVEN, LAYERS, column_value, listed_number, listed_recompute
+from planner.layouts.pins import LAYERS, column_value, listed_number, listed_recompute, listed_stages
 from planner.layouts.problem import Problem
 from planner.solver.candidates import enumerate_layouts, recomputes, too_many
 
@@ -99,8 +99,8 @@ def _with_pins(problem: Problem, columns: LayoutColumns, pinned: tuple[str, ...]
         if field == RECOMPUTE and listed is not None:
             values.setdefault("pipeline_parallel", len(listed))
         elif field == LAYERS:
-            if problem.pins[field] != EVEN:
-                values.setdefault("pipeline_parallel", len(problem.pins[field].split(",")))
+            if (stages := listed_stages(problem.pins[field])) is not None:
+                values.setdefault("pipeline_parallel", stages)
         else:
             values.update([column_value(field, problem.pins[field])])
     columns = _put(columns, values)
