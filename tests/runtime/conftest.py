@@ -1,13 +1,16 @@
 """Plans made by hand, and ranks as forked processes that share one import of the libraries."""
 
+import faulthandler
 import importlib.util
 import os
 import re
+import tempfile
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -175,6 +178,7 @@ def _rank_main(function: Callable[[int], Any], rank: int, world: int, rendezvous
     # Two ranks on two cores: more threads only wait for each other.
     torch.set_num_threads(1)
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world)}
+    faulthandler.enable(_stacks(rendezvous, rank).open("w"))
     try:
         adapt("cpu")
         dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=world)
@@ -194,12 +198,15 @@ def _rank_main(function: Callable[[int], Any], rank: int, world: int, rendezvous
 def run_ranks(
     world: int, function: Callable[[int], Any], folder: Path, *, timeout_s: float = RANK_TIMEOUT_S
 ) -> list[Any]:
-    """What ``function(rank)`` returns on each of ``world`` forked ranks of one gloo group, within ``timeout_s``."""
+    """What ``function(rank)`` returns on each of ``world`` forked ranks of one gloo group, within ``timeout_s``.
+
+    A rank that crashes, such as in a library's native code, is told with its stacks.
+    """
     with warnings.catch_warnings(action="ignore"):
         import runtime.engines.grid
         import runtime.engines.plugins  # noqa: F401 - imported once with the booster, before the fork
 
-    rendezvous = folder / f"rendezvous-{len(list(folder.iterdir()))}"
+    rendezvous = Path(tempfile.mkdtemp(dir=folder)) / "rendezvous"
     context = get_context("fork")
     pipes = [context.Pipe(duplex=False) for _ in range(world)]
     processes = [
@@ -210,7 +217,10 @@ def run_ranks(
         process.start()
         sending.close()
     try:
-        answers = [_receive(receiving, timeout_s) for receiving, _ in pipes]
+        answers = [
+            _receive(receiving, timeout_s) or (False, _crash(process, _stacks(rendezvous, rank)))
+            for rank, (process, (receiving, _)) in enumerate(zip(processes, pipes, strict=True))
+        ]
     finally:
         for process in processes:
             process.kill()
@@ -220,14 +230,24 @@ def run_ranks(
     return [value for _, value in answers]
 
 
-def _receive(connection: Connection, timeout_s: float) -> tuple[bool, Any]:
+def _receive(connection: Connection, timeout_s: float) -> tuple[bool, Any] | None:
+    """What a rank answers; nothing if it ended without."""
     if not connection.poll(timeout_s):
         return False, f"no answer in {timeout_s} s"
     try:
         answer: tuple[bool, Any] = connection.recv()
     except EOFError:
-        return False, "the process died"
+        return None
     return answer
+
+
+def _stacks(rendezvous: Path, rank: int) -> Path:
+    return rendezvous.with_name(f"stacks-{rank}")
+
+
+def _crash(process: BaseProcess, stacks: Path) -> str:
+    process.join()
+    return f"{process.name} ended with {process.exitcode}\n{stacks.read_text()}"
 
 
 @pytest.fixture
