@@ -21,7 +21,9 @@ MOST_HEADER_BYTES = 100_000_000
 SIZES = ("num_layers", "hidden_size", "num_heads", "ffn_hidden_size", "vocab_size")
 _TABLE = ("vocab_size", "hidden_size")
 """What the two sizes of a token embedding are."""
+_EXPERTS = "experts.count"
 _LAYER = re.compile(r"(?:^|\.)(?:h|layers)\.([0-9]+)\.")
+_EXPERT = re.compile(r"\.experts\.([0-9]+)\.")
 _EMBEDDING = re.compile(r"(?:^|\.)(?:wte|embed_tokens)\.weight$")
 
 
@@ -60,7 +62,7 @@ def _sizes(model: ModelSpec) -> dict[str, int]:
     sizes = {name: getattr(model, name) for name in SIZES} | {"kv_heads": model.kv_heads}
     if model.positions.kind == "learned":
         sizes["max_seq_len"] = model.max_seq_len
-    return sizes | ({} if model.experts is None else {"experts.count": model.experts.count})
+    return sizes | {_EXPERTS: 0 if model.experts is None else model.experts.count}
 
 
 def _of_config(folder: Path) -> _Found | None:
@@ -72,14 +74,15 @@ def _of_config(folder: Path) -> _Found | None:
 
 
 def _of_tensors(files: Iterable[Path]) -> _Found:
-    """The sizes that names and shapes of tensors tell: layers, and rows and width of the token embedding."""
+    """The sizes that names and shapes of tensors tell: layers, experts, and rows and width of the token embedding."""
     shapes: dict[str, tuple[int, ...]] = {}
     for file in files:
         shapes |= _shapes(file)
     layers = {match[1] for name in shapes if (match := _LAYER.search(name))}
+    experts = {match[1] for name in shapes if (match := _EXPERT.search(name))}
     tables = [shape for name, shape in shapes.items() if _EMBEDDING.search(name) and len(shape) == len(_TABLE)]
     sizes = dict(zip(_TABLE, tables[0], strict=True)) if tables else {}
-    return _Found(sizes | ({"num_layers": len(layers)} if layers else {}), "its tensors")
+    return _Found(sizes | ({"num_layers": len(layers), _EXPERTS: len(experts)} if layers else {}), "its tensors")
 
 
 class _Tensor(msgspec.Struct):

@@ -21,7 +21,7 @@ def valid_layouts(problem: Problem) -> LayoutColumns:
 
 def some_fits(problem: Problem, columns: LayoutColumns) -> bool:
     """Whether one of the layouts keeps every rule and fits every memory."""
-    kept = valid(problem, columns)
+    kept = valid(problem, columns) if len(columns) else columns
     return bool(len(kept) and fit(problem, kept).any())
 
 

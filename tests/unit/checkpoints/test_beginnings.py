@@ -9,6 +9,7 @@ import pytest
 from planner.checkpoints.beginnings import check_weights
 from planner.diagnostics import ExitCode, PlanError
 from planner.specs import ModelSpec
+from planner.specs.files import load_spec
 from tests.helpers import changed, tiny_llama, tiny_model
 
 GPT2: dict[str, Any] = {
@@ -82,6 +83,26 @@ def test_tensors_of_several_files_count_together(tmp_path: Path) -> None:
     check_weights(tmp_path, tiny_llama())
     _, detail = refusal(tmp_path, changed(tiny_llama(), num_layers=8, hidden_size=32))
     assert detail == "num_layers: 4 in its tensors, 8 in the plan\nhidden_size: 16 in its tensors, 32 in the plan"
+
+
+def test_weights_of_experts_do_not_begin_a_model_without_or_with_others(tmp_path: Path) -> None:
+    mixtral = load_spec("mixtral-tiny", ModelSpec)
+    assert mixtral.experts is not None
+    count = mixtral.experts.count
+    dense, more = (changed(mixtral, experts=one) for one in (None, changed(mixtral.experts, count=2 * count)))
+    table = {"model.embed_tokens.weight": [mixtral.vocab_size, mixtral.hidden_size]}
+    places = [(layer, expert) for layer in range(mixtral.num_layers) for expert in range(count)]
+    names = [f"model.layers.{layer}.block_sparse_moe.experts.{expert}.w1.weight" for layer, expert in places]
+    path = folder(tmp_path, None, table | {name: [1, 1] for name in names})
+    check_weights(path, mixtral)
+    assert refusal(path, dense)[1] == f"experts.count: {count} in its tensors, 0 in the plan"
+    assert refusal(path, more)[1] == f"experts.count: {count} in its tensors, {2 * count} in the plan"
+    config = {"model_type": "llama", "hidden_act": "silu", "vocab_size": mixtral.vocab_size}
+    config |= {"hidden_size": mixtral.hidden_size, "intermediate_size": mixtral.ffn_hidden_size}
+    config |= {"num_hidden_layers": mixtral.num_layers, "num_attention_heads": mixtral.num_heads}
+    config |= {"num_key_value_heads": mixtral.kv_heads, "max_position_embeddings": mixtral.max_seq_len}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert refusal(path, mixtral)[1] == f"experts.count: 0 in config.json, {count} in the plan"
 
 
 @pytest.mark.parametrize(
