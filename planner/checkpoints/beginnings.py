@@ -78,11 +78,15 @@ def _of_tensors(files: Iterable[Path]) -> _Found:
     shapes: dict[str, tuple[int, ...]] = {}
     for file in files:
         shapes |= _shapes(file)
-    layers = {match[1] for name in shapes if (match := _LAYER.search(name))}
-    experts = {match[1] for name in shapes if (match := _EXPERT.search(name))}
+    layers, experts = (_count(pattern, shapes) for pattern in (_LAYER, _EXPERT))
     tables = [shape for name, shape in shapes.items() if _EMBEDDING.search(name) and len(shape) == len(_TABLE)]
     sizes = dict(zip(_TABLE, tables[0], strict=True)) if tables else {}
-    return _Found(sizes | ({"num_layers": len(layers), _EXPERTS: len(experts)} if layers else {}), "its tensors")
+    return _Found(sizes | ({"num_layers": layers, _EXPERTS: experts} if layers else {}), "its tensors")
+
+
+def _count(pattern: re.Pattern[str], names: Iterable[str]) -> int:
+    """How many different numbers a pattern finds in names."""
+    return len({match[1] for name in names if (match := pattern.search(name))})
 
 
 class _Tensor(msgspec.Struct):

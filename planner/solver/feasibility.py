@@ -11,7 +11,7 @@ from planner.solver.limits import StageLimits
 
 def valid(problem: Problem, columns: LayoutColumns) -> LayoutColumns:
     """The layouts that keep every rule."""
-    return columns.take(screen(problem, columns)[0])
+    return columns.take(screen(problem, columns)[0]) if len(columns) else columns
 
 
 def valid_layouts(problem: Problem) -> LayoutColumns:
@@ -21,7 +21,7 @@ def valid_layouts(problem: Problem) -> LayoutColumns:
 
 def some_fits(problem: Problem, columns: LayoutColumns) -> bool:
     """Whether one of the layouts keeps every rule and fits every memory."""
-    kept = valid(problem, columns) if len(columns) else columns
+    kept = valid(problem, columns)
     return bool(len(kept) and fit(problem, kept).any())
 
 

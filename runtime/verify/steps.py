@@ -21,8 +21,10 @@ from runtime.verify.routing import everyone_learns, follow
 from runtime.verify.workarounds import switch_off
 
 SGD_RATE = 0.2
-"""One process with rounded weights is off by 2.5 % at most in its third step in bf16, over 40 seeds of a Qwen2; at 0.5
-that is up to 24 %, since rounding then leads far away. An update that is a tenth too long still shows, with 11 %."""
+"""At which rounding stays rounding, and an update that is a tenth too small still shows: tests/runtime/verify has both.
+
+At 0.5 a right layout in bf16 may be further off in its third step than is allowed.
+"""
 ADAM_RATE = 3e-4
 """Adam turns the rounding of a gradient near zero into a whole step, which must not move the next gradients far."""
 

@@ -218,7 +218,7 @@ def run_ranks(
         sending.close()
     try:
         answers = [
-            _receive(receiving, timeout_s) or (False, _crash(process, _stacks(rendezvous, rank)))
+            _receive(process, receiving, _stacks(rendezvous, rank), timeout_s)
             for rank, (process, (receiving, _)) in enumerate(zip(processes, pipes, strict=True))
         ]
     finally:
@@ -230,24 +230,19 @@ def run_ranks(
     return [value for _, value in answers]
 
 
-def _receive(connection: Connection, timeout_s: float) -> tuple[bool, Any] | None:
-    """What a rank answers; nothing if it ended without."""
+def _receive(process: BaseProcess, connection: Connection, stacks: Path, timeout_s: float) -> tuple[bool, Any]:
     if not connection.poll(timeout_s):
         return False, f"no answer in {timeout_s} s"
     try:
         answer: tuple[bool, Any] = connection.recv()
     except EOFError:
-        return None
+        process.join()
+        return False, f"{process.name} ended with {process.exitcode}\n{stacks.read_text()}"
     return answer
 
 
 def _stacks(rendezvous: Path, rank: int) -> Path:
     return rendezvous.with_name(f"stacks-{rank}")
-
-
-def _crash(process: BaseProcess, stacks: Path) -> str:
-    process.join()
-    return f"{process.name} ended with {process.exitcode}\n{stacks.read_text()}"
 
 
 @pytest.fixture

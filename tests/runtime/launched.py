@@ -1,5 +1,6 @@
 """Runs that tests start as a person does, in processes of their own."""
 
+import json
 import os
 import subprocess
 import sys
@@ -74,6 +75,14 @@ def wait_for_steps(tmp_path: Path) -> None:
     while not path.exists() or len(path.read_text().splitlines()) < 3:
         assert time.monotonic() < deadline
         time.sleep(0.2)
+
+
+def records(folder: Path, kind: str = "step") -> list[dict[str, Any]]:
+    """The records of the run in the folder so far; the last line may be half written."""
+    path = folder / "metrics.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+    found = [json.loads(line) for line in lines if line.endswith("}")]
+    return [one for one in found if one["record"] == kind]
 
 
 def ranks_of(tmp_path: Path) -> list[int]:

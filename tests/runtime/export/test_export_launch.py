@@ -1,7 +1,6 @@
 """Exported scripts start two nodes of this machine: under SSH, torchrun and a Slurm of this machine's own."""
 
 import getpass
-import json
 import os
 import shutil
 import signal
@@ -19,7 +18,7 @@ from planner.diagnostics import ExitCode
 from planner.export.options import ExportOptions, Target
 from planner.export.targets import TARGETS
 from planner.plans.plan import write_plan
-from tests.runtime.launched import ROOT
+from tests.runtime.launched import ROOT, records
 from tests.runtime.training import MakePlan
 
 pytestmark = pytest.mark.runtime
@@ -90,14 +89,6 @@ def start(folder: Path) -> Iterator[Start]:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
             process.communicate(timeout=TIMEOUT_S)
-
-
-def records(folder: Path, kind: str = "step") -> list[dict[str, Any]]:
-    """The records of the run in the folder so far; the last line may be half written."""
-    path = folder / "metrics.jsonl"
-    lines = path.read_text().splitlines() if path.exists() else []
-    found = [json.loads(line) for line in lines if line.endswith("}")]
-    return [one for one in found if one["record"] == kind]
 
 
 def wait_until(what: Callable[[], Any]) -> Any:

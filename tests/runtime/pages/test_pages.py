@@ -1,18 +1,17 @@
 """The commands of pages run as they stand there, one after the other; Slurm's own are stood in for."""
 
-import json
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from tests.runtime.launched import ROOT, records
+
 pytestmark = pytest.mark.runtime
 
-ROOT = Path(__file__).parents[3]
 TRAINING = ROOT / "docs" / "training.md"
 STANDS_IN = {
     "scontrol": 'if [ "$1" = show ]; then echo node3; echo node4; else echo "scontrol $*"; fi',
@@ -36,12 +35,6 @@ def run_blocks(page: Path, tmp_path: Path) -> "subprocess.CompletedProcess[str]"
     done = subprocess.run(["sh", "-c", script], cwd=folder, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done
-
-
-def records(run: Path, kind: str) -> list[dict[str, Any]]:
-    """Those of a kind in the metrics of a run."""
-    lines = (run / "metrics.jsonl").read_text().splitlines()
-    return [one for one in map(json.loads, lines) if one["record"] == kind]
 
 
 def steps(run: Path, kind: str = "step") -> list[int]:
